@@ -1,0 +1,89 @@
+"""What the teachers say, computed once and shared by all distillation trials: their vectors and their scores.
+
+The texts of held-out scenes are never read here: what is scored at the end, the student has not seen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from studies.device import device
+from studies.embeddings import Progress
+from studies.evaluation import encode_items
+from studies.learners import Learner
+from studies.objective import Problem
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """A winner of the study.
+
+    Attributes:
+        trial: number of its trial.
+        recall: its validation recall@K.
+        learner: the recommender, meta-trained.
+    """
+
+    trial: int
+    recall: float
+    learner: Learner
+
+
+@dataclass(frozen=True)
+class Targets:
+    """What a student is to reproduce.
+
+    Attributes:
+        items: (N,) codes of the items that training may read, ascending.
+        vectors: (N, D) the best teacher's vectors of these.
+        scores: by training episode: (Q, C) the teachers' mean score after each adapted to the episode's support. A
+            softmax of mean scores is one of mean log-softmaxes: the two differ by a constant per query.
+    """
+
+    items: Tensor
+    vectors: Tensor
+    scores: Mapping[int, Tensor]
+
+    def of(self, items: Tensor) -> Tensor:
+        """(M, D) target vectors of (M,) item codes, all of which must be in `items`."""
+        return self.vectors[torch.searchsorted(self.items, items)]
+
+
+def visible_items(problem: Problem) -> Tensor:
+    """(N,) items that training may read: all but those of validation and test scenes, ascending."""
+    visible = ~np.isin(problem.data.item_scene, problem.split.held_out)
+    return torch.from_numpy(np.flatnonzero(visible)).to(device())
+
+
+def compute_targets(
+    problem: Problem, teachers: Sequence[Teacher], episodes: Collection[int], progress: Progress | None = None
+) -> Targets:
+    """Asks the teachers.
+
+    Args:
+        problem: the study's data.
+        teachers: the winners, best first.
+        episodes: positions in `problem.train` whose scores are needed.
+        progress: called with (episodes done, episodes in all), counted for every teacher.
+    """
+    items = visible_items(problem)
+    best: Tensor | None = None
+    scores: dict[int, Tensor] = {}
+    for number, teacher in enumerate(teachers):
+        vectors = encode_items(teacher.learner.model.tower, items, problem.tokens.lengths)
+        best = vectors if best is None else best
+        for done, index in enumerate(sorted(episodes), start=1):
+            episode = problem.train[index]
+            adapted = teacher.learner.adapt(episode, vectors[torch.searchsorted(items, episode.items)])
+            with torch.no_grad():
+                share = adapted.scores(episode.query_history) / len(teachers)
+            scores[index] = scores[index] + share if index in scores else share
+            if progress is not None:
+                progress(number * len(episodes) + done, len(teachers) * len(episodes))
+    assert best is not None, "no teachers"
+    return Targets(items, best, scores)

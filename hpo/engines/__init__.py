@@ -1,0 +1,1 @@
+"""Engines start the workers of a launch and wait for them; each is one file with one `run`."""

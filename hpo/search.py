@@ -1,0 +1,180 @@
+"""One study's search as a worker sees it: the stored spec, the budget, the objective; and who won.
+
+`register` writes a study down once; any number of workers then join it by name alone.
+"""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from storage.artifacts import study_folder, trial_folder
+from storage.errors import InputError, ScenetuneError
+from storage.home import home
+from storage.postgres import Database
+from storage.records import Records, RungResult
+from studies.spec import StudySpec, differences, parse_spec
+
+if TYPE_CHECKING:
+    import optuna
+    from optuna.trial import FrozenTrial
+
+    from studies.objective import Problem
+
+
+def register(database: Database, spec: StudySpec, fingerprint: str) -> StudySpec:
+    """Writes a study down, or joins the one of that name; returns the spec that is in force.
+
+    Budgets may change between launches; the experiment may not. A grid's budget is the grid.
+
+    Raises:
+        InputError: a study of that name exists with another definition or other data; the message says what differs.
+    """
+    from hpo.search_space import grid
+    from hpo.trials import open_study
+
+    records = Records(database.engine)
+    with records.exclusive(spec.name):
+        stored = records.load_study(spec.name)
+        if stored is None:
+            records.save_study(spec.name, spec.model_dump(mode="json"), fingerprint)
+        else:
+            old = parse_spec(stored.spec, f"study {spec.name!r}")
+            changed = differences(old.identity(), spec.identity())
+            if changed:
+                raise InputError(
+                    f"study {spec.name!r} exists with another definition ({'; '.join(changed)}); "
+                    "give the changed study a new name, or restore the old values to resume it"
+                )
+            if stored.fingerprint != fingerprint:
+                raise InputError(
+                    f"study {spec.name!r} was started on other data (fingerprint {stored.fingerprint[:12]}, now "
+                    f"{fingerprint[:12]}); give the study a new name to use the new data"
+                )
+        study = open_study(database.storage, spec.name, create=True)
+        if spec.search.sampler == "grid":
+            points = grid(spec.search)
+            if not study.get_trials(deepcopy=False):
+                for point in points:
+                    study.enqueue_trial(point)
+            spec = spec.model_copy(update={"search": spec.search.model_copy(update={"trials": len(points)})})
+        records.update_spec(spec.name, spec.model_dump(mode="json"))
+    return spec
+
+
+def load_spec_of(database: Database, name: str) -> StudySpec:
+    """The spec of a registered study.
+
+    Raises:
+        InputError: there is no such study; the nearest names are shown.
+    """
+    records = Records(database.engine)
+    stored = records.load_study(name)
+    if stored is None:
+        names = records.study_names()
+        near = difflib.get_close_matches(name, names, n=3, cutoff=0.4)
+        hint = f"did you mean {', '.join(near)}?" if near else f"known: {', '.join(names) or 'none yet'}"
+        raise InputError(f"there is no study {name!r}; {hint}; hpo launch STUDY.toml starts one")
+    return parse_spec(stored.spec, f"study {name!r}")
+
+
+def cache_folder() -> Path:
+    """Where activations are cached, for all studies."""
+    return home() / "cache"
+
+
+def distillation_name(name: str) -> str:
+    """Name of the Optuna study that distils a search's winners."""
+    return f"{name}-distill"
+
+
+class Search:
+    """A study joined for work.
+
+    Args:
+        database: where the study lives.
+        spec: the study.
+        problem: its data, prepared.
+        worker: number of this worker, which sets its sampler's seed apart.
+    """
+
+    def __init__(self, database: Database, spec: StudySpec, problem: Problem, worker: int = 0) -> None:
+        from hpo.pruner import RecallPruner
+        from hpo.search_space import make_sampler
+        from hpo.trials import open_study
+
+        self._records, self._spec, self._problem = Records(database.engine), spec, problem
+        pruner = spec.pruner
+        self._pruner = None
+        if pruner.kind == "recall":
+            self._pruner = RecallPruner(pruner.rungs, pruner.eta, pruner.keep, spec.search.seed)
+        study = open_study(database.storage, spec.name)
+        # A resumed search must not repeat what a fresh sampler of the same seed proposed before.
+        seed = (spec.search.seed * 1_000_003 + len(study.get_trials(deepcopy=False)) * 1009 + worker) % 2**32
+        self.study = open_study(database.storage, spec.name, make_sampler(spec.search, seed), self._pruner)
+
+    def ask(self) -> optuna.Trial | None:
+        """The next trial, or None when the budget is spent, exactly, whatever the number of workers."""
+        from hpo.trials import ask
+
+        with self._records.exclusive(self._spec.name):
+            return ask(self.study, self._spec.search.trials)
+
+    def objective(self, trial: optuna.Trial) -> float:
+        """Trains the trial's configuration, reporting and maybe pruning at each rung."""
+        import optuna
+
+        from hpo.search_space import suggest
+        from hpo.trials import REASON, origin
+        from studies.objective import RungReport, run_trial
+
+        values = suggest(trial, self._spec.search.space)
+        frozen = self.study.get_trials(deepcopy=False)[trial.number]
+        number = origin(frozen)
+
+        def report(reached: RungReport) -> None:
+            self._records.record_rung(
+                RungResult(
+                    study=self._spec.name,
+                    trial=number,
+                    rung=reached.rung,
+                    step=reached.step,
+                    recall=reached.recall,
+                    scene_recalls=reached.scene_recalls,
+                    cost_seconds=reached.cost_seconds,
+                )
+            )
+            if reached.step not in frozen.intermediate_values:
+                trial.report(reached.recall, reached.step)
+            trial.set_user_attr("cost_seconds", round(reached.cost_seconds, 2))
+            if self._pruner is not None:
+                now = self.study.get_trials(deepcopy=False)[trial.number]
+                decision = self._pruner.decision(self.study, now)
+                trial.set_user_attr(REASON, decision.reason)
+                if decision.prune:
+                    raise optuna.TrialPruned(decision.reason)
+
+        return run_trial(self._problem, values, trial_folder(self._spec.name, number), report)
+
+
+def winners(study: optuna.Study, count: int) -> list[FrozenTrial]:
+    """The best `count` finished trials, best first.
+
+    Raises:
+        ScenetuneError: no trial has finished.
+    """
+    from optuna.trial import TrialState
+
+    finished = [t for t in study.get_trials(deepcopy=False) if t.state == TrialState.COMPLETE and t.value is not None]
+    if not finished:
+        raise ScenetuneError(
+            f"study {study.study_name!r} has no finished trial to take teachers from; "
+            f"hpo status {study.study_name} shows why, hpo launch with more --trials goes on"
+        )
+    return sorted(finished, key=lambda t: (-(t.value or 0.0), t.number))[:count]
+
+
+def log_folder(name: str) -> Path:
+    """Where a study's workers write their logs."""
+    return study_folder(name) / "logs"

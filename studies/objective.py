@@ -1,0 +1,204 @@
+"""What one trial does: meta-train a learner rung by rung, reporting validation recall and measured cost at each.
+
+`prepare` reads data and texts once per process; `run_trial` is called per configuration. Neither knows Optuna: the
+caller's `report` decides what a report is worth and raises to stop the trial.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from storage import checkpoints
+from storage.errors import InputError
+from studies import encoder as encoders
+from studies.data.dataset import Dataset
+from studies.data.sources import load as load_data
+from studies.device import device
+from studies.embeddings import EmbeddingCache, Progress
+from studies.encoder import Encoder, Ragged
+from studies.episodes import Episode, EpisodeSampler
+from studies.evaluation import Adapted, evaluate
+from studies.hyperparameters import Hyperparameters
+from studies.learners import Learner, build
+from studies.metrics import Evaluation
+from studies.recommender import Head, Recommender, build_tower
+from studies.scenes import Part, Split, split
+from studies.spec import Range, SearchSection, StudySpec
+from studies.training import Diverged, Trainer, load_weights
+
+
+@dataclass(frozen=True)
+class RungReport:
+    """What a trial has reached at a rung.
+
+    Attributes:
+        rung: position in `pruner.rungs`.
+        step: meta-updates done.
+        recall: validation recall@K, macro-averaged over scenes; NaN where training diverged.
+        scene_recalls: recall per validation scene.
+        cost_seconds: seconds of training and evaluation so far, those before a resume included.
+    """
+
+    rung: int
+    step: int
+    recall: float
+    scene_recalls: dict[str, float]
+    cost_seconds: float
+
+
+class Problem:
+    """All that the trials of a study share: data, split, encoder, cached activations, episodes.
+
+    Episodes are sampled when first asked for, so a search never touches a test scene.
+    """
+
+    def __init__(self, spec: StudySpec, data: Dataset, parts: Split, encoder: Encoder, folder: Path) -> None:
+        self.spec, self.data, self.split, self.encoder = spec, data, parts, encoder
+        self.tokens: Ragged = encoders.tokenize(encoder.tokenizer, data.texts, spec.teacher.max_tokens)
+        self.cache = EmbeddingCache(folder, encoder, self.tokens)
+        self._sampler = EpisodeSampler(data, parts, spec.protocol)
+
+    @cached_property
+    def train(self) -> list[Episode]:
+        """Meta-training episodes, on the device."""
+        return self._episodes("train")
+
+    @cached_property
+    def validation(self) -> list[Episode]:
+        """Meta-validation episodes, on the device."""
+        return self._episodes("validation")
+
+    @cached_property
+    def test(self) -> list[Episode]:
+        """Meta-test episodes, on the device: for the one evaluation at the end."""
+        return self._episodes("test")
+
+    def _episodes(self, part: Part) -> list[Episode]:
+        return [episode.to(device()) for episode in self._sampler.sample(part)]
+
+    def learner(self, hyperparameters: Hyperparameters) -> Learner:
+        """A freshly initialised learner; the same seed gives every trial the same start."""
+        torch.manual_seed(self.spec.search.seed)
+        tower = build_tower(self.encoder, self.cache, hyperparameters.trainable_layers)
+        head = Head(self.encoder.width)
+        # Training scenes' texts alone: what is held out shapes nothing.
+        head.start_from(self.cache.pooled()[~np.isin(self.data.item_scene, self.split.held_out)])
+        model = Recommender(tower, head)
+        return build(model.to(device()), hyperparameters)
+
+    def evaluate(self, learner: Learner, episodes: Sequence[Episode], progress: Progress | None = None) -> Evaluation:
+        """A learner's figures on `episodes`."""
+        system = Adapted(learner, episodes, self.tokens.lengths)
+        return evaluate(system, episodes, self.data.scenes, self.spec.protocol.k, progress)
+
+
+def prepare(spec: StudySpec, cache: Path, *, progress: Progress | None = None, data: Dataset | None = None) -> Problem:
+    """Reads a study's data and encoder and makes sure that the activations of its frozen layers are cached.
+
+    Args:
+        spec: the study.
+        cache: folder of the caches that all processes share.
+        progress: called with (texts encoded, texts in all).
+        data: the data set, where the caller has read it already.
+
+    Raises:
+        InputError: data, protocol or encoder cannot give a meaningful study.
+    """
+    data = data or load_data(spec.data)
+    parts = split(data, spec.protocol)
+    encoder = encoders.load(spec.teacher)
+    trainable = trainable_choices(spec.search)
+    if max(trainable) > encoder.layers:
+        raise InputError(
+            f"trainable_layers goes up to {max(trainable)}, but the encoder {encoder.name!r} has {encoder.layers} "
+            "layers; lower it in [search.space]"
+        )
+    if spec.distill.layers > encoder.layers:
+        raise InputError(
+            f"distill.layers = {spec.distill.layers}, but the encoder {encoder.name!r} has {encoder.layers} layers; "
+            "a student cannot have more layers than its teacher"
+        )
+    problem = Problem(spec, data, parts, encoder, cache)
+    # 0 always: the zero-shot baseline and the student's targets read the frozen encoder's output.
+    problem.cache.build({0, *trainable}, progress)
+    return problem
+
+
+def trainable_choices(search: SearchSection) -> list[int]:
+    """Every number of trainable layers that the search space holds."""
+    domain = search.space["trainable_layers"]
+    if isinstance(domain, Range):
+        return list(range(int(domain.low), int(domain.high) + 1))
+    return [int(value) for value in domain] if isinstance(domain, list) else [int(domain)]
+
+
+def run_trial(
+    problem: Problem,
+    hyperparameters: Hyperparameters,
+    folder: Path,
+    report: Callable[[RungReport], None],
+) -> float:
+    """Trains one configuration to the last rung and returns its validation recall there.
+
+    A checkpoint is written at each rung before it is reported. Where `folder` already holds one (the trial was
+    interrupted), its rung is reported again, in case the interruption came before the report was heard, and training
+    continues from there.
+
+    Args:
+        problem: the study's data.
+        hyperparameters: the configuration.
+        folder: where the trial's checkpoint lives.
+        report: told of each rung; raises to stop the trial.
+    """
+    rungs = problem.spec.pruner.rungs
+    learner = problem.learner(hyperparameters)
+    trainer = Trainer(learner, problem.train, rungs[-1], problem.spec.search.seed)
+    reached = RungReport(rung=-1, step=0, recall=float("nan"), scene_recalls={}, cost_seconds=0.0)
+    if folder.exists():
+        tensors, metadata = checkpoints.load(folder, str(device()))
+        trainer.restore(tensors, metadata)
+        reached = RungReport(**metadata["reached"])
+        report(reached)
+    for rung, step in list(enumerate(rungs))[reached.rung + 1 :]:
+        started = time.perf_counter()
+        recall, scene_recalls = float("nan"), {}
+        try:
+            trainer.train_to(step)
+            result = problem.evaluate(learner, problem.validation)
+            recall, scene_recalls = result.mean(), {name: scene.recall for name, scene in result.scenes.items()}
+        except (Diverged, FloatingPointError):
+            pass  # the report says so: not a number
+        spent = reached.cost_seconds + time.perf_counter() - started
+        reached = RungReport(rung, step, recall, scene_recalls, spent)
+        if scene_recalls:
+            tensors, metadata = trainer.state()
+            checkpoints.save(folder, tensors, metadata | {"reached": asdict(reached)})
+        report(reached)
+        if not scene_recalls:
+            break
+    return reached.recall
+
+
+def load_teacher(problem: Problem, folder: Path) -> Learner:
+    """The learner that a finished trial left in `folder`.
+
+    Raises:
+        InputError: the checkpoint is missing, damaged, or of another architecture.
+    """
+    tensors, metadata = checkpoints.load(folder, str(device()))
+    learner = problem.learner(Hyperparameters(**metadata["hyperparameters"]))
+    try:
+        load_weights(learner.model, tensors)
+    except (KeyError, RuntimeError) as error:
+        raise InputError(
+            f"the checkpoint {folder} does not fit this study's recommender ({error}); "
+            "it was written by another version: delete the study and launch it again"
+        ) from error
+    return learner

@@ -1,0 +1,207 @@
+"""The recommender that learners adapt: item towers that read texts, and a head that scores a scene's candidates.
+
+    score(user, item) = ⟨scene + user, item⟩ + appeal(text) + history match + what the support says + bias[item]
+
+The item tower turns texts into vectors; everything else is the head, small and cheap enough to adapt in an inner loop.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from studies.device import autocast
+from studies.embeddings import EmbeddingCache
+from studies.encoder import Encoder, Ragged, pool, run_layers
+
+# Weights of the head that are scalars or stand for one direction; they train at a rate of their own.
+HEAD_SCALARS = ("scene", "gates", "sharpness", "bias_rate")
+
+
+class FrozenTower(nn.Module):
+    """Item vectors looked up in the cached embeddings of a frozen encoder."""
+
+    table: Tensor
+
+    def __init__(self, table: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("table", table, persistent=False)
+
+    def forward(self, items: Tensor) -> Tensor:
+        """(M,) item codes → (M, D) vectors of length 1."""
+        return self.table[items]
+
+
+class TopLayersTower(nn.Module):
+    """Item vectors from the encoder's top layers, trainable, over the cached hidden states below them."""
+
+    def __init__(self, encoder: Encoder, hidden: Ragged, trainable_layers: int) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(copy.deepcopy(list(encoder.model.encoder.layer)[-trainable_layers:]))
+        for parameter in self.layers.parameters():
+            parameter.requires_grad_(True)
+        self._hidden = hidden
+
+    def forward(self, items: Tensor) -> Tensor:
+        """(M,) item codes → (M, D) vectors of length 1."""
+        hidden, mask = self._hidden.padded(items, next(self.layers.parameters()).device)
+        with autocast():
+            state = run_layers(self.layers, hidden.float(), mask)
+        return pool(state, mask)
+
+
+def build_tower(encoder: Encoder, cache: EmbeddingCache, trainable_layers: int) -> nn.Module:
+    """The item tower of a trial, over activations that `cache.build` has computed."""
+    if trainable_layers == 0:
+        return FrozenTower(cache.pooled())
+    return TopLayersTower(encoder, cache.hidden(trainable_layers), trainable_layers)
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What the head makes of an episode's texts and support before it is asked about anyone.
+
+    Shapes: M items, of which the first C are candidates; K support interactions; d the head's size.
+
+    Attributes:
+        appeal: (C,) what sells regardless of who asks.
+        affinity: (M, C) how much having had an item speaks for a candidate.
+        match: (M, C) similarity kernel between items and candidates.
+        taken: (K, C) 1 where the support interaction took the candidate.
+        near: (K, C) similarity kernel between the support's items and the candidates.
+        targets: (C, d) the candidates' vectors.
+    """
+
+    appeal: Tensor
+    affinity: Tensor
+    match: Tensor
+    taken: Tensor
+    near: Tensor
+    targets: Tensor
+
+
+class Head(nn.Module):
+    """Reads a scene: from item vectors and a support to what scores are made of.
+
+    Args:
+        width: size D of an item vector.
+        size: size d of the space in which users and items meet.
+    """
+
+    def __init__(self, width: int, size: int = 64) -> None:
+        super().__init__()
+        self.project = nn.Linear(width, size, bias=False)
+        self.user = nn.Linear(size, size, bias=False)
+        appeal = nn.Linear(64, 1)
+        self.appeal = nn.Sequential(nn.Linear(2 * width, 64), nn.GELU(), appeal)
+        # A prior direction of taste; adapted to the scene by gradient learners.
+        self.scene = nn.Parameter(torch.zeros(size))
+        # Weights of: appeal, affinity, history match, support counts, support neighbours, scene.
+        self.gates = nn.Parameter(torch.ones(6))
+        # Log sharpness of the two similarity kernels: history match, support neighbours.
+        self.sharpness = nn.Parameter(torch.full((2,), 2.3))
+        # Log of how many times inner_lr the per-candidate bias moves: its gradient is spread over K interactions.
+        self.bias_rate = nn.Parameter(torch.tensor(2.3))
+        nn.init.normal_(self.project.weight, std=width**-0.5)
+        nn.init.zeros_(appeal.weight)
+        nn.init.zeros_(appeal.bias)
+
+    @torch.no_grad()
+    def start_from(self, vectors: Tensor) -> None:
+        """Starts the projection at the principal directions of these (N, D) item vectors instead of random ones."""
+        centred = vectors - vectors.mean(0)
+        directions = torch.linalg.eigh(centred.T @ centred).eigenvectors.flip(1).T
+        rows = min(len(self.project.weight), len(directions))
+        self.project.weight[:rows] = directions[:rows]
+
+    def forward(self, vectors: Tensor, candidates: int, support: Tensor) -> Reading:
+        """Reads an episode.
+
+        Args:
+            vectors: (M, D) vectors of the episode's items; the first C are the candidates.
+            candidates: C.
+            support: (K,) positions of the support's items among the candidates.
+        """
+        items = functional.normalize(self.project(vectors), dim=-1)
+        targets = items[:candidates]
+        distance = items @ targets.T - 1
+        history_sharpness, support_sharpness = self.sharpness.exp()
+        return Reading(
+            appeal=self._appeal(vectors[:candidates]),
+            affinity=self.user(items) @ targets.T,
+            match=(distance * history_sharpness).exp(),
+            taken=functional.one_hot(support, candidates).to(vectors.dtype),
+            near=(distance[support] * support_sharpness).exp(),
+            targets=targets,
+        )
+
+    def _appeal(self, vectors: Tensor) -> Tensor:
+        # The text, and how it differs from the scene's other texts. Unit vectors have components near D^-1/2: scale
+        # them to order one.
+        scale = vectors.shape[1] ** 0.5
+        context = vectors - vectors.mean(0)
+        out: Tensor = self.appeal(torch.cat([vectors, context], dim=1) * (scale / 4))
+        return out[:, 0]
+
+
+@dataclass(frozen=True)
+class AdaptedScene:
+    """A recommender adapted to one scene: ranks its candidates for anyone.
+
+    Attributes:
+        reading: the head's reading of the scene, under adapted weights where a learner adapts them.
+        scene: (d,) direction of taste.
+        gates: (6,) weights of the score's terms.
+        bias: (C,) per-candidate bias.
+        head: the head's adapted weights by name, to read further items with; none where the head itself did not move.
+    """
+
+    reading: Reading
+    scene: Tensor
+    gates: Tensor
+    bias: Tensor
+    head: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def scores(self, history: Tensor, memory: Tensor | None = None) -> Tensor:
+        """(R, C) scores of the candidates.
+
+        Args:
+            history: (R, M) how often each of the episode's items is in a user's history.
+            memory: (R, K) 1 where a row may see a support interaction, else 0; all ones if left out. In the inner
+                loop a support user must not see their own interaction, which is the label there.
+        """
+        reading = self.reading
+        if memory is None:
+            memory = history.new_ones(len(history), len(reading.taken))
+        appeal, affinity, match, counts, neighbours, scene = self.gates
+        # Histories are counts, so that every sum over a history is one matrix product.
+        length = history.sum(1, keepdim=True).clamp(min=1)
+        scores: Tensor = (
+            appeal * reading.appeal
+            + 5 * affinity * (history @ reading.affinity / length)
+            + match * torch.log1p(history @ reading.match)
+            + counts * torch.log1p(memory @ reading.taken)
+            + neighbours * torch.log1p(memory @ reading.near)
+            + 5 * scene * (reading.targets @ self.scene)
+            + self.bias
+        )
+        return scores
+
+
+class Recommender(nn.Module):
+    """An item tower and a head: all that a learner meta-trains."""
+
+    def __init__(self, tower: nn.Module, head: Head) -> None:
+        super().__init__()
+        self.tower = tower
+        self.head = head
+
+    @property
+    def encoder_trains(self) -> bool:
+        """Whether the tower has weights of its own to train."""
+        return any(parameter.requires_grad for parameter in self.tower.parameters())

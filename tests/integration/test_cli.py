@@ -1,0 +1,137 @@
+"""The command line as a user meets it: help, mistakes, exit codes."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from tests.mini import hpo, mini
+
+VERBS = [
+    ("run",), ("launch",), ("worker",), ("status",), ("export",), ("evaluate",), ("data", "check"),
+    ("db", "up"), ("db", "down"), ("db", "url"),
+]  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def _test_database(database_url, monkeypatch):
+    """No command of these tests may start an embedded server that nobody stops."""
+    monkeypatch.setenv("HPO_DATABASE_URL", database_url)
+
+
+@pytest.mark.parametrize("verb", VERBS, ids=" ".join)
+def test_every_verb_explains_itself_with_an_example(verb):
+    """A verb without an example sends its user to the source."""
+    shown = hpo(*verb, "--help")
+    assert shown.returncode == 0
+    assert "Example:" in shown.stdout
+
+
+def test_help_loads_neither_torch_nor_optuna():
+    """A slow --help is the first thing a user meets."""
+    code = (
+        "import sys; sys.argv = ['hpo', '--help']\n"
+        "from hpo.cli import main\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        "print([m for m in ('torch', 'optuna', 'transformers', 'sqlalchemy', 'polars') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def bad(tmp_path, change, *command):
+    """The one error line of a command on a miniature changed by (old, new)."""
+    if not command:
+        study = mini(tmp_path)
+        assert change[0] in study.read_text()
+        study.write_text(study.read_text().replace(*change))
+        command = ("launch", study)
+    done = hpo(*command, cwd=tmp_path)
+    assert done.returncode == 2, done.stderr
+    lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1, done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+    return lines[0]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (("trials = 5", "trails = 5"), ["'trails'", "[search]", "'trials'"]),
+        (("inner_steps = [1, 2]", "inner_step = [1, 2]"), ["'inner_step'", "'inner_steps'"]),
+        (("trials = 5", 'trials = "five"'), ["search.trials", "'five'"]),
+        (("inner_steps = [1, 2]", "inner_steps = []"), ["inner_steps", "empty"]),
+        (("inner_steps = [1, 2]", "inner_steps = { low = 3, high = 1 }"), ["low = 3", "high = 1"]),
+        (("eta = 2", "eta = 1"), ["pruner.eta", "1"]),
+        (('"anil"', '"anli"'), ["'anli'", "'anil'"]),
+    ],
+)
+def test_a_mistake_in_the_study_file_is_named_with_what_is_accepted(tmp_path, change, words):
+    """A mistake must be found before any work, and its message must be enough to mend it."""
+    line = bad(tmp_path, change)
+    for word in words:
+        assert word in line
+
+
+def test_an_empty_search_space_is_refused(tmp_path):
+    """It would run the same trial over and over."""
+    study = mini(tmp_path)
+    text = study.read_text()
+    begin, end = text.index("learner ="), text.index("[pruner]")
+    study.write_text(text[:begin] + text[end:])
+    assert "search space is empty" in bad(tmp_path, None, "launch", study)
+
+
+def test_filters_that_leave_too_few_scenes_are_refused(tmp_path):
+    """Three scenes make a recall that means nothing."""
+    assert "meta-train, which needs at least 4" in bad(tmp_path, ("max_scenes = 16", "max_scenes = 6"))
+    assert "min_items" in bad(tmp_path, ("max_scenes = 16", "min_items = 100000"))
+
+
+def test_an_unreachable_database_is_named_without_its_password(tmp_path):
+    """Passwords end up in logs and screenshots."""
+    study = mini(tmp_path)
+    url = "postgresql://me:s3cret@127.0.0.1:1/nothing"
+    line = bad(tmp_path, None, "launch", study, "--database", url)
+    assert "s3cret" not in line
+    assert "127.0.0.1" in line
+
+
+def test_an_encoder_without_a_tokenizer_or_with_a_wrong_digest_is_refused(tmp_path):
+    """A wrong encoder would give a study that nobody can repeat."""
+    wrong = '[teacher]\nsha256 = "' + "0" * 64 + '"\n[search]'
+    assert "SHA-256" in bad(tmp_path, ("[search]\n", wrong + "\n"))
+    folder = tmp_path / "encoder"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps({"model_type": "bert"}))
+    (folder / "model.safetensors").write_bytes(b"")
+    assert "no tokenizer" in bad(tmp_path, ("[search]\n", f'[teacher]\nencoder = "{folder}"\n[search]\n'))
+
+
+def test_an_unknown_study_is_refused_with_the_names_there_are():
+    """A typo in a name must not look like an empty study."""
+    done = hpo("status", "nowhere")
+    assert done.returncode == 2
+    assert "there is no study 'nowhere'" in done.stderr
+
+
+def test_a_folder_that_is_no_export_is_refused(tmp_path):
+    """Scoring whatever lies there would vouch for the wrong model."""
+    assert "manifest.json" in bad(tmp_path, None, "evaluate", tmp_path)
+
+
+def test_an_unknown_flag_is_a_usage_error():
+    """Scripts tell usage errors from failures by the exit code."""
+    assert hpo("run", "--no-such-flag").returncode == 2
+
+
+def test_data_check_shows_what_was_read_dropped_and_split(tmp_path):
+    """Rows that vanish without a word are how wrong studies begin."""
+    done = hpo("data", "check", mini(tmp_path), "--json")
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert report["rows_read"] == report["interactions"] + sum(report["dropped"].values())
+    assert [report["parts"][part]["scenes"] for part in ("train", "validation", "test")] == [8, 4, 4]

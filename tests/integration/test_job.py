@@ -1,0 +1,205 @@
+"""The whole job through the installed command, as a newcomer runs it, and after every kind of interruption."""
+
+import json
+import os
+import signal
+import time
+from pathlib import Path
+
+import optuna
+import psutil
+import pytest
+from optuna.trial import TrialState
+
+from storage.postgres import connect
+from storage.records import Records
+from tests.mini import hpo, mini, start
+
+
+def trials_of(url: str, name: str = "mini") -> list[optuna.trial.FrozenTrial]:
+    return optuna.load_study(study_name=name, storage=url).trials
+
+
+def wait_for(condition, process, seconds=120):
+    """Polls until the condition holds; the process must not end before."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if condition():
+            return
+        assert process.poll() is None, process.communicate()[1]
+        time.sleep(0.2)
+    raise AssertionError("it never happened")
+
+
+def children(pid: int) -> list[psutil.Process]:
+    return [child for child in psutil.Process(pid).children() if "worker" in child.cmdline()]
+
+
+@pytest.mark.slow
+def test_the_job_goes_from_data_to_a_student_that_transformers_opens(database_url, tmp_path):
+    """The whole promise in one go: a break anywhere between data and export shows here."""
+    study = mini(tmp_path)
+    done = hpo("run", study, "--json", "--workers", "2", cwd=tmp_path, HPO_DATABASE_URL=database_url)
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    folder = Path(result["export"])
+
+    systems = result["evaluation"]["systems"]
+    teachers = [name for name in systems if name.startswith("teacher")]
+    assert {"random", "support popularity", "zero-shot encoder", "student"} <= systems.keys()
+    assert len(teachers) == 2
+    for figures in systems.values():
+        recall = figures["recall"]
+        assert 0 <= recall["low"] <= recall["mean"] <= recall["high"] <= 1
+    assert systems["random"]["recall"]["mean"] < systems["support popularity"]["recall"]["mean"]
+    inference = result["evaluation"]["inference"]
+    assert inference["student"]["parameters"] < inference["teacher"]["parameters"]
+    assert result["search"]["trials"] == 5
+
+    from transformers import AutoModel, AutoTokenizer
+
+    model = AutoModel.from_pretrained(folder)
+    assert model.config.model_type == "distilbert"
+    assert AutoTokenizer.from_pretrained(folder)("milk")["input_ids"]
+
+    # Plain Optuna sees the study; nothing is left running; budgets are exact.
+    trials = trials_of(database_url)
+    assert [t.number for t in trials] == list(range(5))
+    assert all(t.state in (TrialState.COMPLETE, TrialState.PRUNED) for t in trials)
+    assert len(trials_of(database_url, "mini-distill")) == 1
+
+    # Again: nothing is repeated, the same result comes back.
+    again = hpo("run", study, "--json", cwd=tmp_path, HPO_DATABASE_URL=database_url)
+    assert again.returncode == 0, again.stderr
+    assert json.loads(again.stdout) == result
+    assert len(trials_of(database_url)) == 5
+
+    # The export vouches for its own figures.
+    checked = hpo("evaluate", folder, "--json", cwd=tmp_path)
+    assert checked.returncode == 0, checked.stderr
+    figures = json.loads(checked.stdout)
+    assert figures["recall"]["mean"] == pytest.approx(figures["recorded"]["mean"], abs=1e-6)
+
+    # A second copy elsewhere; a folder that exists is refused and left alone.
+    copied = hpo("export", "mini", "--out", tmp_path / "copy", HPO_DATABASE_URL=database_url)
+    assert copied.returncode == 0, copied.stderr
+    assert (tmp_path / "copy" / "model.safetensors").read_bytes() == (folder / "model.safetensors").read_bytes()
+    (tmp_path / "taken").mkdir()
+    refused = hpo("export", "mini", "--out", tmp_path / "taken", HPO_DATABASE_URL=database_url)
+    assert refused.returncode == 2
+    assert "exists already" in refused.stderr
+    assert list((tmp_path / "taken").iterdir()) == []
+
+    # A changed definition under the old name is refused with what differs.
+    study.write_text(study.read_text().replace("inner_steps = [1, 2]", "inner_steps = [1, 3]"))
+    changed = hpo("run", study, cwd=tmp_path, HPO_DATABASE_URL=database_url)
+    assert changed.returncode == 2
+    assert "search.space.inner_steps: [1, 2] → [1, 3]" in changed.stderr
+
+
+@pytest.mark.slow
+def test_a_search_that_trains_encoder_layers_runs_and_its_teachers_distil(database_url, tmp_path):
+    """The default search space trains top layers: they must survive checkpoint, reload and distillation."""
+    study = mini(tmp_path, trials=3, layers="1")
+    done = hpo("run", study, "--json", cwd=tmp_path, HPO_DATABASE_URL=database_url)
+    assert done.returncode == 0, done.stderr
+    teachers = json.loads(done.stdout)["evaluation"]["teachers"]
+    assert {teacher["params"]["trainable_layers"] for teacher in teachers} == {1}
+
+
+@pytest.mark.slow
+def test_ctrl_c_stops_in_order_and_the_same_command_goes_on(database_url, tmp_path):
+    """Ctrl-C must lose nothing finished, leave nothing running, and cost no trial of the budget."""
+    study = mini(tmp_path, trials=6)
+    study.write_text(study.read_text().replace("rungs = [2, 4]", "rungs = [2, 40]").replace("eta = 2", "eta = 9"))
+    process = start("launch", study, "--workers", "2", cwd=tmp_path, HPO_DATABASE_URL=database_url)
+
+    def some_finished_some_running():
+        try:
+            states = [t.state for t in trials_of(database_url)]
+        except KeyError:
+            return False
+        return TrialState.COMPLETE in states and TrialState.RUNNING in states
+
+    wait_for(some_finished_some_running, process)
+    workers = children(process.pid)
+    assert len(workers) == 2
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    assert "nothing finished is lost" in errors
+    assert not any(worker.is_running() for worker in workers)
+    before = {t.number: t for t in trials_of(database_url)}
+    assert TrialState.RUNNING not in {t.state for t in before.values()}
+
+    done = hpo("launch", study, "--json", cwd=tmp_path, HPO_DATABASE_URL=database_url)
+    assert done.returncode == 0, done.stderr
+    after = {t.number: t for t in trials_of(database_url)}
+    finished = [n for n, t in before.items() if t.state == TrialState.COMPLETE]
+    assert all(after[n].datetime_complete == before[n].datetime_complete for n in finished)
+    ended = [t for t in after.values() if t.state in (TrialState.COMPLETE, TrialState.PRUNED)]
+    assert len(ended) == 6
+    configurations = [json.dumps(t.params, sort_keys=True) for t in ended]
+    assert len(set(configurations)) == 6
+    assert json.loads(done.stdout)["finished"]
+
+
+@pytest.mark.slow
+def test_a_killed_launcher_leaves_no_workers_and_a_killed_worker_leaves_an_error(database_url, tmp_path):
+    """SIGKILL gives no chance to clean up: orphans would train for nobody, a lost worker must not pass for success."""
+    study = mini(tmp_path, trials=50)
+    process = start("launch", study, "--workers", "2", cwd=tmp_path, HPO_DATABASE_URL=database_url)
+    wait_for(lambda: len(children(process.pid)) == 2, process)
+    victim = children(process.pid)[0]
+    os.kill(victim.pid, signal.SIGKILL)
+    _, errors = process.communicate(timeout=90)
+    assert process.returncode == 1
+    assert "error: a worker failed" in errors
+    assert not any("worker" in p.info["cmdline"] and "mini" in p.info["cmdline"] for p in _processes(tmp_path))
+
+
+def _processes(folder: Path) -> list[psutil.Process]:
+    found = []
+    for process in psutil.process_iter(["cmdline"]):
+        if process.info["cmdline"]:
+            try:
+                if process.cwd() == str(folder):
+                    found.append(process)
+            except psutil.Error:
+                continue
+    return found
+
+
+@pytest.mark.slow
+def test_a_dead_workers_trial_is_continued_from_its_checkpoint_by_the_next_launch(database, database_url, tmp_path):
+    """A trial whose worker vanished must be found, and go on from its rung under its own number, not from zero."""
+    study = mini(tmp_path, trials=1)
+    study.write_text(study.read_text().replace("rungs = [2, 4]", "rungs = [2, 400]"))
+    process = start("launch", study, "--workers", "1", cwd=tmp_path, HPO_DATABASE_URL=database_url)
+    records = Records(database.engine)
+    wait_for(lambda: [r for r in records.rung_results("mini") if r.rung == 0], process)
+    worker = children(process.pid)[0]
+    process.kill()
+    worker.kill()
+    process.wait()
+    first = records.rung_results("mini")[0]
+    # What an hour of silence would do, without waiting for it.
+    with database.engine.begin() as connection:
+        connection.exec_driver_sql("UPDATE trial_heartbeats SET heartbeat = heartbeat - interval '1 hour'")
+    study.write_text(study.read_text().replace("rungs = [2, 400]", "rungs = [2, 400]"))
+    done = hpo("launch", study, cwd=tmp_path, HPO_DATABASE_URL=database_url)
+    assert done.returncode == 0, done.stderr
+    trials = trials_of(database_url)
+    assert [t.state for t in trials] == [TrialState.FAIL, TrialState.COMPLETE]
+    assert trials[1].params == trials[0].params
+    assert trials[1].intermediate_values.keys() == {2, 400}
+    rungs = records.rung_results("mini")
+    assert [(r.trial, r.rung) for r in rungs] == [(0, 0), (0, 1)]
+    assert rungs[0].cost_seconds == first.cost_seconds
+
+
+def test_two_databases_one_connection_helper(database_url):
+    """`hpo db url` is promised to work in plain Optuna: so is every URL we print."""
+    storage = connect(database_url).storage
+    optuna.create_study(study_name="plain", storage=storage)
+    assert optuna.load_study(study_name="plain", storage=database_url).trials == []

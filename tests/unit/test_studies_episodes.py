@@ -1,0 +1,306 @@
+"""Scenes, periods and episodes: everything that makes a recall honest, against a second, slow implementation."""
+
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from storage.errors import InputError
+from studies.data.dataset import Dataset, build
+from studies.episodes import DAY, Episode, EpisodeSampler
+from studies.scenes import MINIMUM_SCENES, PARTS, Part, Split, split
+from studies.spec import ProtocolSection
+from tests.synthetic import planted_dataset
+
+PROTOCOL = ProtocolSection(
+    shots=3, k=5, history=4, queries=6, openings=5, train_queries=5, train_openings=4, split=(0.5, 0.25, 0.25)
+)
+
+
+@dataclass
+class Row:
+    """One interaction, its item named by scene and text."""
+
+    time: int
+    user: int
+    item: tuple[str, str]
+
+
+class BruteForce:
+    """The protocol again, in plain loops over rows: no index, no code, no array shared with the real one."""
+
+    def __init__(self, data: Dataset, parts: Split, protocol: ProtocolSection) -> None:
+        self.protocol = protocol
+        self.catalogue = [(data.scenes[s], t) for s, t in zip(data.item_scene.tolist(), data.texts, strict=True)]
+        self.rows = [
+            Row(time, user, self.catalogue[item])
+            for time, user, item in zip(data.time.tolist(), data.user.tolist(), data.item.tolist(), strict=True)
+        ]
+        self.held_out = {data.scenes[code] for part in ("validation", "test") for code in parts.scenes[part]}
+
+    def window(self, scene: str, opened: int) -> list[Row]:
+        """The scene's rows while the episode is open."""
+        closes = opened + round(self.protocol.window_days * DAY)
+        return [row for row in self.rows if row.item[0] == scene and opened <= row.time < closes]
+
+    def history(self, user: int, before: int, scene: str, opened: int) -> list[tuple[str, str]]:
+        """What the user had taken before a time, as far as this episode may know."""
+        seen = []
+        for row in self.rows:
+            own = row.item[0] == scene
+            visible = row.time >= opened if own else row.item[0] not in self.held_out
+            if row.user == user and row.time < before and visible:
+                seen.append(row.item)
+        return seen[-self.protocol.history :]
+
+    def check(self, episode: Episode, scene: str, limit: int) -> None:
+        """Everything an episode holds, in names, equals what the rows say."""
+        shots, opened = self.protocol.shots, episode.opened
+        window = self.window(scene, opened)
+        support, last = window[:shots], window[shots - 1].time
+        later = [row for row in window if row.time > last]
+        named = [self.catalogue[code] for code in episode.items.tolist()]
+        assert len(set(named)) == len(named)
+        assert named[: episode.candidates] == [item for item in self.catalogue if item[0] == scene]
+        assert [named[i] for i in episode.support.tolist()] == [row.item for row in support]
+        for row, counts in zip(support, episode.support_history.tolist(), strict=True):
+            assert bag(named, counts) == sorted(self.history(row.user, row.time, scene, opened))
+        # Users have no names in an episode: compare the queries as (history, relevant) pairs.
+        possible = []
+        for user in sorted({row.user for row in later}):
+            history = sorted(self.history(user, last + 1, scene, opened))
+            possible.append((history, sorted({row.item for row in later if row.user == user})))
+        found = [
+            (bag(named, counts), [named[i] for i in np.flatnonzero(relevant)])
+            for counts, relevant in zip(episode.query_history.tolist(), episode.relevant.numpy(), strict=True)
+        ]
+        assert len(found) == min(limit, len(possible))
+        if len(possible) <= limit:
+            assert found == possible
+        else:
+            rest = iter(possible)  # a choice of users, in order: a subsequence
+            assert all(pair in rest for pair in found)
+        used = {i for row in (*episode.support_history, *episode.query_history) for i in np.flatnonzero(row)}
+        assert set(range(episode.candidates, len(named))) <= used
+
+
+def bag(named: list[tuple[str, str]], counts: list[float]) -> list[tuple[str, str]]:
+    return sorted(item for item, count in zip(named, counts, strict=True) for _ in range(int(count)))
+
+
+def equal(a: list[Episode], b: list[Episode]) -> bool:
+    def same(x: Any, y: Any) -> bool:
+        return torch.equal(x, y) if isinstance(x, torch.Tensor) else x == y
+
+    return len(a) == len(b) and all(
+        same(value, vars(other)[name]) for one, other in zip(a, b, strict=True) for name, value in vars(one).items()
+    )
+
+
+@pytest.fixture(scope="module")
+def data() -> Dataset:
+    return planted_dataset()
+
+
+@pytest.fixture(scope="module")
+def parts(data: Dataset) -> Split:
+    return split(data, PROTOCOL)
+
+
+@pytest.fixture(scope="module")
+def sampler(data: Dataset, parts: Split) -> EpisodeSampler:
+    return EpisodeSampler(data, parts, PROTOCOL)
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_sampled_episodes_equal_the_slow_reading_of_the_protocol(
+    data: Dataset, parts: Split, sampler: EpisodeSampler, part: Part
+) -> None:
+    """Any leak or shift here makes every later recall wrong, and nothing else would show it."""
+    episodes = sampler.sample(part)
+    assert len(episodes) > MINIMUM_SCENES[part]
+    slow = BruteForce(data, parts, PROTOCOL)
+    for episode in episodes:
+        slow.check(episode, data.scenes[episode.scene], PROTOCOL.train_queries if part == "train" else PROTOCOL.queries)
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_episodes_stay_in_their_part_and_their_period(
+    data: Dataset, parts: Split, sampler: EpisodeSampler, part: Part
+) -> None:
+    """A window that reaches into the next period trains on the time that is to be predicted."""
+    begin, end = parts.period[part]
+    episodes = sampler.sample(part)
+    assert {episode.scene for episode in episodes} <= set(parts.scenes[part].tolist())
+    keys = [(episode.scene, episode.opened) for episode in episodes]
+    assert keys == sorted(set(keys))
+    for episode in episodes:
+        assert begin <= episode.opened
+        assert episode.opened + PROTOCOL.window_days * DAY <= end
+    openings = PROTOCOL.train_openings if part == "train" else PROTOCOL.openings
+    assert max(sum(episode.scene == code for episode in episodes) for code in parts.scenes[part]) == openings
+
+
+def test_training_never_touches_an_item_of_a_held_out_scene(
+    data: Dataset, parts: Split, sampler: EpisodeSampler
+) -> None:
+    """Histories that name a test scene's items teach their popularity before the scene exists."""
+    touched = {int(data.item_scene[i]) for episode in sampler.sample("train") for i in episode.items}
+    assert touched & set(parts.held_out.tolist()) == set()
+    assert len(touched) == len(parts.scenes["train"])
+
+
+@pytest.mark.parametrize("part", ["validation", "test"])
+def test_a_held_out_episode_shows_no_other_held_out_scene(
+    data: Dataset, parts: Split, sampler: EpisodeSampler, part: Part
+) -> None:
+    """Another held-out scene's items in a history are the answers of another episode."""
+    for episode in sampler.sample(part):
+        others = {int(data.item_scene[i]) for i in episode.items[episode.candidates :]}
+        assert others & set(parts.held_out.tolist()) == set()
+
+
+def test_sampling_twice_gives_the_same_episodes_and_another_seed_others(data: Dataset, parts: Split) -> None:
+    """Workers sample on their own: if they differ, their trials' recalls are not comparable."""
+    for part in PARTS:
+        first = EpisodeSampler(data, parts, PROTOCOL).sample(part)
+        assert equal(first, EpisodeSampler(planted_dataset(), split(data, PROTOCOL), PROTOCOL).sample(part))
+        other = PROTOCOL.model_copy(update={"seed": 1})
+        assert not equal(first, EpisodeSampler(data, parts, other).sample(part))
+
+
+def test_the_order_in_which_parts_are_sampled_does_not_matter(data: Dataset, parts: Split) -> None:
+    """A worker that looks at validation first would otherwise train on other episodes than its neighbours."""
+    one, two = EpisodeSampler(data, parts, PROTOCOL), EpisodeSampler(data, parts, PROTOCOL)
+    train, _ = one.sample("train"), two.sample("validation")
+    assert equal(two.sample("train"), train)
+
+
+@st.composite
+def shops(draw: st.DrawFn) -> tuple[Dataset, ProtocolSection]:
+    """Small shops in which collisions of time, repeated items and empty windows are common."""
+    scenes = draw(st.integers(10, 12))
+    sizes = draw(st.lists(st.integers(1, 4), min_size=scenes, max_size=scenes))
+    items = [(f"s{scene}", f"s{scene} t{i}") for scene, size in enumerate(sizes) for i in range(size)]
+    seed = draw(st.integers(0, 2**32 - 1))
+    rng = np.random.default_rng(seed)
+    count = draw(st.integers(50, 300))
+    unit = draw(st.sampled_from([1, 7, DAY]))  # coarse clocks make many rows simultaneous
+    times = rng.integers(0, 60 * DAY // unit, count) * unit
+    times[:2] = 0, 60 * DAY
+    log = pl.DataFrame(
+        {"user": rng.integers(0, draw(st.integers(1, 9)), count), "product": rng.integers(0, len(items), count)}
+    ).with_columns(pl.Series("time", times))
+    catalogue = pl.DataFrame(items, schema=["scene", "text"], orient="row").with_row_index("product")
+    protocol = ProtocolSection(
+        shots=draw(st.integers(1, 4)),
+        window_days=draw(st.sampled_from([1, 2.5, 10])),
+        history=draw(st.integers(1, 5)),
+        queries=draw(st.integers(1, 3)),
+        split=(0.4, 0.3, 0.3),
+        seed=draw(st.integers(0, 5)),
+    )
+    return build(log, catalogue.with_columns(pl.col("product").cast(pl.Int64))), protocol
+
+
+@settings(max_examples=40, deadline=None)
+@given(shops(), st.integers(-DAY, 61 * DAY))
+def test_any_opening_of_any_scene_equals_the_slow_reading(shop: tuple[Dataset, ProtocolSection], opened: int) -> None:
+    """Ties of time, repeated purchases and openings at the edge are where an index is off by one."""
+    data, protocol = shop
+    parts = split(data, protocol)
+    sampler, slow = EpisodeSampler(data, parts, protocol), BruteForce(data, parts, protocol)
+    for scene, name in enumerate(data.scenes):
+        episode = sampler.episode(scene, opened, protocol.queries, np.random.default_rng(0))
+        window = slow.window(name, opened)
+        last = window[protocol.shots - 1].time if len(window) >= protocol.shots else None
+        exists = last is not None and any(row.time > last for row in window)
+        assert (episode is not None) == exists
+        if episode is not None:
+            slow.check(episode, name, protocol.queries)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 20), st.integers(12, 40), st.sampled_from([(0.6, 0.2, 0.2), (0.4, 0.3, 0.3), (0.34, 0.33, 0.33)]))
+def test_a_split_is_disjoint_complete_ordered_in_time_and_stable(
+    seed: int, scenes: int, fractions: tuple[float, float, float]
+) -> None:
+    """A scene in two parts is a test scene that was trained on."""
+    protocol = ProtocolSection(split=fractions, seed=seed, window_days=1)
+    data = named_scenes(scenes)
+    if round(fractions[1] * scenes) < 3:
+        with pytest.raises(InputError, match="meta-validation, which needs at least 3"):
+            split(data, protocol)
+        return
+    parts = split(data, protocol)
+    codes = [set(parts.scenes[part].tolist()) for part in PARTS]
+    assert set.union(*codes) == set(range(scenes))
+    assert all(a.isdisjoint(b) for a, b in combinations(codes, 2))
+    assert [len(c) for c in codes[1:]] == [round(f * scenes) for f in fractions[1:]]
+    assert set(parts.held_out.tolist()) == codes[1] | codes[2]
+    again = split(named_scenes(scenes), protocol)
+    assert all((parts.scenes[part] == again.scenes[part]).all() for part in PARTS)
+    (a, b), (c, d), (e, f) = (parts.period[part] for part in PARTS)
+    assert a == data.time[0] < b == c < d == e < f == data.time[-1] + 1
+
+
+def named_scenes(count: int) -> Dataset:
+    names = [f"scene {n}" for n in range(count)]
+    items = pl.DataFrame({"product": range(count), "scene": names, "text": ["x"] * count})
+    log = pl.DataFrame({"user": [0] * count, "product": range(count), "time": [n * DAY for n in range(count)]})
+    return build(log, items)
+
+
+def test_the_timeline_cuts_the_periods_where_the_protocol_says(data: Dataset) -> None:
+    """Fractions applied to rows in place of time would move the cut in a shop that grows."""
+    begin, end = int(data.time[0]), int(data.time[-1]) + 1
+    parts = split(data, PROTOCOL.model_copy(update={"timeline": (0.5, 0.75)}))
+    cuts = [parts.period[part][1] for part in PARTS]
+    assert cuts == [begin + round(0.5 * (end - begin)), begin + round(0.75 * (end - begin)), end]
+
+
+def test_seeds_give_different_splits(data: Dataset) -> None:
+    """A seed that is ignored would make "five seeds" one split five times."""
+    splits = {tuple(split(data, PROTOCOL.model_copy(update={"seed": s})).scenes["test"].tolist()) for s in range(8)}
+    assert len(splits) > 4
+
+
+@pytest.mark.parametrize(
+    ("scenes", "said"),
+    [
+        (10, r"10 scenes leave 2 for meta-validation, which needs at least 3"),
+        (8, r"8 scenes leave 2 for meta-train, which needs at least 4"),
+    ],
+)
+def test_too_few_scenes_for_a_part_are_refused_with_the_numbers(scenes: int, said: str) -> None:
+    """A mean over one or two scenes is noise with a name."""
+    fractions = (0.34, 0.33, 0.33) if scenes == 8 else (0.6, 0.2, 0.2)
+    with pytest.raises(InputError, match=said):
+        split(named_scenes(scenes), ProtocolSection(split=fractions, window_days=1))
+
+
+def test_a_period_shorter_than_one_window_is_refused_with_the_remedy(data: Dataset) -> None:
+    """Otherwise windows would reach into the next period without a word."""
+    protocol = PROTOCOL.model_copy(update={"window_days": 80})
+    with pytest.raises(InputError, match=r"the validation period is 73\.\d days long.*window of 80 days; shorten"):
+        split(data, protocol)
+
+
+def test_scenes_without_enough_interactions_are_refused_with_the_remedy(data: Dataset, parts: Split) -> None:
+    """A validation of no episodes would be a recall of nothing."""
+    protocol = PROTOCOL.model_copy(update={"shots": 10_000})
+    with pytest.raises(InputError, match=r"only 0 of 3 meta-validation scenes ever see 10000 interactions.*lower"):
+        EpisodeSampler(data, parts, protocol).sample("validation")
+
+
+def test_an_episode_moves_to_a_device_whole(sampler: EpisodeSampler) -> None:
+    """A tensor left behind fails on the first GPU, where no test of a laptop looks."""
+    moved = sampler.sample("test")[0].to(torch.device("meta"))
+    assert {value.device.type for value in vars(moved).values() if isinstance(value, torch.Tensor)} == {"meta"}
+    assert sum(isinstance(value, torch.Tensor) for value in vars(moved).values()) == 5

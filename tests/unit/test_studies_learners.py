@@ -1,0 +1,426 @@
+"""Learners against their definitions: gradients by finite differences and by hand, and what they may not look at."""
+
+import copy
+from collections.abc import Callable, Iterator
+from dataclasses import fields, replace
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.nn import functional
+
+from studies.device import full_precision
+from studies.embeddings import EmbeddingCache
+from studies.encoder import load, tokenize
+from studies.episodes import Episode
+from studies.hyperparameters import Hyperparameters, LearnerName
+from studies.learners import LEARNERS, Learner, build
+from studies.learners.base import ranking_loss
+from studies.learners.inner_loop import descend, support_loss
+from studies.recommender import AdaptedScene, FrozenTower, Head, Recommender, build_tower
+from studies.spec import TeacherSection
+from tests.synthetic import BRANDS, COLOURS, SCENES, tiny_encoder
+
+ITEMS, WIDTH, SIZE = 24, 6, 4
+EVERY = sorted(LEARNERS)
+GRADIENT = ["anil", "fomaml"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread() -> Iterator[None]:
+    """These models are so small that threads only wait for each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def values(learner: LearnerName, inner_lr: float = 0.3, inner_steps: int = 2, layers: int = 0) -> Hyperparameters:
+    if learner == "protonet":
+        return Hyperparameters(learner, trainable_layers=layers)
+    return Hyperparameters(learner, trainable_layers=layers, inner_lr=inner_lr, inner_steps=inner_steps)
+
+
+def learner_of(name: LearnerName, seed: int = 0, inner_steps: int = 2) -> Learner:
+    """A small learner in float64 with every weight away from zero, so that no gradient vanishes by symmetry."""
+    generator = torch.Generator().manual_seed(seed)
+    table = functional.normalize(torch.randn(ITEMS, WIDTH, generator=generator, dtype=torch.float64), dim=1)
+    head = Head(WIDTH, SIZE).double()
+    with torch.no_grad():
+        for parameter in head.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator, dtype=torch.float64) * 0.5)
+    return build(Recommender(FrozenTower(table), head), values(name, inner_steps=inner_steps))
+
+
+def episode_of(seed: int = 0, shots: int = 3, candidates: int = 6, others: int = 5, queries: int = 4) -> Episode:
+    generator = torch.Generator().manual_seed(seed)
+
+    def counts(rows: int) -> Tensor:
+        drawn = torch.randint(-2, 3, (rows, candidates + others), generator=generator)
+        return drawn.clamp(min=0).double()
+
+    relevant = torch.rand(queries, candidates, generator=generator) < 0.4
+    relevant[:, int(torch.randint(candidates, (), generator=generator))] = True
+    rest = torch.randperm(ITEMS - candidates, generator=generator)[:others].sort().values + candidates
+    return Episode(
+        scene=seed,
+        opened=0,
+        items=torch.cat([torch.arange(candidates), rest]),
+        candidates=candidates,
+        support=torch.randint(candidates, (shots,), generator=generator),
+        support_history=counts(shots),
+        query_history=counts(queries),
+        relevant=relevant,
+    )
+
+
+def adapt(learner: Learner, episode: Episode, training: bool = False) -> AdaptedScene:
+    return learner.adapt(episode, learner.model.tower(episode.items), training=training)
+
+
+def query_scores(learner: Learner, episode: Episode) -> Tensor:
+    return adapt(learner, episode).scores(episode.query_history)
+
+
+def gradients(learner: Learner, episodes: list[Episode]) -> dict[str, Tensor]:
+    learner.model.zero_grad()
+    learner.meta_step(episodes)
+    return {n: p.grad.clone() for n, p in learner.model.named_parameters() if p.grad is not None}
+
+
+def outer_loss(learner: Learner, episodes: list[Episode]) -> float:
+    """The outer loss through evaluation alone: no graph, so nothing shared with the meta-gradient."""
+    losses = [ranking_loss(query_scores(learner, e), e.relevant) for e in episodes]
+    return float(torch.stack(losses).mean())
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("name", ["protonet", "anil"])
+def test_the_meta_gradient_equals_finite_differences_through_the_inner_loop(name: LearnerName, seed: int) -> None:
+    """A gradient cut anywhere in the inner loop still trains, only worse: nobody would notice."""
+    learner = learner_of(name, seed)
+    episodes = [episode_of(seed), episode_of(seed + 10, shots=2, candidates=5)]
+    analytic = gradients(learner, episodes)
+    learned = {name for name, _ in learner.model.named_parameters()}
+    # Prototypes have no inner loop, hence no rate.
+    assert set(analytic) == learned - ({"head.bias_rate"} if name == "protonet" else set())
+    generator = torch.Generator().manual_seed(seed)
+    step = 1e-5
+    for parameter_name, gradient in analytic.items():
+        flat = learner.model.get_parameter(parameter_name).data.view(-1)
+        for index in torch.randperm(len(flat), generator=generator)[:4].tolist():
+            at = float(flat[index])
+            losses = []
+            for moved in (at + step, at - step):
+                flat[index] = moved
+                losses.append(outer_loss(learner, episodes))
+            flat[index] = at
+            numeric = (losses[0] - losses[1]) / (2 * step)
+            assert float(gradient.view(-1)[index]) == pytest.approx(numeric, rel=1e-6, abs=1e-9), parameter_name
+
+
+def test_second_order_terms_matter_to_anils_gradient() -> None:
+    """Were they negligible here, the comparison with finite differences would not tell first from second order."""
+    learner, episode = learner_of("anil"), episode_of()
+    full = gradients(learner, [episode])
+    adapted = adapt(learner, episode)
+    scene = adapted.scene.clone().requires_grad_()
+    loss = ranking_loss(replace(adapted, scene=scene).scores(episode.query_history), episode.relevant)
+    first_order = torch.autograd.grad(loss, scene)[0]
+    assert not torch.allclose(full["head.scene"], first_order, rtol=0.05)
+
+
+def by_hand(learner: Learner, episode: Episode) -> dict[str, Tensor]:
+    """FOMAML's gradient in plain steps: a copy of the model moves by SGD, the query loss is derived at its end.
+
+    Returns:
+        ∂L(φ)/∂φ by name, and for the bias's own rate what its definition rate = inner_lr · exp(bias_rate) gives.
+    """
+    model, settings_ = copy.deepcopy(learner.model), learner.hyperparameters
+    bias = torch.zeros(episode.candidates, dtype=episode.query_history.dtype, requires_grad=True)
+    rate = settings_.inner_lr * float(model.head.bias_rate.detach().exp())
+    moved = torch.zeros_like(bias)
+
+    def scene() -> AdaptedScene:
+        reading = model.head(model.tower(episode.items), episode.candidates, episode.support)
+        return AdaptedScene(reading, model.head.scene, model.head.gates, bias)
+
+    def fresh_backward(loss: Tensor) -> None:
+        model.zero_grad()
+        bias.grad = None
+        loss.backward()
+
+    for _ in range(settings_.inner_steps):
+        rows = []
+        for shot, item in enumerate(episode.support.tolist()):
+            memory = torch.ones(1, len(episode.support), dtype=bias.dtype)
+            memory[0, shot] = 0
+            scores = scene().scores(episode.support_history[shot : shot + 1], memory)[0]
+            rows.append(torch.logsumexp(scores, 0) - scores[item])
+        fresh_backward(sum(rows) / len(rows))
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                if parameter.grad is not None and name != "head.bias_rate":
+                    parameter -= settings_.inner_lr * parameter.grad
+            bias -= rate * bias.grad
+            moved -= rate * bias.grad
+    fresh_backward(ranking_loss(scene().scores(episode.query_history), episode.relevant))
+    found = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
+    return found | {"head.bias_rate": (bias.grad * moved).sum()}
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_fomamls_gradient_is_that_of_the_query_loss_at_the_adapted_weights(seed: int) -> None:
+    """The gradient at the weights before adaptation would be plain multi-task training under another name."""
+    learner, episode = learner_of("fomaml", seed, inner_steps=3), episode_of(seed)
+    expected = by_hand(learner, episode)
+    found = gradients(learner, [episode])
+    assert set(found) == set(expected) == {name for name, _ in learner.model.named_parameters()}
+    for name, gradient in found.items():
+        torch.testing.assert_close(gradient, expected[name], rtol=1e-9, atol=1e-12, msg=name)
+    assert float(found["head.bias_rate"].abs()) > 0
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_a_meta_batch_has_the_mean_of_its_episodes_gradients(name: LearnerName) -> None:
+    """Encoding shared texts once must not mix up which vectors belong to which episode."""
+    learner = learner_of(name)
+    episodes = [episode_of(1), episode_of(2, shots=2, candidates=4), episode_of(3, others=0)]
+    together = gradients(learner, episodes)
+    single = [gradients(learner, [episode]) for episode in episodes]
+    for parameter, gradient in together.items():
+        torch.testing.assert_close(gradient, sum(one[parameter] for one in single) / 3, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_meta_step_returns_the_outer_loss_and_adds_to_the_gradient(name: LearnerName) -> None:
+    """Overwriting `.grad` would break accumulation; another loss than the one derived would hide divergence."""
+    learner, episodes = learner_of(name), [episode_of(1), episode_of(2)]
+    once = gradients(learner, episodes)
+    assert learner.meta_step(episodes) == pytest.approx(outer_loss(learner, episodes), rel=1e-9)
+    for parameter, gradient in once.items():
+        torch.testing.assert_close(learner.model.get_parameter(parameter).grad, 2 * gradient)
+
+
+@pytest.mark.parametrize("second_order", [False, True])
+def test_descent_on_a_quadratic_equals_the_closed_form(second_order: bool) -> None:
+    """w_n = w* + (I − rA)^n (w_0 − w*); its derivative by w_0 is (I − rA)^n in second order, I in first."""
+    generator = torch.Generator().manual_seed(0)
+    root = torch.randn(3, 3, generator=generator, dtype=torch.float64)
+    a, target = root @ root.T / 3, torch.randn(3, generator=generator, dtype=torch.float64)
+    start = torch.randn(3, generator=generator, dtype=torch.float64, requires_grad=True)
+    rate = torch.tensor(0.2, dtype=torch.float64, requires_grad=True)
+    other = torch.ones(2, dtype=torch.float64, requires_grad=True)
+
+    def loss(weights: dict[str, Tensor]) -> Tensor:
+        off = weights["w"] - target
+        return 0.5 * off @ a @ off + 1.5 * weights["other"].square().sum()
+
+    moved = descend(loss, {"w": start, "other": other}, {"w": rate}, 0.1, 4, second_order=second_order)
+    shrink = torch.eye(3, dtype=torch.float64) - 0.2 * a
+    power = torch.linalg.matrix_power(shrink, 4)
+    torch.testing.assert_close(moved["w"], target + power @ (start.detach() - target))
+    torch.testing.assert_close(moved["other"], torch.full((2,), (1 - 0.1 * 3) ** 4, dtype=torch.float64))
+    by_start = torch.stack([torch.autograd.grad(w, start, retain_graph=True)[0] for w in moved["w"]])
+    torch.testing.assert_close(by_start, power if second_order else torch.eye(3, dtype=torch.float64))
+    by_rate = torch.stack([torch.autograd.grad(w, rate, retain_graph=True)[0] for w in moved["w"]])
+    offsets = [torch.linalg.matrix_power(shrink, n) @ (start.detach() - target) for n in range(4)]
+    first_order = -sum(a @ offset for offset in offsets)
+    full = -4 * a @ offsets[3]
+    torch.testing.assert_close(by_rate, full if second_order else first_order)
+    assert start.grad is None
+    torch.testing.assert_close(other, torch.ones(2, dtype=torch.float64))
+
+
+def test_a_weight_that_the_loss_does_not_read_stays() -> None:
+    """The top layers' cached neighbours, say: a missing gradient must not stop the inner loop."""
+    idle = torch.ones(2, requires_grad=True)
+    used = torch.ones(1, requires_grad=True)
+    moved = descend(lambda w: w["used"].sum(), {"used": used, "idle": idle}, {}, 0.5, 2, second_order=True)
+    assert moved["idle"].tolist() == [1, 1]
+    assert moved["used"].tolist() == [0]
+
+
+def test_the_support_loss_hides_each_users_own_interaction() -> None:
+    """A user who sees their own purchase in the support's counts leaves the inner loop nothing to learn."""
+    learner, episode = learner_of("anil"), episode_of(shots=4)
+    head, vectors = learner.model.head, learner.model.tower(episode.items)
+    bias = torch.linspace(-1, 1, episode.candidates, dtype=torch.float64)
+
+    def scene(support: Tensor) -> AdaptedScene:
+        return AdaptedScene(head(vectors, episode.candidates, support), head.scene, head.gates, bias)
+
+    losses = []
+    for shot, item in enumerate(episode.support):
+        without = scene(torch.cat([episode.support[:shot], episode.support[shot + 1 :]]))
+        scores = without.scores(episode.support_history[shot : shot + 1])
+        losses.append(functional.cross_entropy(scores, item[None]))
+    torch.testing.assert_close(support_loss(episode, scene(episode.support)), torch.stack(losses).mean())
+
+
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("name", EVERY)
+def test_adapting_never_reads_the_relevance_nor_the_queries(name: LearnerName, training: bool) -> None:
+    """The one leak that makes any recommender look good."""
+    learner, episode = learner_of(name), episode_of()
+    other = replace(episode, relevant=~episode.relevant, query_history=episode.query_history.flip(0, 1) + 1)
+    a, b = adapt(learner, episode, training), adapt(learner, other, training)
+    torch.testing.assert_close(a.scores(episode.query_history), b.scores(episode.query_history), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_adapting_reads_the_support(name: LearnerName) -> None:
+    """The opposite failure of a leak: an adaptation that does nothing."""
+    learner, episode = learner_of(name), episode_of()
+    other = replace(episode, support=(episode.support + 1) % episode.candidates)
+    assert not torch.allclose(query_scores(learner, episode), query_scores(learner, other), atol=1e-3)
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_evaluation_leaves_no_graph_no_gradient_and_the_weights_as_they_were(name: LearnerName) -> None:
+    """A kept graph fills the memory over thousands of episodes; a moved weight carries one scene into the next."""
+    learner, episode = learner_of(name), episode_of()
+    before = copy.deepcopy(learner.model.state_dict())
+    adapted = adapt(learner, episode)
+    tensors = [adapted.scene, adapted.gates, adapted.bias, *adapted.head.values()]
+    tensors += [getattr(adapted.reading, field.name) for field in fields(adapted.reading)]
+    assert not any(tensor.requires_grad for tensor in tensors)
+    first = adapted.scores(episode.query_history)
+    assert all(torch.equal(value, before[key]) for key, value in learner.model.state_dict().items())
+    assert all(parameter.grad is None for parameter in learner.model.parameters())
+    assert all(parameter.requires_grad for parameter in learner.model.parameters())
+    assert torch.equal(query_scores(learner, episode), first)
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_training_and_evaluation_adapt_alike(name: LearnerName) -> None:
+    """Two paths to one adaptation drift apart easily, and then what is trained is not what is measured."""
+    learner, episode = learner_of(name), episode_of()
+    trained = adapt(learner, episode, training=True).scores(episode.query_history)
+    torch.testing.assert_close(trained.detach(), query_scores(learner, episode), rtol=1e-10, atol=1e-12)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.sampled_from(EVERY), st.integers(0, 1000), st.permutations(range(5)))
+def test_the_order_of_the_support_does_not_matter(name: LearnerName, seed: int, order: list[int]) -> None:
+    """Purchases of the same second have no order: a score that depends on it is noise."""
+    learner, episode = learner_of(name, seed), episode_of(seed, shots=5)
+    permuted = replace(episode, support=episode.support[order], support_history=episode.support_history[order])
+    torch.testing.assert_close(query_scores(learner, permuted), query_scores(learner, episode), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_one_shot_is_enough(name: LearnerName) -> None:
+    """With one interaction, hiding a user's own leaves an empty memory: the log of nothing must stay finite."""
+    learner, episode = learner_of(name), episode_of(shots=1)
+    found = gradients(learner, [episode])
+    assert all(bool(gradient.isfinite().all()) for gradient in found.values())
+    assert bool(query_scores(learner, episode).isfinite().all())
+
+
+@torch.no_grad()
+def test_scores_equal_their_definition_term_by_term() -> None:
+    """Histories as matrix products are fast and easily transposed; plain loops over items are neither."""
+    episode = episode_of()
+    head = learner_of("anil").model.head
+    vectors = learner_of("anil").model.tower(episode.items)
+    bias = torch.linspace(-1, 1, episode.candidates, dtype=torch.float64)
+    found = AdaptedScene(head(vectors, episode.candidates, episode.support), head.scene, head.gates, bias)
+    gates = head.gates.tolist()
+    points = [functional.normalize(head.project.weight @ vector, dim=0) for vector in vectors]
+    sharp_history, sharp_support = head.sharpness.exp().tolist()
+    scores = found.scores(episode.query_history).tolist()
+    for row, history in enumerate(episode.query_history.int().tolist()):
+        bag = [item for item, count in enumerate(history) for _ in range(count)]
+        for c in range(episode.candidates):
+            affinity = sum(float((head.user.weight @ points[i]) @ points[c]) for i in bag) / max(1, len(bag))
+            match = sum(float(((points[i] @ points[c] - 1) * sharp_history).exp()) for i in bag)
+            shots = episode.support.tolist()
+            near = sum(float(((points[s] @ points[c] - 1) * sharp_support).exp()) for s in shots)
+            logs = torch.tensor([match, shots.count(c), near], dtype=torch.float64).log1p().tolist()
+            expected = gates[0] * float(found.reading.appeal[c]) + 5 * gates[1] * affinity
+            expected += gates[2] * logs[0] + gates[3] * logs[1] + gates[4] * logs[2]
+            expected += 5 * gates[5] * float(head.scene @ points[c]) + float(bias[c])
+            assert scores[row][c] == pytest.approx(expected, rel=1e-9)
+
+
+def test_the_ranking_loss_averages_over_relevant_items_then_queries() -> None:
+    """Averaged over all pairs, users with long lists would drown the others."""
+    scores = torch.randn(3, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    relevant = torch.tensor([[1, 0, 0, 0, 0], [1, 1, 1, 0, 0], [0, 0, 1, 0, 1]]).bool()
+    rows = []
+    for row, wanted in zip(scores, relevant, strict=True):
+        total = sum(float(s.exp()) for s in row)
+        picked = [-float(torch.log(s.exp() / total)) for s, w in zip(row, wanted, strict=True) if w]
+        rows.append(sum(picked) / len(picked))
+    assert float(ranking_loss(scores, relevant)) == pytest.approx(sum(rows) / 3)
+
+
+@pytest.fixture(scope="module")
+def reading_learner(tmp_path_factory: pytest.TempPathFactory) -> Callable[[LearnerName], Learner]:
+    """Learners whose tower trains the top two layers of a real (tiny) encoder over its cached hidden states."""
+    folder: Path = tmp_path_factory.mktemp("encoder")
+    encoder = load(TeacherSection(encoder=str(tiny_encoder(folder / "model"))))
+    texts = [f"{COLOURS[i % 6]} {BRANDS[i // 6]}{' small' * (i % 3)} {SCENES[i % 2]}" for i in range(ITEMS)]
+    cache = EmbeddingCache(folder / "cache", encoder, tokenize(encoder.tokenizer, texts, 16))
+    cache.build({2})
+
+    def made(name: LearnerName) -> Learner:
+        torch.manual_seed(0)
+        model = Recommender(build_tower(encoder, cache, 2), Head(encoder.width, SIZE))
+        return build(model, values(name, inner_lr=0.1, layers=2))
+
+    return made
+
+
+def single(episode: Episode) -> Episode:
+    return replace(
+        episode, support_history=episode.support_history.float(), query_history=episode.query_history.float()
+    )
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_the_encoders_top_layers_receive_gradients(
+    reading_learner: Callable[[LearnerName], Learner], name: LearnerName
+) -> None:
+    """A tower that is called under no_grad trains as well as a frozen one, at many times its cost."""
+    learner = reading_learner(name)
+    found = gradients(learner, [single(episode_of())])
+    layers = {parameter for parameter, _ in learner.model.tower.named_parameters()}
+    assert len(layers) == 2 * 16
+    # The key's bias shifts all of a row's attention logits alike: its true gradient is zero.
+    moving = {f"tower.{parameter}" for parameter in layers if not parameter.endswith("key.bias")}
+    assert moving <= set(found)
+    assert all(float(found[parameter].abs().max()) > 0 for parameter in moving)
+
+
+def test_fomaml_adapts_the_top_layers_and_its_gradient_is_taken_there(
+    reading_learner: Callable[[LearnerName], Learner],
+) -> None:
+    """Adapting the head over vectors of the unadapted tower would be ANIL's cost for less than ANIL."""
+    learner, episode = reading_learner("fomaml"), single(episode_of())
+    with full_precision():
+        vectors = learner.model.tower(episode.items)[: episode.candidates]
+        expected = by_hand(learner, episode)
+        found = gradients(learner, [episode])
+        adapted = adapt(learner, episode)
+    head_alone = functional.normalize(vectors @ adapted.head["project.weight"].T, dim=1)
+    assert not torch.allclose(adapted.reading.targets, head_alone, atol=1e-3)
+    assert set(found) == set(expected)
+    for name in found:
+        torch.testing.assert_close(found[name], expected[name], rtol=2e-3, atol=2e-5, msg=name)
+
+
+def test_anil_and_protonet_leave_the_tower_to_the_outer_loop(
+    reading_learner: Callable[[LearnerName], Learner],
+) -> None:
+    """Their adaptation reads the vectors it is given; encoding again per scene would cost them their point."""
+    for name in ("anil", "protonet"):
+        learner, episode = reading_learner(name), single(episode_of())
+        vectors = torch.randn(len(episode.items), 32, generator=torch.Generator().manual_seed(0))
+        targets = learner.adapt(episode, vectors).reading.targets
+        expected = functional.normalize(vectors[: episode.candidates] @ learner.model.head.project.weight.T, dim=1)
+        torch.testing.assert_close(targets, expected.detach())

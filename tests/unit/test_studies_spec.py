@@ -1,0 +1,243 @@
+"""The study file: what is refused, in which words, and what counts as the same study."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from storage.errors import InputError
+from studies.hyperparameters import Hyperparameters
+from studies.spec import DEFAULT_SPACE, Range, StudySpec, differences, load_spec, parse_spec
+
+MINIMAL: dict[str, Any] = {"name": "shop", "data": {"source": "completejourney"}}
+
+
+def spec(**sections: Any) -> StudySpec:
+    return parse_spec(MINIMAL | sections, "shop.toml")
+
+
+def space(**domains: Any) -> dict[str, Any]:
+    return {"search": {"space": domains}}
+
+
+# Sections → what the message must say: the place, the value received, the nearest or accepted values.
+BAD: list[tuple[dict[str, Any], list[str]]] = [
+    ({"serach": {}}, ["'serach'", "top level", "did you mean 'search'?"]),
+    ({"seed": 3}, ["'seed'", "top level", "accepted: name, data, protocol"]),
+    ({"search": {"trails": 3}}, ["'trails'", "[search]", "did you mean 'trials'?"]),
+    ({"pruner": {"rung": [1]}}, ["'rung'", "[pruner]", "did you mean 'rungs'?"]),
+    (space(inner_lr={"low": 1, "hihg": 2}), ["'hihg'", "[search.space.inner_lr]", "did you mean 'high'?"]),
+    (space(iner_lr=0.1), ["search.space", "'iner_lr'", "did you mean 'inner_lr'?"]),
+    (space(inner_lr={"low": 1}), ["search.space.inner_lr.high is required"]),
+    ({"data": {}}, ["data.source is required"]),
+    ({"data": {"source": "movielens"}}, ["data.source", "'completejourney'", "got 'movielens'"]),
+    ({"search": {"trials": "3"}}, ["search.trials", "a whole number", "got '3'"]),
+    ({"search": {"trials": True}}, ["search.trials", "a whole number", "got True"]),
+    ({"search": {"trials": 2.5}}, ["search.trials", "a whole number", "got 2.5"]),
+    ({"search": {"trials": 0}}, ["search.trials", "greater than 0", "got 0"]),
+    ({"search": 3}, ["search: takes a table", "got 3"]),
+    ({"search": {"space": 3}}, ["search.space: takes a table", "got 3"]),
+    ({"search": {"sampler": "tpee"}}, ["search.sampler", "'tpe', 'random', 'grid' or 'gp'", "got 'tpee'"]),
+    ({"search": {"timeout_minutes": float("inf")}}, ["search.timeout_minutes", "finite number", "got inf"]),
+    (space(), ["search.space", "empty", "leave [search.space] out"]),
+    (space(inner_lr={"low": 2, "high": 1}), ["search.space.inner_lr", "low = 2", "high = 1", "swap"]),
+    (space(inner_lr={"low": 0, "high": 1, "log": True}), ["search.space.inner_lr", "above 0", "low = 0"]),
+    (space(inner_lr={"low": "a", "high": 1}), ["search.space.inner_lr.low", "a number", "got 'a'"]),
+    (space(inner_lr={"low": 1, "high": 2, "log": "yes"}), ["search.space.inner_lr.log", "true or false", "'yes'"]),
+    (space(inner_lr={"low": 0.1, "high": float("inf")}), ["search.space.inner_lr.high", "finite", "inf"]),
+    (space(inner_lr=True), ["search.space.inner_lr", "a list or a number or a string or a table", "got True"]),
+    (space(inner_lr="fast"), ["search.space", "inner_lr takes numbers", "got 'fast'"]),
+    (space(inner_lr=float("nan")), ["search.space.inner_lr", "finite", "nan"]),
+    (space(outer_lr=[0.1, float("inf")]), ["search.space", "outer_lr must be finite", "inf"]),
+    (space(inner_lr=-0.1), ["search.space", "inner_lr must be above 0", "got -0.1"]),
+    (space(outer_lr=[0.1, -1]), ["search.space", "outer_lr must be above 0", "got -1"]),
+    (space(inner_steps=1.5), ["search.space", "inner_steps takes whole numbers", "got 1.5"]),
+    (space(inner_steps={"low": 1, "high": 2.5}), ["search.space", "inner_steps takes whole numbers", "got 2.5"]),
+    (space(inner_steps=[]), ["search.space", "inner_steps has an empty list"]),
+    (space(meta_batch_size=[4, 8, 4]), ["search.space", "meta_batch_size lists a value twice", "[4, 8, 4]"]),
+    (space(inner_lr=[1, 1.0]), ["search.space", "inner_lr lists a value twice"]),
+    (space(learner=["anil", "anil"]), ["search.space", "learner lists a value twice", "'anil'"]),
+    (space(learner=["protonet", "anli"]), ["search.space", "unknown learner 'anli'", "did you mean 'anil'?"]),
+    (space(learner="xyz"), ["search.space", "unknown learner 'xyz'", "accepted: protonet, anil, fomaml"]),
+    (space(learner={"low": 1, "high": 2}), ["search.space", "unknown learner 1", "accepted: protonet"]),
+    (
+        {"search": {"sampler": "grid", "space": {"outer_lr": {"low": 0.1, "high": 0.2}}}},
+        ["search", '"grid"', "outer_lr is a real range", "outer_lr = [0.1, 0.2]"],
+    ),
+    ({"pruner": {"rungs": [2, 4, 4]}}, ["pruner.rungs", "must increase", "[2, 4, 4]"]),
+    ({"pruner": {"rungs": []}}, ["pruner.rungs", "at least 1 item"]),
+    ({"pruner": {"rungs": [0]}}, ["pruner.rungs.0", "greater than 0", "got 0"]),
+    ({"pruner": {"rungs": 3}}, ["pruner.rungs", "takes a list", "got 3"]),
+    ({"pruner": {"eta": 1}}, ["pruner.eta", "greater than or equal to 2", "got 1"]),
+    ({"pruner": {"kind": "hyperband"}}, ["pruner.kind", "'recall' or 'none'", "got 'hyperband'"]),
+    ({"protocol": {"split": [0.5, 0.2, 0.2]}}, ["protocol", "split must add up to 1", "[0.5, 0.2, 0.2] = 0.9"]),
+    ({"protocol": {"split": [0.5, 0.5]}}, ["protocol.split", "takes 3 fractions", "[0.5, 0.5]"]),
+    ({"protocol": {"timeline": [0.2, 0.5, 0.7]}}, ["protocol.timeline", "takes 2 fractions", "[0.2, 0.5, 0.7]"]),
+    ({"protocol": {"timeline": [0.8, 0.6]}}, ["protocol", "timeline must increase", "[0.8, 0.6]"]),
+    ({"protocol": {"openings": 4}}, ["protocol.openings", "greater than or equal to 5", "got 4"]),
+    ({"protocol": {"window_days": "28"}}, ["protocol.window_days", "a number", "got '28'"]),
+    ({"protocol": {"window_days": float("inf")}}, ["protocol.window_days", "finite number", "got inf"]),
+    ({"name": "../shop"}, ["name", "'../shop'", "without / or \\", "rename"]),
+    ({"name": ""}, ["name", "''", "rename"]),
+    ({"name": 3}, ["name", "a string", "got 3"]),
+    ({"teacher": {"sha256": "abc"}}, ["teacher.sha256", "[0-9a-f]{64}", "got 'abc'"]),
+]
+
+
+@pytest.mark.parametrize(("sections", "said"), BAD, ids=[" / ".join(said[:2]) for _, said in BAD])
+def test_a_wrong_study_file_gives_one_line_with_place_value_and_remedy(
+    sections: dict[str, Any], said: list[str]
+) -> None:
+    """A message in the validator's own words leaves the user guessing which key of which table to change."""
+    with pytest.raises(InputError) as refused:
+        spec(**sections)
+    message = str(refused.value)
+    assert message.startswith("shop.toml: ")
+    assert [part for part in said if part not in message] == []
+    jargon = r"\n|pydantic|validation|instance of|Input |tuple|dictionary|Section|_error|_type|Domain|union"
+    assert not re.search(jargon, message), message
+
+
+def test_the_misspelt_key_is_named_and_not_the_required_one_it_leaves_missing() -> None:
+    """To be told that the name in plain view is missing would send the user hunting in the wrong place."""
+    with pytest.raises(InputError, match=r"unknown key 'nmae' at the top level; did you mean 'name'\?"):
+        parse_spec({"nmae": "shop", "data": {"source": "completejourney"}})
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (None, r"cannot read the study file .*study\.toml: No such file.*; give the path of a TOML file"),
+        (b"name = shop", r"study\.toml is not valid TOML: .*line 1"),
+        ("name = 'caf\u00e9'".encode("latin-1"), r"study\.toml is not UTF-8 text .*; a study file is TOML"),
+        (b"name = 'shop'\n[data]\nsource = 'completejourney'\n[searhc]", r"study\.toml: unknown key 'searhc'"),
+    ],
+    ids=["missing", "not TOML", "not UTF-8", "unknown key"],
+)
+def test_an_unreadable_study_file_is_named(tmp_path: Path, content: bytes | None, said: str) -> None:
+    """Without the path, a user with several study files cannot tell which one is meant."""
+    path = tmp_path / "study.toml"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(InputError, match=said):
+        load_spec(path)
+
+
+def test_a_folder_in_place_of_the_study_file_is_refused(tmp_path: Path) -> None:
+    """`hpo run studies/` must not end in a traceback."""
+    with pytest.raises(InputError, match="cannot read the study file"):
+        load_spec(tmp_path)
+
+
+def test_a_study_file_is_read_as_written(tmp_path: Path) -> None:
+    """A key that is accepted but ignored would run another experiment than the one asked for."""
+    path = tmp_path / "study.toml"
+    path.write_text(
+        "name = 'caf\u00e9'\n"
+        "[data]\nsource = 'completejourney'\nmin_items = 7\n"
+        "[protocol]\nsplit = [0.5, 0.25, 0.25]\nwindow_days = 3.5\n"
+        "[search]\ntrials = 4\n"
+        "[search.space]\nlearner = ['anil']\ninner_lr = {low = 0.1, high = 0.2, log = true}\ninner_steps = 2\n"
+        "[pruner]\nrungs = [1, 3]\n",
+        encoding="utf-8",
+    )
+    read = load_spec(path)
+    assert (read.name, read.data.min_items, read.protocol.window_days) == ("caf\u00e9", 7, 3.5)
+    assert read.protocol.split == (0.5, 0.25, 0.25)
+    assert (read.search.trials, read.pruner.rungs) == (4, [1, 3])
+    assert read.search.space == DEFAULT_SPACE | {
+        "learner": ["anil"],
+        "inner_lr": Range(low=0.1, high=0.2, log=True),
+        "inner_steps": 2,
+    }
+
+
+def test_every_searched_parameter_is_a_hyperparameter() -> None:
+    """A parameter that no learner takes would fail each trial, one by one."""
+    assert set(DEFAULT_SPACE) == set(Hyperparameters.__dataclass_fields__)
+
+
+def test_a_space_of_learners_without_inner_loop_has_no_inner_parameters() -> None:
+    """Trials would differ in values that change nothing, and the sampler would model them."""
+    assert {"inner_lr", "inner_steps"} & spec(**space(learner="protonet")).search.space.keys() == set()
+    assert {"inner_lr", "inner_steps"} <= spec(**space(learner=["protonet", "fomaml"])).search.space.keys()
+
+
+@pytest.mark.parametrize(
+    "sections",
+    [
+        {},
+        space(learner=["protonet"]),
+        space(learner="anil", inner_lr={"low": 1, "high": 4}, outer_lr=0.01, inner_steps=[1, 2]),
+        {
+            "protocol": {"split": [0.5, 0.25, 0.25], "timeline": [0.5, 0.7], "window_days": 7},
+            "teacher": {"encoder": "/models/x", "sha256": "0" * 64},
+            "search": {"sampler": "random", "timeout_minutes": 1.5, "workers": 2},
+            "export": {"folder": "out"},
+        },
+    ],
+)
+def test_a_spec_survives_the_database(sections: dict[str, Any]) -> None:
+    """The stored JSON is all that a worker reads: what it loses, the worker would search without."""
+    given = spec(**sections)
+    assert parse_spec(given.model_dump(mode="json")) == given
+    assert parse_spec(given.model_dump(mode="json")).identity() == given.identity()
+
+
+@pytest.mark.parametrize(
+    "sections",
+    [
+        {"search": {"trials": 99}},
+        {"search": {"timeout_minutes": 5}},
+        {"search": {"workers": 7}},
+        {"distill": {"trials": 9}},
+        {"export": {"folder": "elsewhere"}},
+    ],
+)
+def test_budgets_and_folders_do_not_make_another_study(sections: dict[str, Any]) -> None:
+    """Giving a study more trials must resume it, not be refused as a changed study."""
+    assert spec(**sections) != spec()
+    assert spec(**sections).identity() == spec().identity()
+    assert differences(spec().identity(), spec(**sections).identity()) == []
+
+
+@pytest.mark.parametrize(
+    ("sections", "key", "new"),
+    [
+        (space(inner_lr=0.2), "search.space.inner_lr", "0.2"),
+        (space(learner=["anil"]), "search.space.learner", "['anil']"),
+        ({"search": {"sampler": "random"}}, "search.sampler", "'random'"),
+        ({"search": {"seed": 9}}, "search.seed", "9"),
+        ({"protocol": {"shots": 77}}, "protocol.shots", "77"),
+        ({"protocol": {"split": [0.5, 0.3, 0.2]}}, "protocol.split", "[0.5, 0.3, 0.2]"),
+        ({"data": {"source": "completejourney", "max_scenes": 99}}, "data.max_scenes", "99"),
+        ({"pruner": {"rungs": [1, 77]}}, "pruner.rungs", "[1, 77]"),
+        ({"teacher": {"max_tokens": 9}}, "teacher.max_tokens", "9"),
+        ({"distill": {"layers": 1}}, "distill.layers", "1"),
+        ({"name": "other"}, "name", "'other'"),
+    ],
+)
+def test_a_changed_experiment_is_another_study_and_the_change_is_named(
+    sections: dict[str, Any], key: str, new: str
+) -> None:
+    """Trials of two search spaces or protocols under one name would be compared as if they were one."""
+    (line,) = differences(spec().identity(), spec(**sections).identity())
+    assert line.startswith(f"{key}: ")
+    assert line.endswith(f" → {new}")
+
+
+def test_a_change_is_told_from_old_to_new() -> None:
+    """The wrong way round, the user would correct the study file into the mistake."""
+    old, new = spec(**space(inner_lr={"low": 0.1, "high": 0.5})), spec(**space(inner_lr={"low": 0.2, "high": 0.5}))
+    assert differences(old.identity(), new.identity()) == [
+        "search.space.inner_lr: {low = 0.1, high = 0.5, log = False} → {low = 0.2, high = 0.5, log = False}"
+    ]
+    old, new = spec(protocol={"shots": 3}), spec(protocol={"shots": 4})
+    assert differences(old.identity(), new.identity()) == ["protocol.shots: 3 → 4"]
+
+
+def test_a_parameter_that_only_one_side_has_is_named() -> None:
+    """Dropping a learner with an inner loop also drops its parameters; the message must not crash on that."""
+    lines = differences(spec().identity(), spec(**space(learner="protonet")).identity())
+    assert any(line.startswith("search.space.inner_steps: ") for line in lines)

@@ -1,0 +1,319 @@
+"""Trials from start to last rung: resumable, comparable, better than nothing, and never an exception for bad luck."""
+
+import copy
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from storage import checkpoints
+from storage.errors import InputError
+from studies.baselines import Random, SupportPopularity, ZeroShot
+from studies.data.dataset import Dataset
+from studies.evaluation import Adapted, evaluate
+from studies.hyperparameters import Hyperparameters, LearnerName
+from studies.learners import LEARNERS
+from studies.learners.base import ranking_loss
+from studies.objective import Problem, RungReport, load_teacher, prepare, run_trial
+from studies.training import Diverged, ScheduledAdamW, Trainer
+from tests.synthetic import planted_dataset, tiny_encoder, tiny_spec
+
+EVERY = sorted(LEARNERS)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread() -> Iterator[None]:
+    """These models are so small that threads only wait for each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def data() -> Dataset:
+    return planted_dataset()
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_encoder(tmp_path_factory.mktemp("model") / "tiny")
+
+
+@pytest.fixture(scope="module")
+def problem(data: Dataset, encoder: Path) -> Problem:
+    return prepare(tiny_spec(encoder), encoder.parent / "cache", data=data)
+
+
+def values(name: LearnerName, layers: int = 0, outer_lr: float = 5e-3) -> Hyperparameters:
+    inner = {} if name == "protonet" else {"inner_lr": 0.05, "inner_steps": 2}
+    return Hyperparameters(name, outer_lr, meta_batch_size=2, trainable_layers=layers, **inner)
+
+
+def trainer_of(problem: Problem, hyperparameters: Hyperparameters, steps: int = 8) -> Trainer:
+    return Trainer(problem.learner(hyperparameters), problem.train, steps, seed=0)
+
+
+def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(value, b[name]) for name, value in a.items())
+
+
+@pytest.mark.parametrize("rung", [2, 4])
+@pytest.mark.parametrize(
+    ("name", "layers"), [("protonet", 0), ("anil", 0), ("fomaml", 0), ("protonet", 1), ("anil", 1), ("fomaml", 1)]
+)
+def test_training_restored_at_a_rung_goes_on_as_if_it_had_never_stopped(
+    problem: Problem, tmp_path: Path, name: LearnerName, layers: int, rung: int
+) -> None:
+    """A moment, a step of the schedule or an order of episodes lost at a resume makes interrupted trials worse."""
+    steps = 6
+    whole = trainer_of(problem, values(name, layers), steps)
+    whole.train_to(rung)
+    checkpoints.save(tmp_path / "checkpoint", *whole.state())
+    whole.train_to(steps)
+    resumed = trainer_of(problem, values(name, layers), steps)
+    resumed.restore(*checkpoints.load(tmp_path / "checkpoint"))
+    assert resumed.step == rung
+    resumed.train_to(steps)
+    assert same(resumed.state()[0], whole.state()[0])
+    assert resumed.state()[1] == whole.state()[1]
+
+
+def test_training_moves_every_weight_that_trains_and_only_those(problem: Problem) -> None:
+    """A weight that no gradient reaches would stay random through the whole search."""
+    for name in EVERY:
+        trainer = trainer_of(problem, values(name, layers=1))
+        before = copy.deepcopy(trainer.learner.model.state_dict())
+        trainer.train_to(3)
+        after = trainer.learner.model.state_dict()
+        still = {key for key in before if torch.equal(before[key], after[key])}
+        assert still == ({"head.bias_rate"} if name == "protonet" else set()), name
+
+
+def test_trials_of_one_study_start_alike_and_see_the_same_episodes(problem: Problem) -> None:
+    """Trials are compared pair by pair: luck of the start must be shared."""
+    one, two = (trainer_of(problem, values("anil")) for _ in range(2))
+    assert same(one.state()[0], two.state()[0])
+    torch.rand(3)  # whatever else the process draws
+    one.train_to(4)
+    torch.rand(5)
+    two.train_to(4)
+    assert same(one.state()[0], two.state()[0])
+
+
+@torch.no_grad()
+def training_loss(problem: Problem, trainer: Trainer) -> float:
+    learner = trainer.learner
+    losses = []
+    for episode in problem.train:
+        adapted = learner.adapt(episode, learner.model.tower(episode.items))
+        losses.append(ranking_loss(adapted.scores(episode.query_history), episode.relevant))
+    return float(torch.stack(losses).mean())
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_the_loss_falls_on_planted_tastes(problem: Problem, name: LearnerName) -> None:
+    """A sign or a detach in the wrong place leaves everything running and nothing learned."""
+    trainer = trainer_of(problem, values(name), steps=25)
+    before = training_loss(problem, trainer)
+    trainer.train_to(25)
+    assert training_loss(problem, trainer) < before
+
+
+def test_a_trained_learner_beats_what_learns_nothing_on_scenes_it_never_saw(data: Dataset, problem: Problem) -> None:
+    """The whole path at once: tastes that only text and history show must be found in new scenes."""
+    trainer = trainer_of(problem, replace(values("protonet", outer_lr=2e-2), meta_batch_size=4), steps=40)
+    trainer.train_to(40)
+    learned = problem.evaluate(trainer.learner, problem.validation).mean()
+    for baseline in (Random(), SupportPopularity(), ZeroShot(problem.cache.pooled())):
+        assert learned > evaluate(baseline, problem.validation, data.scenes, problem.spec.protocol.k).mean()
+
+
+def heard(problem: Problem, hyperparameters: Hyperparameters, folder: Path) -> tuple[list[RungReport], float]:
+    reports: list[RungReport] = []
+    return reports, run_trial(problem, hyperparameters, folder, reports.append)
+
+
+def untimed(reports: list[RungReport]) -> list[RungReport]:
+    return [replace(report, cost_seconds=0.0) for report in reports]
+
+
+class Stop(Exception):
+    """What a pruner, or Ctrl-C, raises out of a report."""
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_an_interrupted_trial_resumes_at_its_rung_and_ends_as_an_uninterrupted_one(
+    problem: Problem, tmp_path: Path, name: LearnerName
+) -> None:
+    """Repeated rungs cost the study hours; a recall that differs after a resume makes its record a lottery."""
+    whole, recall = heard(problem, values(name), tmp_path / "whole")
+    assert [(report.rung, report.step) for report in whole] == [(0, 2), (1, 4), (2, 8)]
+    first: list[RungReport] = []
+
+    def stop_at_the_second(report: RungReport) -> None:
+        first.append(report)
+        if report.rung == 1:
+            raise Stop
+
+    with pytest.raises(Stop):
+        run_trial(problem, values(name), tmp_path / "stopped", stop_at_the_second)
+    second, resumed = heard(problem, values(name), tmp_path / "stopped")
+    assert untimed(first + second[1:]) == untimed(whole)
+    # The rung of the checkpoint is told again, unchanged: the stop may have come before anyone heard it.
+    assert second[0] == first[-1]
+    assert resumed == recall == whole[-1].recall
+    costs = [report.cost_seconds for report in first + second]
+    assert costs == sorted(costs)
+    assert costs[0] > 0
+    for other in ("whole", "stopped"):
+        assert same(checkpoints.load(tmp_path / "whole")[0], checkpoints.load(tmp_path / other)[0])
+
+
+def test_a_finished_trial_is_not_trained_again(problem: Problem, tmp_path: Path) -> None:
+    """A worker that dies between the last rung and telling the database must cost nothing to repeat."""
+    reports, recall = heard(problem, values("anil"), tmp_path / "trial")
+    written = (tmp_path / "trial" / "weights.safetensors").stat().st_mtime_ns
+    again, repeated = heard(problem, values("anil"), tmp_path / "trial")
+    assert again == reports[-1:]
+    assert repeated == recall
+    assert (tmp_path / "trial" / "weights.safetensors").stat().st_mtime_ns == written
+
+
+def test_a_report_holds_the_recall_of_every_validation_scene_and_their_mean(problem: Problem, tmp_path: Path) -> None:
+    """Paired comparisons read the scenes, the sampler reads the mean: they must be of the same evaluation."""
+    reports, recall = heard(problem, values("protonet"), tmp_path / "trial")
+    names = {problem.data.scenes[code] for code in problem.split.scenes["validation"]}
+    for report in reports:
+        assert set(report.scene_recalls) <= names
+        assert len(report.scene_recalls) >= 3
+        assert report.recall == pytest.approx(sum(report.scene_recalls.values()) / len(report.scene_recalls))
+    teacher = load_teacher(problem, tmp_path / "trial")
+    assert problem.evaluate(teacher, problem.validation).mean() == recall
+
+
+def test_a_search_never_samples_a_test_episode(problem: Problem, data: Dataset, tmp_path: Path) -> None:
+    """Test scenes are scored once, at the end: a search that has them in memory will sooner or later use them."""
+    fresh = Problem(problem.spec, data, problem.split, problem.encoder, tmp_path / "cache")
+    fresh.cache.build({0})
+    heard(fresh, values("protonet"), tmp_path / "trial")
+    assert {"train", "validation"} <= vars(fresh).keys()
+    assert "test" not in vars(fresh)
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_an_absurd_learning_rate_is_reported_as_nan_and_is_no_error(
+    problem: Problem, tmp_path: Path, name: LearnerName
+) -> None:
+    """An exception would end the worker; a number would be ranked with the others."""
+    reports, recall = heard(problem, values(name, outer_lr=1e30), tmp_path / "trial")
+    assert math.isnan(recall)
+    assert math.isnan(reports[-1].recall)
+    assert reports[-1].scene_recalls == {}
+    assert reports[-1].rung == len(reports) - 1
+    assert not any(math.isnan(report.recall) for report in reports[:-1])
+
+
+def test_a_loss_that_is_not_finite_raises_before_any_weight_moves() -> None:
+    """One NaN step and the checkpoint is lost with the trial."""
+    model = nn.Linear(2, 1)
+    before = copy.deepcopy(model.state_dict())
+    optimizer = ScheduledAdamW(model, lr=0.1, weight_decay=0.1, steps=5)
+
+    def infinite() -> float:
+        (model(torch.ones(1, 2)).sum() * math.inf).backward()
+        return math.inf
+
+    def gradient_alone() -> float:
+        (model(torch.ones(1, 2)).sum() * math.inf).backward()
+        return 1.0
+
+    for backward in (infinite, gradient_alone):
+        with pytest.raises(Diverged):
+            optimizer.update(backward)
+    assert same(dict(model.state_dict()), before)
+    assert optimizer.step == 0
+
+
+def test_the_learning_rate_warms_up_then_falls_to_zero() -> None:
+    """With the rungs' last step as the end, each update's rate is known; a shifted schedule would train past it."""
+    parameter = nn.Linear(1, 1, bias=False)
+    parameter.weight.data.zero_()
+    optimizer = ScheduledAdamW(parameter, lr=0.5, weight_decay=0.0, steps=20)
+    moved = []
+
+    def slope() -> float:
+        parameter.weight.sum().backward()
+        return 0.0
+
+    for _ in range(20):
+        at = parameter.weight.item()
+        optimizer.update(slope)
+        moved.append(at - parameter.weight.item())  # a constant gradient moves AdamW by its rate
+    expected = [0.25, 0.5, *(0.25 * (1 + math.cos(math.pi * n / 18)) for n in range(18))]
+    assert moved == pytest.approx(expected, abs=1e-4)
+
+
+def test_a_checkpoint_of_another_architecture_is_refused_with_the_remedy(problem: Problem, tmp_path: Path) -> None:
+    """Loaded in part, it would be half a teacher and half noise."""
+    trainer = trainer_of(problem, values("protonet", layers=1))
+    tensors, metadata = trainer.state()
+    renamed = {name.replace("head.user", "head.customer"): tensor for name, tensor in tensors.items()}
+    reshaped = tensors | {"model.head.gates": torch.ones(7)}
+    for number, wrong in enumerate((renamed, reshaped)):
+        checkpoints.save(tmp_path / str(number), wrong, metadata)
+        with pytest.raises(InputError, match=r"does not fit this study's recommender .*delete the study"):
+            load_teacher(problem, tmp_path / str(number))
+
+
+@pytest.mark.parametrize(
+    ("section", "said"),
+    [
+        ({"search": {"space": {"trainable_layers": [0, 5]}}}, r"trainable_layers goes up to 5, .* has 4 layers; lower"),
+        ({"search": {"space": {"trainable_layers": {"low": 0, "high": 6}}}}, r"goes up to 6, .* has 4 layers"),
+        ({"distill": {"layers": 5}}, r"distill\.layers = 5, .* has 4 layers"),
+    ],
+)
+def test_more_layers_than_the_encoder_has_are_refused_before_anything_is_computed(
+    data: Dataset, encoder: Path, tmp_path: Path, section: dict[str, dict[str, object]], said: str
+) -> None:
+    """Found out by the first trial that draws it, it would fail after minutes of encoding."""
+    with pytest.raises(InputError, match=said):
+        prepare(tiny_spec(encoder, **section), tmp_path / "cache", data=data)
+    assert not (tmp_path / "cache").exists()
+
+
+def test_evaluation_looks_up_the_vectors_that_the_tower_would_give(problem: Problem) -> None:
+    """Encoded once for all episodes, a vector at the wrong row would be another product's."""
+    learner = problem.learner(values("anil"))
+    system = Adapted(learner, problem.validation, problem.tokens.lengths)
+    for episode in problem.validation:
+        expected = learner.adapt(episode, learner.model.tower(episode.items)).scores(episode.query_history)
+        torch.testing.assert_close(system.scores(episode), expected.detach())
+
+
+def test_a_score_that_is_not_finite_names_its_scene(problem: Problem) -> None:
+    """Sorted, NaN comes first or last as it pleases: a recall of nothing in particular."""
+
+    class Broken:
+        def scores(self, episode: object) -> Tensor:
+            """One NaN among zeros."""
+            found = torch.zeros(problem.validation[0].relevant.shape)
+            found[0, 0] = math.nan
+            return found
+
+    name = problem.data.scenes[problem.validation[0].scene]
+    with pytest.raises(FloatingPointError, match=f"a score for scene '{name}' is not finite"):
+        evaluate(Broken(), problem.validation, problem.data.scenes, 5)
+
+
+def test_progress_reaches_its_end(problem: Problem) -> None:
+    """A bar that stops short looks like a hang."""
+    seen: list[tuple[int, int]] = []
+    note: Callable[[int, int], None] = lambda done, total: seen.append((done, total))  # noqa: E731
+    evaluate(Random(), problem.validation, problem.data.scenes, 5, note)
+    assert seen == [(n, len(problem.validation)) for n in range(1, len(problem.validation) + 1)]
