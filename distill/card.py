@@ -92,7 +92,7 @@ def _metrics(metrics: Mapping[str, Any]) -> str:
         f"| | recall@{k} | 95 % interval | NDCG@{k} | hit rate@{k} |",
         "|---|---|---|---|---|",
     ]
-    for name, figures in metrics["systems"].items():
+    for name, figures in sorted(metrics["systems"].items(), key=lambda system: system[1]["recall"]["mean"]):
         recall = figures["recall"]
         lines.append(
             f"| {name} | {recall['mean']:.3f} | {recall['low']:.3f} – {recall['high']:.3f} "

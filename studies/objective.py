@@ -21,6 +21,7 @@ from studies import encoder as encoders
 from studies.data.dataset import Dataset
 from studies.data.sources import load as load_data
 from studies.device import device
+from studies.domains import Range
 from studies.embeddings import EmbeddingCache, Progress
 from studies.encoder import Encoder, Ragged
 from studies.episodes import Episode, EpisodeSampler
@@ -30,7 +31,7 @@ from studies.learners import Learner, build
 from studies.metrics import Evaluation
 from studies.recommender import Head, Recommender, build_tower
 from studies.scenes import Part, Split, split
-from studies.spec import Range, SearchSection, StudySpec
+from studies.spec import SearchSection, StudySpec
 from studies.training import Diverged, Trainer, load_weights
 
 

@@ -6,16 +6,13 @@ its parts define the experiment (`identity`), so that a study resumed under a ch
 
 from __future__ import annotations
 
-import difflib
 import itertools
-import math
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import (
     BaseModel,
-    ConfigDict,
     Field,
     PositiveInt,
     ValidationError,
@@ -27,40 +24,10 @@ from pydantic_core import ErrorDetails
 
 from storage.artifacts import study_folder
 from storage.errors import InputError
-from studies.hyperparameters import GRADIENT_LEARNERS, INNER_LOOP, LEARNERS
+from studies.domains import DEFAULT_SPACE, Domain, Range, Section, check_domain, nearest, values_of
+from studies.hyperparameters import GRADIENT_LEARNERS, INNER_LOOP
 
 Fraction = Annotated[float, Field(gt=0, lt=1)]
-
-
-class Section(BaseModel):
-    """A table of the study file: unknown keys are refused, values are never coerced between kinds."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
-
-
-class Range(Section):
-    """A numeric range to search: whole numbers when both ends are whole, otherwise real."""
-
-    low: int | float
-    high: int | float
-    log: bool = False
-
-    @model_validator(mode="after")
-    def _ordered(self) -> Range:
-        if self.low > self.high:
-            raise ValueError(f"low = {self.low} is above high = {self.high}; swap them")
-        if self.log and self.low <= 0:
-            raise ValueError(f"a log range must start above 0, got low = {self.low}")
-        return self
-
-    @property
-    def whole(self) -> bool:
-        """Whether the range holds whole numbers only."""
-        return isinstance(self.low, int) and isinstance(self.high, int)
-
-
-# A parameter's domain: a range, a list of choices, or one fixed value.
-Domain = Range | list[Any] | int | float | str
 
 
 class DataSection(Section):
@@ -113,27 +80,6 @@ class TeacherSection(Section):
     max_tokens: Annotated[int, Field(ge=4, le=512)] = 48
 
 
-DEFAULT_SPACE: dict[str, Domain] = {
-    "learner": list(LEARNERS),
-    "outer_lr": Range(low=1e-4, high=5e-3, log=True),
-    "meta_batch_size": [4, 8, 16],
-    "weight_decay": Range(low=1e-3, high=1.0, log=True),
-    "trainable_layers": [0, 1, 2],
-    "inner_lr": Range(low=1e-3, high=1.0, log=True),
-    "inner_steps": Range(low=1, high=5),
-}
-
-# What each parameter may be: (kind, lowest allowed, whether the lowest itself is allowed).
-_BOUNDS: dict[str, tuple[type, float, bool]] = {
-    "outer_lr": (float, 0, False),
-    "meta_batch_size": (int, 1, True),
-    "weight_decay": (float, 0, True),
-    "trainable_layers": (int, 0, True),
-    "inner_lr": (float, 0, False),
-    "inner_steps": (int, 1, True),
-}
-
-
 class SearchSection(Section):
     """The search: its budget, its sampler, and the space; a parameter left out keeps its default domain."""
 
@@ -150,7 +96,7 @@ class SearchSection(Section):
         if not space:
             raise ValueError("the search space is empty; name at least one parameter, or leave [search.space] out")
         for name, domain in space.items():
-            _check_domain(name, domain)
+            check_domain(name, domain)
         full = DEFAULT_SPACE | space
         learners = values_of(full["learner"])
         if not set(learners) & set(GRADIENT_LEARNERS):
@@ -174,7 +120,7 @@ class PrunerSection(Section):
 
     kind: Literal["recall", "none"] = "recall"
     eta: Annotated[int, Field(ge=2)] = 3
-    rungs: Annotated[list[PositiveInt], Field(min_length=1)] = [30, 90, 270]
+    rungs: Annotated[list[PositiveInt], Field(min_length=1, default_factory=lambda: [30, 90, 270])]
     keep: Annotated[float, Field(ge=0, le=1)] = 0.1
 
     @field_validator("rungs")
@@ -283,36 +229,6 @@ def differences(stored: dict[str, Any], given: dict[str, Any], prefix: str = "")
     return lines
 
 
-def values_of(domain: Domain) -> list[Any]:
-    """The values a domain names: choices, both ends of a range, or the one fixed value."""
-    if isinstance(domain, Range):
-        return [domain.low, domain.high]
-    return domain if isinstance(domain, list) else [domain]
-
-
-def _check_domain(name: str, domain: Domain) -> None:
-    if name not in DEFAULT_SPACE:
-        raise ValueError(f"unknown parameter {name!r}{_nearest(name, DEFAULT_SPACE)}")
-    values = values_of(domain)
-    if not values:
-        raise ValueError(f"{name} has an empty list of choices; name at least one value")
-    if isinstance(domain, list) and any(a == b for a, b in itertools.combinations(values, 2)):
-        raise ValueError(f"{name} lists a value twice: {values}")
-    if name == "learner":
-        if unknown := [v for v in values if v not in LEARNERS]:
-            raise ValueError(f"unknown learner {unknown[0]!r}{_nearest(str(unknown[0]), LEARNERS)}")
-        return
-    kind, lowest, inclusive = _BOUNDS[name]
-    for value in values:
-        whole = isinstance(value, int) and not isinstance(value, bool)
-        if not (whole or (kind is float and isinstance(value, float))):
-            raise ValueError(f"{name} takes {'whole numbers' if kind is int else 'numbers'}, got {value!r}")
-        if not math.isfinite(value):
-            raise ValueError(f"{name} must be finite, got {value!r}")
-        if not (value >= lowest if inclusive else value > lowest):
-            raise ValueError(f"{name} must be {'at least' if inclusive else 'above'} {lowest:g}, got {value!r}")
-
-
 # What pydantic's kinds of mismatch mean in a study file's own words.
 _WANTED = {
     "model_type": "a table",
@@ -334,7 +250,7 @@ def _explain(problem: ErrorDetails, problems: list[ErrorDetails]) -> str:
         key = str(problem["loc"][-1])
         table = ".".join(str(part) for part in problem["loc"][:-1] if part in _KEYS)
         where = f"in [{table}]" if table else "at the top level"
-        return f"unknown key {key!r} {where}{_nearest(key, _keys_of(table))}"
+        return f"unknown key {key!r} {where}{nearest(key, _keys_of(table))}"
     if kind == "missing":
         return f"{place} is required; see studies/quickstart.toml for an example"
     if kind == "value_error":
@@ -363,12 +279,6 @@ def _keys_of(table: str) -> list[str]:
     return list(model.model_fields)
 
 
-def _nearest(name: str, valid: Any) -> str:
-    names = list(valid)
-    near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-    return f"; did you mean {near[0]!r}?" if near else f"; accepted: {', '.join(names)}"
-
-
 def _show(value: Any) -> str:
     if isinstance(value, dict):
         return "{" + ", ".join(f"{k} = {v}" for k, v in value.items()) + "}"
@@ -384,5 +294,3 @@ def _all_keys() -> set[str]:
 
 
 _KEYS = _all_keys()
-assert set(_BOUNDS) | {"learner"} == set(DEFAULT_SPACE)
-assert get_args(Domain)

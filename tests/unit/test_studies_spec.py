@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 
 from storage.errors import InputError
+from studies.domains import DEFAULT_SPACE, Range
 from studies.hyperparameters import Hyperparameters
-from studies.spec import DEFAULT_SPACE, Range, StudySpec, differences, load_spec, parse_spec
+from studies.spec import StudySpec, differences, load_spec, parse_spec
 
 MINIMAL: dict[str, Any] = {"name": "shop", "data": {"source": "completejourney"}}
 

@@ -1,0 +1,110 @@
+"""What a search space is made of: each parameter's domain, its default, and what it may be at all."""
+
+from __future__ import annotations
+
+import difflib
+import itertools
+import math
+from collections.abc import Iterable
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, model_validator
+
+from studies.hyperparameters import LEARNERS
+
+
+class Section(BaseModel):
+    """A table of the study file: unknown keys are refused, values are never coerced between kinds."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class Range(Section):
+    """A numeric range to search: whole numbers when both ends are whole, otherwise real."""
+
+    low: int | float
+    high: int | float
+    log: bool = False
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Range:
+        if self.low > self.high:
+            raise ValueError(f"low = {self.low} is above high = {self.high}; swap them")
+        if self.log and self.low <= 0:
+            raise ValueError(f"a log range must start above 0, got low = {self.low}")
+        return self
+
+    @property
+    def whole(self) -> bool:
+        """Whether the range holds whole numbers only."""
+        return isinstance(self.low, int) and isinstance(self.high, int)
+
+
+# A parameter's domain: a range, a list of choices, or one fixed value.
+Domain = Range | list[Any] | int | float | str
+
+
+DEFAULT_SPACE: dict[str, Domain] = {
+    "learner": list(LEARNERS),
+    "outer_lr": Range(low=1e-4, high=5e-3, log=True),
+    "meta_batch_size": [4, 8, 16],
+    "weight_decay": Range(low=1e-3, high=1.0, log=True),
+    "trainable_layers": [0, 1, 2],
+    "inner_lr": Range(low=1e-3, high=1.0, log=True),
+    "inner_steps": Range(low=1, high=5),
+}
+
+# What each parameter may be: (kind, lowest allowed, whether the lowest itself is allowed).
+_BOUNDS: dict[str, tuple[type, float, bool]] = {
+    "outer_lr": (float, 0, False),
+    "meta_batch_size": (int, 1, True),
+    "weight_decay": (float, 0, True),
+    "trainable_layers": (int, 0, True),
+    "inner_lr": (float, 0, False),
+    "inner_steps": (int, 1, True),
+}
+
+
+def values_of(domain: Domain) -> list[Any]:
+    """The values a domain names: choices, both ends of a range, or the one fixed value."""
+    if isinstance(domain, Range):
+        return [domain.low, domain.high]
+    return domain if isinstance(domain, list) else [domain]
+
+
+def check_domain(name: str, domain: Domain) -> None:
+    """Refuses a domain that its parameter cannot have.
+
+    Raises:
+        ValueError: unknown name, no or repeated choices, a value of the wrong kind or out of bounds.
+    """
+    if name not in DEFAULT_SPACE:
+        raise ValueError(f"unknown parameter {name!r}{nearest(name, DEFAULT_SPACE)}")
+    values = values_of(domain)
+    if not values:
+        raise ValueError(f"{name} has an empty list of choices; name at least one value")
+    if isinstance(domain, list) and any(a == b for a, b in itertools.combinations(values, 2)):
+        raise ValueError(f"{name} lists a value twice: {values}")
+    if name == "learner":
+        if unknown := [v for v in values if v not in LEARNERS]:
+            raise ValueError(f"unknown learner {unknown[0]!r}{nearest(str(unknown[0]), LEARNERS)}")
+        return
+    kind, lowest, inclusive = _BOUNDS[name]
+    for value in values:
+        whole = isinstance(value, int) and not isinstance(value, bool)
+        if not (whole or (kind is float and isinstance(value, float))):
+            raise ValueError(f"{name} takes {'whole numbers' if kind is int else 'numbers'}, got {value!r}")
+        if not math.isfinite(value):
+            raise ValueError(f"{name} must be finite, got {value!r}")
+        if not (value >= lowest if inclusive else value > lowest):
+            raise ValueError(f"{name} must be {'at least' if inclusive else 'above'} {lowest:g}, got {value!r}")
+
+
+def nearest(name: str, valid: Iterable[str]) -> str:
+    """The end of an error about an unknown name: the nearest valid one, else all of them."""
+    names = list(valid)
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    return f"; did you mean {near[0]!r}?" if near else f"; accepted: {', '.join(names)}"
+
+
+assert set(_BOUNDS) | {"learner"} == set(DEFAULT_SPACE)
