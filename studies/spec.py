@@ -120,7 +120,7 @@ class PrunerSection(Section):
 
     kind: Literal["recall", "none"] = "recall"
     eta: Annotated[int, Field(ge=2)] = 3
-    rungs: Annotated[list[PositiveInt], Field(min_length=1, default_factory=lambda: [30, 90, 270])]
+    rungs: list[PositiveInt] = Field(default_factory=lambda: [30, 90, 270], min_length=1)
     keep: Annotated[float, Field(ge=0, le=1)] = 0.1
 
     @field_validator("rungs")
