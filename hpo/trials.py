@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
 import signal
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any
@@ -63,7 +65,8 @@ def run(study: optuna.Study, trial: optuna.Trial, objective: Callable[[optuna.Tr
     """Runs one trial to its end and tells the study.
 
     A KeyboardInterrupt (Ctrl-C, SIGTERM) fails the trial, queues its configuration again and goes on upwards. Any
-    other exception fails the trial with its reason in the attribute `error`, and is logged.
+    other exception fails the trial with its reason in the attribute `error`, and is logged. A value that is not finite
+    counts as pruned.
     """
     with _heartbeat(study, trial):
         try:
@@ -79,6 +82,10 @@ def run(study: optuna.Study, trial: optuna.Trial, objective: Callable[[optuna.Tr
             log.exception("trial %d failed", trial.number)
             trial.set_user_attr(ERROR, f"{type(error).__name__}: {error}"[:2000])
             return study.tell(trial, state=TrialState.FAIL).state
+        if not math.isfinite(value):
+            # A hopeless configuration, not a fault: it has spent its share of the budget.
+            trial.set_user_attr(REASON, f"recall is {value}: training diverged")
+            return study.tell(trial, state=TrialState.PRUNED).state
         return study.tell(trial, value).state
 
 
@@ -133,8 +140,6 @@ def _uninterrupted() -> Iterator[None]:
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     # Optuna warns that heartbeats are meant for study.optimize: ours beat anyway.
-    import warnings
-
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield

@@ -1,0 +1,99 @@
+"""Single trials on a real PostgreSQL: budgets are exact, interruptions are queued again, failures keep their reason."""
+
+import multiprocessing
+import random
+import time
+
+import optuna
+import pytest
+from optuna.trial import TrialState
+
+from hpo.trials import ERROR, REASON, ask, open_study, origin, run, spends_budget
+from storage.postgres import connect
+from storage.records import Records
+
+
+@pytest.fixture
+def study(database):
+    return open_study(database.storage, "s", optuna.samplers.RandomSampler(0), create=True)
+
+
+def attempt(study, outcome):
+    """Runs one trial whose objective returns or raises `outcome` after reporting at one rung."""
+
+    def objective(trial):
+        trial.suggest_float("x", 0, 1)
+        trial.report(0.5, 10)
+        if isinstance(outcome, BaseException):
+            raise outcome
+        return outcome
+
+    trial = ask(study, budget=100)
+    assert trial is not None
+    return run(study, trial, objective)
+
+
+def test_a_diverged_trial_spends_budget_and_says_why(study):
+    """Optuna fails a trial whose value is NaN: not counted, it would be replaced without end."""
+    assert attempt(study, float("nan")) == TrialState.PRUNED
+    trial = study.trials[0]
+    assert spends_budget(trial)
+    assert "diverged" in trial.user_attrs[REASON]
+
+
+def test_an_error_keeps_its_reason_spends_budget_and_does_not_stop_the_worker(study):
+    """A bad configuration must neither end the search nor be tried for ever."""
+    assert attempt(study, RuntimeError("out of memory")) == TrialState.FAIL
+    trial = study.trials[0]
+    assert trial.user_attrs[ERROR] == "RuntimeError: out of memory"
+    assert spends_budget(trial)
+
+
+def test_an_interrupted_trial_is_queued_again_with_what_it_had(study):
+    """Ctrl-C must cost neither the configuration, nor its values so far, nor a place in the budget."""
+    with pytest.raises(KeyboardInterrupt):
+        attempt(study, KeyboardInterrupt())
+    failed, waiting = study.trials
+    assert failed.state == TrialState.FAIL
+    assert not spends_budget(failed)
+    assert waiting.state == TrialState.WAITING
+    assert waiting.params == failed.params
+    again = ask(study, budget=1)
+    assert again is not None
+    frozen = study.trials[again.number]
+    assert origin(frozen) == 0
+    assert frozen.intermediate_values == {10: 0.5}
+
+
+def test_a_retry_of_a_retry_still_leads_to_the_first_trial(study):
+    """Its checkpoint lies under the first number: a chain that broke would start from zero."""
+    for _ in range(3):
+        with pytest.raises(KeyboardInterrupt):
+            attempt(study, KeyboardInterrupt())
+    assert origin(study.trials[-1]) == 0
+
+
+def _worker(url: str, seed: int, budget: int) -> None:
+    database = connect(url)
+    records, study = Records(database.engine), open_study(database.storage, "s", optuna.samplers.RandomSampler(seed))
+    while True:
+        with records.exclusive("s"):
+            trial = ask(study, budget)
+        if trial is None:
+            return
+        run(study, trial, lambda trial: trial.suggest_float("x", 0, 1))
+        time.sleep(random.Random(seed).random() / 50)
+
+
+@pytest.mark.slow
+def test_the_budget_is_exact_with_several_workers(study, database):
+    """Optuna's own limits count per worker, or overshoot when several ask at once."""
+    spawn = multiprocessing.get_context("spawn")
+    workers = [spawn.Process(target=_worker, args=(database.url, seed, 25)) for seed in range(4)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+        assert worker.exitcode == 0
+    assert [t.number for t in study.trials] == list(range(25))
+    assert {t.state for t in study.trials} == {TrialState.COMPLETE}
