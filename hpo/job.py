@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from hpo.console import Console, Report
 from hpo.launcher import launch
-from hpo.search import cache_folder, distillation_name, register, winners
+from hpo.search import cache_folder, check_definition, distillation_name, register, winners
 from hpo.watch import snapshot
 from storage.artifacts import trial_folder
 from storage.errors import InputError
@@ -52,13 +52,16 @@ def run(
     """
     folder = (out or spec.export_folder()).absolute()
     records = Records(database.engine)
+    if (stored := records.load_study(spec.name)) is not None:
+        check_definition(stored, spec)
     _check_export_folder(records, spec.name, folder)
-    spec, problem = begin(database, spec, console)
-    finished = records.stage_result(spec.name, EVALUATION)
-    if finished is None:
-        launch(database, spec, console, workers=workers)
-        finished = distil_and_evaluate(database, spec, problem, console)
-    exported = export(database, spec, problem, folder, console)
+    evaluation = records.stage_result(spec.name, EVALUATION)
+    if evaluation is None or not _exported_here(records, spec.name, folder):
+        spec, problem = begin(database, spec, console)
+        if evaluation is None:
+            launch(database, spec, console, workers=workers)
+            evaluation = distil_and_evaluate(database, spec, problem, console)
+        export(database, spec, problem, folder, console)
     shot = snapshot(database, spec)
     search = {
         "trials": shot.spent,
@@ -66,7 +69,7 @@ def run(
         "cost_seconds": shot.cost_seconds,
         "unpruned_seconds": shot.unpruned_seconds,
     }
-    return {"study": spec.name, "evaluation": finished, "search": search, "export": str(exported)}
+    return {"study": spec.name, "evaluation": evaluation, "search": search, "export": str(folder)}
 
 
 def begin(database: Database, spec: StudySpec, console: Console) -> tuple[StudySpec, Problem]:

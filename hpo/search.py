@@ -13,7 +13,7 @@ from storage.artifacts import study_folder, trial_folder
 from storage.errors import InputError, ScenetuneError
 from storage.home import home
 from storage.postgres import Database
-from storage.records import Records, RungResult
+from storage.records import Records, RungResult, StudyRecord
 from studies.spec import StudySpec, differences, parse_spec
 
 if TYPE_CHECKING:
@@ -40,13 +40,7 @@ def register(database: Database, spec: StudySpec, fingerprint: str) -> StudySpec
         if stored is None:
             records.save_study(spec.name, spec.model_dump(mode="json"), fingerprint)
         else:
-            old = parse_spec(stored.spec, f"study {spec.name!r}")
-            changed = differences(old.identity(), spec.identity())
-            if changed:
-                raise InputError(
-                    f"study {spec.name!r} exists with another definition ({'; '.join(changed)}); "
-                    "give the changed study a new name, or restore the old values to resume it"
-                )
+            check_definition(stored, spec)
             if stored.fingerprint != fingerprint:
                 raise InputError(
                     f"study {spec.name!r} was started on other data (fingerprint {stored.fingerprint[:12]}, now "
@@ -61,6 +55,20 @@ def register(database: Database, spec: StudySpec, fingerprint: str) -> StudySpec
             spec = spec.model_copy(update={"search": spec.search.model_copy(update={"trials": len(points)})})
         records.update_spec(spec.name, spec.model_dump(mode="json"))
     return spec
+
+
+def check_definition(stored: StudyRecord, spec: StudySpec) -> None:
+    """Refuses a study file that defines another experiment than the one stored under its name.
+
+    Raises:
+        InputError: says what differs.
+    """
+    old = parse_spec(stored.spec, f"study {spec.name!r}")
+    if changed := differences(old.identity(), spec.identity()):
+        raise InputError(
+            f"study {spec.name!r} exists with another definition ({'; '.join(changed)}); "
+            "give the changed study a new name, or restore the old values to resume it"
+        )
 
 
 def load_spec_of(database: Database, name: str) -> StudySpec:

@@ -1,0 +1,83 @@
+"""What the result says in words must follow from its figures, whichever way they fall."""
+
+import pytest
+
+from hpo.console import Console, duration
+from hpo.evaluation import _retention
+from hpo.report import print_result
+from studies.metrics import Evaluation, SceneMetrics
+
+
+def system(recall, low, high):
+    interval = {"mean": recall, "low": recall - 0.1, "high": recall + 0.1}
+    return {
+        "recall": interval,
+        "ndcg": 0.1,
+        "hit_rate": 0.2,
+        "coverage": 0.3,
+        "over_popularity": {"mean": (low + high) / 2, "low": low, "high": high},
+    }
+
+
+def result(low, high, lift):
+    encoder = {"parameters": 2e6, "bytes": 8e6, "items_per_second": 100.0}
+    student = {"parameters": 1e6, "bytes": 4e6, "items_per_second": 400.0}
+    return {
+        "evaluation": {
+            "k": 10,
+            "shots": 5,
+            "scenes": 7,
+            "best_teacher": "teacher 3 (anil)",
+            "systems": {"teacher 3 (anil)": system(0.5, low, high), "support popularity": system(0.4, 0, 0)},
+            "retention": {"baseline": "support popularity", "recall": 0.98, "lift": lift},
+            "inference": {"teacher": encoder, "student": student},
+        },
+        "search": {"trials": 4, "states": {"complete": 3, "pruned": 1}, "cost_seconds": 60, "unpruned_seconds": 80},
+        "export": "/somewhere/student",
+    }
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "words"),
+    [(0.01, 0.09, "beats support popularity"), (-0.09, -0.01, "loses to"), (-0.01, 0.05, "within the noise")],
+)
+def test_the_verdict_follows_the_interval(low, high, words, capsys):
+    """A report that always says "beats" would be believed once."""
+    print_result(result(low, high, 0.9), Console())
+    shown = capsys.readouterr().out
+    assert words in shown
+    assert "pruning saved 25%" in shown
+    assert "4.00×" in shown
+    assert "/somewhere/student" in shown
+
+
+def test_systems_are_listed_by_rising_recall(capsys):
+    """The database returns them in an order of its own."""
+    print_result(result(0.01, 0.09, 0.9), Console())
+    shown = capsys.readouterr().out
+    assert shown.index("\n support popularity") < shown.index("\n teacher 3 (anil)")
+
+
+def test_a_teacher_without_lift_has_none_to_keep(capsys):
+    """Dividing by a lift of zero would print any number at all."""
+
+    def recalls(value):
+        return Evaluation({name: SceneMetrics(value, 0.0, 0.0, 0.0) for name in "ab"})
+
+    results = {"random": recalls(0.1), "support popularity": recalls(0.4), "student": recalls(0.45)}
+    kept = _retention(results | {"teacher": recalls(0.5)}, "teacher")
+    assert kept["baseline"] == "support popularity"
+    assert kept["recall"] == pytest.approx(0.9)
+    assert kept["lift"] == pytest.approx(0.5)
+    assert _retention(results | {"teacher": recalls(0.4)}, "teacher")["lift"] is None
+    print_result(result(-0.1, 0.1, None), Console())
+    assert "no lift to keep" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(0.4, "0 s"), (59.6, "1 min 00 s"), (125, "2 min 05 s"), (12_000, "3 h 20 min"), (float("nan"), "unknown")],
+)
+def test_durations_read_as_people_say_them(seconds, words):
+    """Time left is looked at most of all."""
+    assert duration(seconds) == words
