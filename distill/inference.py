@@ -21,7 +21,7 @@ from distill.manifest import HEAD, verify
 from distill.student import Student, TokenTower, assemble
 from storage.errors import InputError
 from studies.device import device, full_precision
-from studies.encoder import Ragged, tokenize
+from studies.encoder import Ragged, quiet_transformers, tokenize
 from studies.episodes import Episode
 from studies.evaluation import encode_items
 from studies.hyperparameters import Hyperparameters
@@ -68,6 +68,7 @@ def load_export(folder: Path) -> ExportedStudent:
     manifest = verify(folder)
     from transformers import AutoTokenizer, DistilBertModel
 
+    quiet_transformers()
     weights = load_file(folder / HEAD)
     size, width = weights["project.weight"].shape
     head = Head(width, size)

@@ -54,6 +54,8 @@ def describe(student: Student, origin: Mapping[str, Any]) -> dict[str, Any]:
 def seal(folder: Path, manifest: Mapping[str, Any]) -> None:
     """Writes the manifest last: with the size and the SHA-256 of every other file."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
+    for path in files:
+        path.chmod(0o644)  # safetensors makes its files private; an export is made to be passed on
     sealed = {
         **manifest,
         "bytes": sum(path.stat().st_size for path in files),

@@ -59,16 +59,20 @@ class Console:
             yield report
 
     def _lines(self, label: str) -> Report:
-        started = last = time.monotonic()
+        started = time.monotonic()
+        first: tuple[float, int] | None = None
+        last = started
 
         def report(done: int, total: int) -> None:
-            nonlocal last
+            nonlocal first, last
             now = time.monotonic()
+            # The rate counts from the first report on: what came before it (loading, say) will not come again.
+            first = first or (now, done)
             if done == total:
                 self.note(f"{label}: {total}/{total}, took {duration(now - started)}")
-            elif now - last >= SECONDS_BETWEEN_LINES:
+            elif now - last >= SECONDS_BETWEEN_LINES and done > first[1]:
                 last = now
-                left = (now - started) / done * (total - done) if done else float("nan")
+                left = (now - first[0]) / (done - first[1]) * (total - done)
                 self.note(f"{label}: {done}/{total}, about {duration(left)} left")
 
         return report

@@ -17,12 +17,21 @@ def study_folder(study: str) -> Path:
     Raises:
         InputError: The name cannot be a folder's name.
     """
+    check_study_name(study)
+    return home() / "artifacts" / study
+
+
+def check_study_name(study: str) -> None:
+    """Refuse a name that cannot be a folder's.
+
+    Raises:
+        InputError: Says what is accepted.
+    """
     if not _STUDY_NAME.fullmatch(study) or len(study.encode(errors="replace")) > _MAX_NAME_BYTES:
         raise InputError(
             f"study name {study!r}: accepted are 1 to {_MAX_NAME_BYTES} bytes without / or \\ or control "
             "characters and without a leading dot; rename the study"
         )
-    return home() / "artifacts" / study
 
 
 def trial_folder(study: str, trial: int) -> Path:

@@ -94,10 +94,8 @@ def load(teacher: TeacherSection) -> Encoder:
     folder, expected = locate(teacher)
     from safetensors import SafetensorError
     from transformers import AutoConfig, AutoTokenizer, BertModel
-    from transformers.utils import logging
 
-    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    quiet_transformers()
     try:
         config = AutoConfig.from_pretrained(folder)
         if config.model_type != "bert":
@@ -118,6 +116,14 @@ def load(teacher: TeacherSection) -> Encoder:
         parameter.requires_grad_(False)
     identity = sha256(folder / "model.safetensors") if isinstance(folder, Path) else _hub_identity(model)
     return Encoder(tokenizer, model.train(False), identity, teacher.encoder)
+
+
+def quiet_transformers() -> None:
+    """Keeps transformers' own progress bars and notes out of ours."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
 
 
 def tokenize(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], max_tokens: int) -> Ragged:

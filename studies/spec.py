@@ -22,7 +22,7 @@ from pydantic import (
 )
 from pydantic_core import ErrorDetails
 
-from storage.artifacts import study_folder
+from storage.artifacts import check_study_name
 from storage.errors import InputError
 from studies.domains import DEFAULT_SPACE, Domain, Range, Section, check_domain, nearest, values_of
 from studies.hyperparameters import GRADIENT_LEARNERS, INNER_LOOP
@@ -164,7 +164,7 @@ class StudySpec(Section):
     @classmethod
     def _name(cls, name: str) -> str:
         try:
-            study_folder(name)
+            check_study_name(name)
         except InputError as error:
             raise ValueError(str(error)) from error
         return name
