@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from hpo.search import cache_folder
 from storage.errors import InputError
 from studies import baselines
-from studies.device import full_precision
+from studies.device import device, full_precision
 from studies.evaluation import System, encode_items, evaluate
 from studies.metrics import Evaluation, bootstrap
 
@@ -124,7 +124,7 @@ def inference_figures(problem: Problem, teacher: Teacher, student: Student) -> d
     from distill.student import TokenTower
 
     rates: dict[str, list[float]] = {"teacher": [], "student": []}
-    towers = {"teacher": TokenTower(problem.encoder.model, problem.tokens), "student": student.tower}
+    towers = {"teacher": TokenTower(problem.encoder.model, problem.tokens).to(device()), "student": student.tower}
     lengths = problem.tokens.lengths
     items = torch.linspace(0, len(lengths) - 1, min(THROUGHPUT_TEXTS, len(lengths))).long()
     for tower in towers.values():
