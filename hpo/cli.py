@@ -10,6 +10,7 @@ import functools
 import json
 import logging
 import os
+import signal
 import time
 import warnings
 from collections.abc import Callable
@@ -306,4 +307,6 @@ def main() -> None:
     # Read when torch is loaded: idle threads sleep instead of spinning, which costs nothing on a quiet machine and
     # saves a factor on one that is shared (docs/decisions.md).
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # Schedulers stop a job with SIGTERM: it ends the way Ctrl-C does, in order.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     app()

@@ -13,7 +13,6 @@ import signal
 import threading
 import warnings
 from collections.abc import Callable, Iterator
-from types import FrameType
 from typing import Any
 
 import optuna
@@ -89,15 +88,6 @@ def run(study: optuna.Study, trial: optuna.Trial, objective: Callable[[optuna.Tr
         return study.tell(trial, value).state
 
 
-def interrupt_on_sigterm() -> None:
-    """Makes SIGTERM end this process the way Ctrl-C does: the running trial is queued again, not lost."""
-
-    def handler(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    signal.signal(signal.SIGTERM, handler)
-
-
 @contextlib.contextmanager
 def _heartbeat(study: optuna.Study, trial: optuna.Trial) -> Iterator[None]:
     """Keeps the trial from being taken for dead while it runs.
@@ -116,7 +106,7 @@ def _heartbeat(study: optuna.Study, trial: optuna.Trial) -> Iterator[None]:
             if done.wait(HEARTBEAT_SECONDS):
                 return
             if launcher is not None and os.getppid() != int(launcher):
-                os.kill(os.getpid(), signal.SIGINT)
+                os.kill(os.getpid(), signal.SIGTERM)  # SIGINT may be ignored, as under nohup
 
     thread = threading.Thread(target=beat, daemon=True, name=f"heartbeat-{trial.number}")
     thread.start()

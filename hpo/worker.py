@@ -6,7 +6,7 @@ import logging
 import time
 
 from hpo.search import Search, cache_folder, load_spec_of
-from hpo.trials import MAX_FAILURES_IN_A_ROW, interrupt_on_sigterm, run
+from hpo.trials import MAX_FAILURES_IN_A_ROW, run
 from storage.errors import InputError, ScenetuneError
 from storage.postgres import Database
 from storage.records import Records
@@ -33,7 +33,6 @@ def work(database: Database, name: str, *, worker: int = 0, workers: int = 1) ->
     from studies.device import share_cores
     from studies.objective import prepare
 
-    interrupt_on_sigterm()
     share_cores(workers)
     spec = load_spec_of(database, name)
     problem = prepare(spec, cache_folder())

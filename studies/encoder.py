@@ -18,6 +18,7 @@ from torch.nn import functional
 
 from storage.atomic import sha256
 from storage.errors import InputError
+from studies.device import device
 from studies.spec import TeacherSection
 
 if TYPE_CHECKING:
@@ -106,7 +107,11 @@ def load(teacher: TeacherSection) -> Encoder:
         if isinstance(folder, Path):
             _check_folder(folder, expected)
         tokenizer = AutoTokenizer.from_pretrained(folder)
-        model = BertModel.from_pretrained(folder, add_pooling_layer=False, use_safetensors=True)
+        # In bf16 on CPU the backward pass of SDPA on short texts takes over three times eager's (docs/decisions.md).
+        attention = "eager" if device().type == "cpu" else "sdpa"
+        model = BertModel.from_pretrained(
+            folder, add_pooling_layer=False, use_safetensors=True, attn_implementation=attention
+        )
     except (OSError, ValueError, SafetensorError) as error:
         raise InputError(
             f"cannot load teacher.encoder = {teacher.encoder!r}: {str(error).splitlines()[0]}; accepted: 'minilm' "

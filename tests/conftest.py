@@ -1,6 +1,7 @@
 """One embedded PostgreSQL for the whole run, one empty database per test, and no way to the real `.hpo`."""
 
 import shutil
+import signal
 from collections.abc import Iterator
 from contextlib import closing
 from itertools import count
@@ -17,6 +18,8 @@ from storage.postgres import Database, connect
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 # The models of the tests are so small that threads would only wait for each other.
 torch.set_num_threads(1)
+# Where the tests run in the background, as under some CI, SIGINT is ignored and every process they start inherits that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 _numbers = count()
 
 
