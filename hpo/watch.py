@@ -121,7 +121,9 @@ def render(shot: Snapshot, *, rows: int = 12) -> Table:
     done = shot.spent - shot.states.get("running", 0)
     counts = ", ".join(f"{count} {state}" for state, count in sorted(shot.states.items())) or "no trial yet"
     left = "" if shot.finished else f"; about {duration(shot.seconds_left)} left" if shot.seconds_left else ""
-    title = f"{shot.name}: {done} of {shot.budget} trials done ({counts}){left}"
+    best = shot.best
+    lead = f"; best {best.recalls[-1]:.4f} (#{best.number})" if best else ""
+    title = f"{shot.name}: {done} of {shot.budget} trials done ({counts}){lead}{left}"
     table = Table(title=title, title_justify="left", box=None, padding=(0, 1))
     table.add_column("#", justify="right", no_wrap=True, min_width=3)
     table.add_column("state", no_wrap=True, min_width=8)
@@ -130,7 +132,6 @@ def render(shot: Snapshot, *, rows: int = 12) -> Table:
         table.add_column(f"@{step}", justify="right", no_wrap=True, min_width=6)
     table.add_column("cost", justify="right", no_wrap=True, min_width=6)
     table.add_column("why", overflow="ellipsis", no_wrap=True, ratio=1)
-    best = shot.best
     for view in sorted(shot.trials, key=_order)[:rows]:
         recalls = [f"{value:.4f}" if value is not None else "" for value in view.recalls]
         style = "bold" if best is not None and view.number == best.number else None

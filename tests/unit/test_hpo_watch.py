@@ -72,7 +72,7 @@ def test_the_table_is_readable_at_80_columns():
     console = Console(width=80, record=True, color_system=None)
     console.print(render(summarise(SPEC, TRIALS)))
     text = console.export_text()
-    for word in ("complete", "pruned", "running", "anil", "0.3000", "@90", "ranks 2 of 2"):
+    for word in ("complete", "pruned", "running", "anil", "0.3000", "@90", "ranks 2 of 2", "best 0.3000 (#0)"):
         assert word in text
     assert max(map(len, text.splitlines())) <= 80
 
