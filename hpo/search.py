@@ -49,9 +49,8 @@ def register(database: Database, spec: StudySpec, fingerprint: str) -> StudySpec
         study = open_study(database.storage, spec.name, create=True)
         if spec.search.sampler == "grid":
             points = grid(spec.search)
-            if not study.get_trials(deepcopy=False):
-                for point in points:
-                    study.enqueue_trial(point)
+            for point in points:
+                study.enqueue_trial(point, skip_if_exists=True)
             spec = spec.model_copy(update={"search": spec.search.model_copy(update={"trials": len(points)})})
         records.update_spec(spec.name, spec.model_dump(mode="json"))
     return spec

@@ -8,9 +8,13 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
+from hpo.search import register
+from hpo.search_space import suggest
 from hpo.trials import ERROR, REASON, ask, open_study, origin, run, spends_budget
+from storage.errors import InputError
 from storage.postgres import connect
 from storage.records import Records
+from studies.spec import parse_spec
 
 
 @pytest.fixture
@@ -71,6 +75,45 @@ def test_a_retry_of_a_retry_still_leads_to_the_first_trial(study):
         with pytest.raises(KeyboardInterrupt):
             attempt(study, KeyboardInterrupt())
     assert origin(study.trials[-1]) == 0
+
+
+GRID = {
+    "name": "g",
+    "data": {"source": "completejourney"},
+    "search": {
+        "sampler": "grid",
+        "space": {
+            "learner": ["protonet", "anil"],
+            "outer_lr": [0.001, 0.002],
+            "inner_lr": 0.1,
+            "inner_steps": [1, 2],
+            "meta_batch_size": 4,
+            "weight_decay": 0.1,
+            "trainable_layers": 0,
+        },
+    },
+}
+
+
+def test_a_grid_is_queued_once_and_is_the_budget(database):
+    """Queued again at every launch it would be searched twice; half queued by a killed launch it must be completed."""
+    spec = register(database, parse_spec(GRID), "fingerprint")
+    assert spec.search.trials == 6
+    study = open_study(database.storage, "g", optuna.samplers.RandomSampler(0))
+    assert len(study.trials) == 6
+    register(database, parse_spec(GRID), "fingerprint")
+    assert len(study.trials) == 6
+    tried = set()
+    while (trial := ask(study, spec.search.trials)) is not None:
+        run(study, trial, lambda trial: float(tried.add(suggest(trial, spec.search.space)) or 1))
+    assert len(tried) == 6
+
+
+def test_other_data_under_an_old_name_are_refused(database):
+    """Trials on different data are not comparable, and nothing else would notice."""
+    register(database, parse_spec(GRID), "fingerprint")
+    with pytest.raises(InputError, match="was started on other data"):
+        register(database, parse_spec(GRID), "another")
 
 
 def _worker(url: str, seed: int, budget: int) -> None:
