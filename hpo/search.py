@@ -18,7 +18,7 @@ from studies.spec import StudySpec, differences, parse_spec
 
 if TYPE_CHECKING:
     import optuna
-    from optuna.trial import FrozenTrial
+    from optuna.trial import FrozenTrial, TrialState
 
     from studies.objective import Problem
 
@@ -121,12 +121,16 @@ class Search:
         seed = (spec.search.seed * 1_000_003 + len(study.get_trials(deepcopy=False)) * 1009 + worker) % 2**32
         self.study = open_study(database.storage, spec.name, make_sampler(spec.search, seed), self._pruner)
 
-    def ask(self) -> optuna.Trial | None:
-        """The next trial, or None when the budget is spent, exactly, whatever the number of workers."""
-        from hpo.trials import ask
+    def run_next(self) -> TrialState | None:
+        """Runs the next trial to its end; None when the budget is spent, exactly, whatever the number of workers.
 
-        with self._records.exclusive(self._spec.name):
-            return ask(self.study, self._spec.search.trials)
+        Raises:
+            KeyboardInterrupt: after the trial was queued again.
+        """
+        from hpo.trials import run_next
+
+        lock = self._records.exclusive(self._spec.name)
+        return run_next(self.study, self._spec.search.trials, self.objective, lock)
 
     def objective(self, trial: optuna.Trial) -> float:
         """Trains the trial's configuration, reporting and maybe pruning at each rung."""
@@ -171,15 +175,21 @@ def winners(study: optuna.Study, count: int) -> list[FrozenTrial]:
     Raises:
         ScenetuneError: no trial has finished.
     """
-    from optuna.trial import TrialState
-
-    finished = [t for t in study.get_trials(deepcopy=False) if t.state == TrialState.COMPLETE and t.value is not None]
+    finished = ranked(study)
     if not finished:
         raise ScenetuneError(
             f"study {study.study_name!r} has no finished trial to take teachers from; "
             f"hpo status {study.study_name} shows why, hpo launch with more --trials goes on"
         )
-    return sorted(finished, key=lambda t: (-(t.value or 0.0), t.number))[:count]
+    return finished[:count]
+
+
+def ranked(study: optuna.Study) -> list[FrozenTrial]:
+    """The finished trials, best first."""
+    from optuna.trial import TrialState
+
+    finished = [t for t in study.get_trials(deepcopy=False) if t.state == TrialState.COMPLETE and t.value is not None]
+    return sorted(finished, key=lambda t: (-(t.value or 0.0), t.number))
 
 
 def log_folder(name: str) -> Path:

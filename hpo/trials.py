@@ -18,9 +18,12 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
+from hpo.interrupts import Shield, shielded
 from storage.postgres import HEARTBEAT_SECONDS, retry_callback
 
 log = logging.getLogger(__name__)
+
+Objective = Callable[[optuna.Trial], float]
 
 ERROR = "error"
 REASON = "reason"
@@ -60,7 +63,31 @@ def ask(study: optuna.Study, budget: int) -> optuna.Trial | None:
         return study.ask()
 
 
-def run(study: optuna.Study, trial: optuna.Trial, objective: Callable[[optuna.Trial], float]) -> TrialState:
+def run_next(
+    study: optuna.Study, budget: int, objective: Objective, lock: contextlib.AbstractContextManager[None] | None = None
+) -> TrialState | None:
+    """Asks for the next trial and runs it to its end; None when the budget is spent.
+
+    Args:
+        study: the study, with its sampler.
+        budget: trials, exact across workers where all ask under one `lock`.
+        objective: the trial's value.
+        lock: held while asking.
+
+    Raises:
+        KeyboardInterrupt: on Ctrl-C or SIGTERM; the trial's configuration waits to be run again.
+    """
+    with shielded() as shield:
+        with lock or contextlib.nullcontext():
+            trial = ask(study, budget)
+        if trial is None:
+            return None
+        state = run(study, trial, objective, shield)
+        log.info("trial %d: %s", trial.number, state.name)
+        return state
+
+
+def run(study: optuna.Study, trial: optuna.Trial, objective: Objective, shield: Shield) -> TrialState:
     """Runs one trial to its end and tells the study.
 
     A KeyboardInterrupt (Ctrl-C, SIGTERM) fails the trial, queues its configuration again and goes on upwards. Any
@@ -69,13 +96,12 @@ def run(study: optuna.Study, trial: optuna.Trial, objective: Callable[[optuna.Tr
     """
     with _heartbeat(study, trial):
         try:
-            value = objective(trial)
+            with shield.lifted():
+                value = objective(trial)
         except optuna.TrialPruned:
             return study.tell(trial, state=TrialState.PRUNED).state
         except KeyboardInterrupt:
-            with _uninterrupted():
-                failed = study.tell(trial, state=TrialState.FAIL)
-                retry_callback(None)(study, failed)
+            retry_callback(None)(study, study.tell(trial, state=TrialState.FAIL))
             raise
         except Exception as error:
             log.exception("trial %d failed", trial.number)
@@ -115,16 +141,6 @@ def _heartbeat(study: optuna.Study, trial: optuna.Trial) -> Iterator[None]:
     finally:
         done.set()
         thread.join()
-
-
-@contextlib.contextmanager
-def _uninterrupted() -> Iterator[None]:
-    """Ignores further Ctrl-C while the books are put in order."""
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 @contextlib.contextmanager

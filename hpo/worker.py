@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 import time
 
 from hpo.search import Search, cache_folder, load_spec_of
-from hpo.trials import MAX_FAILURES_IN_A_ROW, run
+from hpo.trials import MAX_FAILURES_IN_A_ROW
 from storage.errors import InputError, ScenetuneError
 from storage.postgres import Database
 from storage.records import Records
-
-log = logging.getLogger(__name__)
 
 
 def work(database: Database, name: str, *, worker: int = 0, workers: int = 1) -> int:
@@ -46,11 +43,9 @@ def work(database: Database, name: str, *, worker: int = 0, workers: int = 1) ->
     deadline = time.monotonic() + 60 * spec.search.timeout_minutes if spec.search.timeout_minutes else None
     done = failures = 0
     while deadline is None or time.monotonic() < deadline:
-        trial = search.ask()
-        if trial is None:
+        state = search.run_next()
+        if state is None:
             break
-        state = run(search.study, trial, search.objective)
-        log.info("trial %d: %s", trial.number, state.name)
         done += 1
         failures = failures + 1 if state == TrialState.FAIL else 0
         if failures == MAX_FAILURES_IN_A_ROW:

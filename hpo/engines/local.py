@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -14,6 +15,7 @@ from hpo.trials import LAUNCHER
 from storage.errors import ScenetuneError
 
 STOP_SECONDS = 30.0
+ASK_AGAIN_SECONDS = 3.0
 
 
 def run(name: str, url: str, workers: int, logs: Path, watch: Callable[[], None], *, poll_seconds: float = 1.0) -> None:
@@ -69,16 +71,16 @@ def _stop(processes: list[subprocess.Popen[bytes]]) -> None:
     """Asks what still runs to stop, waits, and kills what will not; a second Ctrl-C meanwhile is ignored."""
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        running = [process for process in processes if process.poll() is None]
-        for process in running:
-            process.send_signal(signal.SIGTERM)
         deadline = time.monotonic() + STOP_SECONDS
+        # Asked more than once: Python drops an interrupt that strikes in a destructor.
+        while (running := [process for process in processes if process.poll() is None]) and time.monotonic() < deadline:
+            for process in running:
+                process.send_signal(signal.SIGTERM)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                running[0].wait(ASK_AGAIN_SECONDS)
         for process in running:
-            try:
-                process.wait(max(0.1, deadline - time.monotonic()))
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+            process.kill()
+            process.wait()
     finally:
         signal.signal(signal.SIGINT, before)
 

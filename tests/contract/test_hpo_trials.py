@@ -1,7 +1,10 @@
 """Single trials on a real PostgreSQL: budgets are exact, interruptions are queued again, failures keep their reason."""
 
+import contextlib
 import multiprocessing
+import os
 import random
+import signal
 import time
 
 import optuna
@@ -10,7 +13,7 @@ from optuna.trial import TrialState
 
 from hpo.search import register
 from hpo.search_space import suggest
-from hpo.trials import ERROR, REASON, ask, open_study, origin, run, spends_budget
+from hpo.trials import ERROR, REASON, ask, open_study, origin, run_next, spends_budget
 from storage.errors import InputError
 from storage.postgres import connect
 from storage.records import Records
@@ -32,9 +35,7 @@ def attempt(study, outcome):
             raise outcome
         return outcome
 
-    trial = ask(study, budget=100)
-    assert trial is not None
-    return run(study, trial, objective)
+    return run_next(study, 100, objective)
 
 
 def test_a_diverged_trial_spends_budget_and_says_why(study):
@@ -69,6 +70,49 @@ def test_an_interrupted_trial_is_queued_again_with_what_it_had(study):
     assert frozen.intermediate_values == {10: 0.5}
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_right_after_asking_leaves_no_trial_running(study, number):
+    """Optuna has stored the trial, nobody guards it yet: it would stay running, and spend budget, for ever."""
+
+    @contextlib.contextmanager
+    def lock():
+        yield
+        os.kill(os.getpid(), number)
+
+    before = signal.getsignal(number)
+    with pytest.raises(KeyboardInterrupt):
+        run_next(study, 100, lambda trial: 1.0, lock())
+    assert [t.state for t in study.trials] == [TrialState.FAIL, TrialState.WAITING]
+    assert signal.getsignal(number) == before
+
+
+def test_an_interrupt_while_the_value_is_told_waits_until_it_is(study, monkeypatch):
+    """The trial is finished: its value must be kept, and the worker must stop all the same."""
+    tell = study.tell
+    monkeypatch.setattr(study, "tell", lambda *a, **k: (os.kill(os.getpid(), signal.SIGTERM), tell(*a, **k))[1])
+    with pytest.raises(KeyboardInterrupt):
+        run_next(study, 100, lambda trial: 1.0)
+    assert [t.state for t in study.trials] == [TrialState.COMPLETE]
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_an_interrupt_that_a_destructor_swallows_still_stops_the_trial(study):
+    """Python prints and drops what a destructor raises: the worker would go on until it is killed."""
+
+    class Interrupted:
+        def __del__(self):
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.01)
+
+    def objective(trial):
+        Interrupted()
+        return 1.0
+
+    with pytest.raises(KeyboardInterrupt):
+        run_next(study, 100, objective)
+    assert [t.state for t in study.trials] == [TrialState.FAIL, TrialState.WAITING]
+
+
 def test_a_retry_of_a_retry_still_leads_to_the_first_trial(study):
     """Its checkpoint lies under the first number: a chain that broke would start from zero."""
     for _ in range(3):
@@ -85,6 +129,7 @@ GRID = {
         "space": {
             "learner": ["protonet", "anil"],
             "outer_lr": [0.001, 0.002],
+            "head": "all",
             "inner_lr": 0.1,
             "inner_steps": [1, 2],
             "meta_batch_size": 4,
@@ -104,8 +149,8 @@ def test_a_grid_is_queued_once_and_is_the_budget(database):
     register(database, parse_spec(GRID), "fingerprint")
     assert len(study.trials) == 6
     tried = set()
-    while (trial := ask(study, spec.search.trials)) is not None:
-        run(study, trial, lambda trial: float(tried.add(suggest(trial, spec.search.space)) or 1))
+    while run_next(study, spec.search.trials, lambda t: float(tried.add(suggest(t, spec.search.space)) or 1)):
+        pass
     assert len(tried) == 6
 
 
@@ -119,12 +164,7 @@ def test_other_data_under_an_old_name_are_refused(database):
 def _worker(url: str, seed: int, budget: int) -> None:
     database = connect(url)
     records, study = Records(database.engine), open_study(database.storage, "s", optuna.samplers.RandomSampler(seed))
-    while True:
-        with records.exclusive("s"):
-            trial = ask(study, budget)
-        if trial is None:
-            return
-        run(study, trial, lambda trial: trial.suggest_float("x", 0, 1))
+    while run_next(study, budget, lambda trial: trial.suggest_float("x", 0, 1), records.exclusive("s")):
         time.sleep(random.Random(seed).random() / 50)
 
 
