@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 
 from rich.console import Console as RichConsole
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -25,7 +26,7 @@ class Console:
         # Tables keep their full width in files and pipes instead of being cut at a guessed 80 columns.
         self.out = RichConsole(highlight=False, soft_wrap=False)
         if not self.out.is_terminal:
-            self.out.width = max(self.out.width, 110)
+            self.out.width = max(self.out.width, 124)
         self.err = RichConsole(stderr=True, highlight=False)
 
     def note(self, text: str) -> None:
@@ -76,6 +77,11 @@ class Console:
                 self.note(f"{label}: {done}/{total}, about {duration(left)} left")
 
         return report
+
+
+def day(seconds: int) -> str:
+    """The UTC date of a moment."""
+    return datetime.fromtimestamp(seconds, UTC).date().isoformat()
 
 
 def duration(seconds: float) -> str:

@@ -1,61 +1,173 @@
-"""What is in a study's data: read, dropped, split; `hpo data check` shows it before hours are spent."""
+"""What is in a study's data, what is wrong with it, and whether anything leaks: shown before hours are spent."""
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from rich.table import Table
 
-from hpo.console import Console
-from studies.data.sources import load
-from studies.episodes import EpisodeSampler
-from studies.scenes import PARTS, split
-from studies.spec import StudySpec
+from hpo.console import Console, day
+from storage.errors import InputError
+from studies.audit import Finding, audit_data, audit_episodes, refuse_leaks
+from studies.data.dataset import Dataset, Ints
+from studies.data.sources import read, worth_a_study
+from studies.episodes import DAY, EpisodeSampler
+from studies.scenes import PARTS, Split, split
+from studies.spec import ProtocolSection, StudySpec
+
+# Intervals over fewer test scenes than this are too wide to tell systems apart.
+FEW_SCENES = 10
 
 
-def check(spec: StudySpec) -> dict[str, Any]:
-    """Reads a study's data and samples its episodes, as the study would.
+def check(spec: StudySpec, cache: Path) -> dict[str, Any]:
+    """Reads a study's data, samples its episodes as the study would, and audits them.
+
+    Args:
+        spec: the study.
+        cache: folder of the caches.
+
+    Returns:
+        What was read and dropped, warnings, parts and audit findings; `error` says why no study is possible, where
+        none is, and None otherwise.
 
     Raises:
-        InputError: the data cannot give a meaningful study; the message says why.
+        InputError: the data cannot be read at all.
     """
-    data = load(spec.data)
-    parts = split(data, spec.protocol)
-    sampler = EpisodeSampler(data, parts, spec.protocol)
-    per_scene = np.bincount(data.item_scene[data.item], minlength=len(data.scenes))
+    everything = read(spec.data, cache)
     report: dict[str, Any] = {
         "source": spec.data.source,
-        "rows_read": data.rows_read,
+        "rows_read": everything.rows_read,
+        "notes": list(everything.notes),
+        "dropped": dict(everything.dropped),
+        "warnings": [],
+        "parts": {},
+        "audit": [],
+        "error": None,
+    }
+    try:
+        data = worth_a_study(everything, spec.data, spec.protocol)
+        report |= _facts(data)
+        parts = split(data, spec.protocol)
+        report["warnings"] = _warnings(everything, data)
+        findings = {finding.check: finding for finding in audit_data(data, parts)}
+        _sample(data, parts, spec.protocol, report, findings)
+        report["audit"] = [asdict(finding) for finding in findings.values()]
+        refuse_leaks(findings.values())
+    except InputError as error:
+        report |= {"error": str(error)} | ({} if "interactions" in report else _facts(everything))
+    return report
+
+
+def _facts(data: Dataset) -> dict[str, Any]:
+    per_scene = np.bincount(data.scene, minlength=len(data.scenes))
+    pairs = len(np.unique(data.user * len(data.texts) + data.item))
+    return {
         "interactions": len(data.time),
         "dropped": dict(data.dropped),
         "users": data.users,
         "items": len(data.texts),
         "scenes": len(data.scenes),
-        "interactions_per_scene": [int(x) for x in np.quantile(per_scene, [0, 0.25, 0.5, 0.75, 1])],
-        "from": _day(int(data.time[0])),
-        "until": _day(int(data.time[-1])),
+        "sparsity": 1 - pairs / max(1, data.users * len(data.texts)),
+        "interactions_per_scene": _quartiles(per_scene),
+        "histogram": _histogram(per_scene),
+        "from": day(int(data.time[0])) if len(data.time) else None,
+        "until": day(int(data.time[-1])) if len(data.time) else None,
         "fingerprint": data.fingerprint,
-        "parts": {},
     }
+
+
+def _quartiles(per_scene: Ints) -> list[int]:
+    return [int(x) for x in np.quantile(per_scene, [0, 0.25, 0.5, 0.75, 1])] if len(per_scene) else []
+
+
+def _histogram(per_scene: Ints) -> list[dict[str, int]]:
+    """Scenes by their number of interactions, in bins that double: `from` ≤ interactions < `to`."""
+    if len(per_scene) == 0:
+        return []
+    bins = np.floor(np.log2(np.maximum(per_scene, 1))).astype(int)
+    return [
+        {"from": 2 ** int(power), "to": 2 ** (int(power) + 1), "scenes": int((bins == power).sum())}
+        for power in range(bins.min(), bins.max() + 1)
+    ]
+
+
+def _sample(
+    data: Dataset, parts: Split, protocol: ProtocolSection, report: dict[str, Any], findings: dict[str, Finding]
+) -> None:
+    """Fills in each part, and of each check on its episodes the worst finding of all parts."""
+    sampler = EpisodeSampler(data, parts, protocol)
     for part in PARTS:
         episodes = sampler.sample(part)
         used = {episode.scene for episode in episodes}
         report["parts"][part] = {
             "scenes": len(parts.scenes[part]),
-            "from": _day(parts.period[part][0]),
-            "until": _day(parts.period[part][1] - 1),
+            "from": day(parts.period[part][0]),
+            "until": day(parts.period[part][1] - 1),
             "episodes": len(episodes),
-            "queries": sum(len(episode.relevant) for episode in episodes),
+            "queries": sum(len(episode.users) for episode in episodes),
             "without_episodes": [data.scenes[s] for s in parts.scenes[part] if int(s) not in used],
         }
-    return report
+        if part != "train" and len(used) < FEW_SCENES:
+            said = f"only {len(used)} meta-{part} scenes have an episode"
+            report["warnings"].append(f"{said}: intervals over so few are too wide to tell systems apart")
+        for finding in audit_episodes(data, parts, protocol, part, episodes):
+            severity = ["ok", "note", "leak"]
+            worst = findings.setdefault(finding.check, finding)
+            if severity.index(finding.status) > severity.index(worst.status):
+                findings[finding.check] = finding
+
+
+def _warnings(everything: Dataset, data: Dataset) -> list[str]:
+    """What makes a study weak, though not impossible."""
+    found = []
+    single = int((np.diff(everything.catalogue_start) == 1).sum())
+    if single:
+        found.append(f"{single:,} of {len(everything.scenes):,} scenes have a single item: there is nothing to rank")
+    low, high = np.quantile(data.time, [0.005, 0.995])
+    span = int(data.time[-1] - data.time[0])
+    if high - low < span / 2:
+        found.append(
+            f"99 % of the interactions lie within {(high - low) / DAY:.0f} of {span / DAY:.0f} days: a few stray times "
+            "stretch the timeline that the periods are cut from; remove them"
+        )
+    if not (data.time % DAY).any():
+        found.append("times are whole days: the interactions of a day have no order, and queries begin the day after")
+    memberships = np.bincount(everything.catalogue, minlength=len(everything.texts))
+    if moving := int((memberships > 1).sum()):
+        found.append(f"{moving:,} of {len(everything.texts):,} items are in more than one scene")
+    once = int((np.bincount(data.user, minlength=data.users) == 1).sum())
+    if once > data.users / 2:
+        found.append(f"{once / data.users:.0%} of the users have a single interaction, so no history to be read")
+    return found
 
 
 def print_check(report: dict[str, Any], console: Console) -> None:
     """The report for people."""
     out = console.out
+    out.print(_read_table(report))
+    if report["histogram"]:
+        out.print("\ninteractions per scene")
+        most = max(row["scenes"] for row in report["histogram"])
+        for row in report["histogram"]:
+            bar = "█" * round(40 * row["scenes"] / most) or ("▏" if row["scenes"] else "")
+            out.print(f"  {row['from']:>11,} to {row['to'] - 1:>11,}  {row['scenes']:>6,}  {bar}", markup=False)
+    if report["parts"]:
+        out.print()
+        out.print(_parts_table(report))
+    if report["audit"]:
+        out.print()
+        out.print(_audit_table(report))
+    for title, lines in (("notes", report["notes"]), ("warnings", report["warnings"])):
+        if lines:
+            out.print(f"\n{title}")
+            for line in lines:
+                out.print(f"  {line}", markup=False, soft_wrap=True)
+
+
+def _read_table(report: dict[str, Any]) -> Table:
     table = Table(box=None, padding=(0, 1), show_header=False)
     table.add_column()
     table.add_column(justify="right")
@@ -64,19 +176,28 @@ def print_check(report: dict[str, Any], console: Console) -> None:
         table.add_row(f"  dropped: {reason}", f"{rows:,}")
     for key in ("interactions", "users", "items", "scenes"):
         table.add_row(key, f"{report[key]:,}")
-    low, *_, high = report["interactions_per_scene"]
-    table.add_row("interactions per scene", f"{low:,} to {high:,}, median {report['interactions_per_scene'][2]:,}")
+    table.add_row("sparsity", f"{report['sparsity']:.2%}")
+    if quantiles := report["interactions_per_scene"]:
+        table.add_row("interactions per scene", f"{quantiles[0]:,} to {quantiles[4]:,}, median {quantiles[2]:,}")
     table.add_row("time", f"{report['from']} to {report['until']}")
-    out.print(table)
-    parts = Table(box=None, padding=(0, 1))
-    parts.add_column("part")
+    return table
+
+
+def _parts_table(report: dict[str, Any]) -> Table:
+    table = Table(box=None, padding=(0, 1))
+    table.add_column("part")
     for column in ("scenes", "episodes", "queries", "from", "until", "scenes without an episode"):
-        parts.add_column(column, justify="right")
+        table.add_column(column, justify="right")
     for name, part in report["parts"].items():
-        counts = [f"{part[key]:,}" for key in ("scenes", "episodes", "queries")]
-        parts.add_row(name, *counts, part["from"], part["until"], ", ".join(part["without_episodes"]) or "none")
-    out.print(parts)
+        figures = [f"{part[key]:,}" for key in ("scenes", "episodes", "queries")]
+        table.add_row(name, *figures, part["from"], part["until"], ", ".join(part["without_episodes"]) or "none")
+    return table
 
 
-def _day(seconds: int) -> str:
-    return datetime.fromtimestamp(seconds, UTC).date().isoformat()
+def _audit_table(report: dict[str, Any]) -> Table:
+    table = Table(box=None, padding=(0, 1))
+    for column in ("leakage audit", "", "found"):
+        table.add_column(column)
+    for finding in report["audit"]:
+        table.add_row(finding["check"], finding["status"], finding["detail"])
+    return table

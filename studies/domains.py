@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, model_validator
 
-from studies.hyperparameters import LEARNERS
+from studies.hyperparameters import HEAD_PARTS, LEARNERS
 
 
 class Section(BaseModel):
@@ -49,12 +49,15 @@ DEFAULT_SPACE: dict[str, Domain] = {
     "outer_lr": Range(low=1e-4, high=5e-3, log=True),
     "meta_batch_size": [4, 8, 16],
     "weight_decay": Range(low=1e-3, high=1.0, log=True),
+    "head": list(HEAD_PARTS),
     "trainable_layers": [0, 1, 2],
     "inner_lr": Range(low=1e-3, high=1.0, log=True),
-    "inner_steps": Range(low=1, high=5),
+    "inner_steps": Range(low=1, high=10, log=True),
 }
 
-# What each parameter may be: (kind, lowest allowed, whether the lowest itself is allowed).
+# The parameters that are a choice of words.
+_CHOICES: dict[str, tuple[str, ...]] = {"learner": LEARNERS, "head": HEAD_PARTS}
+# What each other parameter may be: (kind, lowest allowed, whether the lowest itself is allowed).
 _BOUNDS: dict[str, tuple[type, float, bool]] = {
     "outer_lr": (float, 0, False),
     "meta_batch_size": (int, 1, True),
@@ -85,9 +88,9 @@ def check_domain(name: str, domain: Domain) -> None:
         raise ValueError(f"{name} has an empty list of choices; name at least one value")
     if isinstance(domain, list) and any(a == b for a, b in itertools.combinations(values, 2)):
         raise ValueError(f"{name} lists a value twice: {values}")
-    if name == "learner":
-        if unknown := [v for v in values if v not in LEARNERS]:
-            raise ValueError(f"unknown learner {unknown[0]!r}{nearest(str(unknown[0]), LEARNERS)}")
+    if name in _CHOICES:
+        if unknown := [v for v in values if v not in _CHOICES[name]]:
+            raise ValueError(f"unknown {name} {unknown[0]!r}{nearest(str(unknown[0]), _CHOICES[name])}")
         return
     kind, lowest, inclusive = _BOUNDS[name]
     for value in values:
@@ -107,4 +110,4 @@ def nearest(name: str, valid: Iterable[str]) -> str:
     return f"; did you mean {near[0]!r}?" if near else f"; accepted: {', '.join(names)}"
 
 
-assert set(_BOUNDS) | {"learner"} == set(DEFAULT_SPACE)
+assert set(_BOUNDS) | set(_CHOICES) == set(DEFAULT_SPACE)

@@ -6,6 +6,7 @@ lists the distinct items it touches once (`items`, the candidates first), so tha
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from storage.errors import InputError
 from studies.data.dataset import Dataset, Ints
+from studies.lexicon import Lexicon, count_words, overlap
 from studies.scenes import MINIMUM_SCENES, Part, Split
 from studies.spec import ProtocolSection
 
@@ -37,6 +39,13 @@ class Episode:
         support_history: (K, M) how often each item is in the support user's history, as of just before the interaction.
         query_history: (Q, M) the same for each query's user, as of the last support interaction.
         relevant: (Q, C) whether the user takes the candidate after the support and before the window closes.
+        excluded: (Q, C) whether the candidate is not to be ranked for the user, who had it before the query
+            (`protocol.repeat = "exclude"`); never relevant.
+        elsewhere: (C,) how often anyone took the candidate in scenes that are not held out, up to the last support
+            interaction: zero where scenes share no items.
+        overlap: (K, C) how alike the words of each support interaction's item and each candidate are, in [0, 1].
+        users: (Q,) user code of each query.
+        rows: (K,) row of the data set of each support interaction.
     """
 
     scene: int
@@ -47,6 +56,11 @@ class Episode:
     support_history: Tensor
     query_history: Tensor
     relevant: Tensor
+    excluded: Tensor
+    elsewhere: Tensor
+    overlap: Tensor
+    users: Tensor
+    rows: Tensor
 
     def to(self, device: torch.device) -> Episode:
         """The same episode with its tensors on `device`."""
@@ -55,18 +69,25 @@ class Episode:
 
 
 class EpisodeSampler:
-    """Samples the episodes of one data set under one protocol."""
+    """Samples the episodes of one data set under one protocol.
+
+    Attributes:
+        lexicon: the words of the texts that training may read.
+    """
 
     def __init__(self, data: Dataset, split: Split, protocol: ProtocolSection) -> None:
         self._data, self._split, self._protocol = data, split, protocol
-        scene = data.item_scene[data.item]
         # Rows by scene and by user, each in order of time (the sort is stable): two index lists with their starts.
-        self._by_scene = np.argsort(scene, kind="stable")
-        self._scene_start = np.searchsorted(scene[self._by_scene], np.arange(len(data.scenes) + 1))
+        self._by_scene = np.argsort(data.scene, kind="stable")
+        self._scene_start = np.searchsorted(data.scene[self._by_scene], np.arange(len(data.scenes) + 1))
         self._by_user = np.argsort(data.user, kind="stable")
-        self._user_start = np.searchsorted(data.user[self._by_user], np.arange(int(data.user.max()) + 2))
-        self._first_item = np.searchsorted(data.item_scene, np.arange(len(data.scenes) + 1))
+        self._user_start = np.searchsorted(data.user[self._by_user], np.arange(data.users + 1))
         self._held_out = np.isin(np.arange(len(data.scenes)), split.held_out)
+        shared = protocol.candidates == "all" or data.scenes_share_items
+        self._takes = _Takes(data, ~self._held_out[data.scene]) if shared else None
+        self._words = count_words(data.texts)
+        self.lexicon = Lexicon.of(self._words[visible_items(data, split, protocol)])
+        self._last_weighed: tuple[int, Any] | None = None
 
     def sample(self, part: Part) -> list[Episode]:
         """All episodes of a part, in a fixed order: by scene, then by opening.
@@ -78,15 +99,11 @@ class EpisodeSampler:
             InputError: too few scenes of the part give an episode.
         """
         protocol = self._protocol
-        openings = protocol.train_openings if part == "train" else protocol.openings
         queries = protocol.train_queries if part == "train" else protocol.queries
-        begin, end = self._split.period[part]
-        latest = end - round(protocol.window_days * DAY)
         episodes = []
         for scene in self._split.scenes[part]:
             rng = np.random.default_rng([protocol.seed, int(scene)])
-            times = begin + (np.arange(openings) + rng.random(openings)) / openings * (latest - begin)
-            drawn = [self.episode(int(scene), int(time), queries, rng) for time in times]
+            drawn = [self.episode(int(scene), time, queries, rng) for time in self._openings(part, rng)]
             episodes += [episode for episode in drawn if episode is not None]
         if (found := len({episode.scene for episode in episodes})) < MINIMUM_SCENES[part]:
             raise InputError(
@@ -97,61 +114,172 @@ class EpisodeSampler:
             )
         return episodes
 
-    def episode(self, scene: int, opened: int, queries: int, rng: np.random.Generator) -> Episode | None:
-        """The episode of `scene` opening at `opened`, with at most `queries` users; None if there is no query."""
-        data, shots = self._data, self._protocol.shots
+    def nested(self, part: Part, shots: Sequence[int]) -> dict[int, list[Episode]]:
+        """Episodes of the same openings and the same queries under supports of several sizes.
+
+        The queries lie after the largest support, so that recall against shots changes with the support alone. Sizes
+        that leave fewer than half of the part's scenes (and at least the minimum) an episode are left out, the
+        largest first.
+
+        Args:
+            part: whose scenes.
+            shots: sizes of the support, ascending.
+        """
+        needed = max(MINIMUM_SCENES[part], -(-len(self._split.scenes[part]) // 2))
+        for count in range(len(shots), 0, -1):
+            episodes = {size: self._after(part, size, shots[count - 1]) for size in shots[:count]}
+            if len({episode.scene for episode in episodes[shots[0]]}) >= needed:
+                return episodes
+        return {}
+
+    def _after(self, part: Part, shots: int, settled: int) -> list[Episode]:
+        episodes = []
+        for scene in self._split.scenes[part]:
+            times = self._openings(part, np.random.default_rng([self._protocol.seed, int(scene)]))
+            for number, time in enumerate(times):
+                # A generator for each opening: every size of the support draws the same users.
+                rng = np.random.default_rng([self._protocol.seed, int(scene), number])
+                episode = self.episode(int(scene), time, self._protocol.queries, rng, shots=shots, settled=settled)
+                episodes += [] if episode is None else [episode]
+        return episodes
+
+    def _openings(self, part: Part, rng: np.random.Generator) -> list[int]:
+        protocol = self._protocol
+        count = protocol.train_openings if part == "train" else protocol.openings
+        begin, end = self._split.period[part]
+        latest = end - round(protocol.window_days * DAY)
+        return [int(time) for time in begin + (np.arange(count) + rng.random(count)) / count * (latest - begin)]
+
+    def episode(
+        self,
+        scene: int,
+        opened: int,
+        queries: int,
+        rng: np.random.Generator,
+        *,
+        shots: int | None = None,
+        settled: int | None = None,
+    ) -> Episode | None:
+        """One opening of one scene; None if its window holds no query.
+
+        Args:
+            scene: scene code.
+            opened: UTC seconds.
+            queries: most users to draw.
+            rng: draws them.
+            shots: size of the support; the protocol's if left out.
+            settled: number of interactions that the queries come after; the support's if left out.
+        """
+        data = self._data
+        shots = shots or self._protocol.shots
+        settled = settled or shots
         rows = self._by_scene[self._scene_start[scene] : self._scene_start[scene + 1]]
         closes = opened + round(self._protocol.window_days * DAY)
         window = rows[np.searchsorted(data.time[rows], opened) : np.searchsorted(data.time[rows], closes)]
-        if len(window) <= shots:
+        if len(window) <= settled:
             return None
-        support = window[:shots]
-        adapted = int(data.time[support[-1]])
-        later = window[np.searchsorted(data.time[window], adapted, side="right") :]
+        later = window[np.searchsorted(data.time[window], data.time[window[settled - 1]], side="right") :]
         if len(later) == 0:
             return None
         users = np.unique(data.user[later])
         if len(users) > queries:
             users = np.sort(rng.choice(users, queries, replace=False))
-        first, last = self._first_item[scene], self._first_item[scene + 1]
-        relevant = np.zeros((len(users), last - first), dtype=bool)
-        asked = np.isin(data.user[later], users)
-        relevant[np.searchsorted(users, data.user[later][asked]), data.item[later][asked] - first] = True
+        return self._assemble(scene, opened, window[:shots], users, later)
+
+    def _assemble(self, scene: int, opened: int, support: Ints, users: Ints, later: Ints) -> Episode:
+        """The episode of (K,) support rows and (Q,) users, who take what `later` rows say."""
+        data = self._data
+        candidates = self._candidates(scene)
+        adapted = int(data.time[support[-1]])
+        relevant = np.zeros((len(users), len(candidates)), dtype=bool)
+        asked = later[np.isin(data.user[later], users)]
+        relevant[np.searchsorted(users, data.user[asked]), np.searchsorted(candidates, data.item[asked])] = True
         # A support user's history ends before the interaction; a query's ends when the support is complete.
-        histories = [self._history(data.user[row], int(data.time[row]), scene, opened) for row in support]
-        histories += [self._history(user, adapted + 1, scene, opened) for user in users]
-        items, counts = _localise(first, last, histories)
+        length = self._protocol.history
+        before = [self._visible(data.user[row], int(data.time[row]), scene, opened)[-length:] for row in support]
+        known = [self._visible(user, adapted + 1, scene, opened) for user in users]
+        items, counts = _localise(candidates, [*before, *(taken[-length:] for taken in known)])
+        places = np.searchsorted(candidates, data.item[support])
+        excluded = np.zeros_like(relevant)
+        if self._protocol.repeat == "exclude":
+            for row, taken in enumerate(known):
+                excluded[row] = np.isin(candidates, taken)
         return Episode(
             scene=scene,
             opened=opened,
             items=torch.from_numpy(items),
-            candidates=last - first,
-            support=torch.from_numpy(data.item[support] - first),
-            support_history=torch.from_numpy(counts[:shots]),
-            query_history=torch.from_numpy(counts[shots:]),
+            candidates=len(candidates),
+            support=torch.from_numpy(places),
+            support_history=torch.from_numpy(counts[: len(support)]),
+            query_history=torch.from_numpy(counts[len(support) :]),
             relevant=torch.from_numpy(relevant),
+            excluded=torch.from_numpy(excluded),
+            elsewhere=torch.from_numpy(self._elsewhere(scene, candidates, adapted)),
+            overlap=torch.from_numpy(overlap(self._weighed(scene), places)),
+            users=torch.from_numpy(users),
+            rows=torch.from_numpy(support),
         )
 
-    def _history(self, user: int, before: int, scene: int, opened: int) -> Ints:
-        """The user's last items before a time, oldest first; at most the protocol's `history` of them.
+    def _weighed(self, scene: int) -> Any:
+        """The words of a scene's candidates, kept until another scene is asked for: openings come one after another."""
+        if self._last_weighed is None or self._last_weighed[0] != scene:
+            counted = self._protocol.candidates == "all" or not self._held_out[scene]
+            words = self._words[self._candidates(scene)]
+            self._last_weighed = scene, self.lexicon.weigh(words, counted=counted)
+        return self._last_weighed[1]
 
-        Items of held-out scenes never appear (they are the future of other episodes), except the scene's own, and
-        those only from its opening on: before it the scene did not exist.
+    def _candidates(self, scene: int) -> Ints:
+        if self._protocol.candidates == "all":
+            return np.arange(len(self._data.texts))
+        return self._data.items_of(scene)
+
+    def _visible(self, user: int, before: int, scene: int, opened: int) -> Ints:
+        """The items a user took before a time as far as an episode may know, oldest first.
+
+        Interactions in held-out scenes never appear (they are the future of other episodes), except the scene's own,
+        and those only from its opening on: before it the scene did not exist.
         """
-        data, length = self._data, self._protocol.history
+        data = self._data
         rows = self._by_user[self._user_start[user] : self._user_start[user + 1]]
         rows = rows[: np.searchsorted(data.time[rows], before)]
-        scenes = data.item_scene[data.item[rows]]
-        own = scenes == scene
-        rows = rows[np.where(own, data.time[rows] >= opened, ~self._held_out[scenes])]
-        return data.item[rows[-length:]]
+        own = data.scene[rows] == scene
+        return data.item[rows[np.where(own, data.time[rows] >= opened, ~self._held_out[data.scene[rows]])]]
+
+    def _elsewhere(self, scene: int, candidates: Ints, until: int) -> npt.NDArray[np.float32]:
+        """(C,) how often each candidate was taken up to a time in other scenes that are not held out."""
+        if self._takes is None:
+            return np.zeros(len(candidates), dtype=np.float32)
+        counts = self._takes.count(candidates, until)
+        if not self._held_out[scene]:
+            rows = self._by_scene[self._scene_start[scene] : self._scene_start[scene + 1]]
+            rows = rows[: np.searchsorted(self._data.time[rows], until, side="right")]
+            counts -= np.bincount(np.searchsorted(candidates, self._data.item[rows]), minlength=len(candidates))
+        return counts.astype(np.float32)
 
 
-def _localise(first: int, last: int, histories: list[Ints]) -> tuple[Ints, npt.NDArray[np.float32]]:
+def visible_items(data: Dataset, split: Split, protocol: ProtocolSection) -> Ints:
+    """(N,) items whose texts training may read, ascending."""
+    # Where every item is a candidate everywhere, no item belongs to a held-out scene.
+    return np.arange(len(data.texts)) if protocol.candidates == "all" else data.items_in(split.scenes["train"])
+
+
+class _Takes:
+    """How often each item was taken in some rows up to a time: rows sorted by (item, time), as one key each."""
+
+    def __init__(self, data: Dataset, rows: npt.NDArray[np.bool_]) -> None:
+        self._start, self._span = int(data.time[0]), int(data.time[-1] - data.time[0]) + 2
+        self._keys = np.sort(data.item[rows] * self._span + data.time[rows] - self._start)
+
+    def count(self, items: Ints, until: int) -> Ints:
+        """(C,) takes of each item at or before `until`."""
+        within = min(max(until - self._start + 1, 0), self._span - 1)
+        first = np.searchsorted(self._keys, items * self._span)
+        return np.searchsorted(self._keys, items * self._span + within) - first
+
+
+def _localise(candidates: Ints, histories: list[Ints]) -> tuple[Ints, npt.NDArray[np.float32]]:
     """The distinct items of an episode, candidates first, and each history as counts over them: (M,) and (R, M)."""
-    candidates = np.arange(first, last)
-    seen = np.unique(np.concatenate(histories))
-    others = seen[(seen < first) | (seen >= last)]
+    others = np.setdiff1d(np.concatenate(histories), candidates)
     items = np.concatenate([candidates, others])
     sorter = np.argsort(items)
     counts = np.zeros((len(histories), len(items)), dtype=np.float32)

@@ -53,8 +53,9 @@ def split(data: Dataset, protocol: ProtocolSection) -> Split:
     for part in PARTS:
         if held[part] < MINIMUM_SCENES[part]:
             raise InputError(
-                f"{total} scenes leave {held[part]} for meta-{part}, which needs at least {MINIMUM_SCENES[part]}; "
-                "lower the minima in [data], raise max_scenes, or change protocol.split"
+                f"{total} {'scene leaves' if total == 1 else 'scenes leave'} {held[part]} for meta-{part}, which needs "
+                f"at least {MINIMUM_SCENES[part]}; lower the minima in [data], raise max_scenes, or change "
+                "protocol.split"
             )
     ends = np.cumsum([held[part] for part in PARTS])
     scenes = dict(zip(PARTS, np.split(order, ends[:-1]), strict=True))

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import (
-    BaseModel,
     Field,
     PositiveInt,
     ValidationError,
@@ -20,31 +19,31 @@ from pydantic import (
     field_validator,
     model_validator,
 )
-from pydantic_core import ErrorDetails
 
 from storage.artifacts import check_study_name
 from storage.errors import InputError
-from studies.domains import DEFAULT_SPACE, Domain, Range, Section, check_domain, nearest, values_of
+from studies.data.sources import DataSection
+from studies.domains import DEFAULT_SPACE, Domain, Range, Section, check_domain, values_of
+from studies.explain import explain, show
 from studies.hyperparameters import GRADIENT_LEARNERS, INNER_LOOP
 
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 
 
-class DataSection(Section):
-    """Where interactions and items come from, and which scenes are worth a study."""
-
-    source: Literal["completejourney"]
-    min_interactions: PositiveInt = 500
-    min_users: PositiveInt = 100
-    min_items: PositiveInt = 40
-    max_scenes: PositiveInt | None = None
+def _increasing(name: str, values: list[int]) -> list[int]:
+    if any(later <= earlier for earlier, later in itertools.pairwise(values)):
+        raise ValueError(f"{name} must increase, got {values}")
+    return values
 
 
 class ProtocolSection(Section):
     """How a recall is measured: docs/protocol.md says why."""
 
     shots: PositiveInt = 5
+    report_shots: list[PositiveInt] = Field(default_factory=lambda: [1, 5, 10, 20], min_length=1)
     k: PositiveInt = 10
+    candidates: Literal["scene", "all"] = "scene"
+    repeat: Literal["allow", "exclude"] = "allow"
     window_days: Annotated[int | float, Field(gt=0)] = 28
     history: PositiveInt = 32
     queries: PositiveInt = 64
@@ -62,6 +61,11 @@ class ProtocolSection(Section):
         if isinstance(value, list) and len(value) != wanted:
             raise ValueError(f"takes {wanted} fractions, got {value}")
         return tuple(value) if isinstance(value, list) else value
+
+    @field_validator("report_shots")
+    @classmethod
+    def _shots_increase(cls, shots: list[int]) -> list[int]:
+        return _increasing("report_shots", shots)
 
     @model_validator(mode="after")
     def _consistent(self) -> ProtocolSection:
@@ -125,10 +129,8 @@ class PrunerSection(Section):
 
     @field_validator("rungs")
     @classmethod
-    def _increasing(cls, rungs: list[int]) -> list[int]:
-        if any(later <= earlier for earlier, later in itertools.pairwise(rungs)):
-            raise ValueError(f"rungs must increase, got {rungs}")
-        return rungs
+    def _rungs_increase(cls, rungs: list[int]) -> list[int]:
+        return _increasing("rungs", rungs)
 
 
 class DistillSection(Section):
@@ -169,9 +171,32 @@ class StudySpec(Section):
             raise ValueError(str(error)) from error
         return name
 
+    @model_validator(mode="after")
+    def _meaningful(self) -> StudySpec:
+        data, protocol = self.data, self.protocol
+        if protocol.candidates == "scene":
+            if data.scene_is_user:
+                raise ValueError(
+                    "each user is a scene, whose own items as candidates would give the answers away; "
+                    'set protocol.candidates = "all"'
+                )
+            if data.min_items <= protocol.k:
+                raise ValueError(
+                    f"data.min_items = {data.min_items} keeps scenes in which every item is among the first "
+                    f"protocol.k = {protocol.k}, so that recall@{protocol.k} is always 1; raise min_items above "
+                    f"{protocol.k} or lower k"
+                )
+        if data.scene_is_user and data.min_users > 1:
+            raise ValueError(
+                f"each user is a scene, which has one user, not data.min_users = {data.min_users}; set min_users = 1"
+            )
+        return self
+
     def identity(self) -> dict[str, Any]:
         """The parts that define the experiment; budgets, workers and folders may change between launches."""
         spec = self.model_dump(mode="json")
+        for path in self.data.paths:
+            del spec["data"][path]
         for budget in ("trials", "timeout_minutes", "workers"):
             del spec["search"][budget]
         del spec["distill"]["trials"], spec["export"]
@@ -199,20 +224,26 @@ def load_spec(path: Path) -> StudySpec:
     except UnicodeDecodeError as error:
         raise InputError(f"{path} is not UTF-8 text ({error.reason}); a study file is TOML") from error
     try:
-        return parse_spec(tomllib.loads(text), str(path))
+        return parse_spec(tomllib.loads(text), str(path), path.parent)
     except tomllib.TOMLDecodeError as error:
         raise InputError(f"{path} is not valid TOML: {error}") from error
 
 
-def parse_spec(raw: dict[str, Any], origin: str = "the study file") -> StudySpec:
-    """Validates the parsed TOML (or a spec that `StudySpec.model_dump(mode="json")` wrote)."""
+def parse_spec(raw: dict[str, Any], origin: str = "the study file", folder: Path | None = None) -> StudySpec:
+    """Validates the parsed TOML (or a spec that `StudySpec.model_dump(mode="json")` wrote).
+
+    Args:
+        raw: the parsed file.
+        origin: what to call it in an error.
+        folder: what the paths of data files count from; the working directory if left out.
+
+    Raises:
+        InputError: names the place, what stands there, and what is accepted.
+    """
     try:
-        return StudySpec.model_validate(raw)
+        return StudySpec.model_validate(raw, context={"folder": (folder or Path()).absolute()})
     except ValidationError as error:
-        problems = error.errors(include_url=False)
-        # An unknown key is most often the cause of the rest (a misspelt required key is also "missing").
-        first = next((p for p in problems if p["type"] == "extra_forbidden"), problems[0])
-        raise InputError(f"{origin}: {_explain(first, problems)}") from error
+        raise InputError(f"{origin}: {explain(error, StudySpec)}") from error
 
 
 def differences(stored: dict[str, Any], given: dict[str, Any], prefix: str = "") -> list[str]:
@@ -225,72 +256,5 @@ def differences(stored: dict[str, Any], given: dict[str, Any], prefix: str = "")
         if isinstance(old, dict) and isinstance(new, dict) and "low" not in old:
             lines += differences(old, new, f"{prefix}{key}.")
         else:
-            lines.append(f"{prefix}{key}: {_show(old)} → {_show(new)}")
+            lines.append(f"{prefix}{key}: {show(old)} → {show(new)}")
     return lines
-
-
-# What pydantic's kinds of mismatch mean in a study file's own words.
-_WANTED = {
-    "model_type": "a table",
-    "dict_type": "a table",
-    "list_type": "a list",
-    "tuple_type": "a list",
-    "float_type": "a number",
-    "finite_number": "a finite number",
-    "int_type": "a whole number",
-    "int_from_float": "a whole number",
-    "string_type": "a string",
-    "bool_type": "true or false",
-}
-
-
-def _explain(problem: ErrorDetails, problems: list[ErrorDetails]) -> str:
-    place, kind = _place(problem), problem["type"]
-    if kind == "extra_forbidden":
-        key = str(problem["loc"][-1])
-        table = ".".join(str(part) for part in problem["loc"][:-1] if part in _KEYS)
-        where = f"in [{table}]" if table else "at the top level"
-        return f"unknown key {key!r} {where}{nearest(key, _keys_of(table))}"
-    if kind == "missing":
-        return f"{place} is required; see studies/quickstart.toml for an example"
-    if kind == "value_error":
-        return f"{place}: {problem['ctx']['error']}" if place else str(problem["ctx"]["error"])
-    if kind in _WANTED:
-        # A union gives one problem per member: together they say what is accepted.
-        wanted = {_WANTED[p["type"]] for p in problems if _place(p) == place and p["type"] in _WANTED}
-        wanted -= {"a whole number"} if wanted & {"a number", "a finite number"} else set()
-        return f"{place}: takes {' or '.join(sorted(wanted))}, got {_show(problem['input'])}"
-    message = problem["msg"].removeprefix("Input ").replace(" after validation", "")
-    return f"{place}: {message[0].lower()}{message[1:]}, got {_show(problem['input'])}"
-
-
-def _place(problem: ErrorDetails) -> str:
-    # Names of union members are pydantic's own, not the user's: leave them out.
-    return ".".join(str(part) for part in problem["loc"] if part in _KEYS or isinstance(part, int))
-
-
-def _keys_of(table: str) -> list[str]:
-    model: type[BaseModel] = StudySpec
-    for part in table.split(".") if table else []:
-        annotation = model.model_fields[part].annotation if part in model.model_fields else None
-        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
-            return list(Range.model_fields)
-        model = annotation
-    return list(model.model_fields)
-
-
-def _show(value: Any) -> str:
-    if isinstance(value, dict):
-        return "{" + ", ".join(f"{k} = {v}" for k, v in value.items()) + "}"
-    return repr(value)
-
-
-def _all_keys() -> set[str]:
-    keys = set(DEFAULT_SPACE) | set(StudySpec.model_fields) | set(Range.model_fields)
-    for field in StudySpec.model_fields.values():
-        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            keys |= set(field.annotation.model_fields)
-    return keys
-
-
-_KEYS = _all_keys()

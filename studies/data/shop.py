@@ -1,0 +1,309 @@
+"""What the keys of `source = "files"` name, read and put together: the log, the items' texts, and every row's scene.
+
+Rows that cannot be used are an error or counted, as the study file wishes; none disappears unsaid.
+"""
+
+from __future__ import annotations
+
+import time
+from string import Formatter
+from typing import TYPE_CHECKING
+
+import polars as pl
+
+from storage.errors import InputError
+from studies.data.readers import ROW, TIME, Rows, Table, hint
+from studies.data.source import Tables
+from studies.data.times import BLANKS, Clock, tidy, to_seconds
+
+if TYPE_CHECKING:
+    from studies.data.files import Files, Positive
+
+# Columns of ours beside those of a file; a "#" keeps them apart from the user's names.
+_USER, _PRODUCT, _SCENE, _TEXT, _SECONDS = "#user", "#product", "#scene", "#text", "#seconds"
+_DAY = 86_400
+
+
+def read(keys: Files) -> Tables:
+    """Reads the tables that the study file names.
+
+    Raises:
+        InputError: they are not as the keys say; the message names file, column or row, and the remedy.
+    """
+    return _Shop(keys).read()
+
+
+def text_fields(text: str | list[str]) -> list[str]:
+    """The columns that `data.text` names.
+
+    Raises:
+        ValueError: no column is named, or a template is broken or holds more than names.
+    """
+    if not text:
+        raise ValueError('names no column; give one, a list of them, or a template such as "{title} by {brand}"')
+    if isinstance(text, list):
+        return text
+    if "{" not in text:
+        return [text]
+    try:
+        pieces = list(Formatter().parse(text))
+    except ValueError as error:
+        raise ValueError(
+            f"{text!r} is not a template ({error}); write columns as {{title}}, a brace as {{{{"
+        ) from error
+    if any(name == "" or form or conversion for _, name, form, conversion in pieces if name is not None):
+        raise ValueError(f"{text!r} holds more than names in braces; write {{title}}, without a format or conversion")
+    if fields := [name for _, name, _, _ in pieces if name is not None]:
+        return list(dict.fromkeys(fields))
+    raise ValueError(f"{text!r} names no column; write columns as {{title}}")
+
+
+def _rendered(text: str | list[str]) -> pl.Expr:
+    """The text of a row, null where all its fields are."""
+    fields = {name: _filled(pl.col(name).str.strip_chars(), [""]) for name in text_fields(text)}
+    if isinstance(text, list) or "{" not in text:
+        return _filled(pl.concat_str(list(fields.values()), separator=", ", ignore_nulls=True), [""])
+    pieces: list[pl.Expr] = []
+    for literal, name, _, _ in Formatter().parse(text):
+        pieces += [pl.lit(literal)] if literal else []
+        pieces += [fields[name].fill_null("")] if name is not None else []
+    told = pl.any_horizontal(field.is_not_null() for field in fields.values())
+    return pl.when(told).then(pl.concat_str(pieces).str.strip_chars())
+
+
+def _identifier(column: str) -> pl.Expr:
+    return _filled(pl.col(column).str.strip_chars(), BLANKS)
+
+
+def _filled(text: pl.Expr, blanks: list[str]) -> pl.Expr:
+    return pl.when(~text.is_in(blanks)).then(text)
+
+
+def _counted(positive: Positive) -> tuple[pl.Expr, pl.Expr]:
+    """Which rows count, and which hold something that is no number where a number is compared."""
+    text = pl.col(positive.column).str.strip_chars()
+    if positive.values is not None:
+        # 1 is "1" in one file and "1.0" in another; true is "true" or "True".
+        forms = {form for value in positive.values for form in _spellings(value)}
+        return text.is_in(sorted(forms)).fill_null(False), pl.lit(False)
+    score = text.cast(pl.Float64, strict=False).fill_nan(None)
+    return (score >= positive.at_least).fill_null(False), (score.is_null() & ~text.is_in(BLANKS)).fill_null(False)
+
+
+def _reason(positive: Positive) -> str:
+    if positive.values is None:
+        return f"{positive.column} missing or below {positive.at_least:g}"
+    return f"{positive.column} not among {', '.join(map(str, positive.values))}"
+
+
+def _spellings(value: str | bool | int | float) -> list[str]:
+    if isinstance(value, bool):
+        return [str(value), str(value).lower()]
+    if isinstance(value, str):
+        return [value.strip()]
+    return [f"{value:.0f}", f"{value:.1f}"] if value == int(value) else [str(value)]
+
+
+class _Shop:
+    """One reading: the opened tables, and what was dropped and noted on the way."""
+
+    def __init__(self, keys: Files) -> None:
+        self.keys = keys
+        self.dropped: dict[str, int] = {}
+        self.notes: list[str] = []
+        self.log = Table("interactions", keys.interactions, keys.delimiter, keys.encoding)
+        self.items = Table("items", keys.items, keys.delimiter, keys.encoding) if keys.items else None
+        self.users = Table("users", keys.users, keys.delimiter, keys.encoding) if keys.users else None
+        self._require()
+        self.scenes = self._table_of_scenes()
+
+    def read(self) -> Tables:
+        log, count = self._read_log()
+        items = self._items_of_log(log) if self.items is None else self._read_items(self.items)
+        if self.users is not None and self.scenes is self.users:
+            log = log.join(self._read_users(self.users), on=_USER, how="left", maintain_order="left")
+        elif self.users is not None:
+            self.notes.append(f"data.users was not needed: the scene is in data.{self.scenes.key}.")
+        self._refuse_empty(log, items)
+        guessed = [note for table in (self.log, self.items, self.users) if table for note in table.notes]
+        own = {"user": _USER, "product": _PRODUCT, "time": _SECONDS, "scene": _SCENE, "text": _TEXT}
+        log, items = (
+            frame.select(pl.col(column).alias(name) for name, column in own.items() if column in frame.columns)
+            for frame in (log, items)
+        )
+        return Tables(log, items, count, self.dropped, (*self.notes, *guessed))
+
+    def _table_of_scenes(self) -> Table:
+        keys = self.keys
+        if keys.scene_is_user:
+            return self.log
+        tables = [table for table in (self.items, self.log, self.users) if table is not None]
+        for table in tables:
+            if table.has(keys.scene):
+                table.require([keys.scene], "scene")
+                table.require([keys.user] if table is self.users else [], "user")
+                return table
+        columns = list(dict.fromkeys(column for table in tables for column in table.columns))
+        where = ", ".join(f"data.{table.key} ({table.name})" for table in tables)
+        raise InputError(
+            f'data.scene: no column "{keys.scene}" in {where}{hint(keys.scene, columns)}; correct data.scene'
+        )
+
+    def _require(self) -> None:
+        keys = self.keys
+        self.log.require([keys.user], "user")
+        self.log.require([keys.item], "item")
+        self.log.require([keys.time], "time")
+        if keys.positive is not None:
+            self.log.require([keys.positive.column], "positive.column")
+        if self.items is not None:
+            self.items.require([keys.item], "item")
+        (self.items or self.log).require(text_fields(keys.text), "text")
+
+    def _read_log(self) -> tuple[pl.DataFrame, int]:
+        keys, positive = self.keys, self.keys.positive
+        scened = self.scenes is self.log
+        fields = text_fields(keys.text) if self.items is None else []
+        wanted = [keys.user, keys.item, *fields, *([keys.scene] if scened else [])]
+        if positive is None:
+            rows = self.log.read(wanted, keys.time)
+        else:
+            counts, unreadable = _counted(positive)
+            rows = self.log.read([*wanted, positive.column], keys.time, counts | unreadable)
+        frame = rows.frame.select(
+            *{ROW, TIME, *fields, *([positive.column] if positive else [])},
+            _identifier(keys.user).alias(_USER),
+            _identifier(keys.item).alias(_PRODUCT),
+            *([_identifier(keys.scene).alias(_SCENE)] if scened else []),
+        )
+        if positive is not None:
+            reason = _reason(positive)
+            self._refuse_unknown(positive, set(frame[positive.column].str.strip_chars().unique()))
+            self.dropped |= {reason: rows.count - len(frame)} if len(frame) < rows.count else {}
+            remedy = "compare numbers with at_least and text with values"
+            frame = self._sift(
+                rows, frame, unreadable, positive.column, f"{positive.column} not a number", remedy, positive.column
+            )
+        remedy = "fill them in"
+        frame = self._sift(rows, frame, pl.col(_USER).is_null(), keys.user, "row without user", remedy)
+        frame = self._sift(rows, frame, pl.col(_PRODUCT).is_null(), keys.item, "row without item", remedy)
+        return self._timed(rows, frame), rows.count
+
+    def _timed(self, rows: Rows, frame: pl.DataFrame) -> pl.DataFrame:
+        keys = self.keys
+        raw = tidy(frame[TIME])
+        frame = frame.with_columns(raw)
+        frame = self._sift(rows, frame, pl.col(TIME).is_null(), keys.time, "row without time", "fill them in")
+        seconds, note = to_seconds(frame[TIME].alias(keys.time), Clock(keys.time_unit, keys.time_format, keys.timezone))
+        self.notes += [note] if note else []
+        frame = frame.with_columns(seconds.alias(_SECONDS))
+        form = f'"{keys.time_format}"' if keys.time_format else "a number or an ISO 8601 date"
+        frame = self._sift(
+            rows, frame, pl.col(_SECONDS).is_null(), keys.time, f"time that is not {form}", "set data.time_format", TIME
+        )
+        outside = (pl.col(_SECONDS) < 0) | (pl.col(_SECONDS) > int(time.time()) + _DAY)
+        remedy = "set data.time_unit or data.time_format"
+        frame = self._sift(rows, frame, outside, keys.time, "time before 1970 or in the future", remedy, TIME)
+        return frame.drop(TIME)
+
+    def _items_of_log(self, log: pl.DataFrame) -> pl.DataFrame:
+        """One row per item of a log that describes its items itself: the text of its earliest row that has one."""
+        fields = text_fields(self.keys.text)
+        distinct = log.group_by(_PRODUCT, *(pl.col(name) for name in fields)).agg(pl.col(_SECONDS).min())
+        texts = distinct.with_columns(_rendered(self.keys.text).alias(_TEXT)).sort(_SECONDS, _TEXT)
+        of_item = pl.col(_TEXT).drop_nulls()
+        items = texts.group_by(_PRODUCT).agg(of_item.first(), several=of_item.n_unique() > 1).sort(_PRODUCT)
+        if count := int(items["several"].sum()):
+            self.notes.append(f"{count:,} items have more than one text; the earliest is used.")
+        return items
+
+    def _read_items(self, table: Table) -> pl.DataFrame:
+        keys = self.keys
+        scened = self.scenes is table
+        rows = table.read([keys.item, *text_fields(keys.text), *([keys.scene] if scened else [])])
+        frame = rows.frame.select(
+            ROW,
+            _identifier(keys.item).alias(_PRODUCT),
+            _rendered(keys.text).alias(_TEXT),
+            *([_identifier(keys.scene).alias(_SCENE)] if scened else []),
+        )
+        frame = self._sift(rows, frame, pl.col(_PRODUCT).is_null(), keys.item, "item without id", "fill them in")
+        return self._merged(table, frame, _PRODUCT, {_TEXT: "texts"} | ({_SCENE: "scenes"} if scened else {}))
+
+    def _read_users(self, table: Table) -> pl.DataFrame:
+        keys = self.keys
+        rows = table.read([keys.user, keys.scene])
+        frame = rows.frame.select(ROW, _identifier(keys.user).alias(_USER), _identifier(keys.scene).alias(_SCENE))
+        frame = self._sift(rows, frame, pl.col(_USER).is_null(), keys.user, "user without id", "fill them in")
+        return self._merged(table, frame, _USER, {_SCENE: "scenes"})
+
+    def _merged(self, table: Table, frame: pl.DataFrame, key: str, values: dict[str, str]) -> pl.DataFrame:
+        """One row per id; rows that say the same are one, rows that contradict each other are an error."""
+        frame = frame.drop(ROW)
+        if not frame[key].is_duplicated().any():
+            return frame
+        kind = "item" if key == _PRODUCT else "user"
+        for column, name in values.items():
+            pairs = frame.select(key, column).drop_nulls().unique()
+            clash = pairs.filter(pl.col(key).is_duplicated()).sort(key, column)
+            if len(clash):
+                first = clash[key][0]
+                found = ", ".join(f'"{value}"' for value in clash.filter(pl.col(key) == first)[column].head(3))
+                raise InputError(
+                    f'{table.name}: {kind} "{first}" has several {name}: {found}; keep one row of each {kind}'
+                    + (" (a scene that changes with the visit belongs in the log)" if name == "scenes" else "")
+                )
+        merged = frame.group_by(key, maintain_order=True).agg(pl.col(column).drop_nulls().first() for column in values)
+        self.notes.append(f"{len(frame) - len(merged):,} repeated rows of {table.name} were merged.")
+        return merged
+
+    def _sift(
+        self,
+        rows: Rows,
+        frame: pl.DataFrame,
+        bad: pl.Expr,
+        column: str,
+        reason: str,
+        remedy: str,
+        shown: str | None = None,
+    ) -> pl.DataFrame:
+        """Leaves the bad rows out and counts them, or refuses them, as `data.invalid` says."""
+        broken = frame.filter(bad)
+        if broken.is_empty():
+            return frame
+        if self.keys.invalid == "refuse":
+            places = [rows.place(row) for row in broken[ROW].head(3)]
+            values = [f" ({value!r})" for value in broken[shown].head(3)] if shown else [""] * 3
+            first = ", ".join(place + value for place, value in zip(places, values, strict=False))
+            raise InputError(
+                f'column "{column}": {reason} in {len(broken):,} of {len(frame):,} rows: {first}; {remedy}, or set '
+                'data.invalid = "drop" to leave such rows out'
+            )
+        if rows.key == "interactions":
+            self.dropped[reason] = len(broken)
+        else:
+            self.notes.append(f"{len(broken):,} rows of data.{rows.key} were left out: {reason}.")
+        return frame.filter(~bad)
+
+    def _refuse_unknown(self, positive: Positive, found: set[str]) -> None:
+        """Refuses a value that no row has, which is most often misspelt, and a bound that no row reaches."""
+        unknown = [str(value) for value in positive.values or [] if not found & set(_spellings(value))]
+        if found and not unknown:
+            return
+        column = self.log.read([positive.column]).frame[positive.column]
+        common = column.value_counts(sort=True)[positive.column].head(5)
+        said = f"no row of {self.log.name} has {positive.column} = {unknown[0]!r}" if unknown else _reason(positive)
+        raise InputError(
+            f"data.positive: {said}{'' if unknown else f' in every row of {self.log.name}'}; the most frequent values "
+            f"are {', '.join(map(repr, common))}: correct data.positive"
+        )
+
+    def _refuse_empty(self, log: pl.DataFrame, items: pl.DataFrame) -> None:
+        described = self.items or self.log
+        scened = items if self.scenes is self.items else log
+        for frame, column, table, key in ((items, _TEXT, described, "text"), (scened, _SCENE, self.scenes, "scene")):
+            if len(frame) and frame[column].null_count() == len(frame):
+                raise InputError(
+                    f"data.{key} = {getattr(self.keys, key)!r}: empty in every row of {table.name}; name a column "
+                    "with values"
+                )

@@ -1,0 +1,187 @@
+"""A time column as it stands in a file, turned into UTC seconds.
+
+Numbers count from 1970 in a unit that is given or told by their size; everything else is a date, with or without a
+time of day and a zone. A value that cannot be read becomes null: the caller knows its row and says so.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+import polars as pl
+
+from storage.errors import InputError
+
+# Ticks of each unit in a second.
+TICKS = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
+_NAMES = {"s": "seconds", "ms": "milliseconds", "us": "microseconds", "ns": "nanoseconds"}
+# How text says "nothing": the empty field, and what pandas and databases write for it.
+BLANKS = ["", "nan", "NaN", "null", "NULL", "None", "<NA>", "NaT", "\\N"]
+
+_ISO = (
+    r"^(\d{4}-\d\d-\d\d)"
+    r"(?:[T ](\d\d:\d\d)(:\d\d)?(?:[.,]\d+)? ?(Z|z|[+-](?:0\d|1\d|2[0-3])(?::?[0-5]\d)?)?)?$"
+)
+# Rows per step when text is parsed: the pieces of a step take several times the memory of its column.
+_CHUNK = 1 << 20
+
+
+@dataclass(frozen=True)
+class Clock:
+    """How a time column is written.
+
+    Attributes:
+        unit: of numbers: "s", "ms", "us" or "ns"; None to tell it by their size.
+        format: of text, as strptime takes it; None for ISO 8601.
+        zone: the IANA time zone of times that name none.
+    """
+
+    unit: str | None = None
+    format: str | None = None
+    zone: str = "UTC"
+
+
+def tidy(raw: pl.Series) -> pl.Series:
+    """The column with everything that stands for "no value" made null: NaN, empty text, `null` and the like."""
+    if raw.dtype == pl.String:
+        stripped = raw.str.strip_chars()
+        return stripped.set(stripped.is_in(BLANKS), None)
+    return raw.fill_nan(None) if raw.dtype.is_float() else raw
+
+
+def to_seconds(raw: pl.Series, clock: Clock) -> tuple[pl.Series, str | None]:
+    """Reads a tidy time column.
+
+    Args:
+        raw: numbers, dates, datetimes or text; its name is the column's name in the file.
+        clock: how it is written.
+
+    Returns:
+        UTC seconds, rounded down, null where the value is null or cannot be read; and what was guessed, if anything.
+
+    Raises:
+        InputError: the column is of a type that holds no times, or holds dates written as one number (20240131).
+    """
+    if clock.format is not None and (raw.dtype.is_numeric() or raw.dtype == pl.String):
+        digits = raw.cast(pl.Int64, strict=False) if raw.dtype.is_float() else raw
+        return _in_steps(digits.cast(pl.String), clock), None
+    if raw.dtype.is_temporal() and raw.dtype not in (pl.Time, pl.Duration):
+        return _to_utc(raw.cast(pl.Datetime("us")) if raw.dtype == pl.Date else raw, clock.zone), None
+    if raw.dtype == pl.String and not _is_numeric(raw):
+        return _in_steps(raw, clock), None
+    if raw.dtype.is_numeric() or raw.dtype in (pl.String, pl.Null):
+        return _from_numbers(raw, clock)
+    raise InputError(
+        f'data.time = "{raw.name}" holds values of type {raw.dtype}; accepted are numbers, dates, datetimes and text: '
+        "name another column"
+    )
+
+
+def check_format(form: str) -> None:
+    """Refuses a strptime format that cannot read a date back.
+
+    Raises:
+        ValueError: it lacks a part of the date, or has a directive that is not known.
+    """
+    day = datetime(2024, 1, 31, 13, 45, 59, tzinfo=UTC)
+    try:
+        read = _strptime(pl.Series([day]).dt.to_string(form), form)
+        readable = read.dt.date().to_list() == [day.date()]
+    except pl.exceptions.PolarsError:
+        readable = False
+    if not readable:
+        raise ValueError(
+            f"{form!r} does not describe a date; accepted are strptime formats with year, month and day, "
+            'such as "%d.%m.%Y %H:%M"'
+        )
+
+
+def _is_numeric(text: pl.Series) -> bool:
+    """Whether most of the first values are numbers: a few broken ones must not change how the rest is read."""
+    head = text.drop_nulls().head(1000)
+    return head.cast(pl.Float64, strict=False).count() * 2 > len(head)
+
+
+def _from_numbers(raw: pl.Series, clock: Clock) -> tuple[pl.Series, str | None]:
+    real = raw.cast(pl.Float64, strict=False)
+    note, unit = None, clock.unit
+    if unit is None:
+        unit = _unit_of(real, raw.name)
+        note = (
+            f'Numbers in "{raw.name}" were read as {_NAMES[unit]} since 1970, going by their size; '
+            "data.time_unit says otherwise."
+        )
+    whole = real.floor().cast(pl.Int64, strict=False)
+    if not raw.dtype.is_float():
+        # As integers where they are: a count of nanoseconds has more digits than a float holds.
+        exact = raw.cast(pl.Int64, strict=False)
+        whole = exact.zip_with(exact.is_not_null(), whole)
+    return whole // TICKS[unit], note
+
+
+def _unit_of(real: pl.Series, name: str) -> str:
+    size = real.filter(real.is_finite()).abs()
+    if len(size) and size.is_between(19_700_101, 21_001_231).all() and _are_calendar_days(size):
+        raise InputError(
+            f'data.time = "{name}" holds {int(size[0])}, which looks like a date in digits; set data.time_format = '
+            '"%Y%m%d", or data.time_unit = "s" if these are seconds since 1970'
+        )
+    middle = size.median()
+    typical = float(middle) if isinstance(middle, int | float) else 0.0
+    # 1e11 seconds are the year 5138 and 1e11 milliseconds 1973: real shops lie on one side only.
+    return next((unit for unit, limit in (("s", 1e11), ("ms", 1e14), ("us", 1e17)) if typical < limit), "ns")
+
+
+def _are_calendar_days(numbers: pl.Series) -> bool:
+    text = numbers.head(1000).cast(pl.Int64).cast(pl.String)
+    return _strptime(text, "%Y%m%d").null_count() == 0
+
+
+def _in_steps(text: pl.Series, clock: Clock) -> pl.Series:
+    steps = [_from_text(step.to_series(), clock) for step in text.to_frame().iter_slices(_CHUNK)]
+    return pl.concat(steps) if steps else pl.Series(text.name, [], pl.Int64)
+
+
+def _from_text(text: pl.Series, clock: Clock) -> pl.Series:
+    if clock.format is not None:
+        return _to_utc(_strptime(text, clock.format), clock.zone)
+    parts = text.str.extract_groups(_ISO).struct.unnest().select(pl.all().name.prefix("g"))
+    made = parts.select(
+        local=pl.concat_str("g1", pl.col("g2").fill_null("00:00"), pl.col("g3").fill_null(":00")).str.to_datetime(
+            "%Y-%m-%d%H:%M:%S", strict=False
+        ),
+        offset=_offset(pl.col("g4")),
+    )
+    local, offset = made["local"], made["offset"]
+    if offset.null_count() == 0:
+        return (local.dt.epoch("s") - offset).alias(text.name)
+    naive = _to_utc(local, clock.zone)
+    return (local.dt.epoch("s") - offset).zip_with(offset.is_not_null(), naive).alias(text.name)
+
+
+def _offset(zone: pl.Expr) -> pl.Expr:
+    """Seconds east of UTC that "Z", "+02", "+0200" and "+02:00" say; null where there is no zone."""
+    digits = zone.str.replace_all(r"\D", "").str.pad_end(4, "0")
+    seconds = digits.str.slice(0, 2).cast(pl.Int64, strict=False) * 3600
+    seconds += digits.str.slice(2, 2).cast(pl.Int64, strict=False) * 60
+    return pl.when(zone.str.starts_with("-")).then(-seconds).otherwise(seconds)
+
+
+def _strptime(text: pl.Series, form: str) -> pl.Series:
+    # Polars writes Python's ".%f" as "%.f".
+    return text.str.to_datetime(form.replace(".%f", "%.f"), strict=False)
+
+
+def _to_utc(moment: pl.Series, zone: str) -> pl.Series:
+    if getattr(moment.dtype, "time_zone", None) is None and zone != "UTC":
+        local = _localise(moment, zone)
+        # A time that the clocks skipped: with the offset in force before, as Python's own datetime reads it.
+        day = timedelta(days=1)
+        before = _localise(moment - day, zone).dt.epoch("s") + 86_400
+        return local.dt.epoch("s").zip_with(local.is_not_null(), before)
+    return moment.dt.epoch("s")
+
+
+def _localise(moment: pl.Series, zone: str) -> pl.Series:
+    return moment.dt.replace_time_zone(zone, ambiguous="earliest", non_existent="null")
