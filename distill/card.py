@@ -96,7 +96,7 @@ def _metrics(metrics: Mapping[str, Any]) -> str:
         recall = figures["recall"]
         lines.append(
             f"| {name} | {recall['mean']:.3f} | {recall['low']:.3f} – {recall['high']:.3f} "
-            f"| {figures['ndcg']:.3f} | {figures['hit_rate']:.3f} |"
+            f"| {figures['ndcg']['mean']:.3f} | {figures['hit_rate']['mean']:.3f} |"
         )
     return "\n".join(lines) + "\n" + _retention(metrics.get("retention", {}))
 

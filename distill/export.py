@@ -16,19 +16,21 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from distill import parity
 from distill.card import model_card
-from distill.manifest import HEAD, describe, is_export, seal
+from distill.manifest import HEAD, LEXICON, describe, is_export, seal
 from distill.student import Student, TokenTower
 from storage.atomic import atomic_folder
 from storage.errors import InputError, ScenetuneError
 from studies.device import full_precision
 from studies.encoder import tokenize
 from studies.evaluation import encode_items
+from studies.lexicon import Lexicon
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -41,6 +43,7 @@ PROBES = ("milk", "whole milk, 1 l, own brand", "crème brûlée 北京", "dark 
 def export(
     student: Student,
     tokenizer: PreTrainedTokenizerBase,
+    lexicon: Lexicon,
     folder: Path,
     manifest: Mapping[str, Any],
     *,
@@ -51,6 +54,7 @@ def export(
     Args:
         student: what to write, in fp32.
         tokenizer: the encoder's; the export's copy cuts at the student's `max_tokens` and gives no token types.
+        lexicon: the words of the texts that the student was trained on.
         folder: the export; must not exist.
         manifest: where the student comes from and its figures: `distill.manifest.ORIGIN` names what is needed.
         replace: put the export in the place of an older one.
@@ -67,10 +71,21 @@ def export(
         _write_sentence_transformers(student, draft)
         head = {name: weight.cpu().contiguous() for name, weight in student.head.state_dict().items()}
         save_file(head, draft / HEAD, metadata={"format": "pt"})
+        save_file(_lexicon_tensors(lexicon), draft / LEXICON, metadata={"format": "pt"})
         (draft / "README.md").write_text(model_card(described), encoding="utf-8")
         seal(draft, described)
         _check_parity(student, tokenizer, draft)
     return folder
+
+
+def _lexicon_tensors(lexicon: Lexicon) -> dict[str, Tensor]:
+    """Only the buckets that hold a word: a small part of all."""
+    used = torch.from_numpy(lexicon.frequency.nonzero()[0])
+    return {
+        "texts": torch.tensor([lexicon.texts]),
+        "buckets": used,
+        "frequency": torch.from_numpy(lexicon.frequency.astype(np.int64))[used],
+    }
 
 
 def _write_encoder(student: Student, tokenizer: PreTrainedTokenizerBase, draft: Path) -> None:

@@ -11,13 +11,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
 from torch.func import functional_call
 
 from distill.hyperparameters import StudentHyperparameters
-from distill.manifest import HEAD, verify
+from distill.manifest import HEAD, LEXICON, verify
 from distill.student import Student, TokenTower, assemble
 from storage.errors import InputError
 from studies.device import device, full_precision
@@ -26,6 +27,7 @@ from studies.episodes import Episode
 from studies.evaluation import encode_items
 from studies.hyperparameters import Hyperparameters
 from studies.learners import Learner
+from studies.lexicon import BUCKETS, Lexicon, count_words, overlap
 from studies.metrics import top_k
 from studies.recommender import AdaptedScene, Head
 
@@ -45,6 +47,7 @@ class ExportedStudent:
         model: the encoder, fp32.
         head: what adapts.
         learner: the values by which it adapts.
+        lexicon: the words of the texts that it was trained on.
     """
 
     manifest: dict[str, Any]
@@ -52,6 +55,7 @@ class ExportedStudent:
     model: DistilBertModel
     head: Head
     learner: Hyperparameters
+    lexicon: Lexicon
 
     @property
     def max_tokens(self) -> int:
@@ -71,15 +75,24 @@ def load_export(folder: Path) -> ExportedStudent:
     quiet_transformers()
     weights = load_file(folder / HEAD)
     size, width = weights["project.weight"].shape
-    head = Head(width, size)
+    learner = Hyperparameters(**manifest["learner"])
+    head = Head(width, size, learned_rates=learner.learned_rates)
     head.load_state_dict(weights)
     return ExportedStudent(
         manifest=manifest,
         tokenizer=AutoTokenizer.from_pretrained(folder, local_files_only=True),
         model=DistilBertModel.from_pretrained(folder, local_files_only=True, use_safetensors=True),
         head=head,
-        learner=Hyperparameters(**manifest["learner"]),
+        learner=learner,
+        lexicon=_read_lexicon(folder),
     )
+
+
+def _read_lexicon(folder: Path) -> Lexicon:
+    stored = load_file(folder / LEXICON)
+    frequency = np.zeros(BUCKETS, dtype=np.int64)
+    frequency[stored["buckets"].numpy()] = stored["frequency"].numpy()
+    return Lexicon(int(stored["texts"]), frequency)
 
 
 def as_student(exported: ExportedStudent, tokens: Ragged) -> Student:
@@ -123,7 +136,7 @@ class StudentRecommender:
 
     def __init__(self, exported: ExportedStudent) -> None:
         self.manifest = exported.manifest
-        self._tokenizer = exported.tokenizer
+        self._tokenizer, self._lexicon = exported.tokenizer, exported.lexicon
         self._student = as_student(exported, tokenize(exported.tokenizer, [""], exported.max_tokens))
 
     @classmethod
@@ -167,19 +180,27 @@ class StudentRecommender:
         """
         _check(candidates, support)
         texts, counts = self.localise(candidates, [history for history, _ in support])
+        places = np.array([taken for _, taken in support])
+        alike = overlap(self._lexicon.weigh(count_words(candidates)), places)
+        nobody = torch.zeros(0, len(candidates), dtype=torch.bool, device=device())
         episode = Episode(
             scene=0,
             opened=0,
             items=torch.arange(len(texts), device=device()),
             candidates=len(candidates),
-            support=torch.tensor([taken for _, taken in support], device=device()),
+            support=torch.from_numpy(places).to(device()),
             support_history=counts,
             query_history=counts[:0],
-            relevant=torch.zeros(0, len(candidates), dtype=torch.bool, device=device()),
+            relevant=nobody,
+            excluded=nobody,
+            elsewhere=torch.zeros(len(candidates), device=device()),
+            overlap=torch.from_numpy(alike).to(device()),
+            users=torch.empty(0, dtype=torch.int64, device=device()),
+            rows=torch.empty(0, dtype=torch.int64, device=device()),
         )
         vectors = self.embed(texts)
         adapted = self.learner.adapt(episode, vectors)
-        return Scene(self, candidates, vectors[: len(candidates)], episode.support, adapted)
+        return Scene(self, candidates, vectors[: len(candidates)], episode, adapted)
 
     def localise(self, candidates: Sequence[str], histories: Sequence[History]) -> tuple[list[str], Tensor]:
         """The candidates and the histories' other texts, (M,), and each history as counts over them, (R, M).
@@ -211,11 +232,11 @@ class Scene:
         student: StudentRecommender,
         candidates: Sequence[str],
         vectors: Tensor,
-        support: Tensor,
+        episode: Episode,
         adapted: AdaptedScene,
     ) -> None:
         self._student, self._candidates, self._vectors = student, list(candidates), vectors
-        self._support, self._adapted = support, adapted
+        self._support, self._overlap, self._adapted = episode.support, episode.overlap, adapted
 
     @torch.no_grad()
     def rank(self, histories: Sequence[History], k: int = 10) -> Ranking:
@@ -235,7 +256,8 @@ class Scene:
         vectors = torch.cat([self._vectors, self._student.embed(texts[count:])])
         # Other histories than the support's: the adapted head reads their items.
         head = self._student.learner.model.head
-        reading = functional_call(head, dict(self._adapted.head), (vectors, count, self._support))
+        inputs = (vectors, count, self._support, self._overlap)
+        reading = functional_call(head, dict(self._adapted.head), inputs)
         scores = replace(self._adapted, reading=reading).scores(counts)
         items = top_k(scores, k)
         return Ranking(items, scores.gather(1, items))

@@ -1,6 +1,6 @@
 """What a student is pulled towards: its teachers' vectors and their rankings.
 
-The third pull, what users really took, is the teachers' own training loss: `studies.learners.base.ranking_loss`.
+The third pull, what users really took, is the teachers' own training loss: `studies.learners.scene_task.ranking_loss`.
 """
 
 from __future__ import annotations

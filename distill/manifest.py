@@ -16,13 +16,14 @@ from distill.student import Student, parameters
 from storage.atomic import sha256
 from storage.errors import InputError
 
-FORMAT = 1
+FORMAT = 2
 MANIFEST = "manifest.json"
 HEAD = "head.safetensors"
+LEXICON = "lexicon.safetensors"
 # What the caller of the export says: where the student comes from and how good it is.
 ORIGIN = ("study", "spec", "data_fingerprint", "encoder", "metrics")
 # Without these an export cannot be served, so a manifest that leaves one out vouches for nothing.
-SERVED = ("config.json", "model.safetensors", "tokenizer.json", HEAD)
+SERVED = ("config.json", "model.safetensors", "tokenizer.json", HEAD, LEXICON)
 _REMEDY = "export the study again, or restore the folder from a copy"
 
 

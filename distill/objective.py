@@ -21,7 +21,7 @@ from storage.errors import InputError
 from studies.device import device, full_precision
 from studies.embeddings import Progress
 from studies.episodes import Episode
-from studies.evaluation import Adapted
+from studies.evaluation import Adapted, ItemVectors, RunWriter
 from studies.evaluation import evaluate as evaluate_system
 from studies.hyperparameters import Hyperparameters
 from studies.metrics import Evaluation
@@ -130,12 +130,13 @@ def load_student(problem: Problem, folder: Path) -> Student:
             "name a folder of this study's, or distil again"
         )
     model = DistilBertModel(student_config(problem.encoder, problem.spec.distill.layers))
+    learner = Hyperparameters(**metadata["learner"])
     student = assemble(
         model,
-        Head(problem.encoder.width),
+        Head(problem.encoder.width, learned_rates=learner.learned_rates),
         problem.tokens,
         problem.spec.teacher.max_tokens,
-        Hyperparameters(**metadata["learner"]),
+        learner,
         StudentHyperparameters(**metadata["hyperparameters"]),
     )
     try:
@@ -149,7 +150,11 @@ def load_student(problem: Problem, folder: Path) -> Student:
 
 
 def evaluate(
-    student: Student, problem: Problem, episodes: Sequence[Episode], progress: Progress | None = None
+    student: Student,
+    problem: Problem,
+    episodes: Sequence[Episode],
+    progress: Progress | None = None,
+    dump: RunWriter | None = None,
 ) -> Evaluation:
     """A student's figures on `episodes`, in fp32: they are published, and the export must reproduce them.
 
@@ -158,10 +163,11 @@ def evaluate(
         problem: the study's data.
         episodes: what to score; each distinct item is encoded once.
         progress: called with (episodes done, episodes in all).
+        dump: called with each episode and its ranking.
     """
     with full_precision():
-        system = Adapted(student.learner, episodes, problem.tokens.lengths, student.tower)
-        return evaluate_system(system, episodes, problem.data.scenes, problem.spec.protocol.k, progress)
+        system = Adapted(student.learner, ItemVectors(student.tower, episodes, problem.tokens.lengths))
+        return evaluate_system(system, episodes, problem.data.scenes, problem.spec.protocol.k, progress, dump)
 
 
 def _architecture(problem: Problem) -> dict[str, object]:

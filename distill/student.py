@@ -106,6 +106,7 @@ def assemble(
         hyperparameters: what the student is distilled with.
     """
     values = Hyperparameters(**learner.to_dict() | {"trainable_layers": 0})
+    head.train_only(values.head)  # what the teacher's inner loop leaves alone, the student's must too
     recommender = Recommender(nn.Identity(), head).to(device())
     tower = TokenTower(model, tokens).to(device())
     return Student(tower, build(recommender, values), max_tokens, hyperparameters)

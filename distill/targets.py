@@ -8,11 +8,9 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from studies.device import device
 from studies.embeddings import Progress
 from studies.evaluation import encode_items
 from studies.learners import Learner
@@ -54,12 +52,6 @@ class Targets:
         return self.vectors[torch.searchsorted(self.items, items)]
 
 
-def visible_items(problem: Problem) -> Tensor:
-    """(N,) items that training may read: all but those of validation and test scenes, ascending."""
-    visible = ~np.isin(problem.data.item_scene, problem.split.held_out)
-    return torch.from_numpy(np.flatnonzero(visible)).to(device())
-
-
 def compute_targets(
     problem: Problem, teachers: Sequence[Teacher], episodes: Collection[int], progress: Progress | None = None
 ) -> Targets:
@@ -71,7 +63,7 @@ def compute_targets(
         episodes: positions in `problem.train` whose scores are needed.
         progress: called with (episodes done, episodes in all), counted for every teacher.
     """
-    items = visible_items(problem)
+    items = problem.visible_items
     best: Tensor | None = None
     scores: dict[int, Tensor] = {}
     for number, teacher in enumerate(teachers):

@@ -20,7 +20,7 @@ from distill.targets import Targets
 from studies.device import device
 from studies.encoder import by_length
 from studies.episodes import Episode
-from studies.learners.base import ranking_loss
+from studies.learners.scene_task import ranking_loss
 from studies.spec import DistillSection
 from studies.training import ScheduledAdamW, load_weights
 
@@ -102,7 +102,7 @@ class Distiller:
         return (
             values.embed_weight * embedding_loss(vectors, self._targets.of(episode.items))
             + values.soft_weight * listwise_kl(self._targets.scores[index][queries], scores, values.temperature)
-            + values.hard_weight * ranking_loss(scores, episode.relevant)
+            + values.hard_weight * ranking_loss(scores, episode.relevant, episode.excluded)
         )
 
     def _encode(self, items: Tensor) -> Tensor:
@@ -150,4 +150,6 @@ def asking(episode: Episode, queries: Tensor) -> Episode:
         support_history=episode.support_history[:, needed],
         query_history=episode.query_history[queries][:, needed],
         relevant=episode.relevant[queries],
+        excluded=episode.excluded[queries],
+        users=episode.users[queries],
     )

@@ -11,9 +11,11 @@ from torch import Tensor, nn
 from studies.encoder import by_length
 from studies.episodes import Episode
 from studies.learners import Learner
-from studies.metrics import METRICS, Evaluation, query_metrics, summarise, top_k
+from studies.metrics import Evaluation, episode_metrics, rank, summarise
+from studies.recommender import AdaptedScene
 
 Progress = Callable[[int, int], None]
+RunWriter = Callable[[Episode, Tensor], None]
 
 
 class System(Protocol):
@@ -23,29 +25,63 @@ class System(Protocol):
         """(Q, C) finite scores; must not depend on `episode.relevant`."""
 
 
+class ItemVectors:
+    """The vectors of all items that some episodes touch, each encoded once.
+
+    Args:
+        tower: encodes them.
+        episodes: what will be scored.
+        lengths: (items,) token counts, to encode texts of similar length together.
+    """
+
+    def __init__(self, tower: nn.Module, episodes: Sequence[Episode], lengths: Tensor) -> None:
+        self._items = torch.unique(torch.cat([episode.items for episode in episodes]))
+        self._vectors = encode_items(tower, self._items, lengths)
+
+    def of(self, episode: Episode) -> Tensor:
+        """(M, D) vectors of the episode's items."""
+        return self._vectors[torch.searchsorted(self._items, episode.items)]
+
+
 class Adapted:
-    """A learner as a system: each distinct item of the episodes is encoded once, then every episode adapts.
+    """A learner as a system: adapts to every episode's support, then ranks.
 
     Args:
         learner: the learner to measure.
-        episodes: what it will be measured on.
-        lengths: (items,) token counts, to encode texts of similar length together.
-        tower: encodes the items; the learner's own if left out.
+        vectors: of the items it will rank.
     """
 
-    def __init__(
-        self, learner: Learner, episodes: Sequence[Episode], lengths: Tensor, tower: nn.Module | None = None
-    ) -> None:
-        self._learner = learner
-        self._items = torch.unique(torch.cat([episode.items for episode in episodes]))
-        self._vectors = encode_items(learner.model.tower if tower is None else tower, self._items, lengths)
+    def __init__(self, learner: Learner, vectors: ItemVectors) -> None:
+        self._learner, self._vectors = learner, vectors
 
     def scores(self, episode: Episode) -> Tensor:
         """(Q, C) after adapting to the episode's support."""
-        vectors = self._vectors[torch.searchsorted(self._items, episode.items)]
-        adapted = self._learner.adapt(episode, vectors)
+        adapted = self._learner.adapt(episode, self._vectors.of(episode))
         with torch.no_grad():
             return adapted.scores(episode.query_history)
+
+
+class Unadapted:
+    """A meta-trained learner used directly, without adapting (direct transfer): what the support is worth to it.
+
+    The recommender as the outer loop left it; no weight moves, and the support's counts and neighbours are zero. A
+    query user's own history stays as it is, even where it holds what they took in the support.
+
+    Args:
+        learner: the learner to measure.
+        vectors: of the items it will rank.
+    """
+
+    def __init__(self, learner: Learner, vectors: ItemVectors) -> None:
+        self._head, self._vectors = learner.model.head, vectors
+
+    @torch.no_grad()
+    def scores(self, episode: Episode) -> Tensor:
+        """(Q, C), whatever the episode's support."""
+        head, vectors, history = self._head, self._vectors.of(episode), episode.query_history
+        reading = head(vectors, episode.candidates, episode.support, episode.overlap)
+        scene = AdaptedScene(reading, head.scene, head.gates, vectors.new_zeros(episode.candidates))
+        return scene.scores(history, memory=history.new_zeros(len(history), len(episode.support)))
 
 
 @torch.no_grad()
@@ -74,8 +110,17 @@ def evaluate(
     scene_names: Sequence[str],
     k: int,
     progress: Progress | None = None,
+    dump: RunWriter | None = None,
 ) -> Evaluation:
     """Scores `system` on every episode.
+
+    Args:
+        system: ranks the candidates.
+        episodes: what it is scored on.
+        scene_names: name of each scene code.
+        k: cut-off of the metrics.
+        progress: called with (episodes done, episodes in all).
+        dump: called with each episode and its (Q, C) ranking, such as a run of `studies.trec`.
 
     Raises:
         FloatingPointError: the system gave a score that is not finite.
@@ -85,10 +130,10 @@ def evaluate(
         scores = system.scores(episode)
         if not bool(scores.isfinite().all()):
             raise FloatingPointError(f"a score for scene {scene_names[episode.scene]!r} is not finite")
-        metrics = query_metrics(scores, episode.relevant, k)
-        means = {metric: float(metrics[metric].mean()) for metric in METRICS}
-        shown = set(top_k(scores, k).flatten().tolist())
-        results.append((scene_names[episode.scene], means, shown, episode.candidates))
+        order = rank(scores, episode.excluded)
+        results.append((scene_names[episode.scene], episode_metrics(order, episode, k)))
+        if dump is not None:
+            dump(episode, order)
         if progress is not None:
             progress(number, len(episodes))
     return summarise(results)

@@ -6,14 +6,16 @@ Imports nothing heavy: the study file is validated against these names before to
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
-LearnerName = Literal["protonet", "anil", "fomaml"]
-LEARNERS: tuple[LearnerName, ...] = ("protonet", "anil", "fomaml")
+HeadPart = Literal["scalars", "projection", "all"]
+HEAD_PARTS: tuple[HeadPart, ...] = get_args(HeadPart)
+LearnerName = Literal["protonet", "anil", "fomaml", "maml", "metasgd", "reptile", "finetune"]
+LEARNERS: tuple[LearnerName, ...] = get_args(LearnerName)
 
 # Hyperparameters that only mean something to learners with an inner loop of gradient steps.
 INNER_LOOP = ("inner_lr", "inner_steps")
-GRADIENT_LEARNERS: tuple[LearnerName, ...] = ("anil", "fomaml")
+GRADIENT_LEARNERS: tuple[LearnerName, ...] = tuple(name for name in LEARNERS if name != "protonet")
 
 
 @dataclass(frozen=True)
@@ -25,18 +27,26 @@ class Hyperparameters:
         outer_lr: peak learning rate of the meta-update (AdamW).
         meta_batch_size: episodes per meta-update.
         weight_decay: AdamW's decoupled weight decay.
+        head: what of the head trains: the weights and sharpnesses of the score's terms; the projection of texts as
+            well; or the priors of appeal too. Fewer overfit less where training scenes are few.
         trainable_layers: top transformer layers of the encoder that the outer loop trains; 0 freezes it.
         inner_lr: step size of the inner loop; None for a learner without one.
-        inner_steps: gradient steps of the inner loop; None for a learner without one.
+        inner_steps: gradient steps of the inner loop, or of fine-tuning; None for a learner without any.
     """
 
     learner: LearnerName = "protonet"
     outer_lr: float = 5e-4
     meta_batch_size: int = 8
     weight_decay: float = 0.05
+    head: HeadPart = "all"
     trainable_layers: int = 0
     inner_lr: float | None = None
     inner_steps: int | None = None
+
+    @property
+    def learned_rates(self) -> bool:
+        """Whether the learner learns an inner rate for every weight."""
+        return self.learner == "metasgd"
 
     def to_dict(self) -> dict[str, Any]:
         """The values that apply to this learner, by name."""

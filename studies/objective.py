@@ -12,22 +12,24 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 
-import numpy as np
 import torch
+from torch import Tensor
 
 from storage import checkpoints
 from storage.errors import InputError
 from studies import encoder as encoders
+from studies.audit import audit_data, audit_episodes, refuse_leaks
 from studies.data.dataset import Dataset
 from studies.data.sources import load as load_data
 from studies.device import device
 from studies.domains import Range
 from studies.embeddings import EmbeddingCache, Progress
 from studies.encoder import Encoder, Ragged
-from studies.episodes import Episode, EpisodeSampler
-from studies.evaluation import Adapted, evaluate
+from studies.episodes import Episode, EpisodeSampler, visible_items
+from studies.evaluation import Adapted, ItemVectors, evaluate
 from studies.hyperparameters import Hyperparameters
 from studies.learners import Learner, build
+from studies.lexicon import Lexicon
 from studies.metrics import Evaluation
 from studies.recommender import Head, Recommender, build_tower
 from studies.scenes import Part, Split, split
@@ -65,39 +67,65 @@ class Problem:
         self.tokens: Ragged = encoders.tokenize(encoder.tokenizer, data.texts, spec.teacher.max_tokens)
         self.cache = EmbeddingCache(folder, encoder, self.tokens)
         self._sampler = EpisodeSampler(data, parts, spec.protocol)
+        self._episodes: dict[Part, list[Episode]] = {}
+        self._by_shots: dict[Part, dict[int, list[Episode]]] = {}
 
-    @cached_property
+    @property
     def train(self) -> list[Episode]:
         """Meta-training episodes, on the device."""
-        return self._episodes("train")
+        return self.episodes("train")
 
-    @cached_property
+    @property
     def validation(self) -> list[Episode]:
         """Meta-validation episodes, on the device."""
-        return self._episodes("validation")
+        return self.episodes("validation")
 
-    @cached_property
+    @property
     def test(self) -> list[Episode]:
         """Meta-test episodes, on the device: for the one evaluation at the end."""
-        return self._episodes("test")
+        return self.episodes("test")
 
-    def _episodes(self, part: Part) -> list[Episode]:
-        return [episode.to(device()) for episode in self._sampler.sample(part)]
+    def episodes(self, part: Part) -> list[Episode]:
+        """A part's episodes, on the device; audited and kept from the first call on."""
+        if part not in self._episodes:
+            self._episodes[part] = self._audited(part, self._sampler.sample(part))
+        return self._episodes[part]
+
+    def by_shots(self, part: Part) -> dict[int, list[Episode]]:
+        """Episodes with the same queries under each of the protocol's `report_shots` that the data allow."""
+        if part not in self._by_shots:
+            nested = self._sampler.nested(part, self.spec.protocol.report_shots)
+            self._by_shots[part] = {shots: self._audited(part, episodes) for shots, episodes in nested.items()}
+        return self._by_shots[part]
+
+    def _audited(self, part: Part, episodes: Sequence[Episode]) -> list[Episode]:
+        refuse_leaks(audit_episodes(self.data, self.split, self.spec.protocol, part, episodes))
+        return [episode.to(device()) for episode in episodes]
+
+    @cached_property
+    def visible_items(self) -> Tensor:
+        """(N,) items whose texts training may read, ascending, on the device."""
+        return torch.from_numpy(visible_items(self.data, self.split, self.spec.protocol)).to(device())
+
+    @property
+    def lexicon(self) -> Lexicon:
+        """The words of these texts."""
+        return self._sampler.lexicon
 
     def learner(self, hyperparameters: Hyperparameters) -> Learner:
         """A freshly initialised learner; the same seed gives every trial the same start."""
         torch.manual_seed(self.spec.search.seed)
         tower = build_tower(self.encoder, self.cache, hyperparameters.trainable_layers)
-        head = Head(self.encoder.width)
-        # Training scenes' texts alone: what is held out shapes nothing.
-        head.start_from(self.cache.pooled()[~np.isin(self.data.item_scene, self.split.held_out)])
+        head = Head(self.encoder.width, learned_rates=hyperparameters.learned_rates)
+        head.start_from(self.cache.pooled()[self.visible_items.cpu()])
+        head.train_only(hyperparameters.head)
         model = Recommender(tower, head)
         return build(model.to(device()), hyperparameters)
 
     def evaluate(self, learner: Learner, episodes: Sequence[Episode], progress: Progress | None = None) -> Evaluation:
         """A learner's figures on `episodes`."""
-        system = Adapted(learner, episodes, self.tokens.lengths)
-        return evaluate(system, episodes, self.data.scenes, self.spec.protocol.k, progress)
+        vectors = ItemVectors(learner.model.tower, episodes, self.tokens.lengths)
+        return evaluate(Adapted(learner, vectors), episodes, self.data.scenes, self.spec.protocol.k, progress)
 
 
 def prepare(spec: StudySpec, cache: Path, *, progress: Progress | None = None, data: Dataset | None = None) -> Problem:
@@ -112,8 +140,9 @@ def prepare(spec: StudySpec, cache: Path, *, progress: Progress | None = None, d
     Raises:
         InputError: data, protocol or encoder cannot give a meaningful study.
     """
-    data = data or load_data(spec.data)
+    data = data or load_data(spec.data, spec.protocol, cache)
     parts = split(data, spec.protocol)
+    refuse_leaks(audit_data(data, parts))
     encoder = encoders.load(spec.teacher)
     trainable = trainable_choices(spec.search)
     if max(trainable) > encoder.layers:

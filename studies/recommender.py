@@ -8,6 +8,7 @@ The item tower turns texts into vectors; everything else is the head, small and 
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -18,9 +19,12 @@ from torch.nn import functional
 from studies.device import autocast
 from studies.embeddings import EmbeddingCache
 from studies.encoder import Encoder, Ragged, pool, run_layers
+from studies.hyperparameters import HeadPart
 
 # Weights of the head that are scalars or stand for one direction; they train at a rate of their own.
 HEAD_SCALARS = ("scene", "gates", "sharpness", "bias_rate")
+# Name of the module that holds Meta-SGD's learned rates.
+INNER_RATES = "inner_rates"
 
 
 class FrozenTower(nn.Module):
@@ -74,6 +78,7 @@ class Reading:
         match: (M, C) similarity kernel between items and candidates.
         taken: (K, C) 1 where the support interaction took the candidate.
         near: (K, C) similarity kernel between the support's items and the candidates.
+        words: (K, C) the same of their words.
         targets: (C, d) the candidates' vectors.
     """
 
@@ -82,6 +87,7 @@ class Reading:
     match: Tensor
     taken: Tensor
     near: Tensor
+    words: Tensor
     targets: Tensor
 
 
@@ -91,9 +97,10 @@ class Head(nn.Module):
     Args:
         width: size D of an item vector.
         size: size d of the space in which users and items meet.
+        learned_rates: hold a multiple of `inner_lr` for every weight that adapts, as Meta-SGD learns them.
     """
 
-    def __init__(self, width: int, size: int = 64) -> None:
+    def __init__(self, width: int, size: int = 64, *, learned_rates: bool = False) -> None:
         super().__init__()
         self.project = nn.Linear(width, size, bias=False)
         self.user = nn.Linear(size, size, bias=False)
@@ -101,15 +108,31 @@ class Head(nn.Module):
         self.appeal = nn.Sequential(nn.Linear(2 * width, 64), nn.GELU(), appeal)
         # A prior direction of taste; adapted to the scene by gradient learners.
         self.scene = nn.Parameter(torch.zeros(size))
-        # Weights of: appeal, affinity, history match, support counts, support neighbours, scene.
-        self.gates = nn.Parameter(torch.ones(6))
-        # Log sharpness of the two similarity kernels: history match, support neighbours.
-        self.sharpness = nn.Parameter(torch.full((2,), 2.3))
+        # Weights of: appeal, affinity, history match, support counts, support neighbours, their words, scene.
+        # Counts and words pay at once; the others start low, but not at zero, where nothing below them would train
+        # (docs/decisions.md).
+        self.gates = nn.Parameter(torch.tensor([1.0, 0.1, 0.1, 1.0, 0.1, 1.0, 1.0]))
+        # Log sharpness of the similarity kernels: history match, support neighbours, their words.
+        self.sharpness = nn.Parameter(torch.tensor([2.3, 2.3, 1.6]))
         # Log of how many times inner_lr the per-candidate bias moves: its gradient is spread over K interactions.
         self.bias_rate = nn.Parameter(torch.tensor(2.3))
         nn.init.normal_(self.project.weight, std=width**-0.5)
         nn.init.zeros_(appeal.weight)
         nn.init.zeros_(appeal.bias)
+        if learned_rates:
+            # Names of a ParameterDict hold no dots.
+            adapting = {name: p for name, p in self.named_parameters() if name != "bias_rate"}
+            self.inner_rates = nn.ParameterDict(
+                {name.replace(".", "/"): torch.ones_like(p) for name, p in adapting.items()}
+            )
+
+    def train_only(self, part: HeadPart) -> None:
+        """Freezes what a trial is not to train: matrices learn training scenes by heart where these are few."""
+        # The direction of taste is a prior of appeal too, a linear one.
+        scalars = {*HEAD_SCALARS} - {"scene"}
+        trained = {"scalars": scalars, "projection": scalars | {"project", "user"}}
+        for name, parameter in self.named_parameters():
+            parameter.requires_grad_(part == "all" or bool(trained[part] & set(re.split(r"[./]", name))))
 
     @torch.no_grad()
     def start_from(self, vectors: Tensor) -> None:
@@ -119,24 +142,26 @@ class Head(nn.Module):
         rows = min(len(self.project.weight), len(directions))
         self.project.weight[:rows] = directions[:rows]
 
-    def forward(self, vectors: Tensor, candidates: int, support: Tensor) -> Reading:
+    def forward(self, vectors: Tensor, candidates: int, support: Tensor, overlap: Tensor) -> Reading:
         """Reads an episode.
 
         Args:
             vectors: (M, D) vectors of the episode's items; the first C are the candidates.
             candidates: C.
             support: (K,) positions of the support's items among the candidates.
+            overlap: (K, C) how alike their words and those of the candidates are, in [0, 1].
         """
         items = functional.normalize(self.project(vectors), dim=-1)
         targets = items[:candidates]
         distance = items @ targets.T - 1
-        history_sharpness, support_sharpness = self.sharpness.exp()
+        history_sharpness, support_sharpness, word_sharpness = self.sharpness.exp()
         return Reading(
             appeal=self._appeal(vectors[:candidates]),
             affinity=self.user(items) @ targets.T,
             match=(distance * history_sharpness).exp(),
             taken=functional.one_hot(support, candidates).to(vectors.dtype),
             near=(distance[support] * support_sharpness).exp(),
+            words=((overlap.to(vectors) - 1) * word_sharpness).exp(),
             targets=targets,
         )
 
@@ -156,7 +181,7 @@ class AdaptedScene:
     Attributes:
         reading: the head's reading of the scene, under adapted weights where a learner adapts them.
         scene: (d,) direction of taste.
-        gates: (6,) weights of the score's terms.
+        gates: (7,) weights of the score's terms.
         bias: (C,) per-candidate bias.
         head: the head's adapted weights by name, to read further items with; none where the head itself did not move.
     """
@@ -178,7 +203,7 @@ class AdaptedScene:
         reading = self.reading
         if memory is None:
             memory = history.new_ones(len(history), len(reading.taken))
-        appeal, affinity, match, counts, neighbours, scene = self.gates
+        appeal, affinity, match, counts, neighbours, words, scene = self.gates
         # Histories are counts, so that every sum over a history is one matrix product.
         length = history.sum(1, keepdim=True).clamp(min=1)
         scores: Tensor = (
@@ -187,6 +212,7 @@ class AdaptedScene:
             + match * torch.log1p(history @ reading.match)
             + counts * torch.log1p(memory @ reading.taken)
             + neighbours * torch.log1p(memory @ reading.near)
+            + words * torch.log1p(memory @ reading.words)
             + 5 * scene * (reading.targets @ self.scene)
             + self.bias
         )

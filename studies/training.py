@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from studies.episodes import Episode
 from studies.learners import Learner
-from studies.recommender import HEAD_SCALARS
+from studies.recommender import HEAD_SCALARS, INNER_RATES
 
 CLIP_NORM = 1.0
 WARMUP = 0.1
@@ -41,10 +41,10 @@ class ScheduledAdamW:
 
     def __init__(self, model: nn.Module, lr: float, weight_decay: float, steps: int) -> None:
         self.step = 0
-        self._lr, self._steps = lr, steps
+        self._model, self._lr, self._steps = model, lr, steps
         self._parameters = {n: p for n, p in model.named_parameters() if p.requires_grad}
-        scalars = [p for n, p in self._parameters.items() if n.rpartition(".")[2] in HEAD_SCALARS]
-        rest = [p for n, p in self._parameters.items() if n.rpartition(".")[2] not in HEAD_SCALARS]
+        scalars = [p for n, p in self._parameters.items() if _is_scalar(n)]
+        rest = [p for n, p in self._parameters.items() if not _is_scalar(n)]
         groups = [{"params": rest, "rate": 1.0}, {"params": scalars, "rate": SCALAR_RATE, "weight_decay": 0.0}]
         self._optimizer = torch.optim.AdamW(groups, lr=lr, weight_decay=weight_decay)
 
@@ -71,8 +71,8 @@ class ScheduledAdamW:
         return 0.5 * (1 + math.cos(math.pi * (self.step - warmup) / max(1, self._steps - warmup)))
 
     def state(self) -> dict[str, Tensor]:
-        """Tensors of a checkpoint: `model.*` the trained weights, `optimizer.*` AdamW's moments."""
-        tensors = {f"model.{name}": p.detach() for name, p in self._parameters.items()}
+        """Tensors of a checkpoint: `model.*` all weights, frozen ones too, `optimizer.*` AdamW's moments."""
+        tensors = {f"model.{name}": p.detach() for name, p in self._model.named_parameters()}
         for name, p in self._parameters.items():
             for key, value in self._optimizer.state.get(p, {}).items():
                 tensors[f"optimizer.{key}.{name}"] = value.detach()
@@ -85,6 +85,11 @@ class ScheduledAdamW:
             if keys:
                 self._optimizer.state[p] = {key: tensors[f"optimizer.{key}.{name}"].clone() for key in keys}
         self.step = step
+
+
+def _is_scalar(name: str) -> bool:
+    *path, last = name.split(".")
+    return last in HEAD_SCALARS or INNER_RATES in path
 
 
 class Trainer:
@@ -136,12 +141,11 @@ class Trainer:
 
 
 def load_weights(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Puts a checkpoint's trained weights into a model of the same architecture.
+    """Puts a checkpoint's weights into a model of the same architecture.
 
     Raises:
         KeyError, RuntimeError: a weight is missing, or has another shape.
     """
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            if parameter.requires_grad:
-                parameter.copy_(tensors[f"model.{name}"])
+            parameter.copy_(tensors[f"model.{name}"])

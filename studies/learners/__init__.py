@@ -5,11 +5,23 @@ from __future__ import annotations
 from studies.hyperparameters import Hyperparameters, LearnerName
 from studies.learners.anil import ANIL
 from studies.learners.base import Learner
+from studies.learners.finetune import FineTune
 from studies.learners.fomaml import FOMAML
+from studies.learners.maml import MAML
+from studies.learners.metasgd import MetaSGD
 from studies.learners.protonet import ProtoNet
+from studies.learners.reptile import Reptile
 from studies.recommender import Recommender
 
-LEARNERS: dict[LearnerName, type[Learner]] = {"protonet": ProtoNet, "anil": ANIL, "fomaml": FOMAML}
+LEARNERS: dict[LearnerName, type[Learner]] = {
+    "protonet": ProtoNet,
+    "anil": ANIL,
+    "fomaml": FOMAML,
+    "maml": MAML,
+    "metasgd": MetaSGD,
+    "reptile": Reptile,
+    "finetune": FineTune,
+}
 
 
 def build(model: Recommender, hyperparameters: Hyperparameters) -> Learner:

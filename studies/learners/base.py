@@ -1,20 +1,27 @@
 """The one interface of all learners.
 
-A learner meta-trains a `Recommender` (`meta_step`, the outer loop's gradient) so that, given a support, it adapts to
-a scene (`adapt`, the inner loop); the adapted scene then ranks its candidates for anyone.
+A learner meta-trains a model (`meta_step`, the outer loop's gradient) so that, given a support, it adapts to a task
+(`inner_loop`). For the recommender, `adapt` makes of that a scene that ranks its candidates for anyone.
 """
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from abc import ABC
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from studies.episodes import Episode
 from studies.hyperparameters import Hyperparameters
+from studies.learners.inner_loop import Task, Weights, descend
+from studies.learners.scene_task import Part, SceneTask, scene_tasks
 from studies.recommender import AdaptedScene, Recommender
+
+# Opens the tasks of a meta-batch: (model, episodes, part) → a context that yields them.
+Tasks = Callable[[Any, Sequence[Any], Part], AbstractContextManager[Any]]
 
 
 class Learner(ABC):
@@ -23,13 +30,17 @@ class Learner(ABC):
     Args:
         model: what is trained; several learners never share one.
         hyperparameters: the trial's values.
+        tasks: makes tasks of a meta-batch; a recommender's if left out.
     """
 
-    def __init__(self, model: Recommender, hyperparameters: Hyperparameters) -> None:
+    part: ClassVar[Part]
+    second_order: ClassVar[bool] = False
+
+    def __init__(self, model: Recommender, hyperparameters: Hyperparameters, tasks: Tasks = scene_tasks) -> None:
         self.model = model
         self.hyperparameters = hyperparameters
+        self._tasks = tasks
 
-    @abstractmethod
     def adapt(self, episode: Episode, vectors: Tensor, *, training: bool = False) -> AdaptedScene:
         """Adapts to the episode's support; never looks at its query's relevance.
 
@@ -38,30 +49,53 @@ class Learner(ABC):
             vectors: (M, D) vectors of `episode.items` from the unadapted tower.
             training: keep the graph that the outer loop differentiates; otherwise the result carries none.
         """
+        task = SceneTask(self.model, episode, lambda: vectors, self.part, training=training)
+        weights = self.inner_loop(task, training=training)
+        with torch.set_grad_enabled(training):
+            return task.scene(weights if training else {name: w.detach() for name, w in weights.items()})
 
-    def meta_step(self, episodes: Sequence[Episode]) -> float:
-        """Adds the gradient of the mean query loss after adaptation to the model's `.grad`; returns that loss.
+    def inner_loop(self, task: Task, *, training: bool) -> Weights:
+        """The weights adapted to a task's support; none for a learner without an inner loop.
 
-        Each distinct text of the meta-batch is encoded once.
+        Args:
+            task: the task.
+            training: keep the graph of the steps, to the learner's order.
         """
-        items, positions = torch.unique(torch.cat([e.items for e in episodes]), return_inverse=True)
-        table = self.model.tower(items)
-        losses = []
-        for episode, rows in zip(episodes, positions.split([len(e.items) for e in episodes]), strict=True):
-            adapted = self.adapt(episode, table[rows], training=True)
-            losses.append(ranking_loss(adapted.scores(episode.query_history), episode.relevant))
-        loss = torch.stack(losses).mean()
-        loss.backward()  # type: ignore[no-untyped-call]
+        if self.part == "nothing":
+            return {}
+        values = self.hyperparameters
+        assert values.inner_lr is not None
+        assert values.inner_steps is not None
+        with torch.enable_grad():
+            return descend(
+                task.support_loss,
+                task.start(),
+                self.inner_rates(task, training=training),
+                values.inner_lr,
+                values.inner_steps,
+                second_order=training and self.second_order,
+            )
+
+    def inner_rates(self, task: Task, *, training: bool) -> Mapping[str, Tensor | float]:
+        """The rates of the weights that do not move at `inner_lr`, by name."""
+        assert self.hyperparameters.inner_lr is not None
+        return {name: self.hyperparameters.inner_lr * rate for name, rate in task.rates().items()}
+
+    def meta_loss(self, task: Task) -> Tensor:
+        """What the outer loop descends on for one task: the query's loss after adapting to the support."""
+        return task.query_loss(self.inner_loop(task, training=True))
+
+    def accumulate(self, task: Task, share: float) -> float:
+        """Adds one task's share of the outer gradient to the model's `.grad`; returns the task's loss."""
+        loss = self.meta_loss(task)
+        (share * loss).backward()  # type: ignore[no-untyped-call]
         return float(loss.detach())
 
+    def meta_step(self, episodes: Sequence[Any]) -> float:
+        """Adds the gradient of the mean loss over a meta-batch to the model's `.grad`; returns that loss.
 
-def ranking_loss(scores: Tensor, relevant: Tensor) -> Tensor:
-    """Softmax cross-entropy over candidates, averaged over each query's relevant items, then over queries.
-
-    Args:
-        scores: (Q, C).
-        relevant: (Q, C) bool, at least one per row.
-    """
-    target = relevant.to(scores.dtype)
-    target = target / target.sum(1, keepdim=True)
-    return -(target * scores.log_softmax(1)).sum(1).mean()
+        The memory held is that of one task's graph, whatever the size of the batch.
+        """
+        share = 1 / len(episodes)
+        with self._tasks(self.model, episodes, self.part) as tasks:
+            return sum(self.accumulate(task, share) for task in tasks) * share

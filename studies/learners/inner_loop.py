@@ -1,33 +1,39 @@
-"""The inner loop that gradient learners share: a few steps on the support's own ranking loss."""
+"""The inner loop: a few-shot task as losses of the weights that adapt, and gradient descent on them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Protocol
 
 import torch
 from torch import Tensor
-from torch.nn import functional
-
-from studies.episodes import Episode
-from studies.recommender import AdaptedScene
 
 Weights = dict[str, Tensor]
 
 
-def support_loss(episode: Episode, adapted: AdaptedScene) -> Tensor:
-    """Cross-entropy of the support's interactions over the candidates.
+class Task(Protocol):
+    """One few-shot task, as a learner sees it.
 
-    Each support user sees all interactions but their own: their own is the label, and seeing it would leave nothing
-    to learn.
+    A learner needs nothing else of a model: the recommender's tasks are `studies.learners.scene_task.SceneTask`.
     """
-    memory = 1 - torch.eye(len(episode.support)).to(adapted.bias)
-    return functional.cross_entropy(adapted.scores(episode.support_history, memory), episode.support)
+
+    def start(self) -> Weights:
+        """The weights that adapt, by name, where the inner loop starts."""
+
+    def rates(self) -> Mapping[str, Tensor]:
+        """For weights that move at another rate than the others: multiples of `inner_lr`, by name."""
+
+    def support_loss(self, weights: Weights) -> Tensor:
+        """Scalar loss of the support; weights that are left out stay as the model has them."""
+
+    def query_loss(self, weights: Weights) -> Tensor:
+        """Scalar loss of the query, likewise."""
 
 
 def descend(
     loss: Callable[[Weights], Tensor],
     weights: Weights,
-    rates: dict[str, Tensor | float],
+    rates: Mapping[str, Tensor | float],
     default_rate: float,
     steps: int,
     *,

@@ -28,7 +28,9 @@ METRICS = {
     "k": 5,
     "shots": 3,
     "scenes": 3,
-    "systems": {"student": {"recall": {"mean": 0.5, "low": 0.4, "high": 0.6}, "ndcg": 0.4, "hit_rate": 0.7}},
+    "systems": {
+        "student": {"recall": {"mean": 0.5, "low": 0.4, "high": 0.6}, "ndcg": {"mean": 0.4}, "hit_rate": {"mean": 0.7}}
+    },
     "retention": {"baseline": "support popularity", "recall": 0.97, "lift": None},
 }
 
@@ -66,7 +68,7 @@ def origin(problem: Problem) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def exported(problem: Problem, student: Student, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("exports") / "student"
-    return export(student, problem.encoder.tokenizer, folder, origin(problem))
+    return export(student, problem.encoder.tokenizer, problem.lexicon, folder, origin(problem))
 
 
 def vectors(problem: Problem, student: Student, count: int) -> torch.Tensor:
@@ -179,16 +181,16 @@ def test_an_existing_folder_is_refused_or_replaced(
     monkeypatch.setattr(exporting, "_check_parity", lambda *_: None)  # slow, and shown elsewhere
     tokenizer, before = problem.encoder.tokenizer, contents(exported)
     with pytest.raises(InputError, match="exists already"):
-        export(student, tokenizer, exported, origin(problem))
+        export(student, tokenizer, problem.lexicon, exported, origin(problem))
     assert contents(exported) == before
     copied = shutil.copytree(exported, exported.parent / "copy")
-    export(student, tokenizer, copied, origin(problem) | {"study": "renamed"}, replace=True)
+    export(student, tokenizer, problem.lexicon, copied, origin(problem) | {"study": "renamed"}, replace=True)
     assert load_export(copied).manifest["study"] == "renamed"
     precious = exported.parent / "precious"
     precious.mkdir()
     (precious / "thesis.txt").write_text("years of work")
     with pytest.raises(InputError, match="not an export"):
-        export(student, tokenizer, precious, origin(problem), replace=True)
+        export(student, tokenizer, problem.lexicon, precious, origin(problem), replace=True)
     assert contents(precious) == {"thesis.txt": b"years of work"}
 
 
@@ -206,7 +208,7 @@ def test_failed_parity_leaves_nothing(
 
     monkeypatch.setattr(exporting, "_write_encoder", wrong)
     with pytest.raises(ScenetuneError, match="differs"):
-        export(student, problem.encoder.tokenizer, tmp_path / "out", origin(problem))
+        export(student, problem.encoder.tokenizer, problem.lexicon, tmp_path / "out", origin(problem))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -216,14 +218,14 @@ def test_an_export_that_does_not_open_leaves_nothing(
     """The fresh process's own error must reach the user."""
     monkeypatch.setattr(exporting, "_write_encoder", lambda *_: None)
     with pytest.raises(ScenetuneError, match="could not open"):
-        export(student, problem.encoder.tokenizer, tmp_path / "out", origin(problem))
+        export(student, problem.encoder.tokenizer, problem.lexicon, tmp_path / "out", origin(problem))
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_manifest_without_its_origin_is_a_mistake(problem: Problem, student: Student, tmp_path: Path) -> None:
     """Found before anything is written."""
     with pytest.raises(ValueError, match="data_fingerprint"):
-        export(student, problem.encoder.tokenizer, tmp_path / "out", {"study": "tiny"})
+        export(student, problem.encoder.tokenizer, problem.lexicon, tmp_path / "out", {"study": "tiny"})
     assert list(tmp_path.iterdir()) == []
 
 
@@ -262,8 +264,10 @@ def in_words(problem: Problem, episode: Any, counts: torch.Tensor) -> list[str]:
         Hyperparameters(learner="protonet"),
         Hyperparameters(learner="anil", inner_lr=0.05, inner_steps=2),
         Hyperparameters(learner="fomaml", inner_lr=0.05, inner_steps=2),
+        Hyperparameters(learner="maml", inner_lr=0.05, inner_steps=2, head="scalars"),
+        Hyperparameters(learner="metasgd", inner_lr=0.05, inner_steps=2, head="projection"),
     ],
-    ids=lambda values: values.learner,
+    ids=lambda values: f"{values.learner}-{values.head}",
 )
 def test_serving_ranks_as_the_evaluation_does(
     problem: Problem, tmp_path: Path, values: Hyperparameters, monkeypatch: pytest.MonkeyPatch
@@ -271,7 +275,9 @@ def test_serving_ranks_as_the_evaluation_does(
     """Serving reads histories after adapting, evaluation before: a head left unadapted would rank by other scores."""
     monkeypatch.setattr(exporting, "_check_parity", lambda *_: None)  # slow, and shown elsewhere
     student = distilled(problem, tmp_path / "t", values)
-    served = StudentRecommender.load(export(student, problem.encoder.tokenizer, tmp_path / "out", origin(problem)))
+    served = StudentRecommender.load(
+        export(student, problem.encoder.tokenizer, problem.lexicon, tmp_path / "out", origin(problem))
+    )
     episode = problem.validation[0]
     with full_precision(), torch.no_grad():
         table = student.tower(episode.items)

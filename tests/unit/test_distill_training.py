@@ -13,7 +13,6 @@ from distill.hyperparameters import StudentHyperparameters
 from distill.losses import embedding_loss, listwise_kl
 from distill.objective import Distillation, Teacher, evaluate, load_student
 from distill.student import TokenTower, init_student
-from distill.targets import visible_items
 from distill.trainer import Distiller, asking, draw
 from storage import checkpoints
 from storage.errors import InputError
@@ -188,10 +187,10 @@ def test_training_never_reads_held_out_texts(problem: Problem, monkeypatch: pyte
 
     monkeypatch.setattr(TokenTower, "forward", spy)
     Distiller(student, shared.targets, problem.train, problem.spec.distill).train_to(10)
-    held_out = set(np.flatnonzero(np.isin(problem.data.item_scene, problem.split.held_out)).tolist())
+    held_out = set(problem.data.items_in(problem.split.held_out).tolist())
     assert read
     assert not read & held_out
-    assert set(visible_items(problem).tolist()) == set(range(len(problem.data.texts))) - held_out
+    assert set(problem.visible_items.tolist()) == set(range(len(problem.data.texts))) - held_out
 
 
 def test_a_thinned_episode_scores_its_queries_the_same(problem: Problem) -> None:

@@ -2,14 +2,26 @@
 
 from dataclasses import replace
 
+import bm25s
 import numpy as np
+import polars as pl
 import pytest
 import torch
-from sklearn.feature_extraction.text import TfidfVectorizer
-from sklearn.metrics.pairwise import cosine_similarity
 
-from studies.baselines import Random, SupportPopularity, TfidfNeighbours, ZeroShot
-from studies.data.dataset import Dataset
+from studies.baselines import (
+    BM25,
+    TEXT_FREE,
+    CountsAndWords,
+    ItemKNN,
+    Popularity,
+    Random,
+    SupportPopularity,
+    TfidfNeighbours,
+    ZeroShot,
+    build_baselines,
+)
+from studies.data.dataset import Dataset, build
+from studies.data.source import Tables
 from studies.episodes import Episode, EpisodeSampler
 from studies.scenes import split
 from studies.spec import ProtocolSection
@@ -28,28 +40,29 @@ def episodes(data: Dataset) -> list[Episode]:
     return EpisodeSampler(data, split(data, PROTOCOL), PROTOCOL).sample("validation")
 
 
-def test_popularity_counts_the_supports_purchases(episodes: list[Episode]) -> None:
-    """The strongest baseline without text: understated, it would flatter every learner."""
+def test_popularity_counts_the_supports_purchases_and_breaks_ties_at_random(episodes: list[Episode]) -> None:
+    """Ties in order of item id would show everyone the same few items, and understate the bar for every learner."""
     repeated = False
     for episode in episodes:
         support = episode.support.tolist()
         expected = [[support.count(c) for c in range(episode.candidates)]] * len(episode.relevant)
-        assert SupportPopularity().scores(episode).tolist() == expected
+        scores = SupportPopularity().scores(episode)
+        assert scores.floor().tolist() == expected
+        assert torch.equal(scores, SupportPopularity().scores(episode))
+        assert len(scores[:, expected[0].index(0)].unique()) > 1, "the same order of ties for every user"
         repeated |= len(set(support)) < len(support)
     assert repeated, "no support takes an item twice: the test would not tell counts from marks"
 
 
-def test_tfidf_neighbours_equal_scikit_learns_cosines(data: Dataset, episodes: list[Episode]) -> None:
-    """Weights of the wrong texts, or of a support item twice or never, would weaken the text baseline."""
-    system = TfidfNeighbours(data.texts)
-    matrix = TfidfVectorizer(token_pattern=r"\S+").fit_transform(data.texts)
+def test_text_neighbours_add_up_the_overlap_with_the_support(episodes: list[Episode]) -> None:
+    """A support item taken twice counts twice, alone and beside the counts."""
     for episode in episodes:
-        codes = [int(code) for code in episode.items]
-        cosine = cosine_similarity(matrix[codes[: episode.candidates]])
-        expected = sum(cosine[:, s] for s in episode.support.tolist())
-        scores = system.scores(episode)
+        similar = episode.overlap.numpy().sum(0)
+        scores = TfidfNeighbours().scores(episode)
         assert scores.shape == episode.relevant.shape
-        assert all(row.numpy() == pytest.approx(expected, abs=1e-5) for row in scores)
+        assert all(row.numpy() == pytest.approx(similar) for row in scores)
+        counts = np.bincount(episode.support.numpy(), minlength=episode.candidates)
+        assert CountsAndWords().scores(episode)[0].numpy() == pytest.approx(similar + counts)
 
 
 def test_zero_shot_is_the_cosine_with_the_users_mean_history(data: Dataset, episodes: list[Episode]) -> None:
@@ -84,3 +97,90 @@ def test_random_is_reproducible_and_differs_between_openings_scenes_and_users(ep
     assert not torch.equal(scores, Random().scores(replace(first, opened=first.opened + 1)))
     assert not torch.equal(scores, Random().scores(replace(first, scene=first.scene + 1)))
     assert not torch.equal(scores[0], scores[1])
+
+
+@pytest.fixture(scope="module")
+def stores() -> Dataset:
+    """Twelve stores that sell the same items, some more than others."""
+    rng = np.random.default_rng(0)
+    count = 6000
+    log = pl.DataFrame(
+        {
+            "user": rng.integers(0, 40, count),
+            "product": np.minimum(rng.geometric(0.1, count), 30),
+            "time": rng.integers(0, 365 * 86_400, count),
+            "scene": [f"store {n}" for n in rng.integers(0, 12, count)],
+        }
+    )
+    items = pl.DataFrame({"product": range(1, 31), "text": [f"thing {n}" for n in range(1, 31)]})
+    return build(Tables(log, items, count))
+
+
+def test_popularity_anywhere_counts_other_scenes_too_and_is_the_supports_own_where_nothing_is_shared(
+    stores: Dataset, episodes: list[Episode]
+) -> None:
+    """In a new store the bar is what sells in all stores, not what five customers took."""
+    for episode in EpisodeSampler(stores, split(stores, PROTOCOL), PROTOCOL).sample("test"):
+        scores = Popularity().scores(episode)
+        more = scores - SupportPopularity().scores(episode)
+        torch.testing.assert_close(more, episode.elsewhere.expand_as(scores), rtol=1e-4, atol=1e-3)
+        assert episode.elsewhere.sum() > 100
+    for episode in episodes:
+        assert torch.equal(Popularity().scores(episode), SupportPopularity().scores(episode))
+
+
+def test_bm25_ranks_as_bm25s_does(data: Dataset, episodes: list[Episode]) -> None:
+    """A BM25 of our own invention would be a straw man under a famous name."""
+    tokens = [text.split() for text in data.texts]
+    peer = bm25s.BM25(method="lucene", k1=1.2, b=0.75, dtype="float64")
+    peer.index(tokens, show_progress=False)
+    system = BM25(data.texts)
+    for episode in episodes:
+        codes = episode.items.tolist()
+        query = [token for position in episode.support.tolist() for token in tokens[codes[position]]]
+        expected = sum(peer.get_scores([token]) for token in query)[codes[: episode.candidates]]
+        scores = system.scores(episode)
+        assert scores.shape == episode.relevant.shape
+        # Lucene leaves out the factor (k1 + 1), which changes no ranking.
+        assert all(row.numpy() / 2.2 == pytest.approx(expected, rel=1e-5) for row in scores)
+
+
+def test_item_knn_equals_the_cosines_of_user_sets(stores: Dataset) -> None:
+    """Neighbours counted from the episode's own future would make ids look as good as clairvoyance."""
+    parts = split(stores, PROTOCOL)
+    begin = parts.period["test"][0]
+    known = np.isin(stores.scene, parts.scenes["train"]) & (stores.time < begin)
+    system = ItemKNN(stores, known)
+    baskets: dict[int, set[int]] = {}
+    for user, item in zip(stores.user[known].tolist(), stores.item[known].tolist(), strict=True):
+        baskets.setdefault(user, set()).add(item)
+    for episode in EpisodeSampler(stores, parts, PROTOCOL).sample("test")[:3]:
+        codes = episode.items.tolist()
+        sets = list(baskets.values())
+        for position, had in zip(episode.support.tolist(), episode.support_history.tolist(), strict=True):
+            sets.append({codes[i] for i, count in enumerate(had) if count} | {codes[position]})
+        takers = {code: {n for n, basket in enumerate(sets) if code in basket} for code in codes}
+        scores = system.scores(episode)
+        assert scores.shape == episode.relevant.shape
+        for row, history in zip(scores.tolist(), episode.query_history.tolist(), strict=True):
+            had = [code for code, count in zip(codes, history, strict=True) if count]
+            expected = [
+                sum(len(takers[a] & takers[b]) / max(1, len(takers[a]) * len(takers[b])) ** 0.5 for a in had)
+                for b in codes[: episode.candidates]
+            ]
+            assert row == pytest.approx(expected, abs=1e-5)
+
+
+def test_every_baseline_ranks_every_query_without_its_answers(data: Dataset, episodes: list[Episode]) -> None:
+    """A baseline that peeks at what is relevant would set a bar that no honest system clears."""
+    vectors = torch.randn(len(data.texts), 4, generator=torch.Generator().manual_seed(0))
+    parts = split(data, PROTOCOL)
+    systems = build_baselines(data, parts.scenes["train"], parts.period["validation"][0], vectors)
+    assert set(TEXT_FREE) - set(systems) == {"popularity anywhere"}, "the same as another: no scenes share items"
+    for episode in episodes[:3]:
+        blind = replace(episode, relevant=torch.zeros_like(episode.relevant))
+        for system in systems.values():
+            scores = system.scores(episode)
+            assert scores.shape == episode.relevant.shape
+            assert scores.isfinite().all()
+            assert torch.equal(scores, system.scores(blind))

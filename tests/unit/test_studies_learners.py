@@ -2,14 +2,15 @@
 
 import copy
 from collections.abc import Callable
-from dataclasses import fields, replace
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from studies.device import full_precision
@@ -18,15 +19,22 @@ from studies.encoder import load, tokenize
 from studies.episodes import Episode
 from studies.hyperparameters import Hyperparameters, LearnerName
 from studies.learners import LEARNERS, Learner, build
-from studies.learners.base import ranking_loss
-from studies.learners.inner_loop import descend, support_loss
+from studies.learners.finetune import FineTune
+from studies.learners.fomaml import FOMAML
+from studies.learners.inner_loop import descend
+from studies.learners.maml import MAML
+from studies.learners.protonet import ProtoNet
+from studies.learners.reptile import Reptile
+from studies.learners.scene_task import SceneTask, ranking_loss
 from studies.recommender import AdaptedScene, FrozenTower, Head, Recommender, build_tower
 from studies.spec import TeacherSection
 from tests.synthetic import BRANDS, COLOURS, SCENES, tiny_encoder
 
 ITEMS, WIDTH, SIZE = 24, 6, 4
 EVERY = sorted(LEARNERS)
-GRADIENT = ["anil", "fomaml"]
+GRADIENT = [name for name in EVERY if name != "protonet"]
+# Whose outer gradient is the derivative of a loss that evaluation computes too.
+OF_A_LOSS = ["anil", "finetune", "maml", "metasgd", "protonet"]
 
 
 def values(learner: LearnerName, inner_lr: float = 0.3, inner_steps: int = 2, layers: int = 0) -> Hyperparameters:
@@ -39,11 +47,12 @@ def learner_of(name: LearnerName, seed: int = 0, inner_steps: int = 2) -> Learne
     """A small learner in float64 with every weight away from zero, so that no gradient vanishes by symmetry."""
     generator = torch.Generator().manual_seed(seed)
     table = functional.normalize(torch.randn(ITEMS, WIDTH, generator=generator, dtype=torch.float64), dim=1)
-    head = Head(WIDTH, SIZE).double()
+    hyperparameters = values(name, inner_steps=inner_steps)
+    head = Head(WIDTH, SIZE, learned_rates=hyperparameters.learned_rates).double()
     with torch.no_grad():
         for parameter in head.parameters():
             parameter.copy_(torch.randn(parameter.shape, generator=generator, dtype=torch.float64) * 0.5)
-    return build(Recommender(FrozenTower(table), head), values(name, inner_steps=inner_steps))
+    return build(Recommender(FrozenTower(table), head), hyperparameters)
 
 
 def episode_of(seed: int = 0, shots: int = 3, candidates: int = 6, others: int = 5, queries: int = 4) -> Episode:
@@ -65,6 +74,11 @@ def episode_of(seed: int = 0, shots: int = 3, candidates: int = 6, others: int =
         support_history=counts(shots),
         query_history=counts(queries),
         relevant=relevant,
+        excluded=torch.zeros_like(relevant),
+        elsewhere=torch.zeros(candidates),
+        overlap=torch.rand(shots, candidates, generator=generator).double(),
+        users=torch.arange(queries),
+        rows=torch.arange(shots),
     )
 
 
@@ -84,20 +98,22 @@ def gradients(learner: Learner, episodes: list[Episode]) -> dict[str, Tensor]:
 
 def outer_loss(learner: Learner, episodes: list[Episode]) -> float:
     """The outer loss through evaluation alone: no graph, so nothing shared with the meta-gradient."""
-    losses = [ranking_loss(query_scores(learner, e), e.relevant) for e in episodes]
+    if isinstance(learner, FineTune):
+        learner = ProtoNet(learner.model, Hyperparameters())  # trained as it is, without adapting
+    losses = [ranking_loss(query_scores(learner, e), e.relevant, e.excluded) for e in episodes]
     return float(torch.stack(losses).mean())
 
 
 @pytest.mark.parametrize("seed", range(3))
-@pytest.mark.parametrize("name", ["protonet", "anil"])
+@pytest.mark.parametrize("name", OF_A_LOSS)
 def test_the_meta_gradient_equals_finite_differences_through_the_inner_loop(name: LearnerName, seed: int) -> None:
     """A gradient cut anywhere in the inner loop still trains, only worse: nobody would notice."""
     learner = learner_of(name, seed)
     episodes = [episode_of(seed), episode_of(seed + 10, shots=2, candidates=5)]
     analytic = gradients(learner, episodes)
     learned = {name for name, _ in learner.model.named_parameters()}
-    # Prototypes have no inner loop, hence no rate.
-    assert set(analytic) == learned - ({"head.bias_rate"} if name == "protonet" else set())
+    # Without an inner loop in the outer one, there is no rate to learn.
+    assert set(analytic) == learned - ({"head.bias_rate"} if name in ("protonet", "finetune") else set())
     generator = torch.Generator().manual_seed(seed)
     step = 1e-5
     for parameter_name, gradient in analytic.items():
@@ -113,13 +129,14 @@ def test_the_meta_gradient_equals_finite_differences_through_the_inner_loop(name
             assert float(gradient.view(-1)[index]) == pytest.approx(numeric, rel=1e-6, abs=1e-9), parameter_name
 
 
-def test_second_order_terms_matter_to_anils_gradient() -> None:
+@pytest.mark.parametrize("name", ["anil", "maml"])
+def test_second_order_terms_matter_to_the_gradient(name: LearnerName) -> None:
     """Were they negligible here, the comparison with finite differences would not tell first from second order."""
-    learner, episode = learner_of("anil"), episode_of()
+    learner, episode = learner_of(name), episode_of()
     full = gradients(learner, [episode])
     adapted = adapt(learner, episode)
     scene = adapted.scene.clone().requires_grad_()
-    loss = ranking_loss(replace(adapted, scene=scene).scores(episode.query_history), episode.relevant)
+    loss = ranking_loss(replace(adapted, scene=scene).scores(episode.query_history), episode.relevant, episode.excluded)
     first_order = torch.autograd.grad(loss, scene)[0]
     assert not torch.allclose(full["head.scene"], first_order, rtol=0.05)
 
@@ -136,7 +153,7 @@ def by_hand(learner: Learner, episode: Episode) -> dict[str, Tensor]:
     moved = torch.zeros_like(bias)
 
     def scene() -> AdaptedScene:
-        reading = model.head(model.tower(episode.items), episode.candidates, episode.support)
+        reading = model.head(model.tower(episode.items), episode.candidates, episode.support, episode.overlap)
         return AdaptedScene(reading, model.head.scene, model.head.gates, bias)
 
     def fresh_backward(loss: Tensor) -> None:
@@ -158,7 +175,7 @@ def by_hand(learner: Learner, episode: Episode) -> dict[str, Tensor]:
                     parameter -= settings_.inner_lr * parameter.grad
             bias -= rate * bias.grad
             moved -= rate * bias.grad
-    fresh_backward(ranking_loss(scene().scores(episode.query_history), episode.relevant))
+    fresh_backward(ranking_loss(scene().scores(episode.query_history), episode.relevant, episode.excluded))
     found = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
     return found | {"head.bias_rate": (bias.grad * moved).sum()}
 
@@ -173,6 +190,116 @@ def test_fomamls_gradient_is_that_of_the_query_loss_at_the_adapted_weights(seed:
     for name, gradient in found.items():
         torch.testing.assert_close(gradient, expected[name], rtol=1e-9, atol=1e-12, msg=name)
     assert float(found["head.bias_rate"].abs()) > 0
+
+
+def functional_maml(learner: Learner, episode: Episode) -> dict[str, Tensor]:
+    """MAML's gradient as a derivative of a pure function: nothing shared with the learner but the head itself."""
+    model, values_ = learner.model, learner.hyperparameters
+    shots = len(episode.support)
+
+    def scores(weights: dict[str, Tensor], bias: Tensor, history: Tensor, memory: Tensor) -> Tensor:
+        inputs = (model.tower(episode.items), episode.candidates, episode.support, episode.overlap)
+        reading = torch.func.functional_call(model.head, weights, inputs)
+        return AdaptedScene(reading, weights["scene"], weights["gates"], bias).scores(history, memory)
+
+    def support(weights: dict[str, Tensor], bias: Tensor) -> Tensor:
+        memory = 1 - torch.eye(shots, dtype=torch.float64)
+        return functional.cross_entropy(scores(weights, bias, episode.support_history, memory), episode.support)
+
+    def query(weights: dict[str, Tensor]) -> Tensor:
+        moved, bias = weights, torch.zeros(episode.candidates, dtype=torch.float64)
+        for _ in range(values_.inner_steps):
+            by_weight, by_bias = torch.func.grad(support, argnums=(0, 1))(moved, bias)
+            moved = {n: w - values_.inner_lr * by_weight[n] if n != "bias_rate" else w for n, w in moved.items()}
+            bias = bias - values_.inner_lr * weights["bias_rate"].exp() * by_bias
+        everyone = torch.ones(len(episode.users), shots, dtype=torch.float64)
+        found = scores(moved, bias, episode.query_history, everyone).log_softmax(1)
+        share = episode.relevant.double() / episode.relevant.sum(1, keepdim=True)
+        return -(found * share).sum(1).mean()
+
+    start = {name: p.detach() for name, p in model.head.named_parameters()}
+    return {f"head.{name}": gradient for name, gradient in torch.func.grad(query)(start).items()}
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_mamls_gradient_equals_an_independent_one(seed: int) -> None:
+    """Finite differences see six digits; a term of the second order can hide below them."""
+    learner, episode = learner_of("maml", seed, inner_steps=3), episode_of(seed)
+    found, expected = gradients(learner, [episode]), functional_maml(learner, episode)
+    assert set(found) == set(expected)
+    for name, gradient in found.items():
+        torch.testing.assert_close(gradient, expected[name], rtol=1e-8, atol=1e-10, msg=name)
+
+
+class Quadratic(nn.Module):
+    """A model of one weight vector, whose tasks are quadratic bowls around targets of their own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.w = nn.Parameter(torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64))
+
+
+@dataclass
+class Bowl:
+    """½ (w − target)ᵀ A (w − target), as support and as query."""
+
+    model: Quadratic
+    a: Tensor
+    target: Tensor
+
+    def start(self) -> dict[str, Tensor]:
+        """The one weight."""
+        return {"w": self.model.w}
+
+    def rates(self) -> dict[str, Tensor]:
+        """None of its own."""
+        return {}
+
+    def support_loss(self, weights: dict[str, Tensor]) -> Tensor:
+        """The bowl."""
+        off = weights.get("w", self.model.w) - self.target
+        return 0.5 * off @ self.a @ off
+
+    query_loss = support_loss
+
+
+def bowls(model: Quadratic, targets: list[Tensor], part: str) -> AbstractContextManager[list[Bowl]]:
+    a = torch.tensor([[2.0, 0.3, 0.0], [0.3, 1.0, -0.2], [0.0, -0.2, 0.5]], dtype=torch.float64)
+    return nullcontext([Bowl(model, a, target) for target in targets])
+
+
+@pytest.mark.parametrize("kind", [FOMAML, MAML, Reptile, FineTune])
+def test_on_a_quadratic_each_outer_gradient_is_its_closed_form(kind: type[Learner]) -> None:
+    """The whole difference between these algorithms is one matrix: confusing two of them still trains."""
+    model, targets = Quadratic(), [torch.full((3,), value, dtype=torch.float64) for value in (0.0, 2.0)]
+    learner = kind(model, values("fomaml", inner_lr=0.3, inner_steps=4), tasks=bowls)
+    learner.meta_step(targets)
+    (bowl, *_) = bowls(model, targets, "").__enter__()
+    shrink = torch.linalg.matrix_power(torch.eye(3, dtype=torch.float64) - 0.3 * bowl.a, 4)
+    offset = model.w.detach() - sum(targets) / 2
+    expected = {
+        FOMAML: bowl.a @ shrink @ offset,
+        MAML: shrink @ bowl.a @ shrink @ offset,
+        Reptile: (offset - shrink @ offset) / (0.3 * 4),
+        FineTune: bowl.a @ offset,
+    }
+    torch.testing.assert_close(model.w.grad, expected[kind])
+
+
+def test_meta_sgd_starts_as_maml_on_the_head_and_its_rates_scale_each_weights_step() -> None:
+    """A rate that is learned but not used, or used but not learned, would go unnoticed."""
+    learner, episode = learner_of("metasgd", inner_steps=1), episode_of()
+    with torch.no_grad():
+        for rate in learner.model.head.inner_rates.values():
+            rate.fill_(1.0)
+    plain = build(learner.model, values("maml", inner_steps=1))
+    torch.testing.assert_close(query_scores(learner, episode), query_scores(plain, episode))
+    before = adapt(learner, episode).head["user.weight"]
+    with torch.no_grad():
+        learner.model.head.inner_rates["user/weight"][0].fill_(2.0)
+    after, start = adapt(learner, episode).head["user.weight"], learner.model.head.user.weight.detach()
+    torch.testing.assert_close(after[0] - start[0], 2 * (before[0] - start[0]))
+    torch.testing.assert_close(after[1:], before[1:])
 
 
 @pytest.mark.parametrize("name", EVERY)
@@ -191,7 +318,9 @@ def test_meta_step_returns_the_outer_loss_and_adds_to_the_gradient(name: Learner
     """Overwriting `.grad` would break accumulation; another loss than the one derived would hide divergence."""
     learner, episodes = learner_of(name), [episode_of(1), episode_of(2)]
     once = gradients(learner, episodes)
-    assert learner.meta_step(episodes) == pytest.approx(outer_loss(learner, episodes), rel=1e-9)
+    # Reptile has no outer loss: it returns what its tasks start from.
+    plain = ProtoNet(learner.model, Hyperparameters()) if name == "reptile" else learner
+    assert learner.meta_step(episodes) == pytest.approx(outer_loss(plain, episodes), rel=1e-9)
     for parameter, gradient in once.items():
         torch.testing.assert_close(learner.model.get_parameter(parameter).grad, 2 * gradient)
 
@@ -239,17 +368,19 @@ def test_the_support_loss_hides_each_users_own_interaction() -> None:
     """A user who sees their own purchase in the support's counts leaves the inner loop nothing to learn."""
     learner, episode = learner_of("anil"), episode_of(shots=4)
     head, vectors = learner.model.head, learner.model.tower(episode.items)
+    task = SceneTask(learner.model, episode, lambda: vectors, "tail", training=True)
     bias = torch.linspace(-1, 1, episode.candidates, dtype=torch.float64)
 
-    def scene(support: Tensor) -> AdaptedScene:
-        return AdaptedScene(head(vectors, episode.candidates, support), head.scene, head.gates, bias)
+    def scene(support: Tensor, overlap: Tensor) -> AdaptedScene:
+        return AdaptedScene(head(vectors, episode.candidates, support, overlap), head.scene, head.gates, bias)
 
     losses = []
     for shot, item in enumerate(episode.support):
-        without = scene(torch.cat([episode.support[:shot], episode.support[shot + 1 :]]))
+        rest = [other for other in range(len(episode.support)) if other != shot]
+        without = scene(episode.support[rest], episode.overlap[rest])
         scores = without.scores(episode.support_history[shot : shot + 1])
         losses.append(functional.cross_entropy(scores, item[None]))
-    torch.testing.assert_close(support_loss(episode, scene(episode.support)), torch.stack(losses).mean())
+    torch.testing.assert_close(task.support_loss({"bias": bias}), torch.stack(losses).mean())
 
 
 @pytest.mark.parametrize("training", [False, True])
@@ -299,7 +430,12 @@ def test_training_and_evaluation_adapt_alike(name: LearnerName) -> None:
 def test_the_order_of_the_support_does_not_matter(name: LearnerName, seed: int, order: list[int]) -> None:
     """Purchases of the same second have no order: a score that depends on it is noise."""
     learner, episode = learner_of(name, seed), episode_of(seed, shots=5)
-    permuted = replace(episode, support=episode.support[order], support_history=episode.support_history[order])
+    permuted = replace(
+        episode,
+        support=episode.support[order],
+        support_history=episode.support_history[order],
+        overlap=episode.overlap[order],
+    )
     torch.testing.assert_close(query_scores(learner, permuted), query_scores(learner, episode), rtol=1e-9, atol=1e-9)
 
 
@@ -319,10 +455,11 @@ def test_scores_equal_their_definition_term_by_term() -> None:
     head = learner_of("anil").model.head
     vectors = learner_of("anil").model.tower(episode.items)
     bias = torch.linspace(-1, 1, episode.candidates, dtype=torch.float64)
-    found = AdaptedScene(head(vectors, episode.candidates, episode.support), head.scene, head.gates, bias)
+    reading = head(vectors, episode.candidates, episode.support, episode.overlap)
+    found = AdaptedScene(reading, head.scene, head.gates, bias)
     gates = head.gates.tolist()
     points = [functional.normalize(head.project.weight @ vector, dim=0) for vector in vectors]
-    sharp_history, sharp_support = head.sharpness.exp().tolist()
+    sharp_history, sharp_support, sharp_words = head.sharpness.exp().tolist()
     scores = found.scores(episode.query_history).tolist()
     for row, history in enumerate(episode.query_history.int().tolist()):
         bag = [item for item, count in enumerate(history) for _ in range(count)]
@@ -331,10 +468,11 @@ def test_scores_equal_their_definition_term_by_term() -> None:
             match = sum(float(((points[i] @ points[c] - 1) * sharp_history).exp()) for i in bag)
             shots = episode.support.tolist()
             near = sum(float(((points[s] @ points[c] - 1) * sharp_support).exp()) for s in shots)
-            logs = torch.tensor([match, shots.count(c), near], dtype=torch.float64).log1p().tolist()
+            words = sum(float(((row[c] - 1) * sharp_words).exp()) for row in episode.overlap)
+            logs = torch.tensor([match, shots.count(c), near, words], dtype=torch.float64).log1p().tolist()
             expected = gates[0] * float(found.reading.appeal[c]) + 5 * gates[1] * affinity
-            expected += gates[2] * logs[0] + gates[3] * logs[1] + gates[4] * logs[2]
-            expected += 5 * gates[5] * float(head.scene @ points[c]) + float(bias[c])
+            expected += sum(gate * log for gate, log in zip(gates[2:6], logs, strict=True))
+            expected += 5 * gates[6] * float(head.scene @ points[c]) + float(bias[c])
             assert scores[row][c] == pytest.approx(expected, rel=1e-9)
 
 
@@ -347,7 +485,25 @@ def test_the_ranking_loss_averages_over_relevant_items_then_queries() -> None:
         total = sum(float(s.exp()) for s in row)
         picked = [-float(torch.log(s.exp() / total)) for s, w in zip(row, wanted, strict=True) if w]
         rows.append(sum(picked) / len(picked))
-    assert float(ranking_loss(scores, relevant)) == pytest.approx(sum(rows) / 3)
+    nothing = torch.zeros_like(relevant)
+    assert float(ranking_loss(scores, relevant, nothing)) == pytest.approx(sum(rows) / 3)
+
+
+def test_a_candidate_that_is_not_ranked_has_no_part_in_the_loss() -> None:
+    """Pushing down what the user owns already would teach that what they own is what they dislike."""
+    scores = torch.randn(2, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    relevant = torch.tensor([[1, 0, 0, 0, 0], [0, 1, 1, 0, 0]]).bool()
+    excluded = torch.tensor([[0, 1, 0, 0, 1], [0, 0, 0, 1, 0]]).bool()
+    loss = ranking_loss(scores, relevant, excluded)
+    without = [
+        ranking_loss(
+            scores[row : row + 1, ~mask], relevant[row : row + 1, ~mask], excluded[:1, : int((~mask).sum())] & False
+        )
+        for row, mask in enumerate(excluded)
+    ]
+    assert float(loss.detach()) == pytest.approx(float(sum(without).detach()) / 2)
+    loss.backward()
+    assert not scores.grad[excluded].any()
 
 
 @pytest.fixture(scope="module")
@@ -361,8 +517,9 @@ def reading_learner(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Learn
 
     def made(name: LearnerName) -> Learner:
         torch.manual_seed(0)
-        model = Recommender(build_tower(encoder, cache, 2), Head(encoder.width, SIZE))
-        return build(model, values(name, inner_lr=0.1, layers=2))
+        hyperparameters = values(name, inner_lr=0.1, layers=2)
+        head = Head(encoder.width, SIZE, learned_rates=hyperparameters.learned_rates)
+        return build(Recommender(build_tower(encoder, cache, 2), head), hyperparameters)
 
     return made
 

@@ -1,0 +1,20 @@
+"""MAML: the inner loop adapts everything that trains; the outer gradient runs through all of its steps.
+
+Source: Finn et al., "Model-Agnostic Meta-Learning for Fast Adaptation of Deep Networks" (ICML 2017), algorithm 2 and
+eq. 1: θ ← θ − β ∇_θ Σ L(θ − α ∇L(θ)). Deviations: AdamW in the outer loop; the per-candidate bias starts at zero for
+each scene and moves at a learned rate.
+
+Memory: the graph of every inner step is held until the outer gradient is taken: about (inner_steps + 1) times one
+forward and backward pass over an episode's texts and candidates.
+"""
+
+from __future__ import annotations
+
+from studies.learners.base import Learner
+
+
+class MAML(Learner):
+    """Adapts the whole head, a bias per candidate and, where the encoder trains, its top layers; second order."""
+
+    part = "everything"
+    second_order = True

@@ -1,0 +1,45 @@
+"""Reptile: no gradient through the inner loop; the model moves towards the weights that each task's training reaches.
+
+Source: Nichol et al., "On First-Order Meta-Learning Algorithms" (2018), algorithm 2: θ ← θ + ε · mean(φ − θ), with
+(θ − φ) / (inner_lr · inner_steps) as the gradient of AdamW, as their section 2 proposes. Reptile knows no query: in
+the outer loop a task's inner steps descend on all of it, support and query alike; to adapt to a new scene they descend
+on the support. Deviation: the per-candidate bias starts at zero for each scene, so there is nothing for the outer loop
+to learn of it, and its rate keeps its initial value.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from studies.learners.base import Learner
+from studies.learners.inner_loop import Task, descend, detached
+
+
+class Reptile(Learner):
+    """Adapts the whole head, a bias per candidate and, where the encoder trains, its top layers."""
+
+    part = "everything"
+
+    def accumulate(self, task: Task, share: float) -> float:
+        """Adds the share of (θ − φ) / (inner_lr · inner_steps); returns the task's loss before its training."""
+        values = self.hyperparameters
+        assert values.inner_lr is not None
+        assert values.inner_steps is not None
+        start = detached(task.start())
+        rates = {name: rate.detach() * values.inner_lr for name, rate in task.rates().items()}
+        moved = descend(
+            lambda w: (task.support_loss(w) + task.query_loss(w)) / 2,
+            start,
+            rates,
+            values.inner_lr,
+            values.inner_steps,
+            second_order=False,
+        )
+        scale = share / (values.inner_lr * values.inner_steps)
+        parameters = dict(self.model.named_parameters())
+        with torch.no_grad():
+            for name in start.keys() & parameters.keys():
+                step = (start[name] - moved[name]) * scale
+                grad = parameters[name].grad
+                parameters[name].grad = step if grad is None else grad + step
+            return float(task.query_loss(start))

@@ -1,0 +1,62 @@
+"""How alike texts are by their words, against scikit-learn's own TF-IDF and plain counting."""
+
+import math
+from collections import Counter
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from sklearn.feature_extraction.text import TfidfVectorizer
+
+from studies.episodes import EpisodeSampler
+from studies.lexicon import Lexicon, count_words, overlap
+from studies.scenes import split
+from studies.spec import ProtocolSection
+from tests.synthetic import planted_dataset
+
+TEXTS = ["green tea, 20 bags", "black tea, 20 bags", "green apple", "Green tea, loose", "tea", ""]
+
+
+def test_overlap_equals_scikit_learns_tfidf_cosine_of_words_and_pairs() -> None:
+    """Hashing, idf or lengths of our own invention would be a straw man under a famous name."""
+    counts = count_words(TEXTS)
+    found = overlap(Lexicon.of(counts).weigh(counts, counted=True), np.array([0, 3]))
+    matrix = TfidfVectorizer(token_pattern=r"\S+", ngram_range=(1, 2)).fit_transform(TEXTS)
+    assert found == pytest.approx((matrix[[0, 3]] @ matrix.T).toarray(), abs=1e-6)
+
+
+def test_a_new_scenes_own_texts_count_in_the_weights() -> None:
+    """Every text of a new category says its name: unseen, and so "rare", it would drown all other words."""
+    known, scene = ["red lamp", "blue lamp"], ["new kettle red", "new kettle blue", "new kettle steel"]
+    found = overlap(Lexicon.of(count_words(known)).weigh(count_words(scene)), np.array([0]))[0]
+
+    def terms(text: str) -> Counter[str]:
+        words = text.split()
+        return Counter([*words, *(" ".join(pair) for pair in pairwise(words))])
+
+    texts = [terms(text) for text in (*known, *scene)]
+    idf = {t: math.log((1 + len(texts)) / (1 + sum(t in other for other in texts))) + 1 for text in texts for t in text}
+
+    def cosine(a: Counter[str], b: Counter[str]) -> float:
+        def norm(c: Counter[str]) -> float:
+            return math.sqrt(sum((n * idf[t]) ** 2 for t, n in c.items()))
+
+        return sum(a[t] * b[t] * idf[t] ** 2 for t in a) / (norm(a) * norm(b))
+
+    assert found == pytest.approx([cosine(texts[2], text) for text in texts[2:]], abs=1e-6)
+
+
+@pytest.mark.parametrize("part", ["train", "test"])
+def test_an_episodes_overlap_is_that_of_its_support_and_candidates(part: str) -> None:
+    """Positions taken for item codes would compare a purchase with another scene's words."""
+    data = planted_dataset()
+    protocol = ProtocolSection(shots=4, k=5, split=(0.5, 0.25, 0.25))
+    parts = split(data, protocol)
+    trained = [data.texts[i] for i in data.items_in(parts.scenes["train"])]
+    lexicon = Lexicon.of(count_words(trained))
+    for episode in EpisodeSampler(data, parts, protocol).sample(part)[:6]:
+        texts = [data.texts[i] for i in episode.items[: episode.candidates].tolist()]
+        expected = overlap(lexicon.weigh(count_words(texts), counted=part == "train"), episode.support.numpy())
+        assert episode.overlap.numpy() == pytest.approx(expected, abs=1e-6)
+        own = [float(row[place]) for row, place in zip(episode.overlap, episode.support.tolist(), strict=True)]
+        assert own == pytest.approx([1.0] * 4, abs=1e-5)

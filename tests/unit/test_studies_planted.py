@@ -1,0 +1,32 @@
+"""A shop whose best possible recall is known: the pipeline must come as close as its interval can tell."""
+
+from pathlib import Path
+
+from studies.baselines import SupportPopularity
+from studies.evaluation import evaluate
+from studies.hyperparameters import Hyperparameters
+from studies.metrics import bootstrap, compare
+from studies.objective import load_teacher, prepare, run_trial
+from tests.synthetic import planted_shop, tiny_encoder, tiny_spec
+
+
+def test_the_pipeline_reaches_the_best_possible_recall_of_a_planted_shop(tmp_path: Path) -> None:
+    """A wrong pairing of users, texts or scenes between data and recall costs accuracy that only this shows."""
+    data, oracle = planted_shop(scenes=48, users=80, per_user=480)
+    spec = tiny_spec(
+        tiny_encoder(tmp_path / "encoder"),
+        protocol={"shots": 5, "history": 32, "queries": 16, "train_queries": 16},
+        pruner={"rungs": [600]},
+    )
+    problem = prepare(spec, tmp_path / "cache", data=data)
+    values = Hyperparameters(
+        learner="protonet", outer_lr=5e-3, meta_batch_size=4, weight_decay=0.01, trainable_layers=0
+    )
+    run_trial(problem, values, tmp_path / "trial", lambda reached: None)
+    k = spec.protocol.k
+    reached = problem.evaluate(load_teacher(problem, tmp_path / "trial"), problem.test)
+    best = evaluate(oracle, problem.test, data.scenes, k)
+    popular = evaluate(SupportPopularity(), problem.test, data.scenes, k)
+    interval = bootstrap(reached.values())
+    assert interval.low <= best.mean() <= interval.high
+    assert compare(best, popular).low > 0.3, "the shop is too easy for the test to mean anything"
