@@ -23,6 +23,8 @@ format: $(READY)
 
 bench: $(READY)
 	$(BIN)/python benchmarks/encoding.py --quick
+	$(BIN)/python benchmarks/evaluation.py --quick
+	$(BIN)/python benchmarks/data_loading.py --quick
 
 clean:
 	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache

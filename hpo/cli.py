@@ -14,6 +14,7 @@ import signal
 import time
 import warnings
 from collections.abc import Callable
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, ParamSpec
 
@@ -36,6 +37,14 @@ app.add_typer(data, name="data")
 
 _debug = False
 
+
+class Part(StrEnum):
+    """The held-out parts of a study's scenes, as the command line names them."""
+
+    validation = "validation"
+    test = "test"
+
+
 StudyFile = Annotated[Path, typer.Argument(metavar="STUDY.toml", help="The study file.", show_default=False)]
 Name = Annotated[str, typer.Argument(metavar="NAME", help="The study's name.", show_default=False)]
 Database = Annotated[
@@ -46,6 +55,9 @@ Workers = Annotated[int | None, typer.Option(min=1, help="Worker processes; by d
 Trials = Annotated[int | None, typer.Option(min=1, help="Trials in all, instead of the study file's.")]
 Timeout = Annotated[float | None, typer.Option(min=0.01, help="Minutes of searching, instead of the study file's.")]
 Out = Annotated[Path | None, typer.Option(metavar="DIR", help="Export folder; must not exist yet.")]
+Trec = Annotated[
+    Path | None, typer.Option(metavar="DIR", help="Also write qrels and rankings in TREC formats; must not exist yet.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
 
 
@@ -113,6 +125,7 @@ def run(
     trials: Trials = None,
     timeout: Timeout = None,
     out: Out = None,
+    trec: Trec = None,
     database: Database = None,
     as_json: Json = False,
 ) -> None:
@@ -124,7 +137,7 @@ def run(
 
     console = Console()
     started = time.monotonic()
-    result = job.run(_connect(database), spec, console, workers=workers, out=out)
+    result = job.run(_connect(database), spec, console, workers=workers, out=out, trec=trec)
     if as_json:
         typer.echo(json.dumps(result))
         return
@@ -241,6 +254,10 @@ def export(
 @verb("hpo evaluate exports/quickstart")
 def evaluate(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="An exported student.", show_default=False)],
+    study: Annotated[
+        Path | None, typer.Option(metavar="STUDY.toml", help="Take the data that its [data] names: they have moved.")
+    ] = None,
+    trec: Trec = None,
     as_json: Json = False,
 ) -> None:
     """Score an exported student again on its study's test scenes, and compare with what its manifest says."""
@@ -249,7 +266,7 @@ def evaluate(
 
     console = Console()
     with console.progress("scoring test scenes") as report:
-        result = evaluate_export(folder, report)
+        result = evaluate_export(folder, report, trec, _load(study).data if study else None)
     if as_json:
         typer.echo(json.dumps(result))
         return
@@ -258,20 +275,67 @@ def evaluate(
     print_export_evaluation(result, console)
 
 
+@app.command()
+@verb("hpo report quickstart --out reports/quickstart")
+def report(
+    name: Name,
+    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Its folder; by default reports/NAME.")] = None,
+    database: Database = None,
+) -> None:
+    """Write a finished study's report: one self-contained HTML page, with Markdown and JSON beside it."""
+    from hpo import job
+    from hpo.search import load_spec_of
+
+    opened = _connect(database)
+    typer.echo(job.write_report(opened, load_spec_of(opened, name), (out or job.report_folder(name)).absolute()))
+
+
+@app.command()
+@verb("hpo baselines studies/quickstart.toml")
+def baselines(
+    study: StudyFile,
+    part: Annotated[Part, typer.Option(help="Whose scenes to score.")] = Part.validation,
+    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Also write a report there.")] = None,
+    trec: Trec = None,
+    as_json: Json = False,
+) -> None:
+    """Score what learns nothing on a study's scenes: the bar for any search, in seconds. Needs no database."""
+    spec = _load(study)
+    from hpo.console import Console
+    from hpo.evaluation import evaluate_baselines
+
+    console = Console()
+    result = evaluate_baselines(spec, part.value, console.progress, trec)
+    if out is not None:
+        from hpo.reporting.document import baselines_document
+        from hpo.reporting.page import write
+
+        console.note(f"report: {write(baselines_document(spec, result), out.absolute())[0]}")
+    if as_json:
+        typer.echo(json.dumps(result))
+        return
+    from hpo.report import recall_table
+
+    console.out.print(recall_table(result))
+
+
 @data.command("check")
 @verb("hpo data check studies/quickstart.toml")
 def check(study: StudyFile, as_json: Json = False) -> None:
-    """Show what is in a study's data, what was dropped and why, and how its scenes and time are split."""
+    """Show what is in a study's data, what was dropped and why, what is wrong with it, and whether anything leaks."""
     spec = _load(study)
     from hpo.console import Console
     from hpo.data_check import check as examine
     from hpo.data_check import print_check
+    from hpo.search import cache_folder
 
-    result = examine(spec)
+    result = examine(spec, cache_folder())
     if as_json:
         typer.echo(json.dumps(result))
     else:
         print_check(result, Console())
+    if result["error"] is not None:
+        raise InputError(result["error"])
 
 
 def _embedded() -> Any:

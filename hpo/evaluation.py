@@ -7,65 +7,71 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
+from hpo import summary
+from hpo.console import day
 from hpo.search import cache_folder
+from hpo.summary import Scored
 from storage.errors import InputError
-from studies import baselines
+from studies import trec
+from studies.baselines import POPULARITY, build_baselines
 from studies.device import device, full_precision
-from studies.evaluation import System, encode_items, evaluate
-from studies.metrics import Evaluation, bootstrap
+from studies.evaluation import Adapted, ItemVectors, System, Unadapted, encode_items, evaluate
+from studies.metrics import bootstrap
 
 if TYPE_CHECKING:
     from distill.objective import Student, Teacher
+    from studies.data.source import Source
     from studies.objective import Problem
+    from studies.scenes import Part
+    from studies.spec import StudySpec
 
 Progress = Callable[[int, int], None]
-POPULARITY = "support popularity"
-# What reads no text: a student's lift is counted over the best of these.
-TEXT_FREE = ("random", POPULARITY)
+# A system with its kind, as in `Scored`.
+Entry = tuple[str, System]
 THROUGHPUT_TEXTS = 1024
+# The kind of the plain rival.
+RIVAL = "fine-tuning"
 
 
 def evaluate_all(
-    problem: Problem, teachers: Sequence[Teacher], student: Student, progress: Progress | None = None
+    problem: Problem,
+    teachers: Sequence[Teacher],
+    rival: Teacher | None,
+    student: Student,
+    progress: Progress | None = None,
+    dump: Path | None = None,
 ) -> dict[str, Any]:
-    """Scores baselines, teachers and student on the test scenes."""
-    from distill.objective import evaluate as evaluate_student
+    """Scores baselines, teachers and student on the test scenes.
 
-    names = problem.data.scenes
-    plain: dict[str, System] = baseline_systems(problem)
-    total = len(plain) + len(teachers) + 1
-    results: dict[str, Evaluation] = {}
-
-    def done() -> None:
-        if progress is not None:
-            progress(len(results), total)
-
+    Args:
+        problem: the study's data.
+        teachers: the winners, best first.
+        rival: the best of plain fine-tuning, which may be among the winners.
+        student: the best student.
+        progress: called with (systems scored, systems in all).
+        dump: folder for the rankings in TREC formats; must not exist.
+    """
     with full_precision():
-        for name, system in plain.items():
-            results[name] = evaluate(system, problem.test, names, problem.spec.protocol.k)
-            done()
-        for teacher in teachers:
-            label = f"teacher {teacher.trial} ({teacher.learner.hyperparameters.learner})"
-            results[label] = problem.evaluate(teacher.learner, problem.test)
-            done()
-        results["student"] = evaluate_student(student, problem, problem.test)
-        done()
-    best = f"teacher {teachers[0].trial} ({teachers[0].learner.hyperparameters.learner})"
-    return {
-        "k": problem.spec.protocol.k,
-        "shots": problem.spec.protocol.shots,
-        "scenes": len(results["student"].scenes),
+        entries = _baselines(problem, "test") | _learned(problem, teachers, rival, student)
+        results = _score(problem, "test", entries, progress, dump)
+    best = _label(teachers[0])
+    direct = f"{best}, not adapted"
+    result = _summarise(problem, "test", results)
+    compared = [POPULARITY, direct, best, *(name for name, s in results.items() if s.kind == RIVAL), "student"]
+    return result | {
+        "transfer": summary.transfer(results, compared, direct, result["scene_facts"]),
         "best_teacher": best,
-        "systems": {name: _figures(result, results[POPULARITY]) for name, result in results.items()},
-        "retention": _retention(results, best),
+        "retention": summary.retention(results, best, "student"),
         "teachers": [
             {"trial": t.trial, "validation_recall": t.recall, "params": t.learner.hyperparameters.to_dict()}
             for t in teachers
@@ -74,8 +80,116 @@ def evaluate_all(
     }
 
 
-def evaluate_export(folder: Path, progress: Progress | None = None) -> dict[str, Any]:
+def evaluate_baselines(
+    spec: StudySpec, part: Part, progress: Callable[[str], Any], dump: Path | None = None
+) -> dict[str, Any]:
+    """Scores what learns nothing on a part's scenes.
+
+    Args:
+        spec: the study; it need not have been launched.
+        part: whose scenes.
+        progress: gives a context manager that yields a `Progress`, for the label of a step.
+        dump: folder for the rankings in TREC formats; must not exist.
+
+    Raises:
+        InputError: data, protocol or encoder cannot give a meaningful study.
+    """
+    from studies.objective import prepare
+
+    with progress("encoding texts") as report:
+        problem = prepare(spec, cache_folder(), progress=report)
+    with progress("scoring baselines") as report, full_precision():
+        results = _score(problem, part, _baselines(problem, part), report, dump)
+    return _summarise(problem, part, results)
+
+
+def _baselines(problem: Problem, part: Part) -> dict[str, Entry]:
+    known_until = problem.split.period[part][0]
+    training = problem.split.scenes["train"]
+    systems = build_baselines(problem.data, training, known_until, problem.cache.pooled())
+    return {name: ("baseline", system) for name, system in systems.items()}
+
+
+def _learned(
+    problem: Problem, teachers: Sequence[Teacher], rival: Teacher | None, student: Student
+) -> dict[str, Entry]:
+    # Each text is encoded once for all sizes of the support.
+    episodes = list(chain(problem.test, *problem.by_shots("test").values()))
+    lengths = problem.tokens.lengths
+    entries: dict[str, Entry] = {}
+    for teacher in teachers:
+        learner = teacher.learner
+        vectors = ItemVectors(learner.model.tower, episodes, lengths)
+        if teacher is teachers[0]:
+            entries[f"{_label(teacher)}, not adapted"] = ("direct transfer", Unadapted(learner, vectors))
+        entries[_label(teacher)] = ("teacher", Adapted(learner, vectors))
+    if rival is not None and rival.trial not in {teacher.trial for teacher in teachers}:
+        vectors = ItemVectors(rival.learner.model.tower, episodes, lengths)
+        entries[f"trial {rival.trial} (finetune)"] = (RIVAL, Adapted(rival.learner, vectors))
+    entries["student"] = ("student", Adapted(student.learner, ItemVectors(student.tower, episodes, lengths)))
+    return entries
+
+
+def _label(teacher: Teacher) -> str:
+    return f"teacher {teacher.trial} ({teacher.learner.hyperparameters.learner})"
+
+
+def _score(
+    problem: Problem, part: Part, entries: Mapping[str, Entry], progress: Progress | None, dump: Path | None
+) -> dict[str, Scored]:
+    """Every system on a part's episodes, and on those with supports of several sizes."""
+    episodes, by_shots = problem.episodes(part), problem.by_shots(part)
+    k, names = problem.spec.protocol.k, problem.data.scenes
+    results: dict[str, Scored] = {}
+    with trec.dump(dump, problem.data, episodes) if dump else nullcontext() as writer:
+        for name, (kind, system) in entries.items():
+            results[name] = Scored(
+                kind=kind,
+                main=evaluate(system, episodes, names, k, dump=writer.run(name) if writer else None),
+                by_shots={shots: evaluate(system, nested, names, k) for shots, nested in by_shots.items()},
+            )
+            if progress is not None:
+                progress(len(results), len(entries))
+    return results
+
+
+def _summarise(problem: Problem, part: Part, results: Mapping[str, Scored]) -> dict[str, Any]:
+    episodes, spec = problem.episodes(part), problem.spec
+    every_item = spec.protocol.candidates == "all"
+    vectors = problem.cache.pooled()
+    facts = summary.scene_facts(problem.data, problem.split, part, episodes, vectors, every_item=every_item)
+    return {
+        "part": part,
+        "k": spec.protocol.k,
+        "shots": spec.protocol.shots,
+        "scenes": len(results[POPULARITY].main.scenes),
+        **summary.counts(episodes),
+        "systems": {name: summary.figures(scored, results[POPULARITY]) for name, scored in results.items()},
+        "curve": summary.curve(results, spec.protocol.report_shots),
+        "scene_facts": facts,
+        "data": {
+            "source": spec.data.source,
+            "interactions": len(problem.data.time),
+            "items": len(problem.data.texts),
+            "scenes": len(problem.data.scenes),
+            "users": problem.data.users,
+            "from": day(int(problem.data.time[0])),
+            "until": day(int(problem.data.time[-1])),
+            "fingerprint": problem.data.fingerprint,
+        },
+    }
+
+
+def evaluate_export(
+    folder: Path, progress: Progress | None = None, dump: Path | None = None, data: Source | None = None
+) -> dict[str, Any]:
     """Scores an exported student on the test scenes of the study that its manifest describes.
+
+    Args:
+        folder: the export.
+        progress: called with (episodes done, episodes in all).
+        dump: folder for the rankings in TREC formats; must not exist.
+        data: where the study's data are now; where the manifest says if left out.
 
     Returns:
         The recall with its interval as measured now, and as the manifest has it.
@@ -91,6 +205,7 @@ def evaluate_export(folder: Path, progress: Progress | None = None) -> dict[str,
 
     exported = load_export(folder)
     spec = parse_spec(exported.manifest["spec"], f"the manifest of {folder}")
+    spec = spec if data is None else spec.model_copy(update={"data": data})
     problem = prepare(spec, cache_folder())
     if problem.data.fingerprint != exported.manifest["data_fingerprint"]:
         raise InputError(
@@ -98,7 +213,9 @@ def evaluate_export(folder: Path, progress: Progress | None = None) -> dict[str,
             f"{problem.data.fingerprint[:12]}); give the same files and versions as then"
         )
     student = as_student(exported, tokenize(exported.tokenizer, problem.data.texts, exported.max_tokens))
-    result = evaluate_student(student, problem, problem.test, progress)
+    with trec.dump(dump, problem.data, problem.test) if dump else nullcontext() as writer:
+        run = writer.run("student") if writer else None
+        result = evaluate_student(student, problem, problem.test, progress, run)
     recorded = exported.manifest["metrics"]
     return {
         "study": spec.name,
@@ -106,16 +223,6 @@ def evaluate_export(folder: Path, progress: Progress | None = None) -> dict[str,
         "scenes": len(result.scenes),
         "recall": asdict(bootstrap(result.values())),
         "recorded": recorded["systems"]["student"]["recall"],
-    }
-
-
-def baseline_systems(problem: Problem) -> dict[str, System]:
-    """What learns nothing, by the name it has in the tables."""
-    return {
-        "random": baselines.Random(),
-        POPULARITY: baselines.SupportPopularity(),
-        "TF-IDF neighbours": baselines.TfidfNeighbours(problem.data.texts),
-        "zero-shot encoder": baselines.ZeroShot(problem.cache.pooled()),
     }
 
 
@@ -162,23 +269,3 @@ def _rate(tower: nn.Module, items: Tensor, lengths: Tensor) -> float:
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     return len(items) / (time.perf_counter() - started)
-
-
-def _figures(result: Evaluation, popularity: Evaluation) -> dict[str, Any]:
-    figures: dict[str, Any] = {
-        "recall": asdict(bootstrap(result.values())),
-        "ndcg": result.mean("ndcg"),
-        "hit_rate": result.mean("hit_rate"),
-        "coverage": result.mean("coverage"),
-        "scene_recalls": {name: scene.recall for name, scene in result.scenes.items()},
-    }
-    difference = bootstrap(result.values() - popularity.values())
-    return figures | {"over_popularity": asdict(difference)}
-
-
-def _retention(results: dict[str, Evaluation], best: str) -> dict[str, Any]:
-    """How much of the teacher the student keeps: of its recall, and of its lift over what reads no text."""
-    baseline = max(TEXT_FREE, key=lambda name: results[name].mean())
-    floor, teacher, student = results[baseline].mean(), results[best].mean(), results["student"].mean()
-    lift = (student - floor) / (teacher - floor) if teacher > floor else None
-    return {"baseline": baseline, "recall": student / teacher if teacher else None, "lift": lift}

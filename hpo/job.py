@@ -7,14 +7,15 @@ With `hpo/cli.py`, the only place that wires implementations together.
 
 from __future__ import annotations
 
+import functools
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hpo.console import Console, Report
 from hpo.launcher import launch
-from hpo.search import cache_folder, check_definition, distillation_name, register, winners
+from hpo.reporting.document import search_figures, study_document
+from hpo.search import cache_folder, check_definition, distillation_name, ranked, register, winners
 from hpo.watch import snapshot
 from storage.artifacts import trial_folder
 from storage.errors import InputError
@@ -24,6 +25,7 @@ from studies.spec import StudySpec
 
 if TYPE_CHECKING:
     import optuna
+    from optuna.trial import FrozenTrial
 
     from distill.objective import Distillation, Student, Teacher
     from studies.objective import Problem
@@ -32,7 +34,13 @@ EVALUATION, EXPORT = "evaluation", "export"
 
 
 def run(
-    database: Database, spec: StudySpec, console: Console, *, workers: int | None = None, out: Path | None = None
+    database: Database,
+    spec: StudySpec,
+    console: Console,
+    *,
+    workers: int | None = None,
+    out: Path | None = None,
+    trec: Path | None = None,
 ) -> dict[str, Any]:
     """Runs a study from data to exported student, or goes on where an earlier run stopped.
 
@@ -42,12 +50,13 @@ def run(
         console: for progress.
         workers: search processes; see `launcher.launch`.
         out: export folder; by default the study file's.
+        trec: folder for the rankings of the test scenes in TREC formats; must not exist.
 
     Returns:
-        The evaluation, the search's cost and the export folder, as `hpo/report.py` prints them.
+        The evaluation, the search's cost, and the folders of export and report, as `hpo/report.py` prints them.
 
     Raises:
-        InputError: the study, its data or the export folder are at fault.
+        InputError: the study, its data or one of the folders are at fault.
         KeyboardInterrupt: nothing that was finished is lost; running again goes on.
     """
     folder = (out or spec.export_folder()).absolute()
@@ -56,20 +65,35 @@ def run(
         check_definition(stored, spec)
     _check_export_folder(records, spec.name, folder)
     evaluation = records.stage_result(spec.name, EVALUATION)
+    _check_trec_folder(trec, spec.name, evaluated=evaluation is not None)
     if evaluation is None or not _exported_here(records, spec.name, folder):
         spec, problem = begin(database, spec, console)
         if evaluation is None:
             launch(database, spec, console, workers=workers)
-            evaluation = distil_and_evaluate(database, spec, problem, console)
+            evaluation = distil_and_evaluate(database, spec, problem, console, trec)
         export(database, spec, problem, folder, console)
-    shot = snapshot(database, spec)
-    search = {
-        "trials": shot.spent,
-        "states": shot.states,
-        "cost_seconds": shot.cost_seconds,
-        "unpruned_seconds": shot.unpruned_seconds,
-    }
-    return {"study": spec.name, "evaluation": evaluation, "search": search, "export": str(folder)}
+    page = write_report(database, spec, report_folder(spec.name), folder)
+    search = search_figures(snapshot(database, spec))
+    return {"study": spec.name, "evaluation": evaluation, "search": search, "export": str(folder), "report": str(page)}
+
+
+def report_folder(name: str) -> Path:
+    """Where a study's report goes unless told otherwise."""
+    return Path("reports", name).absolute()
+
+
+def write_report(database: Database, spec: StudySpec, folder: Path, exported: Path | None = None) -> Path:
+    """Writes a finished study's report and returns its page; an older one in `folder` is replaced.
+
+    Raises:
+        InputError: the study has not been evaluated yet.
+    """
+    from hpo.reporting.page import write
+
+    evaluation = check_evaluated(database, spec.name)
+    exported = exported or spec.export_folder().absolute()
+    document = study_document(database, spec, evaluation, exported if exported.exists() else None)
+    return write(document, folder)[0]
 
 
 def begin(database: Database, spec: StudySpec, console: Console) -> tuple[StudySpec, Problem]:
@@ -77,7 +101,7 @@ def begin(database: Database, spec: StudySpec, console: Console) -> tuple[StudyS
     from studies.data.sources import load
     from studies.objective import prepare
 
-    data = load(spec.data)
+    data = load(spec.data, spec.protocol, cache_folder())
     console.note(
         f"{spec.name}: {len(data.time):,} interactions, {len(data.texts):,} items, {len(data.scenes)} scenes, "
         f"{data.users:,} users"
@@ -87,28 +111,43 @@ def begin(database: Database, spec: StudySpec, console: Console) -> tuple[StudyS
     return register(database, spec, data.fingerprint), problem
 
 
-def distil_and_evaluate(database: Database, spec: StudySpec, problem: Problem, console: Console) -> dict[str, Any]:
+def distil_and_evaluate(
+    database: Database, spec: StudySpec, problem: Problem, console: Console, trec: Path | None = None
+) -> dict[str, Any]:
     """Distils the winners and scores everything on the test scenes, once; the figures are kept for good."""
     from hpo.evaluation import evaluate_all
 
-    teachers = load_teachers(database, spec, problem)
+    teachers, rival = load_teachers(database, spec, problem), load_rival(database, spec, problem)
     student, trial = distil(database, spec, problem, teachers, console)
     with console.progress("scoring test scenes") as report:
-        result = evaluate_all(problem, teachers, student, report)
+        result = evaluate_all(problem, teachers, rival, student, report, trec)
     return Records(database.engine).finish_stage(spec.name, EVALUATION, result | {"student_trial": trial})
 
 
 def load_teachers(database: Database, spec: StudySpec, problem: Problem) -> list[Teacher]:
     """The search's winners, from their checkpoints."""
-    from distill.objective import Teacher
-    from hpo.trials import open_study, origin
-    from studies.objective import load_teacher
+    from hpo.trials import open_study
 
     best = winners(open_study(database.storage, spec.name), spec.distill.teachers)
-    return [
-        Teacher(trial.number, float(trial.value or 0.0), load_teacher(problem, trial_folder(spec.name, origin(trial))))
-        for trial in best
-    ]
+    return [_teacher(spec, problem, trial) for trial in best]
+
+
+def load_rival(database: Database, spec: StudySpec, problem: Problem) -> Teacher | None:
+    """The best trial of plain fine-tuning, which the winners are compared with; None where none has finished."""
+    from hpo.trials import open_study
+
+    finished = ranked(open_study(database.storage, spec.name))
+    best = next((trial for trial in finished if trial.params.get("learner") == "finetune"), None)
+    return None if best is None else _teacher(spec, problem, best)
+
+
+def _teacher(spec: StudySpec, problem: Problem, trial: FrozenTrial) -> Teacher:
+    from distill.objective import Teacher
+    from hpo.trials import origin
+    from studies.objective import load_teacher
+
+    learner = load_teacher(problem, trial_folder(spec.name, origin(trial)))
+    return Teacher(trial.number, float(trial.value or 0.0), learner)
 
 
 def distil(
@@ -118,7 +157,7 @@ def distil(
     import optuna
 
     from distill.objective import Distillation, StudentHyperparameters, load_student
-    from hpo.trials import ask, open_study, origin, run
+    from hpo.trials import open_study, origin, run_next
 
     name = distillation_name(spec.name)
     study = open_study(database.storage, name, create=True)
@@ -128,14 +167,20 @@ def distil(
     if not trials:
         study.set_user_attr("search study", spec.name)
         study.enqueue_trial(asdict(StudentHyperparameters()))
-    distillation: Distillation | None = None
-    while (trial := ask(study, spec.distill.trials)) is not None:
-        if distillation is None:
-            with console.progress("asking the teachers") as report:
-                distillation = Distillation(problem, teachers, report)
+
+    @functools.cache
+    def distillation() -> Distillation:
+        with console.progress("asking the teachers") as report:
+            return Distillation(problem, teachers, report)
+
+    def objective(trial: optuna.Trial) -> float:
+        shared = distillation()
         folder = trial_folder(name, origin(study.get_trials(deepcopy=False)[trial.number]))
         with console.progress(f"distilling, trial {trial.number + 1} of {spec.distill.trials}") as report:
-            run(study, trial, partial(_distil_once, distillation, folder, report))
+            return _distil_once(shared, folder, report, trial)
+
+    while run_next(study, spec.distill.trials, objective) is not None:
+        pass
     best = winners(study, 1)[0]
     return load_student(problem, trial_folder(name, origin(best))), best.number
 
@@ -173,7 +218,7 @@ def export(database: Database, spec: StudySpec, problem: Problem, folder: Path, 
     trial = study.get_trials(deepcopy=False)[evaluation["student_trial"]]
     student = load_student(problem, trial_folder(study.study_name, origin(trial)))
     console.note(f"exporting to {folder}, and checking it in a fresh process")
-    write(student, problem.encoder.tokenizer, folder, manifest(problem, evaluation))
+    write(student, problem.encoder.tokenizer, problem.lexicon, folder, manifest(problem, evaluation))
     records.finish_stage(spec.name, f"{EXPORT} {folder}", {"folder": str(folder)})
     return folder
 
@@ -192,6 +237,19 @@ def check_evaluated(database: Database, name: str) -> dict[str, Any]:
 
 def _exported_here(records: Records, name: str, folder: Path) -> bool:
     return folder.exists() and records.stage_result(name, f"{EXPORT} {folder}") is not None
+
+
+def _check_trec_folder(folder: Path | None, name: str, *, evaluated: bool) -> None:
+    """Before hours of work: refuses what could not be written at its end."""
+    if folder is None:
+        return
+    if evaluated:
+        raise InputError(
+            f"the test scenes of study {name!r} were scored already, and they are scored once; "
+            "hpo evaluate EXPORT --trec DIR writes the student's rankings, hpo baselines --trec DIR the baselines'"
+        )
+    if folder.exists():
+        raise InputError(f"the folder {folder} for the rankings exists already; name another with --trec, or remove it")
 
 
 def _check_export_folder(records: Records, name: str, folder: Path) -> None:

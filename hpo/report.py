@@ -6,7 +6,10 @@ from typing import Any
 
 from rich.table import Table
 
-from hpo.console import Console, duration
+from hpo.console import Console
+from hpo.reporting.background import retention_sentence, search_sentence
+from hpo.reporting.results import POPULARITY, Results
+from hpo.reporting.sections import verdicts
 
 
 def print_result(result: dict[str, Any], console: Console) -> None:
@@ -16,8 +19,8 @@ def print_result(result: dict[str, Any], console: Console) -> None:
     console.out.print()
     console.out.print(inference_table(evaluation["inference"]))
     console.out.print()
-    lines = [_retention_line(evaluation["retention"]), _search_line(result["search"])]
-    lines += [_verdict(evaluation), f"student: {result['export']}"]
+    lines = [retention_sentence(evaluation["retention"]), search_sentence(result["search"])]
+    lines += [*verdicts(Results(evaluation)), f"student: {result['export']}", f"report: {result['report']}"]
     for line in lines:
         console.out.print(line, markup=False, soft_wrap=True)
 
@@ -30,26 +33,24 @@ def print_export_evaluation(result: dict[str, Any], console: Console) -> None:
 
 
 def recall_table(evaluation: dict[str, Any]) -> Table:
-    """Every system on the test scenes."""
+    """Every system on a part's scenes; the report has the other metrics."""
     k, shots, scenes = evaluation["k"], evaluation["shots"], evaluation["scenes"]
+    part = evaluation["part"].capitalize()
     table = Table(
-        title=f"Test recall@{k} after {shots} interactions, mean over {scenes} unseen scenes [95 % interval]",
+        title=f"{part} recall@{k} after {shots} interactions, mean over {scenes} unseen scenes [95 % interval]",
         title_justify="left",
         box=None,
         padding=(0, 1),
     )
-    table.add_column("system")
-    for column in (f"recall@{k}", "over support popularity", f"nDCG@{k}", "hit rate", "coverage"):
+    table.add_column("system", no_wrap=True)
+    for column in (f"recall@{k}", "over support popularity", "new items", f"nDCG@{k}", "MRR", "hit rate"):
         table.add_column(column, justify="right")
     for name, figures in sorted(evaluation["systems"].items(), key=lambda system: system[1]["recall"]["mean"]):
-        difference = figures["over_popularity"]
         table.add_row(
             name,
             _interval(figures["recall"], "{:.3f}"),
-            "" if name == "support popularity" else _interval(difference, "{:+.3f}"),
-            f"{figures['ndcg']:.3f}",
-            f"{figures['hit_rate']:.3f}",
-            f"{figures['coverage']:.2f}",
+            "" if name == POPULARITY else _interval(figures["over_popularity"], "{:+.3f}"),
+            *(_mean(figures[metric]) for metric in ("new_item_recall", "ndcg", "mrr", "hit_rate")),
         )
     return table
 
@@ -79,26 +80,5 @@ def _interval(interval: dict[str, float], form: str) -> str:
     return f"{form.format(interval['mean'])} [{form.format(interval['low'])}, {form.format(interval['high'])}]"
 
 
-def _retention_line(retention: dict[str, Any]) -> str:
-    lift = retention["lift"]
-    kept = "the teacher has no lift to keep" if lift is None else f"{lift:.0%} of its lift over {retention['baseline']}"
-    return f"The student keeps {retention['recall']:.1%} of the best teacher's recall and {kept}."
-
-
-def _search_line(search: dict[str, Any]) -> str:
-    cost, full = search["cost_seconds"], search["unpruned_seconds"]
-    states = ", ".join(f"{count} {state}" for state, count in sorted(search["states"].items()))
-    saved = f"{1 - cost / full:.0%}" if full else "0%"
-    return (
-        f"The search ran {search['trials']} trials ({states}) in {duration(cost)} of training and evaluation; "
-        f"unpruned it would have taken about {duration(full)}: pruning saved {saved}."
-    )
-
-
-def _verdict(evaluation: dict[str, Any]) -> str:
-    interval = evaluation["systems"][evaluation["best_teacher"]]["over_popularity"]
-    if interval["low"] > 0:
-        return "The best teacher beats support popularity: the interval of their difference excludes zero."
-    if interval["high"] < 0:
-        return "The best teacher loses to support popularity: the interval of their difference excludes zero."
-    return "The best teacher's difference from support popularity is within the noise: its interval includes zero."
+def _mean(interval: dict[str, float] | None) -> str:
+    return "" if interval is None else f"{interval['mean']:.3f}"

@@ -15,6 +15,7 @@ max_scenes = 16
 [protocol]
 split = [0.5, 0.25, 0.25]
 openings = 5
+report_shots = [2]
 queries = 8
 train_openings = 2
 train_queries = 8
@@ -23,6 +24,7 @@ trials = {trials}
 seed = 3
 [search.space]
 learner = ["protonet", "anil", "fomaml"]
+head = "all"
 inner_steps = [1, 2]
 meta_batch_size = 2
 trainable_layers = {layers}

@@ -3,18 +3,18 @@
 import pytest
 
 from hpo.console import Console, duration
-from hpo.evaluation import _retention
 from hpo.report import print_result
+from hpo.summary import Scored, retention
 from studies.metrics import Evaluation, SceneMetrics
 
 
 def system(recall, low, high):
     interval = {"mean": recall, "low": recall - 0.1, "high": recall + 0.1}
     return {
+        "kind": "any",
         "recall": interval,
-        "ndcg": 0.1,
-        "hit_rate": 0.2,
-        "coverage": 0.3,
+        **{metric: {"mean": 0.1, "low": 0.0, "high": 0.2} for metric in ("ndcg", "mrr", "hit_rate")},
+        "new_item_recall": None,
         "over_popularity": {"mean": (low + high) / 2, "low": low, "high": high},
     }
 
@@ -27,6 +27,7 @@ def result(low, high, lift):
             "k": 10,
             "shots": 5,
             "scenes": 7,
+            "part": "test",
             "best_teacher": "teacher 3 (anil)",
             "systems": {"teacher 3 (anil)": system(0.5, low, high), "support popularity": system(0.4, 0, 0)},
             "retention": {"baseline": "support popularity", "recall": 0.98, "lift": lift},
@@ -34,6 +35,7 @@ def result(low, high, lift):
         },
         "search": {"trials": 4, "states": {"complete": 3, "pruned": 1}, "cost_seconds": 60, "unpruned_seconds": 80},
         "export": "/somewhere/student",
+        "report": "/somewhere/report.html",
     }
 
 
@@ -49,6 +51,7 @@ def test_the_verdict_follows_the_interval(low, high, words, capsys):
     assert "pruning saved 25%" in shown
     assert "4.00×" in shown
     assert "/somewhere/student" in shown
+    assert "/somewhere/report.html" in shown
 
 
 def test_systems_are_listed_by_rising_recall(capsys):
@@ -62,14 +65,14 @@ def test_a_teacher_without_lift_has_none_to_keep(capsys):
     """Dividing by a lift of zero would print any number at all."""
 
     def recalls(value):
-        return Evaluation({name: SceneMetrics(value, 0.0, 0.0, 0.0) for name in "ab"})
+        return Scored("any", Evaluation({name: SceneMetrics(value) for name in "ab"}), {})
 
     results = {"random": recalls(0.1), "support popularity": recalls(0.4), "student": recalls(0.45)}
-    kept = _retention(results | {"teacher": recalls(0.5)}, "teacher")
+    kept = retention(results | {"teacher": recalls(0.5)}, "teacher", "student")
     assert kept["baseline"] == "support popularity"
     assert kept["recall"] == pytest.approx(0.9)
     assert kept["lift"] == pytest.approx(0.5)
-    assert _retention(results | {"teacher": recalls(0.4)}, "teacher")["lift"] is None
+    assert retention(results | {"teacher": recalls(0.4)}, "teacher", "student")["lift"] is None
     print_result(result(-0.1, 0.1, None), Console())
     assert "no lift to keep" in capsys.readouterr().out
 

@@ -1,0 +1,192 @@
+"""A user's own files, from the first check to a report, by the commands that a user types."""
+
+import json
+import re
+from pathlib import Path
+
+import ir_measures
+import polars as pl
+import pytest
+from ir_measures import R
+
+from hpo import job
+from hpo.console import Console
+from hpo.evaluation import evaluate_export
+from storage.errors import InputError
+from storage.postgres import connect
+from studies.spec import load_spec
+from tests.mini import hpo
+from tests.synthetic import planted_dataset, tiny_encoder, write_shop
+
+STUDY = """
+name = "shop"
+[data]
+source = "files"
+interactions = "purchases.parquet"
+items = "catalogue.csv"
+user = "customer"
+item = "sku"
+time = "bought_at"
+scene = "department"
+text = "title"
+"""
+# A shop and an encoder as small as a test needs.
+SMALL = """
+min_interactions = 100
+min_users = 10
+min_items = 8
+[teacher]
+encoder = "{encoder}"
+max_tokens = 16
+[protocol]
+k = 5
+shots = 3
+report_shots = [1, 3, 8]
+split = [0.5, 0.25, 0.25]
+queries = 16
+[search]
+sampler = "grid"
+[search.space]
+learner = ["protonet", "finetune"]
+outer_lr = 1e-3
+weight_decay = 0.05
+meta_batch_size = 4
+inner_lr = 0.1
+inner_steps = 2
+head = "scalars"
+trainable_layers = 0
+[pruner]
+kind = "none"
+rungs = [2, 4]
+[distill]
+teachers = 1
+layers = 1
+trials = 1
+embed_steps = 2
+rank_steps = 2
+"""
+
+
+@pytest.fixture
+def shop(tmp_path: Path) -> Path:
+    """A folder with a planted shop's files and its study file."""
+    folder = tmp_path / "shop"
+    folder.mkdir()
+    write_shop(planted_dataset(), folder)
+    (folder / "study.toml").write_text(STUDY + SMALL.format(encoder=tiny_encoder(tmp_path / "encoder")))
+    return folder
+
+
+def test_the_check_says_what_is_in_the_files_and_that_nothing_leaks(shop):
+    """The first command a new user types: without it, a wrong column is found after an hour."""
+    done = hpo("data", "check", shop / "study.toml", cwd=shop.parent)
+    assert done.returncode == 0, done.stderr
+    for words in ("rows read", "7,200", "interactions per scene", "leakage audit", "milliseconds", "warnings"):
+        assert words in done.stdout
+    report = json.loads(hpo("data", "check", shop / "study.toml", "--json", cwd=shop.parent).stdout)
+    assert report["rows_read"] == report["interactions"] + sum(report["dropped"].values())
+    assert sum(row["scenes"] for row in report["histogram"]) == report["scenes"] == 12
+    assert report["error"] is None
+    assert len(report["audit"]) == 9
+    assert {finding["status"] for finding in report["audit"]} <= {"ok", "note"}
+    assert [part["scenes"] for part in report["parts"].values()] == [6, 3, 3]
+
+
+def test_the_check_shows_what_was_read_even_where_no_study_is_possible(shop):
+    """An error alone would leave the user to guess which of the minima is wrong."""
+    study = shop / "study.toml"
+    study.write_text(study.read_text().replace("min_users = 10", "min_users = 1000"))
+    done = hpo("data", "check", study)
+    assert done.returncode == 2
+    assert "rows read" in done.stdout
+    assert re.search(r"error: none of the 12 scenes has .*min_users = 1000.*the largest scene has \d+", done.stderr)
+    assert json.loads(hpo("data", "check", study, "--json").stdout)["error"].startswith("none of the 12 scenes")
+
+
+def test_a_planted_leak_stops_the_check_and_the_study(shop, database_url):
+    """A department logged twice, once under another name, would be tested on what it was trained on."""
+    log, items = pl.read_parquet(shop / "purchases.parquet"), pl.read_csv(shop / "catalogue.csv", separator=";")
+    twins = items.with_columns(pl.col("sku") + 100_000, pl.format("{} again", "department").alias("department"))
+    pl.concat([items, twins]).write_csv(shop / "catalogue.csv", separator=";")
+    pl.concat([log, log.with_columns(pl.col("sku") + 100_000)]).write_parquet(shop / "purchases.parquet")
+    checked = hpo("data", "check", shop / "study.toml")
+    assert checked.returncode == 2
+    assert "leak" in checked.stdout
+    assert "error: leakage audit: interactions in two splits" in checked.stderr
+    started = hpo("launch", shop / "study.toml", HPO_DATABASE_URL=database_url)
+    assert started.returncode == 2
+    assert "error: leakage audit: interactions in two splits" in started.stderr
+
+
+@pytest.mark.slow
+def test_a_users_files_become_a_student_and_a_report(shop, database_url, tmp_path):
+    """The promise to a stranger with a parquet pair; and rankings that another evaluator scores the same."""
+    study = shop / "study.toml"
+    run = ("run", study, "--json", "--workers", "1")
+    done = hpo(*run, "--trec", "rankings", cwd=tmp_path, HPO_DATABASE_URL=database_url)
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    systems = result["evaluation"]["systems"]
+    assert {"random", "support popularity", "BM25", "item-kNN", "student"} <= systems.keys()
+    assert any(name.endswith("not adapted") for name in systems)
+    # Plain fine-tuning is scored whether it wins the search or not.
+    assert any(name.endswith("(finetune)") for name in systems)
+    assert set(systems["student"]["by_shots"]) == {"1", "3", "8"}
+
+    page = Path(result["report"])
+    assert page == tmp_path / "reports" / "shop" / "report.html"
+    assert "<svg" in page.read_text()
+    assert json.loads(page.with_suffix(".json").read_text())["evaluation"] == result["evaluation"]
+    assert "| student |" in page.with_suffix(".md").read_text()
+
+    found = recall_of(tmp_path / "rankings", "student", 5)
+    assert found == pytest.approx(systems["student"]["scene_recalls"], abs=1e-9)
+    with pytest.raises(InputError, match="scored once"):
+        job.run(connect(database_url), load_spec(study), Console(), out=Path(result["export"]), trec=tmp_path / "again")
+
+    # The bytes count, not where they lie: the study goes on with moved data, and so does its export.
+    moved = shop.rename(tmp_path / "elsewhere")
+    again = hpo("run", moved / "study.toml", "--json", cwd=tmp_path, HPO_DATABASE_URL=database_url)
+    assert json.loads(again.stdout)["evaluation"] == result["evaluation"], again.stderr
+    with pytest.raises(InputError, match=r"purchases\.parquet does not exist"):
+        evaluate_export(Path(result["export"]))
+    dump = tmp_path / "dump"
+    scored = hpo("evaluate", result["export"], "--study", moved / "study.toml", "--json", "--trec", dump)
+    assert scored.returncode == 0, scored.stderr
+    assert json.loads(scored.stdout)["recall"] == pytest.approx(systems["student"]["recall"], abs=1e-6)
+    assert (dump / "qrels.txt").read_bytes() == (tmp_path / "rankings" / "qrels.txt").read_bytes()
+
+    report = hpo("report", "shop", cwd=moved, HPO_DATABASE_URL=database_url)
+    assert report.returncode == 0, report.stderr
+    assert report.stdout.strip() == str(moved / "reports" / "shop" / "report.html")
+
+
+def recall_of(folder: Path, system: str, k: int) -> dict[str, float]:
+    """Recall by scene as ir-measures has it: queries averaged within openings, these within scenes."""
+    qrels = ir_measures.read_trec_qrels(str(folder / "qrels.txt"))
+    run = ir_measures.read_trec_run(str(folder / f"{system}.run"))
+    values = pl.DataFrame(
+        [(value.query_id, value.value) for value in ir_measures.iter_calc([R @ k], qrels, run)],
+        schema=["query", "recall"],
+        orient="row",
+    )
+    parts = values.with_columns(
+        pl.col("query").str.splitn(":", 3).struct.rename_fields(["scene", "opened", "user"])
+    ).unnest("query")
+    scenes = (
+        parts.group_by("scene", "opened").agg(pl.col("recall").mean()).group_by("scene").agg(pl.col("recall").mean())
+    )
+    return {name.replace("%20", " "): recall for name, recall in scenes.iter_rows()}
+
+
+def test_baselines_need_neither_a_database_nor_a_search(shop, tmp_path):
+    """What a search must beat is worth knowing before it is paid for."""
+    outputs = ("--out", tmp_path / "page", "--trec", tmp_path / "trec")
+    done = hpo("baselines", shop / "study.toml", "--json", *outputs)
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert result["part"] == "validation"
+    popularity = result["systems"]["support popularity"]
+    assert recall_of(tmp_path / "trec", "support_popularity", 5) == pytest.approx(popularity["scene_recalls"], abs=1e-9)
+    assert "Only baselines were scored" in (tmp_path / "page" / "report.md").read_text()
+    assert not (tmp_path / "hpo" / "postgres").exists()

@@ -1,0 +1,164 @@
+"""Made-up documents for the report: every field there is, with names that break careless renderers."""
+
+from typing import Any
+
+import numpy as np
+
+HOSTILE = ("<script>alert(1)</script>", "a|b", "$x$ and $y$", "牛肉", "*bold* _it_ `code`", "two\nlines & [a](b)")
+TEACHER = "teacher 9 (anil)"
+SHOTS = (1, 5, 10, 20)
+# Kind, and how far the system lies above 0.3 recall.
+SYSTEMS = {
+    "random": ("baseline", -0.2),
+    "support popularity": ("baseline", 0.0),
+    "TF-IDF neighbours": ("baseline", -0.02),
+    "zero-shot encoder": ("baseline", -0.15),
+    "teacher 4 (fomaml)": ("teacher", 0.1),
+    TEACHER: ("teacher", 0.14),
+    f"{TEACHER}, not adapted": ("direct transfer", 0.02),
+    "student": ("student", 0.12),
+}
+OTHER_METRICS = ("ndcg", "mrr", "hit_rate", "precision", "accuracy", "new_item_recall", "coverage", "popularity")
+
+
+def document(seed: int = 0, scenes: int = 24, baselines_only: bool = False) -> dict[str, Any]:
+    """What a study of that many test scenes could have found.
+
+    Args:
+        seed: of all figures.
+        scenes: test scenes; the first have hostile names.
+        baselines_only: without teachers, student and search.
+    """
+    rng = np.random.default_rng(seed)
+    names = [*HOSTILE, *(f"COOKIES/CRACKERS AND MORE {number}" for number in range(scenes))][:scenes]
+    kinds = {name: kind for name, kind in SYSTEMS.items() if not baselines_only or kind[0] == "baseline"}
+    hard = rng.normal(0, 0.1, scenes)
+    recalls = {
+        name: np.clip(0.35 + lead + hard + rng.normal(0, 0.04, scenes), 0.01, 1) for name, (_, lead) in kinds.items()
+    }
+    systems = {name: _system(rng, kind, names, recalls[name], recalls["support popularity"]) for name, (kind, _) in
+               kinds.items()}  # fmt: skip
+    evaluation = {
+        "part": "test",
+        "k": 10,
+        "shots": 5,
+        "scenes": scenes,
+        "queries": 5210,
+        "new_item_queries": 4100,
+        "cold_user_queries": 0,
+        "best_teacher": TEACHER,
+        "student_trial": 1,
+        "systems": systems,
+        "curve": {"shots": list(SHOTS), "scenes": scenes, "left_out": [{"shots": 40, "reason": "3 scenes | too few"}]},
+        "scene_facts": {
+            name: {"candidates": int(rng.integers(12, 400)), "nearest": rng.uniform(0.2, 0.95), "queries": 240}
+            for name in names
+        },
+        "transfer": [_group(rng, *group) for group in GROUPS],
+        "retention": {"baseline": "support popularity", "recall": 0.957, "lift": 0.857},
+        "teachers": [{"trial": 9, "validation_recall": 0.3912, "params": {"learner": "anil", "outer_lr": 0.001}}],
+        "inference": {
+            "teacher": {"parameters": 22_600_000, "bytes": 91_000_000, "items_per_second": 497.0},
+            "student": {"parameters": 17_300_000, "bytes": 69_000_000, "items_per_second": 964.0},
+        },
+    }
+    if baselines_only:
+        for key in ("best_teacher", "student_trial", "transfer", "retention", "teachers", "inference"):
+            del evaluation[key]
+    return _study(evaluation, None if baselines_only else _search(rng), baselines_only)
+
+
+GROUPS = (
+    ("catalogue size", "12 to 60 items", 8, 0.0),
+    ("catalogue size", "61 to 140 items", 8, 0.3),
+    ("catalogue size", "141 items and more", 8, -0.3),
+    ("nearness to training", "<b>far</b> $or$ | 远", 12, 0.3),
+    ("nearness to training", "near", 12, 0.15),
+)
+
+
+def interval(mean: float, half: float = 0.05) -> dict[str, float]:
+    return {"mean": float(mean), "low": float(mean - half), "high": float(mean + half)}
+
+
+def _system(rng, kind, names, recalls, popularity):
+    return {
+        "kind": kind,
+        "recall": interval(recalls.mean()),
+        **{metric: interval(rng.uniform(0.1, 0.9)) for metric in OTHER_METRICS},
+        "cold_user_recall": None,
+        "over_popularity": interval((recalls - popularity).mean(), 0.03),
+        "scene_recalls": dict(zip(names, recalls.tolist(), strict=True)),
+        "by_shots": {str(k): interval(recalls.mean() + 0.04 * np.log2(k / 5)) for k in SHOTS},
+    }
+
+
+def _group(rng, grouping, group, scenes, gain):
+    def shots(lead):
+        return {
+            str(k): interval(0.35 + 0.01 * np.log2(k) + lead * min(1, k / 10) + rng.normal(0, 0.005)) for k in SHOTS
+        }
+
+    systems = {"support popularity": shots(0.1), f"{TEACHER}, not adapted": shots(0), TEACHER: shots(gain)}
+    return {
+        "grouping": grouping,
+        "group": group,
+        "scenes": scenes,
+        "systems": systems | {"student": shots(gain - 0.02)},
+        "gains": {TEACHER: {k: interval(gain * min(1, int(k) / 10)) for k in systems[TEACHER]}},
+    }
+
+
+def _search(rng):
+    history = []
+    for number in range(16):
+        recall, state = rng.uniform(0.3, 0.39), "complete" if number % 3 == 0 else "pruned"
+        history.append(
+            {
+                "trial": number,
+                "state": state,
+                "params": {"learner": "anil", "outer_lr": float(rng.uniform(1e-4, 1e-2)), "inner_steps": 3},
+                "rungs": [{"step": 20, "recall": recall - 0.01, "cost_seconds": 1.2}],
+                "recall": recall if state == "complete" else None,
+                "cost_seconds": float(rng.uniform(1, 9)),
+                "reason": "" if state == "complete" else "rank 7 of 8 at rung 20",
+            }
+        )
+    history.append(history[-1] | {"trial": 16, "state": "fail", "rungs": [], "reason": "ValueError: $x$ | <b>"})
+    return {
+        "trials": 17,
+        "states": {"complete": 6, "pruned": 10, "fail": 1},
+        "cost_seconds": 59.0,
+        "unpruned_seconds": 179.0,
+        "history": history,
+    }
+
+
+def _study(evaluation, search, baselines_only):
+    return {
+        "study": "quickstart",
+        "written": "2026-11-21T12:00:00+00:00",
+        "version": "0.1.0",
+        "data": {
+            "source": "completejourney",
+            "interactions": 540_364,
+            "items": 8580,
+            "scenes": 80,
+            "users": 2456,
+            "from": "2017-01-01",
+            "until": "2018-01-01",
+            "fingerprint": "ab12" * 16,
+        },
+        "protocol": {
+            "shots": 5,
+            "k": 10,
+            "window_days": 28,
+            "candidates": "scene",
+            "split": [0.5, 0.2, 0.3],
+            "report_shots": list(SHOTS),
+        },
+        "evaluation": evaluation,
+        "search": search,
+        "baselines_only": baselines_only,
+        "export": None if baselines_only else "exports/quickstart",
+    }

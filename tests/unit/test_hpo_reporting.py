@@ -1,0 +1,450 @@
+"""The page must say what the document says: every figure, in order, and nothing that a name smuggles in."""
+
+import copy
+import html.parser
+import json
+import math
+import re
+import subprocess
+import sys
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+
+from hpo.reporting import markdown
+from hpo.reporting.canvas import COMPLETE, OTHER, STOPPED, STYLES, shorten
+from hpo.reporting.page import write
+from studies.metrics import bootstrap
+from tests.report_document import HOSTILE, SHOTS, TEACHER, document, interval
+
+ROOT = Path(__file__).parents[2]
+DIRECT = f"{TEACHER}, not adapted"
+
+
+class Page(html.parser.HTMLParser):
+    """A page's text, attributes and tables, as a browser would read them."""
+
+    def __init__(self, source: str) -> None:
+        super().__init__()
+        self.tags, self.attributes, self.text, self.captions, self.tables = [], [], "", [], []
+        self._inside = ""
+        self.feed(source)
+
+    def handle_starttag(self, tag, attrs):
+        """Opens tables, rows, cells and captions."""
+        self.tags.append(tag)
+        self.attributes += attrs
+        if tag == "table":
+            self.tables.append([])
+        elif tag == "tr":
+            self.tables[-1].append([])
+        elif tag in ("td", "th"):
+            self.tables[-1][-1].append("")
+        elif tag == "figcaption":
+            self.captions.append("")
+        self._inside = tag if tag != "span" else self._inside
+
+    def handle_endtag(self, tag):
+        """Closes what text goes to."""
+        self._inside = "" if tag in ("td", "th", "figcaption") else self._inside
+
+    def handle_data(self, data):
+        """Text, all of it and where it belongs."""
+        self.text += data
+        if self._inside in ("td", "th"):
+            self.tables[-1][-1][-1] += data
+        elif self._inside == "figcaption":
+            self.captions[-1] += data
+
+    def table(self, *columns):
+        """The rows under a heading that starts with these columns."""
+        return next(rows[1:] for rows in self.tables if tuple(rows[0][: len(columns)]) == columns)
+
+    def values(self, name):
+        """Every value of an attribute."""
+        return [value for key, value in self.attributes if key == name]
+
+
+def pages(found, folder):
+    write(found, folder)
+    return Page((folder / "report.html").read_text("utf-8")), (folder / "report.md").read_text("utf-8")
+
+
+@pytest.fixture(scope="module")
+def found():
+    return document()
+
+
+@pytest.fixture(scope="module")
+def folder(found, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("report")
+    write(found, folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def page(folder):
+    return Page((folder / "report.html").read_text("utf-8"))
+
+
+def shown(figures, form="{:.3f}"):
+    if figures is None:
+        return "–"
+    return "{} [{}, {}]".format(*(form.format(figures[key]) for key in ("mean", "low", "high")))
+
+
+def markdown_tables(text):
+    """Every table's rows, with the escapes and the emphasis taken off."""
+    for block in text.split("\n\n"):
+        if block.startswith("|"):
+            rows = [re.split(r"(?<!\\)\|", line)[1:-1] for line in block.splitlines()]
+            yield [
+                [re.sub(r"\\(.)", r"\1", cell.strip().removeprefix("**").removesuffix("**")) for cell in row]
+                for row in rows
+            ]
+
+
+def test_the_page_needs_nothing_else(folder, page):
+    """It is mailed, archived and opened years later, offline."""
+    source = (folder / "report.html").read_text("utf-8")
+    assert set(re.findall(r"https?:[^\s\"'<>]*", source)) == {"http://www.w3.org/2000/svg"}
+    assert not {"script", "link", "img", "iframe", "object", "base"} & set(page.tags)
+    assert "@import" not in source
+    assert {reference[:1] for reference in re.findall(r"url\(([^)]*)", source)} == {"#"}
+    assert all(value.startswith("#") for value in page.values("href"))
+    assert not [key for key, _ in page.attributes if key.startswith("on") or key == "src"]
+    assert "<title>quickstart" in source
+    assert '<html lang="en">' in source
+
+
+def test_ids_are_unique_and_references_find_theirs(folder, page):
+    """Each SVG numbers its clip paths and markers from one: on a page they would take each other's."""
+    ids = page.values("id")
+    assert len(ids) == len(set(ids))
+    source = (folder / "report.html").read_text("utf-8")
+    assert {*page.values("href"), *re.findall(r"url\(([^)]*)", source)} <= {f"#{name}" for name in ids}
+    assert set(page.values("aria-labelledby")) <= set(ids)
+
+
+def test_figures_are_labelled_and_keep_text_as_text(folder):
+    """Names of any script are the browser's to draw; none is mathematics."""
+    drawings = re.findall(r"<svg.*?</svg>", (folder / "report.html").read_text("utf-8"), re.DOTALL)
+    assert len(drawings) == 4 + 5
+    roots = [ElementTree.fromstring(drawing) for drawing in drawings]
+    assert all(root.get("role") == "img" and root.get("aria-label") for root in roots)
+    texts = {text.text for root in roots for text in root.iter("{http://www.w3.org/2000/svg}text")}
+    assert {*HOSTILE[:5], "two lines & [a](b)", TEACHER, "not adapted"} <= texts
+
+
+def test_names_are_shown_and_never_obeyed(page):
+    """A scene's name comes from a user's file."""
+    assert [row[0] for row in page.table("scene")].count(HOSTILE[0]) == 1
+    assert set(HOSTILE) <= {row[0] for row in page.table("scene")}
+    assert "b" not in page.tags
+    assert "ValueError: $x$ | <b>" in page.text
+
+
+def test_systems_are_listed_by_falling_recall_with_all_their_figures(found, page):
+    systems = found["evaluation"]["systems"]
+    order = sorted(systems, key=lambda name: -systems[name]["recall"]["mean"])
+    quality = page.table("system", "recall@10", "over support popularity")
+    reach = page.table("system", "recall of new items")
+    assert [row[0] for row in quality] == [row[0] for row in reach] == order
+    for row, more in zip(quality, reach, strict=True):
+        name, figures = row[0], systems[row[0]]
+        over = "" if name == "support popularity" else shown(figures["over_popularity"], "{:+.3f}")
+        keys = ("ndcg", "mrr", "hit_rate", "precision", "accuracy")
+        assert row[1:] == [shown(figures["recall"]), over, *(shown(figures[key]) for key in keys)]
+        keys = ("new_item_recall", "cold_user_recall", "coverage", "popularity")
+        assert more[1:] == [shown(figures[key]) for key in keys]
+    for count in ("5,210 queries", "4,100 of the queries", "0 come from users without history"):
+        assert count in page.text
+
+
+def test_tables_by_shots_hold_the_documents_figures(found, page):
+    systems = found["evaluation"]["systems"]
+    for row in page.table("system", "K = 1"):
+        assert row[1:] == [shown(systems[row[0]]["by_shots"][str(k)]) for k in SHOTS]
+    expected = [
+        [f"{group['grouping']}: {group['group']}", name, *(shown(by_shots[str(k)]) for k in SHOTS)]
+        for group in found["evaluation"]["transfer"]
+        for name, by_shots in group["systems"].items()
+    ]
+    assert page.table("group") == expected
+    assert "K = 40 is left out: 3 scenes | too few" in page.text
+
+
+def test_scene_tables_hold_the_documents_figures(found, page):
+    systems, facts = found["evaluation"]["systems"], found["evaluation"]["scene_facts"]
+    every, worst = (rows[1:] for rows in page.tables if rows[0][0] == "scene")
+    for scene, *figures in [*every, *worst]:
+        teacher, student, popularity = (
+            systems[name]["scene_recalls"][scene] for name in (TEACHER, "student", "support popularity")
+        )
+        expected = [f"{teacher:.3f}", f"{student:.3f}", f"{student - teacher:+.3f}", f"{popularity:.3f}"]
+        fact = facts[scene]
+        assert figures == [*expected, str(fact["candidates"]), f"{fact['nearest']:.2f}", str(fact["queries"])]
+    assert len(every) == 24
+    assert [float(row[1]) for row in every] == sorted((float(row[1]) for row in every), reverse=True)
+    losses = [float(row[3]) for row in worst]
+    assert losses == sorted(losses)
+    assert max(losses) < 0
+    assert len(losses) == min(10, sum(float(row[3]) < 0 for row in every))
+
+
+def test_every_pair_is_compared_scene_by_scene(found, page):
+    """Row minus column, and the opposite on the other side of the diagonal."""
+    systems = found["evaluation"]["systems"]
+    rows = page.table("row minus column")
+    names = [row[0] for row in rows]
+    strong = 0
+    for row, one in zip(rows, names, strict=True):
+        for cell, other in zip(row[1:], names, strict=True):
+            left, right = (np.array(list(systems[name]["scene_recalls"].values())) for name in (one, other))
+            order = np.argsort(list(systems[one]["scene_recalls"]))
+            difference = bootstrap((left - right)[order])
+            strong += one != other and difference.excludes_zero
+            assert cell == ("" if one == other else shown(vars(difference), "{:+.3f}"))
+    assert page.values("class").count("strong") == strong
+
+
+def test_trials_teachers_inference_and_protocol_are_the_documents(found, page):
+    history = found["search"]["history"]
+    rows = page.table("trial", "validation recall@10", "cost")
+    assert [row[0] for row in rows] == [str(trial["trial"]) for trial in history]
+    for row, trial in zip(rows, history, strict=True):
+        recall = trial["recall"] or (trial["rungs"][-1]["recall"] if trial["rungs"] else None)
+        assert row[1] == ("–" if recall is None else f"{recall:.4f}")
+        assert row[3:6] == [trial["state"], trial["reason"], "anil"]
+        assert row[6] == f"outer_lr = {trial['params']['outer_lr']:.4g}, inner_steps = 3"
+    assert page.table("trial", "validation recall@10", "parameters") == [
+        ["9", "0.3912", "learner = anil, outer_lr = 0.001"]
+    ]
+    assert page.table("", "parameters, millions") == [
+        ["teacher", "22.6", "91", "497"],
+        ["student", "17.3", "69", "964"],
+        ["student / teacher", "0.77×", "0.76×", "1.94×"],
+    ]
+    assert dict(page.table("setting"))["split"] == "0.5, 0.2, 0.3"
+    for fact in ("95.7%", "86% of its lift", "pruning saved 67%", "ab12" * 16, "hpo evaluate exports/quickstart"):
+        assert fact in page.text
+
+
+def test_markdown_has_the_same_tables(folder, page):
+    """Same cells, and in each table as many of them in every row."""
+    tables = list(markdown_tables((folder / "report.md").read_text("utf-8")))
+    assert all(len(row) == len(rows[0]) for rows in tables for row in rows)
+    as_text = [[[" ".join(cell.split()) for cell in row] for row in rows] for rows in page.tables]
+    assert [[rows[0], *rows[2:]] for rows in tables] == as_text
+
+
+@pytest.mark.parametrize(
+    ("name", "escaped"),
+    [
+        ("a|b", r"a\|b"),
+        ("<script>", r"\<script\>"),
+        ("two\nlines", "two lines"),
+        ("[a](http://b)", r"[a\](http://b)"),
+        ("*_`$#~&\\", r"\*\_\`\$\#\~\&\\"),
+        ("0.5 [0.4, 0.6]", "0.5 [0.4, 0.6]"),
+        ("牛肉", "牛肉"),
+    ],
+)
+def test_markdown_escapes_what_would_start_a_construct(name, escaped):
+    assert markdown.escape(name) == escaped
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "words"),
+    [
+        (0.01, 0.09, "beats support"),
+        (-0.09, -0.01, "loses to support"),
+        (-0.01, 0.05, "within the noise of each other"),
+    ],
+)
+def test_the_verdict_follows_the_interval(low, high, words, tmp_path):
+    found = document(scenes=3)
+    over = {"mean": (low + high) / 2, "low": low, "high": high}
+    found["evaluation"]["systems"][TEACHER]["over_popularity"] = over
+    assert words in pages(found, tmp_path)[1].split("## ")[0]
+
+
+@pytest.mark.parametrize(
+    ("gains", "words"),
+    [
+        ((0.0, 0.0, 0.0, 0.0), "no clear gain at any K up to 20."),
+        ((0.0, 0.2, 0.2, 0.2), "pays from K = 5 on (+0.200 [+0.150, +0.250] at K = 5)."),
+        ((0.0, 0.2, 0.0, 0.2), "pays at K = 5, 20 and not clearly elsewhere ("),
+        ((-0.2, 0.0, 0.0, 0.2), "at K = 20); it harms at K = 1."),
+        ((0.04, 0.04, 0.04, 0.04), "no clear gain"),  # better, but within the noise
+    ],
+)
+def test_adapting_pays_only_where_the_interval_of_its_gain_lies_above_zero(gains, words, tmp_path):
+    found = document(scenes=3)
+    group = found["evaluation"]["transfer"][0]
+    group["gains"] = {TEACHER: {str(k): interval(gain) for k, gain in zip(SHOTS, gains, strict=True)}}
+    found["evaluation"]["transfer"] = [group]
+    assert words in next(line for line in pages(found, tmp_path)[1].splitlines() if line.startswith("- By catalogue"))
+
+
+def test_fine_tuning_is_judged_beside_adapting(tmp_path):
+    """A plain rival, when there is one, has a sentence and a line of its own."""
+    found = document(scenes=3)
+    evaluation = found["evaluation"]
+    name = "<i>fine|tuned</i> $z$"
+    evaluation["systems"][name] = evaluation["systems"][TEACHER] | {"kind": "fine-tuning"}
+    for group in evaluation["transfer"]:
+        group["systems"][name] = {str(k): interval(0.9) for k in SHOTS}
+        group["gains"][name] = {str(k): interval(0.3) for k in SHOTS}
+    page, text = pages(found, tmp_path)
+    assert page.text.count(f"{name} pays from K = 1 on") == 5
+    assert name in [row[0] for row in page.table("row minus column")]
+    assert "i" not in page.tags
+    assert all(len(row) == len(rows[0]) for rows in markdown_tables(text) for row in rows)
+
+
+def test_baselines_alone_make_a_page(tmp_path):
+    """`hpo baselines` has no teacher, no student and no search."""
+    page, text = pages(document(baselines_only=True), tmp_path)
+    titles = re.findall("^## (.*)", text, re.MULTILINE)
+    assert titles == [
+        "All systems", "Recall by number of interactions", "Each against each", "Data and protocol",
+        "How to reproduce this",
+    ]  # fmt: skip
+    assert "Only baselines were scored: support popularity has the best recall@10, 0." in text
+    assert page.tags.count("svg") == 2
+    assert "hpo baselines STUDY.toml" in text
+    assert "None" not in text
+
+
+@pytest.mark.parametrize(
+    ("part", "candidates", "words"),
+    [
+        ("test", "scene", "that neither training nor the search ever saw, in the log's last period"),
+        ("validation", "scene", "3 validation scenes of completejourney, in the validation period"),
+        ("test", "all", "every item of the whole catalogue ranked"),
+    ],
+)
+def test_it_says_what_was_measured(part, candidates, words, tmp_path):
+    """Figures on validation scenes must not pass for those on test scenes."""
+    found = document(scenes=3, baselines_only=True)
+    found["evaluation"]["part"], found["protocol"]["candidates"] = part, candidates
+    head = pages(found, tmp_path)[1].split("## ")[0]
+    assert words in head
+    assert ("ever saw" in head) == (part == "test")
+
+
+def test_a_teacher_without_student_is_compared_with_popularity(tmp_path):
+    found = document(scenes=8)
+    evaluation = found["evaluation"]
+    for name in ("student", "teacher 4 (fomaml)"):
+        del evaluation["systems"][name]
+    for group in evaluation["transfer"]:
+        del group["systems"]["student"]
+    for key in ("student_trial", "retention"):
+        del evaluation[key]
+    del evaluation["inference"]["student"]
+    page, text = pages(found, tmp_path)
+    assert "student" not in text.casefold()
+    assert page.table("scene", TEACHER, "support popularity")
+    assert page.table("", "parameters, millions") == [["teacher", "22.6", "91", "497"]]
+
+
+def test_one_scene_decides_nothing(tmp_path):
+    """The bootstrap of one scene is a point, which excludes zero whatever it is."""
+    found = document(scenes=1)
+    found["evaluation"]["systems"][TEACHER]["over_popularity"] = interval(0.2, 0)
+    page, text = pages(found, tmp_path)
+    assert text.count("cannot be told from") == 2
+    assert "beats" not in text
+    assert not any(rows[0][0] == "row minus column" for rows in page.tables)
+    assert "1 scene " in text
+
+
+def test_what_is_not_defined_is_a_dash_and_null(tmp_path):
+    """NaN is not JSON, and a browser's parser refuses the whole file."""
+    found = document(scenes=4)
+    evaluation = found["evaluation"]
+    for figures in evaluation["systems"].values():
+        figures["mrr"] = {"mean": math.nan, "low": math.nan, "high": math.nan}
+        figures["by_shots"]["20"] = None
+    evaluation["systems"]["random"]["recall"] = None
+    evaluation["inference"]["student"]["items_per_second"] = math.nan
+    evaluation["retention"]["lift"] = None
+    evaluation["scene_facts"] = {}
+    evaluation["curve"] = None
+    found["search"]["history"] = [trial | {"recall": None, "rungs": []} for trial in found["search"]["history"]]
+    page, text = pages(found, tmp_path)
+    assert "nan" not in re.findall(r"\w+", text.casefold())
+    systems = page.table("system", "recall@10")
+    assert {row[4] for row in systems} == {"–"}
+    assert systems[-1][:2] == ["random", "–"]
+    assert page.table("", "parameters, millions")[2][3] == "–"
+    assert "the teacher has no lift to keep" in text
+    stored = json.loads((tmp_path / "report.json").read_text("utf-8"), parse_constant=pytest.fail)
+    assert stored["evaluation"]["systems"]["student"]["mrr"] is None
+
+
+def test_of_many_scenes_the_ends_are_drawn_and_all_are_listed(tmp_path):
+    page, text = pages(document(scenes=70), tmp_path)
+    assert "Of 70 scenes, the 30 with the lowest and the 30 with the highest difference" in " ".join(page.captions)
+    assert len(page.table("scene")) == 70
+    assert "All 70 scenes" not in text
+    source = (tmp_path / "report.html").read_text("utf-8")
+    assert len(set(re.findall(r'id="scenes-ytick_(\d+)"', source))) == 60
+
+
+def test_json_is_the_document(found, folder):
+    assert json.loads((folder / "report.json").read_text("utf-8")) == found
+
+
+def test_an_older_report_is_replaced(tmp_path):
+    (tmp_path / "report.md").write_text("old")
+    (tmp_path / "notes.txt").write_text("the reader's own")
+    files = write(document(scenes=2, baselines_only=True), tmp_path)
+    assert [file.name for file in files] == ["report.html", "report.md", "report.json"]
+    assert {file.name for file in tmp_path.iterdir()} == {"report.html", "report.md", "report.json", "notes.txt"}
+    assert (tmp_path / "report.md").read_text("utf-8").startswith("# quickstart")
+
+
+def test_equal_documents_give_equal_pages_whatever_matplotlib_is_set_to(tmp_path):
+    """A report under version control should change only when its figures do; and it changes no settings of others."""
+    import matplotlib
+
+    found = document(scenes=3)
+    before = copy.deepcopy(found)
+    first = [file.read_bytes() for file in write(found, tmp_path / "first")]
+    with matplotlib.rc_context({"font.size": 20, "text.parse_math": True, "svg.fonttype": "path"}):
+        second = [file.read_bytes() for file in write(found, tmp_path / "second")]
+        assert matplotlib.rcParams["font.size"] == 20
+    assert first == second
+    assert found == before
+
+
+def test_nothing_heavy_is_imported_before_there_is_something_to_draw():
+    code = "import sys, hpo.reporting.page; print({'matplotlib', 'torch', 'optuna'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
+
+
+@pytest.mark.parametrize(
+    ("name", "short"),
+    [
+        ("milk", "milk"),
+        ("a very long name", "a very lo…"),
+        ("牛肉" * 3, "牛肉牛肉…"),
+        ("two\nlines\0", "two lines"),
+        ("", ""),
+    ],
+)
+def test_names_in_figures_fit_on_one_line(name, short):
+    assert shorten(name, 10) == short
+
+
+def test_no_two_styles_differ_by_colour_alone():
+    """On paper, and to one reader in twelve, colours are shades."""
+    looks = [*STYLES.values(), OTHER]
+    assert len({look.marker for look in looks}) == len({look.color for look in looks}) == len(looks)
+    assert COMPLETE.marker != STOPPED.marker
