@@ -21,7 +21,9 @@ from storage.postgres import create_engine, database_url
 from storage.server_files import Account, recorded_socket, server_programs
 
 ROOT = Path(__file__).parents[2]
-START = "import sys, pathlib, time; from storage.embedded import EmbeddedPostgres as E; \
+# A test run under nohup hands its ignored hang-up down: the starter must die of it all the same.
+START = "import signal, sys, pathlib, time; signal.signal(signal.SIGHUP, signal.SIG_DFL); \
+from storage.embedded import EmbeddedPostgres as E; \
 print(E(pathlib.Path(sys.argv[1])).start(), flush=True); time.sleep(float(sys.argv[2]))"
 NewServer = Callable[[Path], EmbeddedPostgres]
 
