@@ -19,17 +19,24 @@ from pathlib import Path
 import torch
 from sentence_transformers import SentenceTransformer
 
+from hpo.search import cache_folder
 from storage.atomic import atomic_write
 from studies import encoder as encoders
-from studies.data import completejourney
+from studies.data.sources import load
 from studies.embeddings import EmbeddingCache
-from studies.spec import TeacherSection
+from studies.spec import TeacherSection, load_spec
 
 
 def seconds(work: Callable[[], object]) -> float:
     started = time.perf_counter()
     work()
     return time.perf_counter() - started
+
+
+def load_texts() -> tuple[str, ...]:
+    """The quickstart's texts."""
+    spec = load_spec(Path("studies/quickstart.toml"))
+    return load(spec.data, spec.protocol, cache_folder()).texts
 
 
 def main() -> None:
@@ -39,7 +46,7 @@ def main() -> None:
     arguments = parser.parse_args()
     count, rounds = (1024, 3) if arguments.quick else (8192, 5)
 
-    texts = completejourney.load().texts
+    texts = load_texts()
     texts = texts[:: max(1, len(texts) // count)][:count]
     teacher = TeacherSection()
     ours = encoders.load(teacher)

@@ -28,12 +28,14 @@ from torch import Tensor
 
 from storage.atomic import atomic_write
 from studies import trec
+from studies.catalogue import TERMS
 from studies.episodes import Episode
 from studies.evaluation import Adapted, ItemVectors, System, evaluate
 from studies.hyperparameters import Hyperparameters
 from studies.learners import build
 from studies.metrics import METRICS, rank
-from studies.recommender import FrozenTower, Head, Recommender
+from studies.recommender import Head, Recommender
+from studies.towers import FrozenTower
 
 SCENES, QUERIES, CANDIDATES, SHOTS, WIDTH, K = 100, 64, 500, 5, 384, 10
 NAMES = [f"scene {scene:03d}" for scene in range(SCENES)]
@@ -73,6 +75,8 @@ def draw_episode(scene: int) -> Episode:
         excluded=(torch.rand(QUERIES, CANDIDATES) < 0.05) & ~relevant,
         elsewhere=torch.zeros(CANDIDATES),
         overlap=torch.zeros(SHOTS, CANDIDATES),
+        fields=torch.zeros(SHOTS, CANDIDATES),
+        terms=torch.zeros(CANDIDATES, len(TERMS)),
         users=torch.arange(scene * QUERIES, (scene + 1) * QUERIES),
         rows=torch.arange(SHOTS),
     )

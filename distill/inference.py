@@ -21,6 +21,7 @@ from distill.hyperparameters import StudentHyperparameters
 from distill.manifest import HEAD, LEXICON, verify
 from distill.student import Student, TokenTower, assemble
 from storage.errors import InputError
+from studies.catalogue import terms, weigh_fields
 from studies.device import device, full_precision
 from studies.encoder import Ragged, quiet_transformers, tokenize
 from studies.episodes import Episode
@@ -29,7 +30,7 @@ from studies.hyperparameters import Hyperparameters
 from studies.learners import Learner
 from studies.lexicon import BUCKETS, Lexicon, count_words, overlap
 from studies.metrics import top_k
-from studies.recommender import AdaptedScene, Head
+from studies.recommender import AdaptedScene, Head, texts_of
 
 if TYPE_CHECKING:
     from transformers import DistilBertModel, PreTrainedTokenizerBase
@@ -167,18 +168,28 @@ class StudentRecommender:
         with full_precision():
             return encode_items(tower, torch.arange(len(texts), device=device()), tokens.lengths)
 
-    def adapt(self, candidates: Sequence[str], support: Sequence[tuple[History, int]]) -> Scene:
+    def adapt(
+        self,
+        candidates: Sequence[str],
+        support: Sequence[tuple[History, int]],
+        products: Sequence[int] | None = None,
+    ) -> Scene:
         """Adapts to a scene.
 
         Args:
             candidates: texts of the scene's items, each once.
             support: the scene's first interactions in order of time: the user's history before it, and the
                 position of the taken item among the candidates.
+            products: how many of the shop's products each candidate's text stands for; 1 each if left out.
 
         Raises:
-            InputError: no or repeated candidates, no support, or a position that no candidate has.
+            InputError: no or repeated candidates, no support, a position that no candidate has, or products that are
+                not one positive number per candidate.
         """
-        _check(candidates, support)
+        _check(candidates, support, products)
+        # A study whose systems do not know the number of products has a zero in its place.
+        known = self.manifest["spec"]["protocol"]["products"] and products is not None
+        counted = np.asarray(products, dtype=np.int64) if known else None
         texts, counts = self.localise(candidates, [history for history, _ in support])
         places = np.array([taken for _, taken in support])
         alike = overlap(self._lexicon.weigh(count_words(candidates)), places)
@@ -195,6 +206,8 @@ class StudentRecommender:
             excluded=nobody,
             elsewhere=torch.zeros(len(candidates), device=device()),
             overlap=torch.from_numpy(alike).to(device()),
+            fields=torch.from_numpy(overlap(weigh_fields(candidates), places)).to(device()),
+            terms=torch.from_numpy(terms(candidates, counted)).to(device()),
             users=torch.empty(0, dtype=torch.int64, device=device()),
             rows=torch.empty(0, dtype=torch.int64, device=device()),
         )
@@ -236,7 +249,7 @@ class Scene:
         adapted: AdaptedScene,
     ) -> None:
         self._student, self._candidates, self._vectors = student, list(candidates), vectors
-        self._support, self._overlap, self._adapted = episode.support, episode.overlap, adapted
+        self._support, self._texts, self._adapted = episode.support, texts_of(episode), adapted
 
     @torch.no_grad()
     def rank(self, histories: Sequence[History], k: int = 10) -> Ranking:
@@ -256,20 +269,25 @@ class Scene:
         vectors = torch.cat([self._vectors, self._student.embed(texts[count:])])
         # Other histories than the support's: the adapted head reads their items.
         head = self._student.learner.model.head
-        inputs = (vectors, count, self._support, self._overlap)
+        inputs = (vectors, count, self._support, self._texts)
         reading = functional_call(head, dict(self._adapted.head), inputs)
         scores = replace(self._adapted, reading=reading).scores(counts)
         items = top_k(scores, k)
         return Ranking(items, scores.gather(1, items))
 
 
-def _check(candidates: Sequence[str], support: Sequence[tuple[History, int]]) -> None:
+def _check(candidates: Sequence[str], support: Sequence[tuple[History, int]], products: Sequence[int] | None) -> None:
     if len(candidates) == 0:
         raise InputError("there are no candidates; give the texts of the scene's items")
     if len(set(candidates)) < len(candidates):
         twice = next(text for position, text in enumerate(candidates) if text in candidates[:position])
         raise InputError(
             f"candidates hold {twice!r} more than once; give each text once: texts are what tells items apart"
+        )
+    if products is not None and (len(products) != len(candidates) or min(products) < 1):
+        raise InputError(
+            f"products are {len(products)} numbers from {min(products, default=0)} on for {len(candidates)} "
+            "candidates; give one whole number of at least 1 for each"
         )
     if len(support) == 0:
         raise InputError("the support is empty; give at least one (history, position of the taken candidate)")

@@ -17,7 +17,8 @@ from studies.device import autocast, device
 from studies.encoder import Encoder, Ragged, pool
 from studies.hyperparameters import Hyperparameters
 from studies.learners import Learner, build
-from studies.recommender import Head, Recommender, TopLayersTower
+from studies.recommender import Head, Recommender
+from studies.towers import TopLayersTower
 
 if TYPE_CHECKING:
     from transformers import DistilBertConfig, DistilBertModel, PreTrainedModel
@@ -161,10 +162,12 @@ def init_student(encoder: Encoder, teacher_tower: nn.Module | None, layers: int,
     config = student_config(encoder, layers)
     bert = encoder.model
     stack = list(bert.encoder.layer)
-    if isinstance(teacher_tower, TopLayersTower):
-        trained = list(teacher_tower.layers)
-        stack[len(stack) - len(trained) :] = trained
     embeddings = bert.embeddings.state_dict()
+    if isinstance(teacher_tower, TopLayersTower):
+        trained = list(teacher_tower.reader.layer)
+        stack[len(stack) - len(trained) :] = trained
+        if teacher_tower.reader.embeddings is not None:
+            embeddings |= teacher_tower.reader.embeddings.state_dict()
     # Texts are single segments: token type 0 everywhere is one more summand of the position.
     positions = embeddings["position_embeddings.weight"] + embeddings["token_type_embeddings.weight"][0]
     weights = {

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from studies.embeddings import Progress
-from studies.evaluation import encode_items
+from studies.evaluation import ItemVectors, encode_items
 from studies.learners import Learner
 from studies.objective import Problem
 
@@ -67,11 +67,13 @@ def compute_targets(
     best: Tensor | None = None
     scores: dict[int, Tensor] = {}
     for number, teacher in enumerate(teachers):
-        vectors = encode_items(teacher.learner.model.tower, items, problem.tokens.lengths)
-        best = vectors if best is None else best
+        tower = teacher.learner.model.tower
+        if best is None:
+            best = encode_items(tower, items, problem.tokens.lengths)
+        asked = ItemVectors(tower, [problem.train[index] for index in episodes], problem.tokens.lengths)
         for done, index in enumerate(sorted(episodes), start=1):
             episode = problem.train[index]
-            adapted = teacher.learner.adapt(episode, vectors[torch.searchsorted(items, episode.items)])
+            adapted = teacher.learner.adapt(episode, asked.of(episode))
             with torch.no_grad():
                 share = adapted.scores(episode.query_history) / len(teachers)
             scores[index] = scores[index] + share if index in scores else share

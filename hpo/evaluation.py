@@ -106,7 +106,9 @@ def evaluate_baselines(
 def _baselines(problem: Problem, part: Part) -> dict[str, Entry]:
     known_until = problem.split.period[part][0]
     training = problem.split.scenes["train"]
-    systems = build_baselines(problem.data, training, known_until, problem.cache.pooled())
+    systems = build_baselines(
+        problem.data, training, known_until, problem.cache.pooled(), products=problem.spec.protocol.products
+    )
     return {name: ("baseline", system) for name, system in systems.items()}
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hpo.console import Console, Report
-from hpo.launcher import launch
+from hpo.launcher import launch, search_workers
 from hpo.reporting.document import search_figures, study_document
 from hpo.search import cache_folder, check_definition, distillation_name, ranked, register, winners
 from hpo.watch import snapshot
@@ -67,7 +67,7 @@ def run(
     evaluation = records.stage_result(spec.name, EVALUATION)
     _check_trec_folder(trec, spec.name, evaluated=evaluation is not None)
     if evaluation is None or not _exported_here(records, spec.name, folder):
-        spec, problem = begin(database, spec, console)
+        spec, problem = begin(database, spec, console, workers)
         if evaluation is None:
             launch(database, spec, console, workers=workers)
             evaluation = distil_and_evaluate(database, spec, problem, console, trec)
@@ -96,8 +96,14 @@ def write_report(database: Database, spec: StudySpec, folder: Path, exported: Pa
     return write(document, folder)[0]
 
 
-def begin(database: Database, spec: StudySpec, console: Console) -> tuple[StudySpec, Problem]:
-    """Reads the data, makes sure that its texts are encoded, and registers the study; returns the spec in force."""
+def begin(
+    database: Database, spec: StudySpec, console: Console, workers: int | None = None
+) -> tuple[StudySpec, Problem]:
+    """Reads the data, makes sure that its texts are encoded, and registers the study; returns the spec in force.
+
+    Raises:
+        InputError: the study or its data are at fault, or a trial would not fit into a worker's memory.
+    """
     from studies.data.sources import load
     from studies.objective import prepare
 
@@ -108,6 +114,7 @@ def begin(database: Database, spec: StudySpec, console: Console) -> tuple[StudyS
     )
     with console.progress("encoding texts") as report:
         problem = prepare(spec, cache_folder(), progress=report, data=data)
+    problem.refuse_too_large(search_workers(spec, workers))
     return register(database, spec, data.fingerprint), problem
 
 
@@ -157,7 +164,7 @@ def distil(
     import optuna
 
     from distill.objective import Distillation, StudentHyperparameters, load_student
-    from hpo.trials import open_study, origin, run_next
+    from hpo.trials import Budget, open_study, origin, run_next
 
     name = distillation_name(spec.name)
     study = open_study(database.storage, name, create=True)
@@ -179,7 +186,7 @@ def distil(
         with console.progress(f"distilling, trial {trial.number + 1} of {spec.distill.trials}") as report:
             return _distil_once(shared, folder, report, trial)
 
-    while run_next(study, spec.distill.trials, objective) is not None:
+    while run_next(study, Budget(spec.distill.trials), objective) is not None:
         pass
     best = winners(study, 1)[0]
     return load_student(problem, trial_folder(name, origin(best))), best.number

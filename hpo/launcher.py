@@ -28,7 +28,12 @@ def launch(database: Database, spec: StudySpec, console: Console, *, workers: in
 
     if snapshot(database, spec).finished:
         return
-    count = min(workers or spec.search.workers or os.cpu_count() or 1, spec.search.trials)
+    count = search_workers(spec, workers)
     with LiveTable(database, spec, console) as table:
         local.run(spec.name, database.url, count, log_folder(spec.name), table.refresh)
         table.refresh()
+
+
+def search_workers(spec: StudySpec, workers: int | None = None) -> int:
+    """How many worker processes a search has on this machine: as asked for, as the study file says, or one per core."""
+    return min(workers or spec.search.workers or os.cpu_count() or 1, spec.search.trials)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import optuna
     from optuna.trial import FrozenTrial, TrialState
 
+    from hpo.trials import Budget
     from studies.objective import Problem
 
 
@@ -130,17 +131,17 @@ class Search:
         from hpo.trials import run_next
 
         lock = self._records.exclusive(self._spec.name)
-        return run_next(self.study, self._spec.search.trials, self.objective, lock)
+        return run_next(self.study, search_budget(self._spec), self.objective, lock)
 
     def objective(self, trial: optuna.Trial) -> float:
         """Trains the trial's configuration, reporting and maybe pruning at each rung."""
         import optuna
 
         from hpo.search_space import suggest
-        from hpo.trials import REASON, origin
+        from hpo.trials import COST, REASON, origin
         from studies.objective import RungReport, run_trial
 
-        values = suggest(trial, self._spec.search.space)
+        values = suggest(trial, self._spec.search)
         frozen = self.study.get_trials(deepcopy=False)[trial.number]
         number = origin(frozen)
 
@@ -156,9 +157,13 @@ class Search:
                     cost_seconds=reached.cost_seconds,
                 )
             )
-            if reached.step not in frozen.intermediate_values:
-                trial.report(reached.recall, reached.step)
-            trial.set_user_attr("cost_seconds", round(reached.cost_seconds, 2))
+            # Optuna is told of the nominal resource, which is the same for all trials at a rung.
+            step = self._spec.pruner.rungs[reached.rung]
+            if step not in frozen.intermediate_values:
+                trial.report(reached.recall, step)
+            trial.set_user_attr(COST, round(reached.cost_seconds, 2))
+            trial.set_user_attr("updates", reached.step)
+            trial.set_user_attr("seconds_per_update", round(reached.seconds_per_update, 4))
             if self._pruner is not None:
                 now = self.study.get_trials(deepcopy=False)[trial.number]
                 decision = self._pruner.decision(self.study, now)
@@ -167,6 +172,14 @@ class Search:
                     raise optuna.TrialPruned(decision.reason)
 
         return run_trial(self._problem, values, trial_folder(self._spec.name, number), report)
+
+
+def search_budget(spec: StudySpec) -> Budget:
+    """What ends the study's search."""
+    from hpo.trials import Budget
+
+    minutes = spec.search.cost_minutes
+    return Budget(spec.search.trials, None if minutes is None else 60 * minutes)
 
 
 def winners(study: optuna.Study, count: int) -> list[FrozenTrial]:

@@ -13,15 +13,16 @@ from studies.hyperparameters import Hyperparameters, applies
 from studies.spec import SearchSection
 
 
-def suggest(trial: optuna.Trial, space: dict[str, Domain]) -> Hyperparameters:
-    """The trial's configuration; parameters that its learner has no use for are not suggested at all."""
-    learner = _suggest(trial, "learner", space["learner"])
+def suggest(trial: optuna.Trial, search: SearchSection) -> Hyperparameters:
+    """The trial's configuration; parameters that it has no use for are not suggested at all."""
+    learner = _suggest(trial, "learner", search.space["learner"])
+    layers = _suggest(trial, "trainable_layers", search.space["trainable_layers"])
     values = {
-        name: _suggest(trial, name, domain)
-        for name, domain in space.items()
-        if name != "learner" and applies(name, learner)
+        name: _suggest(trial, *search.domain(name, learner))
+        for name in search.space
+        if name not in ("learner", "trainable_layers") and applies(name, learner, layers)
     }
-    return Hyperparameters(learner=learner, **values)
+    return Hyperparameters(learner=learner, trainable_layers=layers, **values)
 
 
 def make_sampler(search: SearchSection, seed: int) -> optuna.samplers.BaseSampler:
@@ -56,10 +57,13 @@ def grid(search: SearchSection) -> list[dict[str, Any]]:
     loop's parameters, which it has no use for.
     """
     points = []
-    for learner in _choices(search.space["learner"]):
-        names = [name for name in search.space if name != "learner" and applies(name, learner)]
-        for values in itertools.product(*(_choices(search.space[name]) for name in names)):
-            points.append({"learner": learner, **dict(zip(names, values, strict=True))})
+    shared = (_choices(search.space[name]) for name in ("learner", "trainable_layers"))
+    for learner, layers in itertools.product(*shared):
+        rest = [n for n in search.space if n not in ("learner", "trainable_layers") and applies(n, learner, layers)]
+        domains = [search.domain(name, learner) for name in rest]
+        for values in itertools.product(*(_choices(domain) for _, domain in domains)):
+            drawn = {name: value for (name, _), value in zip(domains, values, strict=True)}
+            points.append({"learner": learner, "trainable_layers": layers, **drawn})
     random.Random(search.seed).shuffle(points)
     return points
 

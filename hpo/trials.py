@@ -12,7 +12,8 @@ import os
 import signal
 import threading
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import optuna
@@ -27,6 +28,7 @@ Objective = Callable[[optuna.Trial], float]
 
 ERROR = "error"
 REASON = "reason"
+COST = "cost_seconds"
 MAX_FAILURES_IN_A_ROW = 3
 # Set by an engine for the workers that shall not outlive it: its process id.
 LAUNCHER = "HPO_LAUNCHER_PID"
@@ -54,23 +56,50 @@ def spends_budget(trial: FrozenTrial) -> bool:
     return trial.state != TrialState.WAITING
 
 
-def ask(study: optuna.Study, budget: int) -> optuna.Trial | None:
+@dataclass(frozen=True)
+class Budget:
+    """What ends a search, whichever is spent first.
+
+    Attributes:
+        trials: in all.
+        cost_seconds: of training and evaluation of all trials together; no limit if left out.
+    """
+
+    trials: int
+    cost_seconds: float | None = None
+
+    def spent(self, trials: Sequence[FrozenTrial]) -> bool:
+        """Whether no further trial may start."""
+        costly = self.cost_seconds is not None and sum(map(cost, trials)) >= self.cost_seconds
+        return costly or sum(map(spends_budget, trials)) >= self.trials
+
+
+def cost(trial: FrozenTrial) -> float:
+    """Measured seconds of a trial so far; an interrupted one's are counted by its retry, which goes on from there."""
+    counted = trial.state != TrialState.FAIL or ERROR in trial.user_attrs
+    return float(trial.user_attrs.get(COST, 0.0)) if counted else 0.0
+
+
+def ask(study: optuna.Study, budget: Budget) -> optuna.Trial | None:
     """The next trial, or None when the budget is spent. Call it under the study's lock, or the budget overshoots."""
     optuna.storages.fail_stale_trials(study)
-    if sum(map(spends_budget, study.get_trials(deepcopy=False))) >= budget:
+    if budget.spent(study.get_trials(deepcopy=False)):
         return None
     with _quiet():
         return study.ask()
 
 
 def run_next(
-    study: optuna.Study, budget: int, objective: Objective, lock: contextlib.AbstractContextManager[None] | None = None
+    study: optuna.Study,
+    budget: Budget,
+    objective: Objective,
+    lock: contextlib.AbstractContextManager[None] | None = None,
 ) -> TrialState | None:
     """Asks for the next trial and runs it to its end; None when the budget is spent.
 
     Args:
         study: the study, with its sampler.
-        budget: trials, exact across workers where all ask under one `lock`.
+        budget: exact in trials across workers where all ask under one `lock`.
         objective: the trial's value.
         lock: held while asking.
 

@@ -51,6 +51,7 @@ class Snapshot:
         name: the study.
         budget: trials in all.
         spent: trials that count against the budget.
+        budget_spent: whether no further trial may start: by trials, or by their cost.
         states: number of trials per state, in lower case.
         rungs: meta-updates at each rung.
         trials: all trials, by number.
@@ -62,6 +63,7 @@ class Snapshot:
     name: str
     budget: int
     spent: int
+    budget_spent: bool
     states: dict[str, int]
     rungs: tuple[int, ...]
     trials: tuple[TrialView, ...]
@@ -73,7 +75,7 @@ class Snapshot:
     def finished(self) -> bool:
         """Whether the budget is spent and nothing runs or waits."""
         open_trials = self.states.get("running", 0) + self.states.get("waiting", 0)
-        return self.spent >= self.budget and not open_trials
+        return self.budget_spent and not open_trials
 
     @property
     def best(self) -> TrialView | None:
@@ -96,6 +98,7 @@ def snapshot(database: Database, spec: StudySpec) -> Snapshot:
 
 def summarise(spec: StudySpec, trials: list[FrozenTrial]) -> Snapshot:
     """The snapshot of a list of trials."""
+    from hpo.search import search_budget
     from hpo.trials import spends_budget
 
     views = tuple(_view(trial, spec.pruner.rungs) for trial in trials)
@@ -107,6 +110,7 @@ def summarise(spec: StudySpec, trials: list[FrozenTrial]) -> Snapshot:
         name=spec.name,
         budget=spec.search.trials,
         spent=sum(map(spends_budget, trials)),
+        budget_spent=search_budget(spec).spent(trials),
         states=states,
         rungs=rungs,
         trials=views,

@@ -15,6 +15,7 @@ import torch
 from sklearn.feature_extraction.text import CountVectorizer
 from torch import Tensor
 
+from studies.catalogue import TERMS
 from studies.data.dataset import Dataset, Ints
 from studies.episodes import Episode
 
@@ -24,11 +25,13 @@ if TYPE_CHECKING:
 # The one to beat: five purchases say much about what sells.
 POPULARITY = "support popularity"
 # What reads no text: a student's lift is counted over the best of these.
-TEXT_FREE = ("random", POPULARITY, "popularity anywhere", "item-kNN")
+TEXT_FREE = ("random", POPULARITY, "popularity anywhere", "item-kNN", "products per item", "popularity + products")
 _TOKEN = r"\S+"
 
 
-def build_baselines(data: Dataset, training: Ints, until: int, vectors: Tensor) -> Mapping[str, System]:
+def build_baselines(
+    data: Dataset, training: Ints, until: int, vectors: Tensor, *, products: bool = True
+) -> Mapping[str, System]:
     """All baselines that the data allow, by the name they have in the tables.
 
     Args:
@@ -36,12 +39,15 @@ def build_baselines(data: Dataset, training: Ints, until: int, vectors: Tensor) 
         training: codes of the scenes that a baseline may know beforehand.
         until: when what it knows beforehand ends, UTC seconds.
         vectors: (items, D) embeddings of the untrained encoder.
+        products: whether systems may know how many products share an item's text.
     """
+    counted = products and bool((data.products > 1).any())
     return {
         "random": Random(),
         POPULARITY: SupportPopularity(),
         # Where scenes share no items, the same as the support's own.
         **({"popularity anywhere": Popularity()} if data.scenes_share_items else {}),
+        **({"products per item": Products(), "popularity + products": CountsAndProducts()} if counted else {}),
         "TF-IDF neighbours": TfidfNeighbours(),
         "popularity + TF-IDF": CountsAndWords(),
         "BM25": BM25(data.texts),
@@ -80,6 +86,22 @@ class Popularity:
     def scores(self, episode: Episode) -> Tensor:
         """(Q, C) counts; ties are broken at random."""
         return _support_counts(episode) + episode.elsewhere + Random().scores(episode) / 2
+
+
+class Products:
+    """How many of the shop's products share the candidate's text: what sells if every product sells alike."""
+
+    def scores(self, episode: Episode) -> Tensor:
+        """(Q, C) counts; ties are broken at random."""
+        return _products(episode) + Random().scores(episode) / 2
+
+
+class CountsAndProducts:
+    """Support popularity with one purchase of every product imagined before (a flat Dirichlet prior over products)."""
+
+    def scores(self, episode: Episode) -> Tensor:
+        """(Q, C) counts; ties are broken at random."""
+        return _support_counts(episode) + _products(episode) + Random().scores(episode) / 2
 
 
 class TfidfNeighbours:
@@ -176,6 +198,10 @@ class ZeroShot:
 
 def _support_counts(episode: Episode) -> Tensor:
     return torch.bincount(episode.support, minlength=episode.candidates).float()
+
+
+def _products(episode: Episode) -> Tensor:
+    return episode.terms[:, TERMS.index("products")].exp().round()
 
 
 def _candidates(episode: Episode) -> Ints:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from functools import cache
+from pathlib import Path
 
 import torch
 
@@ -49,3 +50,31 @@ def full_precision() -> Iterator[None]:
 def share_cores(workers: int) -> None:
     """Divides the machine's cores between worker processes; more threads than cores only get in each other's way."""
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // workers))
+
+
+def free_memory() -> int:
+    """Bytes that this process may still take: of the GPU's memory, else of this machine's or container's.
+
+    Elsewhere than on Linux, all of the machine's memory.
+    """
+    if device().type == "cuda":
+        return int(torch.cuda.mem_get_info()[0])
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
+    except (OSError, StopIteration):
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return min([free, *_container_memory()])
+
+
+def _container_memory() -> list[int]:
+    """What is left of this container's limit, where it has one (cgroup v2, then v1)."""
+    second = ("memory.max", "memory.current")
+    first = ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes")
+    for files in (second, first):
+        try:
+            limit, used = (int(Path("/sys/fs/cgroup", file).read_text()) for file in files)
+            return [limit - used]
+        except (OSError, ValueError):  # "max" is no number
+            continue
+    return []

@@ -44,6 +44,7 @@ class Range(Section):
 Domain = Range | list[Any] | int | float | str
 
 
+# Every parameter with the domain it has unless `[search.space]` says otherwise (docs/search-space.md says why).
 DEFAULT_SPACE: dict[str, Domain] = {
     "learner": list(LEARNERS),
     "outer_lr": Range(low=1e-4, high=5e-3, log=True),
@@ -53,6 +54,18 @@ DEFAULT_SPACE: dict[str, Domain] = {
     "trainable_layers": [0, 1, 2],
     "inner_lr": Range(low=1e-3, high=1.0, log=True),
     "inner_steps": Range(low=1, high=10, log=True),
+    "support_batch_size": 64,
+    "encoder_lr": Range(low=3e-6, high=3e-4, log=True),
+    "train_candidates": 48,
+}
+# What suits one learner better than the others' domain; `[search.space]` sets a parameter for all learners,
+# `[search.learners.NAME]` for one.
+DEFAULT_LEARNERS: dict[str, dict[str, Domain]] = {
+    # Every step is held in memory until the outer gradient is taken.
+    "maml": {"inner_steps": Range(low=1, high=5)},
+    "metasgd": {"inner_steps": Range(low=1, high=5)},
+    # Nothing was trained for the steps to be few.
+    "finetune": {"inner_steps": Range(low=1, high=30, log=True)},
 }
 
 # The parameters that are a choice of words.
@@ -65,6 +78,9 @@ _BOUNDS: dict[str, tuple[type, float, bool]] = {
     "trainable_layers": (int, 0, True),
     "inner_lr": (float, 0, False),
     "inner_steps": (int, 1, True),
+    "support_batch_size": (int, 1, True),
+    "encoder_lr": (float, 0, False),
+    "train_candidates": (int, 2, True),
 }
 
 

@@ -7,7 +7,8 @@ lists the distinct items it touches once (`items`, the candidates first), so tha
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor
 
 from storage.errors import InputError
+from studies.catalogue import terms, weigh_fields
 from studies.data.dataset import Dataset, Ints
 from studies.lexicon import Lexicon, count_words, overlap
 from studies.scenes import MINIMUM_SCENES, Part, Split
@@ -44,6 +46,8 @@ class Episode:
         elsewhere: (C,) how often anyone took the candidate in scenes that are not held out, up to the last support
             interaction: zero where scenes share no items.
         overlap: (K, C) how alike the words of each support interaction's item and each candidate are, in [0, 1].
+        fields: (K, C) the same of their texts' fields.
+        terms: (C, F) what the catalogue says of each candidate: `studies.catalogue.terms`.
         users: (Q,) user code of each query.
         rows: (K,) row of the data set of each support interaction.
     """
@@ -59,13 +63,30 @@ class Episode:
     excluded: Tensor
     elsewhere: Tensor
     overlap: Tensor
+    fields: Tensor
+    terms: Tensor
     users: Tensor
     rows: Tensor
 
+    @cached_property
+    def support_others(self) -> Tensor:
+        """(O,) positions of the items that some support user had and that are no candidates."""
+        return self.support_history[:, self.candidates :].any(dim=0).nonzero().squeeze(1) + self.candidates
+
     def to(self, device: torch.device) -> Episode:
         """The same episode with its tensors on `device`."""
-        moved: dict[str, Any] = {n: value.to(device) for n, value in vars(self).items() if isinstance(value, Tensor)}
+        tensors = {field.name: getattr(self, field.name) for field in fields(self)}
+        moved: dict[str, Any] = {n: value.to(device) for n, value in tensors.items() if isinstance(value, Tensor)}
         return replace(self, **moved)
+
+
+@dataclass(frozen=True)
+class _Texts:
+    """What the texts of a scene's candidates say: words and fields as sparse rows, and `studies.catalogue.terms`."""
+
+    words: Any
+    fields: Any
+    terms: npt.NDArray[np.float32]
 
 
 class EpisodeSampler:
@@ -87,7 +108,7 @@ class EpisodeSampler:
         self._takes = _Takes(data, ~self._held_out[data.scene]) if shared else None
         self._words = count_words(data.texts)
         self.lexicon = Lexicon.of(self._words[visible_items(data, split, protocol)])
-        self._last_weighed: tuple[int, Any] | None = None
+        self._last_texts: tuple[int, _Texts] | None = None
 
     def sample(self, part: Part) -> list[Episode]:
         """All episodes of a part, in a fixed order: by scene, then by opening.
@@ -200,6 +221,7 @@ class EpisodeSampler:
         known = [self._visible(user, adapted + 1, scene, opened) for user in users]
         items, counts = _localise(candidates, [*before, *(taken[-length:] for taken in known)])
         places = np.searchsorted(candidates, data.item[support])
+        texts = self._texts(scene)
         excluded = np.zeros_like(relevant)
         if self._protocol.repeat == "exclude":
             for row, taken in enumerate(known):
@@ -215,18 +237,24 @@ class EpisodeSampler:
             relevant=torch.from_numpy(relevant),
             excluded=torch.from_numpy(excluded),
             elsewhere=torch.from_numpy(self._elsewhere(scene, candidates, adapted)),
-            overlap=torch.from_numpy(overlap(self._weighed(scene), places)),
+            overlap=torch.from_numpy(overlap(texts.words, places)),
+            fields=torch.from_numpy(overlap(texts.fields, places)),
+            terms=torch.from_numpy(texts.terms),
             users=torch.from_numpy(users),
             rows=torch.from_numpy(support),
         )
 
-    def _weighed(self, scene: int) -> Any:
-        """The words of a scene's candidates, kept until another scene is asked for: openings come one after another."""
-        if self._last_weighed is None or self._last_weighed[0] != scene:
-            counted = self._protocol.candidates == "all" or not self._held_out[scene]
-            words = self._words[self._candidates(scene)]
-            self._last_weighed = scene, self.lexicon.weigh(words, counted=counted)
-        return self._last_weighed[1]
+    def _texts(self, scene: int) -> _Texts:
+        """What a scene's texts say, kept until another scene is asked for: openings come one after another."""
+        every = self._protocol.candidates == "all"
+        key = -1 if every else scene
+        if self._last_texts is None or self._last_texts[0] != key:
+            candidates = self._candidates(scene)
+            texts = [self._data.texts[item] for item in candidates]
+            products = self._data.products[candidates] if self._protocol.products else None
+            words = self.lexicon.weigh(self._words[candidates], counted=every or not self._held_out[scene])
+            self._last_texts = key, _Texts(words, weigh_fields(texts), terms(texts, products))
+        return self._last_texts[1]
 
     def _candidates(self, scene: int) -> Ints:
         if self._protocol.candidates == "all":

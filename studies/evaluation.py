@@ -12,7 +12,7 @@ from studies.encoder import by_length
 from studies.episodes import Episode
 from studies.learners import Learner
 from studies.metrics import Evaluation, episode_metrics, rank, summarise
-from studies.recommender import AdaptedScene
+from studies.recommender import AdaptedScene, texts_of
 
 Progress = Callable[[int, int], None]
 RunWriter = Callable[[Episode, Tensor], None]
@@ -29,18 +29,26 @@ class ItemVectors:
     """The vectors of all items that some episodes touch, each encoded once.
 
     Args:
-        tower: encodes them.
+        tower: encodes them; what only histories hold is looked up where it has a locked side (`studies/towers.py`).
         episodes: what will be scored.
         lengths: (items,) token counts, to encode texts of similar length together.
     """
 
     def __init__(self, tower: nn.Module, episodes: Sequence[Episode], lengths: Tensor) -> None:
-        self._items = torch.unique(torch.cat([episode.items for episode in episodes]))
+        self._locked: Tensor | None = getattr(tower, "locked", None)
+        self._items = torch.unique(torch.cat([self._read(episode) for episode in episodes]))
         self._vectors = encode_items(tower, self._items, lengths)
 
     def of(self, episode: Episode) -> Tensor:
         """(M, D) vectors of the episode's items."""
-        return self._vectors[torch.searchsorted(self._items, episode.items)]
+        read = self._vectors[torch.searchsorted(self._items, self._read(episode))]
+        if self._locked is None:
+            return read
+        return torch.cat([read, self._locked[episode.items[episode.candidates :]]])
+
+    def _read(self, episode: Episode) -> Tensor:
+        """The items that the tower reads."""
+        return episode.items if self._locked is None else episode.items[: episode.candidates]
 
 
 class Adapted:
@@ -79,7 +87,7 @@ class Unadapted:
     def scores(self, episode: Episode) -> Tensor:
         """(Q, C), whatever the episode's support."""
         head, vectors, history = self._head, self._vectors.of(episode), episode.query_history
-        reading = head(vectors, episode.candidates, episode.support, episode.overlap)
+        reading = head(vectors, episode.candidates, episode.support, texts_of(episode))
         scene = AdaptedScene(reading, head.scene, head.gates, vectors.new_zeros(episode.candidates))
         return scene.scores(history, memory=history.new_zeros(len(history), len(episode.support)))
 

@@ -14,8 +14,13 @@ LearnerName = Literal["protonet", "anil", "fomaml", "maml", "metasgd", "reptile"
 LEARNERS: tuple[LearnerName, ...] = get_args(LearnerName)
 
 # Hyperparameters that only mean something to learners with an inner loop of gradient steps.
-INNER_LOOP = ("inner_lr", "inner_steps")
+INNER_LOOP = ("inner_lr", "inner_steps", "support_batch_size")
+# Hyperparameters that only mean something where layers of the encoder train.
+ENCODER = ("encoder_lr", "train_candidates")
 GRADIENT_LEARNERS: tuple[LearnerName, ...] = tuple(name for name in LEARNERS if name != "protonet")
+
+# Learners whose inner loop moves the encoder's trainable layers as well.
+ENCODER_ADAPTERS: tuple[LearnerName, ...] = ("fomaml", "maml", "reptile", "finetune")
 
 
 @dataclass(frozen=True)
@@ -32,6 +37,9 @@ class Hyperparameters:
         trainable_layers: top transformer layers of the encoder that the outer loop trains; 0 freezes it.
         inner_lr: step size of the inner loop; None for a learner without one.
         inner_steps: gradient steps of the inner loop, or of fine-tuning; None for a learner without any.
+        support_batch_size: interactions of the support per inner step, taken in turn; None for all of them.
+        encoder_lr: peak learning rate of the encoder's layers; None where they are frozen.
+        train_candidates: most candidates of a training episode, drawn anew each time; None for all of them.
     """
 
     learner: LearnerName = "protonet"
@@ -42,6 +50,9 @@ class Hyperparameters:
     trainable_layers: int = 0
     inner_lr: float | None = None
     inner_steps: int | None = None
+    support_batch_size: int | None = None
+    encoder_lr: float | None = None
+    train_candidates: int | None = None
 
     @property
     def learned_rates(self) -> bool:
@@ -53,6 +64,13 @@ class Hyperparameters:
         return {name: value for name, value in asdict(self).items() if value is not None}
 
 
-def applies(parameter: str, learner: str) -> bool:
-    """Whether `learner` has any use for `parameter`: the search skips those it has none for."""
-    return parameter not in INNER_LOOP or learner in GRADIENT_LEARNERS
+def moves_encoder(hyperparameters: Hyperparameters) -> bool:
+    """Whether the inner loop moves layers of the encoder."""
+    return hyperparameters.trainable_layers > 0 and hyperparameters.learner in ENCODER_ADAPTERS
+
+
+def applies(parameter: str, learner: str, trainable_layers: int) -> bool:
+    """Whether a learner has any use for a parameter: the search skips those it has none for."""
+    if parameter in INNER_LOOP:
+        return learner in GRADIENT_LEARNERS
+    return parameter not in ENCODER or trainable_layers > 0

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,19 +22,23 @@ from studies import encoder as encoders
 from studies.audit import audit_data, audit_episodes, refuse_leaks
 from studies.data.dataset import Dataset
 from studies.data.sources import load as load_data
-from studies.device import device
+from studies.device import device, free_memory
 from studies.domains import Range
 from studies.embeddings import EmbeddingCache, Progress
 from studies.encoder import Encoder, Ragged
 from studies.episodes import Episode, EpisodeSampler, visible_items
 from studies.evaluation import Adapted, ItemVectors, evaluate
-from studies.hyperparameters import Hyperparameters
+from studies.explain import show
+from studies.hyperparameters import Hyperparameters, moves_encoder
 from studies.learners import Learner, build
 from studies.lexicon import Lexicon
+from studies.memory import refuse_too_large
 from studies.metrics import Evaluation
-from studies.recommender import Head, Recommender, build_tower
+from studies.pace import rung_updates
+from studies.recommender import Head, Recommender
 from studies.scenes import Part, Split, split
 from studies.spec import SearchSection, StudySpec
+from studies.towers import attention_for, build_tower
 from studies.training import Diverged, Trainer, load_weights
 
 
@@ -47,6 +52,7 @@ class RungReport:
         recall: validation recall@K, macro-averaged over scenes; NaN where training diverged.
         scene_recalls: recall per validation scene.
         cost_seconds: seconds of training and evaluation so far, those before a resume included.
+        seconds_per_update: of training since the rung before.
     """
 
     rung: int
@@ -54,6 +60,7 @@ class RungReport:
     recall: float
     scene_recalls: dict[str, float]
     cost_seconds: float
+    seconds_per_update: float = 0.0
 
 
 class Problem:
@@ -115,12 +122,23 @@ class Problem:
     def learner(self, hyperparameters: Hyperparameters) -> Learner:
         """A freshly initialised learner; the same seed gives every trial the same start."""
         torch.manual_seed(self.spec.search.seed)
-        tower = build_tower(self.encoder, self.cache, hyperparameters.trainable_layers)
+        attention = attention_for(self.spec.teacher.attention, hyperparameters.learner)
+        compiled = self.spec.teacher.compile and not moves_encoder(hyperparameters)
+        tower = build_tower(self.encoder, self.cache, hyperparameters.trainable_layers, attention, compiled=compiled)
         head = Head(self.encoder.width, learned_rates=hyperparameters.learned_rates)
         head.start_from(self.cache.pooled()[self.visible_items.cpu()])
         head.train_only(hyperparameters.head)
         model = Recommender(tower, head)
-        return build(model.to(device()), hyperparameters)
+        return build(model.to(device()), hyperparameters, at_once=self.spec.search.episodes_at_once)
+
+    def refuse_too_large(self, workers: int) -> None:
+        """Refuses a search whose largest trial does not fit into the memory of one of so many workers.
+
+        Raises:
+            InputError: names the learner, what it needs and what to lower.
+        """
+        available = free_memory() // workers
+        refuse_too_large(self.spec.search, self.train, self.tokens.lengths, self.encoder, available)
 
     def evaluate(self, learner: Learner, episodes: Sequence[Episode], progress: Progress | None = None) -> Evaluation:
         """A learner's figures on `episodes`."""
@@ -187,33 +205,55 @@ def run_trial(
         folder: where the trial's checkpoint lives.
         report: told of each rung; raises to stop the trial.
     """
-    rungs = problem.spec.pruner.rungs
+    started = time.perf_counter()
+    stored = _checkpoint(folder, hyperparameters) if folder.exists() else None
     learner = problem.learner(hyperparameters)
-    trainer = Trainer(learner, problem.train, rungs[-1], problem.spec.search.seed)
+    seed = problem.spec.search.seed
+    rungs = stored[1]["rungs"] if stored else rung_updates(problem.spec.pruner, learner, problem.train, seed)
+    trainer = Trainer(learner, problem.train, rungs[-1], seed)
     reached = RungReport(rung=-1, step=0, recall=float("nan"), scene_recalls={}, cost_seconds=0.0)
-    if folder.exists():
-        tensors, metadata = checkpoints.load(folder, str(device()))
+    if stored:
+        tensors, metadata = stored
         trainer.restore(tensors, metadata)
         reached = RungReport(**metadata["reached"])
         report(reached)
     for rung, step in list(enumerate(rungs))[reached.rung + 1 :]:
-        started = time.perf_counter()
-        recall, scene_recalls = float("nan"), {}
+        recall, scene_recalls, before = float("nan"), {}, trainer.step
+        trained = time.perf_counter()
         try:
             trainer.train_to(step)
+            trained = time.perf_counter() - trained
             result = problem.evaluate(learner, problem.validation)
             recall, scene_recalls = result.mean(), {name: scene.recall for name, scene in result.scenes.items()}
         except (Diverged, FloatingPointError):
             pass  # the report says so: not a number
         spent = reached.cost_seconds + time.perf_counter() - started
-        reached = RungReport(rung, step, recall, scene_recalls, spent)
+        pace = trained / (step - before) if scene_recalls else 0.0
+        reached = RungReport(rung, step, recall, scene_recalls, spent, pace)
         if scene_recalls:
             tensors, metadata = trainer.state()
-            checkpoints.save(folder, tensors, metadata | {"reached": asdict(reached)})
+            checkpoints.save(folder, tensors, metadata | {"reached": asdict(reached), "rungs": rungs})
         report(reached)
+        started = time.perf_counter()
         if not scene_recalls:
             break
     return reached.recall
+
+
+def _checkpoint(folder: Path, hyperparameters: Hyperparameters) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """A trial's checkpoint.
+
+    Raises:
+        InputError: it is damaged, or of another configuration.
+    """
+    tensors, metadata = checkpoints.load(folder, str(device()))
+    found, wanted = metadata.get("hyperparameters"), hyperparameters.to_dict()
+    if found != wanted or "rungs" not in metadata:
+        raise InputError(
+            f"the checkpoint {folder} is of another trial or version ({show(found)}, this one has {show(wanted)}); "
+            "remove that folder to train the trial from its start, or delete the study"
+        )
+    return tensors, metadata
 
 
 def load_teacher(problem: Problem, folder: Path) -> Learner:

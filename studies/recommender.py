@@ -1,73 +1,54 @@
 """The recommender that learners adapt: item towers that read texts, and a head that scores a scene's candidates.
 
-    score(user, item) = ⟨scene + user, item⟩ + appeal(text) + history match + what the support says + bias[item]
+    score(user, item) = ⟨scene + user, item⟩ + appeal(text) + catalogue + history match + support + bias[item]
 
 The item tower turns texts into vectors; everything else is the head, small and cheap enough to adapt in an inner loop.
 """
 
 from __future__ import annotations
 
-import copy
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from studies.device import autocast
-from studies.embeddings import EmbeddingCache
-from studies.encoder import Encoder, Ragged, pool, run_layers
+from studies.catalogue import TERMS
+from studies.episodes import Episode
 from studies.hyperparameters import HeadPart
 
 # Weights of the head that are scalars or stand for one direction; they train at a rate of their own.
 HEAD_SCALARS = ("scene", "gates", "sharpness", "bias_rate")
+# Where the weights of the catalogue's terms start, in the order of `studies.catalogue.TERMS`.
+TERM_WEIGHTS = (1.0, 0.0, 0.5, 0.1)
+assert len(TERM_WEIGHTS) == len(TERMS)
 # Name of the module that holds Meta-SGD's learned rates.
 INNER_RATES = "inner_rates"
 
 
-class FrozenTower(nn.Module):
-    """Item vectors looked up in the cached embeddings of a frozen encoder."""
+class Texts(NamedTuple):
+    """What the texts of a scene's candidates say by themselves, without an encoder: of `studies.episodes.Episode`.
 
-    table: Tensor
+    Attributes:
+        overlap: (K, C) how alike the words of the support's items and of the candidates are, in [0, 1].
+        fields: (K, C) the same of their texts' fields.
+        terms: (C, F) what the catalogue says of the candidates.
+    """
 
-    def __init__(self, table: Tensor) -> None:
-        super().__init__()
-        self.register_buffer("table", table, persistent=False)
-
-    def forward(self, items: Tensor) -> Tensor:
-        """(M,) item codes → (M, D) vectors of length 1."""
-        return self.table[items]
-
-
-class TopLayersTower(nn.Module):
-    """Item vectors from the encoder's top layers, trainable, over the cached hidden states below them."""
-
-    def __init__(self, encoder: Encoder, hidden: Ragged, trainable_layers: int) -> None:
-        super().__init__()
-        self.layers = nn.ModuleList(copy.deepcopy(list(encoder.model.encoder.layer)[-trainable_layers:]))
-        for parameter in self.layers.parameters():
-            parameter.requires_grad_(True)
-        self._hidden = hidden
-
-    def forward(self, items: Tensor) -> Tensor:
-        """(M,) item codes → (M, D) vectors of length 1."""
-        hidden, mask = self._hidden.padded(items, next(self.layers.parameters()).device)
-        with autocast():
-            state = run_layers(self.layers, hidden.float(), mask)
-        return pool(state, mask)
+    overlap: Tensor
+    fields: Tensor
+    terms: Tensor
 
 
-def build_tower(encoder: Encoder, cache: EmbeddingCache, trainable_layers: int) -> nn.Module:
-    """The item tower of a trial, over activations that `cache.build` has computed."""
-    if trainable_layers == 0:
-        return FrozenTower(cache.pooled())
-    return TopLayersTower(encoder, cache.hidden(trainable_layers), trainable_layers)
+def texts_of(episode: Episode) -> Texts:
+    """What an episode holds of its texts."""
+    return Texts(episode.overlap, episode.fields, episode.terms)
 
 
-@dataclass(frozen=True)
-class Reading:
+class Reading(NamedTuple):
     """What the head makes of an episode's texts and support before it is asked about anyone.
 
     Shapes: M items, of which the first C are candidates; K support interactions; d the head's size.
@@ -79,6 +60,8 @@ class Reading:
         taken: (K, C) 1 where the support interaction took the candidate.
         near: (K, C) similarity kernel between the support's items and the candidates.
         words: (K, C) the same of their words.
+        fields: (K, C) the same of their texts' fields.
+        terms: (C, F) what the catalogue says of the candidates.
         targets: (C, d) the candidates' vectors.
     """
 
@@ -88,6 +71,8 @@ class Reading:
     taken: Tensor
     near: Tensor
     words: Tensor
+    fields: Tensor
+    terms: Tensor
     targets: Tensor
 
 
@@ -108,12 +93,12 @@ class Head(nn.Module):
         self.appeal = nn.Sequential(nn.Linear(2 * width, 64), nn.GELU(), appeal)
         # A prior direction of taste; adapted to the scene by gradient learners.
         self.scene = nn.Parameter(torch.zeros(size))
-        # Weights of: appeal, affinity, history match, support counts, support neighbours, their words, scene.
-        # Counts and words pay at once; the others start low, but not at zero, where nothing below them would train
-        # (docs/decisions.md).
-        self.gates = nn.Parameter(torch.tensor([1.0, 0.1, 0.1, 1.0, 0.1, 1.0, 1.0]))
-        # Log sharpness of the similarity kernels: history match, support neighbours, their words.
-        self.sharpness = nn.Parameter(torch.tensor([2.3, 2.3, 1.6]))
+        # Weights of: appeal, affinity, history match, support counts, support neighbours, their words, their fields,
+        # scene, and the catalogue's terms. Counts, words and terms start near what fits training scenes; the others
+        # low, but not at zero, where nothing below them would train (docs/decisions.md).
+        self.gates = nn.Parameter(torch.tensor([1.0, 0.1, 0.1, 1.0, 0.1, 1.0, 0.3, 1.0, *TERM_WEIGHTS]))
+        # Log sharpness of the similarity kernels: history match, support neighbours, their words, their fields.
+        self.sharpness = nn.Parameter(torch.tensor([2.3, 2.3, 0.7, 0.7]))
         # Log of how many times inner_lr the per-candidate bias moves: its gradient is spread over K interactions.
         self.bias_rate = nn.Parameter(torch.tensor(2.3))
         nn.init.normal_(self.project.weight, std=width**-0.5)
@@ -142,34 +127,44 @@ class Head(nn.Module):
         rows = min(len(self.project.weight), len(directions))
         self.project.weight[:rows] = directions[:rows]
 
-    def forward(self, vectors: Tensor, candidates: int, support: Tensor, overlap: Tensor) -> Reading:
+    def forward(
+        self, vectors: Tensor, candidates: int, support: Tensor, texts: Texts, present: Tensor | None = None
+    ) -> Reading:
         """Reads an episode.
 
         Args:
             vectors: (M, D) vectors of the episode's items; the first C are the candidates.
             candidates: C.
             support: (K,) positions of the support's items among the candidates.
-            overlap: (K, C) how alike their words and those of the candidates are, in [0, 1].
+            texts: what the candidates' texts say by themselves.
+            present: (C,) false for padding, whose scores mean nothing; none is if left out.
         """
         items = functional.normalize(self.project(vectors), dim=-1)
         targets = items[:candidates]
         distance = items @ targets.T - 1
-        history_sharpness, support_sharpness, word_sharpness = self.sharpness.exp()
+        history_sharpness, support_sharpness, word_sharpness, field_sharpness = self.sharpness.exp()
         return Reading(
-            appeal=self._appeal(vectors[:candidates]),
+            appeal=self._appeal(vectors[:candidates], present),
             affinity=self.user(items) @ targets.T,
             match=(distance * history_sharpness).exp(),
-            taken=functional.one_hot(support, candidates).to(vectors.dtype),
+            taken=(support[:, None] == torch.arange(candidates, device=support.device)).to(vectors.dtype),
             near=(distance[support] * support_sharpness).exp(),
-            words=((overlap.to(vectors) - 1) * word_sharpness).exp(),
+            words=((texts.overlap.to(vectors) - 1) * word_sharpness).exp(),
+            fields=((texts.fields.to(vectors) - 1) * field_sharpness).exp(),
+            terms=texts.terms.to(vectors),
             targets=targets,
         )
 
-    def _appeal(self, vectors: Tensor) -> Tensor:
+    def _appeal(self, vectors: Tensor, present: Tensor | None) -> Tensor:
         # The text, and how it differs from the scene's other texts. Unit vectors have components near D^-1/2: scale
         # them to order one.
         scale = vectors.shape[1] ** 0.5
-        context = vectors - vectors.mean(0)
+        if present is None:
+            centre = vectors.mean(0)
+        else:
+            weight = present.to(vectors.dtype)
+            centre = weight @ vectors / weight.sum()
+        context = vectors - centre
         out: Tensor = self.appeal(torch.cat([vectors, context], dim=1) * (scale / 4))
         return out[:, 0]
 
@@ -181,7 +176,7 @@ class AdaptedScene:
     Attributes:
         reading: the head's reading of the scene, under adapted weights where a learner adapts them.
         scene: (d,) direction of taste.
-        gates: (7,) weights of the score's terms.
+        gates: (8 + F,) weights of the score's terms.
         bias: (C,) per-candidate bias.
         head: the head's adapted weights by name, to read further items with; none where the head itself did not move.
     """
@@ -203,16 +198,18 @@ class AdaptedScene:
         reading = self.reading
         if memory is None:
             memory = history.new_ones(len(history), len(reading.taken))
-        appeal, affinity, match, counts, neighbours, words, scene = self.gates
+        appeal, affinity, match, counts, neighbours, words, fields, scene = self.gates[:8]
         # Histories are counts, so that every sum over a history is one matrix product.
         length = history.sum(1, keepdim=True).clamp(min=1)
         scores: Tensor = (
             appeal * reading.appeal
+            + reading.terms @ self.gates[8:]
             + 5 * affinity * (history @ reading.affinity / length)
             + match * torch.log1p(history @ reading.match)
             + counts * torch.log1p(memory @ reading.taken)
             + neighbours * torch.log1p(memory @ reading.near)
             + words * torch.log1p(memory @ reading.words)
+            + fields * torch.log1p(memory @ reading.fields)
             + 5 * scene * (reading.targets @ self.scene)
             + self.bias
         )

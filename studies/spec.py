@@ -23,9 +23,9 @@ from pydantic import (
 from storage.artifacts import check_study_name
 from storage.errors import InputError
 from studies.data.sources import DataSection
-from studies.domains import DEFAULT_SPACE, Domain, Range, Section, check_domain, values_of
+from studies.domains import DEFAULT_LEARNERS, DEFAULT_SPACE, Domain, Range, Section, check_domain, nearest, values_of
 from studies.explain import explain, show
-from studies.hyperparameters import GRADIENT_LEARNERS, INNER_LOOP
+from studies.hyperparameters import ENCODER, GRADIENT_LEARNERS, INNER_LOOP, LEARNERS, applies
 
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 
@@ -43,6 +43,7 @@ class ProtocolSection(Section):
     report_shots: list[PositiveInt] = Field(default_factory=lambda: [1, 5, 10, 20], min_length=1)
     k: PositiveInt = 10
     candidates: Literal["scene", "all"] = "scene"
+    products: bool = True
     repeat: Literal["allow", "exclude"] = "allow"
     window_days: Annotated[int | float, Field(gt=0)] = 28
     history: PositiveInt = 32
@@ -77,22 +78,35 @@ class ProtocolSection(Section):
 
 
 class TeacherSection(Section):
-    """The pretrained encoder the teachers are built on."""
+    """The pretrained encoder the teachers are built on.
+
+    `attention` is the kernel of the layers that train: "auto" takes what is faster where the order of the gradient
+    allows a choice. `compile` runs them through `torch.compile` where the inner loop does not move them.
+    """
 
     encoder: str = "minilm"
+    attention: Literal["auto", "eager", "sdpa"] = "auto"
+    compile: bool = False
     sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
     max_tokens: Annotated[int, Field(ge=4, le=512)] = 48
 
 
 class SearchSection(Section):
-    """The search: its budget, its sampler, and the space; a parameter left out keeps its default domain."""
+    """The search: its budget, its sampler, and the space; a parameter left out keeps its default domain.
+
+    The search ends when one of its budgets is spent: `trials`, `cost_minutes` of measured training and evaluation of
+    all workers together, `timeout_minutes` of a worker's wall clock.
+    """
 
     trials: PositiveInt = 30
+    cost_minutes: Annotated[int | float, Field(gt=0)] | None = None
     timeout_minutes: Annotated[int | float, Field(gt=0)] | None = None
     workers: PositiveInt | None = None
+    episodes_at_once: PositiveInt | None = None
     sampler: Literal["tpe", "random", "grid", "gp"] = "tpe"
     seed: Annotated[int, Field(ge=0)] = 0
     space: dict[str, Domain] = DEFAULT_SPACE
+    learners: dict[str, dict[str, Domain]] = Field(default_factory=dict)
 
     @field_validator("space")
     @classmethod
@@ -102,15 +116,53 @@ class SearchSection(Section):
         for name, domain in space.items():
             check_domain(name, domain)
         full = DEFAULT_SPACE | space
-        learners = values_of(full["learner"])
-        if not set(learners) & set(GRADIENT_LEARNERS):
-            full = {name: domain for name, domain in full.items() if name not in INNER_LOOP}
-        return full
+        learners, layers = values_of(full["learner"]), max(values_of(full["trainable_layers"]))
+        used = {name for name in full if any(applies(name, learner, layers) for learner in learners)}
+        if idle := [name for name in space if name not in used]:
+            why = "trainable_layers is 0" if idle[0] in ENCODER else f"{', '.join(learners)} takes no gradient steps"
+            raise ValueError(f"{idle[0]} has no use where {why}; leave it out")
+        return {name: domain for name, domain in full.items() if name in used}
+
+    @field_validator("learners")
+    @classmethod
+    def _of_learners(cls, learners: dict[str, dict[str, Domain]]) -> dict[str, dict[str, Domain]]:
+        for learner, domains in learners.items():
+            if learner not in LEARNERS:
+                raise ValueError(f"unknown learner {learner!r}{nearest(learner, LEARNERS)}")
+            for name, domain in domains.items():
+                check_domain(name, domain)
+                if name in ("learner", "trainable_layers"):
+                    raise ValueError(f"{name} cannot differ by learner; set it in [search.space]")
+                if name in INNER_LOOP and learner not in GRADIENT_LEARNERS:
+                    raise ValueError(f"{name} has no use to {learner}, which takes no gradient steps; leave it out")
+        return learners
+
+    @model_validator(mode="before")
+    @classmethod
+    def _defaults_of_learners(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values  # refused below
+        # A parameter that `[search.space]` names holds for all learners, so their own defaults of it go.
+        space, given = values.get("space", {}), values.get("learners", {})
+        if not (isinstance(space, dict) and isinstance(given, dict)):
+            return values  # refused below
+        merged = dict(given)
+        for learner, defaults in DEFAULT_LEARNERS.items():
+            own = {name: domain for name, domain in defaults.items() if name not in space}
+            if own and isinstance(given.get(learner, {}), dict):
+                merged[learner] = own | given.get(learner, {})
+        return values | {"learners": merged}
+
+    def domain(self, name: str, learner: str) -> tuple[str, Domain]:
+        """What a parameter is called in the study where this learner draws it, and its domain there."""
+        own = self.learners.get(learner, {})
+        return (f"{learner}.{name}", own[name]) if name in own else (name, self.space[name])
 
     @model_validator(mode="after")
     def _grid_is_finite(self) -> SearchSection:
         if self.sampler == "grid":
-            for name, domain in self.space.items():
+            every = [*self.space.items(), *(item for own in self.learners.values() for item in own.items())]
+            for name, domain in every:
                 if isinstance(domain, Range) and not domain.whole:
                     raise ValueError(
                         f'sampler "grid" needs a list or whole-number range for every parameter; '
@@ -120,9 +172,14 @@ class SearchSection(Section):
 
 
 class PrunerSection(Section):
-    """When a hopeless trial stops: rungs are counts of meta-updates, the last one ends the trial."""
+    """When a hopeless trial stops: at rungs of a resource, the last of which ends the trial.
+
+    `resource` is "updates" (meta-updates: the same search on any machine) or "seconds" (of training, by the measured
+    pace of the trial's own updates: learners compete at equal cost).
+    """
 
     kind: Literal["recall", "none"] = "recall"
+    resource: Literal["updates", "seconds"] = "updates"
     eta: Annotated[int, Field(ge=2)] = 3
     rungs: list[PositiveInt] = Field(default_factory=lambda: [30, 90, 270], min_length=1)
     keep: Annotated[float, Field(ge=0, le=1)] = 0.1
@@ -186,6 +243,12 @@ class StudySpec(Section):
                     f"protocol.k = {protocol.k}, so that recall@{protocol.k} is always 1; raise min_items above "
                     f"{protocol.k} or lower k"
                 )
+        layers = max(values_of(self.search.space["trainable_layers"]))
+        if self.teacher.attention == "sdpa" and layers > 0 and "maml" in values_of(self.search.space["learner"]):
+            raise ValueError(
+                'teacher.attention = "sdpa" has no second derivative, which maml needs where layers of the encoder '
+                'train; set attention = "auto", take maml out of search.space.learner, or set trainable_layers = 0'
+            )
         if data.scene_is_user and data.min_users > 1:
             raise ValueError(
                 f"each user is a scene, which has one user, not data.min_users = {data.min_users}; set min_users = 1"
@@ -197,7 +260,7 @@ class StudySpec(Section):
         spec = self.model_dump(mode="json")
         for path in self.data.paths:
             del spec["data"][path]
-        for budget in ("trials", "timeout_minutes", "workers"):
+        for budget in ("trials", "cost_minutes", "timeout_minutes", "workers", "episodes_at_once"):
             del spec["search"][budget]
         del spec["distill"]["trials"], spec["export"]
         return spec

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from studies.episodes import Episode
 from studies.learners import Learner
 from studies.recommender import HEAD_SCALARS, INNER_RATES
+from studies.thinning import thin
 
 CLIP_NORM = 1.0
 WARMUP = 0.1
@@ -37,15 +38,23 @@ class ScheduledAdamW:
         lr: peak learning rate.
         weight_decay: decoupled weight decay.
         steps: updates in all; the learning rate decays to zero there.
+        encoder_lr: peak learning rate of a tower's weights; as the others' if left out.
     """
 
-    def __init__(self, model: nn.Module, lr: float, weight_decay: float, steps: int) -> None:
+    def __init__(
+        self, model: nn.Module, lr: float, weight_decay: float, steps: int, encoder_lr: float | None = None
+    ) -> None:
         self.step = 0
         self._model, self._lr, self._steps = model, lr, steps
         self._parameters = {n: p for n, p in model.named_parameters() if p.requires_grad}
         scalars = [p for n, p in self._parameters.items() if _is_scalar(n)]
-        rest = [p for n, p in self._parameters.items() if not _is_scalar(n)]
-        groups = [{"params": rest, "rate": 1.0}, {"params": scalars, "rate": SCALAR_RATE, "weight_decay": 0.0}]
+        encoder = [p for n, p in self._parameters.items() if n.startswith("tower.") and encoder_lr is not None]
+        rest = [p for n, p in self._parameters.items() if not (_is_scalar(n) or any(p is one for one in encoder))]
+        groups = [
+            {"params": rest, "rate": 1.0},
+            {"params": scalars, "rate": SCALAR_RATE, "weight_decay": 0.0},
+            {"params": encoder, "rate": (encoder_lr or lr) / lr},
+        ]
         self._optimizer = torch.optim.AdamW(groups, lr=lr, weight_decay=weight_decay)
 
     def update(self, backward: Callable[[], float]) -> None:
@@ -106,7 +115,9 @@ class Trainer:
         values = learner.hyperparameters
         self.learner = learner
         self._episodes, self._seed = episodes, seed
-        self._optimizer = ScheduledAdamW(learner.model, values.outer_lr, values.weight_decay, steps)
+        self._optimizer = ScheduledAdamW(
+            learner.model, values.outer_lr, values.weight_decay, steps, encoder_lr=values.encoder_lr
+        )
 
     @property
     def step(self) -> int:
@@ -120,12 +131,15 @@ class Trainer:
             Diverged: the loss or its gradient is not finite.
         """
         while self.step < step:
-            self._optimizer.update(lambda: self.learner.meta_step(self._batch()))
+            self._optimizer.update(lambda: self.learner.meta_step(self.batch(self.step)))
 
-    def _batch(self) -> list[Episode]:
-        size = min(self.learner.hyperparameters.meta_batch_size, len(self._episodes))
-        rng = np.random.default_rng([self._seed, self.step])
-        return [self._episodes[i] for i in rng.choice(len(self._episodes), size, replace=False)]
+    def batch(self, step: int) -> list[Episode]:
+        """The episodes of a meta-update: a function of the seed and the step alone."""
+        values = self.learner.hyperparameters
+        size = min(values.meta_batch_size, len(self._episodes))
+        rng = np.random.default_rng([self._seed, step])
+        drawn = [self._episodes[i] for i in rng.choice(len(self._episodes), size, replace=False)]
+        return drawn if values.train_candidates is None else [thin(e, values.train_candidates, rng) for e in drawn]
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Tensors and metadata of a checkpoint: trained weights, AdamW's moments, the step."""

@@ -28,6 +28,7 @@ def _own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Point every test at a home of its own: the developer's studies must survive the tests."""
     monkeypatch.setenv("HPO_HOME", str(tmp_path / "hpo"))
     monkeypatch.delenv("HPO_DATABASE_URL", raising=False)
+    monkeypatch.delenv("HPO_CACHE_GIB", raising=False)
 
 
 @pytest.fixture(scope="session")

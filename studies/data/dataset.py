@@ -31,6 +31,7 @@ class Dataset:
         scenes: names of the scenes, ascending; a scene's code is its position.
         texts: (items,) text of each item, ascending.
         item_ids: (items,) the shop's own id of each item (the lowest of the products it stands for).
+        products: (items,) how many of the shop's products share the text.
         user_ids: (users,) the shop's own id of each user, ascending.
         catalogue: item codes of all scenes, scene after scene, ascending within each.
         catalogue_start: (scenes + 1,) where each scene's part of the catalogue begins.
@@ -45,6 +46,7 @@ class Dataset:
     scenes: tuple[str, ...]
     texts: tuple[str, ...]
     item_ids: tuple[str, ...]
+    products: Ints
     user_ids: tuple[str, ...]
     catalogue: Ints
     catalogue_start: Ints
@@ -83,7 +85,7 @@ class Dataset:
         for strings in (self.scenes, self.texts, self.item_ids, self.user_ids):
             digest.update("\x1f".join(strings).encode())
             digest.update(b"\x1e")
-        for array in (self.catalogue, self.catalogue_start, self.user, self.item, self.scene, self.time):
+        for array in (self.products, self.catalogue, self.catalogue_start, self.user, self.item, self.scene, self.time):
             digest.update(np.ascontiguousarray(array, dtype=np.int64).tobytes())
         return replace(self, fingerprint=digest.hexdigest())
 
@@ -96,7 +98,10 @@ def build(tables: Tables) -> Dataset:
     log = tables.interactions.with_columns(pl.exclude("time").cast(pl.String), time=pl.col("time").cast(pl.Int64))
     needed = ["text"] if by_log else ["text", "scene"]
     usable = items.drop_nulls(needed).filter(pl.col("text") != "")
-    distinct = usable.group_by("text").agg(item_id=pl.col("product").min()).sort("text").with_row_index("item")
+    merged = usable.group_by("text").agg(
+        item_id=pl.col("product").min(), products=pl.col("product").n_unique().cast(pl.Int64)
+    )
+    distinct = merged.sort("text").with_row_index("item")
     codes = usable.join(distinct.select("text", pl.col("item").cast(pl.Int64)), on="text").drop("text")
 
     complete = log.drop_nulls(["user", "product", "time"])
@@ -125,6 +130,7 @@ def build(tables: Tables) -> Dataset:
         scenes=tuple(names),
         texts=tuple(distinct["text"]),
         item_ids=tuple(distinct["item_id"]),
+        products=distinct["products"].to_numpy(),
         user_ids=tuple(placed["user"].unique().sort()),
         catalogue=pairs["item"].to_numpy(),
         catalogue_start=np.searchsorted(pairs["scene"].to_numpy(), np.arange(len(names) + 1)),
@@ -173,6 +179,7 @@ def keep_scenes(data: Dataset, codes: Ints, reason: str, *, every_item: bool = F
         scenes=tuple(data.scenes[code] for code in codes),
         texts=tuple(data.texts[i] for i in kept),
         item_ids=tuple(data.item_ids[i] for i in kept),
+        products=data.products[kept],
         catalogue=np.concatenate(catalogues),
         catalogue_start=np.concatenate([[0], np.cumsum([len(items) for items in catalogues])]),
     )

@@ -12,7 +12,7 @@ from storage.atomic import atomic_folder
 from studies.data.dataset import Dataset
 
 # Raised whenever what is stored, or how a source's rows become a data set, changes.
-FORMAT = 1
+FORMAT = 2
 
 
 def save(data: Dataset, folder: Path) -> None:
@@ -20,7 +20,8 @@ def save(data: Dataset, folder: Path) -> None:
     with atomic_folder(folder, replace=True) as draft:
         columns = {"user": data.user, "item": data.item, "scene": data.scene, "time": data.time}
         pl.DataFrame(columns).write_parquet(draft / "log.parquet")
-        pl.DataFrame({"text": data.texts, "item_id": data.item_ids}).write_parquet(draft / "items.parquet")
+        items = {"text": data.texts, "item_id": data.item_ids, "products": data.products}
+        pl.DataFrame(items).write_parquet(draft / "items.parquet")
         pl.DataFrame({"user_id": data.user_ids}).write_parquet(draft / "users.parquet")
         pl.DataFrame({"item": data.catalogue}).write_parquet(draft / "catalogue.parquet")
         about = {
@@ -44,6 +45,7 @@ def load(folder: Path) -> Dataset | None:
             scenes=tuple(about["scenes"]),
             texts=tuple(items["text"]),
             item_ids=tuple(items["item_id"]),
+            products=items["products"].to_numpy(),
             user_ids=tuple(pl.read_parquet(folder / "users.parquet")["user_id"]),
             catalogue=pl.read_parquet(folder / "catalogue.parquet")["item"].to_numpy(),
             catalogue_start=np.array(about["catalogue_start"], dtype=np.int64),

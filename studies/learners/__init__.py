@@ -24,9 +24,15 @@ LEARNERS: dict[LearnerName, type[Learner]] = {
 }
 
 
-def build(model: Recommender, hyperparameters: Hyperparameters) -> Learner:
-    """The learner that the hyperparameters name."""
-    return LEARNERS[hyperparameters.learner](model, hyperparameters)
+def build(model: Recommender, hyperparameters: Hyperparameters, *, at_once: int | None = None) -> Learner:
+    """The learner that the hyperparameters name.
+
+    Args:
+        model: what it trains.
+        hyperparameters: the trial's values.
+        at_once: most episodes of a meta-batch side by side; by their size if left out.
+    """
+    return LEARNERS[hyperparameters.learner](model, hyperparameters, at_once=at_once)
 
 
 __all__ = ["LEARNERS", "Learner", "build"]

@@ -9,6 +9,7 @@ from __future__ import annotations
 from abc import ABC
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -31,15 +32,25 @@ class Learner(ABC):
         model: what is trained; several learners never share one.
         hyperparameters: the trial's values.
         tasks: makes tasks of a meta-batch; a recommender's if left out.
+        at_once: most episodes of a recommender side by side; by their size if left out.
     """
 
     part: ClassVar[Part]
     second_order: ClassVar[bool] = False
 
-    def __init__(self, model: Recommender, hyperparameters: Hyperparameters, tasks: Tasks = scene_tasks) -> None:
+    def __init__(
+        self,
+        model: Recommender,
+        hyperparameters: Hyperparameters,
+        tasks: Tasks | None = None,
+        *,
+        at_once: int | None = None,
+    ) -> None:
         self.model = model
         self.hyperparameters = hyperparameters
-        self._tasks = tasks
+        self._tasks = tasks or partial(
+            scene_tasks, support_batch_size=hyperparameters.support_batch_size, at_once=at_once
+        )
 
     def adapt(self, episode: Episode, vectors: Tensor, *, training: bool = False) -> AdaptedScene:
         """Adapts to the episode's support; never looks at its query's relevance.
@@ -49,7 +60,14 @@ class Learner(ABC):
             vectors: (M, D) vectors of `episode.items` from the unadapted tower.
             training: keep the graph that the outer loop differentiates; otherwise the result carries none.
         """
-        task = SceneTask(self.model, episode, lambda: vectors, self.part, training=training)
+        task = SceneTask.of(
+            self.model,
+            episode,
+            vectors,
+            self.part,
+            training=training,
+            support_batch_size=self.hyperparameters.support_batch_size,
+        )
         weights = self.inner_loop(task, training=training)
         with torch.set_grad_enabled(training):
             return task.scene(weights if training else {name: w.detach() for name, w in weights.items()})
@@ -86,15 +104,15 @@ class Learner(ABC):
         return task.query_loss(self.inner_loop(task, training=True))
 
     def accumulate(self, task: Task, share: float) -> float:
-        """Adds one task's share of the outer gradient to the model's `.grad`; returns the task's loss."""
-        loss = self.meta_loss(task)
+        """Adds a task's share of the outer gradient to the model's `.grad`; returns its loss, summed over E tasks."""
+        loss = self.meta_loss(task).sum()
         (share * loss).backward()  # type: ignore[no-untyped-call]
         return float(loss.detach())
 
     def meta_step(self, episodes: Sequence[Any]) -> float:
         """Adds the gradient of the mean loss over a meta-batch to the model's `.grad`; returns that loss.
 
-        The memory held is that of one task's graph, whatever the size of the batch.
+        The memory held is the graph of what runs side by side, whatever the size of the batch.
         """
         share = 1 / len(episodes)
         with self._tasks(self.model, episodes, self.part) as tasks:

@@ -28,7 +28,7 @@ class Reptile(Learner):
         start = detached(task.start())
         rates = {name: rate.detach() * values.inner_lr for name, rate in task.rates().items()}
         moved = descend(
-            lambda w: (task.support_loss(w) + task.query_loss(w)) / 2,
+            lambda w, step: (task.support_loss(w, step) + task.query_loss(w)) / 2,
             start,
             rates,
             values.inner_lr,
@@ -39,7 +39,7 @@ class Reptile(Learner):
         parameters = dict(self.model.named_parameters())
         with torch.no_grad():
             for name in start.keys() & parameters.keys():
-                step = (start[name] - moved[name]) * scale
+                step = ((start[name] - moved[name]) * scale).sum_to_size(parameters[name].shape)
                 grad = parameters[name].grad
                 parameters[name].grad = step if grad is None else grad + step
-            return float(task.query_loss(start))
+            return float(task.query_loss(start).sum())

@@ -21,8 +21,8 @@ from studies.device import autocast, fast_bf16, full_precision
 from studies.encoder import Encoder, tokenize
 from studies.hyperparameters import Hyperparameters, LearnerName
 from studies.objective import Problem, prepare
-from studies.recommender import TopLayersTower
 from studies.spec import TeacherSection
+from studies.towers import build_tower
 from tests.synthetic import planted_dataset, tiny_encoder, tiny_spec
 
 INNER = {"inner_lr": 0.05, "inner_steps": 2}
@@ -66,12 +66,12 @@ def test_a_student_of_full_depth_is_the_bert(problem: Problem, init: str) -> Non
 def test_layers_that_the_teacher_trained_replace_the_encoders(problem: Problem) -> None:
     """A student that starts from the pretrained layers instead throws away what the search found."""
     encoder = problem.encoder
-    tower = TopLayersTower(encoder, problem.cache.hidden(2), 2)
+    tower = build_tower(encoder, problem.cache, 2, "eager")
     with torch.no_grad():
         for parameter in tower.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
     bert = copy.deepcopy(encoder.model)
-    bert.encoder.layer = nn.ModuleList([*list(bert.encoder.layer)[:2], *tower.layers])
+    bert.encoder.layer = nn.ModuleList([*list(bert.encoder.layer)[:2], *tower.reader.layer])
     items = torch.arange(40)
     with full_precision(), torch.no_grad():
         ours = TokenTower(init_student(encoder, tower, 4, "last"), problem.tokens)(items)

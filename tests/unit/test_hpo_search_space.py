@@ -16,7 +16,7 @@ def ask(search, seed=0, trials=1):
     found = []
     for _ in range(trials):
         trial = study.ask()
-        found.append((suggest(trial, search.space), trial.params))
+        found.append((suggest(trial, search), trial.params))
         study.tell(trial, 0.0)
     return found
 

@@ -1,12 +1,10 @@
 """The encoder's files, its tokens, and the cached activations that stand in for running it."""
 
 import json
-import multiprocessing
 import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -19,8 +17,8 @@ from storage.errors import InputError
 from studies.device import fast_bf16, full_precision
 from studies.embeddings import EmbeddingCache
 from studies.encoder import MINILM_SHA256, Encoder, Ragged, by_length, load, pool, run_layers, tokenize
-from studies.recommender import TopLayersTower, build_tower
 from studies.spec import TeacherSection
+from studies.towers import TopLayersTower, build_tower
 from tests.synthetic import BRANDS, COLOURS, SCENES, SIZES, tiny_encoder
 
 CPU = torch.device("cpu")
@@ -216,8 +214,8 @@ def test_top_layers_over_cached_states_equal_the_whole_model(encoder: Encoder, t
     tokens = tokenize(encoder.tokenizer, TEXTS, 32)
     cache = EmbeddingCache(tmp_path, encoder, tokens)
     with full_precision():
-        cache.build({layers})
-        tower = build_tower(encoder, cache, layers)
+        cache.build({0, layers})
+        tower = build_tower(encoder, cache, layers, "eager")
         vectors = tower(torch.arange(len(TEXTS)))
         shuffled = torch.randperm(len(TEXTS), generator=torch.Generator().manual_seed(0))
         torch.testing.assert_close(tower(shuffled), vectors[shuffled], rtol=0, atol=1e-5)
@@ -225,7 +223,7 @@ def test_top_layers_over_cached_states_equal_the_whole_model(encoder: Encoder, t
     expected = torch.stack([plain(encoder, text) for text in TEXTS])
     torch.testing.assert_close(vectors.detach(), expected, rtol=0, atol=5e-3)
     assert isinstance(tower, TopLayersTower)
-    assert len(tower.layers) == layers
+    assert len(tower.reader.layer) == layers
     assert all(parameter.requires_grad for parameter in tower.parameters())
     assert not any(parameter.requires_grad for parameter in encoder.model.parameters())
 
@@ -233,9 +231,9 @@ def test_top_layers_over_cached_states_equal_the_whole_model(encoder: Encoder, t
 def test_training_a_tower_does_not_change_the_shared_encoder(encoder: Encoder, tmp_path: Path) -> None:
     """Trials of one process share the encoder: layers not copied would carry one trial's training into the next."""
     cache = EmbeddingCache(tmp_path, encoder, tokenize(encoder.tokenizer, TEXTS, 32))
-    cache.build({1})
+    cache.build({0, 1})
     before = {name: value.clone() for name, value in encoder.model.state_dict().items()}
-    tower = build_tower(encoder, cache, 1)
+    tower = build_tower(encoder, cache, 1, "eager")
     with torch.no_grad():
         for parameter in tower.parameters():
             parameter.add_(1)
@@ -251,73 +249,3 @@ def test_masked_positions_change_nothing(encoder: Encoder) -> None:
     with torch.no_grad():
         a, b = (pool(run_layers(layers, states, mask), mask) for states in (hidden, other))
     torch.testing.assert_close(a, b, rtol=0, atol=1e-6)
-
-
-def test_one_pass_fills_all_depths_and_a_second_build_computes_nothing(encoder: Encoder, tmp_path: Path) -> None:
-    """Every worker calls build: recomputing would cost each of them minutes."""
-    tokens = tokenize(encoder.tokenizer, TEXTS, 32)
-    calls: list[tuple[int, int]] = []
-    EmbeddingCache(tmp_path, encoder, tokens).build({0, 1, 3}, lambda done, total: calls.append((done, total)))
-    assert calls[-1] == (len(TEXTS), len(TEXTS))
-    passes = len(calls)
-    again = EmbeddingCache(tmp_path, encoder, tokens)
-    again.build({0, 1, 3}, lambda done, total: calls.append((done, total)))
-    assert len(calls) == passes
-    separate = EmbeddingCache(tmp_path / "separate", encoder, tokens)
-    separate.build({3})
-    assert torch.equal(separate.hidden(3).values, again.hidden(3).values)
-    other = EmbeddingCache(tmp_path, encoder, tokenize(encoder.tokenizer, TEXTS[:-1], 32))
-    other.build({0}, lambda done, total: calls.append((done, total)))
-    assert len(calls) > passes, "other texts were served from the first ones' cache"
-    assert len(other.pooled()) == len(TEXTS) - 1
-
-
-def test_an_interrupted_build_leaves_nothing_half_written(encoder: Encoder, tmp_path: Path) -> None:
-    """A cache of which half is zeros would be believed by every later run."""
-    texts = TEXTS * 100  # several batches
-    tokens = tokenize(encoder.tokenizer, texts, 32)
-    cache = EmbeddingCache(tmp_path / "cache", encoder, tokens)
-
-    def interrupt(done: int, total: int) -> None:
-        assert done < total
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        cache.build({0, 1}, interrupt)
-    assert [path.name for path in (tmp_path / "cache").iterdir() if path.suffix != ".lock"] == []
-    cache.build({0, 1})
-    whole = EmbeddingCache(tmp_path / "whole", encoder, tokens)
-    whole.build({0, 1})
-    assert torch.equal(cache.pooled(), whole.pooled())
-    assert torch.equal(cache.hidden(1).values, whole.hidden(1).values)
-
-
-def build_in_process(model: Path, folder: Path, gate: Any, results: Any) -> None:
-    """Builds the cache as a worker would; reports whether it was this process that computed."""
-    encoder = load(TeacherSection(encoder=str(model)))
-    cache = EmbeddingCache(folder, encoder, tokenize(encoder.tokenizer, TEXTS, 32))
-    calls: list[int] = []
-    gate.wait(timeout=120)
-    cache.build({0, 2}, lambda done, total: calls.append(done))
-    results.put((bool(calls), cache.pooled().tolist()))
-
-
-def test_two_processes_building_at_once_make_one_valid_cache(folder: Path, encoder: Encoder, tmp_path: Path) -> None:
-    """Workers start together: two writers of one file, or a reader of half a one, would poison all later trials."""
-    spawn = multiprocessing.get_context("spawn")
-    gate, results = spawn.Barrier(2), spawn.Queue()
-    where = tmp_path / "shared"
-    neighbour = spawn.Process(target=build_in_process, args=(folder, where, gate, results), daemon=True)
-    neighbour.start()
-    build_in_process(folder, where, gate, results)
-    found = [results.get(timeout=120) for _ in range(2)]
-    neighbour.join()
-    assert neighbour.exitcode == 0
-    assert sorted(computed for computed, _ in found) == [False, True]
-    assert found[0][1] == found[1][1]
-    alone = EmbeddingCache(tmp_path / "alone", encoder, tokenize(encoder.tokenizer, TEXTS, 32))
-    alone.build({0, 2})
-    torch.testing.assert_close(torch.tensor(found[0][1]), alone.pooled(), rtol=0, atol=8e-3)
-    kept = [path.name for path in where.iterdir() if path.suffix != ".lock"]
-    assert len(kept) == 2
-    assert not any(name.startswith(".") for name in kept)

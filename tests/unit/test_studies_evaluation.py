@@ -7,12 +7,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from studies.catalogue import TERMS
 from studies.episodes import Episode
 from studies.evaluation import Adapted, ItemVectors, System, Unadapted, evaluate
 from studies.hyperparameters import Hyperparameters
 from studies.learners import Learner, build
 from studies.metrics import METRICS
-from studies.recommender import FrozenTower, Head, Recommender
+from studies.recommender import Head, Recommender
+from studies.towers import FrozenTower
 from tests.unit.test_studies_metrics import make_episode
 
 ITEMS, WIDTH = 30, 12
@@ -128,7 +130,7 @@ def test_unadapted_is_the_recommender_without_all_that_the_support_says(name: st
     vectors = ItemVectors(trained.model.tower, [episode], LENGTHS)
     found = Unadapted(trained, vectors).scores(episode)
     reading = build(trained.model, Hyperparameters()).adapt(episode, trained.model.tower(episode.items))
-    without = torch.tensor([1.0, 1, 1, 0, 0, 0, 1])
+    without = torch.tensor([1.0, 1, 1, 0, 0, 0, 0, 1, *[1] * len(TERMS)])
     expected = replace(reading, gates=reading.gates * without).scores(episode.query_history)
     torch.testing.assert_close(found, expected.detach())
     assert not found.requires_grad
@@ -156,8 +158,10 @@ def test_items_are_encoded_once_by_the_tower_asked_for(kind: type[Adapted] | typ
             encoded.extend(items.tolist())
             return super().forward(items)
 
-    system: System = kind(trained, ItemVectors(Counting(trained.model.tower.table), episodes, LENGTHS))
-    assert sorted(encoded) == sorted({item for episode in episodes for item in episode.items.tolist()})
+    system: System = kind(trained, ItemVectors(Counting(trained.model.tower.locked), episodes, LENGTHS))
+    # What only histories hold is looked up.
+    read = {item for episode in episodes for item in episode.items[: episode.candidates].tolist()}
+    assert sorted(encoded) == sorted(read)
     own: System = kind(trained, ItemVectors(trained.model.tower, episodes, LENGTHS))
     for episode in episodes:
         torch.testing.assert_close(system.scores(episode), own.scores(episode))

@@ -3,7 +3,7 @@
 import copy
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional
 
+from studies.catalogue import TERMS
 from studies.device import full_precision
 from studies.embeddings import EmbeddingCache
 from studies.encoder import load, tokenize
@@ -25,9 +26,10 @@ from studies.learners.inner_loop import descend
 from studies.learners.maml import MAML
 from studies.learners.protonet import ProtoNet
 from studies.learners.reptile import Reptile
-from studies.learners.scene_task import SceneTask, ranking_loss
-from studies.recommender import AdaptedScene, FrozenTower, Head, Recommender, build_tower
+from studies.learners.scene_task import FILL, SceneTask, ranking_loss, side_by_side
+from studies.recommender import AdaptedScene, Head, Recommender, Texts, texts_of
 from studies.spec import TeacherSection
+from studies.towers import FrozenTower, build_tower
 from tests.synthetic import BRANDS, COLOURS, SCENES, tiny_encoder
 
 ITEMS, WIDTH, SIZE = 24, 6, 4
@@ -77,13 +79,21 @@ def episode_of(seed: int = 0, shots: int = 3, candidates: int = 6, others: int =
         excluded=torch.zeros_like(relevant),
         elsewhere=torch.zeros(candidates),
         overlap=torch.rand(shots, candidates, generator=generator).double(),
+        fields=torch.rand(shots, candidates, generator=generator).double(),
+        terms=torch.rand(candidates, len(TERMS), generator=generator).double(),
         users=torch.arange(queries),
         rows=torch.arange(shots),
     )
 
 
+def vectors_of(model: Recommender, episode: Episode) -> Tensor:
+    """Candidates as the tower reads them, what only histories hold as the pretrained encoder does."""
+    candidates, others = episode.items[: episode.candidates], episode.items[episode.candidates :]
+    return torch.cat([model.tower(candidates), model.tower.locked[others]])
+
+
 def adapt(learner: Learner, episode: Episode, training: bool = False) -> AdaptedScene:
-    return learner.adapt(episode, learner.model.tower(episode.items), training=training)
+    return learner.adapt(episode, vectors_of(learner.model, episode), training=training)
 
 
 def query_scores(learner: Learner, episode: Episode) -> Tensor:
@@ -153,7 +163,7 @@ def by_hand(learner: Learner, episode: Episode) -> dict[str, Tensor]:
     moved = torch.zeros_like(bias)
 
     def scene() -> AdaptedScene:
-        reading = model.head(model.tower(episode.items), episode.candidates, episode.support, episode.overlap)
+        reading = model.head(vectors_of(model, episode), episode.candidates, episode.support, texts_of(episode))
         return AdaptedScene(reading, model.head.scene, model.head.gates, bias)
 
     def fresh_backward(loss: Tensor) -> None:
@@ -198,7 +208,7 @@ def functional_maml(learner: Learner, episode: Episode) -> dict[str, Tensor]:
     shots = len(episode.support)
 
     def scores(weights: dict[str, Tensor], bias: Tensor, history: Tensor, memory: Tensor) -> Tensor:
-        inputs = (model.tower(episode.items), episode.candidates, episode.support, episode.overlap)
+        inputs = (model.tower(episode.items), episode.candidates, episode.support, texts_of(episode))
         reading = torch.func.functional_call(model.head, weights, inputs)
         return AdaptedScene(reading, weights["scene"], weights["gates"], bias).scores(history, memory)
 
@@ -255,7 +265,7 @@ class Bowl:
         """None of its own."""
         return {}
 
-    def support_loss(self, weights: dict[str, Tensor]) -> Tensor:
+    def support_loss(self, weights: dict[str, Tensor], step: int = 0) -> Tensor:
         """The bowl."""
         off = weights.get("w", self.model.w) - self.target
         return 0.5 * off @ self.a @ off
@@ -314,6 +324,28 @@ def test_a_meta_batch_has_the_mean_of_its_episodes_gradients(name: LearnerName) 
 
 
 @pytest.mark.parametrize("name", EVERY)
+def test_episodes_side_by_side_have_the_gradients_of_one_by_one(name: LearnerName) -> None:
+    """Padded candidates, queries and histories of the smaller episodes must weigh nothing, to the last digit."""
+    shapes = [(6, 5, 4), (4, 0, 2), (5, 7, 1), (6, 2, 3)]
+    episodes = [episode_of(seed, candidates=c, others=o, queries=q) for seed, (c, o, q) in enumerate(shapes)]
+    base = learner_of(name)
+    alone, together = (
+        gradients(build(base.model, base.hyperparameters, at_once=at_once), episodes) for at_once in (1, 4)
+    )
+    assert set(alone) == set(together)
+    for parameter, gradient in alone.items():
+        torch.testing.assert_close(together[parameter], gradient, rtol=1e-10, atol=1e-12, msg=parameter)
+
+
+def test_small_episodes_run_side_by_side_and_large_ones_alone() -> None:
+    """Side by side, large episodes would be slower and hold a meta-batch's memory at once."""
+    episodes = [episode_of(seed) for seed in range(4)] + [episode_of(4, shots=2)]
+    assert side_by_side(episodes, [10, 10, 10, 10, 10]) == [[4], [0, 1, 2, 3]]
+    assert side_by_side(episodes, [FILL, FILL // 3, FILL // 3, 10, 10]) == [[4], [3, 1, 2], [0]]
+    assert side_by_side(episodes, [10] * 5, at_once=1) == [[4], [0], [1], [2], [3]]
+
+
+@pytest.mark.parametrize("name", EVERY)
 def test_meta_step_returns_the_outer_loss_and_adds_to_the_gradient(name: LearnerName) -> None:
     """Overwriting `.grad` would break accumulation; another loss than the one derived would hide divergence."""
     learner, episodes = learner_of(name), [episode_of(1), episode_of(2)]
@@ -335,7 +367,7 @@ def test_descent_on_a_quadratic_equals_the_closed_form(second_order: bool) -> No
     rate = torch.tensor(0.2, dtype=torch.float64, requires_grad=True)
     other = torch.ones(2, dtype=torch.float64, requires_grad=True)
 
-    def loss(weights: dict[str, Tensor]) -> Tensor:
+    def loss(weights: dict[str, Tensor], step: int) -> Tensor:
         off = weights["w"] - target
         return 0.5 * off @ a @ off + 1.5 * weights["other"].square().sum()
 
@@ -359,7 +391,7 @@ def test_a_weight_that_the_loss_does_not_read_stays() -> None:
     """The top layers' cached neighbours, say: a missing gradient must not stop the inner loop."""
     idle = torch.ones(2, requires_grad=True)
     used = torch.ones(1, requires_grad=True)
-    moved = descend(lambda w: w["used"].sum(), {"used": used, "idle": idle}, {}, 0.5, 2, second_order=True)
+    moved = descend(lambda w, step: w["used"].sum(), {"used": used, "idle": idle}, {}, 0.5, 2, second_order=True)
     assert moved["idle"].tolist() == [1, 1]
     assert moved["used"].tolist() == [0]
 
@@ -368,16 +400,17 @@ def test_the_support_loss_hides_each_users_own_interaction() -> None:
     """A user who sees their own purchase in the support's counts leaves the inner loop nothing to learn."""
     learner, episode = learner_of("anil"), episode_of(shots=4)
     head, vectors = learner.model.head, learner.model.tower(episode.items)
-    task = SceneTask(learner.model, episode, lambda: vectors, "tail", training=True)
+    task = SceneTask.of(learner.model, episode, vectors, "tail", training=True)
     bias = torch.linspace(-1, 1, episode.candidates, dtype=torch.float64)
 
-    def scene(support: Tensor, overlap: Tensor) -> AdaptedScene:
-        return AdaptedScene(head(vectors, episode.candidates, support, overlap), head.scene, head.gates, bias)
+    def scene(support: Tensor, texts: Texts) -> AdaptedScene:
+        return AdaptedScene(head(vectors, episode.candidates, support, texts), head.scene, head.gates, bias)
 
     losses = []
     for shot, item in enumerate(episode.support):
         rest = [other for other in range(len(episode.support)) if other != shot]
-        without = scene(episode.support[rest], episode.overlap[rest])
+        texts = Texts(episode.overlap[rest], episode.fields[rest], episode.terms)
+        without = scene(episode.support[rest], texts)
         scores = without.scores(episode.support_history[shot : shot + 1])
         losses.append(functional.cross_entropy(scores, item[None]))
     torch.testing.assert_close(task.support_loss({"bias": bias}), torch.stack(losses).mean())
@@ -408,7 +441,7 @@ def test_evaluation_leaves_no_graph_no_gradient_and_the_weights_as_they_were(nam
     before = copy.deepcopy(learner.model.state_dict())
     adapted = adapt(learner, episode)
     tensors = [adapted.scene, adapted.gates, adapted.bias, *adapted.head.values()]
-    tensors += [getattr(adapted.reading, field.name) for field in fields(adapted.reading)]
+    tensors += [*adapted.reading]
     assert not any(tensor.requires_grad for tensor in tensors)
     first = adapted.scores(episode.query_history)
     assert all(torch.equal(value, before[key]) for key, value in learner.model.state_dict().items())
@@ -435,6 +468,7 @@ def test_the_order_of_the_support_does_not_matter(name: LearnerName, seed: int, 
         support=episode.support[order],
         support_history=episode.support_history[order],
         overlap=episode.overlap[order],
+        fields=episode.fields[order],
     )
     torch.testing.assert_close(query_scores(learner, permuted), query_scores(learner, episode), rtol=1e-9, atol=1e-9)
 
@@ -455,11 +489,11 @@ def test_scores_equal_their_definition_term_by_term() -> None:
     head = learner_of("anil").model.head
     vectors = learner_of("anil").model.tower(episode.items)
     bias = torch.linspace(-1, 1, episode.candidates, dtype=torch.float64)
-    reading = head(vectors, episode.candidates, episode.support, episode.overlap)
+    reading = head(vectors, episode.candidates, episode.support, texts_of(episode))
     found = AdaptedScene(reading, head.scene, head.gates, bias)
     gates = head.gates.tolist()
     points = [functional.normalize(head.project.weight @ vector, dim=0) for vector in vectors]
-    sharp_history, sharp_support, sharp_words = head.sharpness.exp().tolist()
+    sharp_history, sharp_support, sharp_words, sharp_fields = head.sharpness.exp().tolist()
     scores = found.scores(episode.query_history).tolist()
     for row, history in enumerate(episode.query_history.int().tolist()):
         bag = [item for item, count in enumerate(history) for _ in range(count)]
@@ -469,10 +503,12 @@ def test_scores_equal_their_definition_term_by_term() -> None:
             shots = episode.support.tolist()
             near = sum(float(((points[s] @ points[c] - 1) * sharp_support).exp()) for s in shots)
             words = sum(float(((row[c] - 1) * sharp_words).exp()) for row in episode.overlap)
-            logs = torch.tensor([match, shots.count(c), near, words], dtype=torch.float64).log1p().tolist()
+            fields = sum(float(((row[c] - 1) * sharp_fields).exp()) for row in episode.fields)
+            logs = torch.tensor([match, shots.count(c), near, words, fields], dtype=torch.float64).log1p().tolist()
             expected = gates[0] * float(found.reading.appeal[c]) + 5 * gates[1] * affinity
-            expected += sum(gate * log for gate, log in zip(gates[2:6], logs, strict=True))
-            expected += 5 * gates[6] * float(head.scene @ points[c]) + float(bias[c])
+            expected += sum(gate * log for gate, log in zip(gates[2:7], logs, strict=True))
+            expected += sum(gate * term for gate, term in zip(gates[8:], episode.terms[c].tolist(), strict=True))
+            expected += 5 * gates[7] * float(head.scene @ points[c]) + float(bias[c])
             assert scores[row][c] == pytest.approx(expected, rel=1e-9)
 
 
@@ -513,13 +549,13 @@ def reading_learner(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Learn
     encoder = load(TeacherSection(encoder=str(tiny_encoder(folder / "model"))))
     texts = [f"{COLOURS[i % 6]} {BRANDS[i // 6]}{' small' * (i % 3)} {SCENES[i % 2]}" for i in range(ITEMS)]
     cache = EmbeddingCache(folder / "cache", encoder, tokenize(encoder.tokenizer, texts, 16))
-    cache.build({2})
+    cache.build({0, 2})
 
-    def made(name: LearnerName) -> Learner:
+    def made(name: LearnerName, at_once: int | None = None) -> Learner:
         torch.manual_seed(0)
         hyperparameters = values(name, inner_lr=0.1, layers=2)
         head = Head(encoder.width, SIZE, learned_rates=hyperparameters.learned_rates)
-        return build(Recommender(build_tower(encoder, cache, 2), head), hyperparameters)
+        return build(Recommender(build_tower(encoder, cache, 2, "eager"), head), hyperparameters, at_once=at_once)
 
     return made
 
@@ -545,13 +581,26 @@ def test_the_encoders_top_layers_receive_gradients(
     assert all(float(found[parameter].abs().max()) > 0 for parameter in moving)
 
 
+@pytest.mark.parametrize("name", EVERY)
+def test_episodes_side_by_side_have_the_gradients_of_one_by_one_with_an_encoder_that_adapts(
+    reading_learner: Callable[..., Learner], name: LearnerName
+) -> None:
+    """Padding that leaks into attention, or another episode's fast weights, would train something else, quietly."""
+    episodes = [single(episode_of(1)), single(episode_of(2, candidates=4, others=0)), single(episode_of(3, queries=2))]
+    with full_precision():
+        alone, together = (gradients(reading_learner(name, at_once), episodes) for at_once in (1, 3))
+    assert set(alone) == set(together)
+    for parameter, gradient in alone.items():
+        torch.testing.assert_close(together[parameter], gradient, rtol=2e-4, atol=2e-6, msg=parameter)
+
+
 def test_fomaml_adapts_the_top_layers_and_its_gradient_is_taken_there(
     reading_learner: Callable[[LearnerName], Learner],
 ) -> None:
     """Adapting the head over vectors of the unadapted tower would be ANIL's cost for less than ANIL."""
     learner, episode = reading_learner("fomaml"), single(episode_of())
     with full_precision():
-        vectors = learner.model.tower(episode.items)[: episode.candidates]
+        vectors = vectors_of(learner.model, episode)[: episode.candidates]
         expected = by_hand(learner, episode)
         found = gradients(learner, [episode])
         adapted = adapt(learner, episode)

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from ir_measures import RR, P, R, Success, nDCG
 from torch import Tensor
 
+from studies.catalogue import TERMS
 from studies.episodes import Episode
 from studies.metrics import (
     METRICS,
@@ -48,6 +49,8 @@ def make_episode(relevant: Tensor, support: tuple[int, ...] = (0,), **changes: A
         excluded=torch.zeros_like(relevant),
         elsewhere=torch.zeros(candidates),
         overlap=torch.zeros(len(support), candidates),
+        fields=torch.zeros(len(support), candidates),
+        terms=torch.zeros(candidates, len(TERMS)),
         users=torch.arange(queries),
         rows=torch.arange(len(support)),
     )

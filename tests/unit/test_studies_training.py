@@ -136,7 +136,7 @@ def heard(problem: Problem, hyperparameters: Hyperparameters, folder: Path) -> t
 
 
 def untimed(reports: list[RungReport]) -> list[RungReport]:
-    return [replace(report, cost_seconds=0.0) for report in reports]
+    return [replace(report, cost_seconds=0.0, seconds_per_update=0.0) for report in reports]
 
 
 class Stop(Exception):

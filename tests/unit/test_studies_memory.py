@@ -1,0 +1,118 @@
+"""The memory formula against what autograd really holds, and the refusal that rests on it."""
+
+import weakref
+from itertools import pairwise
+from pathlib import Path
+from types import TracebackType
+
+import pytest
+import torch
+from torch import Tensor
+
+from storage.errors import InputError
+from studies.device import free_memory
+from studies.hyperparameters import Hyperparameters, LearnerName
+from studies.memory import Shape, refuse_too_large, trial_bytes
+from studies.objective import Problem, prepare
+from studies.spec import SearchSection
+from tests.synthetic import planted_dataset, tiny_encoder, tiny_spec
+
+
+class Held:
+    """Bytes of the distinct tensors that autograd keeps for a backward pass, now and at most, while it is open."""
+
+    def __init__(self) -> None:
+        self.now = self.most = 0
+        self._holders: dict[int, int] = {}
+        self._hooks = torch.autograd.graph.saved_tensors_hooks(self._pack, lambda kept: kept.tensor)
+
+    def _pack(self, tensor: Tensor) -> "Kept":
+        storage = tensor.untyped_storage()
+        key, size = storage.data_ptr(), storage.nbytes()
+        if not self._holders.get(key):
+            self.now += size
+            self.most = max(self.most, self.now)
+        self._holders[key] = self._holders.get(key, 0) + 1
+        kept = Kept(tensor)
+        weakref.finalize(kept, self._drop, key, size)
+        return kept
+
+    def _drop(self, key: int, size: int) -> None:
+        self._holders[key] -= 1
+        if not self._holders[key]:
+            self.now -= size
+
+    def __enter__(self) -> "Held":
+        self._hooks.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._hooks.__exit__(kind, error, trace)
+
+
+class Kept:
+    """A saved tensor, whose end can be told."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self.tensor = tensor
+
+
+@pytest.fixture(scope="module")
+def problem(tmp_path_factory: pytest.TempPathFactory) -> Problem:
+    folder: Path = tmp_path_factory.mktemp("memory")
+    spec = tiny_spec(tiny_encoder(folder / "tiny"), search={"space": {"trainable_layers": [0, 2]}})
+    return prepare(spec, folder / "cache", data=planted_dataset())
+
+
+def values(name: LearnerName, layers: int, steps: int) -> Hyperparameters:
+    inner = {} if name == "protonet" else {"inner_lr": 0.05, "inner_steps": steps}
+    return Hyperparameters(name, meta_batch_size=1, trainable_layers=layers, **inner)
+
+
+@pytest.mark.parametrize("layers", [0, 2])
+@pytest.mark.parametrize(
+    ("name", "steps"),
+    [("protonet", 1), ("fomaml", 3), ("reptile", 2), ("anil", 3), ("maml", 1), ("maml", 5), ("metasgd", 3)],
+)
+def test_what_a_meta_update_holds_stays_below_the_formula_and_not_far_below(
+    problem: Problem, name: LearnerName, steps: int, layers: int
+) -> None:
+    """A bound that is too low lets a trial be killed after hours; one far too high refuses what would have run."""
+    hyperparameters = values(name, layers, steps)
+    learner = problem.learner(hyperparameters)
+    episode = max(problem.train, key=lambda e: e.candidates)
+    with Held() as held:
+        learner.meta_step([episode])
+    bound = trial_bytes(hyperparameters, Shape.of(episode, problem.tokens.lengths), problem.encoder, at_once=1)
+    assert held.most <= bound
+    assert bound <= 12 * held.most
+
+
+def test_memory_of_second_order_grows_by_the_same_amount_with_every_step(problem: Problem) -> None:
+    """The formula is linear in the steps; a graph that also kept its outer products would outgrow it."""
+    episode = max(problem.train, key=lambda e: e.candidates)
+    held = []
+    for steps in (1, 2, 3, 4):
+        learner = problem.learner(values("maml", 2, steps))
+        with Held() as now:
+            learner.meta_step([episode])
+        held.append(now.most)
+    grown = [later - earlier for earlier, later in pairwise(held)]
+    assert grown == pytest.approx([grown[0]] * 3, rel=0.02)
+
+
+def test_a_search_whose_largest_trial_cannot_fit_is_refused_with_what_to_lower(problem: Problem) -> None:
+    """Killed by the system at trial 40, a worker says nothing at all."""
+    search = SearchSection.model_validate({"space": {"learner": "maml", "trainable_layers": [0, 2]}})
+    arguments = (search, problem.train, problem.tokens.lengths, problem.encoder)
+    refuse_too_large(*arguments, available=2**40)
+    said = r"maml with trainable_layers = 2, inner_steps = 5, .* needs up to .* GiB of memory .* lower"
+    with pytest.raises(InputError, match=said):
+        refuse_too_large(*arguments, available=2**22)
+
+
+def test_free_memory_is_that_of_a_machine() -> None:
+    """Read in the wrong unit, it would refuse everything or nothing."""
+    assert 2**26 < free_memory() < 2**45
