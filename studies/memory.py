@@ -29,7 +29,7 @@ from studies.encoder import Encoder
 from studies.episodes import Episode
 from studies.hyperparameters import GRADIENT_LEARNERS, Hyperparameters, LearnerName, moves_encoder
 from studies.learners import LEARNERS
-from studies.learners.scene_task import FILL
+from studies.learners.meta_batch import FILL
 from studies.recommender import Head
 from studies.spec import SearchSection
 

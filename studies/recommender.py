@@ -51,29 +51,60 @@ def texts_of(episode: Episode) -> Texts:
 class Reading(NamedTuple):
     """What the head makes of an episode's texts and support before it is asked about anyone.
 
-    Shapes: M items, of which the first C are candidates; K support interactions; d the head's size.
+    Shapes: M items, of which the first C are candidates; K support interactions; d the head's size; F catalogue terms.
 
     Attributes:
-        appeal: (C,) what sells regardless of who asks.
-        affinity: (M, C) how much having had an item speaks for a candidate.
+        own: (C, 1 + F) what speaks for a candidate whoever asks: its appeal, and what the catalogue says.
+        profile: (M, d) what having had an item says of a user's taste.
         match: (M, C) similarity kernel between items and candidates.
-        taken: (K, C) 1 where the support interaction took the candidate.
-        near: (K, C) similarity kernel between the support's items and the candidates.
-        words: (K, C) the same of their words.
-        fields: (K, C) the same of their texts' fields.
-        terms: (C, F) what the catalogue says of the candidates.
+        support: (4, K, C) between the support's interactions and the candidates: 1 where one took the other, and
+            similarity kernels of their vectors, their words, and their texts' fields.
         targets: (C, d) the candidates' vectors.
     """
 
-    appeal: Tensor
-    affinity: Tensor
+    own: Tensor
+    profile: Tensor
     match: Tensor
-    taken: Tensor
-    near: Tensor
-    words: Tensor
-    fields: Tensor
-    terms: Tensor
+    support: Tensor
     targets: Tensor
+
+    def asked(self, history: Tensor, memory: Tensor) -> Evidence:
+        """What speaks for each candidate when users ask.
+
+        Args:
+            history: (R, M) how often each of the episode's items is in a user's history.
+            memory: (R, K) 1 where a user may see a support interaction, else 0.
+        """
+        # Histories are counts, so that every sum over a history is one matrix product.
+        length = history.sum(1, keepdim=True).clamp(min=1)
+        affinity = 5 * (history @ self.profile / length) @ self.targets.T
+        sums = torch.cat([(history @ self.match)[None], memory @ self.support])
+        return Evidence(self.own, torch.cat([affinity[None], sums.log1p()]), self.targets)
+
+
+class Evidence(NamedTuple):
+    """The terms of the score of R users, before they are weighed.
+
+    Attributes:
+        own: (C, 1 + F) of the candidates, whoever asks.
+        by_user: (6, R, C) affinity, history match, and the four kinds of similarity to the support.
+        targets: (C, d) the candidates' vectors.
+    """
+
+    own: Tensor
+    by_user: Tensor
+    targets: Tensor
+
+    def scores(self, gates: Tensor, scene: Tensor, bias: Tensor) -> Tensor:
+        """(R, C) the terms weighed and summed.
+
+        Args:
+            gates: (8 + F,) weights: of `by_user`, of the direction of taste, of `own`.
+            scene: (d,) direction of taste.
+            bias: (C,) per-candidate bias.
+        """
+        alike = self.own @ gates[7:] + 5 * gates[6] * (self.targets @ scene) + bias
+        return torch.einsum("t,trc->rc", gates[:6], self.by_user) + alike
 
 
 class Head(nn.Module):
@@ -93,10 +124,10 @@ class Head(nn.Module):
         self.appeal = nn.Sequential(nn.Linear(2 * width, 64), nn.GELU(), appeal)
         # A prior direction of taste; adapted to the scene by gradient learners.
         self.scene = nn.Parameter(torch.zeros(size))
-        # Weights of: appeal, affinity, history match, support counts, support neighbours, their words, their fields,
-        # scene, and the catalogue's terms. Counts, words and terms start near what fits training scenes; the others
+        # Weights of: affinity, history match, support counts, support neighbours, their words, their fields, scene,
+        # appeal, and the catalogue's terms. Counts, words and terms start near what fits training scenes; the others
         # low, but not at zero, where nothing below them would train (docs/decisions.md).
-        self.gates = nn.Parameter(torch.tensor([1.0, 0.1, 0.1, 1.0, 0.1, 1.0, 0.3, 1.0, *TERM_WEIGHTS]))
+        self.gates = nn.Parameter(torch.tensor([0.1, 0.1, 1.0, 0.1, 1.0, 0.3, 1.0, 1.0, *TERM_WEIGHTS]))
         # Log sharpness of the similarity kernels: history match, support neighbours, their words, their fields.
         self.sharpness = nn.Parameter(torch.tensor([2.3, 2.3, 0.7, 0.7]))
         # Log of how many times inner_lr the per-candidate bias moves: its gradient is spread over K interactions.
@@ -142,16 +173,15 @@ class Head(nn.Module):
         items = functional.normalize(self.project(vectors), dim=-1)
         targets = items[:candidates]
         distance = items @ targets.T - 1
-        history_sharpness, support_sharpness, word_sharpness, field_sharpness = self.sharpness.exp()
+        history, vector, *of_texts = self.sharpness.exp()
+        taken = support[:, None] == torch.arange(candidates, device=support.device)
+        alike = torch.stack([distance[support], texts.overlap.to(vectors) - 1, texts.fields.to(vectors) - 1])
+        kernels = (alike * torch.stack([vector, *of_texts])[:, None, None]).exp()
         return Reading(
-            appeal=self._appeal(vectors[:candidates], present),
-            affinity=self.user(items) @ targets.T,
-            match=(distance * history_sharpness).exp(),
-            taken=(support[:, None] == torch.arange(candidates, device=support.device)).to(vectors.dtype),
-            near=(distance[support] * support_sharpness).exp(),
-            words=((texts.overlap.to(vectors) - 1) * word_sharpness).exp(),
-            fields=((texts.fields.to(vectors) - 1) * field_sharpness).exp(),
-            terms=texts.terms.to(vectors),
+            own=torch.cat([self._appeal(vectors[:candidates], present)[:, None], texts.terms.to(vectors)], dim=1),
+            profile=self.user(items),
+            match=(distance * history).exp(),
+            support=torch.cat([taken.to(vectors)[None], kernels]),
             targets=targets,
         )
 
@@ -195,25 +225,9 @@ class AdaptedScene:
             memory: (R, K) 1 where a row may see a support interaction, else 0; all ones if left out. In the inner
                 loop a support user must not see their own interaction, which is the label there.
         """
-        reading = self.reading
         if memory is None:
-            memory = history.new_ones(len(history), len(reading.taken))
-        appeal, affinity, match, counts, neighbours, words, fields, scene = self.gates[:8]
-        # Histories are counts, so that every sum over a history is one matrix product.
-        length = history.sum(1, keepdim=True).clamp(min=1)
-        scores: Tensor = (
-            appeal * reading.appeal
-            + reading.terms @ self.gates[8:]
-            + 5 * affinity * (history @ reading.affinity / length)
-            + match * torch.log1p(history @ reading.match)
-            + counts * torch.log1p(memory @ reading.taken)
-            + neighbours * torch.log1p(memory @ reading.near)
-            + words * torch.log1p(memory @ reading.words)
-            + fields * torch.log1p(memory @ reading.fields)
-            + 5 * scene * (reading.targets @ self.scene)
-            + self.bias
-        )
-        return scores
+            memory = history.new_ones(len(history), self.reading.support.shape[1])
+        return self.reading.asked(history, memory).scores(self.gates, self.scene, self.bias)
 
 
 class Recommender(nn.Module):

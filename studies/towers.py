@@ -22,9 +22,9 @@ from studies.encoder import Encoder, Ragged, by_length, pool, run_layers
 from studies.hyperparameters import LearnerName
 
 Attention = Literal["eager", "sdpa"]
-# Padded tokens per pass of the trained layers: small groups of texts of similar length halve the time on a CPU, where a
-# GPU wants large ones (docs/decisions.md).
-TOKENS = {"cpu": 512, "cuda": 32_768}
+# Numbers in a hidden state of one pass of the trained layers: small groups of texts of similar length halve the time of
+# MiniLM on a CPU, where a GPU wants large ones (docs/decisions.md).
+NUMBERS = {"cpu": 2**18, "cuda": 2**24}
 
 
 class FrozenTower(nn.Module):
@@ -102,7 +102,7 @@ class TopLayersTower(nn.Module):
 
     def groups(self, items: Tensor) -> list[tuple[Tensor, Tensor, Tensor]]:
         """The same in groups of texts of similar length, each with its (R,) rows among `items`."""
-        rows = by_length(self.lengths(items), TOKENS[device().type])
+        rows = by_length(self.lengths(items), NUMBERS[device().type] // self.width)
         return [(group, *self.texts(items[group.to(items.device)])) for group in rows]
 
     @property

@@ -64,9 +64,9 @@ class Case:
 
 
 CASES = {
-    "d64-first": Case("d64, first order", "d64", "fomaml", 3, 8, 2.0),
-    "d64-second": Case("d64, second order", "d64", "maml", 3, 8, 2.0),
-    "d64-anil": Case("d64, ANIL", "d64", "anil", 3, 8, 3.0),
+    "d64-first": Case("d64, first order", "d64", "fomaml", 3, 16, 2.0),
+    "d64-second": Case("d64, second order", "d64", "maml", 3, 16, 2.0),
+    "d64-anil": Case("d64, ANIL", "d64", "anil", 3, 16, 3.0),
     "minilm-first": Case("MiniLM, top 2 layers, first order", "minilm", "fomaml", 2, 4, 1.1),
     "minilm-second": Case("MiniLM, top 2 layers, second order", "minilm", "maml", 2, 2, 1.1),
     "minilm-prefix": Case("MiniLM, frozen prefix", "minilm", "fomaml", 2, 4, 10.0, prefix=True),

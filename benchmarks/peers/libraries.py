@@ -1,8 +1,9 @@
 """Our recommender in the inner loops of learn2learn, higher and torchopt.
 
 Each library adapts an `nn.Module` by its own means; the module is made of the learner's own tower and head, so that
-the outer gradient lands in the same `.grad`. A peer reads each text once per pass, in our groups of similar length,
-takes the features of an ANIL task once, and reads for the support no more than the support needs, as ours does.
+the outer gradient lands in the same `.grad`. A peer reads each text once per pass, from the same cached states, takes
+the features of an ANIL task once, and reads for the support no more than the support needs, as ours does. What is ours
+alone is what is compared: episodes side by side, and texts in groups of similar length.
 
 None of the libraries gives one parameter a rate of its own, let alone a learned one. The bias of our scenes moves at
 inner_lr · exp(r); a parameter b that moves at inner_lr and counts as exp(r/2) · b is the same bias, step by step.
@@ -154,7 +155,10 @@ class Peer(ABC):
             reading = read(self.model.head, with_others(tower, episode, tower(candidates)), episode)
             support = View(episode, episode.support_history, memory, reading)
             return support, View(episode, episode.query_history, None, reading)
-        groups = tower.groups(candidates) if isinstance(tower, TopLayersTower) else None
+        groups = None
+        if isinstance(tower, TopLayersTower):
+            # Padded to the longest, as a tokenizer pads a batch; taken once per task.
+            groups = [(torch.arange(len(candidates)), *tower.texts(candidates))]
         part = of_support(episode)
         support = View(part, part.support_history, memory, groups=groups)
         return support, View(episode, episode.query_history, groups=groups)

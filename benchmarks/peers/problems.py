@@ -37,7 +37,7 @@ def minilm(quick: bool) -> Problem:
     """MiniLM on grocery categories; small ones with short histories where it must be quick."""
     raw = {
         "name": "benchmark",
-        "data": {"source": "completejourney", "max_scenes": 16 if quick else 80},
+        "data": {"source": "completejourney", "max_scenes": 16 if quick else 24},
         "protocol": {"train_openings": 5} | ({"history": 4, "train_queries": 8, "queries": 8} if quick else {}),
         "search": {"space": {"trainable_layers": TRAINED}},
     }

@@ -18,7 +18,8 @@ from torch import Tensor
 from studies.episodes import Episode
 from studies.hyperparameters import Hyperparameters
 from studies.learners.inner_loop import Task, Weights, descend
-from studies.learners.scene_task import Part, SceneTask, scene_tasks
+from studies.learners.meta_batch import scene_tasks
+from studies.learners.scene_task import Part, SceneTask
 from studies.recommender import AdaptedScene, Recommender
 
 # Opens the tasks of a meta-batch: (model, episodes, part) → a context that yields them.

@@ -130,7 +130,7 @@ def test_unadapted_is_the_recommender_without_all_that_the_support_says(name: st
     vectors = ItemVectors(trained.model.tower, [episode], LENGTHS)
     found = Unadapted(trained, vectors).scores(episode)
     reading = build(trained.model, Hyperparameters()).adapt(episode, trained.model.tower(episode.items))
-    without = torch.tensor([1.0, 1, 1, 0, 0, 0, 0, 1, *[1] * len(TERMS)])
+    without = torch.tensor([1.0, 1, 0, 0, 0, 0, 1, 1, *[1] * len(TERMS)])
     expected = replace(reading, gates=reading.gates * without).scores(episode.query_history)
     torch.testing.assert_close(found, expected.detach())
     assert not found.requires_grad

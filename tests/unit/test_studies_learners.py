@@ -24,9 +24,10 @@ from studies.learners.finetune import FineTune
 from studies.learners.fomaml import FOMAML
 from studies.learners.inner_loop import descend
 from studies.learners.maml import MAML
+from studies.learners.meta_batch import FILL, side_by_side
 from studies.learners.protonet import ProtoNet
 from studies.learners.reptile import Reptile
-from studies.learners.scene_task import FILL, SceneTask, ranking_loss, side_by_side
+from studies.learners.scene_task import SceneTask, ranking_loss
 from studies.recommender import AdaptedScene, Head, Recommender, Texts, texts_of
 from studies.spec import TeacherSection
 from studies.towers import FrozenTower, build_tower
@@ -505,10 +506,10 @@ def test_scores_equal_their_definition_term_by_term() -> None:
             words = sum(float(((row[c] - 1) * sharp_words).exp()) for row in episode.overlap)
             fields = sum(float(((row[c] - 1) * sharp_fields).exp()) for row in episode.fields)
             logs = torch.tensor([match, shots.count(c), near, words, fields], dtype=torch.float64).log1p().tolist()
-            expected = gates[0] * float(found.reading.appeal[c]) + 5 * gates[1] * affinity
-            expected += sum(gate * log for gate, log in zip(gates[2:7], logs, strict=True))
+            expected = gates[7] * float(reading.own[c, 0]) + 5 * gates[0] * affinity
+            expected += sum(gate * log for gate, log in zip(gates[1:6], logs, strict=True))
             expected += sum(gate * term for gate, term in zip(gates[8:], episode.terms[c].tolist(), strict=True))
-            expected += 5 * gates[7] * float(head.scene @ points[c]) + float(bias[c])
+            expected += 5 * gates[6] * float(head.scene @ points[c]) + float(bias[c])
             assert scores[row][c] == pytest.approx(expected, rel=1e-9)
 
 

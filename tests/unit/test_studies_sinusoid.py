@@ -145,9 +145,9 @@ def test_maml_learns_sinusoids_to_the_papers_error_and_joint_training_does_not()
 
     Where the bounds come from:
 
-    - MAML, 0.6: the paper prints no number. Its figure 3 (k = 10) shows about 0.4 to 0.5 after one step; that is what
-      two descriptions of the figure say (the figure itself was not at hand, and other descriptions misread its axes).
-      An independent implementation, github.com/63days/Meta-SGD, reports 0.67 for 10 shots: 0.6 is not lenient.
+    - MAML, 0.6: the paper's text gives no number. Its figure 3 (k = 10) shows about 0.4 to 0.5 after one step. We had
+      only descriptions of that figure, made by machines: two say so, two say 0.05 to 0.1, others misread the axes. An
+      independent implementation, github.com/63days/Meta-SGD, reports 0.67 for 10 shots: 0.6 is not lenient.
     - First order, 1: the paper has no first-order result on sinusoids. This is a third of what is possible without a
       support, and less than half of what the jointly trained network reaches with one. MAML has to beat it, since the
       second order is all that tells them apart.
