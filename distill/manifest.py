@@ -16,7 +16,7 @@ from distill.student import Student, parameters
 from storage.atomic import sha256
 from storage.errors import InputError
 
-FORMAT = 2
+FORMAT = 3
 MANIFEST = "manifest.json"
 HEAD = "head.safetensors"
 LEXICON = "lexicon.safetensors"

@@ -18,6 +18,7 @@ from distill.inference import StudentRecommender, as_student, load_export
 from distill.manifest import ORIGIN
 from distill.objective import Distillation, Student, Teacher, evaluate, load_student
 from storage.errors import InputError, ScenetuneError
+from studies.catalogue import TERMS
 from studies.device import full_precision
 from studies.encoder import tokenize
 from studies.hyperparameters import Hyperparameters
@@ -308,11 +309,27 @@ def test_mistakes_in_serving_are_named(exported: Path) -> None:
     ):
         with pytest.raises(InputError, match=message):
             served.adapt(candidates, support)
+    for products in ([1], [1, 0]):
+        with pytest.raises(InputError, match="give one whole number of at least 1 for each"):
+            served.adapt(["a", "b"], taken, products)
     scene = served.adapt(["a", "b"], taken)
     with pytest.raises(InputError, match="k = 0"):
         scene.rank([[]], k=0)
     assert scene.rank([[]], k=10).items.shape == (1, 2)
     assert scene.rank([], k=10).items.shape == (0, 2)
+
+
+def test_a_text_of_many_products_ranks_higher_than_the_same_text_of_one(exported: Path) -> None:
+    """The study's systems know how many products share a text: without it a student would rank by other scores."""
+    served = StudentRecommender.load(exported)
+    candidates, support = ["red lamp", "blue lamp", "green lamp"], [([], 0)]
+    plain, one, many = (served.adapt(candidates, support, p).rank([[]]) for p in (None, [1, 1, 1], [1, 1, 40]))
+    torch.testing.assert_close(plain.scores, one.scores)
+    place = many.items[0].tolist().index(2)
+    gate = float(served.learner.model.head.gates[7 + 1 + TERMS.index("products")])
+    raised = many.scores[0, place] - plain.scores[0, plain.items[0].tolist().index(2)]
+    assert gate > 0
+    assert float(raised) > 0
 
 
 def test_embedding_gives_unit_vectors_in_order(exported: Path) -> None:

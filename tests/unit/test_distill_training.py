@@ -63,15 +63,19 @@ def test_a_student_of_full_depth_is_the_bert(problem: Problem, init: str) -> Non
     torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)
 
 
-def test_layers_that_the_teacher_trained_replace_the_encoders(problem: Problem) -> None:
+@pytest.mark.parametrize("layers", [2, 4])
+def test_what_the_teacher_trained_replaces_the_encoders_own(problem: Problem, layers: int) -> None:
     """A student that starts from the pretrained layers instead throws away what the search found."""
     encoder = problem.encoder
-    tower = build_tower(encoder, problem.cache, 2, "eager")
+    problem.cache.build({0, layers})
+    tower = build_tower(encoder, problem.cache, layers, "eager")
     with torch.no_grad():
         for parameter in tower.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
     bert = copy.deepcopy(encoder.model)
-    bert.encoder.layer = nn.ModuleList([*list(bert.encoder.layer)[:2], *tower.reader.layer])
+    bert.encoder.layer = nn.ModuleList([*list(bert.encoder.layer)[: 4 - layers], *tower.reader.layer])
+    if tower.reader.embeddings is not None:
+        bert.embeddings.load_state_dict(tower.reader.embeddings.state_dict(), strict=False)  # no token table
     items = torch.arange(40)
     with full_precision(), torch.no_grad():
         ours = TokenTower(init_student(encoder, tower, 4, "last"), problem.tokens)(items)

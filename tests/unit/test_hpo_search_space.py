@@ -70,6 +70,30 @@ def test_a_grid_visits_every_point_once():
     assert sum(point["learner"] == "protonet" for point in points) == 2
 
 
+def test_parameters_of_the_encoder_are_drawn_only_where_its_layers_train():
+    """A rate of frozen layers would be noise to the sampler."""
+    found = ask(section(sampler="random", space={"learner": "protonet", "trainable_layers": [0, 1]}), trials=12)
+    assert {values.trainable_layers for values, _ in found} == {0, 1}
+    for values, params in found:
+        trains = values.trainable_layers > 0
+        assert ("encoder_lr" in params) == trains
+        assert (values.encoder_lr is not None) == trains
+        assert (values.train_candidates is not None) == trains
+
+
+def test_a_learners_own_range_has_a_name_of_its_own_and_yields_to_the_study_file():
+    """One name with two ranges would make a sampler that models it propose what a learner may not have."""
+    search = section(sampler="random", space={"learner": ["maml", "anil"]})
+    for values, params in ask(search, trials=12):
+        assert ("maml.inner_steps" in params) == (values.learner == "maml")
+        assert ("inner_steps" in params) == (values.learner == "anil")
+        assert values.inner_steps <= (5 if values.learner == "maml" else 10)
+    fixed = section(sampler="random", space={"learner": ["maml", "anil"], "inner_steps": 7})
+    assert {values.inner_steps for values, _ in ask(fixed, trials=8)} == {7}
+    own = section(space={"learner": "maml", "inner_steps": 7}, learners={"maml": {"inner_steps": 2}})
+    assert ask(own)[0][0].inner_steps == 2
+
+
 def test_workers_with_different_seeds_propose_different_trials():
     """Equal seeds would make every worker run the same trials."""
     search = section(sampler="random")

@@ -388,6 +388,22 @@ def test_descent_on_a_quadratic_equals_the_closed_form(second_order: bool) -> No
     torch.testing.assert_close(other, torch.ones(2, dtype=torch.float64))
 
 
+def test_an_inner_step_reads_its_part_of_the_support_and_the_next_step_goes_on() -> None:
+    """A batch that always began at the first interaction would throw most of the support away."""
+    learner, episode = learner_of("anil"), episode_of(shots=5)
+    vectors = learner.model.tower(episode.items)
+
+    def loss(size: int | None, step: int) -> Tensor:
+        task = SceneTask.of(learner.model, episode, vectors, "tail", training=True, support_batch_size=size)
+        return task.support_loss(task.start(), step)
+
+    singles = torch.stack([loss(1, shot) for shot in range(5)])
+    for step, rows in enumerate([[0, 1], [2, 3], [4, 0], [1, 2]]):
+        torch.testing.assert_close(loss(2, step), singles[rows].mean())
+    for whole in (5, 64, None):
+        torch.testing.assert_close(loss(whole, 3), singles.mean())
+
+
 def test_a_weight_that_the_loss_does_not_read_stays() -> None:
     """The top layers' cached neighbours, say: a missing gradient must not stop the inner loop."""
     idle = torch.ones(2, requires_grad=True)

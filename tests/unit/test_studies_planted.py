@@ -12,7 +12,7 @@ from tests.synthetic import planted_shop, tiny_encoder, tiny_spec
 
 def test_the_pipeline_reaches_the_best_possible_recall_of_a_planted_shop(tmp_path: Path) -> None:
     """A wrong pairing of users, texts or scenes between data and recall costs accuracy that only this shows."""
-    data, oracle = planted_shop(scenes=48, users=80, per_user=480)
+    data, oracle = planted_shop(scenes=64, users=80, per_user=640)
     spec = tiny_spec(
         tiny_encoder(tmp_path / "encoder"),
         protocol={"shots": 5, "history": 32, "queries": 16, "train_queries": 16},

@@ -271,6 +271,36 @@ def test_a_checkpoint_of_another_architecture_is_refused_with_the_remedy(problem
             load_teacher(problem, tmp_path / str(number))
 
 
+def test_a_checkpoint_of_another_trial_is_not_continued(problem: Problem, tmp_path: Path) -> None:
+    """Its learner's weights have the same names and shapes: nothing else would notice."""
+    heard(problem, values("fomaml"), tmp_path / "trial")
+    for other in (values("reptile"), replace(values("fomaml"), inner_lr=0.3)):
+        with pytest.raises(InputError, match=r"is of another trial or version .*fomaml.*remove that folder"):
+            heard(problem, other, tmp_path / "trial")
+
+
+def test_the_encoder_trains_at_a_rate_of_its_own(problem: Problem) -> None:
+    """At the head's rate a pretrained layer forgets in an update what it was trained for."""
+    moved = {}
+    for encoder_lr in (1e-6, 1e-4):
+        trainer = trainer_of(problem, replace(values("protonet", layers=1), encoder_lr=encoder_lr), steps=4)
+        before = copy.deepcopy(trainer.learner.model.state_dict())
+        trainer.train_to(1)
+        after = trainer.learner.model.state_dict()
+        moved[encoder_lr] = {name: float((after[name] - before[name]).abs().max()) for name in before}
+    layer = next(name for name in moved[1e-6] if name.endswith("output.dense.weight"))
+    assert moved[1e-4][layer] == pytest.approx(100 * moved[1e-6][layer], rel=0.05)
+    assert moved[1e-4]["head.project.weight"] == pytest.approx(moved[1e-6]["head.project.weight"], rel=0.05)
+
+
+def test_thinned_training_stays_a_function_of_the_step(problem: Problem) -> None:
+    """Candidates drawn from another stream than the episodes would differ after a resume."""
+    trainer = trainer_of(problem, replace(values("protonet", layers=1), train_candidates=8))
+    first, again = trainer.batch(3), trainer.batch(3)
+    assert [e.items.tolist() for e in first] == [e.items.tolist() for e in again]
+    assert all(e.candidates <= max(8, int(e.relevant.any(0).sum()) + len(e.support)) for e in first)
+
+
 @pytest.mark.parametrize(
     ("section", "said"),
     [
