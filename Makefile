@@ -25,6 +25,9 @@ bench: $(READY)
 	$(BIN)/python benchmarks/encoding.py --quick
 	$(BIN)/python benchmarks/evaluation.py --quick
 	$(BIN)/python benchmarks/data_loading.py --quick
+	$(BIN)/python benchmarks/meta_training.py --quick
+	$(BIN)/python benchmarks/trial_cost.py --quick
+	$(BIN)/python benchmarks/learners.py --quick
 
 clean:
 	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache

@@ -164,7 +164,7 @@ def launch(
 
     console = Console()
     opened = _connect(database)
-    spec, _ = job.begin(opened, spec, console)
+    spec, _ = job.begin(opened, spec, console, workers)
     launcher.launch(opened, spec, console, workers=workers)
     _print_status(opened, spec, as_json)
 

@@ -21,7 +21,8 @@ def work(database: Database, name: str, *, worker: int = 0, workers: int = 1) ->
         workers: how many share this machine's cores.
 
     Raises:
-        InputError: no such study, or the data here differ from those that it was started on.
+        InputError: no such study, the data here differ from those that it was started on, or a trial would not fit into
+            this machine's memory.
         ScenetuneError: several trials failed in a row: the fault is not the configurations'.
         KeyboardInterrupt: after the running trial was queued again.
     """
@@ -39,6 +40,7 @@ def work(database: Database, name: str, *, worker: int = 0, workers: int = 1) ->
             f"study {name!r} was started on other data (fingerprint {stored.fingerprint[:12]}, here "
             f"{problem.data.fingerprint[:12]}); give this worker the same files"
         )
+    problem.refuse_too_large(workers)
     search = Search(database, spec, problem, worker)
     deadline = time.monotonic() + 60 * spec.search.timeout_minutes if spec.search.timeout_minutes else None
     done = failures = 0

@@ -13,7 +13,7 @@ from optuna.trial import TrialState
 
 from hpo.search import register
 from hpo.search_space import suggest
-from hpo.trials import ERROR, REASON, ask, open_study, origin, run_next, spends_budget
+from hpo.trials import COST, ERROR, REASON, Budget, ask, open_study, origin, run_next, spends_budget
 from storage.errors import InputError
 from storage.postgres import connect
 from storage.records import Records
@@ -35,7 +35,7 @@ def attempt(study, outcome):
             raise outcome
         return outcome
 
-    return run_next(study, 100, objective)
+    return run_next(study, Budget(100), objective)
 
 
 def test_a_diverged_trial_spends_budget_and_says_why(study):
@@ -63,7 +63,7 @@ def test_an_interrupted_trial_is_queued_again_with_what_it_had(study):
     assert not spends_budget(failed)
     assert waiting.state == TrialState.WAITING
     assert waiting.params == failed.params
-    again = ask(study, budget=1)
+    again = ask(study, Budget(1))
     assert again is not None
     frozen = study.trials[again.number]
     assert origin(frozen) == 0
@@ -81,7 +81,7 @@ def test_an_interrupt_right_after_asking_leaves_no_trial_running(study, number):
 
     before = signal.getsignal(number)
     with pytest.raises(KeyboardInterrupt):
-        run_next(study, 100, lambda trial: 1.0, lock())
+        run_next(study, Budget(100), lambda trial: 1.0, lock())
     assert [t.state for t in study.trials] == [TrialState.FAIL, TrialState.WAITING]
     assert signal.getsignal(number) == before
 
@@ -91,7 +91,7 @@ def test_an_interrupt_while_the_value_is_told_waits_until_it_is(study, monkeypat
     tell = study.tell
     monkeypatch.setattr(study, "tell", lambda *a, **k: (os.kill(os.getpid(), signal.SIGTERM), tell(*a, **k))[1])
     with pytest.raises(KeyboardInterrupt):
-        run_next(study, 100, lambda trial: 1.0)
+        run_next(study, Budget(100), lambda trial: 1.0)
     assert [t.state for t in study.trials] == [TrialState.COMPLETE]
 
 
@@ -109,7 +109,7 @@ def test_an_interrupt_that_a_destructor_swallows_still_stops_the_trial(study):
         return 1.0
 
     with pytest.raises(KeyboardInterrupt):
-        run_next(study, 100, objective)
+        run_next(study, Budget(100), objective)
     assert [t.state for t in study.trials] == [TrialState.FAIL, TrialState.WAITING]
 
 
@@ -149,7 +149,7 @@ def test_a_grid_is_queued_once_and_is_the_budget(database):
     register(database, parse_spec(GRID), "fingerprint")
     assert len(study.trials) == 6
     tried = set()
-    while run_next(study, spec.search.trials, lambda t: float(tried.add(suggest(t, spec.search.space)) or 1)):
+    while run_next(study, Budget(spec.search.trials), lambda t: float(tried.add(suggest(t, spec.search)) or 1)):
         pass
     assert len(tried) == 6
 
@@ -164,7 +164,7 @@ def test_other_data_under_an_old_name_are_refused(database):
 def _worker(url: str, seed: int, budget: int) -> None:
     database = connect(url)
     records, study = Records(database.engine), open_study(database.storage, "s", optuna.samplers.RandomSampler(seed))
-    while run_next(study, budget, lambda trial: trial.suggest_float("x", 0, 1), records.exclusive("s")):
+    while run_next(study, Budget(budget), lambda trial: trial.suggest_float("x", 0, 1), records.exclusive("s")):
         time.sleep(random.Random(seed).random() / 50)
 
 
@@ -180,3 +180,27 @@ def test_the_budget_is_exact_with_several_workers(study, database):
         assert worker.exitcode == 0
     assert [t.number for t in study.trials] == list(range(25))
     assert {t.state for t in study.trials} == {TrialState.COMPLETE}
+
+
+def test_the_search_ends_when_its_trials_have_cost_what_they_may(study):
+    """An interrupted trial's retry goes on from its cost: counted twice, it would end the search early."""
+    budget = Budget(trials=100, cost_seconds=10)
+
+    def spend(seconds):
+        def objective(trial):
+            trial.set_user_attr(COST, seconds)
+            return 1.0
+
+        return run_next(study, budget, objective)
+
+    def interrupted(trial):
+        trial.set_user_attr(COST, 5.0)
+        raise KeyboardInterrupt
+
+    spend(4.0)
+    with pytest.raises(KeyboardInterrupt):
+        run_next(study, budget, interrupted)
+    assert spend(5.5) == TrialState.COMPLETE, "the retry"
+    assert spend(1.0) == TrialState.COMPLETE
+    assert spend(1.0) is None
+    assert len(study.get_trials(states=[TrialState.COMPLETE])) == 3
