@@ -10,7 +10,7 @@ import optuna
 
 from studies.domains import Domain, Range
 from studies.hyperparameters import Hyperparameters, applies
-from studies.spec import SearchSection
+from studies.search_section import SearchSection
 
 
 def suggest(trial: optuna.Trial, search: SearchSection) -> Hyperparameters:

@@ -31,7 +31,7 @@ from studies.hyperparameters import GRADIENT_LEARNERS, Hyperparameters, LearnerN
 from studies.learners import LEARNERS
 from studies.learners.meta_batch import FILL
 from studies.recommender import Head
-from studies.spec import SearchSection
+from studies.search_section import SearchSection
 
 NUMBER = 4
 GIB = 2**30

@@ -37,7 +37,8 @@ from studies.metrics import Evaluation
 from studies.pace import rung_updates
 from studies.recommender import Head, Recommender
 from studies.scenes import Part, Split, split
-from studies.spec import SearchSection, StudySpec
+from studies.search_section import SearchSection
+from studies.spec import StudySpec
 from studies.towers import attention_for, build_tower
 from studies.training import Diverged, Trainer, load_weights
 

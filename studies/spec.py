@@ -23,9 +23,9 @@ from pydantic import (
 from storage.artifacts import check_study_name
 from storage.errors import InputError
 from studies.data.sources import DataSection
-from studies.domains import DEFAULT_LEARNERS, DEFAULT_SPACE, Domain, Range, Section, check_domain, nearest, values_of
+from studies.domains import Section, values_of
 from studies.explain import explain, show
-from studies.hyperparameters import ENCODER, GRADIENT_LEARNERS, INNER_LOOP, LEARNERS, applies
+from studies.search_section import SearchSection
 
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 
@@ -89,86 +89,6 @@ class TeacherSection(Section):
     compile: bool = False
     sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
     max_tokens: Annotated[int, Field(ge=4, le=512)] = 48
-
-
-class SearchSection(Section):
-    """The search: its budget, its sampler, and the space; a parameter left out keeps its default domain.
-
-    The search ends when one of its budgets is spent: `trials`, `cost_minutes` of measured training and evaluation of
-    all workers together, `timeout_minutes` of a worker's wall clock.
-    """
-
-    trials: PositiveInt = 30
-    cost_minutes: Annotated[int | float, Field(gt=0)] | None = None
-    timeout_minutes: Annotated[int | float, Field(gt=0)] | None = None
-    workers: PositiveInt | None = None
-    episodes_at_once: PositiveInt | None = None
-    sampler: Literal["tpe", "random", "grid", "gp"] = "tpe"
-    seed: Annotated[int, Field(ge=0)] = 0
-    space: dict[str, Domain] = DEFAULT_SPACE
-    learners: dict[str, dict[str, Domain]] = Field(default_factory=dict)
-
-    @field_validator("space")
-    @classmethod
-    def _complete(cls, space: dict[str, Domain]) -> dict[str, Domain]:
-        if not space:
-            raise ValueError("the search space is empty; name at least one parameter, or leave [search.space] out")
-        for name, domain in space.items():
-            check_domain(name, domain)
-        full = DEFAULT_SPACE | space
-        learners, layers = values_of(full["learner"]), max(values_of(full["trainable_layers"]))
-        used = {name for name in full if any(applies(name, learner, layers) for learner in learners)}
-        if idle := [name for name in space if name not in used]:
-            why = "trainable_layers is 0" if idle[0] in ENCODER else f"{', '.join(learners)} takes no gradient steps"
-            raise ValueError(f"{idle[0]} has no use where {why}; leave it out")
-        return {name: domain for name, domain in full.items() if name in used}
-
-    @field_validator("learners")
-    @classmethod
-    def _of_learners(cls, learners: dict[str, dict[str, Domain]]) -> dict[str, dict[str, Domain]]:
-        for learner, domains in learners.items():
-            if learner not in LEARNERS:
-                raise ValueError(f"unknown learner {learner!r}{nearest(learner, LEARNERS)}")
-            for name, domain in domains.items():
-                check_domain(name, domain)
-                if name in ("learner", "trainable_layers"):
-                    raise ValueError(f"{name} cannot differ by learner; set it in [search.space]")
-                if name in INNER_LOOP and learner not in GRADIENT_LEARNERS:
-                    raise ValueError(f"{name} has no use to {learner}, which takes no gradient steps; leave it out")
-        return learners
-
-    @model_validator(mode="before")
-    @classmethod
-    def _defaults_of_learners(cls, values: Any) -> Any:
-        if not isinstance(values, dict):
-            return values  # refused below
-        # A parameter that `[search.space]` names holds for all learners, so their own defaults of it go.
-        space, given = values.get("space", {}), values.get("learners", {})
-        if not (isinstance(space, dict) and isinstance(given, dict)):
-            return values  # refused below
-        merged = dict(given)
-        for learner, defaults in DEFAULT_LEARNERS.items():
-            own = {name: domain for name, domain in defaults.items() if name not in space}
-            if own and isinstance(given.get(learner, {}), dict):
-                merged[learner] = own | given.get(learner, {})
-        return values | {"learners": merged}
-
-    def domain(self, name: str, learner: str) -> tuple[str, Domain]:
-        """What a parameter is called in the study where this learner draws it, and its domain there."""
-        own = self.learners.get(learner, {})
-        return (f"{learner}.{name}", own[name]) if name in own else (name, self.space[name])
-
-    @model_validator(mode="after")
-    def _grid_is_finite(self) -> SearchSection:
-        if self.sampler == "grid":
-            every = [*self.space.items(), *(item for own in self.learners.values() for item in own.items())]
-            for name, domain in every:
-                if isinstance(domain, Range) and not domain.whole:
-                    raise ValueError(
-                        f'sampler "grid" needs a list or whole-number range for every parameter; '
-                        f"{name} is a real range: list its values, such as {name} = [{domain.low}, {domain.high}]"
-                    )
-        return self
 
 
 class PrunerSection(Section):

@@ -4,7 +4,7 @@ import optuna
 import pytest
 
 from hpo.search_space import grid, make_sampler, suggest
-from studies.spec import SearchSection
+from studies.search_section import SearchSection
 
 
 def section(**values):

@@ -14,7 +14,7 @@ from studies.device import free_memory
 from studies.hyperparameters import Hyperparameters, LearnerName
 from studies.memory import Shape, refuse_too_large, trial_bytes
 from studies.objective import Problem, prepare
-from studies.spec import SearchSection
+from studies.search_section import SearchSection
 from tests.synthetic import planted_dataset, tiny_encoder, tiny_spec
 
 
