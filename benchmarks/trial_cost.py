@@ -5,6 +5,7 @@
 The study is studies/completejourney.toml at four episodes per update. The floor is the floating-point operations of
 all matrix products (counted by torch, forward and backward) over what one large product of this machine reaches,
 measured in the same run. The gap between the two is everything else: memory, elementwise work, starting operations.
+Evaluation is timed on an eighth of the validation episodes.
 """
 
 from __future__ import annotations
@@ -71,7 +72,8 @@ def measure(problem: Problem, name: str, layers: int, updates: int, rate: float)
     learner.model.zero_grad()
     trainer.train_to(1)
     pace = statistics.median(seconds(lambda: trainer.train_to(trainer.step + 1)) for _ in range(updates))
-    evaluation = seconds(lambda: problem.evaluate(learner, problem.validation))
+    part = problem.validation[::8]
+    evaluation = seconds(lambda: problem.evaluate(learner, part)) * len(problem.validation) / len(part)
     floor = counter.get_total_flops() / rate
     return {
         "measure": f"{name}, {layers} layers: seconds per update of 4 episodes",
@@ -89,13 +91,15 @@ def main() -> None:
     """Measures every learner with a frozen encoder, and with two of its layers training."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="the quickstart's scenes, frozen encoder")
+    parser.add_argument("--layers", type=int, nargs="+", default=[0, 2], help="numbers of layers that train")
+    parser.add_argument("--learners", nargs="+", default=LEARNERS, choices=LEARNERS, help="all if left out")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
     arguments = parser.parse_args()
     study = "quickstart" if arguments.quick else "completejourney"
     problem = prepare(load_spec(Path("studies", f"{study}.toml")), cache_folder())
     rate = product_rate()
     print(f"one matrix product reaches {rate / 1e9:.0f} GFLOP/s with {torch.get_num_threads()} threads")
-    cases = [(name, layers) for layers in ([0] if arguments.quick else [0, 2]) for name in LEARNERS]
+    cases = [(name, layers) for layers in ([0] if arguments.quick else arguments.layers) for name in arguments.learners]
     rows = [measure(problem, name, layers, 8 if layers == 0 else 3, rate) for name, layers in cases]
     table = Table("learner", "s/update", "floor", "gap", "s/evaluation", f"trial of {UPDATES}", box=None)
     for (name, layers), row in zip(cases, rows, strict=True):

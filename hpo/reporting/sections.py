@@ -53,7 +53,7 @@ def verdicts(results: Results) -> list[str]:
     bar = next((name for name in results.systems if results.kind(name) == "baseline"), None)
     if bar is not None and bar != results.popularity:
         difference = results.difference(results.teacher, bar)
-        said.append(results.verdict("It", f"the best baseline, {bar},", difference))
+        said.append(results.verdict("It", f"the best baseline ({bar})", difference))
     if results.student is not None:
         difference = results.difference(results.student, results.teacher)
         said.append(results.verdict("The student", "its best teacher", difference))
