@@ -4,8 +4,8 @@ Source: Finn et al., "Model-Agnostic Meta-Learning for Fast Adaptation of Deep N
 eq. 1: θ ← θ − β ∇_θ Σ L(θ − α ∇L(θ)). Deviations: AdamW in the outer loop; the per-candidate bias starts at zero for
 each scene and moves at a learned rate.
 
-Memory: the graph of every inner step is held until the outer gradient is taken: about (inner_steps + 1) times one
-forward and backward pass over an episode's texts and candidates.
+Memory: the graph of every inner step, its backward pass included, is held until the outer gradient is taken; the bound
+is in `studies/memory.py`.
 """
 
 from __future__ import annotations
