@@ -98,7 +98,7 @@ def trial_bytes(values: Hyperparameters, shape: Shape, encoder: Encoder, at_once
     one = query + (tower if inner else 0) + 2 * steps * (support + (tower if inner else 0)) + steps * adapted
     if values.learner == "reptile":
         one += support  # its inner steps descend on support and query at once
-    side_by_side = at_once or max(1, FILL // (shape.items * shape.candidates))
+    side_by_side = min(at_once or max(1, FILL // (shape.items * shape.candidates)), values.meta_batch_size)
     shared = 0 if inner else tower * values.meta_batch_size
     return NUMBER * (one * side_by_side + shared + 4 * (weights + head) + adapted)
 
