@@ -35,6 +35,8 @@ study_table = sa.Table(
     sa.Column("fingerprint", sa.Text, nullable=False),
     _now("created_at"),
 )
+# Numbers the results in the order in which they become visible: `Records.rung_results_since`.
+_arrival = sa.Sequence("rung_arrival", metadata=metadata, schema=SCHEMA)
 rung_table = sa.Table(
     "rung_result",
     metadata,
@@ -45,7 +47,10 @@ rung_table = sa.Table(
     sa.Column("recall", sa.Double, nullable=False),
     sa.Column("scene_recalls", JSONB, nullable=False),
     sa.Column("cost_seconds", sa.Double, nullable=False),
+    sa.Column("seed", sa.BigInteger, nullable=False, server_default="0"),
     _now("recorded_at"),
+    sa.Column("arrival", sa.BigInteger, _arrival, nullable=False, server_default=_arrival.next_value()),
+    sa.Index("rung_result_by_arrival", "study", "arrival"),
 )
 stage_table = sa.Table(
     "stage",
@@ -80,12 +85,13 @@ class RungResult:
 
     Attributes:
         study: Name of a saved study.
-        trial: Optuna's trial number.
+        trial: Optuna's number of the trial; for a retried or continued one, of the first trial of its story.
         rung: From 0.
         step: The resource step at which it was measured.
         recall: Macro average over scenes; may be NaN or infinite.
         scene_recalls: By scene. A value that is not finite comes back as NaN: JSON holds neither.
         cost_seconds: Measured cost up to here.
+        seed: Of the trial's training.
     """
 
     study: str
@@ -95,6 +101,7 @@ class RungResult:
     recall: float
     scene_recalls: dict[str, float]
     cost_seconds: float
+    seed: int = 0
 
 
 class Records:
@@ -118,9 +125,8 @@ class Records:
 
         The lock goes with the connection, so a process that dies inside does not keep it.
         """
-        key = int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "big", signed=True)
         with self._engine.begin() as connection:
-            connection.execute(sa.select(sa.func.pg_advisory_xact_lock(key)))
+            _lock(connection, name)
             yield
 
     def load_study(self, name: str) -> StudyRecord | None:
@@ -146,21 +152,32 @@ class Records:
             "recall": float(result.recall),
             "scene_recalls": _json(result.scene_recalls),
             "cost_seconds": float(result.cost_seconds),
+            "seed": int(result.seed),
         }
-        update = {name: values[name] for name in ("step", "recall", "scene_recalls", "cost_seconds")}
+        update = {name: value for name, value in values.items() if name not in rung_table.primary_key}
         statement = insert(rung_table).values(values)
-        self._write(
-            statement.on_conflict_do_update(
-                index_elements=list(rung_table.primary_key), set_=update | {"recorded_at": sa.func.now()}
+        with self._engine.begin() as connection:
+            # Results become visible in the order of their arrival: without the lock a number drawn first could be
+            # committed last, and a reader that has seen the later one would never see it.
+            _lock(connection, f"rungs of {result.study}")
+            connection.execute(
+                statement.on_conflict_do_update(
+                    index_elements=list(rung_table.primary_key),
+                    set_=update | {"recorded_at": sa.func.now(), "arrival": _arrival.next_value()},
+                )
             )
-        )
 
     def rung_results(self, study: str) -> list[RungResult]:
         """Return a study's results by trial, then rung."""
-        columns = [column for column in rung_table.c if column.name != "recorded_at"]
-        query = sa.select(*columns).where(rung_table.c.study == study)
-        rows = self._read(query.order_by(rung_table.c.trial, rung_table.c.rung))
-        return [RungResult(**row | {"scene_recalls": _floats(row["scene_recalls"])}) for row in rows]
+        query = sa.select(*_RESULT).where(rung_table.c.study == study)
+        return [_result(row) for row in self._read(query.order_by(rung_table.c.trial, rung_table.c.rung))]
+
+    def rung_results_since(self, study: str, arrival: int) -> list[tuple[int, RungResult]]:
+        """Return a study's results that arrived after a given one, in order, each with its arrival; 0 is before all."""
+        columns = rung_table.c
+        query = sa.select(*_RESULT, columns.arrival).where(columns.study == study, columns.arrival > arrival)
+        rows = self._read(query.order_by(columns.arrival))
+        return [(row.pop("arrival"), _result(row)) for row in rows]
 
     def finish_stage(self, study: str, name: str, result: Mapping[str, Any]) -> dict[str, Any]:
         """Record that a stage of a job is done; return what is stored: the first result ever given."""
@@ -183,6 +200,19 @@ class Records:
     def _read(self, query: sa.Select[Any]) -> list[dict[str, Any]]:
         with self._engine.connect() as connection:
             return [dict(row) for row in connection.execute(query).mappings()]
+
+
+_RESULT = [column for column in rung_table.c if column.name not in ("recorded_at", "arrival")]
+
+
+def _result(row: dict[str, Any]) -> RungResult:
+    return RungResult(**row | {"scene_recalls": _floats(row["scene_recalls"])})
+
+
+def _lock(connection: sa.Connection, name: str) -> None:
+    """Waits for the lock of that name, and holds it until the transaction ends."""
+    key = int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "big", signed=True)
+    connection.execute(sa.select(sa.func.pg_advisory_xact_lock(key)))
 
 
 def _json(value: Any) -> Any:

@@ -44,7 +44,7 @@ def test_processes_that_open_an_empty_database_at_once_all_succeed(database_url:
         opener.stdin.flush()
     assert [(opener.communicate()[1], opener.returncode) for opener in openers] == [("", 0)] * 4
     with connect(database_url).engine.connect() as connection:
-        assert connection.execute(VERSION).scalars().all() == ["0001"]
+        assert connection.execute(VERSION).scalars().all() == ["0002"]
 
 
 def test_migrations_make_exactly_the_tables_that_the_code_uses(database: Database) -> None:
@@ -78,10 +78,10 @@ def test_newer_tables_are_refused(database: Database) -> None:
     """An old worker that wrote into tables it does not know would spoil them for the new ones."""
     with database.engine.begin() as connection:
         connection.execute(sa.text(f"UPDATE {SCHEMA}.alembic_version SET version_num = '9999'"))
-    with pytest.raises(InputError, match="version 9999, this scenetune knows versions up to 0001"):
+    with pytest.raises(InputError, match="version 9999, this scenetune knows versions up to 0002"):
         connect(database.url)
     with database.engine.begin() as connection:
-        connection.execute(sa.text(f"UPDATE {SCHEMA}.alembic_version SET version_num = '0001'"))
+        connection.execute(sa.text(f"UPDATE {SCHEMA}.alembic_version SET version_num = '0002'"))
         connection.execute(sa.text("UPDATE public.alembic_version SET version_num = 'v99'"))
     with pytest.raises(InputError, match="optuna"):
         connect(database.url)
