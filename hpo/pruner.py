@@ -1,61 +1,71 @@
-"""Stops trials whose validation recall is hopeless: successive halving at rungs, decided as results arrive.
+"""`RecallPruner`: the decisions of `hpo.halving` as an ordinary Optuna pruner, for this service and for any script.
 
-The decision is a pure function; `RecallPruner` is a thin adapter that any Optuna script can use. It compares at rungs
-only, never between them: at a rung the trial's own value stands against the others' values at that rung, not against
-their best so far. Source: asynchronous successive halving (Li et al., "A System for Massively Parallel Hyperparameter
-Tuning", MLSys 2020, algorithm 2), without its promotion queue.
+With our tables (`records`) a retried or resumed trial counts once, stopped trials can be taken up again, and a decision
+reads only what arrived since the one before. Without them it works from Optuna's intermediate values, and loses those
+three: a retry under another number than the trial it repeats counts as one more, what is pruned stays pruned, and every
+decision walks over all trials.
 """
 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-
-@dataclass(frozen=True)
-class Decision:
-    """Whether to stop a trial, and why, in words."""
-
-    prune: bool
-    reason: str
+from hpo.halving import Decision, RungHistory, decide
+from hpo.lineage import origin
+from storage.errors import InputError
+from storage.records import Records
 
 
-def decide(value: float, others: Sequence[float], *, rung: int, eta: int, exempt: bool = False) -> Decision:
-    """Decides on a trial that has just reached a rung.
-
-    The trial goes on if it is among the best 1/eta (rounded up) of all that have reached the rung so far. Fewer than
-    eta + 1 results are too few to judge by: then everyone goes on.
+class RecordedHistory:
+    """A study's rung results as our tables hold them, read anew only as far as they are new.
 
     Args:
-        value: the trial's recall at the rung.
-        others: the other trials' recalls at the same rung, in any order.
-        rung: number of the rung, for the words.
-        eta: one in `eta` goes on.
-        exempt: the trial belongs to the bracket that is never pruned on rank, which shows what pruning would lose.
+        records: our tables.
+        study: its name.
+        rungs: how many rungs it has.
+
+    Raises:
+        InputError: a result was measured on other scenes than the others.
     """
-    if not math.isfinite(value):
-        return Decision(True, f"recall is {value} at rung {rung}: training diverged")
-    seen = [other for other in others if math.isfinite(other)]
-    reached = len(seen) + 1
-    rank = 1 + sum(other > value for other in seen)
-    go_on = math.ceil(reached / eta)
-    standing = f"recall {value:.4f} ranks {rank} of {reached} at rung {rung}"
-    if reached <= eta:
-        return Decision(False, f"{standing}; too few to judge")
-    if rank <= go_on:
-        return Decision(False, f"{standing}; the top {go_on} go on")
-    if exempt:
-        return Decision(False, f"{standing}; only the top {go_on} go on, but it is kept to measure false prunes")
-    return Decision(True, f"{standing}; only the top {go_on} go on")
+
+    def __init__(self, records: Records, study: str, rungs: int) -> None:
+        self._records, self._study = records, study
+        self._history, self._seen = RungHistory(rungs), 0
+        self._scenes: frozenset[str] | None = None
+
+    def read(self) -> RungHistory:
+        """The history up to now."""
+        for arrival, result in self._records.rung_results_since(self._study, self._seen):
+            if result.scene_recalls:
+                self.check_scenes(frozenset(result.scene_recalls))
+            self._history.add(result.trial, result.rung, result.recall)
+            self._seen = arrival
+        return self._history
+
+    def check_scenes(self, scenes: frozenset[str]) -> None:
+        """Refuses scenes that are not those of the results so far; the first ones set them.
+
+        Raises:
+            InputError: names a scene that only one side has.
+        """
+        if self._scenes is None:
+            self._scenes = scenes
+        if different := sorted(scenes ^ self._scenes):
+            raise InputError(
+                f"study {self._study!r} holds recalls on {len(self._scenes)} validation scenes, these are on "
+                f"{len(scenes)} ({different[0]!r} is only in one): they cannot be compared; "
+                "give the study a new name, or restore its data and protocol"
+            )
 
 
 class RecallPruner(optuna.pruners.BasePruner):
-    """Prunes at rungs by rank among the trials that have reached the same rung.
+    """Stops a trial at a rung where it is not among the best 1/eta of all that have reached the same rung.
 
     Example:
         >>> import optuna
@@ -72,52 +82,114 @@ class RecallPruner(optuna.pruners.BasePruner):
         >>> study.optimize(objective, n_trials=12)
 
     Args:
-        rungs: increasing steps at which trials are compared; at the last one nothing is pruned, as nothing is left
-            to save.
+        rungs: increasing steps at which trials are compared; the last one ends a trial.
         eta: one in `eta` trials goes on from each rung.
-        keep: fraction of trials that are never pruned on rank.
+        keep: fraction of trials that are never pruned for their rank: what they reach shows what pruning loses.
         seed: chooses the kept ones, by trial number.
+        metric: what to call the figure in a decision's words.
+        records: our tables, where rung results are recorded before they are reported to Optuna.
 
     Raises:
         ValueError: eta below 2, no rungs or rungs that do not increase, keep outside [0, 1].
     """
 
-    def __init__(self, rungs: Sequence[int], eta: int = 3, keep: float = 0.0, seed: int = 0) -> None:
+    def __init__(
+        self,
+        rungs: Sequence[int],
+        eta: int = 3,
+        keep: float = 0.0,
+        seed: int = 0,
+        *,
+        metric: str = "recall",
+        records: Records | None = None,
+    ) -> None:
         if eta < 2:
-            raise ValueError(f"eta must be at least 2, got {eta}")
-        if not rungs or list(rungs) != sorted(set(rungs)):
+            raise ValueError(f"eta must be at least 2, got {eta}: one in eta trials goes on from each rung")
+        if not rungs or any(later <= earlier for earlier, later in itertools.pairwise(rungs)):
             raise ValueError(f"rungs must be increasing steps, at least one, got {list(rungs)}")
         if not 0 <= keep <= 1:
             raise ValueError(f"keep must be between 0 and 1, got {keep}")
-        self._rungs, self._eta, self._keep, self._seed = list(rungs), eta, keep, seed
+        self._rungs, self._eta, self._keep, self._seed, self._metric = list(rungs), eta, keep, seed, metric
+        self._records = records
+        self._recorded: dict[str, RecordedHistory] = {}
 
     def prune(self, study: optuna.Study, trial: FrozenTrial) -> bool:
         """Whether to stop the trial now: Optuna's interface.
 
         Raises:
-            ValueError: the study does not maximise one objective.
+            ValueError: the study does not maximise one objective, a recall lies outside [0, 1], or, with `records`, the
+                rung was not recorded.
         """
         return self.decision(study, trial).prune
 
     def decision(self, study: optuna.Study, trial: FrozenTrial) -> Decision:
-        """The decision with its reason."""
-        if len(study.directions) != 1 or study.direction != optuna.study.StudyDirection.MAXIMIZE:
-            raise ValueError("RecallPruner needs a study that maximises one objective")
+        """The decision on a trial that has just reported, with its reason."""
+        check_directions(study)
         step = trial.last_step
         if step is None or step not in self._rungs:
             return Decision(False, "not at a rung")
-        value, rung = trial.intermediate_values[step], self._rungs.index(step)
-        if step == self._rungs[-1] and math.isfinite(value):
-            return Decision(False, "finished")
-        # A failed trial's values live on in its retry, if it has one.
-        others = [
-            other.intermediate_values[step]
-            for other in study.get_trials(deepcopy=False)
-            if other.number != trial.number and other.state != TrialState.FAIL and step in other.intermediate_values
-        ]
-        return decide(value, others, rung=rung, eta=self._eta, exempt=self.exempt(trial.number))
+        check_recall(trial.intermediate_values[step])
+        rung = self._rungs.index(step)
+        if self._records is None:
+            return self.decide(_from_intermediate_values(study, self._rungs, trial), trial.number, rung)
+        history, number = self._recorded_history(study.study_name).read(), origin(trial)
+        if not history.has(number, rung):
+            raise ValueError(
+                f"trial {number} has no recorded result at rung {rung + 1}; with records, call Records.record_rung "
+                "before should_prune, or leave records out to judge by intermediate values"
+            )
+        return self.decide(history, number, rung)
 
-    def exempt(self, number: int) -> bool:
-        """Whether the trial belongs to the bracket that is never pruned on rank."""
-        digest = hashlib.blake2b(f"{self._seed}\\x1f{number}".encode(), digest_size=8).digest()
-        return int.from_bytes(digest, "big") < self._keep * 2**64
+    def decide(self, history: RungHistory, number: int, rung: int) -> Decision:
+        """The decision on a trial whose result at the rung is in the history."""
+        exempt = is_exempt(number, self._keep, self._seed)
+        return decide(history, number, rung, eta=self._eta, exempt=exempt, metric=self._metric)
+
+    def _recorded_history(self, study: str) -> RecordedHistory:
+        assert self._records is not None
+        if study not in self._recorded:
+            self._recorded[study] = RecordedHistory(self._records, study, len(self._rungs))
+        return self._recorded[study]
+
+
+def _from_intermediate_values(study: optuna.Study, rungs: Sequence[int], trial: FrozenTrial) -> RungHistory:
+    history = RungHistory(len(rungs))
+    # A failed trial's values live on in its retry, if it has one.
+    others = (t for t in study.get_trials(deepcopy=False) if t.state != TrialState.FAIL and t.number != trial.number)
+    for each in (*others, trial):
+        for rung, step in enumerate(rungs):
+            if step in each.intermediate_values:
+                history.add(each.number, rung, each.intermediate_values[step])
+    return history
+
+
+def is_exempt(number: int, keep: float, seed: int) -> bool:
+    """Whether the trial of this number belongs to the bracket that is never pruned for its rank."""
+    digest = hashlib.blake2b(f"{seed}\x1f{number}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") < keep * 2**64
+
+
+def check_directions(study: optuna.Study) -> None:
+    """Refuses a study that the pruner cannot judge.
+
+    Raises:
+        ValueError: it does not maximise one objective.
+    """
+    if len(study.directions) != 1 or study.direction != optuna.study.StudyDirection.MAXIMIZE:
+        found = ", ".join(direction.name.lower() for direction in study.directions)
+        raise ValueError(
+            f"RecallPruner needs a study that maximises one objective, got {found}; "
+            'create it with direction="maximize", or take another pruner'
+        )
+
+
+def check_recall(recall: float) -> None:
+    """Refuses what cannot be a recall; one that is not finite is a training that diverged, and no error.
+
+    Raises:
+        ValueError: it lies outside [0, 1].
+    """
+    if math.isfinite(recall) and not 0 <= recall <= 1:
+        raise ValueError(
+            f"a recall lies between 0 and 1, got {recall}; report the metric itself, no loss or percentage"
+        )

@@ -17,11 +17,16 @@ from storage.records import Records, RungResult, StudyRecord
 from studies.spec import StudySpec, differences, parse_spec
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Sequence
+
     import optuna
     from optuna.trial import FrozenTrial, TrialState
 
     from hpo.trials import Budget
-    from studies.objective import Problem
+    from studies.hyperparameters import Hyperparameters
+    from studies.objective import RungReport
+
+    Train = Callable[[Hyperparameters, Path, Callable[[RungReport], None]], float]
 
 
 def register(database: Database, spec: StudySpec, fingerprint: str) -> StudySpec:
@@ -103,20 +108,29 @@ class Search:
     Args:
         database: where the study lives.
         spec: the study.
-        problem: its data, prepared.
+        scenes: names of the validation scenes that recalls are measured on.
+        train: trains and evaluates a configuration, as `studies.objective.run_trial` does on the study's data.
         worker: number of this worker, which sets its sampler's seed apart.
+
+    Raises:
+        InputError: the study holds recalls on other scenes.
     """
 
-    def __init__(self, database: Database, spec: StudySpec, problem: Problem, worker: int = 0) -> None:
-        from hpo.pruner import RecallPruner
+    def __init__(
+        self, database: Database, spec: StudySpec, scenes: Collection[str], train: Train, worker: int = 0
+    ) -> None:
+        from hpo.pruner import RecallPruner, RecordedHistory
         from hpo.search_space import make_sampler
         from hpo.trials import open_study
 
-        self._records, self._spec, self._problem = Records(database.engine), spec, problem
-        pruner = spec.pruner
+        self._records, self._spec, self._train = Records(database.engine), spec, train
+        pruner, metric = spec.pruner, f"recall@{spec.protocol.k}"
+        self._results = RecordedHistory(self._records, spec.name, len(pruner.rungs))
+        self._results.read()
+        self._results.check_scenes(frozenset(scenes))
         self._pruner = None
         if pruner.kind == "recall":
-            self._pruner = RecallPruner(pruner.rungs, pruner.eta, pruner.keep, spec.search.seed)
+            self._pruner = RecallPruner(pruner.rungs, pruner.eta, pruner.keep, spec.search.seed, metric=metric)
         study = open_study(database.storage, spec.name)
         # A resumed search must not repeat what a fresh sampler of the same seed proposed before.
         seed = (spec.search.seed * 1_000_003 + len(study.get_trials(deepcopy=False)) * 1009 + worker) % 2**32
@@ -131,32 +145,19 @@ class Search:
         from hpo.trials import run_next
 
         lock = self._records.exclusive(self._spec.name)
-        return run_next(self.study, search_budget(self._spec), self.objective, lock)
+        return run_next(self.study, search_budget(self._spec), self.objective, lock, self._take_up)
 
     def objective(self, trial: optuna.Trial) -> float:
         """Trains the trial's configuration, reporting and maybe pruning at each rung."""
-        import optuna
-
+        from hpo.lineage import COST, FROM_RUNG, origin
         from hpo.search_space import suggest
-        from hpo.trials import COST, REASON, origin
-        from studies.objective import RungReport, run_trial
 
         values = suggest(trial, self._spec.search)
         frozen = self.study.get_trials(deepcopy=False)[trial.number]
         number = origin(frozen)
 
         def report(reached: RungReport) -> None:
-            self._records.record_rung(
-                RungResult(
-                    study=self._spec.name,
-                    trial=number,
-                    rung=reached.rung,
-                    step=reached.step,
-                    recall=reached.recall,
-                    scene_recalls=reached.scene_recalls,
-                    cost_seconds=reached.cost_seconds,
-                )
-            )
+            self._record(number, reached)
             # Optuna is told of the nominal resource, which is the same for all trials at a rung.
             step = self._spec.pruner.rungs[reached.rung]
             if step not in frozen.intermediate_values:
@@ -164,14 +165,62 @@ class Search:
             trial.set_user_attr(COST, round(reached.cost_seconds, 2))
             trial.set_user_attr("updates", reached.step)
             trial.set_user_attr("seconds_per_update", round(reached.seconds_per_update, 4))
-            if self._pruner is not None:
-                now = self.study.get_trials(deepcopy=False)[trial.number]
-                decision = self._pruner.decision(self.study, now)
-                trial.set_user_attr(REASON, decision.reason)
-                if decision.prune:
-                    raise optuna.TrialPruned(decision.reason)
+            # A trial that was taken up again has been decided on at the rung that it goes on from.
+            if reached.rung > frozen.user_attrs.get(FROM_RUNG, -1):
+                self._judge(trial, number, reached.rung)
 
-        return run_trial(self._problem, values, trial_folder(self._spec.name, number), report)
+        return self._train(values, trial_folder(self._spec.name, number), report)
+
+    def _record(self, number: int, reached: RungReport) -> None:
+        self._records.record_rung(
+            RungResult(
+                study=self._spec.name,
+                trial=number,
+                rung=reached.rung,
+                step=reached.step,
+                recall=reached.recall,
+                scene_recalls=reached.scene_recalls,
+                cost_seconds=reached.cost_seconds,
+                seed=self._spec.search.seed,
+            )
+        )
+
+    def _judge(self, trial: optuna.Trial, number: int, rung: int) -> None:
+        """Lets the pruner decide on a trial whose rung was recorded.
+
+        Raises:
+            optuna.TrialPruned: it stops.
+        """
+        import optuna
+
+        from hpo.lineage import REASON, SPARED
+
+        if self._pruner is None:
+            return
+        decision = self._pruner.decide(self._results.read(), number, rung)
+        trial.set_user_attr(REASON, decision.reason)
+        if decision.prune:
+            raise optuna.TrialPruned(decision.reason)
+        if decision.outranked:
+            trial.set_user_attr(SPARED, rung)
+
+    def _take_up(self, trials: Sequence[FrozenTrial]) -> None:
+        """Queues the stopped trial that goes on before anything new begins, if there is one: under the study's lock."""
+        from optuna.trial import TrialState
+
+        from hpo.halving import completion, promotion
+        from hpo.lineage import continuation, counts, paused, stories
+
+        section, known = self._spec.pruner, stories(trials)
+        if self._pruner is None:
+            return
+        stopped, history = paused(known), self._results.read()
+        found = promotion(history, stopped, eta=section.eta, metric=f"recall@{self._spec.protocol.k}")
+        if found is None and sum(map(counts, known.values())) >= self._spec.search.trials:
+            going = sum(story[-1].state in (TrialState.COMPLETE, TrialState.RUNNING) for story in known.values())
+            found = completion(history, stopped, finished=going, wanted=self._spec.finalist_count())
+        if found is not None:
+            self.study.add_trial(continuation(stopped[found.trial], found.rung, found.reason))
 
 
 def search_budget(spec: StudySpec) -> Budget:

@@ -20,15 +20,14 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from hpo.interrupts import Shield, shielded
+from hpo.lineage import CONTINUES, ERROR, REASON, cost, counts, stories
 from storage.postgres import HEARTBEAT_SECONDS, retry_callback
 
 log = logging.getLogger(__name__)
 
 Objective = Callable[[optuna.Trial], float]
+Resume = Callable[[Sequence[FrozenTrial]], None]
 
-ERROR = "error"
-REASON = "reason"
-COST = "cost_seconds"
 MAX_FAILURES_IN_A_ROW = 3
 # Set by an engine for the workers that shall not outlive it: its process id.
 LAUNCHER = "HPO_LAUNCHER_PID"
@@ -41,19 +40,6 @@ def open_study(storage: Any, name: str, sampler: Any = None, pruner: Any = None,
             storage=storage, study_name=name, sampler=sampler, pruner=pruner, direction="maximize", load_if_exists=True
         )
     return optuna.load_study(storage=storage, study_name=name, sampler=sampler, pruner=pruner)
-
-
-def origin(trial: FrozenTrial) -> int:
-    """Number of the trial that this one is, or that it retries: checkpoints and rung results go by it."""
-    original = trial.system_attrs.get("failed_trial")
-    return trial.number if original is None else int(original)
-
-
-def spends_budget(trial: FrozenTrial) -> bool:
-    """Whether a trial counts against the budget: not those that wait, nor interrupted ones (their retry counts)."""
-    if trial.state == TrialState.FAIL:
-        return ERROR in trial.user_attrs
-    return trial.state != TrialState.WAITING
 
 
 @dataclass(frozen=True)
@@ -69,20 +55,19 @@ class Budget:
     cost_seconds: float | None = None
 
     def spent(self, trials: Sequence[FrozenTrial]) -> bool:
-        """Whether no further trial may start."""
-        costly = self.cost_seconds is not None and sum(map(cost, trials)) >= self.cost_seconds
-        return costly or sum(map(spends_budget, trials)) >= self.trials
+        """Whether no further trial may start. What was stopped and waits to be taken up again costs, but is none."""
+        known = stories(trials).values()
+        if self.cost_seconds is not None and sum(map(cost, known)) >= self.cost_seconds:
+            return True
+        continues = any(trial.state == TrialState.WAITING and CONTINUES in trial.user_attrs for trial in trials)
+        return not continues and sum(map(counts, known)) >= self.trials
 
 
-def cost(trial: FrozenTrial) -> float:
-    """Measured seconds of a trial so far; an interrupted one's are counted by its retry, which goes on from there."""
-    counted = trial.state != TrialState.FAIL or ERROR in trial.user_attrs
-    return float(trial.user_attrs.get(COST, 0.0)) if counted else 0.0
-
-
-def ask(study: optuna.Study, budget: Budget) -> optuna.Trial | None:
+def ask(study: optuna.Study, budget: Budget, resume: Resume | None = None) -> optuna.Trial | None:
     """The next trial, or None when the budget is spent. Call it under the study's lock, or the budget overshoots."""
     optuna.storages.fail_stale_trials(study)
+    if resume is not None:
+        resume(study.get_trials(deepcopy=False))
     if budget.spent(study.get_trials(deepcopy=False)):
         return None
     with _quiet():
@@ -94,6 +79,7 @@ def run_next(
     budget: Budget,
     objective: Objective,
     lock: contextlib.AbstractContextManager[None] | None = None,
+    resume: Resume | None = None,
 ) -> TrialState | None:
     """Asks for the next trial and runs it to its end; None when the budget is spent.
 
@@ -102,13 +88,14 @@ def run_next(
         budget: exact in trials across workers where all ask under one `lock`.
         objective: the trial's value.
         lock: held while asking.
+        resume: hears all trials before a new one is asked for, and may queue one that was stopped again.
 
     Raises:
         KeyboardInterrupt: on Ctrl-C or SIGTERM; the trial's configuration waits to be run again.
     """
     with shielded() as shield:
         with lock or contextlib.nullcontext():
-            trial = ask(study, budget)
+            trial = ask(study, budget, resume)
         if trial is None:
             return None
         state = run(study, trial, objective, shield)

@@ -32,6 +32,7 @@ class TrialView:
         cost_seconds: measured training and evaluation time.
         reason: the pruner's words, or the error.
         params: the configuration.
+        spared: it was kept to measure false prunes where its rank would have stopped it.
     """
 
     number: int
@@ -41,6 +42,7 @@ class TrialView:
     cost_seconds: float
     reason: str
     params: dict[str, Any]
+    spared: bool = False
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,7 @@ class Snapshot:
         budget_spent: whether no further trial may start: by trials, or by their cost.
         states: number of trials per state, in lower case.
         rungs: meta-updates at each rung.
-        trials: all trials, by number.
+        trials: the last trial of each story, by number: a retry or continuation stands for what it goes on with.
         seconds_left: estimate; None while nothing has finished.
         cost_seconds: measured cost of all trials.
         unpruned_seconds: what they would have cost without pruning, each pruned trial extrapolated at its own rate.
@@ -70,6 +72,16 @@ class Snapshot:
     seconds_left: float | None
     cost_seconds: float
     unpruned_seconds: float
+
+    @property
+    def spared(self) -> list[TrialView]:
+        """The finished trials that were kept to measure false prunes where their rank would have stopped them."""
+        return [trial for trial in self.trials if trial.spared and trial.state == "complete"]
+
+    def false_prunes(self, best: int) -> list[TrialView]:
+        """Those of the spared trials that ended among the best so many finished ones: pruning would have lost them."""
+        finished = sorted((t for t in self.trials if t.state == "complete"), key=lambda t: (-_last(t), t.number))
+        return [trial for trial in finished[:best] if trial.spared]
 
     @property
     def finished(self) -> bool:
@@ -98,10 +110,11 @@ def snapshot(database: Database, spec: StudySpec) -> Snapshot:
 
 def summarise(spec: StudySpec, trials: list[FrozenTrial]) -> Snapshot:
     """The snapshot of a list of trials."""
+    from hpo.lineage import cost, counts, latest, stories
     from hpo.search import search_budget
-    from hpo.trials import spends_budget
 
-    views = tuple(_view(trial, spec.pruner.rungs) for trial in trials)
+    known = stories(trials)
+    views = tuple(_view(trial, spec.pruner.rungs) for trial in latest(trials))
     states: dict[str, int] = {}
     for view in views:
         states[view.state] = states.get(view.state, 0) + 1
@@ -109,14 +122,14 @@ def summarise(spec: StudySpec, trials: list[FrozenTrial]) -> Snapshot:
     return Snapshot(
         name=spec.name,
         budget=spec.search.trials,
-        spent=sum(map(spends_budget, trials)),
+        spent=sum(map(counts, known.values())),
         budget_spent=search_budget(spec).spent(trials),
         states=states,
         rungs=rungs,
         trials=views,
-        seconds_left=_seconds_left(spec, trials),
-        cost_seconds=sum(view.cost_seconds for view in views if view.state != "fail"),
-        unpruned_seconds=sum(_unpruned(view, rungs) for view in views if view.state != "fail"),
+        seconds_left=_seconds_left(spec.search.trials - sum(map(counts, known.values())), trials),
+        cost_seconds=sum(map(cost, known.values())),
+        unpruned_seconds=sum(_unpruned(view, rungs) for view in views),
     )
 
 
@@ -188,16 +201,23 @@ def _line(shot: Snapshot) -> str:
     return f"search: {shot.spent} of {shot.budget} trials ({counts}){lead}{left}"
 
 
+def _last(view: TrialView) -> float:
+    return next((recall for recall in reversed(view.recalls) if recall is not None), 0.0)
+
+
 def _view(trial: FrozenTrial, rungs: list[int]) -> TrialView:
+    from hpo.lineage import COST, ERROR, REASON, SPARED
+
     values = [trial.intermediate_values.get(step) for step in rungs]
     return TrialView(
         number=trial.number,
         state=trial.state.name.lower(),
         learner=str(trial.params.get("learner", "")),
         recalls=tuple(v if v is not None and math.isfinite(v) else None for v in values),
-        cost_seconds=float(trial.user_attrs.get("cost_seconds", 0.0)),
-        reason=str(trial.user_attrs.get("error") or trial.user_attrs.get("reason", "")),
+        cost_seconds=float(trial.user_attrs.get(COST, 0.0)),
+        reason=str(trial.user_attrs.get(ERROR) or trial.user_attrs.get(REASON, "")),
         params=dict(trial.params),
+        spared=SPARED in trial.user_attrs,
     )
 
 
@@ -213,12 +233,11 @@ def _unpruned(view: TrialView, rungs: tuple[int, ...]) -> float:
     return view.cost_seconds * rungs[-1] / reached
 
 
-def _seconds_left(spec: StudySpec, trials: list[FrozenTrial]) -> float | None:
-    """Wall-clock at the rate so far: finished trials per second since the present run of workers began."""
+def _seconds_left(waiting: int, trials: list[FrozenTrial]) -> float | None:
+    """Wall-clock at the rate so far, of so many trials that have not begun and of those that run."""
     ended = [t for t in trials if t.state.name in ("COMPLETE", "PRUNED") and t.datetime_complete]
     running = [t for t in trials if t.state.name == "RUNNING"]
     if not ended:
         return None
     mean = sum(t.duration.total_seconds() for t in ended if t.duration) / len(ended)
-    waiting = max(0, spec.search.trials - len(ended) - len(running))
-    return mean * (waiting + 0.5 * len(running)) / max(1, len(running))
+    return mean * (max(0, waiting) + 0.5 * len(running)) / max(1, len(running))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 
 from hpo.search import Search, cache_folder, load_spec_of
 from hpo.trials import MAX_FAILURES_IN_A_ROW
@@ -29,7 +30,7 @@ def work(database: Database, name: str, *, worker: int = 0, workers: int = 1) ->
     from optuna.trial import TrialState
 
     from studies.device import share_cores
-    from studies.objective import prepare
+    from studies.objective import prepare, run_trial
 
     share_cores(workers)
     spec = load_spec_of(database, name)
@@ -41,7 +42,8 @@ def work(database: Database, name: str, *, worker: int = 0, workers: int = 1) ->
             f"{problem.data.fingerprint[:12]}); give this worker the same files"
         )
     problem.refuse_too_large(workers)
-    search = Search(database, spec, problem, worker)
+    scenes = {problem.data.scenes[episode.scene] for episode in problem.validation}
+    search = Search(database, spec, scenes, partial(run_trial, problem), worker)
     deadline = time.monotonic() + 60 * spec.search.timeout_minutes if spec.search.timeout_minutes else None
     done = failures = 0
     while deadline is None or time.monotonic() < deadline:

@@ -11,9 +11,10 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
+from hpo.lineage import COST, ERROR, REASON, counts, origin
 from hpo.search import register
 from hpo.search_space import suggest
-from hpo.trials import COST, ERROR, REASON, Budget, ask, open_study, origin, run_next, spends_budget
+from hpo.trials import Budget, ask, open_study, run_next
 from storage.errors import InputError
 from storage.postgres import connect
 from storage.records import Records
@@ -42,7 +43,7 @@ def test_a_diverged_trial_spends_budget_and_says_why(study):
     """Optuna fails a trial whose value is NaN: not counted, it would be replaced without end."""
     assert attempt(study, float("nan")) == TrialState.PRUNED
     trial = study.trials[0]
-    assert spends_budget(trial)
+    assert counts([trial])
     assert "diverged" in trial.user_attrs[REASON]
 
 
@@ -51,7 +52,7 @@ def test_an_error_keeps_its_reason_spends_budget_and_does_not_stop_the_worker(st
     assert attempt(study, RuntimeError("out of memory")) == TrialState.FAIL
     trial = study.trials[0]
     assert trial.user_attrs[ERROR] == "RuntimeError: out of memory"
-    assert spends_budget(trial)
+    assert counts([trial])
 
 
 def test_an_interrupted_trial_is_queued_again_with_what_it_had(study):
@@ -60,7 +61,7 @@ def test_an_interrupted_trial_is_queued_again_with_what_it_had(study):
         attempt(study, KeyboardInterrupt())
     failed, waiting = study.trials
     assert failed.state == TrialState.FAIL
-    assert not spends_budget(failed)
+    assert not counts([failed])
     assert waiting.state == TrialState.WAITING
     assert waiting.params == failed.params
     again = ask(study, Budget(1))

@@ -1,69 +1,11 @@
-"""The pruner: a pure decision, and its adapter to Optuna."""
+"""The pruner in a plain Optuna script, without any of our tables."""
 
 import math
 
 import optuna
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from hpo.pruner import RecallPruner, decide
-
-recalls = st.floats(0, 1, allow_nan=False)
-
-
-@given(recalls, st.lists(recalls, max_size=30), st.integers(2, 5), st.randoms())
-def test_order_of_arrival_does_not_change_the_decision(value, others, eta, random):
-    """A decision that depended on who came first would make searches with several workers unrepeatable."""
-    shuffled = list(others)
-    random.shuffle(shuffled)
-    assert decide(value, others, rung=0, eta=eta) == decide(value, shuffled, rung=0, eta=eta)
-
-
-@given(st.lists(recalls, min_size=1, max_size=30, unique=True), st.integers(2, 5))
-def test_the_best_of_a_rung_always_goes_on(values, eta):
-    """Pruning the leader would lose the very trial the search is for."""
-    best = max(values)
-    others = [value for value in values if value != best]
-    assert not decide(best, others, rung=0, eta=eta).prune
-
-
-@given(st.lists(recalls, min_size=6, max_size=40, unique=True), st.integers(2, 5))
-def test_exactly_the_top_share_of_a_full_rung_goes_on(values, eta):
-    """With all results in, one in eta (rounded up) goes on: an off-by-one here wastes or loses trials at every rung."""
-    if len(values) <= eta:
-        return
-    kept = [v for i, v in enumerate(values) if not decide(v, values[:i] + values[i + 1 :], rung=1, eta=eta).prune]
-    assert kept == [v for v in values if v in sorted(values, reverse=True)[: math.ceil(len(values) / eta)]]
-
-
-@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-def test_a_diverged_trial_stops_at_once(value):
-    """NaN compares as neither better nor worse: without its own rule it would train to the end."""
-    decision = decide(value, [], rung=0, eta=3, exempt=True)
-    assert decision.prune
-    assert "diverged" in decision.reason
-
-
-def test_a_diverged_rival_does_not_count():
-    """A NaN among the others must not make a rung look fuller than it is."""
-    assert decide(0.1, [math.nan] * 10, rung=0, eta=3) == decide(0.1, [], rung=0, eta=3)
-
-
-def test_too_few_results_prune_nobody():
-    """The first arrivals have nothing to be judged by."""
-    assert not decide(0.0, [0.9, 0.8], rung=0, eta=3).prune
-    assert decide(0.0, [0.9, 0.8, 0.7], rung=0, eta=3).prune
-
-
-def test_an_exempt_trial_is_kept_and_says_so():
-    """The bracket that measures false prunes must survive ranks that would stop others."""
-    decision = decide(0.0, [0.5] * 9, rung=2, eta=3, exempt=True)
-    assert not decision.prune
-    assert (
-        decision.reason
-        == "recall 0.0000 ranks 10 of 10 at rung 2; only the top 4 go on, but it is kept to measure false prunes"
-    )
+from hpo.pruner import RecallPruner, is_exempt
 
 
 def _study(pruner):
@@ -144,9 +86,30 @@ def test_bad_settings_are_refused_at_the_start(arguments, message):
         RecallPruner(**arguments)
 
 
-def test_the_kept_share_is_what_was_asked_for():
-    """A bracket that is too small measures nothing; one that is too large saves nothing."""
-    pruner = RecallPruner([1], keep=0.1)
-    assert 70 < sum(map(pruner.exempt, range(1000))) < 130
-    assert not any(map(RecallPruner([1], keep=0.0).exempt, range(100)))
-    assert all(map(RecallPruner([1], keep=1.0).exempt, range(100)))
+@pytest.mark.parametrize("recall", [-0.01, 1.01, 37.0])
+def test_what_is_no_recall_is_refused_at_the_first_report(recall):
+    """A loss reported by mistake would be maximised, a percentage compared with fractions."""
+    study = _study(RecallPruner([1]))
+    trial = study.ask()
+    trial.report(recall, 1)
+    with pytest.raises(ValueError, match="between 0 and 1"):
+        trial.should_prune()
+
+
+@pytest.mark.parametrize("recall", [math.nan, math.inf, -math.inf])
+def test_a_diverged_trial_is_pruned_and_does_not_stop_the_script(recall):
+    """Divergence is a result, not a mistake of the caller's."""
+    study = _study(RecallPruner([1, 2], keep=1.0))
+    trial = study.ask()
+    trial.report(recall, 1)
+    assert trial.should_prune()
+
+
+def test_the_kept_share_is_what_was_asked_for_and_follows_the_seed():
+    """Too small a bracket measures nothing, too large a one saves nothing; one drawn anew compares nothing."""
+    kept = [is_exempt(number, 0.1, 0) for number in range(1000)]
+    assert 70 < sum(kept) < 130
+    assert kept == [is_exempt(number, 0.1, 0) for number in range(1000)]
+    assert kept != [is_exempt(number, 0.1, 1) for number in range(1000)]
+    assert not any(is_exempt(number, 0.0, 0) for number in range(100))
+    assert all(is_exempt(number, 1.0, 0) for number in range(100))

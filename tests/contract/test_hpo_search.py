@@ -1,0 +1,258 @@
+"""A search on a real PostgreSQL, with training played: who is stopped, taken up again, finished, and counted."""
+
+import math
+import multiprocessing
+import os
+import signal
+import time
+
+import optuna
+import pytest
+from optuna.trial import TrialState
+
+from hpo.lineage import CONTINUES, REASON, SPARED, latest, origin, stories
+from hpo.pruner import RecallPruner
+from hpo.search import Search, register
+from hpo.watch import snapshot
+from storage.artifacts import trial_folder
+from storage.errors import InputError
+from storage.postgres import connect
+from storage.records import Records, RungResult
+from studies.objective import RungReport
+from studies.spec import parse_spec
+
+SCENES = ("tea", "cheese")
+RUNGS = [10, 30, 90]
+
+
+def spec(trials=9, **pruner):
+    return parse_spec(
+        {
+            "name": "s",
+            "data": {"source": "completejourney"},
+            "search": {
+                "trials": trials,
+                "sampler": "random",
+                "space": {"learner": "protonet", "trainable_layers": 0, "outer_lr": {"low": 1e-4, "high": 1e-3}},
+            },
+            "pruner": {"rungs": RUNGS, "eta": 3, "keep": 0.0} | pruner,
+            "finalists": {"count": 2},
+            "distill": {"teachers": 1},
+        }
+    )
+
+
+def recall_of(values, rung):
+    """What a played training reaches: the higher its learning rate the better, and a little more at every rung."""
+    return values.outer_lr * 300 + rung * 0.01
+
+
+def played(values, folder, report, recall=recall_of):
+    """Trains nothing; keeps a checkpoint as the real one does, and reports its last rung again when it goes on."""
+    marker = folder / "rung"
+    done = int(marker.read_text()) if marker.exists() else -1
+    folder.mkdir(parents=True, exist_ok=True)
+    for rung in range(max(done, 0), len(RUNGS)):
+        value = recall(values, rung)
+        marker.write_text(str(rung))
+        report(RungReport(rung, RUNGS[rung], value, dict.fromkeys(SCENES, value), float(RUNGS[rung])))
+    return value
+
+
+def search(database, study, train=played, worker=0):
+    register(database, study, "fingerprint")
+    return Search(database, study, SCENES, train, worker)
+
+
+def run(database, study, train=played):
+    joined = search(database, study, train)
+    while joined.run_next() is not None:
+        pass
+    return joined.study.get_trials(deepcopy=False)
+
+
+def test_a_search_stops_most_trials_and_finishes_the_best(database):
+    """The one thing a pruner is for."""
+    study = spec(trials=27)
+    trials = run(database, study)
+    known = stories(trials)
+    assert len(known) == 27
+    finished = [story[-1] for story in known.values() if story[-1].state == TrialState.COMPLETE]
+    best = max(trials, key=lambda trial: trial.params["outer_lr"])
+    assert origin(best) in {origin(trial) for trial in finished}
+    assert 2 <= len(finished) < 14
+    stopped = [story[-1] for story in known.values() if story[-1].state == TrialState.PRUNED]
+    assert all("go on" in trial.user_attrs[REASON] or "goes on" in trial.user_attrs[REASON] for trial in stopped)
+    assert all("recall@10" in trial.user_attrs[REASON] for trial in stopped)
+    results = Records(database.engine).rung_results("s")
+    assert len({(result.trial, result.rung) for result in results}) == len(results)
+
+
+def test_a_stopped_trial_goes_on_from_its_checkpoint_as_one_story(database):
+    """Its second place is worth going on with once enough worse ones are in; training it anew would cost twice."""
+    recalls, begun = iter([0.5, 0.4, 0.3, 0.2, 0.1, 0.05]), {}
+
+    def recall(values, rung):
+        if values.outer_lr not in begun:
+            begun[values.outer_lr] = next(recalls)
+        return begun[values.outer_lr]
+
+    trials = run(database, spec(trials=6), lambda values, folder, report: played(values, folder, report, recall))
+    stopped, again = stories(trials)[1][:2]
+    assert (stopped.state, stopped.last_step) == (TrialState.PRUNED, RUNGS[0])
+    assert (again.user_attrs[CONTINUES], again.last_step) == (1, RUNGS[1])
+    assert again.params == stopped.params
+    assert again.intermediate_values[RUNGS[0]] == 0.4, "the whole curve in one trial"
+    assert trial_folder("s", origin(again)) == trial_folder("s", 1)
+    shot = snapshot(database, spec(trials=6))
+    assert len(shot.trials) == shot.spent == 6
+    assert shot.cost_seconds == sum(max(t.intermediate_values) for t in latest(trials)), (
+        "what it cost before counts once"
+    )
+
+
+def test_as_many_trials_finish_as_are_to_be_looked_at_again(database):
+    """A handful of trials at eta 3 would leave one winner, or one that luck sent on."""
+    trials = run(database, spec(trials=3))
+    assert sum(trial.state == TrialState.COMPLETE for trial in latest(trials)) == 2
+
+
+def test_a_diverged_trial_stops_at_once_and_stays_stopped(database):
+    """Taken up again it would diverge again, for ever."""
+    trials = run(database, spec(trials=3), lambda v, f, r: played(v, f, r, lambda values, rung: math.nan))
+    assert [trial.state for trial in trials] == [TrialState.PRUNED] * 3
+    assert "diverged" in trials[0].user_attrs[REASON]
+
+
+def test_the_bracket_that_is_kept_finishes_and_is_counted_in_the_snapshot(database):
+    """Its members are what shows whether pruning loses good trials."""
+    study = spec(trials=9, keep=1.0)
+    trials = run(database, study)
+    assert all(trial.state == TrialState.COMPLETE for trial in trials)
+    spared = [trial for trial in trials if SPARED in trial.user_attrs]
+    shot = snapshot(database, study)
+    assert len(shot.spared) == len(spared) > 0
+    finished = sorted(trials, key=lambda trial: -trial.value)
+    assert {t.number for t in shot.false_prunes(3)} == {t.number for t in finished[:3] if SPARED in t.user_attrs}
+
+
+def test_without_a_pruner_everything_finishes(database):
+    """`pruner.kind = "none"` is the control."""
+    assert all(trial.state == TrialState.COMPLETE for trial in run(database, spec(kind="none")))
+
+
+def test_the_same_seed_gives_the_same_search(database):
+    """A search that cannot be repeated cannot be believed."""
+    first = run(database, spec(trials=12))
+    database.storage.delete_study(database.storage.get_study_id_from_name("s"))
+    Records(database.engine).delete_study("s")
+    for trial in first:
+        (trial_folder("s", trial.number) / "rung").unlink(missing_ok=True)
+    second = run(database, spec(trials=12))
+    assert [(t.params, t.state, t.user_attrs[REASON]) for t in first] == [
+        (t.params, t.state, t.user_attrs[REASON]) for t in second
+    ]
+
+
+def test_a_worker_on_other_scenes_is_refused_before_its_first_trial(database):
+    """Means over other scenes rank nothing; at trial 40 it would be too late."""
+    run(database, spec(trials=2))
+    with pytest.raises(InputError, match=r"holds recalls on 2 validation scenes, these are on 1 \('cheese' is only"):
+        Search(database, spec(trials=2), ("tea",), played)
+
+
+def test_scenes_that_change_between_rungs_are_refused(database):
+    """As above, where the data change under a running study."""
+    register(database, spec(), "fingerprint")
+    records = Records(database.engine)
+    joined = search(database, spec())
+    records.record_rung(RungResult("s", 0, 0, 10, 0.5, {"tea": 0.5}, 1.0))
+    with pytest.raises(InputError, match="cannot be compared"):
+        joined.run_next() or joined._results.read()
+
+
+def _killed(url, study):
+    def train(values, folder, report):
+        def heard(reached):
+            report_rung(reached)
+            if reached.rung == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        report_rung = report
+        return played(values, folder, heard)
+
+    database = connect(url)
+    joined = search(database, study, train)
+    record = joined._record
+
+    def recorded(number, reached):
+        record(number, reached)
+        os.kill(os.getpid(), signal.SIGKILL)  # after the report, before the decision
+
+    joined._record = recorded
+    joined.run_next()
+
+
+@pytest.mark.slow
+def test_a_worker_killed_between_report_and_decision_leaves_a_trial_that_counts_once(database, monkeypatch):
+    """The rung is recorded, nobody decided: the retry must be judged by it, not counted beside it."""
+    study = spec(trials=1)
+    process = multiprocessing.get_context("spawn").Process(target=_killed, args=(database.url, study))
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    records = Records(database.engine)
+    assert [(result.trial, result.rung) for result in records.rung_results("s")] == [(0, 0)]
+    monkeypatch.setattr(type(database.storage), "get_heartbeat_interval", lambda self: 1)
+    database.storage.grace_period = 1
+    time.sleep(2)
+    trials = run(database, study)
+    assert [trial.state for trial in trials] == [TrialState.FAIL, TrialState.COMPLETE]
+    assert [(result.trial, result.rung) for result in records.rung_results("s")] == [(0, 0), (0, 1), (0, 2)]
+
+
+def _work(url, study, worker):
+    joined = search(connect(url), study, worker=worker)
+    while joined.run_next() is not None:
+        time.sleep(0.01 * worker)
+
+
+@pytest.mark.slow
+def test_several_workers_keep_the_budget_and_take_nothing_up_twice(database):
+    """Two workers that continue one trial would train it twice and write one checkpoint."""
+    study = spec(trials=24)
+    register(database, study, "fingerprint")
+    spawn = multiprocessing.get_context("spawn")
+    workers = [spawn.Process(target=_work, args=(database.url, study, worker)) for worker in range(4)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+        assert worker.exitcode == 0
+    known = stories(optuna.load_study(storage=database.storage, study_name="s").trials)
+    assert len(known) == 24
+    for story in known.values():
+        assert all(trial.state == TrialState.PRUNED for trial in story[:-1])
+        steps = [trial.last_step for trial in story]
+        assert steps == sorted(set(steps)), "each continuation gets farther"
+    results = Records(database.engine).rung_results("s")
+    best = sorted((r for r in results if r.rung == 0), key=lambda r: -r.recall)[:8]
+    on = {r.trial for r in results if r.rung == 1}
+    assert {r.trial for r in best} <= on, "whoever is in the top third in the end has gone on"
+
+
+def test_with_records_the_pruner_judges_by_them_in_any_script(database):
+    """A retried trial has another number in Optuna: by the records it is still one."""
+    records = Records(database.engine)
+    records.save_study("plain", {}, "f")
+    pruner = RecallPruner(RUNGS, records=records)
+    study = optuna.create_study(storage=database.storage, study_name="plain", direction="maximize", pruner=pruner)
+    for number, recall in enumerate([0.5, 0.4, 0.3, 0.1]):
+        trial = study.ask()
+        records.record_rung(RungResult("plain", number, 0, 10, recall, {}, 1.0))
+        trial.report(recall, 10)
+        assert trial.should_prune() == (number > 0)
+    trial = study.ask()
+    trial.report(0.9, 10)
+    with pytest.raises(ValueError, match="no recorded result at rung 1"):
+        trial.should_prune()

@@ -1,0 +1,135 @@
+"""Who goes on from a rung, who stops, and who is taken up again: pure decisions."""
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hpo.halving import RungHistory, completion, decide, promotion, quota
+
+recalls = st.floats(0, 1, allow_nan=False)
+
+
+def history(values, rungs=3, rung=0):
+    """Trials 0, 1, … with these recalls at one rung."""
+    made = RungHistory(rungs)
+    for trial, value in enumerate(values):
+        made.add(trial, rung, value)
+    return made
+
+
+@given(st.lists(recalls, min_size=1, max_size=30), st.integers(2, 5), st.randoms())
+def test_order_of_arrival_does_not_change_who_is_kept(values, eta, random):
+    """A decision that depended on who came first would make searches with several workers unrepeatable."""
+    shuffled = list(enumerate(values))
+    random.shuffle(shuffled)
+    other = RungHistory(3)
+    for trial, value in shuffled:
+        other.add(trial, 0, value)
+    for trial in range(len(values)):
+        assert decide(history(values), trial, 0, eta=eta) == decide(other, trial, 0, eta=eta)
+
+
+@given(st.lists(recalls, min_size=1, max_size=40), st.integers(2, 5))
+def test_exactly_the_top_share_of_a_full_rung_goes_on(values, eta):
+    """One in eta, rounded up, goes on, ties by number: an off-by-one here wastes or loses trials at every rung."""
+    full = history(values)
+    kept = [trial for trial in range(len(values)) if not decide(full, trial, 0, eta=eta).prune]
+    order = sorted(range(len(values)), key=lambda trial: (-values[trial], trial))
+    assert kept == sorted(order[: quota(len(values), eta)])
+    assert len(kept) == math.ceil(len(values) / eta)
+
+
+@given(st.lists(recalls, min_size=1, max_size=40), st.integers(2, 5))
+def test_stopping_on_arrival_and_promoting_later_keeps_the_same_trials_as_waiting_for_all(values, eta):
+    """What asynchrony stopped too early must come back: otherwise early arrivals decide the search by luck."""
+    growing, going, paused = RungHistory(2), set(), set()
+    for trial, value in enumerate(values):
+        growing.add(trial, 0, value)
+        (paused if decide(growing, trial, 0, eta=eta).prune else going).add(trial)
+    while found := promotion(growing, paused, eta=eta):
+        paused.remove(found.trial)
+        going.add(found.trial)
+    assert going >= set(growing.top(0, quota(len(values), eta)))
+
+
+@given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 2), recalls), max_size=40))
+def test_a_result_that_is_given_again_replaces_the_earlier_one(results):
+    """A retried trial counted twice would push others out of the top."""
+    repeated, last = RungHistory(3), {}
+    for trial, rung, value in results:
+        repeated.add(trial, rung, value)
+        last[trial, rung] = value
+    for rung in range(3):
+        values = {trial: value for (trial, at), value in last.items() if at == rung}
+        assert repeated.reached(rung) == len(values)
+        assert repeated.top(rung, 99) == sorted(values, key=lambda trial: (-values[trial], trial))
+        for place, trial in enumerate(repeated.top(rung, 99), start=1):
+            assert repeated.rank(trial, rung) == place
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_a_diverged_trial_stops_at_once_and_never_comes_back(value):
+    """NaN compares as neither better nor worse: without its own rule it would train on, or be promoted."""
+    made = history([value, 0.2, 0.1])
+    decision = decide(made, 0, 0, eta=3, exempt=True)
+    assert decision.prune
+    assert "diverged" in decision.reason
+    assert made.reached(0) == 2
+    assert promotion(made, {0}, eta=2) is None
+    assert completion(made, {0}, finished=0, wanted=3) is None
+
+
+def test_a_recall_replaced_by_nan_no_longer_ranks():
+    """A retry that diverges must take the place of what it repeats."""
+    made = history([0.9, 0.1])
+    made.add(0, 0, math.nan)
+    assert made.top(0, 9) == [1]
+
+
+def test_reasons_say_figure_rank_and_how_many_go_on():
+    """The words are all that a user sees of a decision."""
+    made = history([0.5] * 3 + [0.31] + [0.4] * 8)
+    words = "recall@10 0.3100 ranks 12 of 12 at rung 1 of 3; only the top 4 go on"
+    assert decide(made, 3, 0, eta=3, metric="recall@10").reason == words
+    kept = decide(made, 3, 0, eta=3, exempt=True)
+    assert (kept.prune, kept.outranked) == (False, True)
+    assert kept.reason.endswith("but it is kept to measure false prunes")
+    assert decide(made, 0, 0, eta=3).reason == "recall 0.5000 ranks 1 of 12 at rung 1 of 3; the top 4 go on"
+
+
+def test_at_the_last_rung_nothing_is_left_to_stop():
+    """A finished trial marked as pruned would be lost to the choice of winners."""
+    assert not decide(history([0.9, 0.1], rung=2), 1, 2, eta=2).prune
+
+
+def test_the_trial_nearest_to_its_end_is_taken_up_first():
+    """Starting low rungs first would finish nothing until everything has begun."""
+    made = history([0.1, 0.2, 0.9, 0.8])
+    for trial, value in enumerate([0.5, 0.4, 0.3]):
+        made.add(trial, 1, value)
+    found = promotion(made, {0, 1, 3}, eta=2, metric="recall@10")
+    assert (found.trial, found.rung) == (0, 1)
+    assert found.reason == "taken up again: recall@10 0.5000 ranks 1 of 3 at rung 2 of 3 now; the top 2 go on"
+    assert promotion(made, {3}, eta=2).trial == 3
+    assert promotion(made, {}, eta=2) is None
+
+
+def test_a_trial_that_has_gone_further_is_not_taken_up_at_a_lower_rung():
+    """It would be trained twice from the same checkpoint."""
+    made = history([0.9, 0.8, 0.1])
+    made.add(0, 1, 0.1)
+    made.add(1, 1, 0.2)
+    assert promotion(made, {0}, eta=3) is None
+
+
+def test_a_small_search_finishes_as_many_trials_as_are_wanted():
+    """Sixteen trials at eta 3 leave one at the end: too few teachers to choose from."""
+    made = history([0.1, 0.4, 0.3, 0.2])
+    made.add(1, 1, 0.1)
+    found = completion(made, {0, 1, 2, 3}, finished=1, wanted=2)
+    assert (found.trial, found.rung) == (1, 1)
+    assert completion(made, {0, 2, 3}, finished=1, wanted=2).trial == 2
+    assert completion(made, {0, 1, 2, 3}, finished=2, wanted=2) is None
+    assert completion(made, {}, finished=0, wanted=2) is None
