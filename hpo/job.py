@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
     from distill.objective import Distillation, Student, Teacher
+    from hpo.finalists import Finalists
     from studies.objective import Problem
 
 EVALUATION, EXPORT = "evaluation", "export"
@@ -73,7 +74,7 @@ def run(
             evaluation = distil_and_evaluate(database, spec, problem, console, trec)
         export(database, spec, problem, folder, console)
     page = write_report(database, spec, report_folder(spec.name), folder)
-    search = search_figures(snapshot(database, spec))
+    search = search_figures(snapshot(database, spec), spec.finalist_count())
     return {"study": spec.name, "evaluation": evaluation, "search": search, "export": str(folder), "report": str(page)}
 
 
@@ -124,37 +125,49 @@ def distil_and_evaluate(
     """Distils the winners and scores everything on the test scenes, once; the figures are kept for good."""
     from hpo.evaluation import evaluate_all
 
-    teachers, rival = load_teachers(database, spec, problem), load_rival(database, spec, problem)
+    teachers, rival, finalists = choose(database, spec, problem, console)
     student, trial = distil(database, spec, problem, teachers, console)
     with console.progress("scoring test scenes") as report:
         result = evaluate_all(problem, teachers, rival, student, report, trec)
-    return Records(database.engine).finish_stage(spec.name, EVALUATION, result | {"student_trial": trial})
+    result |= {"student_trial": trial, "finalists": finalists.to_json()}
+    return Records(database.engine).finish_stage(spec.name, EVALUATION, result)
 
 
-def load_teachers(database: Database, spec: StudySpec, problem: Problem) -> list[Teacher]:
-    """The search's winners, from their checkpoints."""
+def choose(
+    database: Database, spec: StudySpec, problem: Problem, console: Console
+) -> tuple[list[Teacher], Teacher | None, Finalists]:
+    """The search's winners and their rival, the best of plain fine-tuning, each the best of as many finalists.
+
+    Returns:
+        The teachers, best first; the rival, None where no trial of fine-tuning has finished; and all that the former
+        were chosen from.
+    """
+    from hpo.finalists import Recheck
     from hpo.trials import open_study
 
-    best = winners(open_study(database.storage, spec.name), spec.distill.teachers)
-    return [_teacher(spec, problem, trial) for trial in best]
+    study, count = open_study(database.storage, spec.name), spec.finalist_count()
+    best = winners(study, count)
+    plain = [trial for trial in ranked(study) if trial.params.get("learner") == "finetune"][:count]
+    trials = {trial.number: trial for trial in (*best, *plain)}
+    recheck = Recheck(database, spec, problem)
+    with console.progress("looking at the finalists again") as report:
+        finalists = recheck(best, lambda done, _: report(done, len(best) + len(plain)))
+        rivals = recheck(plain, lambda done, _: report(len(best) + done, len(best) + len(plain))) if plain else None
+
+    def teachers(found: Finalists, count: int) -> list[Teacher]:
+        return [_teacher(spec, problem, trials[each.trial], each.recall) for each in found.ranked[:count]]
+
+    rival = teachers(rivals, 1)[0] if rivals else None
+    return teachers(finalists, spec.distill.teachers), rival, finalists
 
 
-def load_rival(database: Database, spec: StudySpec, problem: Problem) -> Teacher | None:
-    """The best trial of plain fine-tuning, which the winners are compared with; None where none has finished."""
-    from hpo.trials import open_study
-
-    finished = ranked(open_study(database.storage, spec.name))
-    best = next((trial for trial in finished if trial.params.get("learner") == "finetune"), None)
-    return None if best is None else _teacher(spec, problem, best)
-
-
-def _teacher(spec: StudySpec, problem: Problem, trial: FrozenTrial) -> Teacher:
+def _teacher(spec: StudySpec, problem: Problem, trial: FrozenTrial, recall: float) -> Teacher:
     from distill.objective import Teacher
-    from hpo.trials import origin
+    from hpo.lineage import origin
     from studies.objective import load_teacher
 
     learner = load_teacher(problem, trial_folder(spec.name, origin(trial)))
-    return Teacher(trial.number, float(trial.value or 0.0), learner)
+    return Teacher(trial.number, recall, learner)
 
 
 def distil(
@@ -164,7 +177,8 @@ def distil(
     import optuna
 
     from distill.objective import Distillation, StudentHyperparameters, load_student
-    from hpo.trials import Budget, open_study, origin, run_next
+    from hpo.lineage import origin
+    from hpo.trials import Budget, open_study, run_next
 
     name = distillation_name(spec.name)
     study = open_study(database.storage, name, create=True)
@@ -214,7 +228,8 @@ def export(database: Database, spec: StudySpec, problem: Problem, folder: Path, 
     from distill.export import export as write
     from distill.objective import load_student
     from hpo.evaluation import manifest
-    from hpo.trials import open_study, origin
+    from hpo.lineage import origin
+    from hpo.trials import open_study
 
     records = Records(database.engine)
     evaluation = check_evaluated(database, spec.name)

@@ -7,7 +7,7 @@ from typing import Any
 from rich.table import Table
 
 from hpo.console import Console
-from hpo.reporting.background import retention_sentence, search_sentence
+from hpo.reporting.background import finalists_sentence, retention_sentence, search_sentence, spared_sentence
 from hpo.reporting.results import POPULARITY, Results
 from hpo.reporting.sections import verdicts
 
@@ -19,7 +19,10 @@ def print_result(result: dict[str, Any], console: Console) -> None:
     console.out.print()
     console.out.print(inference_table(evaluation["inference"]))
     console.out.print()
-    lines = [retention_sentence(evaluation["retention"]), search_sentence(result["search"])]
+    found = result["search"]
+    lines = [retention_sentence(evaluation["retention"]), search_sentence(found), spared_sentence(found)]
+    if evaluation.get("finalists"):  # an older version's evaluation has none
+        lines.append(finalists_sentence(evaluation["finalists"]))
     lines += [*verdicts(Results(evaluation)), f"student: {result['export']}", f"report: {result['report']}"]
     for line in lines:
         console.out.print(line, markup=False, soft_wrap=True)

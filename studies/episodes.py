@@ -110,11 +110,15 @@ class EpisodeSampler:
         self.lexicon = Lexicon.of(self._words[visible_items(data, split, protocol)])
         self._last_texts: tuple[int, _Texts] | None = None
 
-    def sample(self, part: Part) -> list[Episode]:
+    def sample(self, part: Part, draw: int = 0) -> list[Episode]:
         """All episodes of a part, in a fixed order: by scene, then by opening.
 
         Openings are spread over the part's period, one drawn at random in each of as many equal slices; an opening
         whose window holds no support or no query is left out, and so is a scene without any (a seasonal one, say).
+
+        Args:
+            part: whose scenes.
+            draw: 0 is the protocol's own draw of openings and query users; every other number is another one.
 
         Raises:
             InputError: too few scenes of the part give an episode.
@@ -123,14 +127,16 @@ class EpisodeSampler:
         queries = protocol.train_queries if part == "train" else protocol.queries
         episodes = []
         for scene in self._split.scenes[part]:
-            rng = np.random.default_rng([protocol.seed, int(scene)])
+            rng = np.random.default_rng([protocol.seed, int(scene), *([draw] if draw else [])])
             drawn = [self.episode(int(scene), time, queries, rng) for time in self._openings(part, rng)]
             episodes += [episode for episode in drawn if episode is not None]
-        if (found := len({episode.scene for episode in episodes})) < MINIMUM_SCENES[part]:
+        # Another draw stands beside the protocol's own, whose scenes were enough.
+        least = MINIMUM_SCENES[part] if draw == 0 else 1
+        if (found := len({episode.scene for episode in episodes})) < least:
             raise InputError(
                 f"only {found} of {len(self._split.scenes[part])} meta-{part} scenes ever see {protocol.shots} "
                 f"interactions and a later query within {protocol.window_days} days of an opening; at least "
-                f"{MINIMUM_SCENES[part]} are needed: lower protocol.shots, widen protocol.window_days, or raise "
+                f"{least} are needed: lower protocol.shots, widen protocol.window_days, or raise "
                 "data.min_interactions"
             )
         return episodes

@@ -99,6 +99,11 @@ class Problem:
             self._episodes[part] = self._audited(part, self._sampler.sample(part))
         return self._episodes[part]
 
+    def redrawn(self, part: Part, draws: int) -> list[Episode]:
+        """A part's episodes again with other openings, hence other supports, and other query users, so many times."""
+        drawn = [episode for draw in range(1, draws + 1) for episode in self._sampler.sample(part, draw)]
+        return self._audited(part, drawn)
+
     def by_shots(self, part: Part) -> dict[int, list[Episode]]:
         """Episodes with the same queries under each of the protocol's `report_shots` that the data allow."""
         if part not in self._by_shots:

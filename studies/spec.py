@@ -102,12 +102,19 @@ class PrunerSection(Section):
     resource: Literal["updates", "seconds"] = "updates"
     eta: Annotated[int, Field(ge=2)] = 3
     rungs: list[PositiveInt] = Field(default_factory=lambda: [30, 90, 270], min_length=1)
-    keep: Annotated[float, Field(ge=0, le=1)] = 0.1
+    keep: Annotated[float, Field(ge=0, le=1)] = 0.05
 
     @field_validator("rungs")
     @classmethod
     def _rungs_increase(cls, rungs: list[int]) -> list[int]:
         return _increasing("rungs", rungs)
+
+
+class FinalistsSection(Section):
+    """The search's best trials, looked at again on other draws of the validation scenes before winners are named."""
+
+    count: PositiveInt = 4
+    draws: PositiveInt = 3
 
 
 class DistillSection(Section):
@@ -136,6 +143,7 @@ class StudySpec(Section):
     teacher: TeacherSection = TeacherSection()
     search: SearchSection = SearchSection()
     pruner: PrunerSection = PrunerSection()
+    finalists: FinalistsSection = FinalistsSection()
     distill: DistillSection = DistillSection()
     export: ExportSection = ExportSection()
 
@@ -184,6 +192,10 @@ class StudySpec(Section):
             del spec["search"][budget]
         del spec["distill"]["trials"], spec["export"]
         return spec
+
+    def finalist_count(self) -> int:
+        """How many of the best trials are looked at again: the teachers are chosen among them."""
+        return max(self.finalists.count, self.distill.teachers)
 
     def export_folder(self) -> Path:
         """Where `hpo run` puts the student."""

@@ -44,8 +44,9 @@ def search(document: Figures) -> Section | None:
         return None
     evaluation = document["evaluation"]
     axis = f"validation recall@{evaluation['k']}"
-    blocks: list[Block] = [Text(search_sentence(found)), *_progress(found["history"], axis)]
-    blocks.append(_trial_table(found["history"], axis))
+    blocks: list[Block] = [Text(search_sentence(found)), Text(spared_sentence(found))]
+    blocks += [*_progress(found["history"], axis), _trial_table(found["history"], axis)]
+    blocks += _finalists(evaluation.get("finalists"), axis)
     teachers: list[Row] = [
         [str(teacher["trial"]), figure(teacher["validation_recall"], "{:.4f}"), settings(teacher["params"])]
         for teacher in evaluation.get("teachers") or []
@@ -64,6 +65,40 @@ def search_sentence(found: Figures) -> str:
         f"The search ran {plural(found['trials'], 'trial')} ({states}) in {duration(cost)} of training and evaluation; "
         f"unpruned it would have taken about {duration(full)}: pruning saved {saved}."
     )
+
+
+def spared_sentence(found: Figures) -> str:
+    """What the bracket that no rank stops says of the pruning."""
+    spared, lost, best = found["spared"], found["false_prunes"], found["best"]
+    if not spared:
+        return "No trial was kept to the end against its rank, so nothing here says whether pruning lost a good one."
+    would = ", ".join(f"trial {number}" for number in lost) if lost else "none of them"
+    return (
+        f"{plural(len(spared), 'trial')} went to the end although the rank would have stopped it, to measure what "
+        f"pruning loses: {would} ended among the best {best}."
+    )
+
+
+def finalists_sentence(found: Figures) -> str:
+    """Which of the best trials leads when they are looked at again, and how much of its recall was luck."""
+    first, searched = found["ranked"][0], max(found["ranked"], key=lambda each: (each["searched"], -each["trial"]))
+    again = f"{plural(found['draws'], 'other draw')} of supports and queries"
+    led = "still leads" if first["trial"] == searched["trial"] else f"no longer leads, trial {first['trial']} does"
+    return (
+        f"Looked at again on {again}, the search's best, trial {searched['trial']}, {led}; "
+        f"{found['optimism']:+.4f} of its lead over support popularity came from having been chosen."
+    )
+
+
+def _finalists(found: Figures | None, axis: str) -> list[Block]:
+    if not found:
+        return []
+    rows: list[Row] = [
+        [str(each["trial"]), *(figure(each[key], "{:.4f}") for key in ("searched", "redrawn", "recall"))]
+        for each in found["ranked"]
+    ]
+    heads = ["trial", "in the search", "on the other draws", "over all, chosen by"]
+    return [Text(finalists_sentence(found)), Table(f"The finalists, {axis}", heads, rows)]
 
 
 def inference(document: Figures) -> Section | None:

@@ -26,7 +26,7 @@ def study_document(
     """
     shot = snapshot(database, spec)
     rungs = Records(database.engine).rung_results(spec.name)
-    search = search_figures(shot) | {"history": _history(shot, rungs)}
+    search = search_figures(shot, spec.finalist_count()) | {"history": _history(shot, rungs)}
     return _document(spec, evaluation) | {"search": search, "export": str(export) if export else None}
 
 
@@ -35,13 +35,21 @@ def baselines_document(spec: StudySpec, evaluation: dict[str, Any]) -> dict[str,
     return _document(spec, evaluation) | {"baselines_only": True}
 
 
-def search_figures(shot: Snapshot) -> dict[str, Any]:
-    """What a search took."""
+def search_figures(shot: Snapshot, best: int) -> dict[str, Any]:
+    """What a search took.
+
+    Args:
+        shot: of its end.
+        best: a spared trial that ended among so many best ones is one that pruning would have lost.
+    """
     return {
         "trials": shot.spent,
         "states": shot.states,
         "cost_seconds": shot.cost_seconds,
         "unpruned_seconds": shot.unpruned_seconds,
+        "spared": [view.number for view in shot.spared],
+        "false_prunes": [view.number for view in shot.false_prunes(best)],
+        "best": best,
     }
 
 

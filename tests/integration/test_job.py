@@ -11,6 +11,7 @@ import psutil
 import pytest
 from optuna.trial import TrialState
 
+from hpo.lineage import latest, stories
 from storage.postgres import connect
 from storage.records import Records
 from tests.mini import hpo, mini, start
@@ -65,15 +66,22 @@ def test_the_job_goes_from_data_to_a_student_that_transformers_opens(database_ur
 
     # Plain Optuna sees the study; nothing is left running; budgets are exact.
     trials = trials_of(database_url)
-    assert [t.number for t in trials] == list(range(5))
+    assert [min(t.number for t in story) for story in stories(trials).values()] == list(range(5))
     assert all(t.state in (TrialState.COMPLETE, TrialState.PRUNED) for t in trials)
+
+    # The teachers are the best of the finalists, looked at again.
+    finalists = result["evaluation"]["finalists"]
+    assert len(finalists["ranked"]) == 4
+    assert [each["trial"] for each in finalists["ranked"][:2]] == [
+        teacher["trial"] for teacher in result["evaluation"]["teachers"]
+    ]
     assert len(trials_of(database_url, "mini-distill")) == 1
 
     # Again: nothing is repeated, the same result comes back.
     again = hpo("run", study, "--json", cwd=tmp_path, HPO_DATABASE_URL=database_url)
     assert again.returncode == 0, again.stderr
     assert json.loads(again.stdout) == result
-    assert len(trials_of(database_url)) == 5
+    assert len(trials_of(database_url)) == len(trials)
 
     # The export vouches for its own figures.
     checked = hpo("evaluate", folder, "--json", cwd=tmp_path)
@@ -128,7 +136,7 @@ def test_ctrl_c_stops_in_order_and_the_same_command_goes_on(database_url, tmp_pa
     after = {t.number: t for t in trials_of(database_url)}
     finished = [n for n, t in before.items() if t.state == TrialState.COMPLETE]
     assert all(after[n].datetime_complete == before[n].datetime_complete for n in finished)
-    ended = [t for t in after.values() if t.state in (TrialState.COMPLETE, TrialState.PRUNED)]
+    ended = [t for t in latest(after.values()) if t.state in (TrialState.COMPLETE, TrialState.PRUNED)]
     assert len(ended) == 6
     configurations = [json.dumps(t.params, sort_keys=True) for t in ended]
     assert len(set(configurations)) == 6

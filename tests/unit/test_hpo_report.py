@@ -30,10 +30,26 @@ def result(low, high, lift):
             "part": "test",
             "best_teacher": "teacher 3 (anil)",
             "systems": {"teacher 3 (anil)": system(0.5, low, high), "support popularity": system(0.4, 0, 0)},
+            "finalists": {
+                "draws": 3,
+                "optimism": 0.004,
+                "ranked": [
+                    {"trial": 3, "searched": 0.4, "redrawn": 0.41, "recall": 0.4075},
+                    {"trial": 1, "searched": 0.41, "redrawn": 0.39, "recall": 0.395},
+                ],
+            },
             "retention": {"baseline": "support popularity", "recall": 0.98, "lift": lift},
             "inference": {"teacher": encoder, "student": student},
         },
-        "search": {"trials": 4, "states": {"complete": 3, "pruned": 1}, "cost_seconds": 60, "unpruned_seconds": 80},
+        "search": {
+            "trials": 4,
+            "states": {"complete": 3, "pruned": 1},
+            "cost_seconds": 60,
+            "unpruned_seconds": 80,
+            "spared": [1, 3],
+            "false_prunes": [3],
+            "best": 2,
+        },
         "export": "/somewhere/student",
         "report": "/somewhere/report.html",
     }
@@ -52,6 +68,20 @@ def test_the_verdict_follows_the_interval(low, high, words, capsys):
     assert "4.00×" in shown
     assert "/somewhere/student" in shown
     assert "/somewhere/report.html" in shown
+
+
+def test_it_says_what_pruning_may_have_lost_and_what_the_finalists_second_look_changed(capsys):
+    """False prunes and luck are what a user cannot see in any table."""
+    found = result(0.01, 0.09, 0.9)
+    print_result(found, Console())
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "2 trials went to the end although the rank would have stopped" in shown
+    assert "trial 3 ended among the best 2" in shown
+    assert "trial 1, no longer leads, trial 3 does; +0.0040 of its lead" in shown
+    found["search"] |= {"spared": [], "false_prunes": []}
+    del found["evaluation"]["finalists"]
+    print_result(found, Console())
+    assert "No trial was kept to the end" in capsys.readouterr().out
 
 
 def test_systems_are_listed_by_rising_recall(capsys):
