@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from storage.atomic import atomic_folder
@@ -26,16 +27,21 @@ PACKAGES = {
 _OF_LEARN2LEARN = ("_version.py", "algorithms/base_learner.py", "algorithms/maml.py", "utils/__init__.py")
 
 
-def make_importable() -> list[str]:
-    """Installs the peers where they are missing; returns the names of those that are there."""
+def make_importable(packages: Mapping[str, Sequence[str]] = PACKAGES, home: str = "peers") -> list[str]:
+    """Installs packages where they are missing; returns the names of those that are there.
+
+    Args:
+        packages: what pip is asked for, by the name of the folder that holds it.
+        home: what those folders stand under.
+    """
     found = []
-    for name in PACKAGES:
-        folder = HOME / f"peers-py{sys.version_info.major}.{sys.version_info.minor}" / name
+    for name, requirements in packages.items():
+        folder = HOME / f"{home}-py{sys.version_info.major}.{sys.version_info.minor}" / name
         try:
             if not folder.exists():
                 folder.parent.mkdir(parents=True, exist_ok=True)
                 with atomic_folder(folder) as made:
-                    _install(name, made)
+                    _install(name, requirements, made)
         except subprocess.CalledProcessError as error:
             print(f"{name} is left out; pip says: {error.stderr.strip().splitlines()[-1]}")
             continue
@@ -45,12 +51,12 @@ def make_importable() -> list[str]:
     return found
 
 
-def _install(name: str, folder: Path) -> None:
+def _install(name: str, requirements: Sequence[str], folder: Path) -> None:
     if name != "learn2learn":
-        _pip("install", "--target", str(folder), *PACKAGES[name])
+        _pip("install", "--target", str(folder), *requirements)
         return
     with tempfile.TemporaryDirectory() as temporary:
-        _pip("download", "--no-binary", name, "--dest", temporary, *PACKAGES[name])
+        _pip("download", "--no-binary", name, "--dest", temporary, *requirements)
         (archive,) = Path(temporary).glob("*.tar.gz")
         with tarfile.open(archive) as tar:
             tar.extractall(temporary, filter="data")

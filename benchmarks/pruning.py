@@ -1,0 +1,292 @@
+"""Does the pruner pay? Recorded and synthetic learning curves replayed under it, Optuna's pruners and Syne Tune's ASHA.
+
+    python benchmarks/pruning.py [--quick] [--seeds N] [--curves FILE] [--json FILE]
+
+Every search draws the same configurations in the same order (by seed), pays for training and evaluation as recorded,
+and ends at the same total cost: that of training 40 configurations to the end. A search without a pruner is
+evaluated, and pays, at the end of a trial alone. `reach` is the cost at which a search has a finished trial as good as
+the best of the search without pruning, over that search's whole cost: below 1 it is cheaper. The median over seeds
+stands with a bootstrap interval; `not` counts the seeds where it is not reached. A full run leaves a dated table in
+benchmarks/results/.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import multiprocessing
+import os
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+from replay import syne
+from replay.clock import Trace, replay
+from replay.curves import Curves, late_bloomers, noisy, recorded
+from replay.finalists import finalists_table
+from replay.schedulers import EARLIER, NOTHING, OURS, Factory, ablations, systems
+from rich.console import Console
+from rich.table import Table
+from scipy.stats import spearmanr
+
+from storage.atomic import atomic_write
+
+CURVES = Path("benchmarks/curves/completejourney.parquet")
+SYNE = "Syne Tune ASHA"
+SHARES = (0.25, 0.5, 1.0)
+TRIALS = 40
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a group of searches has in common."""
+
+    family: str
+    sampler: str
+    workers: int
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one search reached.
+
+    Attributes:
+        reach: cost at which it was as good as no pruning, over the cost of that; infinite if never.
+        regret: of validation recall after each of `SHARES` of the cost: below the best of the table.
+        test: recall on the test scenes of what it chose.
+        started, finished: configurations.
+        lost: of the table's top 5 % that it began, the share that it stopped for good; NaN if it began none.
+    """
+
+    reach: float
+    regret: tuple[float, ...]
+    test: float
+    started: int
+    finished: int
+    lost: float
+
+
+def factories() -> dict[str, Factory]:
+    """Every system, ours and its ablations last."""
+    found = systems()
+    if syne.available():
+        found[SYNE] = lambda curves, _, seed: syne.SynePromotion(SYNE, curves, seed)
+    return found | ablations()
+
+
+def curves_of(family: str, seed: int, path: Path) -> Curves:
+    """The table that a seed's searches run on: the recorded one, or the family's draw of that seed."""
+    return {
+        "recorded": lambda: recorded(path),
+        "noise": lambda: noisy(seed),
+        "late bloomers": lambda: late_bloomers(seed),
+    }[family]()
+
+
+def budget_of(curves: Curves) -> float:
+    """Seconds to train `TRIALS` average configurations (a fifth of a smaller table) and evaluate each at its end."""
+    whole = curves.training[:, -1] + curves.evaluation[:, -1]
+    return float(whole.mean() * min(TRIALS, len(curves.test) // 5))
+
+
+def outcome(curves: Curves, trace: Trace, wanted: float, budget: float) -> Outcome:
+    """What a search reached, by its trace."""
+    final, best = curves.final, curves.final.max()
+    reach = next((each.cost / budget for each in trace.finished if final[each.row] >= wanted), math.inf)
+    regret = tuple(
+        best - max((final[each.row] for each in trace.finished if each.cost <= share * budget), default=0.0)
+        for share in SHARES
+    )
+    done = [each.row for each in trace.finished]
+    chosen = max(done, key=lambda row: final[row], default=None)
+    top = set(np.argsort(-final)[: max(1, len(final) // 20)]) & set(trace.started)
+    lost = len(top - set(done) - trace.running) / len(top) if top else math.nan
+    test = 0.0 if chosen is None else float(curves.test[chosen])
+    return Outcome(reach, regret, test, len(trace.started), len(done), lost)
+
+
+def search_all(seed: int, setting: Setting, path: Path, names: Sequence[str]) -> dict[str, Outcome]:
+    """Every system's search of one seed."""
+    _quiet()
+    curves, made = curves_of(setting.family, seed, path), factories()
+    budget = budget_of(curves)
+    traces = {}
+    for name in names:
+        seen = curves if name == EARLIER else curves.shipped()
+        traces[name] = replay(seen, made[name](seen, setting.sampler, seed), setting.workers, budget)
+    wanted = max((curves.final[each.row] for each in traces[NOTHING].finished), default=0.0)
+    return {name: outcome(curves, trace, wanted, budget) for name, trace in traces.items()}
+
+
+def _quiet() -> None:
+    warnings.simplefilter("ignore")
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+
+
+def median(values: Sequence[float]) -> tuple[float, float, float]:
+    """The median with its 95 % bootstrap interval; infinite values sort last."""
+    array = np.array(values)
+    drawn = np.sort(array[np.random.default_rng(0).integers(0, len(array), (2000, len(array)))], axis=1)
+    medians = np.sort(drawn[:, len(array) // 2])
+    return float(np.sort(array)[len(array) // 2]), float(medians[50]), float(medians[1949])
+
+
+def _figure(value: float) -> str:
+    return "never" if math.isinf(value) else f"{value:.2f}"
+
+
+def table_of(setting: Setting, outcomes: dict[str, list[Outcome]]) -> Table:
+    """The figures of one setting."""
+    title = f"{setting.family}, {setting.sampler} proposals, {setting.workers} worker(s), {len(outcomes[OURS])} seeds"
+    heads = (
+        "reach [95 %]",
+        "not",
+        *(f"regret at {share:g}" for share in SHARES),
+        "test",
+        "began",
+        "ended",
+        "top 5 % lost",
+    )
+    table = Table("system", *heads, title=title, title_justify="left", box=None)
+    for name, found in outcomes.items():
+        middle, low, high = median([each.reach for each in found])
+        regrets = np.median([each.regret for each in found], axis=0)
+        lost = np.nanmean([each.lost for each in found])
+        table.add_row(
+            name,
+            f"{_figure(middle)} [{_figure(low)}, {_figure(high)}]",
+            str(sum(math.isinf(each.reach) for each in found)),
+            *(f"{regret:.4f}" for regret in regrets),
+            f"{np.mean([each.test for each in found]):.4f}",
+            f"{np.mean([each.started for each in found]):.0f}",
+            f"{np.mean([each.finished for each in found]):.0f}",
+            f"{lost:.0%}",
+        )
+    return table
+
+
+def rows_of(setting: Setting, outcomes: dict[str, list[Outcome]]) -> list[dict[str, Any]]:
+    """For --json: ours against each of the others."""
+    where = f"{setting.family}, {setting.sampler}, {setting.workers} workers"
+    ours = median([each.reach for each in outcomes[OURS]])
+    rows: list[dict[str, Any]] = []
+    for name, found in outcomes.items():
+        theirs = median([each.reach for each in found])
+        finite = math.isfinite(theirs[0]) and math.isfinite(ours[0])
+        rows.append(
+            {
+                "measure": f"cost to reach what no pruning reaches: {where}",
+                "ours": _json(ours[0]),
+                "peer": name,
+                "peer_value": _json(theirs[0]),
+                "ratio": ours[0] / theirs[0] if finite else None,
+                "unit": "of the unpruned search's cost",
+                "intervals": [[_json(value) for value in each[1:]] for each in (ours, theirs)],
+            }
+        )
+    return rows
+
+
+def _json(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def correlations(curves: Curves) -> Table:
+    """What a rung's recall says of the end: rank correlations, and where the eventual top 5 % stand at the rung."""
+    table = Table(
+        "updates",
+        "rank correlation: final",
+        "test",
+        "best 5 % stand at",
+        title=curves.name,
+        title_justify="left",
+        box=None,
+    )
+    fine = np.isfinite(curves.means).all(1)
+    top = np.argsort(-curves.final[fine])[: max(1, int(fine.sum()) // 20)]
+    for rung, updates in enumerate(curves.updates):
+        values = curves.means[fine, rung]
+        standing = np.argsort(np.argsort(-values))[top].mean() / len(values)
+        with_final, with_test = (spearmanr(values, other[fine]).statistic for other in (curves.final, curves.test))
+        table.add_row(str(updates), f"{with_final:.2f}", f"{with_test:.2f}", f"{standing:.0%} from the top")
+    return table
+
+
+def nested(path: Path, seeds: int) -> str:
+    """Would the shipped settings have been chosen on configurations that they are not judged on?
+
+    The table is halved at random; on one half the best of ours and its ablations is chosen by median regret, on the
+    other it is measured, both ways.
+    """
+    whole, candidates = recorded(path).shipped(), [OURS, *(name for name in ablations() if name != EARLIER)]
+    made, chosen, regrets = factories(), [], {"chosen": [], "shipped": [], "no pruning": []}  # type: ignore[var-annotated]
+    for repeat in range(3):
+        order = np.random.default_rng(repeat).permutation(len(whole.test))
+        halves = [whole.some(order[::2]), whole.some(order[1::2])]
+        for tune, judge in (halves, halves[::-1]):
+            best = min(candidates, key=lambda name: _regret(tune, made[name], seeds))
+            chosen.append(best)
+            for label, name in (("chosen", best), ("shipped", OURS), ("no pruning", NOTHING)):
+                regrets[label].append(_regret(judge, made[name], seeds))
+    figures = ", ".join(f"{label} {np.mean(values):.4f}" for label, values in regrets.items())
+    return f"nested halves, mean regret at the full cost on the other half: {figures}; chosen: {', '.join(chosen)}"
+
+
+def _regret(curves: Curves, factory: Factory, seeds: int) -> float:
+    budget = budget_of(curves)
+    found = [
+        outcome(curves, replay(curves, factory(curves, "random", seed), 4, budget), 1.0, budget)
+        for seed in range(seeds)
+    ]
+    return float(np.mean([each.regret[-1] for each in found]))
+
+
+def main() -> None:
+    """Replays everything."""
+    _quiet()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="four workers, random proposals, six seeds")
+    parser.add_argument("--seeds", type=int, metavar="N", help="searches per setting")
+    parser.add_argument("--curves", type=Path, default=CURVES, metavar="FILE", help="what record_curves.py wrote")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
+    arguments = parser.parse_args()
+    seeds = arguments.seeds or (6 if arguments.quick else 30)
+    families = ["recorded", "noise", "late bloomers"]
+    settings = [Setting(family, "random", workers) for family in families for workers in (1, 4, 16)]
+    settings += [Setting("recorded", "tpe", workers) for workers in (1, 4, 16)]
+    if arguments.quick:
+        settings = [setting for setting in settings if (setting.sampler, setting.workers) == ("random", 4)]
+    console, rows = Console(width=150, record=True), []
+    for family in families:
+        console.print(correlations(curves_of(family, 0, arguments.curves)), "")
+    names = list(factories())
+    with multiprocessing.get_context("spawn").Pool(os.cpu_count()) as pool:
+        for setting in settings:
+            # Syne Tune proposes by itself, at random.
+            compared = [name for name in names if setting.sampler == "random" or name != SYNE]
+            if (setting.sampler, setting.workers) != ("random", 4):
+                compared = [name for name in compared if name not in ablations()]
+            search = partial(search_all, setting=setting, path=arguments.curves, names=compared)
+            found = pool.map(search, range(seeds), chunksize=1)
+            outcomes = {name: [each[name] for each in found] for name in compared}
+            console.print(table_of(setting, outcomes), "")
+            rows += rows_of(setting, outcomes)
+    curves = recorded(arguments.curves).shipped()
+    console.print(finalists_table(curves, seeds, budget_of(curves)), "")
+    console.print(nested(arguments.curves, 4 if arguments.quick else 10))
+    if not arguments.quick:
+        result = Path(f"benchmarks/results/pruning-{datetime.now(UTC).date()}.md")
+        atomic_write(result, f"# `python benchmarks/pruning.py`\n\n```\n{console.export_text()}```\n".encode())
+    if arguments.json:
+        atomic_write(arguments.json, json.dumps(rows, indent=2).encode())
+
+
+if __name__ == "__main__":
+    main()
