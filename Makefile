@@ -28,6 +28,9 @@ bench: $(READY)
 	$(BIN)/python benchmarks/meta_training.py --quick
 	$(BIN)/python benchmarks/trial_cost.py --quick
 	$(BIN)/python benchmarks/learners.py --quick
+	$(BIN)/python benchmarks/record_curves.py --quick
+	$(BIN)/python benchmarks/pruning.py --quick
+	$(BIN)/python benchmarks/pruner_speed.py --quick
 
 clean:
 	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache

@@ -31,7 +31,7 @@ from replay import syne
 from replay.clock import Trace, replay
 from replay.curves import Curves, late_bloomers, noisy, recorded
 from replay.finalists import finalists_table
-from replay.schedulers import EARLIER, NOTHING, OURS, Factory, ablations, systems
+from replay.schedulers import NOTHING, OURS, SEEN, Factory, ablations, systems
 from rich.console import Console
 from rich.table import Table
 from scipy.stats import spearmanr
@@ -119,7 +119,7 @@ def search_all(seed: int, setting: Setting, path: Path, names: Sequence[str]) ->
     budget = budget_of(curves)
     traces = {}
     for name in names:
-        seen = curves if name == EARLIER else curves.shipped()
+        seen = SEEN.get(name, Curves.shipped)(curves)
         traces[name] = replay(seen, made[name](seen, setting.sampler, seed), setting.workers, budget)
     wanted = max((curves.final[each.row] for each in traces[NOTHING].finished), default=0.0)
     return {name: outcome(curves, trace, wanted, budget) for name, trace in traces.items()}
@@ -225,7 +225,7 @@ def nested(path: Path, seeds: int) -> str:
     The table is halved at random; on one half the best of ours and its ablations is chosen by median regret, on the
     other it is measured, both ways.
     """
-    whole, candidates = recorded(path).shipped(), [OURS, *(name for name in ablations() if name != EARLIER)]
+    whole, candidates = recorded(path).shipped(), [OURS, *(name for name in ablations() if name not in SEEN)]
     made, chosen, regrets = factories(), [], {"chosen": [], "shipped": [], "no pruning": []}  # type: ignore[var-annotated]
     for repeat in range(3):
         order = np.random.default_rng(repeat).permutation(len(whole.test))

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import platform
 import shutil
 import sys
@@ -38,14 +39,14 @@ from hpo.search import cache_folder
 from hpo.search_space import suggest
 from storage.atomic import atomic_write
 from studies.hyperparameters import ENCODER, Hyperparameters
-from studies.objective import Problem, RungReport, load_teacher, prepare, run_trial
+from studies.objective import RungReport, load_teacher, prepare, run_trial
 from studies.search_section import SearchSection
 from studies.spec import StudySpec, load_spec
 
 RUNGS = [6, 18, 54, 162]
 SEED = 20261125
 COSTLY = ("maml", "metasgd", "reptile")
-OUT = Path("benchmarks/curves/completejourney.parquet")
+OUT, QUICK_OUT = Path("benchmarks/curves/completejourney.parquet"), Path("build/curves.parquet")
 
 
 @dataclass(frozen=True)
@@ -89,37 +90,50 @@ def configuration(search: SearchSection, number: int) -> Hyperparameters:
             return values
 
 
-def record(problem: Problem, number: int, extra: dict[str, Any]) -> list[Row]:
-    """Trains and evaluates one configuration."""
-    values = configuration(problem.spec.search, number)
-    row = partial(Row, number, values.learner, json.dumps(values.to_dict()))
-    rows: list[Row] = []
-    training = done = 0.0
+class Recorder:
+    """Trains and evaluates configurations of one study.
 
-    def report(reached: RungReport) -> None:
-        nonlocal training, done
-        training += reached.seconds_per_update * (reached.step - done)
-        done = reached.step
-        recalls = [reached.scene_recalls.get(name, float("nan")) for name in extra["scenes"]["validation"]]
-        spent = (training, reached.cost_seconds - training)
-        rows.append(row("validation", reached.rung, reached.step, *spent, recalls))
+    Attributes:
+        scenes: names of each part's scenes, in the order of the recalls.
+    """
 
-    with tempfile.TemporaryDirectory() as folder:
-        run_trial(problem, values, Path(folder, "trial"), report)
-        if torch.tensor(rows[-1].scene_recalls).isnan().any():
-            return rows  # diverged: nothing to evaluate
-        learner = load_teacher(problem, Path(folder, "trial"))
-    for part, episodes in extra["episodes"].items():
-        started = time.perf_counter()
-        scenes = problem.evaluate(learner, episodes).scenes
-        recalls = [scenes[name].recall for name in extra["scenes"][part]]
-        last = rows[len(problem.spec.pruner.rungs) - 1]
-        rows.append(row(part, last.rung, last.updates, training, time.perf_counter() - started, recalls))
-    return rows
+    def __init__(self, spec: StudySpec) -> None:
+        self._problem = prepare(spec, cache_folder())
+        self._at_the_end = {"redrawn": self._problem.redrawn("validation", 1), "test": self._problem.test}
+        names = self._problem.data.scenes
+        parts = {"validation": self._problem.validation} | self._at_the_end
+        self.scenes = {part: sorted({names[e.scene] for e in episodes}) for part, episodes in parts.items()}
+        # What only the first configuration would pay for.
+        self._problem.evaluate(self._problem.learner(configuration(spec.search, 0)), self._problem.validation[:8])
+        len(self._problem.train)
 
+    def record(self, number: int) -> list[Row]:
+        """The rows of one configuration."""
+        values = configuration(self._problem.spec.search, number)
+        row = partial(Row, number, values.learner, json.dumps(values.to_dict()))
+        rows: list[Row] = []
+        training = done = 0.0
 
-def scene_names(problem: Problem, episodes: list[Any]) -> list[str]:
-    return sorted({problem.data.scenes[episode.scene] for episode in episodes})
+        def report(reached: RungReport) -> None:
+            nonlocal training, done
+            training += reached.seconds_per_update * (reached.step - done)
+            done = reached.step
+            recalls = [reached.scene_recalls.get(name, math.nan) for name in self.scenes["validation"]]
+            rows.append(
+                row("validation", reached.rung, reached.step, training, reached.cost_seconds - training, recalls)
+            )
+
+        with tempfile.TemporaryDirectory() as folder:
+            run_trial(self._problem, values, Path(folder, "trial"), report)
+            if any(map(math.isnan, rows[-1].scene_recalls)):
+                return rows  # diverged: nothing to evaluate
+            learner = load_teacher(self._problem, Path(folder, "trial"))
+        for part, episodes in self._at_the_end.items():
+            started = time.perf_counter()
+            found = self._problem.evaluate(learner, episodes).scenes
+            recalls = [found[name].recall for name in self.scenes[part]]
+            rows.append(row(part, rows[-1].rung, int(done), training, time.perf_counter() - started, recalls))
+        return rows
 
 
 def write(spec: StudySpec, parts: list[dict[str, Any]], out: Path) -> None:
@@ -153,32 +167,27 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="four configurations on the quickstart's scenes")
     parser.add_argument("--configurations", type=int, default=200, metavar="N")
     parser.add_argument("--part", default="1/1", metavar="I/N", help="record the I-th of N shares")
-    parser.add_argument("--out", type=Path, default=OUT, metavar="FILE")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="written when all shares are done")
     arguments = parser.parse_args()
     share, shares = map(int, arguments.part.split("/"))
     torch.set_num_threads(max(1, torch.get_num_threads() // shares))
     count = 4 if arguments.quick else arguments.configurations
+    out = arguments.out or (QUICK_OUT if arguments.quick else OUT)
     spec = recipe(arguments.quick)
-    problem = prepare(spec, cache_folder())
-    episodes = {"redrawn": problem.redrawn("validation", 1), "test": problem.test}
-    everything = {"validation": problem.validation} | episodes
-    scenes = {part: scene_names(problem, drawn) for part, drawn in everything.items()}
-    problem.evaluate(problem.learner(configuration(spec.search, 0)), problem.validation)  # warms up
-    problem.train  # noqa: B018
-    drafts = arguments.out.with_suffix(".parts")
+    recorder, drafts = Recorder(spec), out.with_suffix(".parts")
     drafts.mkdir(parents=True, exist_ok=True)
     for number in range(share - 1, count, shares):
         draft = drafts / f"{number}.json"
         if draft.exists():
             continue
         started = time.perf_counter()
-        rows = record(problem, number, {"scenes": scenes, "episodes": episodes})
-        atomic_write(draft, json.dumps({"scenes": scenes, "rows": [asdict(row) for row in rows]}).encode())
+        rows = [asdict(row) for row in recorder.record(number)]
+        atomic_write(draft, json.dumps({"scenes": recorder.scenes, "rows": rows}).encode())
         spent = time.perf_counter() - started
-        print(f"{number}: {rows[0].learner}, {spent:.1f} s", file=sys.stderr, flush=True)
+        print(f"{number}: {rows[0]['learner']}, {spent:.1f} s", file=sys.stderr, flush=True)
     found = sorted(drafts.glob("*.json"), key=lambda path: int(path.stem))
     if len(found) == count:
-        write(spec, [json.loads(path.read_text()) for path in found], arguments.out)
+        write(spec, [json.loads(path.read_text()) for path in found], out)
         shutil.rmtree(drafts)
 
 

@@ -56,18 +56,22 @@ class Budget:
 
     def spent(self, trials: Sequence[FrozenTrial]) -> bool:
         """Whether no further trial may start. What was stopped and waits to be taken up again costs, but is none."""
-        known = stories(trials).values()
-        if self.cost_seconds is not None and sum(map(cost, known)) >= self.cost_seconds:
+        if self.cost_spent(trials):
             return True
         continues = any(trial.state == TrialState.WAITING and CONTINUES in trial.user_attrs for trial in trials)
-        return not continues and sum(map(counts, known)) >= self.trials
+        return not continues and sum(map(counts, stories(trials).values())) >= self.trials
+
+    def cost_spent(self, trials: Sequence[FrozenTrial]) -> bool:
+        """Whether nothing may run any more, not even what was stopped and would be taken up again."""
+        return self.cost_seconds is not None and sum(map(cost, stories(trials).values())) >= self.cost_seconds
 
 
 def ask(study: optuna.Study, budget: Budget, resume: Resume | None = None) -> optuna.Trial | None:
     """The next trial, or None when the budget is spent. Call it under the study's lock, or the budget overshoots."""
     optuna.storages.fail_stale_trials(study)
-    if resume is not None:
-        resume(study.get_trials(deepcopy=False))
+    trials = study.get_trials(deepcopy=False)
+    if resume is not None and not budget.cost_spent(trials):
+        resume(trials)
     if budget.spent(study.get_trials(deepcopy=False)):
         return None
     with _quiet():

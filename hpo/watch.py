@@ -85,9 +85,8 @@ class Snapshot:
 
     @property
     def finished(self) -> bool:
-        """Whether the budget is spent and nothing runs or waits."""
-        open_trials = self.states.get("running", 0) + self.states.get("waiting", 0)
-        return self.budget_spent and not open_trials
+        """Whether the budget is spent and nothing runs; what waits then will never run."""
+        return self.budget_spent and not self.states.get("running", 0)
 
     @property
     def best(self) -> TrialView | None:

@@ -24,8 +24,12 @@ NOTHING, OURS = "no pruning", "ours"
 WANTED = 4
 # As in studies/completejourney.toml.
 SHIPPED: dict[str, Any] = {"eta": 3, "keep": 0.05}
-# The one ablation that sees the earlier rung as well.
-EARLIER = "ours, judged at an earlier rung too"
+# The ablations that see other curves than the rest do.
+EARLIER, FEWER = "ours, judged at an earlier rung too", "ours, a third of the scenes at the first rung"
+SEEN: dict[str, Callable[[Curves], Curves]] = {
+    EARLIER: lambda curves: curves,
+    FEWER: lambda curves: curves.shipped().on_fewer_scenes(),
+}
 
 
 class Proposals:
@@ -271,4 +275,4 @@ def ablations() -> dict[str, Factory]:
         "judged at a third of the end only": {"rungs": (1, 2)},
     }
     found = {f"ours, {name}": ours(f"ours, {name}", **(SHIPPED | change)) for name, change in changes.items()}
-    return found | {EARLIER: ours(EARLIER, **SHIPPED)}
+    return found | {name: ours(name, **SHIPPED) for name in SEEN}

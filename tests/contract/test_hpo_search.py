@@ -3,6 +3,7 @@
 import math
 import multiprocessing
 import os
+import shutil
 import signal
 import time
 
@@ -15,6 +16,7 @@ from hpo.pruner import RecallPruner
 from hpo.search import Search, register
 from hpo.watch import snapshot
 from storage.artifacts import trial_folder
+from storage.embedded import EmbeddedPostgres
 from storage.errors import InputError
 from storage.postgres import connect
 from storage.records import Records, RungResult
@@ -136,6 +138,17 @@ def test_the_bracket_that_is_kept_finishes_and_is_counted_in_the_snapshot(databa
     assert {t.number for t in shot.false_prunes(3)} == {t.number for t in finished[:3] if SPARED in t.user_attrs}
 
 
+def test_nothing_is_taken_up_again_once_the_cost_is_spent(database):
+    """A continuation queued for nobody would leave a search that never ends."""
+    study = spec(trials=100)
+    study = study.model_copy(update={"search": study.search.model_copy(update={"cost_minutes": 8})})
+    trials = run(database, study)
+    assert TrialState.WAITING not in {trial.state for trial in trials}
+    shot = snapshot(database, study)
+    assert shot.finished
+    assert 480 <= shot.cost_seconds < 480 + RUNGS[-1]
+
+
 def test_without_a_pruner_everything_finishes(database):
     """`pruner.kind = "none"` is the control."""
     assert all(trial.state == TrialState.COMPLETE for trial in run(database, spec(kind="none")))
@@ -209,6 +222,26 @@ def test_a_worker_killed_between_report_and_decision_leaves_a_trial_that_counts_
     trials = run(database, study)
     assert [trial.state for trial in trials] == [TrialState.FAIL, TrialState.COMPLETE]
     assert [(result.trial, result.rung) for result in records.rung_results("s")] == [(0, 0), (0, 1), (0, 2)]
+
+
+@pytest.mark.slow
+def test_a_search_goes_on_after_the_database_was_restarted(tmp_path):
+    """Pools keep dead connections: the next decision must neither fail nor forget what was recorded."""
+    server = EmbeddedPostgres(tmp_path / "server")
+    database = connect(server.start())
+    try:
+        joined = search(database, spec(trials=6))
+        assert [joined.run_next() is not None for _ in range(3)] == [True] * 3
+        server.stop()
+        server.start()
+        while joined.run_next() is not None:
+            pass
+        assert len(stories(joined.study.trials)) == 6
+        assert joined._results.read().reached(0) == 6
+    finally:
+        database.engine.dispose()
+        server.stop()
+        shutil.rmtree(server.folder)
 
 
 def _work(url, study, worker):

@@ -1,6 +1,7 @@
 """Our own tables: counted once, written once, deleted together."""
 
 import math
+import threading
 from dataclasses import replace
 
 import numpy as np
@@ -46,6 +47,33 @@ def test_repeated_rung_counts_once_with_the_last_value(records: Records) -> None
     records.record_rung(again)
     assert records.rung_results("s") == [again, replace(RESULT, rung=1), replace(RESULT, trial=1)]
     assert records.rung_results("other") == []
+
+
+def test_a_reader_gets_only_what_arrived_since_and_replaced_results_again(records: Records) -> None:
+    """A decision that read the whole study would cost more with every trial."""
+    for trial in range(3):
+        records.record_rung(replace(RESULT, trial=trial))
+    seen = records.rung_results_since("s", 0)
+    assert [result.trial for _, result in seen] == [0, 1, 2]
+    last = seen[-1][0]
+    assert records.rung_results_since("s", last) == []
+    records.record_rung(replace(RESULT, trial=0, recall=0.9))
+    ((arrival, again),) = records.rung_results_since("s", last)
+    assert (again.trial, again.recall) == (0, 0.9)
+    assert arrival > last
+    assert records.rung_results_since("other", 0) == []
+
+
+def test_results_become_visible_in_the_order_of_their_arrival(records: Records) -> None:
+    """A number drawn first and committed last would be passed over by a reader that has seen the later one."""
+    writer = threading.Thread(target=records.record_rung, args=(RESULT,))
+    with records.exclusive("rungs of s"):
+        writer.start()
+        writer.join(0.5)
+        assert writer.is_alive(), "it waits for whoever is recording"
+        assert records.rung_results("s") == []
+    writer.join()
+    assert records.rung_results("s") == [RESULT]
 
 
 def test_numpy_scalars_are_stored_as_numbers(records: Records) -> None:

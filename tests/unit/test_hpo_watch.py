@@ -46,7 +46,7 @@ def test_interrupted_trials_do_not_spend_the_budget_but_failed_ones_do():
     assert summarise(SPEC, [*TRIALS, trial(4, TrialState.FAIL, [], 1.0, error="boom")]).spent == 4
 
 
-def test_a_search_is_finished_only_when_nothing_runs_or_waits():
+def test_a_search_is_finished_only_when_nothing_runs():
     """Distilling while a worker still trains would miss its result."""
     done = [trial(n, TrialState.COMPLETE, [0.1, 0.2, 0.3], 9.0) for n in range(4)]
     assert summarise(SPEC, done).finished
