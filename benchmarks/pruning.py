@@ -236,7 +236,7 @@ def nested(path: Path, seeds: int) -> str:
             for label, name in (("chosen", best), ("shipped", OURS), ("no pruning", NOTHING)):
                 regrets[label].append(_regret(judge, made[name], seeds))
     figures = ", ".join(f"{label} {np.mean(values):.4f}" for label, values in regrets.items())
-    return f"nested halves, mean regret at the full cost on the other half: {figures}; chosen: {', '.join(chosen)}"
+    return f"nested halves, mean regret at the full cost on the other half: {figures}; chosen: {'; '.join(chosen)}"
 
 
 def _regret(curves: Curves, factory: Factory, seeds: int) -> float:

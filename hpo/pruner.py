@@ -132,7 +132,9 @@ class RecallPruner(optuna.pruners.BasePruner):
         rung = self._rungs.index(step)
         if self._records is None:
             return self.decide(_from_intermediate_values(study, self._rungs, trial), trial.number, rung)
-        history, number = self._recorded_history(study.study_name).read(), origin(trial)
+        history, number = self._recorded_history(study.study_name).read(), trial.number
+        if not history.has(number, rung):
+            number = origin(trial)  # reads the whole trial from the database: only where it has another's number
         if not history.has(number, rung):
             raise ValueError(
                 f"trial {number} has no recorded result at rung {rung + 1}; with records, call Records.record_rung "
