@@ -32,6 +32,7 @@ class TrialView:
         cost_seconds: measured training and evaluation time.
         reason: the pruner's words, or the error.
         params: the configuration.
+        story: number of the first trial of its story, which its rung results go by.
         spared: it was kept to measure false prunes where its rank would have stopped it.
     """
 
@@ -42,7 +43,8 @@ class TrialView:
     cost_seconds: float
     reason: str
     params: dict[str, Any]
-    spared: bool = False
+    story: int
+    spared: bool
 
 
 @dataclass(frozen=True)
@@ -205,7 +207,7 @@ def _last(view: TrialView) -> float:
 
 
 def _view(trial: FrozenTrial, rungs: list[int]) -> TrialView:
-    from hpo.lineage import COST, ERROR, REASON, SPARED
+    from hpo.lineage import COST, ERROR, REASON, SPARED, origin
 
     values = [trial.intermediate_values.get(step) for step in rungs]
     return TrialView(
@@ -216,6 +218,7 @@ def _view(trial: FrozenTrial, rungs: list[int]) -> TrialView:
         cost_seconds=float(trial.user_attrs.get(COST, 0.0)),
         reason=str(trial.user_attrs.get(ERROR) or trial.user_attrs.get(REASON, "")),
         params=dict(trial.params),
+        story=origin(trial),
         spared=SPARED in trial.user_attrs,
     )
 

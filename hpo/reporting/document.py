@@ -77,7 +77,7 @@ def _history(shot: Snapshot, rungs: list[RungResult]) -> list[dict[str, Any]]:
             "state": view.state,
             "params": view.params,
             "rungs": [
-                {"step": step, "recall": recall, "cost_seconds": costs.get((view.number, rung))}
+                {"step": step, "recall": recall, "cost_seconds": costs.get((view.story, rung))}
                 for rung, (step, recall) in enumerate(zip(shot.rungs, view.recalls, strict=False))
                 if recall is not None
             ],
