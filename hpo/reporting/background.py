@@ -72,7 +72,7 @@ def spared_sentence(found: Figures) -> str:
     spared, lost, best = found["spared"], found["false_prunes"], found["best"]
     if not spared:
         return "No trial was kept to the end against its rank, so nothing here says whether pruning lost a good one."
-    would = ", ".join(f"trial {number}" for number in lost) if lost else "none of them"
+    would = ", ".join(f"trial {number}" for number in lost) if lost else "none"
     return (
         f"{plural(len(spared), 'trial')} went to the end although the rank would have stopped it, to measure what "
         f"pruning loses: {would} ended among the best {best}."

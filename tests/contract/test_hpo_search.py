@@ -107,7 +107,7 @@ def test_a_stopped_trial_goes_on_from_its_checkpoint_as_one_story(database):
     assert again.intermediate_values[RUNGS[0]] == 0.4, "the whole curve in one trial"
     assert trial_folder("s", origin(again)) == trial_folder("s", 1)
     shot = snapshot(database, spec(trials=6))
-    assert [view.story for view in shot.trials] == list(range(6))
+    assert [view.story for view in shot.trials] == sorted(stories(trials))
     assert len(shot.trials) == shot.spent == 6
     assert shot.cost_seconds == sum(max(t.intermediate_values) for t in latest(trials)), (
         "what it cost before counts once"

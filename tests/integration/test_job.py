@@ -66,7 +66,7 @@ def test_the_job_goes_from_data_to_a_student_that_transformers_opens(database_ur
 
     # Plain Optuna sees the study; nothing is left running; budgets are exact.
     trials = trials_of(database_url)
-    assert [min(t.number for t in story) for story in stories(trials).values()] == list(range(5))
+    assert len(stories(trials)) == 5
     assert all(t.state in (TrialState.COMPLETE, TrialState.PRUNED) for t in trials)
 
     # The teachers are the best of the finalists, looked at again.
