@@ -222,11 +222,13 @@ def correlations(curves: Curves) -> Table:
 def nested(path: Path, seeds: int) -> str:
     """Would the shipped settings have been chosen on configurations that they are not judged on?
 
-    The table is halved at random; on one half the best of ours and its ablations is chosen by median regret, on the
+    The table is halved at random; on one half the best of ours and its ablations is chosen by mean regret, on the
     other it is measured, both ways.
     """
     whole, candidates = recorded(path).shipped(), [OURS, *(name for name in ablations() if name not in SEEN)]
-    made, chosen, regrets = factories(), [], {"chosen": [], "shipped": [], "no pruning": []}  # type: ignore[var-annotated]
+    made = factories()
+    chosen: list[str] = []
+    regrets: dict[str, list[float]] = {"chosen": [], "shipped": [], "no pruning": []}
     for repeat in range(3):
         order = np.random.default_rng(repeat).permutation(len(whole.test))
         halves = [whole.some(order[::2]), whole.some(order[1::2])]

@@ -8,8 +8,8 @@ re-check is written down when it is made: an interruption loses one at most.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -60,10 +60,6 @@ class Finalists:
     draws: int
     ranked: tuple[Finalist, ...]
     optimism: float
-
-    def to_json(self) -> dict[str, Any]:
-        """For the report."""
-        return asdict(self)
 
 
 class Recheck:

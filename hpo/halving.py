@@ -2,7 +2,7 @@
 
 Asynchronous successive halving (Li et al., "A System for Massively Parallel Hyperparameter Tuning", MLSys 2020,
 algorithm 2) with promotion: a trial that is not among the best 1/eta of its rung stops, keeps its checkpoint, and is
-taken up again once it is. Nothing here knows Optuna or the database; `hpo.pruner` and `hpo.trials` do.
+taken up again once it is. Nothing here knows Optuna or the database; `hpo.pruner` and `hpo.search` do.
 """
 
 from __future__ import annotations

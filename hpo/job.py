@@ -129,7 +129,7 @@ def distil_and_evaluate(
     student, trial = distil(database, spec, problem, teachers, console)
     with console.progress("scoring test scenes") as report:
         result = evaluate_all(problem, teachers, rival, student, report, trec)
-    result |= {"student_trial": trial, "finalists": finalists.to_json()}
+    result |= {"student_trial": trial, "finalists": asdict(finalists)}
     return Records(database.engine).finish_stage(spec.name, EVALUATION, result)
 
 

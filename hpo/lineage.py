@@ -34,11 +34,6 @@ def stories(trials: Iterable[FrozenTrial]) -> dict[int, list[FrozenTrial]]:
     return found
 
 
-def latest(trials: Iterable[FrozenTrial]) -> list[FrozenTrial]:
-    """The last trial of each story, which holds all that was reported in it."""
-    return [story[-1] for story in stories(trials).values()]
-
-
 def paused(stories: Mapping[int, list[FrozenTrial]]) -> dict[int, FrozenTrial]:
     """The stopped trials that may be taken up again, by the first one of their story."""
     return {first: story[-1] for first, story in stories.items() if story[-1].state == TrialState.PRUNED}

@@ -172,6 +172,13 @@ class Search:
         return self._train(values, trial_folder(self._spec.name, number), report)
 
     def _record(self, number: int, reached: RungReport) -> None:
+        """Writes a rung's result down.
+
+        Raises:
+            InputError: it is on other scenes than the study's; nothing was written, or no worker could go on.
+        """
+        if reached.scene_recalls:
+            self._results.check_scenes(frozenset(reached.scene_recalls))
         self._records.record_rung(
             RungResult(
                 study=self._spec.name,
@@ -204,16 +211,16 @@ class Search:
         if decision.outranked:
             trial.set_user_attr(SPARED, rung)
 
-    def _take_up(self, trials: Sequence[FrozenTrial]) -> None:
+    def _take_up(self, trials: Sequence[FrozenTrial]) -> bool:
         """Queues the stopped trial that goes on before anything new begins, if there is one: under the study's lock."""
         from optuna.trial import TrialState
 
         from hpo.halving import completion, promotion
         from hpo.lineage import continuation, counts, paused, stories
 
-        section, known = self._spec.pruner, stories(trials)
         if self._pruner is None:
-            return
+            return False
+        section, known = self._spec.pruner, stories(trials)
         stopped, history = paused(known), self._results.read()
         found = promotion(history, stopped, eta=section.eta, metric=f"recall@{self._spec.protocol.k}")
         if found is None and sum(map(counts, known.values())) >= self._spec.search.trials:
@@ -221,6 +228,7 @@ class Search:
             found = completion(history, stopped, finished=going, wanted=self._spec.finalist_count())
         if found is not None:
             self.study.add_trial(continuation(stopped[found.trial], found.rung, found.reason))
+        return found is not None
 
 
 def search_budget(spec: StudySpec) -> Budget:

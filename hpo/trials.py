@@ -26,7 +26,7 @@ from storage.postgres import HEARTBEAT_SECONDS, retry_callback
 log = logging.getLogger(__name__)
 
 Objective = Callable[[optuna.Trial], float]
-Resume = Callable[[Sequence[FrozenTrial]], None]
+Resume = Callable[[Sequence[FrozenTrial]], bool]
 
 MAX_FAILURES_IN_A_ROW = 3
 # Set by an engine for the workers that shall not outlive it: its process id.
@@ -70,9 +70,8 @@ def ask(study: optuna.Study, budget: Budget, resume: Resume | None = None) -> op
     """The next trial, or None when the budget is spent. Call it under the study's lock, or the budget overshoots."""
     optuna.storages.fail_stale_trials(study)
     trials = study.get_trials(deepcopy=False)
-    if resume is not None and not budget.cost_spent(trials):
-        resume(trials)
-    if budget.spent(study.get_trials(deepcopy=False)):
+    queued = resume is not None and not budget.cost_spent(trials) and resume(trials)
+    if not queued and budget.spent(trials):
         return None
     with _quiet():
         return study.ask()
@@ -92,7 +91,7 @@ def run_next(
         budget: exact in trials across workers where all ask under one `lock`.
         objective: the trial's value.
         lock: held while asking.
-        resume: hears all trials before a new one is asked for, and may queue one that was stopped again.
+        resume: hears all trials before a new one is asked for, may queue one that was stopped, and says whether it did.
 
     Raises:
         KeyboardInterrupt: on Ctrl-C or SIGTERM; the trial's configuration waits to be run again.

@@ -58,7 +58,7 @@ class Snapshot:
         budget_spent: whether no further trial may start: by trials, or by their cost.
         states: number of trials per state, in lower case.
         rungs: meta-updates at each rung.
-        trials: the last trial of each story, by number: a retry or continuation stands for what it goes on with.
+        trials: the last trial of each story: a retry or continuation stands for what it goes on with.
         seconds_left: estimate; None while nothing has finished.
         cost_seconds: measured cost of all trials.
         unpruned_seconds: what they would have cost without pruning, each pruned trial extrapolated at its own rate.
@@ -111,11 +111,12 @@ def snapshot(database: Database, spec: StudySpec) -> Snapshot:
 
 def summarise(spec: StudySpec, trials: list[FrozenTrial]) -> Snapshot:
     """The snapshot of a list of trials."""
-    from hpo.lineage import cost, counts, latest, stories
+    from hpo.lineage import cost, counts, stories
     from hpo.search import search_budget
 
     known = stories(trials)
-    views = tuple(_view(trial, spec.pruner.rungs) for trial in latest(trials))
+    spent = sum(map(counts, known.values()))
+    views = tuple(_view(story[-1], spec.pruner.rungs) for story in known.values())
     states: dict[str, int] = {}
     for view in views:
         states[view.state] = states.get(view.state, 0) + 1
@@ -123,12 +124,12 @@ def summarise(spec: StudySpec, trials: list[FrozenTrial]) -> Snapshot:
     return Snapshot(
         name=spec.name,
         budget=spec.search.trials,
-        spent=sum(map(counts, known.values())),
+        spent=spent,
         budget_spent=search_budget(spec).spent(trials),
         states=states,
         rungs=rungs,
         trials=views,
-        seconds_left=_seconds_left(spec.search.trials - sum(map(counts, known.values())), trials),
+        seconds_left=_seconds_left(spec.search.trials - spent, trials),
         cost_seconds=sum(map(cost, known.values())),
         unpruned_seconds=sum(_unpruned(view, rungs) for view in views),
     )

@@ -10,7 +10,8 @@ import numpy as np
 import optuna
 from optuna.trial import TrialState
 
-from hpo.halving import RungHistory, completion, decide, promotion
+from hpo.halving import Promotion, RungHistory, completion, decide, promotion
+from hpo.lineage import continuation
 from hpo.pruner import is_exempt
 from hpo.search_space import make_sampler, suggest
 from replay.clock import Run
@@ -52,23 +53,42 @@ class Proposals:
             made = make_sampler(self._search.model_copy(update={"trials": len(curves.test)}), seed)
             self._places = np.array([self._place(values) for values in curves.parameters])
         self.study = optuna.create_study(direction="maximize", sampler=made, pruner=pruner)
+        self.trials: dict[int, optuna.Trial] = {}
 
-    def ask(self) -> tuple[optuna.Trial, int] | None:
-        """The next trial of the study and its row; None when every configuration has come."""
+    def ask(self) -> Run | None:
+        """The next configuration, its trial now in `trials` by its row; None when every one has come."""
         if not self._order:
             return None
-        if self._search is None:
-            return self.study.ask(), int(self._order.pop(0))
+        row = int(self._order.pop(0)) if self._search is None else self._nearest(self._search)
+        self.trials[row] = self.study.ask()
+        if self._search is not None:
+            suggest(self.trials[row], self._search)
+        return Run(row)
+
+    def take_up(self, row: int, rung: int, reason: str) -> None:
+        """Goes on with a stopped trial as the service does."""
+        stopped = self.study.get_trials(deepcopy=False)[self.trials[row].number]
+        self.study.add_trial(continuation(stopped, rung, reason))
+        self.trials[row] = self.study.ask()
+
+    def stop(self, row: int) -> None:
+        """Tells the study that a trial was stopped."""
+        self.study.tell(self.trials[row], state=TrialState.PRUNED)
+
+    def finish(self, row: int) -> None:
+        """Tells the study what a trial reached in the end."""
+        self.study.tell(self.trials[row], float(self._curves.means[row, -1]))
+
+    def _nearest(self, search: SearchSection) -> int:
+        """The row nearest to the sampler's proposal, queued as the study's next trial."""
         drawn = self.study.ask()
-        wanted = self._place(suggest(drawn, self._search).to_dict())
+        wanted = self._place(suggest(drawn, search).to_dict())
         self.study.tell(drawn, state=TrialState.FAIL)  # neither samplers nor pruners look at failed trials
         left = np.array(self._order)
         row = int(left[np.abs(self._places[left] - wanted).sum(1).argmin()])
         self._order.remove(row)
         self.study.enqueue_trial(self._named(row))
-        trial = self.study.ask()
-        suggest(trial, self._search)
-        return trial, row
+        return row
 
     def _named(self, row: int) -> dict[str, Any]:
         """A configuration under the names that its parameters have in the study."""
@@ -123,20 +143,14 @@ class WithPruner:
         self.rungs = (last,) if isinstance(pruner, optuna.pruners.NopPruner) else tuple(range(last + 1))
         self._curves, self._by_scene = curves, by_scene
         self._proposals = Proposals(curves, sampler, seed, pruner)
-        self._trials: dict[int, optuna.Trial] = {}
 
     def next(self) -> Run | None:
         """A new configuration: Optuna's pruners never take one up again."""
-        asked = self._proposals.ask()
-        if asked is None:
-            return None
-        trial, row = asked
-        self._trials[row] = trial
-        return Run(row)
+        return self._proposals.ask()
 
     def report(self, run: Run) -> bool:
         """Reports the rung to Optuna and asks its pruner."""
-        trial, curves = self._trials[run.row], self._curves
+        trial, curves = self._proposals.trials[run.row], self._curves
         value = float(curves.means[run.row, run.rung])
         if self._by_scene:
             for scene, recall in enumerate(curves.recalls[run.row, run.rung]):
@@ -144,13 +158,13 @@ class WithPruner:
         else:
             trial.report(value, curves.updates[run.rung])
         if not math.isfinite(value) or (run.rung < self.rungs[-1] and trial.should_prune()):
-            self._proposals.study.tell(trial, state=TrialState.PRUNED)
+            self._proposals.stop(run.row)
             return False
         return True
 
     def finish(self, run: Run) -> None:
         """Tells Optuna the value."""
-        self._proposals.study.tell(self._trials[run.row], float(self._curves.means[run.row, -1]))
+        self._proposals.finish(run.row)
 
 
 class Ours:
@@ -183,48 +197,35 @@ class Ours:
         self._curves, self._seed, self._eta, self._keep, self._promote = curves, seed, eta, keep, promote
         self._proposals = Proposals(curves, sampler, seed, optuna.pruners.NopPruner())
         self._history = RungHistory(len(self.rungs))
-        self._trials: dict[int, optuna.Trial] = {}
         self._paused: set[int] = set()
         self._going: set[int] = set()
 
     def next(self) -> Run | None:
         """A stopped configuration that ranks high enough by now, else a new one, else one to finish with."""
         if self._promote and (found := promotion(self._history, self._paused, eta=self._eta)):
-            return self._take_up(found.trial, found.rung)
+            return self._take_up(found)
         asked = self._proposals.ask()
         if asked is not None:
-            trial, row = asked
-            self._trials[row] = trial
-            self._going.add(row)
-            return Run(row)
+            self._going.add(asked.row)
+            return asked
         found = completion(self._history, self._paused, finished=len(self._going), wanted=WANTED)
-        return self._take_up(found.trial, found.rung) if found and self._promote else None
+        return self._take_up(found) if found and self._promote else None
 
-    def _take_up(self, row: int, rung: int) -> Run:
-        self._paused.remove(row)
-        self._going.add(row)
-        old = self._proposals.study.trials[self._trials[row].number]
-        self._proposals.study.add_trial(
-            optuna.trial.create_trial(
-                state=TrialState.WAITING,
-                params=old.params,
-                distributions=old.distributions,
-                intermediate_values=old.intermediate_values,
-            )
-        )
-        self._trials[row] = self._proposals.study.ask()
-        return Run(row, self.rungs[rung])
+    def _take_up(self, found: Promotion) -> Run:
+        self._paused.remove(found.trial)
+        self._going.add(found.trial)
+        self._proposals.take_up(found.trial, found.rung, found.reason)
+        return Run(found.trial, self.rungs[found.rung])
 
     def report(self, run: Run) -> bool:
         """Adds the result to the history and decides."""
-        trial, rung = self._trials[run.row], self.rungs.index(run.rung)
-        value = float(self._curves.means[run.row, run.rung])
+        rung, value = self.rungs.index(run.rung), float(self._curves.means[run.row, run.rung])
         self._history.add(run.row, rung, value)
-        trial.report(value, self._curves.updates[run.rung])
+        self._proposals.trials[run.row].report(value, self._curves.updates[run.rung])
         exempt = is_exempt(run.row, self._keep, self._seed)
         decision = decide(self._history, run.row, rung, eta=self._eta, exempt=exempt)
         if decision.prune:
-            self._proposals.study.tell(trial, state=TrialState.PRUNED)
+            self._proposals.stop(run.row)
             self._going.discard(run.row)
             if decision.outranked:
                 self._paused.add(run.row)
@@ -232,7 +233,7 @@ class Ours:
 
     def finish(self, run: Run) -> None:
         """Tells the sampler."""
-        self._proposals.study.tell(self._trials[run.row], float(self._curves.means[run.row, -1]))
+        self._proposals.finish(run.row)
 
 
 # How a system is made: of curves, sampler and seed.

@@ -11,7 +11,7 @@ import psutil
 import pytest
 from optuna.trial import TrialState
 
-from hpo.lineage import latest, stories
+from hpo.lineage import stories
 from storage.postgres import connect
 from storage.records import Records
 from tests.mini import hpo, mini, start
@@ -136,7 +136,8 @@ def test_ctrl_c_stops_in_order_and_the_same_command_goes_on(database_url, tmp_pa
     after = {t.number: t for t in trials_of(database_url)}
     finished = [n for n, t in before.items() if t.state == TrialState.COMPLETE]
     assert all(after[n].datetime_complete == before[n].datetime_complete for n in finished)
-    ended = [t for t in latest(after.values()) if t.state in (TrialState.COMPLETE, TrialState.PRUNED)]
+    last = [story[-1] for story in stories(after.values()).values()]
+    ended = [t for t in last if t.state in (TrialState.COMPLETE, TrialState.PRUNED)]
     assert len(ended) == 6
     configurations = [json.dumps(t.params, sort_keys=True) for t in ended]
     assert len(set(configurations)) == 6
