@@ -82,10 +82,14 @@ class EmbeddedPostgres:
             self._create_database()
         return self.url
 
-    def stop(self) -> bool:
-        """Stop the server, ending its connections; return whether it ran.
+    def stop(self, force: bool = True) -> bool:
+        """Stop the server; return whether it ran.
+
+        Args:
+            force: End the connections of those who use it.
 
         Raises:
+            InputError: Somebody uses it, and `force` is not set.
             EmbeddedServerError: It runs where this process cannot reach it, or does not stop.
         """
         if not self.running():
@@ -95,6 +99,8 @@ class EmbeddedPostgres:
                 return False
             if not (self._socket / _SOCKET).exists():
                 raise EmbeddedServerError(self._unreachable())
+            if not force:
+                self._refuse_users()
             account = Account.of(self._data)
             command = ["stop", "-D", "data", "-m", "fast", "-w", "-t", str(_PATIENCE_SECONDS)]
             self._run([server_programs(account) / "pg_ctl", *command], account)
@@ -243,6 +249,24 @@ class EmbeddedPostgres:
                 cursor.execute("SELECT 1 FROM pg_database WHERE datname = %s", (NAME,))
                 if cursor.fetchone() is None:
                     cursor.execute(f"CREATE DATABASE {NAME}")
+
+    def _refuse_users(self) -> None:
+        import psycopg2
+
+        users = (
+            "SELECT coalesce(nullif(application_name, ''), 'unnamed'), count(*) FROM pg_stat_activity "
+            "WHERE backend_type = 'client backend' AND pid <> pg_backend_pid() GROUP BY 1 ORDER BY 1"
+        )
+        with closing(psycopg2.connect(**self._connection("postgres"))) as connection, connection.cursor() as cursor:
+            cursor.execute(users)
+            found = cursor.fetchall()
+        if found:
+            # Our own programs have their process id in the name.
+            names = ", ".join(f"{count} of {name}" for name, count in found)
+            raise InputError(
+                f"the embedded PostgreSQL is in use, by connections: {names}; end these programs first, "
+                "or give --force to cut them off"
+            )
 
     def _connection(self, database: str) -> dict[str, str | int]:
         socket = str(self._socket)

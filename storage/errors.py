@@ -17,9 +17,19 @@ class DatabaseUnreachable(InputError):
     """PostgreSQL did not answer: check that the server runs and that the URL names it."""
 
 
+class LockLost(ScenetuneError):
+    """A lock went with its connection before its holder was done: another process may have been inside as well."""
+
+
 class EmbeddedServerError(ScenetuneError):
     """The embedded PostgreSQL did not start: the message holds the end of its log and where the log is."""
 
 
 class CorruptArtifact(InputError):
     """A saved file is missing, truncated, altered or of another version: make it again or restore a copy."""
+
+
+class StudyStopped(ScenetuneError):
+    """The study was stopped on request: `hpo resume NAME` goes on."""
+
+    exit_code = 130

@@ -2,9 +2,10 @@
 
 import os
 import re
-import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import sqlalchemy
 from sqlalchemy.engine import URL, make_url
@@ -18,14 +19,19 @@ if TYPE_CHECKING:
     import optuna
 
 DRIVER = "postgresql+psycopg2"
-# A trial whose worker died is found after the grace period: short, because zombies slow every pruner down,
-# and several intervals long, because a worker deep in native code may miss a beat.
-HEARTBEAT_SECONDS = 10
-GRACE_SECONDS = 60
-MAX_RETRIES = 3
 # Any number that is nobody else's: it serialises the making of tables on one database.
 _SETUP_LOCK = 0x5CE7E70E
 _ACCEPTED = "accepted is postgresql://user:password@host:5432/database, percent-encoded where needed"
+
+
+_OPTUNAS = "Optuna's tables"
+_OURS = "scenetune's tables"
+
+
+class _Older(NamedTuple):
+    tables: str
+    version: str
+    needed: str
 
 
 @dataclass(frozen=True)
@@ -86,25 +92,98 @@ def create_engine(url: str) -> sqlalchemy.Engine:
     return sqlalchemy.create_engine(parsed, **_engine_settings(parsed))
 
 
-def open_storage(url: str) -> "optuna.storages.RDBStorage":
-    """Return Optuna's storage on a database that was checked, with its tables and ours made or upgraded.
+def connected(engine: sqlalchemy.Engine, url: str) -> sqlalchemy.Connection:
+    """Return a first connection, from a server that must answer now.
 
-    Several processes may do so at once on an empty database. A trial whose worker stops sending heartbeats is
-    failed and queued again, at most `MAX_RETRIES` times.
+    Raises:
+        DatabaseUnreachable: It does not, or refuses.
+    """
+    try:
+        return engine.connect()
+    except DBAPIError as error:
+        raise DatabaseUnreachable(
+            f"database {hide_password(url)} does not answer ({_reason(error)}): check the URL with psql, "
+            "or leave out --database and HPO_DATABASE_URL to use the embedded server"
+        ) from error
+
+
+def open_storage(url: str) -> "optuna.storages.RDBStorage":
+    """Return Optuna's storage on a database that was checked, with its tables and ours made when there are none.
+
+    Several processes may do so at once on an empty database. A server that does not answer is an error here and now;
+    once open, the storage waits for one that is away for a while (`storage.patience`).
 
     Raises:
         DatabaseUnreachable: The server does not answer or refuses.
-        InputError: The tables are newer than this program, or may not be made.
+        InputError: The tables are older or newer than this program, or may not be made.
     """
     url = normalise_url(url)
+    with _setup(url) as (connection, storage):
+        from storage import migrations
+
+        older = _older_tables(connection, storage, url)
+        if older:
+            have = " and ".join(
+                f"{tables} of version {version}, {needed} is needed" for tables, version, needed in older
+            )
+            raise InputError(
+                f"database {hide_password(url)} has {have}: stop all workers, run hpo db backup FILE, "
+                "then hpo db upgrade"
+            )
+        migrations.upgrade(connection)
+    return storage
+
+
+def upgrade_database(url: str) -> list[str]:
+    """Bring Optuna's tables and ours to the versions that this program needs, while nobody works with them.
+
+    Returns:
+        A few words about each that was older.
+
+    Raises:
+        DatabaseUnreachable: The server does not answer or refuses.
+        InputError: The tables are newer than this program, or may not be changed.
+    """
+    url = normalise_url(url)
+    with _setup(url) as (connection, storage):
+        from storage import migrations
+
+        older = _older_tables(connection, storage, url)
+        if any(tables == _OPTUNAS for tables, _, _ in older):
+            storage.upgrade()
+        migrations.upgrade(connection)
+    return [f"{tables} from version {version} to {needed}" for tables, version, needed in older]
+
+
+def connect(url: str) -> Database:
+    """Open a database as `open_storage` does and return it with its engine."""
+    storage = open_storage(url)
+    return Database(normalise_url(url), storage.engine, storage)
+
+
+def _engine_settings(url: URL) -> dict[str, Any]:
+    """Return `sqlalchemy.create_engine`'s arguments; the URL's own parameters, TLS among them, win."""
+    # A peer that vanished without a word is noticed after a minute, not after the system's two hours.
+    alive = {"keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3, "tcp_user_timeout": 30_000}
+    # The process is named, so that one who looks at the server's connections can find it.
+    defaults: dict[str, Any] = {"application_name": f"scenetune-{os.getpid()}", "connect_timeout": 10} | alive
+    settings = {name: value for name, value in defaults.items() if name not in url.query}
+    # Optuna stores and reads times without their zone.
+    own = url.query.get("options", "")
+    settings["options"] = f"{own if isinstance(own, str) else ' '.join(own)} -c timezone=UTC".strip()
+    # Kept are two connections per process, so that 64 workers leave a server of 200 connections room; the others are
+    # for moments: a lock that is held while other threads write. Pinging replaces those that the network dropped.
+    return {"pool_pre_ping": True, "pool_size": 2, "max_overflow": 8, "connect_args": settings}
+
+
+@contextmanager
+def _setup(url: str) -> Iterator[tuple[sqlalchemy.Connection, "optuna.storages.RDBStorage"]]:
+    """Yield a transaction that alone may make or change tables, and the storage on Optuna's, made when missing."""
     engine = create_engine(url)
     try:
-        with _connected(engine, url) as connection, connection.begin():
-            from storage.migrations import upgrade
-
+        with connected(engine, url) as connection, connection.begin():
             connection.execute(sqlalchemy.select(sqlalchemy.func.pg_advisory_xact_lock(_SETUP_LOCK)))
-            storage = _optuna_storage(url)
-            upgrade(connection)
+            yield connection, _optuna_storage(connection, url)
     except DBAPIError as error:
         from psycopg2.errors import InsufficientPrivilege  # type: ignore[import-untyped]
 
@@ -116,63 +195,37 @@ def open_storage(url: str) -> "optuna.storages.RDBStorage":
         raise
     finally:
         engine.dispose()
-    return storage
 
 
-def connect(url: str) -> Database:
-    """Open a database as `open_storage` does and return it with its engine."""
-    storage = open_storage(url)
-    return Database(normalise_url(url), storage.engine, storage)
+def _optuna_storage(connection: sqlalchemy.Connection, url: str) -> "optuna.storages.RDBStorage":
+    from storage.patience import patiently
+    from storage.patient_storage import PatientStorage
+
+    # Tables of another version stay as they are: `_older_tables` speaks of them in our words.
+    exist = sqlalchemy.inspect(connection).has_table("version_info")
+    settings = _engine_settings(make_url(url))
+    return patiently(PatientStorage)(url, settings, skip_compatibility_check=True, skip_table_creation=exist)
 
 
-def retry_callback(max_retries: int | None) -> "optuna.storages.RetryHeartbeatStaleTrialCallback":
-    """Return what queues a trial again after its worker was lost, with the values that it had reported.
+def _older_tables(connection: sqlalchemy.Connection, storage: "optuna.storages.RDBStorage", url: str) -> list[_Older]:
+    """Return which tables are older than this program; those that are not there are none.
 
-    Args:
-        max_retries: `None` for no limit, where the user rather than a fault stopped the trial.
+    Raises:
+        InputError: Some are newer.
     """
-    import optuna
+    from storage import migrations
 
-    return optuna.storages.RetryHeartbeatStaleTrialCallback(max_retries, inherit_intermediate_values=True)
-
-
-def _engine_settings(url: URL) -> dict[str, Any]:
-    """Return `sqlalchemy.create_engine`'s arguments; the URL's own parameters win."""
-    defaults: dict[str, Any] = {"application_name": "scenetune", "connect_timeout": 10}
-    settings = {name: value for name, value in defaults.items() if name not in url.query}
-    # Heartbeats compare session-local times.
-    own = url.query.get("options", "")
-    settings["options"] = f"{own if isinstance(own, str) else ' '.join(own)} -c timezone=UTC".strip()
-    # A dropped connection would end the heartbeat's thread, and another worker would get the live trial.
-    return {"pool_pre_ping": True, "connect_args": settings}
-
-
-def _connected(engine: sqlalchemy.Engine, url: str) -> sqlalchemy.Connection:
-    try:
-        return engine.connect()
-    except DBAPIError as error:
-        raise DatabaseUnreachable(
-            f"database {hide_password(url)} does not answer ({_reason(error)}): check the URL with psql, "
-            "or leave out --database and HPO_DATABASE_URL to use the embedded server"
-        ) from error
-
-
-def _optuna_storage(url: str) -> "optuna.storages.RDBStorage":
-    import optuna
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        try:
-            return optuna.storages.RDBStorage(
-                url,
-                engine_kwargs=_engine_settings(make_url(url)),
-                heartbeat_interval=HEARTBEAT_SECONDS,
-                grace_period=GRACE_SECONDS,
-                heartbeat_stale_trial_callback=retry_callback(MAX_RETRIES),
+    stands = [(_OPTUNAS, storage.get_current_version(), storage.get_all_versions())]
+    ours = migrations.current_version(connection)
+    if ours is not None:
+        stands.append((_OURS, ours, migrations.known_versions()))
+    for tables, version, known in stands:
+        if version not in known:
+            raise InputError(
+                f"database {hide_password(url)} has {tables} of version {version}, this installation knows versions "
+                f"up to {known[0]}: upgrade scenetune, or use another database"
             )
-        except RuntimeError as error:
-            # Optuna's own tables are older or newer than its code; its message says which, and the remedy.
-            raise InputError(f"database {hide_password(url)}: {error}") from error
+    return [_Older(tables, version, known[0]) for tables, version, known in stands if version != known[0]]
 
 
 def _reason(error: DBAPIError) -> str:

@@ -7,13 +7,16 @@ result has one row whatever is retried.
 import hashlib
 import math
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import JSONB, insert
+
+from storage.errors import LockLost
+from storage.patience import patiently
 
 SCHEMA = "scenetune_records"
 metadata = sa.MetaData(schema=SCHEMA)
@@ -105,7 +108,7 @@ class RungResult:
 
 
 class Records:
-    """Reads and writes our tables; every method is one transaction."""
+    """Reads and writes our tables; every method is one transaction, repeated after a passing fault of the database."""
 
     def __init__(self, engine: sa.Engine) -> None:
         self._engine = engine
@@ -124,10 +127,24 @@ class Records:
         """Hold a study's lock: of all processes on this database, one at a time is inside the block.
 
         The lock goes with the connection, so a process that dies inside does not keep it.
+
+        Raises:
+            LockLost: At the end of the block: the connection broke meanwhile, and another process may have been inside.
         """
-        with self._engine.begin() as connection:
-            _lock(connection, name)
+        connection = self._locked(name)
+        try:
             yield
+        except BaseException:
+            # What went wrong inside counts, not that the lock may be gone as well.
+            with suppress(sa.exc.DBAPIError):
+                connection.close()
+            raise
+        try:
+            connection.commit()
+        except sa.exc.DBAPIError as error:
+            raise LockLost(f"the lock {name!r} was lost with its connection: run the command again") from error
+        finally:
+            connection.close()
 
     def load_study(self, name: str) -> StudyRecord | None:
         """Return a study, or `None` when there is none of that name."""
@@ -143,6 +160,7 @@ class Records:
         """Remove a study with its rung results and stages, if there is one; Optuna's own is left alone."""
         self._write(sa.delete(study_table).where(study_table.c.name == name))
 
+    @patiently
     def record_rung(self, result: RungResult) -> None:
         """Record a result in the place of an earlier one of the same trial and rung."""
         values = asdict(result) | {
@@ -193,10 +211,22 @@ class Records:
         rows = self._read(query)
         return rows[0]["result"] if rows else None
 
+    @patiently
+    def _locked(self, name: str) -> sa.Connection:
+        connection = self._engine.connect()
+        try:
+            _lock(connection, name)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    @patiently
     def _write(self, statement: sa.Executable) -> None:
         with self._engine.begin() as connection:
             connection.execute(statement)
 
+    @patiently
     def _read(self, query: sa.Select[Any]) -> list[dict[str, Any]]:
         with self._engine.connect() as connection:
             return [dict(row) for row in connection.execute(query).mappings()]

@@ -10,6 +10,7 @@ import os
 import pwd
 import shutil
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -115,12 +116,17 @@ def recorded_socket(folder: Path) -> Path | None:
     return Path(record["socket"]) if record else None
 
 
-def server_programs(account: Account) -> Path:
-    """Return the folder of `initdb`, `pg_ctl` and `postgres`, in a place that the account reaches."""
+def server_programs(account: Account, names: Sequence[str] = PROGRAMS) -> Path:
+    """Return the folder of a server's programs, in a place that the account reaches.
+
+    Args:
+        account: Who runs them.
+        names: Which are needed; for another account than one's own, no others than `PROGRAMS`.
+    """
     chosen = os.environ.get("HPO_POSTGRES_BIN")
     if chosen:
         programs = Path(chosen).expanduser().absolute()
-        missing = [name for name in PROGRAMS if not (programs / name).is_file()]
+        missing = [name for name in names if not (programs / name).is_file()]
         if missing:
             raise InputError(
                 f"HPO_POSTGRES_BIN={chosen} has no {', '.join(missing)}: "

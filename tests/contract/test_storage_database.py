@@ -1,8 +1,7 @@
-"""Opening a database: raced, upgraded, too new, cut off, and with workers that die."""
+"""Opening a database: raced, older, upgraded, newer, cut off."""
 
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import optuna
@@ -12,12 +11,13 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from optuna.trial import TrialState
 
-from storage import records
+from storage import control, leases, records
 from storage.errors import InputError
-from storage.migrations import SCHEMA
-from storage.postgres import Database, connect, create_engine
+from storage.migrations import SCHEMA, known_versions
+from storage.postgres import Database, connect, create_engine, upgrade_database
 
 ROOT = Path(__file__).parents[2]
+NEWEST = known_versions()[0]
 VERSION = sa.text(f"SELECT version_num FROM {SCHEMA}.alembic_version")
 
 
@@ -44,11 +44,12 @@ def test_processes_that_open_an_empty_database_at_once_all_succeed(database_url:
         opener.stdin.flush()
     assert [(opener.communicate()[1], opener.returncode) for opener in openers] == [("", 0)] * 4
     with connect(database_url).engine.connect() as connection:
-        assert connection.execute(VERSION).scalars().all() == ["0002"]
+        assert connection.execute(VERSION).scalars().all() == [NEWEST]
 
 
 def test_migrations_make_exactly_the_tables_that_the_code_uses(database: Database) -> None:
     """A column added to the code without a migration works on no existing database."""
+    assert {control.control_table, leases.lease_table} < set(records.metadata.tables.values())
     with database.engine.connect() as connection:
         options = {"include_schemas": True, "version_table_schema": SCHEMA, "include_name": in_our_schema}
         context = MigrationContext.configure(connection, opts=options)
@@ -62,28 +63,51 @@ def test_plain_optuna_opens_the_same_database(database: Database) -> None:
     assert connect(database.url).storage.get_study_id_from_name("shared") > 0
 
 
-def test_database_of_optuna_or_of_an_older_version_is_upgraded(database_url: str) -> None:
+def test_our_tables_join_those_of_optuna(database_url: str) -> None:
     """A user's existing studies must stay when our tables join them."""
-    plain = optuna.storages.RDBStorage(connect(database_url).url)
+    plain = optuna.storages.RDBStorage(create_engine(database_url).url.render_as_string(hide_password=False))
     optuna.create_study(storage=plain, study_name="old")
-    with plain.engine.begin() as connection:
-        records.metadata.drop_all(connection)
-        connection.execute(sa.text(f"DELETE FROM {SCHEMA}.alembic_version"))
     opened = connect(database_url)
     assert records.Records(opened.engine).study_names() == []
     assert [study.study_name for study in opened.storage.get_all_studies()] == ["old"]
+
+
+def make_older(database: Database, optunas: bool, ours: bool) -> None:
+    """Undo the last step of the history of Optuna's tables, which is an index of another name by now, and of ours."""
+    with database.engine.begin() as connection:
+        if optunas:
+            connection.execute(sa.text("UPDATE public.alembic_version SET version_num = 'v3.0.0.d'"))
+        if ours:
+            for table in ("control", "lease"):
+                connection.execute(sa.text(f"DROP TABLE {SCHEMA}.{table}"))
+            connection.execute(sa.text(f"UPDATE {SCHEMA}.alembic_version SET version_num = '0002'"))
+
+
+@pytest.mark.parametrize(("optunas", "ours"), [(True, False), (False, True), (True, True)])
+def test_older_tables_are_refused_until_they_are_upgraded(database: Database, optunas: bool, ours: bool) -> None:
+    """Upgraded by whoever comes first, they would break under the workers that still run, without a backup."""
+    records.Records(database.engine).save_study("kept", {}, "f")
+    make_older(database, optunas, ours)
+    with pytest.raises(InputError, match="stop all workers, run hpo db backup FILE, then hpo db upgrade") as caught:
+        connect(database.url)
+    assert ("Optuna's tables of version v3.0.0.d, v3.2.0.a is needed" in str(caught.value)) is optunas
+    assert (f"scenetune's tables of version 0002, {NEWEST} is needed" in str(caught.value)) is ours
+    assert len(upgrade_database(database.url)) == optunas + ours
+    assert upgrade_database(database.url) == []
+    assert records.Records(connect(database.url).engine).study_names() == ["kept"]
 
 
 def test_newer_tables_are_refused(database: Database) -> None:
     """An old worker that wrote into tables it does not know would spoil them for the new ones."""
     with database.engine.begin() as connection:
         connection.execute(sa.text(f"UPDATE {SCHEMA}.alembic_version SET version_num = '9999'"))
-    with pytest.raises(InputError, match="version 9999, this scenetune knows versions up to 0002"):
-        connect(database.url)
+    for opening in (connect, upgrade_database):
+        with pytest.raises(InputError, match=f"version 9999, this installation knows versions up to {NEWEST}"):
+            opening(database.url)
     with database.engine.begin() as connection:
-        connection.execute(sa.text(f"UPDATE {SCHEMA}.alembic_version SET version_num = '0002'"))
+        connection.execute(sa.text(f"UPDATE {SCHEMA}.alembic_version SET version_num = '{NEWEST}'"))
         connection.execute(sa.text("UPDATE public.alembic_version SET version_num = 'v99'"))
-    with pytest.raises(InputError, match="optuna"):
+    with pytest.raises(InputError, match="Optuna's tables of version v99"):
         connect(database.url)
 
 
@@ -101,7 +125,7 @@ def test_user_who_may_not_make_tables_is_told_what_to_grant(database_url: str) -
 
 
 def test_sessions_are_in_utc_whatever_the_server_says_and_keep_the_users_options(database_url: str) -> None:
-    """Heartbeats compare local times: a worker in another zone would be taken for dead by hours."""
+    """Optuna stores local times without their zone: those of a worker elsewhere would be off by hours."""
     base = create_engine(database_url)
     with base.begin() as connection:
         name = connection.execute(sa.text("SELECT current_database()")).scalar_one()
@@ -116,7 +140,7 @@ def test_sessions_are_in_utc_whatever_the_server_says_and_keep_the_users_options
 
 
 def test_cut_connections_are_replaced(database: Database) -> None:
-    """A connection dropped by the network would end the heartbeat, and the live trial be given away."""
+    """After a night of training, the first connection of the pool is one that a firewall has dropped."""
     study = optuna.create_study(storage=database.storage)
     other = create_engine(database.url)
     with other.connect() as connection:
@@ -128,32 +152,3 @@ def test_cut_connections_are_replaced(database: Database) -> None:
     other.dispose()
     study.optimize(lambda trial: trial.suggest_float("x", 0, 1), n_trials=1)
     assert [trial.state for trial in study.trials] == [TrialState.COMPLETE]
-
-
-@pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
-def test_trial_of_a_killed_worker_is_queued_again(database: Database) -> None:
-    """Without a heartbeat the trial of a preempted worker stays "running" for ever and is never redone."""
-    study = optuna.create_study(storage=database.storage, study_name="killed")
-    code = (
-        "import sys, time, optuna\nfrom storage.postgres import connect\n"
-        "study = optuna.load_study(study_name='killed', storage=connect(sys.argv[1]).storage)\n"
-        "def objective(trial):\n    trial.suggest_float('x', 0, 1)\n    time.sleep(600)\n"
-        "study.optimize(objective)\n"
-    )
-    count = sa.text("SELECT count(*) FROM trial_heartbeats")
-    with subprocess.Popen([sys.executable, "-c", code, database.url], cwd=ROOT, stderr=subprocess.DEVNULL) as worker:
-        beats = 0
-        while not beats or not study.trials[0].params:
-            assert worker.poll() is None
-            time.sleep(0.05)
-            with database.engine.connect() as connection:
-                beats = connection.execute(count).scalar_one()
-        worker.kill()
-    optuna.storages.fail_stale_trials(study)
-    assert [trial.state for trial in study.trials] == [TrialState.RUNNING]
-    with database.engine.begin() as connection:
-        connection.execute(sa.text("UPDATE trial_heartbeats SET heartbeat = heartbeat - interval '61 seconds'"))
-    optuna.storages.fail_stale_trials(study)
-    failed, again = study.trials
-    assert (failed.state, again.state) == (TrialState.FAIL, TrialState.WAITING)
-    assert again.params == failed.params

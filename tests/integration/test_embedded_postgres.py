@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 from pathlib import Path
 
+import psutil
 import psycopg2
 import pytest
 
@@ -97,6 +98,24 @@ def test_start_and_stop_may_be_repeated(server: EmbeddedPostgres) -> None:
     assert not server.running()
     assert not server.stop()
     assert server.start() == url
+
+
+def test_server_in_use_is_not_stopped_unless_forced(server: EmbeddedPostgres) -> None:
+    """`hpo db down` in one terminal must not take the database from the workers of another."""
+    engine = create_engine(server.start())
+    postmaster_id, socket = postmaster(server), recorded_socket(server.folder)
+    family = [psutil.Process(postmaster_id), *psutil.Process(postmaster_id).children(recursive=True)]
+    with engine.connect(), pytest.raises(InputError, match=rf"1 of scenetune-{os.getpid()}; .* --force"):
+        server.stop(force=False)
+    assert server.running()
+    assert server.stop()
+    engine.dispose()
+    assert socket is not None
+    assert not socket.exists()
+    assert not (server.folder / "data" / "postmaster.pid").exists()
+    assert not [process for process in family if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
+    server.start()
+    assert server.stop(force=False)
 
 
 def test_server_has_the_settings_that_studies_need(server: EmbeddedPostgres) -> None:

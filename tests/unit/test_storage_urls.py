@@ -5,10 +5,12 @@ from urllib.parse import quote
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from sqlalchemy import event
 from sqlalchemy.engine import make_url
+from sqlalchemy.exc import OperationalError
 
 from storage.errors import DatabaseUnreachable, InputError
-from storage.postgres import connect, hide_password, normalise_url
+from storage.postgres import connect, create_engine, hide_password, normalise_url
 
 MARK = "Zq7"
 text = st.text(st.characters(exclude_categories=("Cs",)), max_size=12)
@@ -22,6 +24,20 @@ def test_every_spelling_gets_the_one_driver_and_keeps_its_parameters(scheme: str
     assert url.drivername == "postgresql+psycopg2"
     assert (url.username, url.password, url.host, url.port, url.database) == ("u", "p@ss", "h", 6543, "d")
     assert dict(url.query) == {"sslmode": "require", "application_name": "x"}
+
+
+def test_parameters_of_the_url_reach_the_driver_and_win() -> None:
+    """A `sslrootcert` that is lost on the way leaves the server unchecked, and nobody would notice."""
+    asked = {"sslmode": "verify-full", "sslrootcert": "/c/root.pem", "sslcert": "/c/me.pem", "sslkey": "/c/me key"}
+    asked |= {"connect_timeout": "3", "keepalives_idle": "7"}
+    given_to_driver: dict[str, object] = {}
+    engine = create_engine("postgresql://u@h/d?" + "&".join(f"{key}={quote(asked[key])}" for key in asked))
+    event.listen(engine, "do_connect", lambda dialect, record, args, parameters: given_to_driver.update(parameters))
+    with pytest.raises(OperationalError):
+        engine.connect()
+    engine.dispose()
+    assert given_to_driver | asked == given_to_driver
+    assert given_to_driver["tcp_user_timeout"] == 30_000
 
 
 @given(user=text, password=text, database=text, value=text)

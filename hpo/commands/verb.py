@@ -1,0 +1,57 @@
+"""How every verb of the command line ends: one `error:` line and the right exit code."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ParamSpec
+
+import typer
+
+from storage.errors import ScenetuneError
+
+P = ParamSpec("P")
+
+
+@dataclass
+class Settings:
+    """What the flags before the verb say.
+
+    Attributes:
+        debug: show the traceback of an error.
+    """
+
+    debug: bool = False
+
+
+settings = Settings()
+
+
+def verb(example: str) -> Callable[[Callable[P, None]], Callable[P, None]]:
+    """Makes a function end as a command should: one `error:` line, the right exit code; its help ends in an example."""
+
+    def decorate(function: Callable[P, None]) -> Callable[P, None]:
+        @functools.wraps(function)
+        def guarded(*args: P.args, **kwargs: P.kwargs) -> None:
+            try:
+                function(*args, **kwargs)
+            except KeyboardInterrupt:
+                typer.echo("interrupted; nothing finished is lost: the same command goes on from here", err=True)
+                raise typer.Exit(130) from None
+            except ScenetuneError as error:
+                _fail(error, error.exit_code)
+            except Exception as error:
+                _fail(error, 1, f"{type(error).__name__}: {error}; hpo --debug shows where it happened")
+
+        guarded.__doc__ = f"{function.__doc__}\n\n\b\nExample: {example}"
+        return guarded
+
+    return decorate
+
+
+def _fail(error: Exception, code: int, text: str | None = None) -> None:
+    if settings.debug:
+        raise error
+    typer.echo(f"error: {' '.join((text or str(error)).split())}", err=True)
+    raise typer.Exit(code) from None

@@ -1,0 +1,359 @@
+"""A database that goes away for a while, on a real server: cut connections, restarts, lost acknowledgements."""
+
+import inspect
+import logging
+import re
+import shutil
+import ssl
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import optuna
+import psycopg2
+import pytest
+import sqlalchemy as sa
+from optuna.storages import RDBStorage, _CachedStorage
+from optuna.trial import TrialState
+from postgres_proxy import Proxy
+from sqlalchemy.engine import make_url
+
+from storage import patience
+from storage.embedded import EmbeddedPostgres
+from storage.errors import DatabaseUnreachable, LockLost
+from storage.patience import is_transient, patiently, retrying
+from storage.patient_storage import PatientStorage
+from storage.postgres import Database, connect, create_engine
+from storage.records import Records, RungResult
+from storage.server_files import recorded_socket
+
+FLOAT = optuna.distributions.FloatDistribution(0, 1)
+RESULT = RungResult("s", 0, 0, 10, 0.5, {"tea": 0.5}, 1.5)
+
+
+def through(port: int, url: str, query: str = "") -> str:
+    """The URL of the same database, reached through a proxy."""
+    return f"postgresql://scenetune@127.0.0.1:{port}/{make_url(url).database}{query}"
+
+
+@pytest.fixture
+def proxy(postgres: EmbeddedPostgres) -> Iterator[Proxy]:
+    socket = recorded_socket(postgres.folder)
+    assert socket is not None
+    made = Proxy(socket)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def lossy(proxy: Proxy, database_url: str) -> Iterator[Database]:
+    """A database whose acknowledgements `proxy` can lose."""
+    opened = connect(through(proxy.port, database_url))
+    yield opened
+    opened.engine.dispose()
+
+
+def cut(url: str) -> None:
+    """End all other connections to a database, as an administrator does."""
+    engine = create_engine(url)
+    with engine.connect() as connection:
+        connection.execute(
+            sa.text(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+                "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+            )
+        )
+    engine.dispose()
+
+
+def running_trial(storage: RDBStorage, name: str = "s") -> int:
+    study = optuna.create_study(storage=storage, study_name=name, direction="maximize")
+    return study.ask()._trial_id
+
+
+def test_every_call_of_optunas_storage_is_patient() -> None:
+    """A method that a new Optuna adds, or calls behind its cache, would end the worker at the first restart."""
+    called = set(re.findall(r"_backend\.(\w+)", inspect.getsource(_CachedStorage)))
+    own = {
+        name
+        for name, function in inspect.getmembers(RDBStorage, inspect.isfunction)
+        if "_create_scoped_session" in inspect.getsource(function) and not name.startswith("__")
+    }
+    silent = {"get_heartbeat_interval", "get_heartbeat_stale_trial_callback"}
+    missing = {name for name in called | own if not hasattr(getattr(PatientStorage, name), "__wrapped__")}
+    assert missing - silent == set()
+
+
+@pytest.mark.parametrize(
+    ("statement", "passing"),
+    [
+        ("SELECT pg_terminate_backend(pg_backend_pid())", True),
+        ("DO $$ BEGIN RAISE SQLSTATE '40P01'; END $$", True),
+        ("DO $$ BEGIN RAISE SQLSTATE '40001'; END $$", True),
+        ("DO $$ BEGIN RAISE SQLSTATE '53300'; END $$", True),
+        ("DO $$ BEGIN RAISE SQLSTATE '57P02'; END $$", True),
+        ("DO $$ BEGIN RAISE SQLSTATE '23505'; END $$", False),
+        ("SELECT * FROM nothing_of_that_name", False),
+        ("SELEC 1", False),
+    ],
+)
+def test_only_faults_that_pass_are_waited_for(database: Database, statement: str, passing: bool) -> None:
+    """A wrong statement repeated for ten minutes looks like a program that hangs."""
+    with pytest.raises(sa.exc.DBAPIError) as caught, database.engine.connect() as connection:
+        connection.exec_driver_sql(statement)
+    assert is_transient(caught.value) is passing
+    wrapped = optuna.exceptions.StorageInternalError("during the commit")
+    wrapped.__cause__ = caught.value
+    assert is_transient(wrapped) is passing
+    told = DatabaseUnreachable("given up")
+    told.__cause__ = caught.value
+    assert not is_transient(told)
+    assert not is_transient(KeyboardInterrupt())
+
+
+@pytest.mark.parametrize(
+    ("user", "change", "passing"),
+    [
+        ("scenetune", {"dbname": "nowhere"}, False),
+        ("nobody_here", {}, False),
+        ("scenetune", {"port": 1}, True),
+        ("scenetune", {"host": "no-such-host.invalid"}, True),
+    ],
+)
+def test_a_refused_connection_is_told_from_an_unanswered_one(
+    database_url: str, user: str, change: dict[str, object], passing: bool
+) -> None:
+    """Both come as the same class of error without a code; a mistyped name never becomes right by waiting."""
+    url = make_url(database_url)
+    address = {"host": url.query["host"], "port": url.query["port"], "dbname": url.database, "user": user}
+    with pytest.raises(psycopg2.OperationalError) as caught:
+        psycopg2.connect(**address | change)
+    assert is_transient(caught.value) is passing
+
+
+@pytest.mark.parametrize(
+    ("words", "passing"),
+    [
+        ('FATAL:  password authentication failed for user "u"', False),
+        ('FATAL:  no pg_hba.conf entry for host "1.2.3.4"', False),
+        ("fe_sendauth: no password supplied", False),
+        ("FATAL:  the database system is starting up", True),
+        ("FATAL:  sorry, too many clients already", True),
+    ],
+)
+def test_words_of_servers_at_the_door(words: str, passing: bool) -> None:
+    """A server that starts up again would be taken for one that refuses the worker, or a wrong password for a pause."""
+    assert is_transient(psycopg2.OperationalError(words)) is passing
+
+
+def test_calls_go_on_after_their_connections_were_cut(database: Database, caplog: pytest.LogCaptureFixture) -> None:
+    """An administrator's pg_terminate_backend, or a failover, must not end the trial."""
+    records = Records(database.engine)
+    records.save_study("s", {}, "f")
+    trial = running_trial(database.storage)
+    calls: list[bool] = []
+
+    def cut_first(connection: sa.Connection, *_: object) -> None:
+        if not calls:
+            calls.append(True)
+            cut(database.url)
+
+    sa.event.listen(database.engine, "before_cursor_execute", cut_first)
+    work = [
+        lambda: database.storage.set_trial_intermediate_value(trial, 1, 0.5),
+        lambda: database.storage.set_trial_param(trial, "x", 0.5, FLOAT),
+        lambda: database.storage.set_trial_state_values(trial, TrialState.COMPLETE, [0.5]),
+        lambda: records.record_rung(RESULT),
+        lambda: records.finish_stage("s", "search", {}),
+    ]
+    with caplog.at_level(logging.INFO, "storage.patience"):
+        for call in work:
+            calls.clear()
+            call()
+    stored = database.storage.get_trial(trial)
+    assert (stored.params, stored.value, stored.intermediate_values) == ({"x": 0.5}, 0.5, {1: 0.5})
+    assert records.rung_results("s") == [RESULT]
+    assert [record.levelname for record in caplog.records] == ["WARNING", "INFO"] * len(work)
+
+
+def test_a_writer_outlives_the_restart_of_its_server(tmp_path: Path) -> None:
+    """Hours of every worker's training would be lost to one minute of a server's maintenance."""
+    server = EmbeddedPostgres(tmp_path)
+    database = connect(server.start())
+    try:
+        records = Records(database.engine)
+        records.save_study("s", {}, "f")
+        trial = running_trial(database.storage)
+        done = threading.Event()
+        failures: list[BaseException] = []
+
+        def write() -> None:
+            try:
+                step = 0
+                while not done.is_set():
+                    database.storage.set_trial_intermediate_value(trial, step, step)
+                    records.record_rung(RungResult("s", 0, step, step, 0.5, {}, 1.0))
+                    step += 1
+            except BaseException as error:
+                failures.append(error)
+
+        writer = threading.Thread(target=write)
+        writer.start()
+        time.sleep(0.2)
+        assert server.stop()
+        time.sleep(0.3)
+        server.start()
+        before = len(records.rung_results("s"))
+        while len(records.rung_results("s")) < before + 3 and writer.is_alive():
+            time.sleep(0.05)
+        done.set()
+        writer.join()
+        assert failures == []
+        steps = [result.rung for result in records.rung_results("s")]
+        assert steps == list(range(len(steps)))
+        assert list(database.storage.get_trial(trial).intermediate_values) == steps
+    finally:
+        database.engine.dispose()
+        server.stop()
+        shutil.rmtree(server.folder)
+
+
+def test_what_was_done_unheard_is_not_taken_for_another_ones_deed(lossy: Database, proxy: Proxy) -> None:
+    """The commit arrived, its acknowledgement did not: the repeated call would find the trial finished and fail it."""
+    trial = running_trial(lossy.storage)
+    other = running_trial(lossy.storage, "other")
+    for call in (
+        lambda: lossy.storage.set_trial_param(trial, "x", 0.5, FLOAT),
+        lambda: lossy.storage.set_trial_state_values(trial, TrialState.COMPLETE, [0.5]),
+        lambda: lossy.storage.delete_study(lossy.storage.get_study_id_from_name("other")),
+    ):
+        lossy.engine.dispose()
+        proxy.lose.set()
+        call()
+        assert not proxy.lose.is_set()
+    stored = lossy.storage.get_trial(trial)
+    assert (stored.state, stored.values, stored.params) == (TrialState.COMPLETE, [0.5], {"x": 0.5})
+    with pytest.raises(optuna.exceptions.UpdateFinishedTrialError):
+        lossy.storage.set_trial_state_values(trial, TrialState.COMPLETE, [0.5])
+    with pytest.raises(KeyError):
+        lossy.storage.get_trial(other)
+
+
+def test_rung_recorded_unheard_counts_once(lossy: Database, proxy: Proxy) -> None:
+    """A result that counted twice would pull the pruner's quantile."""
+    records = Records(lossy.engine)
+    records.save_study("s", {}, "f")
+    proxy.lose.set()
+    records.record_rung(RESULT)
+    assert not proxy.lose.is_set()
+    assert records.rung_results("s") == [RESULT]
+
+
+def test_trial_finished_otherwise_meanwhile_is_an_error(lossy: Database, proxy: Proxy) -> None:
+    """Two workers that believe they have finished one trial would each report their own value."""
+    trial = running_trial(lossy.storage)
+
+    @patiently
+    def finish_twice() -> None:
+        lossy.storage.set_trial_state_values(trial, TrialState.COMPLETE, [0.9 if retrying() else 0.5])
+
+    proxy.lose.set()
+    with pytest.raises(optuna.exceptions.UpdateFinishedTrialError):
+        finish_twice()
+
+
+def test_lock_that_went_with_its_connection_is_reported(database: Database) -> None:
+    """Another process was perhaps inside: the budget may be overspent, and nobody would know."""
+    records = Records(database.engine)
+    with pytest.raises(LockLost), records.exclusive("s"):
+        cut(database.url)
+
+    def fail_inside() -> None:
+        cut(database.url)
+        raise ValueError("inside")
+
+    with pytest.raises(ValueError, match="inside"), records.exclusive("s"):
+        fail_inside()
+    with records.exclusive("s"):
+        pass
+    assert database.engine.pool.checkedout() == 0  # type: ignore[attr-defined]
+
+
+def test_waiting_for_a_lock_outlives_a_cut_connection(database: Database) -> None:
+    """The longest call of all is the wait for a lock: most restarts meet a worker there."""
+    records, entered = Records(database.engine), threading.Event()
+
+    def enter() -> None:
+        with records.exclusive("s"):
+            entered.set()
+
+    waiter = threading.Thread(target=enter)
+
+    def cut_while_it_waits() -> None:
+        waiter.start()
+        time.sleep(0.2)
+        assert not entered.is_set()
+        cut(database.url)
+
+    with pytest.raises(LockLost), records.exclusive("s"):
+        cut_while_it_waits()
+    waiter.join(5)
+    assert entered.is_set()
+
+
+def test_patience_ends_with_the_servers_words(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Waiting for ever hides a dead server; ten minutes at each of several levels is as good as for ever."""
+    monkeypatch.setattr(patience, "PATIENCE_SECONDS", 0.3)
+    calls = []
+
+    def fail() -> None:
+        calls.append(time.monotonic())
+        with database.engine.connect() as connection:
+            connection.exec_driver_sql("SELECT pg_terminate_backend(pg_backend_pid())")
+
+    with pytest.raises(DatabaseUnreachable, match=r"failed for \d s \(.*terminat.*\): .* run the same command"):
+        patiently(patiently(fail))()
+    assert 1 < len(calls) < 10
+    assert calls[-1] - calls[0] < 3
+
+
+def test_interrupt_ends_the_wait_at_once() -> None:
+    """Ctrl-C during an outage must not wait for the server."""
+    calls = []
+
+    @patiently
+    def interrupted() -> None:
+        calls.append(True)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert len(calls) == 1
+    assert not retrying()
+
+
+def test_encrypted_server_is_checked_by_the_certificate_that_the_url_names(
+    postgres: EmbeddedPostgres, database_url: str, tmp_path: Path
+) -> None:
+    """A lost `sslmode=verify-full` would send passwords to whoever stands in between."""
+    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    make = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
+    names = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"]
+    try:
+        subprocess.run([*make, *names, "-keyout", key, "-out", certificate], check=True, capture_output=True)
+    except FileNotFoundError:
+        pytest.skip("needs openssl to make a certificate")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    socket = recorded_socket(postgres.folder)
+    assert socket is not None
+    proxy = Proxy(socket, context)
+    opened = connect(through(proxy.port, database_url, f"?sslmode=verify-full&sslrootcert={certificate}"))
+    with opened.engine.connect() as connection:
+        assert connection.connection.dbapi_connection.info.ssl_in_use  # type: ignore[union-attr]
+    opened.engine.dispose()
+    with pytest.raises(DatabaseUnreachable, match="certificate"):
+        connect(through(proxy.port, database_url, f"?sslmode=verify-full&sslrootcert={tmp_path / 'none.pem'}"))
+    proxy.close()
