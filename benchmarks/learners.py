@@ -23,7 +23,7 @@ from rich.table import Table
 
 from hpo.pruner import RecallPruner
 from hpo.search import cache_folder
-from hpo.search_space import make_sampler, suggest
+from hpo.search_space import proposer, suggest
 from storage.atomic import atomic_write
 from studies.baselines import TEXT_FREE, build_baselines
 from studies.device import full_precision
@@ -54,7 +54,7 @@ def search(problem: Problem, name: str, seconds: float, folder: Path) -> Best:
     section = section.model_copy(update={"space": section.space | {"learner": name}})
     pruner = problem.spec.pruner
     judge = RecallPruner(pruner.rungs, pruner.eta, seed=section.seed)
-    study = optuna.create_study(direction="maximize", sampler=make_sampler(section, section.seed), pruner=judge)
+    study = optuna.create_study(direction="maximize", sampler=proposer(section, section.seed), pruner=judge)
     spent = 0.0
     while spent < seconds:
         trial = study.ask()

@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hpo.console import Console, Report
+from hpo.engines import EngineName
 from hpo.launcher import launch, search_workers
 from hpo.reporting.document import search_figures, study_document
 from hpo.search import cache_folder, check_definition, distillation_name, ranked, register, winners
 from hpo.watch import snapshot
 from storage.artifacts import trial_folder
-from storage.errors import InputError
+from storage.errors import InputError, StudyStopped
 from storage.postgres import Database
 from storage.records import Records
 from studies.spec import StudySpec
@@ -40,6 +41,8 @@ def run(
     console: Console,
     *,
     workers: int | None = None,
+    engine: EngineName = EngineName.local,
+    address: str | None = None,
     out: Path | None = None,
     trec: Path | None = None,
 ) -> dict[str, Any]:
@@ -49,7 +52,9 @@ def run(
         database: where the study lives.
         spec: the study file.
         console: for progress.
-        workers: search processes; see `launcher.launch`.
+        workers: see `launcher.launch`, as for the next two.
+        engine: where they run.
+        address: of a Ray cluster.
         out: export folder; by default the study file's.
         trec: folder for the rankings of the test scenes in TREC formats; must not exist.
 
@@ -70,7 +75,7 @@ def run(
     if evaluation is None or not _exported_here(records, spec.name, folder):
         spec, problem = begin(database, spec, console, workers)
         if evaluation is None:
-            launch(database, spec, console, workers=workers)
+            launch(database, spec, console, workers=workers, engine=engine, address=address)
             evaluation = distil_and_evaluate(database, spec, problem, console, trec)
         export(database, spec, problem, folder, console)
     page = write_report(database, spec, report_folder(spec.name), folder)
@@ -174,20 +179,17 @@ def distil(
     database: Database, spec: StudySpec, problem: Problem, teachers: list[Teacher], console: Console
 ) -> tuple[Student, int]:
     """The distillation's own Optuna study: runs what is left of its trials; returns the best student and its trial."""
-    import optuna
-
     from distill.objective import Distillation, StudentHyperparameters, load_student
-    from hpo.lineage import origin
-    from hpo.trials import Budget, open_study, run_next
+    from hpo.budget import Budget
+    from hpo.claims import Claims
+    from hpo.search_space import SeededByTrial
+    from hpo.trials import open_study, run_all
 
     name = distillation_name(spec.name)
-    study = open_study(database.storage, name, create=True)
-    trials = study.get_trials(deepcopy=False)
-    # Proposals must not repeat when a study is resumed: the seed moves on with the trials there are.
-    study.sampler = optuna.samplers.TPESampler(seed=spec.distill.seed * 1_000_003 + len(trials), n_startup_trials=3)
-    if not trials:
-        study.set_user_attr("search study", spec.name)
-        study.enqueue_trial(asdict(StudentHyperparameters()))
+    study = open_study(database.storage, name, SeededByTrial(_student_sampler, spec.distill.seed), create=True)
+    study.set_user_attr("search study", spec.name)
+    with Records(database.engine).exclusive(name):
+        study.enqueue_trial(asdict(StudentHyperparameters()), skip_if_exists=True)
 
     @functools.cache
     def distillation() -> Distillation:
@@ -196,14 +198,22 @@ def distil(
 
     def objective(trial: optuna.Trial) -> float:
         shared = distillation()
-        folder = trial_folder(name, origin(study.get_trials(deepcopy=False)[trial.number]))
         with console.progress(f"distilling, trial {trial.number + 1} of {spec.distill.trials}") as report:
-            return _distil_once(shared, folder, report, trial)
+            return _distil_once(shared, trial_folder(name, trial.number), report, trial)
 
-    while run_next(study, Budget(spec.distill.trials), objective) is not None:
+    claims = Claims(database, study, spec.name, spec.search.retries, timed=False)
+    for _ in run_all(claims, Budget(spec.distill.trials), objective):
         pass
+    if claims.called_off():
+        raise StudyStopped(f"study {spec.name!r} was stopped; hpo run with its study file goes on")
     best = winners(study, 1)[0]
-    return load_student(problem, trial_folder(name, origin(best))), best.number
+    return load_student(problem, trial_folder(name, best.number)), best.number
+
+
+def _student_sampler(seed: int) -> optuna.samplers.BaseSampler:
+    import optuna
+
+    return optuna.samplers.TPESampler(seed=seed, n_startup_trials=3)
 
 
 def _distil_once(distillation: Distillation, folder: Path, progress: Report, trial: optuna.Trial) -> float:
@@ -228,7 +238,6 @@ def export(database: Database, spec: StudySpec, problem: Problem, folder: Path, 
     from distill.export import export as write
     from distill.objective import load_student
     from hpo.evaluation import manifest
-    from hpo.lineage import origin
     from hpo.trials import open_study
 
     records = Records(database.engine)
@@ -237,8 +246,7 @@ def export(database: Database, spec: StudySpec, problem: Problem, folder: Path, 
         return folder
     _check_export_folder(records, spec.name, folder)
     study = open_study(database.storage, distillation_name(spec.name))
-    trial = study.get_trials(deepcopy=False)[evaluation["student_trial"]]
-    student = load_student(problem, trial_folder(study.study_name, origin(trial)))
+    student = load_student(problem, trial_folder(study.study_name, evaluation["student_trial"]))
     console.note(f"exporting to {folder}, and checking it in a fresh process")
     write(student, problem.encoder.tokenizer, problem.lexicon, folder, manifest(problem, evaluation))
     records.finish_stage(spec.name, f"{EXPORT} {folder}", {"folder": str(folder)})

@@ -1,39 +1,107 @@
-"""Launches a registered study's search: an engine's workers, and the live table until the budget is spent."""
+"""Launches a registered study's search: an engine's workers, and the live table until the search has ended."""
 
 from __future__ import annotations
 
-import os
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from hpo.console import Console
+from hpo.engines import EngineName
 from hpo.search import log_folder
 from hpo.watch import LiveTable, snapshot
+from storage.control import Control
+from storage.errors import StudyStopped
 from storage.postgres import Database
 from studies.spec import StudySpec
 
+if TYPE_CHECKING:
+    from hpo.engines import Engine
 
-def launch(database: Database, spec: StudySpec, console: Console, *, workers: int | None = None) -> None:
-    """Runs a registered study's search until its budget is spent; resumes one that was stopped.
+
+def launch(
+    database: Database,
+    spec: StudySpec,
+    console: Console,
+    *,
+    workers: int | None = None,
+    engine: EngineName = EngineName.local,
+    address: str | None = None,
+) -> None:
+    """Runs a registered study's search until it has ended; goes on with one that was interrupted.
 
     Args:
         database: where the study lives.
         spec: the study, registered.
         console: for progress.
-        workers: processes on this machine; by default the study file's number, else one per core.
+        workers: how many; by default the study file's number, else one per core.
+        engine: what starts them.
+        address: of the Ray cluster.
 
     Raises:
         ScenetuneError: a worker failed.
-        KeyboardInterrupt: after the workers have queued their running trials again.
+        StudyStopped: `hpo stop` ended it before its budget did.
+        KeyboardInterrupt: after the workers have put their running trials back.
     """
-    from hpo.engines import local
+    from hpo.fleet import supervise
+
+    control = Control(database.engine, spec.name)
+
+    def called_off() -> bool:
+        orders = control.orders()
+        return orders.stop is not None or orders.late
 
     if snapshot(database, spec).finished:
         return
     count = search_workers(spec, workers)
     with LiveTable(database, spec, console) as table:
-        local.run(spec.name, database.url, count, log_folder(spec.name), table.refresh)
+        if engine is EngineName.external:
+            console.note(f"waiting for workers: hpo worker {spec.name}, with this database and the same data")
+            _follow(table, called_off)
+        else:
+            try:
+                supervise(
+                    _engine(engine, database, spec, count, address), count, lambda: table.refresh().reached, called_off
+                )
+            finally:
+                settle(database, spec)
         table.refresh()
+    if control.orders().stop is not None and not snapshot(database, spec).finished:
+        raise StudyStopped(f"study {spec.name!r} was stopped; hpo resume {spec.name} goes on")
+
+
+def _engine(name: EngineName, database: Database, spec: StudySpec, count: int, address: str | None) -> Engine:
+    if name is EngineName.ray:
+        from hpo.engines.ray import RayEngine
+
+        return RayEngine(spec, database.url, address)
+    import torch
+
+    from hpo.engines.local import LocalEngine
+
+    return LocalEngine(spec.name, database.url, count, log_folder(spec.name), torch.cuda.device_count())
+
+
+def _follow(table: LiveTable, called_off: Callable[[], bool]) -> None:
+    """Shows the search until it has ended, or was called off and nothing runs any more."""
+    while True:
+        shot = table.refresh()
+        if shot.finished or (called_off() and not shot.running):
+            return
+        time.sleep(1.0)
+
+
+def settle(database: Database, spec: StudySpec) -> None:
+    """Puts back what workers that were killed here have left running."""
+    from hpo.claims import Claims
+    from hpo.trials import open_study
+
+    study = open_study(database.storage, spec.name)
+    Claims(database, study, spec.name, spec.search.retries).others_run()
 
 
 def search_workers(spec: StudySpec, workers: int | None = None) -> int:
-    """How many worker processes a search has on this machine: as asked for, as the study file says, or one per core."""
-    return min(workers or spec.search.workers or os.cpu_count() or 1, spec.search.trials)
+    """How many workers a search has: as asked for, as the study file says, or one per core."""
+    from studies.device import cores
+
+    return min(workers or spec.search.workers or cores(), spec.search.trials)

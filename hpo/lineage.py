@@ -1,7 +1,7 @@
-"""Which of a study's trials are one story: a trial, its retries after interruptions, and its continuations.
+"""Which of a study's trials are one story: a trial, and its continuations.
 
-Optuna's trials end for good. What is interrupted, or stopped at a rung and taken up again, goes on as a new trial with
-the same parameters and the values reported so far; checkpoint and rung results stay those of the first one.
+Optuna's trials end for good. What was stopped at a rung and is taken up again goes on as a new trial with the same
+parameters and the values reported so far; checkpoint and rung results stay those of the first one.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 ERROR = "error"
 REASON = "reason"
 COST = "cost_seconds"
+# Attribute of a trial whose worker died: how many rungs it had reached, each time.
+LOST = "workers lost"
 # Attributes of a trial that goes on with a stopped one: the first trial of the story, and the rung that it had reached.
 CONTINUES = "continues trial"
 FROM_RUNG = "continues from rung"
@@ -22,8 +24,7 @@ SPARED = "spared at rung"
 
 def origin(trial: FrozenTrial) -> int:
     """Number of the first trial of the story that this one belongs to: checkpoints and rung results go by it."""
-    first = trial.user_attrs.get(CONTINUES, trial.system_attrs.get("failed_trial"))
-    return trial.number if first is None else int(first)
+    return int(trial.user_attrs.get(CONTINUES, trial.number))
 
 
 def stories(trials: Iterable[FrozenTrial]) -> dict[int, list[FrozenTrial]]:
@@ -58,11 +59,8 @@ def continuation(stopped: FrozenTrial, rung: int, reason: str) -> FrozenTrial:
 
 
 def counts(story: Iterable[FrozenTrial]) -> bool:
-    """Whether a story counts against a budget of trials: not one that only waits or was interrupted."""
-    return any(
-        ERROR in trial.user_attrs if trial.state == TrialState.FAIL else trial.state != TrialState.WAITING
-        for trial in story
-    )
+    """Whether a story counts against a budget of trials: not one that only waits."""
+    return any(trial.state != TrialState.WAITING for trial in story)
 
 
 def cost(story: Iterable[FrozenTrial]) -> float:

@@ -6,10 +6,12 @@
 from __future__ import annotations
 
 import difflib
+import importlib.metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from storage.artifacts import study_folder, trial_folder
+from storage.control import Control
 from storage.errors import InputError, ScenetuneError
 from storage.home import home
 from storage.postgres import Database
@@ -17,12 +19,12 @@ from storage.records import Records, RungResult, StudyRecord
 from studies.spec import StudySpec, differences, parse_spec
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Sequence
+    from collections.abc import Callable, Collection, Iterator, Sequence
 
     import optuna
     from optuna.trial import FrozenTrial, TrialState
 
-    from hpo.trials import Budget
+    from hpo.budget import Budget
     from studies.hyperparameters import Hyperparameters
     from studies.objective import RungReport
 
@@ -30,17 +32,20 @@ if TYPE_CHECKING:
 
 
 def register(database: Database, spec: StudySpec, fingerprint: str) -> StudySpec:
-    """Writes a study down, or joins the one of that name; returns the spec that is in force.
+    """Writes a study down, or joins the one of that name, and lets it run; returns the spec that is in force.
 
-    Budgets may change between launches; the experiment may not. A grid's budget is the grid.
+    Budgets may change between launches; the experiment may not. A grid's budget is the grid. What `hpo stop` ordered
+    is withdrawn, and the time of `timeout_minutes` starts.
 
     Raises:
         InputError: a study of that name exists with another definition or other data; the message says what differs.
     """
     from hpo.search_space import grid
+    from hpo.starts import enqueue
     from hpo.trials import open_study
 
     records = Records(database.engine)
+    best = _warm_start(database, spec)
     with records.exclusive(spec.name):
         stored = records.load_study(spec.name)
         if stored is None:
@@ -58,8 +63,38 @@ def register(database: Database, spec: StudySpec, fingerprint: str) -> StudySpec
             for point in points:
                 study.enqueue_trial(point, skip_if_exists=True)
             spec = spec.model_copy(update={"search": spec.search.model_copy(update={"trials": len(points)})})
+        enqueue(study, spec.search, best)
         records.update_spec(spec.name, spec.model_dump(mode="json"))
+    minutes = spec.search.timeout_minutes
+    Control(database.engine, spec.name).start(version(), None if minutes is None else 60 * minutes)
     return spec
+
+
+def _warm_start(database: Database, spec: StudySpec) -> list[FrozenTrial]:
+    """The best trials of the study that `search.warm_start` names.
+
+    Raises:
+        InputError: there is no such study, it has no finished trial, or it is this one.
+    """
+    from hpo.trials import open_study
+
+    other = spec.search.warm_start
+    if other is None:
+        return []
+    if other == spec.name:
+        raise InputError(f"search.warm_start = {other!r} is the study itself; name another, or leave it out")
+    load_spec_of(database, other)
+    best = ranked(open_study(database.storage, other))[: spec.search.warm_start_trials]
+    if not best:
+        raise InputError(
+            f"search.warm_start = {other!r}: that study has no finished trial; leave it out, or name another"
+        )
+    return best
+
+
+def version() -> str:
+    """The version of this program, which all workers of a study must share: their recalls are compared."""
+    return importlib.metadata.version("scenetune")
 
 
 def check_definition(stored: StudyRecord, spec: StudySpec) -> None:
@@ -110,15 +145,13 @@ class Search:
         spec: the study.
         scenes: names of the validation scenes that recalls are measured on.
         train: trains and evaluates a configuration, as `studies.objective.run_trial` does on the study's data.
-        worker: number of this worker, which sets its sampler's seed apart.
 
     Raises:
         InputError: the study holds recalls on other scenes.
     """
 
-    def __init__(
-        self, database: Database, spec: StudySpec, scenes: Collection[str], train: Train, worker: int = 0
-    ) -> None:
+    def __init__(self, database: Database, spec: StudySpec, scenes: Collection[str], train: Train) -> None:
+        from hpo.claims import Claims
         from hpo.pruner import RecallPruner, RecordedHistory
         from hpo.search_space import make_sampler
         from hpo.trials import open_study
@@ -131,21 +164,25 @@ class Search:
         self._pruner = None
         if pruner.kind == "recall":
             self._pruner = RecallPruner(pruner.rungs, pruner.eta, pruner.keep, spec.search.seed, metric=metric)
-        study = open_study(database.storage, spec.name)
-        # A resumed search must not repeat what a fresh sampler of the same seed proposed before.
-        seed = (spec.search.seed * 1_000_003 + len(study.get_trials(deepcopy=False)) * 1009 + worker) % 2**32
-        self.study = open_study(database.storage, spec.name, make_sampler(spec.search, seed), self._pruner)
+        self.study = open_study(database.storage, spec.name, make_sampler(spec.search), self._pruner)
+        self._claims = Claims(database, self.study, spec.name, spec.search.retries)
+        self._budget = search_budget(spec)
 
     def run_next(self) -> TrialState | None:
-        """Runs the next trial to its end; None when the budget is spent, exactly, whatever the number of workers.
+        """Runs the next trial to its end; None when no further one may start, whatever the number of workers.
 
         Raises:
-            KeyboardInterrupt: after the trial was queued again.
+            KeyboardInterrupt: after the trial was put back.
         """
         from hpo.trials import run_next
 
-        lock = self._records.exclusive(self._spec.name)
-        return run_next(self.study, search_budget(self._spec), self.objective, lock, self._take_up)
+        return run_next(self._claims, self._budget, self.objective, self._take_up)
+
+    def run_all(self) -> Iterator[TrialState]:
+        """Runs trials until the search has ended, and yields how each did; see `hpo.trials.run_all`."""
+        from hpo.trials import run_all
+
+        return run_all(self._claims, self._budget, self.objective, self._take_up)
 
     def objective(self, trial: optuna.Trial) -> float:
         """Trains the trial's configuration, reporting and maybe pruning at each rung."""
@@ -157,6 +194,7 @@ class Search:
         number = origin(frozen)
 
         def report(reached: RungReport) -> None:
+            self._claims.check(trial)
             self._record(number, reached)
             # Optuna is told of the nominal resource, which is the same for all trials at a rung.
             step = self._spec.pruner.rungs[reached.rung]
@@ -168,6 +206,8 @@ class Search:
             # A trial that was taken up again has been decided on at the rung that it goes on from.
             if reached.rung > frozen.user_attrs.get(FROM_RUNG, -1):
                 self._judge(trial, number, reached.rung)
+            if reached.rung + 1 < len(self._spec.pruner.rungs):
+                self._pause()
 
         return self._train(values, trial_folder(self._spec.name, number), report)
 
@@ -211,6 +251,19 @@ class Search:
         if decision.outranked:
             trial.set_user_attr(SPARED, rung)
 
+    def _pause(self) -> None:
+        """Lets a trial wait at the rung that it has reached where the search shall not go on.
+
+        Raises:
+            Paused: says why.
+        """
+        from hpo.trials import Paused
+
+        if self._claims.called_off():
+            raise Paused("the study was stopped, or its time is over")
+        if reason := self._budget.exhausted(self.study.get_trials(deepcopy=False)):
+            raise Paused(reason)
+
     def _take_up(self, trials: Sequence[FrozenTrial]) -> bool:
         """Queues the stopped trial that goes on before anything new begins, if there is one: under the study's lock."""
         from optuna.trial import TrialState
@@ -233,10 +286,10 @@ class Search:
 
 def search_budget(spec: StudySpec) -> Budget:
     """What ends the study's search."""
-    from hpo.trials import Budget
+    from hpo.budget import Budget
 
-    minutes = spec.search.cost_minutes
-    return Budget(spec.search.trials, None if minutes is None else 60 * minutes)
+    search, minutes = spec.search, spec.search.cost_minutes
+    return Budget(search.trials, None if minutes is None else 60 * minutes, search.target_recall, search.patience)
 
 
 def winners(study: optuna.Study, count: int) -> list[FrozenTrial]:

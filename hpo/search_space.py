@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import random
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import optuna
+from optuna.trial import FrozenTrial, TrialState
 
 from studies.domains import Domain, Range
 from studies.hyperparameters import Hyperparameters, applies
@@ -25,13 +28,70 @@ def suggest(trial: optuna.Trial, search: SearchSection) -> Hyperparameters:
     return Hyperparameters(learner=learner, trainable_layers=layers, **values)
 
 
-def make_sampler(search: SearchSection, seed: int) -> optuna.samplers.BaseSampler:
-    """The sampler that `search.sampler` names.
+class SeededByTrial(optuna.samplers.BaseSampler):
+    """Draws each trial's proposals from a seed of its own: what is proposed depends on nothing but the study.
+
+    A worker that was killed, or one that joins late, proposes for a trial what any other would have proposed; no two
+    trials of a study draw the same numbers.
 
     Args:
-        search: the study file's section.
-        seed: of this worker; workers that share a study need different ones, or they propose the same trials.
+        make: makes the sampler that proposes, from a seed.
+        seed: of the study.
     """
+
+    def __init__(self, make: Callable[[int], optuna.samplers.BaseSampler], seed: int) -> None:
+        self._make, self._seed = make, seed
+        self._number: int | None = None
+        self._sampler = make(seed)
+
+    def _of(self, trial: FrozenTrial) -> optuna.samplers.BaseSampler:
+        if trial.number != self._number:
+            self._number, self._sampler = trial.number, self._make((self._seed * 1_000_003 + trial.number) % 2**32)
+        return self._sampler
+
+    def infer_relative_search_space(
+        self, study: optuna.Study, trial: FrozenTrial
+    ) -> dict[str, optuna.distributions.BaseDistribution]:
+        """As the sampler that proposes does."""
+        return self._of(trial).infer_relative_search_space(study, trial)
+
+    def sample_relative(
+        self,
+        study: optuna.Study,
+        trial: FrozenTrial,
+        search_space: dict[str, optuna.distributions.BaseDistribution],
+    ) -> dict[str, Any]:
+        """As the sampler that proposes does."""
+        return self._of(trial).sample_relative(study, trial, search_space)
+
+    def sample_independent(
+        self,
+        study: optuna.Study,
+        trial: FrozenTrial,
+        param_name: str,
+        param_distribution: optuna.distributions.BaseDistribution,
+    ) -> Any:
+        """As the sampler that proposes does."""
+        return self._of(trial).sample_independent(study, trial, param_name, param_distribution)
+
+    def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
+        """As the sampler that proposes does."""
+        self._of(trial).before_trial(study, trial)
+
+    def after_trial(
+        self, study: optuna.Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None
+    ) -> None:
+        """As the sampler that proposes does."""
+        self._of(trial).after_trial(study, trial, state, values)
+
+
+def make_sampler(search: SearchSection) -> optuna.samplers.BaseSampler:
+    """The sampler that `search.sampler` names."""
+    return SeededByTrial(functools.partial(proposer, search), search.seed)
+
+
+def proposer(search: SearchSection, seed: int) -> optuna.samplers.BaseSampler:
+    """The sampler that proposes for a whole search, or for one trial of it."""
     match search.sampler:
         case "random" | "grid":
             # A grid's points are queued when the study is registered: its sampler proposes nothing.

@@ -27,7 +27,8 @@ class TrialView:
     """One trial as the table shows it.
 
     Attributes:
-        number, state, learner: as Optuna has them; learner is "" until suggested.
+        number, state, learner: as Optuna has them, but that what has begun and waits is paused; learner is "" until
+            suggested.
         recalls: validation recall at each rung; None where not reached (or not finite).
         cost_seconds: measured training and evaluation time.
         reason: the pruner's words, or the error.
@@ -55,7 +56,7 @@ class Snapshot:
         name: the study.
         budget: trials in all.
         spent: trials that count against the budget.
-        budget_spent: whether no further trial may start: by trials, or by their cost.
+        ended_by: why no further trial may start: which budget is spent; None where one may.
         states: number of trials per state, in lower case.
         rungs: meta-updates at each rung.
         trials: the last trial of each story: a retry or continuation stands for what it goes on with.
@@ -67,7 +68,7 @@ class Snapshot:
     name: str
     budget: int
     spent: int
-    budget_spent: bool
+    ended_by: str | None
     states: dict[str, int]
     rungs: tuple[int, ...]
     trials: tuple[TrialView, ...]
@@ -88,7 +89,18 @@ class Snapshot:
     @property
     def finished(self) -> bool:
         """Whether the budget is spent and nothing runs; what waits then will never run."""
-        return self.budget_spent and not self.states.get("running", 0)
+        return self.ended_by is not None and not self.running
+
+    @property
+    def running(self) -> int:
+        """How many trials run."""
+        return self.states.get("running", 0)
+
+    @property
+    def reached(self) -> int:
+        """How far the search has come: rungs reached and trials ended."""
+        ended = sum(trial.state not in ("running", "waiting", "paused") for trial in self.trials)
+        return ended + sum(recall is not None for trial in self.trials for recall in trial.recalls)
 
     @property
     def best(self) -> TrialView | None:
@@ -125,7 +137,7 @@ def summarise(spec: StudySpec, trials: list[FrozenTrial]) -> Snapshot:
         name=spec.name,
         budget=spec.search.trials,
         spent=spent,
-        budget_spent=search_budget(spec).spent(trials),
+        ended_by=search_budget(spec).spent(trials),
         states=states,
         rungs=rungs,
         trials=views,
@@ -182,17 +194,18 @@ class LiveTable:
         if self._live is not None:
             self._live.stop()
 
-    def refresh(self) -> None:
-        """Reads the study and shows it."""
+    def refresh(self) -> Snapshot:
+        """Reads the study, shows it, and returns what was read."""
         shot = snapshot(self._database, self._spec)
         if self._live is not None:
             self._live.update(render(shot), refresh=True)
-            return
+            return shot
         text = _line(shot)
         due = time.monotonic() - self._last_line >= SECONDS_BETWEEN_LINES or shot.finished
         if due and text != self._last_text:
             self._last_line, self._last_text = time.monotonic(), text
             self._console.note(text)
+        return shot
 
 
 def _line(shot: Snapshot) -> str:
@@ -213,7 +226,7 @@ def _view(trial: FrozenTrial, rungs: list[int]) -> TrialView:
     values = [trial.intermediate_values.get(step) for step in rungs]
     return TrialView(
         number=trial.number,
-        state=trial.state.name.lower(),
+        state="paused" if trial.state.name == "WAITING" and trial.params else trial.state.name.lower(),
         learner=str(trial.params.get("learner", "")),
         recalls=tuple(v if v is not None and math.isfinite(v) else None for v in values),
         cost_seconds=float(trial.user_attrs.get(COST, 0.0)),

@@ -5,35 +5,39 @@ from __future__ import annotations
 import time
 from functools import partial
 
-from hpo.search import Search, cache_folder, load_spec_of
+from hpo.search import Search, cache_folder, load_spec_of, version
 from hpo.trials import MAX_FAILURES_IN_A_ROW
+from storage.control import Control
 from storage.errors import InputError, ScenetuneError
 from storage.postgres import Database
 from storage.records import Records
 
+ASK_AGAIN_SECONDS = 2.0
 
-def work(database: Database, name: str, *, worker: int = 0, workers: int = 1) -> int:
-    """Runs trials of a study until its budget is spent; returns how many this worker ran.
+
+def work(database: Database, name: str, *, workers: int = 1, threads: int | None = None) -> int:
+    """Runs trials of a study until it has ended or was stopped; returns how many this worker ran.
 
     Args:
         database: where the study lives.
         name: the study.
-        worker: number of this worker among those on this machine.
         workers: how many share this machine's cores.
+        threads: of this one; by default its share of the cores.
 
     Raises:
-        InputError: no such study, the data here differ from those that it was started on, or a trial would not fit into
-            this machine's memory.
+        InputError: no such study, it was launched by another version of this program, the data here differ from those
+            that it was started on, or a trial would not fit into this machine's memory.
         ScenetuneError: several trials failed in a row: the fault is not the configurations'.
-        KeyboardInterrupt: after the running trial was queued again.
+        KeyboardInterrupt: after the running trial was put back.
     """
     from optuna.trial import TrialState
 
     from studies.device import share_cores
     from studies.objective import prepare, run_trial
 
-    share_cores(workers)
+    share_cores(workers, threads)
     spec = load_spec_of(database, name)
+    _check_version(Control(database.engine, name).orders().version, name)
     problem = prepare(spec, cache_folder())
     stored = Records(database.engine).load_study(name)
     if stored is not None and stored.fingerprint != problem.data.fingerprint:
@@ -43,15 +47,25 @@ def work(database: Database, name: str, *, worker: int = 0, workers: int = 1) ->
         )
     problem.refuse_too_large(workers)
     scenes = {problem.data.scenes[episode.scene] for episode in problem.validation}
-    search = Search(database, spec, scenes, partial(run_trial, problem), worker)
-    deadline = time.monotonic() + 60 * spec.search.timeout_minutes if spec.search.timeout_minutes else None
     done = failures = 0
-    while deadline is None or time.monotonic() < deadline:
-        state = search.run_next()
-        if state is None:
-            break
+    for state in Search(database, spec, scenes, partial(run_trial, problem)).run_all():
         done += 1
         failures = failures + 1 if state == TrialState.FAIL else 0
         if failures == MAX_FAILURES_IN_A_ROW:
             raise ScenetuneError(f"{failures} trials failed in a row; the worker's log shows why")
     return done
+
+
+def wait_for(database: Database, name: str) -> None:
+    """Waits until a study of that name is launched."""
+    records = Records(database.engine)
+    while records.load_study(name) is None:
+        time.sleep(ASK_AGAIN_SECONDS)
+
+
+def _check_version(launched: str | None, name: str) -> None:
+    if launched not in (None, version()):
+        raise InputError(
+            f"study {name!r} was launched by scenetune {launched}, this worker is {version()}: their recalls may not "
+            "compare; install the same version, or launch the study again with this one"
+        )

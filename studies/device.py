@@ -47,9 +47,19 @@ def full_precision() -> Iterator[None]:
         _full_precision.reset(token)
 
 
-def share_cores(workers: int) -> None:
-    """Divides the machine's cores between worker processes; more threads than cores only get in each other's way."""
-    torch.set_num_threads(max(1, (os.cpu_count() or 1) // workers))
+def cores() -> int:
+    """How many cores this process may use: a scheduler may have given it fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def share_cores(workers: int, threads: int | None = None) -> None:
+    """Divides the cores between worker processes; more threads than cores only get in each other's way.
+
+    Args:
+        workers: how many processes share this machine.
+        threads: of this process, where that is known.
+    """
+    torch.set_num_threads(threads or max(1, cores() // workers))
 
 
 def free_memory() -> int:

@@ -91,6 +91,21 @@ def values_of(domain: Domain) -> list[Any]:
     return domain if isinstance(domain, list) else [domain]
 
 
+def holds(domain: Domain, value: Any) -> bool:
+    """Whether a value is one of the domain's."""
+    if not isinstance(domain, Range):
+        return any(type(one) is type(value) and one == value for one in values_of(domain))
+    number = isinstance(value, int if domain.whole else int | float) and not isinstance(value, bool)
+    return number and domain.low <= value <= domain.high
+
+
+def show_domain(domain: Domain) -> str:
+    """A domain in the study file's words."""
+    if isinstance(domain, Range):
+        return f"{domain.low} to {domain.high}"
+    return "one of " + ", ".join(map(str, values_of(domain)))
+
+
 def check_domain(name: str, domain: Domain) -> None:
     """Refuses a domain that its parameter cannot have.
 

@@ -30,6 +30,13 @@ from studies.search_section import SearchSection
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 
 
+# What of a search may differ from launch to launch: budgets, machines, where to begin.
+_CHANGEABLE = (
+    "trials", "cost_minutes", "timeout_minutes", "target_recall", "patience", "retries", "start", "warm_start",
+    "warm_start_trials", "workers", "worker_cpus", "worker_gpus", "episodes_at_once",
+)  # fmt: skip
+
+
 def _increasing(name: str, values: list[int]) -> list[int]:
     if any(later <= earlier for earlier, later in itertools.pairwise(values)):
         raise ValueError(f"{name} must increase, got {values}")
@@ -188,8 +195,8 @@ class StudySpec(Section):
         spec = self.model_dump(mode="json")
         for path in self.data.paths:
             del spec["data"][path]
-        for budget in ("trials", "cost_minutes", "timeout_minutes", "workers", "episodes_at_once"):
-            del spec["search"][budget]
+        for changeable in _CHANGEABLE:
+            del spec["search"][changeable]
         del spec["distill"]["trials"], spec["export"]
         return spec
 

@@ -13,7 +13,7 @@ from optuna.trial import TrialState
 from hpo.halving import Promotion, RungHistory, completion, decide, promotion
 from hpo.lineage import continuation
 from hpo.pruner import is_exempt
-from hpo.search_space import make_sampler, suggest
+from hpo.search_space import proposer, suggest
 from replay.clock import Run
 from replay.curves import Curves
 from studies.domains import Range
@@ -50,7 +50,7 @@ class Proposals:
         made: optuna.samplers.BaseSampler = optuna.samplers.RandomSampler(seed)
         if sampler == "tpe":
             self._search = parse_spec(curves.spec).search
-            made = make_sampler(self._search.model_copy(update={"trials": len(curves.test)}), seed)
+            made = proposer(self._search.model_copy(update={"trials": len(curves.test)}), seed)
             self._places = np.array([self._place(values) for values in curves.parameters])
         self.study = optuna.create_study(direction="maximize", sampler=made, pruner=pruner)
         self.trials: dict[int, optuna.Trial] = {}

@@ -1,6 +1,5 @@
-"""Single trials on a real PostgreSQL: budgets are exact, interruptions are queued again, failures keep their reason."""
+"""Single trials on a real PostgreSQL: budgets are exact, interruptions cost nothing, failures keep their reason."""
 
-import contextlib
 import multiprocessing
 import os
 import random
@@ -11,13 +10,17 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from hpo.lineage import COST, ERROR, REASON, counts, origin
+from hpo.budget import Budget
+from hpo.claims import Claims
+from hpo.lineage import COST, ERROR, LOST, REASON, counts
 from hpo.search import register
 from hpo.search_space import suggest
-from hpo.trials import Budget, ask, open_study, run_next
+from hpo.trials import Paused, open_study, run_all, run_next
+from storage import leases
+from storage.control import Control
 from storage.errors import InputError
+from storage.leases import Leases, Worker
 from storage.postgres import connect
-from storage.records import Records
 from studies.spec import parse_spec
 
 
@@ -26,78 +29,95 @@ def study(database):
     return open_study(database.storage, "s", optuna.samplers.RandomSampler(0), create=True)
 
 
-def attempt(study, outcome):
+@pytest.fixture
+def claims(database, study):
+    return Claims(database, study, "s", retries=3)
+
+
+def attempt(claims, outcome):
     """Runs one trial whose objective returns or raises `outcome` after reporting at one rung."""
 
     def objective(trial):
         trial.suggest_float("x", 0, 1)
-        trial.report(0.5, 10)
+        if not trial.storage.get_trial(trial._trial_id).intermediate_values:
+            trial.report(0.5, 10)
         if isinstance(outcome, BaseException):
             raise outcome
         return outcome
 
-    return run_next(study, Budget(100), objective)
+    return run_next(claims, Budget(100), objective)
 
 
-def test_a_diverged_trial_spends_budget_and_says_why(study):
+def other_worker(name="other"):
+    """A worker on a machine that cannot be looked into from here."""
+    return Worker(name, "elsewhere", 1, 0.0)
+
+
+def silence(database, seconds):
+    """What so many seconds without a heartbeat do, without waiting for them."""
+    with database.engine.begin() as connection:
+        connection.exec_driver_sql(
+            "UPDATE scenetune_records.lease SET beat_at = beat_at - make_interval(secs => %(s)s), "
+            "suspected_at = suspected_at - make_interval(secs => %(s)s)",
+            {"s": seconds},
+        )
+
+
+def test_a_diverged_trial_spends_budget_and_says_why(study, claims):
     """Optuna fails a trial whose value is NaN: not counted, it would be replaced without end."""
-    assert attempt(study, float("nan")) == TrialState.PRUNED
+    assert attempt(claims, float("nan")) == TrialState.PRUNED
     trial = study.trials[0]
     assert counts([trial])
     assert "diverged" in trial.user_attrs[REASON]
 
 
-def test_an_error_keeps_its_reason_spends_budget_and_does_not_stop_the_worker(study):
+def test_an_error_keeps_its_reason_spends_budget_and_does_not_stop_the_worker(study, claims):
     """A bad configuration must neither end the search nor be tried for ever."""
-    assert attempt(study, RuntimeError("out of memory")) == TrialState.FAIL
+    assert attempt(claims, RuntimeError("out of memory")) == TrialState.FAIL
     trial = study.trials[0]
     assert trial.user_attrs[ERROR] == "RuntimeError: out of memory"
     assert counts([trial])
 
 
-def test_an_interrupted_trial_is_queued_again_with_what_it_had(study):
-    """Ctrl-C must cost neither the configuration, nor its values so far, nor a place in the budget."""
-    with pytest.raises(KeyboardInterrupt):
-        attempt(study, KeyboardInterrupt())
-    failed, waiting = study.trials
-    assert failed.state == TrialState.FAIL
-    assert not counts([failed])
+@pytest.mark.parametrize("outcome", [KeyboardInterrupt(), Paused("stopped")])
+def test_what_is_interrupted_or_paused_goes_on_as_the_same_trial(study, claims, outcome):
+    """It must cost neither the configuration, nor its values so far, nor a place in the budget, nor a number."""
+    try:
+        assert attempt(claims, outcome) == TrialState.WAITING
+    except KeyboardInterrupt:
+        assert isinstance(outcome, KeyboardInterrupt)
+    (waiting,) = study.trials
     assert waiting.state == TrialState.WAITING
-    assert waiting.params == failed.params
-    again = ask(study, Budget(1))
-    assert again is not None
-    frozen = study.trials[again.number]
-    assert origin(frozen) == 0
-    assert frozen.intermediate_values == {10: 0.5}
+    assert not counts([waiting])
+    assert attempt(claims, 1.0) == TrialState.COMPLETE
+    (finished,) = study.trials
+    assert finished.params == waiting.params
+    assert finished.intermediate_values == {10: 0.5}
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupt_right_after_asking_leaves_no_trial_running(study, number):
+def test_an_interrupt_right_after_asking_leaves_no_trial_running(study, claims, number, monkeypatch):
     """Optuna has stored the trial, nobody guards it yet: it would stay running, and spend budget, for ever."""
-
-    @contextlib.contextmanager
-    def lock():
-        yield
-        os.kill(os.getpid(), number)
-
+    ask = claims.ask
+    monkeypatch.setattr(claims, "ask", lambda *a: (ask(*a), os.kill(os.getpid(), number))[0])
     before = signal.getsignal(number)
     with pytest.raises(KeyboardInterrupt):
-        run_next(study, Budget(100), lambda trial: 1.0, lock())
-    assert [t.state for t in study.trials] == [TrialState.FAIL, TrialState.WAITING]
+        run_next(claims, Budget(100), lambda trial: 1.0)
+    assert [t.state for t in study.trials] == [TrialState.WAITING]
     assert signal.getsignal(number) == before
 
 
-def test_an_interrupt_while_the_value_is_told_waits_until_it_is(study, monkeypatch):
+def test_an_interrupt_while_the_value_is_told_waits_until_it_is(study, claims, monkeypatch):
     """The trial is finished: its value must be kept, and the worker must stop all the same."""
     tell = study.tell
     monkeypatch.setattr(study, "tell", lambda *a, **k: (os.kill(os.getpid(), signal.SIGTERM), tell(*a, **k))[1])
     with pytest.raises(KeyboardInterrupt):
-        run_next(study, Budget(100), lambda trial: 1.0)
+        run_next(claims, Budget(100), lambda trial: 1.0)
     assert [t.state for t in study.trials] == [TrialState.COMPLETE]
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_an_interrupt_that_a_destructor_swallows_still_stops_the_trial(study):
+def test_an_interrupt_that_a_destructor_swallows_still_stops_the_trial(study, claims):
     """Python prints and drops what a destructor raises: the worker would go on until it is killed."""
 
     class Interrupted:
@@ -110,16 +130,113 @@ def test_an_interrupt_that_a_destructor_swallows_still_stops_the_trial(study):
         return 1.0
 
     with pytest.raises(KeyboardInterrupt):
-        run_next(study, Budget(100), objective)
-    assert [t.state for t in study.trials] == [TrialState.FAIL, TrialState.WAITING]
+        run_next(claims, Budget(100), objective)
+    assert [t.state for t in study.trials] == [TrialState.WAITING]
 
 
-def test_a_retry_of_a_retry_still_leads_to_the_first_trial(study):
-    """Its checkpoint lies under the first number: a chain that broke would start from zero."""
-    for _ in range(3):
-        with pytest.raises(KeyboardInterrupt):
-            attempt(study, KeyboardInterrupt())
-    assert origin(study.trials[-1]) == 0
+def test_a_silent_worker_is_suspected_first_and_loses_its_trial_only_if_it_stays_silent(database, study, claims):
+    """After an outage of the database everyone has been silent: whoever asks first must not reap the living."""
+    trial = study.ask()
+    held = Leases(database.engine, "s")
+    assert held.take(trial.number, other_worker())
+    silence(database, leases.SILENT_SECONDS + 1)
+    assert claims.others_run(), "suspected, not dead"
+    assert held.renew(trial.number, other_worker()), "it lives"
+    silence(database, leases.SUSPECT_SECONDS + 1)
+    assert claims.others_run(), "suspected anew"
+    silence(database, leases.SUSPECT_SECONDS + 1)
+    assert not claims.others_run()
+    assert study.trials[0].state == TrialState.WAITING
+    assert not held.renew(trial.number, other_worker())
+
+
+def test_a_worker_that_lost_its_trial_writes_nothing_of_it(database, study, claims):
+    """Cut off for minutes and back: the trial is another's by now, which must not find it ended under its hands."""
+    held = Leases(database.engine, "s")
+
+    def objective(trial):
+        held.delete()
+        assert held.take(trial.number, other_worker())
+        return 0.9
+
+    assert run_next(claims, Budget(10), objective) == TrialState.WAITING
+    (trial,) = study.trials
+    assert trial.state == TrialState.RUNNING
+    assert trial.value is None
+    assert held.holders() == {0: "other"}
+
+
+def test_a_trial_whose_worker_died_here_goes_on_at_once(database, study, claims):
+    """On the same machine the process's absence is proof: nobody needs to wait a minute for it."""
+    trial = study.ask()
+    here = Worker.here()
+    Leases(database.engine, "s").take(trial.number, Worker("dead", here.host, 2**22 + 1, here.started))
+    assert attempt(claims, 1.0) == TrialState.COMPLETE
+    assert [(t.number, t.state) for t in study.trials] == [(0, TrialState.COMPLETE)]
+
+
+def test_a_reused_process_id_is_not_taken_for_the_worker(database, study, claims):
+    """A dead worker's number, given to some daemon, would keep its trial for ever."""
+    trial = study.ask()
+    here = Worker.here()
+    Leases(database.engine, "s").take(trial.number, Worker("dead", here.host, here.pid, here.started - 3600))
+    assert not claims.others_run()
+
+
+def test_a_trial_begun_without_a_lease_is_taken_up(study, claims):
+    """Its worker died between the two: no lease, no heartbeat, nobody would ever miss it."""
+    study.ask()
+    assert attempt(claims, 1.0) == TrialState.COMPLETE
+    assert len(study.trials) == 1
+
+
+def test_a_trial_that_kills_its_workers_fails_in_the_end_and_says_so(study, claims):
+    """One that takes all memory would take every worker of the study with it."""
+    for _ in range(4):
+        assert claims.ask(Budget(1)) is not None
+        Leases(claims._records._engine, "s").delete()  # its worker is gone
+    assert claims.ask(Budget(1)) is None
+    (trial,) = study.trials
+    assert trial.state == TrialState.FAIL
+    assert "its worker was lost 4 times before rung 1" in trial.user_attrs[ERROR]
+    assert trial.user_attrs[LOST] == [0, 0, 0, 0]
+
+
+def test_nothing_begins_after_a_stop_until_it_is_withdrawn(database, study, claims):
+    """`hpo stop` that lets one more trial begin has to be given again."""
+    register(database, parse_spec(GRID | {"name": "s"}), "f")
+    control = Control(database.engine, "s")
+    control.stop("rung")
+    assert claims.ask(Budget(10)) is None
+    control.start("1", None)
+    assert claims.ask(Budget(10)) is not None
+
+
+def test_nothing_begins_after_the_deadline_of_a_launch(database, study, claims):
+    """By the server's clock: a worker whose own is an hour off must neither stop early nor go on."""
+    register(database, parse_spec(GRID | {"name": "s"}), "f")
+    control = Control(database.engine, "s")
+    control.start("1", 0.05)
+    time.sleep(0.1)
+    assert claims.called_off()
+    assert claims.ask(Budget(10)) is None
+    untimed = Claims(database, study, "s", 3, timed=False)
+    assert untimed.ask(Budget(10)) is not None, "what comes after the search has time"
+
+
+@pytest.mark.parametrize(
+    ("budget", "recalls", "ended_by"),
+    [
+        (Budget(10, target=0.5), [0.1, 0.5], "reaches the target"),
+        (Budget(10, patience=2), [0.1, 0.5, 0.4, 0.5], "2 trials without progress"),
+        (Budget(3), [0.1, 0.2, 0.3], "3 trials"),
+    ],
+)
+def test_a_search_ends_when_its_budget_says_so(study, claims, budget, recalls, ended_by):
+    """Every limit ends it at the trial that reaches it, and says which it was."""
+    given = iter(recalls)
+    assert list(run_all(claims, budget, lambda trial: next(given))) == [TrialState.COMPLETE] * len(recalls)
+    assert ended_by in budget.spent(study.trials)
 
 
 GRID = {
@@ -150,7 +267,8 @@ def test_a_grid_is_queued_once_and_is_the_budget(database):
     register(database, parse_spec(GRID), "fingerprint")
     assert len(study.trials) == 6
     tried = set()
-    while run_next(study, Budget(spec.search.trials), lambda t: float(tried.add(suggest(t, spec.search)) or 1)):
+    claims = Claims(database, study, "g", 3)
+    while run_next(claims, Budget(spec.search.trials), lambda t: float(tried.add(suggest(t, spec.search)) or 1)):
         pass
     assert len(tried) == 6
 
@@ -164,8 +282,8 @@ def test_other_data_under_an_old_name_are_refused(database):
 
 def _worker(url: str, seed: int, budget: int) -> None:
     database = connect(url)
-    records, study = Records(database.engine), open_study(database.storage, "s", optuna.samplers.RandomSampler(seed))
-    while run_next(study, Budget(budget), lambda trial: trial.suggest_float("x", 0, 1), records.exclusive("s")):
+    claims = Claims(database, open_study(database.storage, "s", optuna.samplers.RandomSampler(seed)), "s", 3)
+    while run_next(claims, Budget(budget), lambda trial: trial.suggest_float("x", 0, 1)):
         time.sleep(random.Random(seed).random() / 50)
 
 
@@ -183,8 +301,8 @@ def test_the_budget_is_exact_with_several_workers(study, database):
     assert {t.state for t in study.trials} == {TrialState.COMPLETE}
 
 
-def test_the_search_ends_when_its_trials_have_cost_what_they_may(study):
-    """An interrupted trial's retry goes on from its cost: counted twice, it would end the search early."""
+def test_the_search_ends_when_its_trials_have_cost_what_they_may(study, claims):
+    """What an interrupted trial has cost counts on: forgotten, or counted twice, the search would end elsewhere."""
     budget = Budget(trials=100, cost_seconds=10)
 
     def spend(seconds):
@@ -192,7 +310,7 @@ def test_the_search_ends_when_its_trials_have_cost_what_they_may(study):
             trial.set_user_attr(COST, seconds)
             return 1.0
 
-        return run_next(study, budget, objective)
+        return run_next(claims, budget, objective)
 
     def interrupted(trial):
         trial.set_user_attr(COST, 5.0)
@@ -200,8 +318,8 @@ def test_the_search_ends_when_its_trials_have_cost_what_they_may(study):
 
     spend(4.0)
     with pytest.raises(KeyboardInterrupt):
-        run_next(study, budget, interrupted)
-    assert spend(5.5) == TrialState.COMPLETE, "the retry"
+        run_next(claims, budget, interrupted)
+    assert spend(5.5) == TrialState.COMPLETE, "the interrupted one"
     assert spend(1.0) == TrialState.COMPLETE
     assert spend(1.0) is None
-    assert len(study.get_trials(states=[TrialState.COMPLETE])) == 3
+    assert len(study.trials) == 3

@@ -12,7 +12,8 @@ def section(**values):
 
 
 def ask(search, seed=0, trials=1):
-    study = optuna.create_study(direction="maximize", sampler=make_sampler(search, seed))
+    search = search.model_copy(update={"seed": seed})
+    study = optuna.create_study(direction="maximize", sampler=make_sampler(search))
     found = []
     for _ in range(trials):
         trial = study.ask()
@@ -94,8 +95,24 @@ def test_a_learners_own_range_has_a_name_of_its_own_and_yields_to_the_study_file
     assert ask(own)[0][0].inner_steps == 2
 
 
-def test_workers_with_different_seeds_propose_different_trials():
-    """Equal seeds would make every worker run the same trials."""
+def test_studies_with_different_seeds_propose_different_trials():
+    """A seed that the sampler does not hear of gives one study to everybody."""
     search = section(sampler="random")
     assert ask(search, seed=0, trials=3) != ask(search, seed=1, trials=3)
     assert ask(search, seed=0, trials=3) == ask(search, seed=0, trials=3)
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "random", "gp"])
+def test_what_is_proposed_for_a_trial_depends_on_the_study_alone(sampler):
+    """A worker that was killed and started again would otherwise search elsewhere than one that was not."""
+    search = section(sampler=sampler, trials=8)
+    whole = [params for _, params in ask(search, trials=8)]
+
+    study = optuna.create_study(direction="maximize")
+    for _ in range(8):
+        study.sampler = make_sampler(search)  # a new worker every time
+        trial = study.ask()
+        suggest(trial, search)
+        study.tell(trial, 0.0)
+    assert [trial.params for trial in study.trials] == whole
+    assert len({tuple(sorted(params.items())) for params in whole}) == 8, "and no two draw the same numbers"

@@ -1,0 +1,200 @@
+"""`hpo launch`, `worker`, `status`, `stop`, `resume`, `delete`: a study's search from its start to its end."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import time
+from typing import Annotated, Any
+
+import typer
+
+from hpo.commands.options import (
+    Address,
+    Database,
+    Json,
+    Name,
+    StudyFile,
+    Timeout,
+    Trials,
+    Workers,
+    connect,
+    load,
+    with_budget,
+)
+from hpo.commands.verb import verb
+from hpo.engines import EngineName
+from storage.errors import InputError
+
+app = typer.Typer()
+Engine = Annotated[EngineName, typer.Option(help="Where workers run; external: you start hpo worker NAME yourself.")]
+
+
+@app.command()
+@verb("hpo launch studies/quickstart.toml --workers 2 --trials 20")
+def launch(
+    study: StudyFile,
+    workers: Workers = None,
+    engine: Engine = EngineName.local,
+    address: Address = None,
+    trials: Trials = None,
+    timeout: Timeout = None,
+    database: Database = None,
+    as_json: Json = False,
+) -> None:
+    """Run the search alone, or go on with it."""
+    spec = load(study, trials, timeout)
+    opened = connect(database)
+    if trials is not None:
+        _check_budget(opened, spec)
+    _search(opened, spec, as_json, workers, engine, address)
+
+
+@app.command()
+@verb("hpo resume quickstart --trials 40")
+def resume(
+    name: Name,
+    workers: Workers = None,
+    engine: Engine = EngineName.local,
+    address: Address = None,
+    trials: Trials = None,
+    timeout: Timeout = None,
+    database: Database = None,
+    as_json: Json = False,
+) -> None:
+    """Go on with a stopped search, by its name alone."""
+    from hpo.search import load_spec_of
+
+    opened = connect(database)
+    spec = with_budget(load_spec_of(opened, name), trials, timeout)
+    _check_budget(opened, spec)
+    _search(opened, spec, as_json, workers, engine, address)
+
+
+def _check_budget(opened: Any, spec: Any) -> None:
+    from hpo.lifecycle import check_startable
+    from storage.records import Records
+
+    if Records(opened.engine).load_study(spec.name) is not None:
+        check_startable(opened, spec)
+
+
+def _search(
+    opened: Any, spec: Any, as_json: bool, workers: int | None, engine: EngineName, address: str | None
+) -> None:
+    from hpo import job, launcher
+    from hpo.console import Console
+
+    console = Console()
+    spec, _ = job.begin(opened, spec, console, workers)
+    launcher.launch(opened, spec, console, workers=workers, engine=engine, address=address)
+    print_status(opened, spec, as_json)
+
+
+@app.command()
+@verb("hpo worker quickstart --database postgresql://scenetune@db/scenetune")
+def worker(
+    name: Name,
+    database: Database = None,
+    wait: Annotated[bool, typer.Option("--wait", help="Wait until a study of that name is launched.")] = False,
+    of: Annotated[int, typer.Option(min=1, help="Workers on this machine, which share its cores.")] = 1,
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads, instead of a share of the cores.")] = None,
+) -> None:
+    """Join a launched study and run trials until it has ended or is stopped."""
+    from hpo.worker import wait_for, work
+
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    opened = connect(database)
+    if wait:
+        wait_for(opened, name)
+    count = work(opened, name, workers=of, threads=threads)
+    typer.echo(f"ran {count} trials of {name}", err=True)
+
+
+@app.command()
+@verb("hpo status quickstart --json")
+def status(
+    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="The study; by default all.")] = None,
+    watch: Annotated[bool, typer.Option(help="Refresh every second until the search is finished.")] = False,
+    database: Database = None,
+    as_json: Json = False,
+) -> None:
+    """Show where a study stands."""
+    from hpo.search import load_spec_of
+    from storage.records import Records
+
+    opened = connect(database)
+    names = [name] if name else Records(opened.engine).study_names()
+    if not names and not as_json:
+        typer.echo("no studies yet; hpo launch STUDY.toml starts one", err=True)
+    if watch:
+        if name is None:
+            raise InputError("hpo status --watch follows one study; give its name, such as hpo status NAME --watch")
+        _watch(opened, load_spec_of(opened, name))
+    for each in names:
+        print_status(opened, load_spec_of(opened, each), as_json)
+
+
+def _watch(opened: Any, spec: Any) -> None:
+    from hpo.console import Console
+    from hpo.watch import LiveTable
+
+    with LiveTable(opened, spec, Console()) as table:
+        while not table.refresh().finished:
+            time.sleep(1)
+
+
+def print_status(opened: Any, spec: Any, as_json: bool) -> None:
+    """Prints where a study stands."""
+    from hpo.console import Console
+    from hpo.watch import render, snapshot
+
+    shot = snapshot(opened, spec)
+    if as_json:
+        typer.echo(json.dumps(shot.to_json()))
+    else:
+        Console().out.print(render(shot))
+
+
+@app.command()
+@verb("hpo stop quickstart")
+def stop(
+    name: Name,
+    now: Annotated[bool, typer.Option("--now", help="Do not wait for running trials to reach a rung.")] = False,
+    wait: Annotated[bool, typer.Option(help="Return once nothing runs any more.")] = True,
+    database: Database = None,
+) -> None:
+    """Stop a study's workers, wherever they run: their trials pause with a checkpoint; hpo resume goes on."""
+    from hpo import lifecycle
+    from hpo.console import Console
+    from hpo.search import load_spec_of
+
+    opened = connect(database)
+    lifecycle.stop(opened, load_spec_of(opened, name), Console(), "now" if now else "rung", wait=wait)
+    typer.echo(f"{name} is stopped; hpo resume {name} goes on" if wait else f"{name} stops", err=True)
+
+
+@app.command()
+@verb("hpo delete quickstart --yes")
+def delete(
+    name: Name,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    database: Database = None,
+) -> None:
+    """Delete a study for good, with its distillation and all checkpoints; exports and reports stay."""
+    from hpo import lifecycle
+    from hpo.search import load_spec_of
+    from hpo.watch import snapshot
+
+    opened = connect(database)
+    spec = load_spec_of(opened, name)
+    if not yes:
+        if not sys.stdin.isatty():
+            raise InputError(f"hpo delete {name} asks before it deletes, and nobody can answer here; give --yes")
+        question = f"Delete study {name}, its {len(snapshot(opened, spec).trials)} trials and their checkpoints?"
+        if not typer.confirm(question, err=True):
+            typer.echo("nothing was deleted", err=True)
+            return
+    lifecycle.delete(opened, spec)
+    typer.echo(f"deleted {name}", err=True)

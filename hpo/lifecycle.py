@@ -1,0 +1,93 @@
+"""Stops a study so that it can go on, and deletes one for good."""
+
+from __future__ import annotations
+
+import shutil
+import time
+
+from hpo.console import Console
+from hpo.launcher import settle
+from hpo.search import distillation_name
+from hpo.watch import Snapshot, snapshot
+from storage.artifacts import study_folder
+from storage.control import Control, Stop
+from storage.errors import InputError
+from storage.leases import Leases
+from storage.postgres import Database
+from storage.records import Records
+from studies.spec import StudySpec
+
+LOOK_SECONDS = 1.0
+
+
+def stop(database: Database, spec: StudySpec, console: Console, how: Stop = "rung", *, wait: bool = True) -> None:
+    """Stops a study's workers, wherever they are: running trials pause with their checkpoints, and none begins.
+
+    Args:
+        database: where the study lives.
+        spec: the study.
+        console: for progress.
+        how: "rung" lets each trial reach its next rung first; "now" sends it back to its last one.
+        wait: whether to return only once nothing runs.
+
+    Raises:
+        KeyboardInterrupt: while waiting; the order stands.
+    """
+    Control(database.engine, spec.name).stop(how)
+    said = None
+    while wait and (running := _settled(database, spec).running):
+        if running != said:
+            said = running
+            where = "at their next rung" if how == "rung" else "within seconds"
+            console.note(f"{running} running, pausing {where}")
+        time.sleep(LOOK_SECONDS)
+
+
+def _settled(database: Database, spec: StudySpec) -> Snapshot:
+    settle(database, spec)
+    return snapshot(database, spec)
+
+
+def check_startable(database: Database, spec: StudySpec) -> None:
+    """Refuses to go on with a search that has ended.
+
+    Raises:
+        InputError: says which budget is spent.
+    """
+    shot = snapshot(database, spec)
+    if shot.ended_by is not None and not shot.running:
+        raise InputError(
+            f"the search of study {spec.name!r} has ended: {shot.ended_by}; give it a larger budget, such as "
+            f"hpo resume {spec.name} --trials {shot.spent + 10}, or let hpo run distil what it found"
+        )
+
+
+def delete(database: Database, spec: StudySpec) -> None:
+    """Removes a study with its distillation, its records, and its artifacts; exports and reports stay.
+
+    Raises:
+        InputError: trials of it run.
+    """
+    names = [distillation_name(spec.name), spec.name]
+    records = Records(database.engine)
+    settle(database, spec)
+    for name in names:
+        if holders := Leases(database.engine, name).holders():
+            raise InputError(
+                f"study {name!r} has {len(holders)} running trials ({', '.join(sorted(set(holders.values())))}); "
+                f"hpo stop {spec.name} stops them, then delete it"
+            )
+    # Our record goes last: what a kill leaves behind can be deleted again.
+    for name in names:
+        shutil.rmtree(study_folder(name), ignore_errors=True)
+        _delete_optuna_study(database, name)
+    records.delete_study(spec.name)
+
+
+def _delete_optuna_study(database: Database, name: str) -> None:
+    import optuna
+
+    try:
+        optuna.delete_study(study_name=name, storage=database.storage)
+    except KeyError:
+        return

@@ -1,0 +1,117 @@
+"""Supervision of worker processes: real ones, which do nothing but live, end and die."""
+
+import os
+import signal
+import sys
+import time
+
+import psutil
+import pytest
+
+from hpo.engines.local import Process
+from hpo.fleet import MAX_LOSSES_IN_A_ROW, supervise
+from storage.errors import ScenetuneError
+
+FOREVER = "import time\nwhile True: time.sleep(0.05)"
+IN_ORDER = "import signal, sys, time\nsignal.signal(signal.SIGTERM, lambda *a: sys.exit(130))\n"
+
+
+class Scripted:
+    """Starts, for each worker, the next of its scripts; the last one again and again."""
+
+    def __init__(self, folder, *scripts):
+        self._folder, self._scripts = folder, list(scripts)
+        self.started = []
+
+    def start(self, number):
+        """As engines do."""
+        script = self._scripts.pop(0) if len(self._scripts) > 1 else self._scripts[0]
+        process = Process([sys.executable, "-c", script], dict(os.environ), self._folder / f"{number}.log")
+        self.started.append(process)
+        return process
+
+    @property
+    def pids(self):
+        """Of all that were started."""
+        return [process._process.pid for process in self.started]
+
+    def alive(self):
+        """Process ids of those that still run."""
+        return [pid for pid in self.pids if psutil.pid_exists(pid) and psutil.Process(pid).status() != "zombie"]
+
+
+def run(engine, count=1, watch=lambda: 0, called_off=lambda: False):
+    supervise(engine, count, watch, called_off, poll=0.02)
+
+
+def test_it_ends_when_all_workers_have_done_their_work(tmp_path):
+    """The good case: nobody is started twice."""
+    engine = Scripted(tmp_path, "pass")
+    run(engine, count=3)
+    assert len(engine.started) == 3
+
+
+def test_a_killed_worker_is_replaced(tmp_path):
+    """A machine's out-of-memory killer takes one worker: the search must go on with as many as before."""
+    engine = Scripted(tmp_path, "import os\nos.kill(os.getpid(), 9)", "pass")
+    run(engine)
+    assert len(engine.started) == 2
+
+
+def test_a_worker_that_is_lost_again_and_again_ends_the_search_with_the_reason(tmp_path):
+    """Starting it for ever would look like work."""
+    engine = Scripted(tmp_path, "import os\nos.kill(os.getpid(), 9)")
+    with pytest.raises(ScenetuneError, match=r"lost 11 times in a row .* killed by SIGKILL"):
+        run(engine)
+    assert len(engine.started) == MAX_LOSSES_IN_A_ROW + 1
+
+
+def test_losses_do_not_add_up_while_the_search_gets_farther(tmp_path):
+    """On machines that are taken away every few minutes a long search loses hundreds of workers."""
+    died = "import os\nos.kill(os.getpid(), 9)"
+    engine = Scripted(tmp_path, *[died] * (2 * MAX_LOSSES_IN_A_ROW), "pass")
+    reached = iter(range(10_000))
+    run(engine, watch=lambda: next(reached))
+    assert len(engine.started) == 2 * MAX_LOSSES_IN_A_ROW + 1
+
+
+def test_an_error_ends_the_search_with_the_workers_words_and_stops_the_others(tmp_path):
+    """Whatever is wrong with one worker is wrong with the next: data, version, database."""
+    failing = "import sys, time\ntime.sleep(0.3)\nprint('error: no such data')\nsys.exit(2)"
+    engine = Scripted(tmp_path, IN_ORDER + FOREVER, failing)
+    with pytest.raises(ScenetuneError, match=r"a worker failed: no such data \(log: .*1.log\)"):
+        run(engine, count=2)
+    assert not engine.alive()
+
+
+def test_nobody_is_replaced_once_the_search_is_called_off(tmp_path):
+    """`hpo stop` would start as many workers as it ends."""
+    engine = Scripted(tmp_path, "import sys\nsys.exit(130)")
+    run(engine, count=2, called_off=lambda: True)
+    assert len(engine.started) == 2
+
+
+def test_ctrl_c_stops_all_workers_in_order(tmp_path):
+    """Orphans would go on training for nobody."""
+    engine = Scripted(tmp_path, IN_ORDER + FOREVER)
+    looks = iter(range(10_000))
+
+    def watch():
+        if next(looks) == 5:
+            time.sleep(0.3)  # until they have set their handlers
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        run(engine, count=2, watch=watch)
+    assert not engine.alive()
+    assert {process.ended().error is not None and process.ended().lost for process in engine.started} == {True}
+
+
+def test_a_worker_that_will_not_stop_is_killed(tmp_path, monkeypatch):
+    """One that hangs in native code must not keep the launcher from ending."""
+    monkeypatch.setattr("hpo.fleet.STOP_SECONDS", 0.5)
+    deaf = "import signal\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\n" + FOREVER
+    engine = Scripted(tmp_path, deaf, "import sys, time\ntime.sleep(0.5)\nsys.exit(1)")
+    with pytest.raises(ScenetuneError):
+        run(engine, count=2)
+    assert not engine.alive()
