@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from hpo.console import Console, Report
 from hpo.engines import EngineName
-from hpo.launcher import launch, search_workers
+from hpo.launcher import launch, make_engine, search_workers
 from hpo.reporting.document import search_figures, study_document
 from hpo.search import cache_folder, check_definition, distillation_name, ranked, register, winners
 from hpo.watch import snapshot
@@ -73,9 +73,10 @@ def run(
     evaluation = records.stage_result(spec.name, EVALUATION)
     _check_trec_folder(trec, spec.name, evaluated=evaluation is not None)
     if evaluation is None or not _exported_here(records, spec.name, folder):
+        starts = make_engine(engine, database, spec, workers, address)
         spec, problem = begin(database, spec, console, workers)
         if evaluation is None:
-            launch(database, spec, console, workers=workers, engine=engine, address=address)
+            launch(database, spec, console, engine=starts, workers=workers)
             evaluation = distil_and_evaluate(database, spec, problem, console, trec)
         export(database, spec, problem, folder, console)
     page = write_report(database, spec, report_folder(spec.name), folder)

@@ -11,7 +11,7 @@ from hpo.engines import EngineName
 from hpo.search import log_folder
 from hpo.watch import LiveTable, snapshot
 from storage.control import Control
-from storage.errors import StudyStopped
+from storage.errors import InputError, StudyStopped
 from storage.postgres import Database
 from studies.spec import StudySpec
 
@@ -20,13 +20,7 @@ if TYPE_CHECKING:
 
 
 def launch(
-    database: Database,
-    spec: StudySpec,
-    console: Console,
-    *,
-    workers: int | None = None,
-    engine: EngineName = EngineName.local,
-    address: str | None = None,
+    database: Database, spec: StudySpec, console: Console, *, engine: Engine | None, workers: int | None = None
 ) -> None:
     """Runs a registered study's search until it has ended; goes on with one that was interrupted.
 
@@ -34,9 +28,8 @@ def launch(
         database: where the study lives.
         spec: the study, registered.
         console: for progress.
+        engine: what starts workers; None where somebody else does.
         workers: how many; by default the study file's number, else one per core.
-        engine: what starts them.
-        address: of the Ray cluster.
 
     Raises:
         ScenetuneError: a worker failed.
@@ -53,16 +46,13 @@ def launch(
 
     if snapshot(database, spec).finished:
         return
-    count = search_workers(spec, workers)
     with LiveTable(database, spec, console) as table:
-        if engine is EngineName.external:
+        if engine is None:
             console.note(f"waiting for workers: hpo worker {spec.name}, with this database and the same data")
             _follow(table, called_off)
         else:
             try:
-                supervise(
-                    _engine(engine, database, spec, count, address), count, lambda: table.refresh().reached, called_off
-                )
+                supervise(engine, search_workers(spec, workers), lambda: table.refresh().reached, called_off)
             finally:
                 settle(database, spec)
         table.refresh()
@@ -70,16 +60,37 @@ def launch(
         raise StudyStopped(f"study {spec.name!r} was stopped; hpo resume {spec.name} goes on")
 
 
-def _engine(name: EngineName, database: Database, spec: StudySpec, count: int, address: str | None) -> Engine:
-    if name is EngineName.ray:
-        from hpo.engines.ray import RayEngine
+def make_engine(
+    name: EngineName, database: Database, spec: StudySpec, workers: int | None, address: str | None
+) -> Engine | None:
+    """The engine of that name; None for workers that somebody else starts.
 
-        return RayEngine(spec, database.url, address)
-    import torch
+    Args:
+        name: which.
+        database: that the workers shall use.
+        spec: the study.
+        workers: as for `launch`.
+        address: of the Ray cluster.
 
-    from hpo.engines.local import LocalEngine
+    Raises:
+        InputError: there is no such cluster, or no way to use it.
+    """
+    if address is not None and name is not EngineName.ray:
+        raise InputError(f"--address {address} is that of a Ray cluster; add --engine ray, or leave it out")
+    match name:
+        case EngineName.external:
+            return None
+        case EngineName.ray:
+            from hpo.engines.ray import RayEngine
 
-    return LocalEngine(spec.name, database.url, count, log_folder(spec.name), torch.cuda.device_count())
+            return RayEngine(spec, database.url, address)
+        case EngineName.local:
+            import torch
+
+            from hpo.engines.local import LocalEngine
+
+            count = search_workers(spec, workers)
+            return LocalEngine(spec.name, database.url, count, log_folder(spec.name), torch.cuda.device_count())
 
 
 def _follow(table: LiveTable, called_off: Callable[[], bool]) -> None:

@@ -87,8 +87,9 @@ def _search(
     from hpo.console import Console
 
     console = Console()
+    starts = launcher.make_engine(engine, opened, spec, workers, address)
     spec, _ = job.begin(opened, spec, console, workers)
-    launcher.launch(opened, spec, console, workers=workers, engine=engine, address=address)
+    launcher.launch(opened, spec, console, engine=starts, workers=workers)
     print_status(opened, spec, as_json)
 
 

@@ -6,11 +6,16 @@ import sys
 
 import pytest
 
+from hpo.search import register
+from storage.control import Control
+from storage.postgres import connect
+from studies.spec import load_spec
 from tests.mini import hpo, mini
 
 VERBS = [
     ("run",), ("launch",), ("worker",), ("status",), ("export",), ("evaluate",), ("data", "check"),
-    ("db", "up"), ("db", "down"), ("db", "url"),
+    ("stop",), ("resume",), ("delete",), ("report",), ("baselines",), ("db", "up"), ("db", "down"), ("db", "url"),
+    ("db", "backup"), ("db", "restore"), ("db", "upgrade"),
 ]  # fmt: skip
 
 
@@ -116,6 +121,59 @@ def test_an_unknown_study_is_refused_with_the_names_there_are():
     done = hpo("status", "nowhere")
     assert done.returncode == 2
     assert "there is no study 'nowhere'" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        (("stop", "nowhere"), ["there is no study 'nowhere'"]),
+        (("resume", "nowhere"), ["there is no study 'nowhere'"]),
+        (("delete", "nowhere", "--yes"), ["there is no study 'nowhere'"]),
+    ],
+)
+def test_a_verb_on_an_unknown_study_says_so(tmp_path, command, words):
+    """Stopping or deleting nothing with success would leave the wrong study running."""
+    line = bad(tmp_path, None, *command)
+    assert all(word in line for word in words)
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (("--engine", "slurm"), ["'slurm'", "'local'", "'ray'", "'external'"]),
+        (("--workers", "0"), ["workers", "x>=1"]),
+    ],
+)
+def test_a_flag_that_cannot_be_is_a_usage_error_that_says_what_can(tmp_path, flags, words):
+    """Taken for another it would start the wrong thing, or nothing."""
+    done = hpo("launch", mini(tmp_path), *flags)
+    assert done.returncode == 2
+    said = " ".join(done.stderr.replace("\u2502", " ").split())
+    assert all(word in said for word in words)
+
+
+def test_the_address_of_a_cluster_without_its_engine_is_refused(tmp_path):
+    """Ignored, a search meant for a cluster would run on the laptop."""
+    assert "add --engine ray" in bad(tmp_path, None, "launch", mini(tmp_path), "--address", "head:6379")
+
+
+def test_a_worker_of_another_version_is_refused(tmp_path, database_url):
+    """Its recalls would be compared with the others', and may mean something else."""
+    spec = load_spec(mini(tmp_path))
+    opened = connect(database_url)
+    register(opened, spec, "fingerprint")
+    Control(opened.engine, "mini").start("0.0.1", None)
+    opened.engine.dispose()
+    assert "launched by scenetune 0.0.1" in bad(tmp_path, None, "worker", "mini")
+
+
+def test_a_database_of_a_newer_program_is_refused(tmp_path, database_url):
+    """An older program would write what the newer one misreads."""
+    opened = connect(database_url)
+    with opened.engine.begin() as connection:
+        connection.exec_driver_sql("UPDATE scenetune_records.alembic_version SET version_num = '9999'")
+    opened.engine.dispose()
+    assert "upgrade scenetune" in bad(tmp_path, None, "status")
 
 
 def test_a_folder_that_is_no_export_is_refused(tmp_path):

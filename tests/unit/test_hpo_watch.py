@@ -36,13 +36,14 @@ TRIALS = [
     trial(0, TrialState.COMPLETE, [0.1, 0.2, 0.3], 90.0),
     trial(1, TrialState.PRUNED, [0.05], 10.0, reason="recall 0.05 ranks 2 of 2"),
     trial(2, TrialState.RUNNING, [0.2], 10.0),
-    trial(3, TrialState.FAIL, [0.4], 10.0),
+    trial(3, TrialState.WAITING, [0.4], 10.0),
 ]
 
 
-def test_interrupted_trials_do_not_spend_the_budget_but_failed_ones_do():
-    """Counting interrupted trials would end a search early; not counting errors would never end it."""
-    assert summarise(SPEC, TRIALS).spent == 3
+def test_paused_trials_do_not_spend_the_budget_but_failed_ones_do():
+    """Counting what waits to go on would end a search early; not counting errors would never end it."""
+    shot = summarise(SPEC, TRIALS)
+    assert (shot.spent, shot.states["paused"]) == (3, 1)
     assert summarise(SPEC, [*TRIALS, trial(4, TrialState.FAIL, [], 1.0, error="boom")]).spent == 4
 
 
