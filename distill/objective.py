@@ -26,6 +26,7 @@ from studies.evaluation import evaluate as evaluate_system
 from studies.hyperparameters import Hyperparameters
 from studies.metrics import Evaluation
 from studies.objective import Problem
+from studies.out_of_memory import recognised
 from studies.recommender import Head
 from studies.training import Diverged, load_weights
 
@@ -67,16 +68,20 @@ class Distillation:
 
         Args:
             hyperparameters: the configuration.
-            folder: where the trial's checkpoint lives.
+            folder: where the trial's checkpoints live.
             report: told of each evaluation.
             progress: told of the number of steps done, after each.
+
+        Raises:
+            OutOfMemory: there is too little memory for this student.
+            ArtifactsUnavailable: a checkpoint cannot be written or uploaded.
         """
         section = self.problem.spec.distill
         student = self._start(hyperparameters)
         distiller = Distiller(student, self.targets, self.problem.train, section)
         spent, recall = 0.0, float("nan")
-        if folder.exists():
-            tensors, metadata = checkpoints.load(folder, str(device()))
+        if stored := checkpoints.newest_valid(folder, str(device())):
+            tensors, metadata = stored
             distiller.restore(tensors, metadata["step"])
             spent, recall = metadata["cost_seconds"], metadata["recall"]
         for step in sorted({section.embed_steps + part * section.rank_steps // 2 for part in range(3)}):
@@ -84,8 +89,9 @@ class Distillation:
                 continue
             started = time.perf_counter()
             try:
-                distiller.train_to(step, progress)
-                recall = evaluate(student, self.problem, self.problem.validation).mean()
+                with recognised("distilling ran out of memory: lower distill.layers, or run fewer workers"):
+                    distiller.train_to(step, progress)
+                    recall = evaluate(student, self.problem, self.problem.validation).mean()
             except (Diverged, FloatingPointError):
                 report(distiller.step, float("nan"), spent + time.perf_counter() - started)
                 return float("nan")
@@ -110,18 +116,18 @@ class Distillation:
             "learner": student.learner.hyperparameters.to_dict(),
             "hyperparameters": asdict(student.hyperparameters),
         }
-        checkpoints.save(folder, distiller.state(), metadata)
+        checkpoints.save(folder, distiller.step, distiller.state(), metadata)
 
 
 def load_student(problem: Problem, folder: Path) -> Student:
-    """The student that a distillation trial left in `folder`.
+    """The student that a distillation trial left in `folder`: of its last checkpoint, never of an earlier one.
 
     Raises:
         InputError: the checkpoint is missing, damaged, or of another architecture.
     """
     from transformers import DistilBertModel
 
-    tensors, metadata = checkpoints.load(folder, str(device()))
+    tensors, metadata = checkpoints.last(folder, str(device()))
     expected = _architecture(problem)
     found = {name: metadata.get(name) for name in expected}
     if found != expected:

@@ -26,6 +26,11 @@ class Budget:
     target: float | None = None
     patience: int | None = None
 
+    @property
+    def may_be_exhausted(self) -> bool:
+        """Whether there is any limit but the number of trials."""
+        return any(limit is not None for limit in (self.cost_seconds, self.target, self.patience))
+
     def spent(self, trials: Sequence[FrozenTrial]) -> str | None:
         """Why no further trial may start; None where one may.
 

@@ -153,13 +153,9 @@ class Claims:
         A trial that runs without a lease is one whose worker died between beginning it and taking the lease: both
         happen under the same lock.
         """
-        self._leases.end_lost()
+        holders = self._leases.end_lost()
         trials = self.study.get_trials(deepcopy=False)
-        running = [trial for trial in trials if trial.state == TrialState.RUNNING]
-        if not running:
-            return trials
-        holders = self._leases.holders()
-        orphans = [trial for trial in running if trial.number not in holders]
+        orphans = [trial for trial in trials if trial.state == TrialState.RUNNING and trial.number not in holders]
         for trial in orphans:
             self._revive(trial)
         return self.study.get_trials(deepcopy=False) if orphans else trials

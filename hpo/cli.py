@@ -104,7 +104,8 @@ def export(
     """Write a finished study's best student into a folder that transformers and sentence-transformers open."""
     from hpo import job
     from hpo.console import Console
-    from hpo.search import cache_folder, load_spec_of
+    from hpo.registry import load_spec_of
+    from hpo.search import cache_folder
     from studies.objective import prepare
 
     opened = connect(database)
@@ -148,7 +149,7 @@ def report(
 ) -> None:
     """Write a finished study's report: one self-contained HTML page, with Markdown and JSON beside it."""
     from hpo import job
-    from hpo.search import load_spec_of
+    from hpo.registry import load_spec_of
 
     opened = connect(database)
     typer.echo(job.write_report(opened, load_spec_of(opened, name), (out or job.report_folder(name)).absolute()))

@@ -15,13 +15,15 @@ from typing import TYPE_CHECKING, Any
 from hpo.console import Console, Report
 from hpo.engines import EngineName
 from hpo.launcher import launch, make_engine, search_workers
+from hpo.registry import check_definition, distillation_name, register
 from hpo.reporting.document import search_figures, study_document
-from hpo.search import cache_folder, check_definition, distillation_name, ranked, register, winners
+from hpo.search import cache_folder, ranked, winners
 from hpo.watch import snapshot
 from storage.artifacts import trial_folder
 from storage.errors import InputError, StudyStopped
 from storage.postgres import Database
 from storage.records import Records
+from storage.store import check_store
 from studies.spec import StudySpec
 
 if TYPE_CHECKING:
@@ -114,6 +116,7 @@ def begin(
     from studies.data.sources import load
     from studies.objective import prepare
 
+    check_store()
     data = load(spec.data, spec.protocol, cache_folder())
     console.note(
         f"{spec.name}: {len(data.time):,} interactions, {len(data.texts):,} items, {len(data.scenes)} scenes, "

@@ -7,8 +7,9 @@ import time
 
 from hpo.console import Console
 from hpo.launcher import settle
-from hpo.search import distillation_name
+from hpo.registry import distillation_name
 from hpo.watch import Snapshot, snapshot
+from storage import store
 from storage.artifacts import study_folder
 from storage.control import Control, Stop
 from storage.errors import InputError
@@ -80,6 +81,7 @@ def delete(database: Database, spec: StudySpec) -> None:
     # Our record goes last: what a kill leaves behind can be deleted again.
     for name in names:
         shutil.rmtree(study_folder(name), ignore_errors=True)
+        store.remove(study_folder(name))
         _delete_optuna_study(database, name)
     records.delete_study(spec.name)
 

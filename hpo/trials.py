@@ -19,7 +19,7 @@ from hpo.budget import Budget
 from hpo.claims import Claims, LeaseLost, Resume
 from hpo.interrupts import Shield, shielded
 from hpo.lineage import ERROR, REASON
-from storage.errors import DatabaseUnreachable
+from storage.errors import ArtifactsUnavailable, DatabaseUnreachable
 
 log = logging.getLogger(__name__)
 
@@ -86,9 +86,9 @@ def run_next(claims: Claims, budget: Budget, objective: Objective, resume: Resum
 def run(claims: Claims, trial: optuna.Trial, objective: Objective, shield: Shield) -> TrialState:
     """Runs one trial to its end and tells the study; returns WAITING for one that goes on later, maybe elsewhere.
 
-    A KeyboardInterrupt (Ctrl-C, SIGTERM) puts the trial back and goes on upwards, as does a database that stays away.
-    Any other exception fails the trial with its reason in the attribute `error`, and is logged. A value that is not
-    finite counts as pruned.
+    A KeyboardInterrupt (Ctrl-C, SIGTERM) puts the trial back and goes on upwards, as does a full disk; a database that
+    stays away goes on upwards too. None of them is the trial's fault. Any other exception fails the trial with its
+    reason in the attribute `error`, and is logged. A value that is not finite counts as pruned.
     """
     with claims.heartbeat(trial):
         try:
@@ -110,6 +110,10 @@ def run(claims: Claims, trial: optuna.Trial, objective: Objective, shield: Shiel
                 claims.put_back(trial)
             raise
         except DatabaseUnreachable:
+            raise
+        except ArtifactsUnavailable:
+            with contextlib.suppress(LeaseLost):
+                claims.put_back(trial)
             raise
         except Exception as error:
             log.exception("trial %d failed", trial.number)

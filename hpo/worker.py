@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from functools import partial
 
-from hpo.search import Search, cache_folder, load_spec_of, version
+from hpo.registry import load_spec_of, version
+from hpo.search import Search, cache_folder
 from hpo.trials import MAX_FAILURES_IN_A_ROW
 from storage.control import Control
 from storage.errors import InputError, ScenetuneError
 from storage.postgres import Database
 from storage.records import Records
+
+log = logging.getLogger(__name__)
 
 ASK_AGAIN_SECONDS = 2.0
 
@@ -59,6 +63,8 @@ def work(database: Database, name: str, *, workers: int = 1, threads: int | None
 def wait_for(database: Database, name: str) -> None:
     """Waits until a study of that name is launched."""
     records = Records(database.engine)
+    if records.load_study(name) is None:
+        log.info("waiting for a study %r to be launched", name)
     while records.load_study(name) is None:
         time.sleep(ASK_AGAIN_SECONDS)
 

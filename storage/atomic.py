@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,6 +10,8 @@ from pathlib import Path
 from secrets import token_hex
 
 from storage.errors import InputError
+
+_DRAFT = re.compile(r"\..+\.[0-9a-f]{12}\.(new|old)")
 
 
 @contextmanager
@@ -59,6 +62,24 @@ def atomic_write(path: Path, data: bytes) -> None:
         raise
 
 
+def discard(path: Path) -> None:
+    """Remove a folder, if it is there, so that a reader meets all of it or nothing."""
+    old = _sibling(path, "old")
+    try:
+        path.rename(old)
+    except FileNotFoundError:
+        return
+    _erase(old)
+
+
+def sweep(folder: Path) -> None:
+    """Remove what killed writers left half done in `folder`; only for whoever alone writes there."""
+    if folder.is_dir():
+        for path in folder.iterdir():
+            if _DRAFT.fullmatch(path.name):
+                _erase(path)
+
+
 def sha256(path: Path) -> str:
     """Return the SHA-256 of a file, in hexadecimal."""
     with path.open("rb") as file:
@@ -83,10 +104,14 @@ def _swap(draft: Path, path: Path) -> None:
     except BaseException:
         old.rename(path)
         raise
-    if old.is_dir() and not old.is_symlink():
-        shutil.rmtree(old, ignore_errors=True)
+    _erase(old)
+
+
+def _erase(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
     else:
-        old.unlink()
+        path.unlink()
 
 
 def _sibling(path: Path, suffix: str) -> Path:

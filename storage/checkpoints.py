@@ -1,37 +1,128 @@
-"""Resumable state on disk: tensors as safetensors beside a small JSON file that vouches for them."""
+"""Resumable state on disk: tensors as safetensors beside a small JSON file that vouches for them.
+
+A run's folder holds a checkpoint per step at which it was saved, `step-000030/`, of which the newest two are kept:
+whatever kills the writer or damages the newest, there is one to go on from. With a store (`storage.store`) the folder
+is a working copy: each checkpoint is uploaded, and what is newer there is downloaded.
+"""
 
 import hashlib
 import json
-from collections.abc import Mapping
+import logging
+import re
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from storage.atomic import atomic_folder, sha256
-from storage.errors import CorruptArtifact
+from storage import store
+from storage.atomic import atomic_folder, discard, sha256, sweep
+from storage.errors import ArtifactsUnavailable, CorruptArtifact
+
+log = logging.getLogger(__name__)
 
 FORMAT = 1
+KEPT = 2
 WEIGHTS = "weights.safetensors"
 MANIFEST = "checkpoint.json"
-_REMEDY = "delete the folder and let the run that made it start again, or restore it from a copy"
+_STEP = re.compile(r"step-(\d{6,})")
+
+Checkpoint = tuple[dict[str, torch.Tensor], dict[str, Any]]
 
 
-def save(folder: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, Any]) -> None:
-    """Write a checkpoint atomically, in the place of an existing one.
+class _OtherVersion(CorruptArtifact):
+    """Nothing is damaged: another version of the program reads it."""
+
+
+def save(folder: Path, step: int, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, Any]) -> None:
+    """Add a checkpoint to a run's folder and to the store, then remove all but the newest two.
 
     Args:
-        folder: Becomes the checkpoint; holds `weights.safetensors` and `checkpoint.json`.
+        folder: Of the run.
+        step: Of its training; a checkpoint of the same step is replaced.
         tensors: By name, of any device and layout. Tensors that share memory are stored once each.
         metadata: Anything JSON holds.
+
+    Raises:
+        ArtifactsUnavailable: It cannot be written or uploaded; those before it are still there.
     """
+    path = _at(folder, step)
+    try:
+        _write(path, tensors, metadata)
+        for old in _outdated(_steps_here(folder)):
+            discard(_at(folder, old))
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ArtifactsUnavailable(
+            f"cannot write the checkpoint {path} ({reason}): free space there or permit writing, then go on; "
+            "the checkpoints before it are kept"
+        ) from error
+    _upload(folder, step)
+
+
+def newest_valid(folder: Path, device: str = "cpu") -> Checkpoint | None:
+    """Return the checkpoint to resume a run from, on `device`; None when there is none.
+
+    Only for the one process that owns the folder. Damaged checkpoints are removed with a warning, to be written again,
+    as is what a killed writer left half done.
+
+    Raises:
+        CorruptArtifact: The newest is of another version.
+        ArtifactsUnavailable: The store does not answer.
+    """
+    sweep(folder)
+    here, there = _steps_here(folder), _steps_there(folder)
+    for step in sorted(here | there, reverse=True):
+        try:
+            found = _load_or_fetch(folder, step, here, there, device)
+        except _OtherVersion:
+            raise
+        except CorruptArtifact as error:
+            log.warning("%s: it is removed, and an older checkpoint is looked for", error)
+            discard(_at(folder, step))
+            continue
+        if step not in there:  # its upload was interrupted
+            _upload(folder, step)
+        return found
+    return None
+
+
+def last(folder: Path, device: str = "cpu") -> Checkpoint:
+    """Return the last checkpoint of a run, on `device`: that one or none, for results rest on it.
+
+    Raises:
+        CorruptArtifact: There is none, or it is damaged; says what to do.
+        ArtifactsUnavailable: The store does not answer.
+    """
+    here, there = _steps_here(folder), _steps_there(folder)
+    remedy = "restore it from a copy, or delete the study and launch it again"
+    if not here | there:
+        raise CorruptArtifact(f"{folder} holds no checkpoint: {remedy}")
+    try:
+        return _load_or_fetch(folder, max(here | there), here, there, device)
+    except CorruptArtifact as error:
+        raise CorruptArtifact(f"{error}, and an earlier checkpoint must not stand in for it: {remedy}") from error
+
+
+def load(path: Path, device: str = "cpu") -> Checkpoint:
+    """Return the tensors, on `device`, and the metadata of one checkpoint, after checking their digests.
+
+    Raises:
+        CorruptArtifact: A file is missing, truncated, altered or of another version.
+    """
+    metadata = _checked(path)
+    return load_file(path / WEIGHTS, device=device), metadata
+
+
+def _write(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, Any]) -> None:
     # A copy per tensor: safetensors refuses shared memory and strides.
     copies = {
         name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()
     }
     described = json.loads(json.dumps(dict(metadata)))
-    with atomic_folder(folder, replace=True) as draft:
+    with atomic_folder(path, replace=True) as draft:
         save_file(copies, draft / WEIGHTS)
         manifest = {
             "format": FORMAT,
@@ -42,41 +133,88 @@ def save(folder: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[st
         (draft / MANIFEST).write_text(json.dumps(manifest, indent=2))
 
 
-def load(folder: Path, device: str = "cpu") -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """Return the tensors, on `device`, and the metadata of a checkpoint, after checking their digests.
+def _load_or_fetch(folder: Path, step: int, here: set[int], there: set[int], device: str) -> Checkpoint:
+    """One step from this machine, else from the store; what is damaged here gives way to what the store has."""
+    path = _at(folder, step)
+    if step in here:
+        try:
+            return load(path, device)
+        except CorruptArtifact as error:
+            if isinstance(error, _OtherVersion) or step not in there:
+                raise
+            log.warning("%s: it is fetched again from the store", error)
+    try:
+        with atomic_folder(path, replace=True) as draft:
+            store.pull(path, draft)
+            _checked(draft)
+    except _OtherVersion:
+        raise
+    except CorruptArtifact as error:
+        raise CorruptArtifact(f"what the store has of {path} is incomplete or was altered") from error
+    except OSError as error:
+        raise ArtifactsUnavailable(
+            f"cannot write {path} ({error.strerror}): free space there or permit writing"
+        ) from error
+    return load(path, device)
 
-    Raises:
-        CorruptArtifact: A file is missing, truncated, altered or of another version.
-    """
-    manifest = _manifest(folder / MANIFEST)
-    weights = folder / WEIGHTS
+
+def _upload(folder: Path, step: int) -> None:
+    store.push(_at(folder, step), last=MANIFEST)
+    for old in _outdated(_steps_there(folder)):
+        store.remove(_at(folder, old))
+
+
+def _at(folder: Path, step: int) -> Path:
+    return folder / f"step-{step:06d}"
+
+
+def _steps_here(folder: Path) -> set[int]:
+    return _steps(path.name for path in folder.iterdir()) if folder.is_dir() else set()
+
+
+def _steps_there(folder: Path) -> set[int]:
+    return _steps(store.uploaded(folder, last=MANIFEST))
+
+
+def _steps(names: Iterable[str]) -> set[int]:
+    return {int(found[1]) for found in map(_STEP.fullmatch, names) if found}
+
+
+def _outdated(steps: set[int]) -> list[int]:
+    return sorted(steps)[:-KEPT]
+
+
+def _checked(path: Path) -> dict[str, Any]:
+    """The metadata of a checkpoint whose files are as they were written."""
+    manifest = _manifest(path / MANIFEST)
+    weights = path / WEIGHTS
     try:
         digest = sha256(weights)
     except OSError as error:
-        raise CorruptArtifact(f"{weights} cannot be read ({error.strerror}): {_REMEDY}") from error
+        raise CorruptArtifact(f"{weights} cannot be read ({error.strerror})") from error
     if digest != manifest.get("sha256"):
         raise CorruptArtifact(
-            f"{weights} has SHA-256 {digest}, {MANIFEST} says {manifest.get('sha256')}: "
-            f"it was truncated or altered; {_REMEDY}"
+            f"{weights} was truncated or altered (its SHA-256 is {digest}, {MANIFEST} says {manifest.get('sha256')})"
         )
-    return load_file(weights, device=device), manifest["metadata"]
+    metadata: dict[str, Any] = manifest["metadata"]
+    return metadata
 
 
 def _manifest(path: Path) -> dict[str, Any]:
     try:
         manifest = json.loads(path.read_bytes())
     except OSError as error:
-        raise CorruptArtifact(f"{path} cannot be read ({error.strerror}): {_REMEDY}") from error
+        raise CorruptArtifact(f"{path} cannot be read ({error.strerror})") from error
     except ValueError as error:
-        raise CorruptArtifact(f"{path} is not JSON ({error}): {_REMEDY}") from error
+        raise CorruptArtifact(f"{path} is not JSON ({error})") from error
     version = manifest.get("format") if isinstance(manifest, dict) else None
     if version != FORMAT:
-        raise CorruptArtifact(
-            f"{path} has format {version!r}, this version reads {FORMAT}: "
-            f"use the version of scenetune that wrote it, or {_REMEDY}"
+        kind = _OtherVersion if isinstance(version, int) else CorruptArtifact
+        raise kind(
+            f"{path} has format {version!r}, this version reads {FORMAT}: use the version of scenetune that wrote it"
         )
     if manifest.get("metadata_sha256") != _digest(manifest.get("metadata")):
-        raise CorruptArtifact(f"{path} holds metadata that was altered: {_REMEDY}")
+        raise CorruptArtifact(f"{path} holds metadata that was altered")
     checked: dict[str, Any] = manifest
     return checked
 

@@ -29,6 +29,14 @@ class CorruptArtifact(InputError):
     """A saved file is missing, truncated, altered or of another version: make it again or restore a copy."""
 
 
+class ArtifactsUnavailable(ScenetuneError):
+    """Artifacts cannot be written or read for now: make room, or mend the store, then go on from where it stopped."""
+
+
+class OutOfMemory(ScenetuneError):
+    """Memory ran out where nothing is left to be divided: make the work smaller or run fewer workers."""
+
+
 class StudyStopped(ScenetuneError):
     """The study was stopped on request: `hpo resume NAME` goes on."""
 

@@ -117,8 +117,12 @@ class Leases:
             connection.execute(sa.delete(lease_table).where(*mine))
 
     @patiently
-    def end_lost(self) -> None:
-        """End the leases of workers that are dead on this machine, or that have been silent for long."""
+    def end_lost(self) -> dict[int, str]:
+        """End the leases of workers that are dead on this machine, or silent for long; return those that are left.
+
+        Returns:
+            The name of the worker that holds each leased trial.
+        """
         now = sa.func.now()
         ours = _columns.study == self._study
         silent = _columns.beat_at < now - timedelta(seconds=SILENT_SECONDS)
@@ -127,16 +131,18 @@ class Leases:
             connection.execute(sa.delete(lease_table).where(ours, suspect_for_long))
             suspicion = sa.update(lease_table).values(suspected_at=now)
             connection.execute(suspicion.where(ours, silent, _columns.suspected_at.is_(None)))
-            for row in connection.execute(sa.select(lease_table).where(ours, _columns.host == _host())):
-                if not _lives(row.pid, row.started):
-                    connection.execute(sa.delete(lease_table).where(ours, _columns.worker == row.worker))
+            rows = connection.execute(sa.select(lease_table).where(ours)).all()
+            dead = {row.worker for row in rows if row.host == _host() and not _lives(row.pid, row.started)}
+            if dead:
+                connection.execute(sa.delete(lease_table).where(ours, _columns.worker.in_(dead)))
+        return {row.trial: row.worker for row in rows if row.worker not in dead}
 
     @patiently
     def holders(self) -> dict[int, str]:
         """Return the name of the worker that holds each leased trial."""
         query = sa.select(_columns.trial, _columns.worker).where(_columns.study == self._study)
         with self._engine.connect() as connection:
-            return dict(connection.execute(query).tuples().all())
+            return {row.trial: row.worker for row in connection.execute(query)}
 
     @patiently
     def delete(self) -> None:

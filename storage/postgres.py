@@ -155,10 +155,30 @@ def upgrade_database(url: str) -> list[str]:
     return [f"{tables} from version {version} to {needed}" for tables, version, needed in older]
 
 
-def connect(url: str) -> Database:
-    """Open a database as `open_storage` does and return it with its engine."""
-    storage = open_storage(url)
+def connect(url: str, *, wait: bool = False) -> Database:
+    """Open a database as `open_storage` does and return it with its engine.
+
+    Args:
+        url: Of the database.
+        wait: Whether to wait for a server that is away for a while, as a worker that starts meanwhile should.
+    """
+    storage = _open_when_back(url) if wait else open_storage(url)
     return Database(normalise_url(url), storage.engine, storage)
+
+
+def _open_when_back(url: str) -> "optuna.storages.RDBStorage":
+    from storage.patience import is_transient, patiently
+
+    @patiently
+    def attempt() -> "optuna.storages.RDBStorage":
+        try:
+            return open_storage(url)
+        except DatabaseUnreachable as error:
+            if error.__cause__ is not None and is_transient(error.__cause__):
+                raise error.__cause__ from None
+            raise
+
+    return attempt()
 
 
 def _engine_settings(url: URL) -> dict[str, Any]:
@@ -172,8 +192,9 @@ def _engine_settings(url: URL) -> dict[str, Any]:
     own = url.query.get("options", "")
     settings["options"] = f"{own if isinstance(own, str) else ' '.join(own)} -c timezone=UTC".strip()
     # Kept are two connections per process, so that 64 workers leave a server of 200 connections room; the others are
-    # for moments: a lock that is held while other threads write. Pinging replaces those that the network dropped.
-    return {"pool_pre_ping": True, "pool_size": 2, "max_overflow": 8, "connect_args": settings}
+    # for moments: a lock that is held while other threads write. None is pinged before
+    # use, which would double the round trips: who finds one dropped tries again (`storage.patience`).
+    return {"pool_size": 2, "max_overflow": 8, "connect_args": settings}
 
 
 @contextmanager

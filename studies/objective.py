@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -28,40 +26,18 @@ from studies.embeddings import EmbeddingCache, Progress
 from studies.encoder import Encoder, Ragged
 from studies.episodes import Episode, EpisodeSampler, visible_items
 from studies.evaluation import Adapted, ItemVectors, evaluate
-from studies.explain import show
 from studies.hyperparameters import Hyperparameters, moves_encoder
 from studies.learners import Learner, build
 from studies.lexicon import Lexicon
 from studies.memory import refuse_too_large
 from studies.metrics import Evaluation
-from studies.pace import rung_updates
 from studies.recommender import Head, Recommender
 from studies.scenes import Part, Split, split
 from studies.search_section import SearchSection
 from studies.spec import StudySpec
 from studies.towers import attention_for, build_tower
-from studies.training import Diverged, Trainer, load_weights
-
-
-@dataclass(frozen=True)
-class RungReport:
-    """What a trial has reached at a rung.
-
-    Attributes:
-        rung: position in `pruner.rungs`.
-        step: meta-updates done.
-        recall: validation recall@K, macro-averaged over scenes; NaN where training diverged.
-        scene_recalls: recall per validation scene.
-        cost_seconds: seconds of training and evaluation so far, those before a resume included.
-        seconds_per_update: of training since the rung before.
-    """
-
-    rung: int
-    step: int
-    recall: float
-    scene_recalls: dict[str, float]
-    cost_seconds: float
-    seconds_per_update: float = 0.0
+from studies.training import load_weights
+from studies.trial import RungReport, Trial
 
 
 class Problem:
@@ -125,8 +101,13 @@ class Problem:
         """The words of these texts."""
         return self._sampler.lexicon
 
-    def learner(self, hyperparameters: Hyperparameters) -> Learner:
-        """A freshly initialised learner; the same seed gives every trial the same start."""
+    def learner(self, hyperparameters: Hyperparameters, together: int | None = None) -> Learner:
+        """A freshly initialised learner; the same seed gives every trial the same start.
+
+        Args:
+            hyperparameters: the trial's values.
+            together: most episodes of a meta-batch held together; all if left out.
+        """
         torch.manual_seed(self.spec.search.seed)
         attention = attention_for(self.spec.teacher.attention, hyperparameters.learner)
         compiled = self.spec.teacher.compile and not moves_encoder(hyperparameters)
@@ -135,7 +116,8 @@ class Problem:
         head.start_from(self.cache.pooled()[self.visible_items.cpu()])
         head.train_only(hyperparameters.head)
         model = Recommender(tower, head)
-        return build(model.to(device()), hyperparameters, at_once=self.spec.search.episodes_at_once)
+        at_once = self.spec.search.episodes_at_once
+        return build(model.to(device()), hyperparameters, at_once=at_once, together=together)
 
     def refuse_too_large(self, workers: int) -> None:
         """Refuses a search whose largest trial does not fit into the memory of one of so many workers.
@@ -203,72 +185,37 @@ def run_trial(
 
     A checkpoint is written at each rung before it is reported. Where `folder` already holds one (the trial was
     interrupted), its rung is reported again, in case the interruption came before the report was heard, and training
-    continues from there.
+    continues from there. Where memory runs out while training, it continues from there with half as many episodes at a
+    time, with the same result.
 
     Args:
         problem: the study's data.
         hyperparameters: the configuration.
-        folder: where the trial's checkpoint lives.
+        folder: where the trial's checkpoints live.
         report: told of each rung; raises to stop the trial.
-    """
-    started = time.perf_counter()
-    stored = _checkpoint(folder, hyperparameters) if folder.exists() else None
-    learner = problem.learner(hyperparameters)
-    seed = problem.spec.search.seed
-    rungs = stored[1]["rungs"] if stored else rung_updates(problem.spec.pruner, learner, problem.train, seed)
-    trainer = Trainer(learner, problem.train, rungs[-1], seed)
-    reached = RungReport(rung=-1, step=0, recall=float("nan"), scene_recalls={}, cost_seconds=0.0)
-    if stored:
-        tensors, metadata = stored
-        trainer.restore(tensors, metadata)
-        reached = RungReport(**metadata["reached"])
-        report(reached)
-    for rung, step in list(enumerate(rungs))[reached.rung + 1 :]:
-        recall, scene_recalls, before = float("nan"), {}, trainer.step
-        trained = time.perf_counter()
-        try:
-            trainer.train_to(step)
-            trained = time.perf_counter() - trained
-            result = problem.evaluate(learner, problem.validation)
-            recall, scene_recalls = result.mean(), {name: scene.recall for name, scene in result.scenes.items()}
-        except (Diverged, FloatingPointError):
-            pass  # the report says so: not a number
-        spent = reached.cost_seconds + time.perf_counter() - started
-        pace = trained / (step - before) if scene_recalls else 0.0
-        reached = RungReport(rung, step, recall, scene_recalls, spent, pace)
-        if scene_recalls:
-            tensors, metadata = trainer.state()
-            checkpoints.save(folder, tensors, metadata | {"reached": asdict(reached), "rungs": rungs})
-        report(reached)
-        started = time.perf_counter()
-        if not scene_recalls:
-            break
-    return reached.recall
-
-
-def _checkpoint(folder: Path, hyperparameters: Hyperparameters) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """A trial's checkpoint.
 
     Raises:
-        InputError: it is damaged, or of another configuration.
+        InputError: the newest checkpoint is of another configuration.
+        OutOfMemory: one episode at a time, or the evaluation, needs more memory than there is.
+        ScenetuneError: a checkpoint cannot be written or uploaded.
     """
-    tensors, metadata = checkpoints.load(folder, str(device()))
-    found, wanted = metadata.get("hyperparameters"), hyperparameters.to_dict()
-    if found != wanted or "rungs" not in metadata:
-        raise InputError(
-            f"the checkpoint {folder} is of another trial or version ({show(found)}, this one has {show(wanted)}); "
-            "remove that folder to train the trial from its start, or delete the study"
-        )
-    return tensors, metadata
+    started = time.perf_counter()
+    trial = Trial(problem, hyperparameters, folder)
+    if trial.reached.rung >= 0:
+        report(trial.reached)
+    while trial.goes_on:
+        report(trial.next_rung(started))
+        started = time.perf_counter()
+    return trial.reached.recall
 
 
 def load_teacher(problem: Problem, folder: Path) -> Learner:
-    """The learner that a finished trial left in `folder`.
+    """The learner that a finished trial left in `folder`: of its last checkpoint, never of an earlier one.
 
     Raises:
         InputError: the checkpoint is missing, damaged, or of another architecture.
     """
-    tensors, metadata = checkpoints.load(folder, str(device()))
+    tensors, metadata = checkpoints.last(folder, str(device()))
     learner = problem.learner(Hyperparameters(**metadata["hyperparameters"]))
     try:
         load_weights(learner.model, tensors)
@@ -278,3 +225,6 @@ def load_teacher(problem: Problem, folder: Path) -> Learner:
             "it was written by another version: delete the study and launch it again"
         ) from error
     return learner
+
+
+__all__ = ["Problem", "RungReport", "load_teacher", "prepare", "run_trial", "trainable_choices"]

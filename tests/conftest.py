@@ -29,6 +29,7 @@ def _own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HPO_HOME", str(tmp_path / "hpo"))
     monkeypatch.delenv("HPO_DATABASE_URL", raising=False)
     monkeypatch.delenv("HPO_CACHE_GIB", raising=False)
+    monkeypatch.delenv("HPO_ARTIFACTS", raising=False)
 
 
 @pytest.fixture(scope="session")

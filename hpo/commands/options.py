@@ -27,8 +27,8 @@ Trec = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
 
 
-def connect(url: str | None) -> Any:
-    """Opens the database that a URL, the environment, or nothing names."""
+def connect(url: str | None, *, wait: bool = False) -> Any:
+    """Opens the database that a URL, the environment, or nothing names; see `storage.postgres.connect`."""
     import optuna
 
     from storage.postgres import connect, database_url
@@ -36,7 +36,7 @@ def connect(url: str | None) -> Any:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     # Grouped TPE is used on purpose; a user can do nothing about the warning.
     warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-    return connect(database_url(url))
+    return connect(database_url(url), wait=wait)
 
 
 def load(study: Path, trials: int | None = None, timeout: float | None = None) -> Any:

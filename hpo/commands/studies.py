@@ -64,7 +64,7 @@ def resume(
     as_json: Json = False,
 ) -> None:
     """Go on with a stopped search, by its name alone."""
-    from hpo.search import load_spec_of
+    from hpo.registry import load_spec_of
 
     opened = connect(database)
     spec = with_budget(load_spec_of(opened, name), trials, timeout)
@@ -106,7 +106,7 @@ def worker(
     from hpo.worker import wait_for, work
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    opened = connect(database)
+    opened = connect(database, wait=True)
     if wait:
         wait_for(opened, name)
     count = work(opened, name, workers=of, threads=threads)
@@ -122,7 +122,7 @@ def status(
     as_json: Json = False,
 ) -> None:
     """Show where a study stands."""
-    from hpo.search import load_spec_of
+    from hpo.registry import load_spec_of
     from storage.records import Records
 
     opened = connect(database)
@@ -169,7 +169,7 @@ def stop(
     """Stop a study's workers, wherever they run: their trials pause with a checkpoint; hpo resume goes on."""
     from hpo import lifecycle
     from hpo.console import Console
-    from hpo.search import load_spec_of
+    from hpo.registry import load_spec_of
 
     opened = connect(database)
     lifecycle.stop(opened, load_spec_of(opened, name), Console(), "now" if now else "rung", wait=wait)
@@ -185,7 +185,7 @@ def delete(
 ) -> None:
     """Delete a study for good, with its distillation and all checkpoints; exports and reports stay."""
     from hpo import lifecycle
-    from hpo.search import load_spec_of
+    from hpo.registry import load_spec_of
     from hpo.watch import snapshot
 
     opened = connect(database)

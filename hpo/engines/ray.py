@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
+import subprocess
+import sys
 from typing import Any
 
 from sqlalchemy.engine import make_url
@@ -19,6 +22,10 @@ from storage.errors import InputError
 from storage.home import home
 from studies.spec import StudySpec
 
+CONNECT_SECONDS = 10.0
+# Asks a cluster for nothing but its answer. A process of its own: Ray itself waits for minutes, in native code that no
+# signal interrupts, and says so on stderr.
+_PROBE = "import sys, ray; ray.init(address=sys.argv[1], log_to_driver=False)"
 # What a node's own environment may say otherwise.
 _SHARED = ("HPO_HOME", "HPO_ARTIFACTS", "HPO_CACHE_GIB")
 
@@ -45,11 +52,12 @@ class RayEngine:
         self._actor = self._ray.remote(num_cpus=resources["CPU"], num_gpus=resources["GPU"], max_restarts=0)(Host)
         self._environment = {name: os.environ[name] for name in _SHARED if name in os.environ}
         self._environment["HPO_HOME"] = str(home())
+        self._queue: set[RayWorker] = set()
 
     def start(self, number: int) -> RayWorker:
         """Starts a worker where the cluster has room, or queues it there until it has."""
         actor = self._actor.remote(self._spec.name, number, self._spec.search.worker_cpus or 1)
-        return RayWorker(self._ray, actor, actor.run.remote(self._url, self._environment))
+        return RayWorker(self._ray, actor, actor.run.remote(self._url, self._environment), self._queue)
 
 
 class Host:
@@ -88,38 +96,64 @@ class RayWorker:
         ray: the module.
         actor: its handle.
         begun: what its `run` will return.
+        queue: the engine's workers that have no node yet; it enters and leaves.
     """
 
-    def __init__(self, ray: Any, actor: Any, begun: Any) -> None:
-        self._ray, self._actor = ray, actor
+    def __init__(self, ray: Any, actor: Any, begun: Any, queue: set[RayWorker]) -> None:
+        self._ray, self._actor, self._queue = ray, actor, queue
         self._question = begun
         self._end: Ended | None = None
+        queue.add(self)
 
     def ended(self) -> Ended | None:
         """How it ended; None while it runs, or waits for a node. Never blocks: the answer may be a second old."""
-        if self._end is not None:
-            return self._end
-        ready, _ = self._ray.wait([self._question], timeout=0)
-        if ready:
-            try:
-                self._end = self._ray.get(self._question)
-            except self._ray.exceptions.RayActorError as error:
-                self._end = Ended(f"its Ray actor is gone: {str(error).splitlines()[0]}", lost=True)
-            except self._ray.exceptions.RayError as error:
-                self._end = Ended(str(error).strip().splitlines()[-1])
-            if self._end is None:
+        if self._end is None and self._ray.wait([self._question], timeout=0)[0]:
+            self._queue.discard(self)
+            if (end := self._answer()) is None:
                 self._question = self._actor.ended.remote()
             else:
-                self._ray.kill(self._actor)
+                self._leave(end)
+                if end.error is None:
+                    # It found the search at its end: those without a node would wait, maybe for long, to find the same.
+                    for worker in list(self._queue):
+                        worker._leave(Ended())
         return self._end
 
     def stop(self) -> None:
-        """Asks it to put its trial back and to end."""
-        self._actor.stop.remote()
+        """Asks it to put its trial back and to end; one without a node has none, and just leaves."""
+        if self.ended() is None:
+            if self in self._queue:
+                self._leave(Ended())
+            else:
+                self._actor.stop.remote()
 
     def kill(self) -> None:
         """Ends it at once."""
+        self._leave(Ended())
+
+    def _answer(self) -> Ended | None:
+        errors = self._ray.exceptions
+        try:
+            end: Ended | None = self._ray.get(self._question)
+        except (errors.RayActorError, errors.OutOfMemoryError) as error:
+            # What could not even be made, as without scenetune on the node, would fail there again.
+            failed = getattr(error, "actor_init_failed", False)
+            return Ended(f"its Ray actor is gone: {_reason(error, last=failed)}", lost=not failed)
+        except errors.RayError as error:
+            return Ended(_reason(error, last=True))
+        return end
+
+    def _leave(self, end: Ended) -> None:
+        """Gives its place on the cluster back."""
+        self._end = end
+        self._queue.discard(self)
         self._ray.kill(self._actor)
+
+
+def _reason(error: Exception, *, last: bool) -> str:
+    """One line of what Ray says: the last of a traceback from a node, the first of anything else."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    return lines[-1 if last else 0]
 
 
 def _connect(address: str | None) -> Any:
@@ -131,7 +165,9 @@ def _connect(address: str | None) -> Any:
         ) from error
     where = address or os.environ.get("RAY_ADDRESS") or "auto"
     if not ray.is_initialized():
+        handler = signal.getsignal(signal.SIGTERM)
         try:
+            _probe(where)
             ray.init(address=where, log_to_driver=False, logging_level=logging.ERROR)
         except (ConnectionError, ValueError, RuntimeError, OSError) as error:
             reason = " ".join(str(error).split())[:200]
@@ -139,7 +175,22 @@ def _connect(address: str | None) -> Any:
                 f"no Ray cluster answers at {where!r} ({reason}): start one with ray start --head, or name one with "
                 "--address HOST:6379"
             ) from error
+        finally:
+            # Ray takes SIGTERM for itself; here it stops the workers in order.
+            signal.signal(signal.SIGTERM, handler)
     return ray
+
+
+def _probe(where: str) -> None:
+    """Makes sure that whether a cluster is there can be told soon; what else is wrong, `ray.init` says.
+
+    Raises:
+        TimeoutError: nothing answers.
+    """
+    try:
+        subprocess.run([sys.executable, "-c", _PROBE, where], timeout=CONNECT_SECONDS, capture_output=True, check=False)
+    except subprocess.TimeoutExpired as error:
+        raise TimeoutError(f"nothing within {CONNECT_SECONDS:g} s") from error
 
 
 def _check_fit(nodes: list[dict[str, Any]], wanted: dict[str, float]) -> None:

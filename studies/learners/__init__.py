@@ -24,15 +24,18 @@ LEARNERS: dict[LearnerName, type[Learner]] = {
 }
 
 
-def build(model: Recommender, hyperparameters: Hyperparameters, *, at_once: int | None = None) -> Learner:
+def build(
+    model: Recommender, hyperparameters: Hyperparameters, *, at_once: int | None = None, together: int | None = None
+) -> Learner:
     """The learner that the hyperparameters name.
 
     Args:
         model: what it trains.
         hyperparameters: the trial's values.
         at_once: most episodes of a meta-batch side by side; by their size if left out.
+        together: most episodes of a meta-batch held together; all if left out.
     """
-    return LEARNERS[hyperparameters.learner](model, hyperparameters, at_once=at_once)
+    return LEARNERS[hyperparameters.learner](model, hyperparameters, at_once=at_once, together=together)
 
 
 __all__ = ["LEARNERS", "Learner", "build"]

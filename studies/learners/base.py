@@ -34,6 +34,7 @@ class Learner(ABC):
         hyperparameters: the trial's values.
         tasks: makes tasks of a meta-batch; a recommender's if left out.
         at_once: most episodes of a recommender side by side; by their size if left out.
+        together: most episodes of a meta-batch whose texts and graphs are held together; all if left out.
     """
 
     part: ClassVar[Part]
@@ -46,9 +47,11 @@ class Learner(ABC):
         tasks: Tasks | None = None,
         *,
         at_once: int | None = None,
+        together: int | None = None,
     ) -> None:
         self.model = model
         self.hyperparameters = hyperparameters
+        self._together = together
         self._tasks = tasks or partial(
             scene_tasks, support_batch_size=hyperparameters.support_batch_size, at_once=at_once
         )
@@ -115,6 +118,8 @@ class Learner(ABC):
 
         The memory held is the graph of what runs side by side, whatever the size of the batch.
         """
-        share = 1 / len(episodes)
-        with self._tasks(self.model, episodes, self.part) as tasks:
-            return sum(self.accumulate(task, share) for task in tasks) * share
+        share, size, loss = 1 / len(episodes), self._together or len(episodes), 0.0
+        for first in range(0, len(episodes), size):
+            with self._tasks(self.model, episodes[first : first + size], self.part) as tasks:
+                loss += sum(self.accumulate(task, share) for task in tasks)
+        return loss * share

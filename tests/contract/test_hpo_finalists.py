@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from hpo.finalists import Recheck, _pooled
-from hpo.search import Search, ranked, register
+from hpo.registry import register
+from hpo.search import Search, ranked
 from studies.baselines import SupportPopularity
 from studies.evaluation import evaluate
 from studies.metrics import Evaluation, SceneMetrics

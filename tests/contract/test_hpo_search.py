@@ -13,7 +13,8 @@ from optuna.trial import TrialState
 
 from hpo.lineage import CONTINUES, ERROR, REASON, SPARED, origin, stories
 from hpo.pruner import RecallPruner
-from hpo.search import Search, register
+from hpo.registry import register
+from hpo.search import Search
 from hpo.watch import snapshot
 from storage.artifacts import trial_folder
 from storage.control import Control

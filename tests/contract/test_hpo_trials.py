@@ -13,12 +13,12 @@ from optuna.trial import TrialState
 from hpo.budget import Budget
 from hpo.claims import Claims
 from hpo.lineage import COST, ERROR, LOST, REASON, counts
-from hpo.search import register
+from hpo.registry import register
 from hpo.search_space import suggest
 from hpo.trials import Paused, open_study, run_all, run_next
 from storage import leases
 from storage.control import Control
-from storage.errors import InputError
+from storage.errors import ArtifactsUnavailable, InputError
 from storage.leases import Leases, Worker
 from storage.postgres import connect
 from studies.spec import parse_spec
@@ -323,3 +323,11 @@ def test_the_search_ends_when_its_trials_have_cost_what_they_may(study, claims):
     assert spend(1.0) == TrialState.COMPLETE
     assert spend(1.0) is None
     assert len(study.trials) == 3
+
+
+def test_a_full_disk_ends_the_worker_and_not_its_trial(study, claims):
+    """Three trials would fail for it within minutes, and a night's search with them."""
+    with pytest.raises(ArtifactsUnavailable):
+        attempt(claims, ArtifactsUnavailable("cannot write the checkpoint"))
+    assert [t.state for t in study.trials] == [TrialState.WAITING]
+    assert attempt(claims, 1.0) == TrialState.COMPLETE

@@ -357,3 +357,29 @@ def test_encrypted_server_is_checked_by_the_certificate_that_the_url_names(
     with pytest.raises(DatabaseUnreachable, match="certificate"):
         connect(through(proxy.port, database_url, f"?sslmode=verify-full&sslrootcert={tmp_path / 'none.pem'}"))
     proxy.close()
+
+
+def test_a_worker_that_starts_during_an_outage_waits_for_its_end(tmp_path: Path) -> None:
+    """A machine and its database are often restarted together: the worker must not lose the race."""
+    server = EmbeddedPostgres(tmp_path / "server")
+    url = server.start()
+    connect(url).engine.dispose()
+    server.stop()
+    with pytest.raises(DatabaseUnreachable):
+        connect(url)
+    back = threading.Timer(1.0, server.start)
+    back.start()
+    try:
+        opened = connect(url, wait=True)
+        assert Records(opened.engine).study_names() == []
+        opened.engine.dispose()
+    finally:
+        back.join()
+        server.stop()
+        shutil.rmtree(server.folder)
+
+
+def test_waiting_for_a_database_ends_at_a_refusal_that_will_not_pass(database_url: str) -> None:
+    """Ten minutes of silence over a typo in its name would look like a hang."""
+    with pytest.raises(DatabaseUnreachable, match="does not exist"):
+        connect(database_url.replace("/test_", "/nothing_"), wait=True)

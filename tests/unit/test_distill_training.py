@@ -225,8 +225,8 @@ def test_a_restored_distiller_goes_on_bit_for_bit(problem: Problem, tmp_path: Pa
     whole, part = fresh(), fresh()
     whole.train_to(10)
     part.train_to(stop)
-    checkpoints.save(tmp_path / "c", part.state(), {"step": part.step})
-    tensors, metadata = checkpoints.load(tmp_path / "c")
+    checkpoints.save(tmp_path / "c", part.step, part.state(), {"step": part.step})
+    tensors, metadata = checkpoints.last(tmp_path / "c")
     resumed = fresh()
     resumed.restore(tensors, metadata["step"])
     resumed.train_to(10)
@@ -261,7 +261,7 @@ def test_a_trial_reports_resumes_and_loads(problem: Problem, tmp_path: Path) -> 
     )
     assert (again, later, done) == (recall, [10], [9, 10])
     student = load_student(problem, tmp_path / "cut")
-    tensors, _ = checkpoints.load(tmp_path / "whole")
+    tensors, _ = checkpoints.last(tmp_path / "whole")
     for name, weight in student.model.named_parameters():
         assert torch.equal(weight, tensors[f"model.{name}"]), name
     # Training and serving differ in their attention kernels, so in the last bits.
@@ -285,8 +285,12 @@ def test_loading_refuses_another_studys_student(problem: Problem, tmp_path: Path
     other.spec = spec
     with pytest.raises(InputError, match="distils"):
         load_student(other, tmp_path / "t")
-    with pytest.raises(InputError, match="cannot be read"):
+    with pytest.raises(InputError, match="holds no checkpoint"):
         load_student(problem, tmp_path / "nothing")
+    manifest = tmp_path / "t" / "step-000010" / "checkpoint.json"
+    manifest.write_bytes(b"")
+    with pytest.raises(InputError, match="an earlier checkpoint must not stand in for it"):
+        load_student(problem, tmp_path / "t")
 
 
 def test_no_teachers_is_an_input_error(problem: Problem) -> None:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from storage import checkpoints
-from storage.errors import InputError
+from storage.errors import CorruptArtifact, InputError
 from studies.baselines import Random, SupportPopularity, ZeroShot
 from studies.data.dataset import Dataset
 from studies.episodes import EpisodeSampler
@@ -66,10 +66,10 @@ def test_training_restored_at_a_rung_goes_on_as_if_it_had_never_stopped(
     steps = 6
     whole = trainer_of(problem, values(name, layers), steps)
     whole.train_to(rung)
-    checkpoints.save(tmp_path / "checkpoint", *whole.state())
+    checkpoints.save(tmp_path, whole.step, *whole.state())
     whole.train_to(steps)
     resumed = trainer_of(problem, values(name, layers), steps)
-    resumed.restore(*checkpoints.load(tmp_path / "checkpoint"))
+    resumed.restore(*checkpoints.last(tmp_path))
     assert resumed.step == rung
     resumed.train_to(steps)
     assert same(resumed.state()[0], whole.state()[0])
@@ -168,17 +168,37 @@ def test_an_interrupted_trial_resumes_at_its_rung_and_ends_as_an_uninterrupted_o
     assert costs == sorted(costs)
     assert costs[0] > 0
     for other in ("whole", "stopped"):
-        assert same(checkpoints.load(tmp_path / "whole")[0], checkpoints.load(tmp_path / other)[0])
+        assert same(checkpoints.last(tmp_path / "whole")[0], checkpoints.last(tmp_path / other)[0])
 
 
 def test_a_finished_trial_is_not_trained_again(problem: Problem, tmp_path: Path) -> None:
     """A worker that dies between the last rung and telling the database must cost nothing to repeat."""
     reports, recall = heard(problem, values("anil"), tmp_path / "trial")
-    written = (tmp_path / "trial" / "weights.safetensors").stat().st_mtime_ns
+    weights = tmp_path / "trial" / "step-000008" / "weights.safetensors"
+    written = weights.stat().st_mtime_ns
     again, repeated = heard(problem, values("anil"), tmp_path / "trial")
     assert again == reports[-1:]
     assert repeated == recall
-    assert (tmp_path / "trial" / "weights.safetensors").stat().st_mtime_ns == written
+    assert weights.stat().st_mtime_ns == written
+
+
+def test_a_trial_goes_on_from_the_rung_before_a_damaged_one_and_ends_as_it_would_have(
+    problem: Problem, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One bad block would cost a trial all its rungs; taken for good, it would cost the study its comparison."""
+    whole, recall = heard(problem, values("anil"), tmp_path / "trial")
+    names = ["step-000004", "step-000008"]
+    assert sorted(path.name for path in (tmp_path / "trial").iterdir()) == names
+    weights = tmp_path / "trial" / "step-000008" / "weights.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-9])
+    with pytest.raises(CorruptArtifact, match="an earlier checkpoint must not stand in for it"):
+        load_teacher(problem, tmp_path / "trial")
+    again, repeated = heard(problem, values("anil"), tmp_path / "trial")
+    assert "step-000008" in caplog.text
+    assert again[0] == whole[1]
+    assert (untimed(again), repeated) == (untimed(whole[1:]), recall)
+    assert sorted(path.name for path in (tmp_path / "trial").iterdir()) == names
+    load_teacher(problem, tmp_path / "trial")
 
 
 def test_a_report_holds_the_recall_of_every_validation_scene_and_their_mean(problem: Problem, tmp_path: Path) -> None:
@@ -266,7 +286,7 @@ def test_a_checkpoint_of_another_architecture_is_refused_with_the_remedy(problem
     renamed = {name.replace("head.user", "head.customer"): tensor for name, tensor in tensors.items()}
     reshaped = tensors | {"model.head.gates": torch.ones(8)}
     for number, wrong in enumerate((renamed, reshaped)):
-        checkpoints.save(tmp_path / str(number), wrong, metadata)
+        checkpoints.save(tmp_path / str(number), 8, wrong, metadata)
         with pytest.raises(InputError, match=r"does not fit this study's recommender .*delete the study"):
             load_teacher(problem, tmp_path / str(number))
 
