@@ -58,6 +58,7 @@ class Search:
         if pruner.kind == "recall":
             self._pruner = RecallPruner(pruner.rungs, pruner.eta, pruner.keep, spec.search.seed, metric=metric)
         self.study = open_study(database.storage, spec.name, make_sampler(spec.search), self._pruner)
+        self._storage = database.storage
         self._claims = Claims(database, self.study, spec.name, spec.search.retries)
         self._budget = search_budget(spec)
 
@@ -82,7 +83,8 @@ class Search:
         from hpo.lineage import AT_ONCE, COST, FROM_RUNG, origin
         from hpo.search_space import suggest
 
-        values = suggest(trial, self._spec.search)
+        with self._storage.together():
+            values = suggest(trial, self._spec.search)
         frozen = trial._cached_frozen_trial  # as it was asked for: reading it again costs seven queries
         number = origin(frozen)
 
@@ -91,16 +93,17 @@ class Search:
             self._record(number, reached)
             # Optuna is told of the nominal resource, which is the same for all trials at a rung.
             step = self._spec.pruner.rungs[reached.rung]
-            if step not in frozen.intermediate_values:
-                trial.report(reached.recall, step)
-            trial.set_user_attr(COST, round(reached.cost_seconds, 2))
-            if reached.rung == 0:
-                trial.set_user_attr("seconds_per_update", round(reached.seconds_per_update, 4))
-            if reached.at_once is not None:
-                trial.set_user_attr(AT_ONCE, reached.at_once)
-            # A trial that was taken up again has been decided on at the rung that it goes on from.
-            if reached.rung > frozen.user_attrs.get(FROM_RUNG, -1):
-                self._judge(trial, number, reached.rung)
+            with self._storage.together():
+                if step not in frozen.intermediate_values:
+                    trial.report(reached.recall, step)
+                trial.set_user_attr(COST, round(reached.cost_seconds, 2))
+                if reached.rung == 0:
+                    trial.set_user_attr("seconds_per_update", round(reached.seconds_per_update, 4))
+                if reached.at_once is not None:
+                    trial.set_user_attr(AT_ONCE, reached.at_once)
+                # A trial that was taken up again has been decided on at the rung that it goes on from.
+                if reached.rung > frozen.user_attrs.get(FROM_RUNG, -1):
+                    self._judge(trial, number, reached.rung)
             if reached.rung + 1 < len(self._spec.pruner.rungs):
                 self._pause()
 

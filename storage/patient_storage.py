@@ -1,9 +1,15 @@
 """Optuna's storage on PostgreSQL, every call of which waits for a database that is away for a while."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
 
+from optuna.distributions import BaseDistribution
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages import RDBStorage
+from optuna.storages._rdb import models
+from optuna.storages._rdb.storage import _create_scoped_session
 from optuna.trial import TrialState
 
 from storage.patience import patiently, retrying
@@ -21,8 +27,6 @@ _REPEATED = (
     "get_all_studies",
     "create_new_trial",
     "set_trial_param",
-    "set_trial_intermediate_value",
-    "set_trial_user_attr",
     "set_trial_system_attr",
     "get_trial_id_from_study_id_trial_number",
     "get_trial_param",
@@ -33,11 +37,14 @@ _REPEATED = (
     "get_best_trial",
     "record_heartbeat",
     "_create_new_trial",
-    "_set_trial_param",
     "_get_trials",
     "_get_best_trial_id",
     "_get_stale_trial_ids",
 )
+
+# What `PatientStorage.together` holds back in this thread.
+_Write = Callable[[Any], None]
+_held: ContextVar[list[_Write] | None] = ContextVar("held", default=None)
 
 
 class PatientStorage(RDBStorage):
@@ -48,6 +55,63 @@ class PatientStorage(RDBStorage):
     without any worker's lease; one that was queued unheard is queued twice. A study that was made unheard raises
     `DuplicatedStudyError`, which `optuna.create_study(load_if_exists=True)` takes for what it is.
     """
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Store what the block sets of running trials at its end, in one transaction instead of one for each.
+
+        It holds for parameters, intermediate values and user attributes, which nobody reads before. An exception is
+        stored with what came before it; an interrupt leaves all of it to be done again.
+        """
+        writes: list[_Write] = []
+        token, interrupted = _held.set(writes), True
+        try:
+            yield
+            interrupted = False
+        except Exception:
+            interrupted = False
+            raise
+        finally:
+            _held.reset(token)
+            if writes and not interrupted:
+                self._store(writes)
+
+    @patiently
+    def _store(self, writes: Sequence[_Write]) -> None:
+        # Stored already where an unheard attempt has succeeded.
+        with _create_scoped_session(self.scoped_session, ignore_integrity_error=retrying()) as session:
+            for write in writes:
+                write(session)
+
+    def _write(self, write: _Write) -> None:
+        if (writes := _held.get()) is None:
+            self._store([write])
+        else:
+            writes.append(write)
+
+    @patiently
+    def _set_trial_param(
+        self,
+        trial_id: int,
+        param_name: str,
+        param_value_internal: float,
+        distribution: BaseDistribution,
+        previous_distribution: BaseDistribution | None,
+    ) -> None:
+        values = (trial_id, param_name, param_value_internal, distribution, previous_distribution)
+        self._write(lambda session: self._set_trial_param_without_commit(session, *values))
+
+    @patiently
+    def set_trial_intermediate_value(self, trial_id: int, step: int, intermediate_value: float) -> None:
+        """Set what a trial has reported."""
+        values = (trial_id, step, intermediate_value)
+        self._write(lambda session: self._set_trial_intermediate_value_without_commit(session, *values))
+
+    @patiently
+    def set_trial_user_attr(self, trial_id: int, key: str, value: Any) -> None:
+        """Set an attribute of a trial."""
+        values = (models.TrialUserAttributeModel, trial_id, key, value)
+        self._write(lambda session: self._set_trial_attr_without_commit(session, *values))
 
     @patiently
     def delete_study(self, study_id: int) -> None:

@@ -16,7 +16,7 @@ from storage.errors import DatabaseUnreachable, InputError
 from storage.home import home
 
 if TYPE_CHECKING:
-    import optuna
+    from storage.patient_storage import PatientStorage
 
 DRIVER = "postgresql+psycopg2"
 # Any number that is nobody else's: it serialises the making of tables on one database.
@@ -46,7 +46,7 @@ class Database:
 
     url: str
     engine: sqlalchemy.Engine
-    storage: "optuna.storages.RDBStorage"
+    storage: "PatientStorage"
 
 
 def normalise_url(url: str) -> str:
@@ -107,7 +107,7 @@ def connected(engine: sqlalchemy.Engine, url: str) -> sqlalchemy.Connection:
         ) from error
 
 
-def open_storage(url: str) -> "optuna.storages.RDBStorage":
+def open_storage(url: str) -> "PatientStorage":
     """Return Optuna's storage on a database that was checked, with its tables and ours made when there are none.
 
     Several processes may do so at once on an empty database. A server that does not answer is an error here and now;
@@ -166,11 +166,11 @@ def connect(url: str, *, wait: bool = False) -> Database:
     return Database(normalise_url(url), storage.engine, storage)
 
 
-def _open_when_back(url: str) -> "optuna.storages.RDBStorage":
+def _open_when_back(url: str) -> "PatientStorage":
     from storage.patience import is_transient, patiently
 
     @patiently
-    def attempt() -> "optuna.storages.RDBStorage":
+    def attempt() -> "PatientStorage":
         try:
             return open_storage(url)
         except DatabaseUnreachable as error:
@@ -198,7 +198,7 @@ def _engine_settings(url: URL) -> dict[str, Any]:
 
 
 @contextmanager
-def _setup(url: str) -> Iterator[tuple[sqlalchemy.Connection, "optuna.storages.RDBStorage"]]:
+def _setup(url: str) -> Iterator[tuple[sqlalchemy.Connection, "PatientStorage"]]:
     """Yield a transaction that alone may make or change tables, and the storage on Optuna's, made when missing."""
     engine = create_engine(url)
     try:
@@ -218,7 +218,7 @@ def _setup(url: str) -> Iterator[tuple[sqlalchemy.Connection, "optuna.storages.R
         engine.dispose()
 
 
-def _optuna_storage(connection: sqlalchemy.Connection, url: str) -> "optuna.storages.RDBStorage":
+def _optuna_storage(connection: sqlalchemy.Connection, url: str) -> "PatientStorage":
     from storage.patience import patiently
     from storage.patient_storage import PatientStorage
 
@@ -228,7 +228,7 @@ def _optuna_storage(connection: sqlalchemy.Connection, url: str) -> "optuna.stor
     return patiently(PatientStorage)(url, settings, skip_compatibility_check=True, skip_table_creation=exist)
 
 
-def _older_tables(connection: sqlalchemy.Connection, storage: "optuna.storages.RDBStorage", url: str) -> list[_Older]:
+def _older_tables(connection: sqlalchemy.Connection, storage: "PatientStorage", url: str) -> list[_Older]:
     """Return which tables are older than this program; those that are not there are none.
 
     Raises:

@@ -383,3 +383,40 @@ def test_waiting_for_a_database_ends_at_a_refusal_that_will_not_pass(database_ur
     """Ten minutes of silence over a typo in its name would look like a hang."""
     with pytest.raises(DatabaseUnreachable, match="does not exist"):
         connect(database_url.replace("/test_", "/nothing_"), wait=True)
+
+
+def test_what_is_set_together_is_stored_together_pruned_or_not(database: Database) -> None:
+    """Each of a trial's dozen values would wait for the disk on its own; a pruned trial must not lose its last one."""
+    study = optuna.create_study(storage=database.storage, study_name="s")
+    trial = study.ask()
+
+    def rung() -> None:
+        with database.storage.together():
+            trial.suggest_float("x", 0, 1)
+            trial.suggest_categorical("y", ["a", "b"])
+            trial.report(0.5, 10)
+            trial.set_user_attr("why", "because")
+            assert study.trials[0].params == {}
+            raise optuna.TrialPruned
+
+    with pytest.raises(optuna.TrialPruned):
+        rung()
+    (stored,) = study.get_trials()
+    assert stored.params == trial.params
+    assert stored.intermediate_values == {10: 0.5}
+    assert stored.user_attrs == {"why": "because"}
+
+
+def test_what_is_interrupted_while_set_together_is_not_stored_by_half(database: Database) -> None:
+    """Half a configuration would be completed from other random numbers than the whole one."""
+    study = optuna.create_study(storage=database.storage, study_name="s")
+    trial = study.ask()
+
+    def suggest() -> None:
+        with database.storage.together():
+            trial.suggest_float("x", 0, 1)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        suggest()
+    assert study.get_trials()[0].params == {}
