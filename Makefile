@@ -31,6 +31,8 @@ bench: $(READY)
 	$(BIN)/python benchmarks/record_curves.py --quick
 	$(BIN)/python benchmarks/pruning.py --quick
 	$(BIN)/python benchmarks/pruner_speed.py --quick
+	$(BIN)/python benchmarks/chaos.py --quick
+	$(BIN)/python benchmarks/many_workers.py --quick
 
 clean:
 	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache

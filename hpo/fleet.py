@@ -26,7 +26,7 @@ def supervise(
     engine: Engine,
     count: int,
     watch: Callable[[], object],
-    called_off: Callable[[], bool],
+    over: Callable[[], bool],
     *,
     poll: float = POLL_SECONDS,
 ) -> None:
@@ -36,7 +36,7 @@ def supervise(
         engine: starts them.
         count: how many.
         watch: called about every `poll` seconds while they run; what it returns changes when the search gets farther.
-        called_off: whether the search was stopped, so that who ends now is not replaced.
+        over: whether the search has ended or was stopped: who ends now is not replaced, who has not begun need not.
         poll: seconds between two looks.
 
     Raises:
@@ -53,7 +53,7 @@ def supervise(
                 del workers[number]
                 if ended.error is not None and not ended.lost:
                     raise ScenetuneError(f"a worker failed: {ended.error}")
-                if ended.lost and not called_off():
+                if ended.lost and not over():
                     losses[number] += 1
                     if losses[number] > MAX_LOSSES_IN_A_ROW:
                         raise ScenetuneError(
@@ -64,6 +64,9 @@ def supervise(
                     workers[number] = engine.start(number)
             if (now := watch()) != reached:
                 losses, reached = Counter(), now
+            if over():
+                for worker in workers.values():
+                    worker.dismiss()
             time.sleep(poll)
     finally:
         _stop(list(workers.values()))

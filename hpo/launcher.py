@@ -44,15 +44,22 @@ def launch(
         orders = control.orders()
         return orders.stop is not None or orders.late
 
-    if snapshot(database, spec).finished:
+    shot = snapshot(database, spec)
+    if shot.finished:
         return
     with LiveTable(database, spec, console) as table:
+
+        def reached() -> int:
+            nonlocal shot
+            shot = table.refresh()
+            return shot.reached
+
         if engine is None:
             console.note(f"waiting for workers: hpo worker {spec.name}, with this database and the same data")
             _follow(table, called_off)
         else:
             try:
-                supervise(engine, search_workers(spec, workers), lambda: table.refresh().reached, called_off)
+                supervise(engine, search_workers(spec, workers), reached, lambda: shot.finished or called_off())
             finally:
                 settle(database, spec)
         table.refresh()

@@ -41,6 +41,9 @@ class RunningWorker(Protocol):
     def stop(self) -> None:
         """Asks it to put its trial back and to end; may be asked more than once."""
 
+    def dismiss(self) -> None:
+        """Ends it where it has not begun yet, as one that still waits for a machine; leaves it alone otherwise."""
+
     def kill(self) -> None:
         """Ends it at once."""
 

@@ -71,6 +71,9 @@ class Process:
         """Asks it to put its trial back and to end."""
         self._process.send_signal(signal.SIGTERM)
 
+    def dismiss(self) -> None:
+        """Leaves it alone: here all begin at once."""
+
     def kill(self) -> None:
         """Ends it at once."""
         self._process.kill()

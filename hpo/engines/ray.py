@@ -52,12 +52,11 @@ class RayEngine:
         self._actor = self._ray.remote(num_cpus=resources["CPU"], num_gpus=resources["GPU"], max_restarts=0)(Host)
         self._environment = {name: os.environ[name] for name in _SHARED if name in os.environ}
         self._environment["HPO_HOME"] = str(home())
-        self._queue: set[RayWorker] = set()
 
     def start(self, number: int) -> RayWorker:
         """Starts a worker where the cluster has room, or queues it there until it has."""
         actor = self._actor.remote(self._spec.name, number, self._spec.search.worker_cpus or 1)
-        return RayWorker(self._ray, actor, actor.run.remote(self._url, self._environment), self._queue)
+        return RayWorker(self._ray, actor, actor.run.remote(self._url, self._environment))
 
 
 class Host:
@@ -96,36 +95,33 @@ class RayWorker:
         ray: the module.
         actor: its handle.
         begun: what its `run` will return.
-        queue: the engine's workers that have no node yet; it enters and leaves.
     """
 
-    def __init__(self, ray: Any, actor: Any, begun: Any, queue: set[RayWorker]) -> None:
-        self._ray, self._actor, self._queue = ray, actor, queue
+    def __init__(self, ray: Any, actor: Any, begun: Any) -> None:
+        self._ray, self._actor, self._queued = ray, actor, True
         self._question = begun
         self._end: Ended | None = None
-        queue.add(self)
 
     def ended(self) -> Ended | None:
         """How it ended; None while it runs, or waits for a node. Never blocks: the answer may be a second old."""
         if self._end is None and self._ray.wait([self._question], timeout=0)[0]:
-            self._queue.discard(self)
+            self._queued = False
             if (end := self._answer()) is None:
                 self._question = self._actor.ended.remote()
             else:
                 self._leave(end)
-                if end.error is None:
-                    # It found the search at its end: those without a node would wait, maybe for long, to find the same.
-                    for worker in list(self._queue):
-                        worker._leave(Ended())
         return self._end
 
     def stop(self) -> None:
         """Asks it to put its trial back and to end; one without a node has none, and just leaves."""
+        self.dismiss()
         if self.ended() is None:
-            if self in self._queue:
-                self._leave(Ended())
-            else:
-                self._actor.stop.remote()
+            self._actor.stop.remote()
+
+    def dismiss(self) -> None:
+        """Ends it where it still waits for a node."""
+        if self.ended() is None and self._queued:
+            self._leave(Ended())
 
     def kill(self) -> None:
         """Ends it at once."""
@@ -146,7 +142,6 @@ class RayWorker:
     def _leave(self, end: Ended) -> None:
         """Gives its place on the cluster back."""
         self._end = end
-        self._queue.discard(self)
         self._ray.kill(self._actor)
 
 

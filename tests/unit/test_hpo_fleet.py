@@ -40,8 +40,8 @@ class Scripted:
         return [pid for pid in self.pids if psutil.pid_exists(pid) and psutil.Process(pid).status() != "zombie"]
 
 
-def run(engine, count=1, watch=lambda: 0, called_off=lambda: False):
-    supervise(engine, count, watch, called_off, poll=0.02)
+def run(engine, count=1, watch=lambda: 0, over=lambda: False):
+    supervise(engine, count, watch, over, poll=0.02)
 
 
 def test_it_ends_when_all_workers_have_done_their_work(tmp_path):
@@ -87,7 +87,7 @@ def test_an_error_ends_the_search_with_the_workers_words_and_stops_the_others(tm
 def test_nobody_is_replaced_once_the_search_is_called_off(tmp_path):
     """`hpo stop` would start as many workers as it ends."""
     engine = Scripted(tmp_path, "import sys\nsys.exit(130)")
-    run(engine, count=2, called_off=lambda: True)
+    run(engine, count=2, over=lambda: True)
     assert len(engine.started) == 2
 
 
