@@ -86,8 +86,9 @@ class Claims:
             except LockLost:
                 log.warning("the study's lock went with its connection; asking again")
             if trial is not None:
-                # Another may have been inside as well, and the budget be overspent: nothing has begun yet.
-                self.put_back(trial)
+                # Another may have been inside as well: the budget may be overspent, or the trial the other's by now.
+                with contextlib.suppress(LeaseLost):
+                    self.put_back(trial)
 
     def called_off(self) -> bool:
         """Whether the study was stopped, or its time is over."""
@@ -96,8 +97,11 @@ class Claims:
 
     def others_run(self) -> bool:
         """Whether any trial of the study runs, so that work may come of it; what dead workers left is put back."""
-        with self._records.exclusive(self.study.study_name):
-            return any(trial.state == TrialState.RUNNING for trial in self._reclaim())
+        try:
+            with self._records.exclusive(self.study.study_name):
+                return any(trial.state == TrialState.RUNNING for trial in self._reclaim())
+        except LockLost:
+            return True  # as far as is known
 
     def check(self, trial: optuna.Trial) -> None:
         """Raises LeaseLost where the trial is not this worker's any more."""

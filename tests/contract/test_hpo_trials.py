@@ -7,6 +7,7 @@ import signal
 import time
 
 import optuna
+import psycopg2
 import pytest
 from optuna.trial import TrialState
 
@@ -200,6 +201,33 @@ def test_a_trial_that_kills_its_workers_fails_in_the_end_and_says_so(study, clai
     assert trial.state == TrialState.FAIL
     assert "its worker was lost 4 times before rung 1" in trial.user_attrs[ERROR]
     assert trial.user_attrs[LOST] == [0, 0, 0, 0]
+
+
+def cut_all(database):
+    """Ends every connection to the database but this one, which closes."""
+    with psycopg2.connect(database.url.replace("+psycopg2", "")) as connection, connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+            "WHERE pid <> pg_backend_pid() AND datname = current_database()"
+        )
+    connection.close()
+
+
+def test_a_lock_lost_while_asking_leaves_one_trial_and_one_owner(database, study, claims):
+    """The server restarts just then: another worker may have been inside, so the question is asked again."""
+    cuts = iter([True, False])
+
+    def resume(trials):
+        if next(cuts):
+            cut_all(database)
+        return False
+
+    trial = claims.ask(Budget(1), resume)
+    assert trial is not None
+    assert [t.state for t in study.trials] == [TrialState.RUNNING]
+    assert set(Leases(database.engine, "s").holders()) == {trial.number}
+    assert claims.ask(Budget(1)) is None
+    assert claims.others_run()
 
 
 def test_nothing_begins_after_a_stop_until_it_is_withdrawn(database, study, claims):
