@@ -269,7 +269,7 @@ def lost_seconds(journal: Sequence[dict[str, Any]], ups: Sequence[float]) -> lis
 
 def killed_search(database: Database, folder: Path, count: int, seed: int) -> tuple[Outcome, Outcome, list[str]]:
     """The search under kills, the same one undisturbed, and what is wrong."""
-    trials = max(6, round(count * 0.8))
+    trials = max(6, count)
     calm = search(database, study("calm", trials, seed), folder, 1, undisturbed)
     wild = search(database, study("wild", trials, seed), folder, 1, kills(count, seed))
     wrong = wild.faults(trials) + calm.faults(trials)

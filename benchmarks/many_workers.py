@@ -1,6 +1,6 @@
 """Many workers on one study: trials per second, and the latency of a trial's ask and of its reports.
 
-    python benchmarks/many_workers.py [--quick] [--rounds N] [--json FILE]
+    python benchmarks/many_workers.py [--quick] [--workers N …] [--rounds N] [--json FILE]
 
 One embedded PostgreSQL, made for the run; 1, 8, 32 and 64 worker processes; trials that train nothing and report at
 three rungs, so that all time is book-keeping. Compared are our search with its pruner, leases and rung records; plain
@@ -385,15 +385,19 @@ def main() -> None:
     _quiet()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="1 and 8 workers, fewer trials")
+    parser.add_argument("--workers", type=int, nargs="+", metavar="N", help="numbers of workers")
     parser.add_argument("--rounds", type=int, default=1, metavar="N", help="through all cells; pooled")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
     arguments = parser.parse_args()
-    cells = measure_all(QUICK_BUDGETS if arguments.quick else BUDGETS, arguments.rounds)
+    budgets = QUICK_BUDGETS if arguments.quick else BUDGETS
+    if arguments.workers:
+        budgets = {workers: BUDGETS.get(workers, 2 * workers) for workers in arguments.workers}
+    cells = measure_all(budgets, arguments.rounds)
     console = Console(width=150, record=True)
     console.print(f"{platform.machine()}, {os.cpu_count()} cores, optuna {optuna.__version__}", table_of(cells))
     for error in sorted({error for cell in cells.values() for error in cell.errors}):
         console.print(error)
-    if not arguments.quick:
+    if not (arguments.quick or arguments.workers):
         result = Path(f"benchmarks/results/many_workers-{datetime.now(UTC).date()}.md")
         atomic_write(result, f"# `python benchmarks/many_workers.py`\n\n```\n{console.export_text()}```\n".encode())
     if arguments.json:
