@@ -42,6 +42,7 @@ from rich.table import Table
 
 from hpo.engines.local import Process
 from hpo.fleet import supervise
+from hpo.leash import follow_launcher
 from hpo.lineage import LOST
 from hpo.registry import load_spec_of, register
 from hpo.search import Search
@@ -115,6 +116,7 @@ def play(journal: Journal, values: Hyperparameters, folder: Path, report: Report
 
 def work(name: str, journal: Journal) -> None:
     """A worker process."""
+    follow_launcher()
     database = connect(os.environ["HPO_DATABASE_URL"], wait=True)
     search = Search(
         database,

@@ -31,9 +31,6 @@ log = logging.getLogger(__name__)
 
 Resume = Callable[[Sequence[FrozenTrial]], bool]
 
-# Set by an engine for the workers that shall not outlive it: its process id.
-LAUNCHER = "HPO_LAUNCHER_PID"
-
 
 class LeaseLost(Exception):
     """The trial is another worker's by now: this one was silent for too long. Nothing of it may be written."""
@@ -64,13 +61,8 @@ class Claims:
             budget: exact in trials, whatever the number of workers.
             resume: hears all trials before a new one is asked for, may queue one that was stopped, and says whether it
                 did.
-
-        Raises:
-            KeyboardInterrupt: the launcher that started this process is gone.
         """
         while True:
-            if _orphaned():
-                raise KeyboardInterrupt
             trial: optuna.Trial | None = None
             try:
                 with self._records.exclusive(self.study.study_name):
@@ -181,8 +173,7 @@ class Claims:
     def heartbeat(self, trial: optuna.Trial) -> Iterator[None]:
         """Renews the lease while the block runs; interrupts it when it must not go on.
 
-        It must not when another has the trial, when the study is to stop now, and when the launcher that started this
-        process is gone: nobody is left to stop it.
+        It must not when another has the trial, and when the study is to stop now.
         """
         done = threading.Event()
 
@@ -193,7 +184,7 @@ class Claims:
                 except Exception:
                     log.warning("no heartbeat for trial %d; trying again", trial.number, exc_info=True)
                     continue
-                if not done.is_set() and (_orphaned() or not go_on):
+                if not done.is_set() and not go_on:
                     os.kill(os.getpid(), signal.SIGTERM)  # SIGINT may be ignored, as under nohup
 
         thread = threading.Thread(target=beat, daemon=True, name=f"heartbeat-{trial.number}")
@@ -203,9 +194,3 @@ class Claims:
         finally:
             done.set()
             thread.join()
-
-
-def _orphaned() -> bool:
-    """Whether an engine started this process, and is gone."""
-    launcher = os.environ.get(LAUNCHER)
-    return launcher is not None and os.getppid() != int(launcher)

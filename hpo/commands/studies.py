@@ -103,6 +103,9 @@ def worker(
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads, instead of a share of the cores.")] = None,
 ) -> None:
     """Join a launched study and run trials until it has ended or is stopped."""
+    from hpo.leash import follow_launcher
+
+    follow_launcher()
     from hpo.worker import wait_for, work
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")

@@ -8,8 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from hpo.claims import LAUNCHER
 from hpo.engines import Ended
+from hpo.leash import LAUNCHER
 
 INTERRUPTED = 130
 

@@ -68,7 +68,7 @@ class Host:
 
     def run(self, url: str, environment: dict[str, str]) -> None:
         """Starts the worker process."""
-        from hpo.claims import LAUNCHER
+        from hpo.leash import LAUNCHER
 
         ours = environment | dict(os.environ) | {"HPO_DATABASE_URL": url, LAUNCHER: str(os.getpid())}
         os.environ["HPO_HOME"] = ours["HPO_HOME"]

@@ -34,7 +34,12 @@ def wait_for(condition, process, seconds=120):
 
 
 def children(pid: int) -> list[psutil.Process]:
-    return [child for child in psutil.Process(pid).children() if "worker" in child.cmdline()]
+    found = []
+    for child in psutil.Process(pid).children():
+        with contextlib.suppress(psutil.Error):  # killed, and not collected yet
+            if "worker" in child.cmdline():
+                found.append(child)
+    return found
 
 
 @pytest.mark.slow
