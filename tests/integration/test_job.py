@@ -210,8 +210,10 @@ def test_a_dead_workers_trial_is_continued_from_its_checkpoint_by_the_next_launc
 @pytest.mark.slow
 def test_a_study_is_stopped_from_elsewhere_and_resumed_by_its_name(database_url, tmp_path):
     """Whoever stops it has another terminal, and maybe not the study file."""
-    study = mini(tmp_path, trials=4)
-    study.write_text(study.read_text().replace("rungs = [2, 4]", "rungs = [2, 20, 40]").replace("eta = 2", "eta = 9"))
+    study = mini(tmp_path, trials=6)
+    study.write_text(
+        study.read_text().replace("rungs = [2, 4]", "rungs = [2, 40, 80, 120]").replace("eta = 2", 'kind = "none"')
+    )
     process = start("launch", study, "--workers", "2", cwd=tmp_path, HPO_DATABASE_URL=database_url)
 
     def some_run():
@@ -235,11 +237,11 @@ def test_a_study_is_stopped_from_elsewhere_and_resumed_by_its_name(database_url,
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["finished"]
     after = trials_of(database_url)
-    assert [t.number for t in after] == list(range(4))
+    assert [t.number for t in after] == list(range(6))
     assert all(after[number].params == t.params for number, t in before.items() if t.params)
     again = hpo("resume", "mini", HPO_DATABASE_URL=database_url)
     assert again.returncode == 2
-    assert "has ended: 4 trials; give it a larger budget" in again.stderr
+    assert "has ended: 6 trials; give it a larger budget" in again.stderr
 
     artifacts = Path(os.environ["HPO_HOME"]) / "artifacts" / "mini"
     assert artifacts.exists()
