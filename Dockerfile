@@ -15,7 +15,8 @@ COPY distill distill
 COPY studies studies
 COPY storage storage
 # The cache lies outside the image, so that a change of code downloads nothing again.
-RUN --mount=type=cache,target=/root/.cache/pip \
+RUN --mount=type=cache,target=/pip-cache \
+    PIP_CACHE_DIR=/pip-cache \
     /opt/scenetune/bin/pip install --disable-pip-version-check --extra-index-url "$TORCH_INDEX" ".[$EXTRAS]"
 
 FROM python:3.11-slim

@@ -110,8 +110,8 @@ class Claims:
         value: float | None = None,
         state: TrialState = TrialState.COMPLETE,
         why: Mapping[str, str] | None = None,
-    ) -> TrialState:
-        """Ends a trial in a state, which is returned.
+    ) -> None:
+        """Ends a trial.
 
         Args:
             trial: this worker's.
@@ -130,7 +130,6 @@ class Claims:
             self.study.tell(trial, value, state, skip_if_finished=True)
 
         self._end(trial, write)
-        return state
 
     @patiently
     def _end(self, trial: optuna.Trial, write: Callable[[], object]) -> None:
@@ -171,20 +170,21 @@ class Claims:
 
     @contextlib.contextmanager
     def heartbeat(self, trial: optuna.Trial) -> Iterator[None]:
-        """Renews the lease while the block runs; interrupts it when it must not go on.
+        """Renews the lease while the block runs; interrupts it when the study is to stop now.
 
-        It must not when another has the trial, and when the study is to stop now.
+        Where another has the trial by now, the block hears of it from `check` at its next rung.
         """
         done = threading.Event()
 
         def beat() -> None:
             while not done.wait(BEAT_SECONDS):
                 try:
-                    go_on = self._leases.renew(trial.number, self._me) and self._control.orders().stop != "now"
+                    self._leases.renew(trial.number, self._me)
+                    stop = self._control.orders().stop == "now"
                 except Exception:
                     log.warning("no heartbeat for trial %d; trying again", trial.number, exc_info=True)
                     continue
-                if not done.is_set() and not go_on:
+                if stop and not done.is_set():
                     os.kill(os.getpid(), signal.SIGTERM)  # SIGINT may be ignored, as under nohup
 
         thread = threading.Thread(target=beat, daemon=True, name=f"heartbeat-{trial.number}")

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
     from distill.objective import Distillation, Student, Teacher
+    from hpo.claims import Claims
     from hpo.finalists import Finalists
     from studies.objective import Problem
 
@@ -203,7 +204,7 @@ def distil(
     def objective(trial: optuna.Trial) -> float:
         shared = distillation()
         with console.progress(f"distilling, trial {trial.number + 1} of {spec.distill.trials}") as report:
-            return _distil_once(shared, trial_folder(name, trial.number), report, trial)
+            return _distil_once(shared, trial_folder(name, trial.number), report, trial, claims)
 
     claims = Claims(database, study, spec.name, spec.search.retries, timed=False)
     for _ in run_all(claims, Budget(spec.distill.trials), objective):
@@ -220,15 +221,21 @@ def _student_sampler(seed: int) -> optuna.samplers.BaseSampler:
     return optuna.samplers.TPESampler(seed=seed, n_startup_trials=3)
 
 
-def _distil_once(distillation: Distillation, folder: Path, progress: Report, trial: optuna.Trial) -> float:
+def _distil_once(
+    distillation: Distillation, folder: Path, progress: Report, trial: optuna.Trial, claims: Claims
+) -> float:
     from distill.objective import suggest
+    from hpo.trials import Paused
 
     section = distillation.problem.spec.distill
     steps = section.embed_steps + section.rank_steps
 
     def report(step: int, recall: float, cost_seconds: float) -> None:
+        claims.check(trial)
         trial.report(recall, step)
         trial.set_user_attr("cost_seconds", round(cost_seconds, 2))
+        if step < steps and claims.called_off():
+            raise Paused("the study was stopped")
 
     return distillation.run_trial(suggest(trial), folder, report, lambda step: progress(step, steps))
 

@@ -9,7 +9,8 @@ import contextlib
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import optuna
@@ -87,36 +88,51 @@ def run(claims: Claims, trial: optuna.Trial, objective: Objective, shield: Shiel
     """Runs one trial to its end and tells the study; returns WAITING for one that goes on later, maybe elsewhere.
 
     A KeyboardInterrupt (Ctrl-C, SIGTERM) puts the trial back and goes on upwards, as does a full disk; a database that
-    stays away goes on upwards too. None of them is the trial's fault. Any other exception fails the trial with its
-    reason in the attribute `error`, and is logged. A value that is not finite counts as pruned.
+    stays away goes on upwards too. None of them is the trial's fault.
     """
-    with claims.heartbeat(trial):
+    try:
         try:
-            with shield.lifted():
-                value = objective(trial)
-            # A hopeless configuration, not a fault: it has spent its share of the budget.
-            if not math.isfinite(value):
-                return claims.tell(trial, state=TrialState.PRUNED, why={REASON: f"recall is {value}: it diverged"})
-            return claims.tell(trial, value)
-        except optuna.TrialPruned:
-            return claims.tell(trial, state=TrialState.PRUNED)
-        except Paused as pause:
-            log.info("trial %d pauses: %s", trial.number, pause)
+            end = _end(claims, trial, objective, shield)
+        except (KeyboardInterrupt, ArtifactsUnavailable):
+            with contextlib.suppress(LeaseLost):
+                claims.put_back(trial)
+            raise
+        if end.state == TrialState.WAITING:
             claims.put_back(trial)
-        except LeaseLost as lost:
-            log.warning("%s", lost)
-        except KeyboardInterrupt:
-            with contextlib.suppress(LeaseLost):
-                claims.put_back(trial)
-            raise
-        except DatabaseUnreachable:
-            raise
-        except ArtifactsUnavailable:
-            with contextlib.suppress(LeaseLost):
-                claims.put_back(trial)
-            raise
-        except Exception as error:
-            log.exception("trial %d failed", trial.number)
-            why = {ERROR: f"{type(error).__name__}: {error}"[:2000]}
-            return claims.tell(trial, state=TrialState.FAIL, why=why)
-    return TrialState.WAITING
+        else:
+            claims.tell(trial, end.value, end.state, end.why)
+    except LeaseLost as lost:
+        log.warning("%s", lost)
+        return TrialState.WAITING
+    return end.state
+
+
+@dataclass(frozen=True)
+class _End:
+    """How a trial ends: its state, its value where it is complete, and attributes that say why."""
+
+    state: TrialState
+    value: float | None = None
+    why: Mapping[str, str] | None = None
+
+
+def _end(claims: Claims, trial: optuna.Trial, objective: Objective, shield: Shield) -> _End:
+    """Runs the objective; its exceptions fail the trial with their reason, and are logged."""
+    try:
+        # The lease is renewed until here, and given back by whoever tells the end.
+        with claims.heartbeat(trial), shield.lifted():
+            value = objective(trial)
+    except optuna.TrialPruned:
+        return _End(TrialState.PRUNED)
+    except Paused as pause:
+        log.info("trial %d pauses: %s", trial.number, pause)
+        return _End(TrialState.WAITING)
+    except (LeaseLost, ArtifactsUnavailable, DatabaseUnreachable):
+        raise
+    except Exception as error:
+        log.exception("trial %d failed", trial.number)
+        return _End(TrialState.FAIL, why={ERROR: f"{type(error).__name__}: {error}"[:2000]})
+    if not math.isfinite(value):
+        # A hopeless configuration, not a fault: it has spent its share of the budget.
+        return _End(TrialState.PRUNED, why={REASON: f"recall is {value}: it diverged"})
+    return _End(TrialState.COMPLETE, value)

@@ -359,3 +359,18 @@ def test_a_full_disk_ends_the_worker_and_not_its_trial(study, claims):
         attempt(claims, ArtifactsUnavailable("cannot write the checkpoint"))
     assert [t.state for t in study.trials] == [TrialState.WAITING]
     assert attempt(claims, 1.0) == TrialState.COMPLETE
+
+
+@pytest.mark.parametrize("outcome", [optuna.TrialPruned(), Paused("stopped"), RuntimeError("boom")])
+def test_however_a_trial_ends_losing_it_is_no_fault_of_the_workers(database, study, claims, outcome):
+    """An exception out of the worker would end the whole search with it."""
+
+    def objective(trial):
+        Leases(database.engine, "s").delete()
+        assert Leases(database.engine, "s").take(trial.number, other_worker())
+        raise outcome
+
+    assert run_next(claims, Budget(10), objective) == TrialState.WAITING
+    (trial,) = study.trials
+    assert trial.state == TrialState.RUNNING
+    assert ERROR not in trial.user_attrs
