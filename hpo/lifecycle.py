@@ -8,7 +8,7 @@ import time
 from hpo.console import Console
 from hpo.launcher import settle
 from hpo.registry import distillation_name
-from hpo.watch import Snapshot, snapshot
+from hpo.watch import snapshot
 from storage import store
 from storage.artifacts import study_folder
 from storage.control import Control, Stop
@@ -36,7 +36,7 @@ def stop(database: Database, spec: StudySpec, console: Console, how: Stop = "run
     """
     Control(database.engine, spec.name).stop(how)
     said = None
-    while wait and (running := _settled(database, spec).running):
+    while wait and (running := len(_running(database, spec))):
         if running != said:
             said = running
             where = "at their next rung" if how == "rung" else "within seconds"
@@ -44,9 +44,11 @@ def stop(database: Database, spec: StudySpec, console: Console, how: Stop = "run
         time.sleep(LOOK_SECONDS)
 
 
-def _settled(database: Database, spec: StudySpec) -> Snapshot:
+def _running(database: Database, spec: StudySpec) -> list[str]:
+    """The workers of the running trials of a study's search and of its distillation, one for each trial."""
     settle(database, spec)
-    return snapshot(database, spec)
+    names = (spec.name, distillation_name(spec.name))
+    return [worker for name in names for worker in Leases(database.engine, name).end_lost().values()]
 
 
 def check_startable(database: Database, spec: StudySpec) -> None:
@@ -71,13 +73,11 @@ def delete(database: Database, spec: StudySpec) -> None:
     """
     names = [distillation_name(spec.name), spec.name]
     records = Records(database.engine)
-    settle(database, spec)
-    for name in names:
-        if holders := Leases(database.engine, name).holders():
-            raise InputError(
-                f"study {name!r} has {len(holders)} running trials ({', '.join(sorted(set(holders.values())))}); "
-                f"hpo stop {spec.name} stops them, then delete it"
-            )
+    if running := _running(database, spec):
+        raise InputError(
+            f"study {spec.name!r} has {len(running)} running trials ({', '.join(sorted(set(running)))}); "
+            f"hpo stop {spec.name} stops them, then delete it"
+        )
     # Our record goes last: what a kill leaves behind can be deleted again.
     for name in names:
         shutil.rmtree(study_folder(name), ignore_errors=True)

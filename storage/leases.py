@@ -137,19 +137,6 @@ class Leases:
                 connection.execute(sa.delete(lease_table).where(ours, _columns.worker.in_(dead)))
         return {row.trial: row.worker for row in rows if row.worker not in dead}
 
-    @patiently
-    def holders(self) -> dict[int, str]:
-        """Return the name of the worker that holds each leased trial."""
-        query = sa.select(_columns.trial, _columns.worker).where(_columns.study == self._study)
-        with self._engine.connect() as connection:
-            return {row.trial: row.worker for row in connection.execute(query)}
-
-    @patiently
-    def delete(self) -> None:
-        """Forget all leases of the study."""
-        with self._engine.begin() as connection:
-            connection.execute(sa.delete(lease_table).where(_columns.study == self._study))
-
     def _key(self, trial: int, worker: Worker | None = None) -> list[sa.ColumnElement[bool]]:
         key = [_columns.study == self._study, _columns.trial == trial]
         return key if worker is None else [*key, _columns.worker == worker.name]

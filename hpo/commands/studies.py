@@ -176,7 +176,10 @@ def stop(
 
     opened = connect(database)
     lifecycle.stop(opened, load_spec_of(opened, name), Console(), "now" if now else "rung", wait=wait)
-    typer.echo(f"{name} is stopped; hpo resume {name} goes on" if wait else f"{name} stops", err=True)
+    typer.echo(
+        f"{name} {'is stopped' if wait else 'stops'}; hpo resume {name}, or hpo run with its study file, goes on",
+        err=True,
+    )
 
 
 @app.command()
