@@ -47,6 +47,8 @@ class Budget:
         """Why nothing may go on, not even what was stopped and would be taken up again; None where it may."""
         if self.cost_seconds is not None and sum(map(cost, stories(trials).values())) >= self.cost_seconds:
             return f"{self.cost_seconds / 60:g} minutes of cost"
+        if self.target is None and self.patience is None:
+            return None  # nothing here asks for a best trial, which a search of several objectives has not
         finished = [trial for trial in trials if trial.state == TrialState.COMPLETE and trial.value is not None]
         best = max(finished, key=lambda trial: (trial.value or 0.0, -trial.number), default=None)
         if best is None:

@@ -107,7 +107,7 @@ class Claims:
     def tell(
         self,
         trial: optuna.Trial,
-        value: float | None = None,
+        value: float | Sequence[float] | None = None,
         state: TrialState = TrialState.COMPLETE,
         why: Mapping[str, str] | None = None,
     ) -> None:

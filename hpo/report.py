@@ -8,6 +8,7 @@ from rich.table import Table
 
 from hpo.console import Console
 from hpo.reporting.background import finalists_sentence, retention_sentence, search_sentence, spared_sentence
+from hpo.reporting.blocks import settings
 from hpo.reporting.results import POPULARITY, Results
 from hpo.reporting.sections import verdicts
 
@@ -19,6 +20,9 @@ def print_result(result: dict[str, Any], console: Console) -> None:
     console.out.print()
     console.out.print(inference_table(evaluation["inference"]))
     console.out.print()
+    if evaluation.get("students"):  # an older version's evaluation has none
+        console.out.print(students_table(evaluation["students"], evaluation["k"]))
+        console.out.print()
     found = result["search"]
     lines = [retention_sentence(evaluation["retention"]), search_sentence(found), spared_sentence(found)]
     if evaluation.get("finalists"):  # an older version's evaluation has none
@@ -77,6 +81,27 @@ def inference_table(inference: dict[str, dict[str, float]]) -> Table:
         *(f"{student[key] / teacher[key]:.2f}×" for key in ("parameters", "bytes", "items_per_second")),
     )
     return table
+
+
+def students_table(students: list[dict[str, Any]], k: int) -> Table:
+    """The students of a distillation, best first; time and size are over those of the teacher's encoder."""
+    table = Table(title="Students, on validation scenes", title_justify="left", box=None, padding=(0, 1))
+    for column in ("trial", f"recall@{k}", "latency", "size"):
+        table.add_column(column, justify="right")
+    for column in ("state", "parameters"):
+        table.add_column(column)
+    for row in sorted(students, key=lambda row: (-(row["recall"] or 0.0), row["trial"])):
+        mark = "taken" if row["taken"] else "on the front" if row["front"] else row["state"]
+        figures = (
+            _or_nothing(row[key], form)
+            for key, form in (("recall", "{:.4f}"), ("latency", "{:.2f}×"), ("size", "{:.2f}×"))
+        )
+        table.add_row(str(row["trial"]), *figures, mark, settings(row["params"]))
+    return table
+
+
+def _or_nothing(value: float | None, form: str) -> str:
+    return "" if value is None else form.format(value)
 
 
 def _interval(interval: dict[str, float], form: str) -> str:

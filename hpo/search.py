@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from storage.artifacts import study_folder, trial_folder
-from storage.errors import ScenetuneError
+from storage.errors import InputError
 from storage.home import home
 from storage.postgres import Database
 from storage.records import Records, RungResult
@@ -194,11 +194,11 @@ def winners(study: optuna.Study, count: int) -> list[FrozenTrial]:
     """The best `count` finished trials, best first.
 
     Raises:
-        ScenetuneError: no trial has finished.
+        InputError: no trial has finished.
     """
     finished = ranked(study)
     if not finished:
-        raise ScenetuneError(
+        raise InputError(
             f"study {study.study_name!r} has no finished trial to take teachers from; "
             f"hpo status {study.study_name} shows why, hpo launch with more --trials goes on"
         )

@@ -6,12 +6,15 @@ import functools
 import itertools
 import random
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from studies.domains import Domain, Range
+from distill.hyperparameters import StudentHyperparameters
+from studies.distill_section import RANK_LOSSES, DistillSection
+from studies.domains import Domain, Range, holds
 from studies.hyperparameters import Hyperparameters, applies
 from studies.search_section import SearchSection
 
@@ -26,6 +29,25 @@ def suggest(trial: optuna.Trial, search: SearchSection) -> Hyperparameters:
         if name not in ("learner", "trainable_layers") and applies(name, learner, layers)
     }
     return Hyperparameters(learner=learner, trainable_layers=layers, **values)
+
+
+def suggest_student(trial: optuna.Trial, section: DistillSection) -> StudentHyperparameters:
+    """The student that a trial of the distillation builds; what it has no use for is not suggested at all."""
+    values: dict[str, Any] = {}
+    for name, domain in section.space.items():
+        if section.applies(name, values):
+            values[name] = _suggest(trial, name, domain)
+    unused = dict.fromkeys((name for name in (*RANK_LOSSES, "hidden") if name not in values), 0.0)
+    return StudentHyperparameters(**values | unused)
+
+
+def student_start(section: DistillSection) -> dict[str, Any]:
+    """The first student to try: the default one, as far as the space holds it."""
+    start: dict[str, Any] = {}
+    for name, value in asdict(StudentHyperparameters()).items():
+        if section.applies(name, start) and holds(section.space[name], value):
+            start[name] = value
+    return start
 
 
 class SeededByTrial(optuna.samplers.BaseSampler):

@@ -9,7 +9,7 @@ import contextlib
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,7 +24,8 @@ from storage.errors import ArtifactsUnavailable, DatabaseUnreachable
 
 log = logging.getLogger(__name__)
 
-Objective = Callable[[optuna.Trial], float]
+Value = float | Sequence[float]
+Objective = Callable[[optuna.Trial], Value]
 
 MAX_FAILURES_IN_A_ROW = 3
 # Between two looks at whether anything has come up to do.
@@ -69,7 +70,7 @@ def run_next(claims: Claims, budget: Budget, objective: Objective, resume: Resum
     Args:
         claims: this worker's dealings with the study.
         budget: exact in trials across workers.
-        objective: the trial's value.
+        objective: the trial's value, or one for each of the study's directions.
         resume: hears all trials before a new one is asked for, may queue one that was stopped, and says whether it did.
 
     Raises:
@@ -112,7 +113,7 @@ class _End:
     """How a trial ends: its state, its value where it is complete, and attributes that say why."""
 
     state: TrialState
-    value: float | None = None
+    value: Value | None = None
     why: Mapping[str, str] | None = None
 
 
@@ -132,7 +133,7 @@ def _end(claims: Claims, trial: optuna.Trial, objective: Objective, shield: Shie
     except Exception as error:
         log.exception("trial %d failed", trial.number)
         return _End(TrialState.FAIL, why={ERROR: f"{type(error).__name__}: {error}"[:2000]})
-    if not math.isfinite(value):
+    if not all(map(math.isfinite, value if isinstance(value, Sequence) else [value])):
         # A hopeless configuration, not a fault: it has spent its share of the budget.
         return _End(TrialState.PRUNED, why={REASON: f"recall is {value}: it diverged"})
     return _End(TrialState.COMPLETE, value)

@@ -195,6 +195,26 @@ def bootstrap(values: Floats, *, confidence: float = 0.95, draws: int = 10_000, 
     return Interval(float(values.mean()), float(low), float(high))
 
 
+def bootstrap_ratio(numerators: Floats, denominators: Floats, *, draws: int = 10_000, seed: int = 0) -> Interval | None:
+    """Percentile bootstrap (95 %) of the ratio of two means over the same scenes, resampled together.
+
+    Args:
+        numerators: (scenes,) one figure per scene.
+        denominators: (scenes,) likewise.
+        draws: resamples of the scenes.
+        seed: see `bootstrap`.
+
+    Returns:
+        None where the mean of the denominators is not above zero in 97.5 % of the resamples: the ratio has no bounds.
+    """
+    chosen = np.random.default_rng(seed).integers(0, len(numerators), (draws, len(numerators)))
+    above, below = numerators[chosen].mean(1), denominators[chosen].mean(1)
+    if np.quantile(below, 0.025) <= 0:
+        return None
+    low, high = np.quantile(above / below, [0.025, 0.975])
+    return Interval(float(numerators.mean() / denominators.mean()), float(low), float(high))
+
+
 def interval(values: Floats) -> Interval | None:
     """`bootstrap`, or None where no scene has the figure (no user without history, say)."""
     return None if np.isnan(values).all() else bootstrap(values)

@@ -124,8 +124,17 @@ def retention_sentence(retention: Figures) -> str:
     recall, lift = retention["recall"], retention["lift"]
     if recall is None:
         return "The teacher has no recall to keep."
-    kept = "the teacher has no lift to keep" if lift is None else f"{lift:.0%} of its lift over {retention['baseline']}"
-    return f"The student keeps {recall:.1%} of the best teacher's recall; {kept}."
+    bounds = retention.get("intervals") or {}  # an older version's evaluation has none
+
+    def share(value: float, name: str, form: str) -> str:
+        found = bounds.get(name)
+        around = f" [{found['low']:{form}}, {found['high']:{form}}]" if found else ""
+        return f"{value:{form}}{around}"
+
+    kept = "the teacher has no lift to keep"
+    if lift is not None:
+        kept = f"{share(lift, 'lift', '.0%')} of its lift over {retention['baseline']}"
+    return f"The student keeps {share(recall, 'recall', '.1%')} of the best teacher's recall; {kept}."
 
 
 def facts(document: Figures) -> Section:

@@ -53,6 +53,25 @@ class Trial:
     complete: bool
 
 
+@dataclass(frozen=True)
+class Student:
+    """One student: what it costs over the teacher's encoder, what it reaches, and where it stands.
+
+    Attributes:
+        latency: its time over the teacher's.
+        recall: on validation scenes.
+        size: its parameters over the teacher's.
+        front: whether none other is better.
+        taken: whether it is exported.
+    """
+
+    latency: float
+    recall: float
+    size: float
+    front: bool
+    taken: bool
+
+
 def forest(systems: Sequence[Mark], reference: float | None, axis: str, label: str) -> str:
     """Intervals below each other, best first, with a line at the reference."""
     names = [shorten(system.label, LABEL) for system in systems]
@@ -126,6 +145,26 @@ def history(trials: Sequence[Trial], unit: str, axis: str, label: str) -> str:
         axes.set_ylabel(axis)
         axes.legend(loc="lower left", bbox_to_anchor=(0, 1.02), ncols=3)
         return save(axes, "history", label)
+
+
+def front(students: Sequence[Student], teacher: float | None, axis: str, label: str) -> str:
+    """Recall against latency, areas by size, the front joined, and the teacher where it stands."""
+    with sheet("front", (WIDTH, 3.2), (0.6, 0.15, 0.5, 0.35)) as axes:
+        best = sorted((s for s in students if s.front), key=lambda s: s.latency)
+        axes.plot(
+            [s.latency for s in best], [s.recall for s in best], color=GREY, linewidth=1.2, label="front", zorder=1
+        )
+        for taken, name, look in ((False, "student", style("student")), (True, "the one taken", COMPLETE)):
+            some = [s for s in students if s.taken == taken]
+            places = ([s.latency for s in some], [s.recall for s in some])
+            axes.scatter(*places, s=[200 * s.size for s in some], color=look.color, marker=look.marker, label=name)
+        if teacher is not None:
+            axes.plot([1], [teacher], linestyle="none", label="best teacher", **marks(style("teacher"), hollow=True))
+        axes.set_xlim(left=0)
+        axes.set_xlabel("time to encode a text, over the teacher's")
+        axes.set_ylabel(axis)
+        axes.legend(loc="lower left", bbox_to_anchor=(0, 1.02), ncols=4)
+        return save(axes, "front", label)
 
 
 def _incumbents(trials: Sequence[Trial]) -> list[tuple[float, float]]:

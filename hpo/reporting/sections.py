@@ -9,6 +9,7 @@ from typing import Any
 from hpo.reporting import adaptation, background, scoring
 from hpo.reporting.blocks import Report, plural, spelled
 from hpo.reporting.results import Results
+from hpo.reporting.students import students
 
 
 def report(document: Mapping[str, Any]) -> Report:
@@ -24,6 +25,7 @@ def report(document: Mapping[str, Any]) -> Report:
         adaptation.transfer(results),
         scoring.pairs(results),
         background.search(document),
+        students(document),
         background.inference(document),
         background.facts(document),
         background.reproduction(document),

@@ -41,7 +41,7 @@ def spec(trials=9, **pruner):
             },
             "pruner": {"rungs": RUNGS, "eta": 3, "keep": 0.0} | pruner,
             "finalists": {"count": 2},
-            "distill": {"teachers": 1},
+            "distill": {"space": {"teachers": 1}},
         }
     )
 

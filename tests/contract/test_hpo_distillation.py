@@ -1,0 +1,164 @@
+"""The distillation as an Optuna study on a real PostgreSQL: pruned, resumed, with a front, and closed when it must be."""
+
+import re
+from functools import partial
+
+import pytest
+from optuna.trial import TrialState
+
+from hpo.console import Console
+from hpo.distillation import choose, distil, distil_study, open_distillation
+from hpo.job import EVALUATION
+from hpo.registry import register
+from hpo.search import Search
+from hpo.students import _dominates, students, take
+from storage.artifacts import study_folder, trial_folder
+from storage.errors import InputError
+from storage.records import Records
+from studies.objective import prepare, run_trial
+from tests.synthetic import planted_dataset, tiny_encoder, tiny_spec
+
+
+def study(database, folder, search=2, **distill):
+    """A registered study with a finished search, ready to be distilled: its spec and problem."""
+    spec = tiny_spec(
+        tiny_encoder(folder / "encoder"),
+        search={"trials": 2, "space": {"learner": ["protonet"], "trainable_layers": 0}},
+        pruner={"kind": "recall", "eta": 2, "keep": 0.0, "rungs": [1, 2]},
+        finalists={"count": 2, "draws": 1},
+        distill={"embed_steps": 4, "rank_steps": 2} | distill,
+    )
+    data = planted_dataset()
+    problem = prepare(spec, folder / "cache", data=data)
+    register(database, spec, data.fingerprint)
+    scenes = {problem.data.scenes[episode.scene] for episode in problem.validation}
+    work = Search(database, spec, scenes, partial(run_trial, problem))
+    for _ in range(search):
+        work.run_next()
+    return spec, problem
+
+
+def run(database, spec, problem):
+    teachers, _, _ = choose(database, spec, problem, Console())
+    return distil(database, spec, problem, teachers, Console())
+
+
+@pytest.mark.slow
+def test_students_are_pruned_by_their_recall_and_the_best_is_taken(database, tmp_path):
+    """Without the pruner's decisions every hopeless student would train to its end."""
+    spec, problem = study(database, tmp_path, trials=6, space={"layers": [1, 2]})
+    student, number = run(database, spec, problem)
+    trials = open_distillation(database, spec).get_trials()
+    assert len(trials) == 6
+    complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
+    assert number == max(complete, key=lambda trial: (trial.value, -trial.number)).number
+    assert student.hyperparameters.layers == trials[number].params["layers"]
+    assert any(trial.state == TrialState.PRUNED for trial in trials)
+    for trial in trials:
+        assert set(trial.intermediate_values) <= set(spec.distill.rungs)
+        assert trial.user_attrs["reason"]
+    rows = students(open_distillation(database, spec), spec)
+    assert [row["taken"] for row in rows].index(True) == number
+    assert all(row["front"] for row in rows if row["taken"])
+    # Teachers answered once, and a rerun trains nothing more.
+    assert len(list(study_folder(f"{spec.name}-distill").glob("targets-*.safetensors"))) == 1
+    assert run(database, spec, problem)[1] == number
+    assert len(open_distillation(database, spec).get_trials()) == 6
+
+
+@pytest.mark.slow
+def test_several_objectives_give_a_front_and_the_fastest_that_is_good_enough(database, tmp_path):
+    """Pruned by recall alone, the cheap end of the front would be missing."""
+    spec, problem = study(
+        database, tmp_path, trials=4, objectives=["recall", "latency", "size"], retain=0.5, space={"layers": [1, 2]}
+    )
+    _, number = run(database, spec, problem)
+    found = open_distillation(database, spec)
+    trials = found.get_trials()
+    assert all(trial.state == TrialState.COMPLETE and len(trial.values) == 3 for trial in trials)
+    assert found.metric_names == [f"recall@{spec.protocol.k}", "latency", "size"]
+    rows = students(found, spec)
+    assert {row["trial"] for row in rows if row["front"]} == {trial.number for trial in found.best_trials}
+    enough = [t for t in trials if t.values[0] >= 0.5 * max(t.values[0] for t in trials)]
+    assert number == min(enough, key=lambda trial: trial.values[1]).number
+
+
+@pytest.mark.slow
+def test_an_interrupted_distillation_goes_on_as_the_same_trial(database, tmp_path, monkeypatch):
+    """Ctrl-C in the middle of a student must cost no more than the steps since its last rung."""
+    from distill.trainer import Distiller
+
+    spec, problem = study(database, tmp_path, trials=1)
+    train_to, steps = Distiller.train_to, []
+
+    def interrupted(self, step, progress=None):
+        if step > 4:
+            raise KeyboardInterrupt
+        train_to(self, step, progress)
+
+    monkeypatch.setattr(Distiller, "train_to", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run(database, spec, problem)
+
+    def counted(self, step, progress=None):
+        steps.append((self.step, step))
+        train_to(self, step, progress)
+
+    monkeypatch.setattr(Distiller, "train_to", counted)
+    _, number = run(database, spec, problem)
+    assert (number, steps) == (0, [(4, 6)])
+    (trial,) = open_distillation(database, spec).get_trials()
+    assert trial.state == TrialState.COMPLETE
+    assert set(trial.intermediate_values) == set(spec.distill.rungs)
+
+
+def test_a_search_without_a_finished_trial_has_nothing_to_distil(database, tmp_path):
+    """The user must hear it before the data are read for minutes."""
+    spec, _ = study(database, tmp_path, search=0)
+    with pytest.raises(InputError, match="no finished trial to take teachers from"):
+        distil_study(database, spec, Console())
+
+
+@pytest.mark.slow
+def test_a_teacher_whose_checkpoint_was_altered_or_lost_is_refused(database, tmp_path):
+    """A student of damaged weights looks like any other."""
+    spec, problem = study(database, tmp_path)
+    folder = trial_folder(spec.name, 0)
+    weights = max(folder.glob("step-*")) / "weights.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    weights.write_bytes(data)
+    with pytest.raises(InputError, match=re.escape(str(folder))):
+        choose(database, spec, problem, Console())
+    weights.unlink()
+    with pytest.raises(InputError, match=re.escape(str(folder))):
+        choose(database, spec, problem, Console())
+
+
+@pytest.mark.slow
+def test_a_study_whose_test_scenes_were_scored_takes_no_more_students(database, tmp_path):
+    """Students tried after the test scenes were seen would be chosen with them in view."""
+    spec, problem = study(database, tmp_path, trials=1)
+    run(database, spec, problem)
+    Records(database.engine).finish_stage(spec.name, EVALUATION, {"student_trial": 0})
+    assert len(distil_study(database, spec, Console())) == 1
+    more = spec.model_copy(update={"distill": spec.distill.model_copy(update={"trials": 2})})
+    with pytest.raises(InputError, match="scored once"):
+        distil_study(database, more, Console())
+
+
+def test_a_distillation_without_a_finished_student_says_so(database, tmp_path):
+    """All pruned or failed: there is nothing to export, and the reason is in the trials."""
+    spec, _ = study(database, tmp_path, search=0)
+    found = open_distillation(database, spec, create=True)
+    with pytest.raises(InputError, match="has no finished student"):
+        take(found, spec)
+    assert students(found, spec) == []
+
+
+def test_a_student_dominates_when_it_is_nowhere_worse_and_somewhere_better():
+    """Equal students must not throw each other off the front."""
+    one = {"recall": 0.5, "latency": 0.2, "size": 0.2}
+    assert not _dominates(one, dict(one))
+    assert _dominates(one, one | {"latency": 0.3})
+    assert not _dominates(one, one | {"latency": 0.3, "recall": 0.6})
