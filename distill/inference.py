@@ -6,294 +6,126 @@ give its parts to `hpo evaluate`, which measures a folder as the study measured 
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
 
-import numpy as np
-import torch
-from safetensors.torch import load_file
-from torch import Tensor
-from torch.func import functional_call
+from torch import Tensor, nn
 
-from distill.hyperparameters import StudentHyperparameters
-from distill.manifest import HEAD, LEXICON, verify
-from distill.student import Student, TokenTower, assemble
-from storage.errors import InputError
-from studies.catalogue import terms, weigh_fields
-from studies.device import device, full_precision
-from studies.encoder import Ragged, quiet_transformers, tokenize
-from studies.episodes import Episode
-from studies.evaluation import encode_items
+from distill.backends import Backend, Embedder, Precision, Progress, open_encoder
+from distill.catalogue import Catalogue, Known
+from distill.opened import ExportedStudent, as_student, load_export
+from distill.scene import History, Ranking, Scene
+from studies.device import device
 from studies.hyperparameters import Hyperparameters
-from studies.learners import Learner
-from studies.lexicon import BUCKETS, Lexicon, count_words, overlap
-from studies.metrics import top_k
-from studies.recommender import AdaptedScene, Head, texts_of
+from studies.learners import Learner, build
+from studies.recommender import Recommender
 
-if TYPE_CHECKING:
-    from transformers import DistilBertModel, PreTrainedTokenizerBase
-
-History = Sequence[str]
-
-
-@dataclass(frozen=True)
-class ExportedStudent:
-    """What an export folder holds.
-
-    Attributes:
-        manifest: of `distill/manifest.py`, checked.
-        tokenizer: cuts at the student's limit.
-        model: the encoder, fp32.
-        head: what adapts.
-        learner: the values by which it adapts.
-        lexicon: the words of the texts that it was trained on.
-    """
-
-    manifest: dict[str, Any]
-    tokenizer: PreTrainedTokenizerBase
-    model: DistilBertModel
-    head: Head
-    learner: Hyperparameters
-    lexicon: Lexicon
-
-    @property
-    def max_tokens(self) -> int:
-        """Where texts are cut."""
-        return int(self.manifest["max_tokens"])
-
-
-def load_export(folder: Path) -> ExportedStudent:
-    """Opens an export after checking its version and every file's digest; reads nothing else and no network.
-
-    Raises:
-        InputError: the folder is no export, of another version, or a file is missing or altered.
-    """
-    manifest = verify(folder)
-    from transformers import AutoTokenizer, DistilBertModel
-
-    quiet_transformers()
-    weights = load_file(folder / HEAD)
-    size, width = weights["project.weight"].shape
-    learner = Hyperparameters(**manifest["learner"])
-    head = Head(width, size, learned_rates=learner.learned_rates)
-    head.load_state_dict(weights)
-    return ExportedStudent(
-        manifest=manifest,
-        tokenizer=AutoTokenizer.from_pretrained(folder, local_files_only=True),
-        model=DistilBertModel.from_pretrained(folder, local_files_only=True, use_safetensors=True),
-        head=head,
-        learner=learner,
-        lexicon=_read_lexicon(folder),
-    )
-
-
-def _read_lexicon(folder: Path) -> Lexicon:
-    stored = load_file(folder / LEXICON)
-    frequency = np.zeros(BUCKETS, dtype=np.int64)
-    frequency[stored["buckets"].numpy()] = stored["frequency"].numpy()
-    return Lexicon(int(stored["texts"]), frequency)
-
-
-def as_student(exported: ExportedStudent, tokens: Ragged) -> Student:
-    """The student that was exported, asked about the items whose `tokens` these are: `distill.objective.evaluate` it.
-
-    Args:
-        exported: of `load_export`.
-        tokens: `tokenize(exported.tokenizer, texts, exported.max_tokens)` of a data set's texts.
-    """
-    values = StudentHyperparameters(**exported.manifest["distillation"])
-    return assemble(exported.model, exported.head, tokens, exported.max_tokens, exported.learner, values)
-
-
-class Ranking(NamedTuple):
-    """The top of each user's list.
-
-    Attributes:
-        items: (R, k) positions among the candidates, best first; equal scores in the candidates' order.
-        scores: (R, k) their scores, comparable within a row.
-    """
-
-    items: Tensor
-    scores: Tensor
+__all__ = ["Catalogue", "ExportedStudent", "Ranking", "Scene", "StudentRecommender", "as_student", "load_export"]
 
 
 class StudentRecommender:
     """A recommender that adapts to a new scene from a handful of interactions, served from an export folder.
 
-    Everything runs in fp32 on the GPU where there is one, so that it gives what the export's figures were measured
-    on. A history is a user's last items, oldest first; as in the study, no more than the protocol's are read.
+    Everything runs on the GPU where there is one, and in fp32 unless another precision is asked for, so that it gives
+    what the export's figures were measured on. A history is a user's last items, oldest first; as in the study, no
+    more than the protocol's are read. One student, its catalogues and scenes serve several threads at once.
 
     >>> student = StudentRecommender.load(folder)
-    >>> candidates = ["whole milk", "skim milk", "oat drink"]
-    >>> scene = student.adapt(candidates, support=[(["corn flakes"], 0), ([], 0), (["soy yoghurt"], 2)])
+    >>> catalogue = student.catalogue(["whole milk", "skim milk", "oat drink"])
+    >>> scene = catalogue.adapt(support=[(["corn flakes"], "whole milk"), ([], 0), (["soy yoghurt"], "oat drink")])
     >>> ranking = scene.rank([["muesli", "corn flakes"], []], k=2)
     >>> ranking.items.shape
     torch.Size([2, 2])
-    >>> candidates[ranking.items[0, 0]] in candidates
+    >>> scene.candidates[ranking.items[0, 0]] in catalogue.texts
     True
+    >>> catalogue.add(["rice drink"])  # embeds this one alone; the scene stays what it is
+    >>> catalogue.adapt(support=[([], "rice drink")], candidates=[0, 2, 3]).rank([[]]).items.shape
+    torch.Size([1, 3])
     """
 
-    def __init__(self, exported: ExportedStudent) -> None:
+    def __init__(self, exported: ExportedStudent, backend: Backend = "torch", precision: Precision = "fp32") -> None:
         self.manifest = exported.manifest
-        self._tokenizer, self._lexicon = exported.tokenizer, exported.lexicon
-        self._student = as_student(exported, tokenize(exported.tokenizer, [""], exported.max_tokens))
+        self._embedder = Embedder(exported, open_encoder(exported, backend, precision))
+        protocol = exported.manifest["spec"]["protocol"]
+        self._known = Known(
+            embed=self._embedder.embed,
+            learner=_learner(exported),
+            lexicon=exported.lexicon,
+            # Where every item of the shop is a candidate everywhere, training has read all of their texts.
+            counted=protocol["candidates"] == "all",
+            products=protocol["products"],
+            longest_history=protocol["history"],
+        )
 
     @classmethod
-    def load(cls, folder: Path | str) -> StudentRecommender:
+    def load(cls, folder: Path | str, backend: Backend = "torch", precision: Precision = "fp32") -> StudentRecommender:
         """Opens an export.
 
+        Args:
+            folder: the export.
+            backend: what runs the encoder: torch, or ONNX Runtime on the export's graph or its 8-bit one.
+            precision: of the encoder in torch; "auto" is bf16 or fp16 where the hardware has units for it, else fp32.
+
         Raises:
-            InputError: the folder is no export, of another version, or a file is missing or altered.
+            InputError: the folder is no export, of another version, or a file is missing or altered; the backend is
+                unknown, not installed or not in the export, or does not have the precision.
         """
-        return cls(load_export(Path(folder)))
+        return cls(load_export(Path(folder)), backend, precision)
 
     @property
     def learner(self) -> Learner:
         """Adapts the head to a scene."""
-        return self._student.learner
+        return self._known.learner
 
     @property
     def longest_history(self) -> int:
         """How many of a user's last items are read."""
-        return int(self.manifest["spec"]["protocol"]["history"])
+        return self._known.longest_history
 
-    def embed(self, texts: Sequence[str]) -> Tensor:
-        """(n, D) vectors of length 1, on the device."""
-        if not texts:
-            return torch.empty(0, self.manifest["width"], device=device())
-        tokens = tokenize(self._tokenizer, texts, self._student.max_tokens)
-        tower = TokenTower(self._student.tower.model, tokens)
-        with full_precision():
-            return encode_items(tower, torch.arange(len(texts), device=device()), tokens.lengths)
+    def embed(self, texts: Sequence[str], progress: Progress | None = None) -> Tensor:
+        """(n, D) vectors of length 1, on the device; `progress` is called with (texts done, texts in all)."""
+        return self._embedder.embed(texts, progress)
+
+    def catalogue(
+        self, texts: Sequence[str], products: Sequence[int] | None = None, progress: Progress | None = None
+    ) -> Catalogue:
+        """Embeds a catalogue, once for all scenes that are adapted from it.
+
+        Args:
+            texts: of the items, each once.
+            products: how many of the shop's products each text stands for; 1 each if left out.
+            progress: called with (texts embedded, texts in all).
+
+        Raises:
+            InputError: no texts, one twice or without anything in it, or products that are not one positive number
+                per text.
+        """
+        return Catalogue(self._known, texts, products, progress)
 
     def adapt(
         self,
         candidates: Sequence[str],
-        support: Sequence[tuple[History, int]],
+        support: Sequence[tuple[History, int | str]],
         products: Sequence[int] | None = None,
     ) -> Scene:
-        """Adapts to a scene.
+        """Adapts to a scene whose texts are needed only once; see `Catalogue.adapt`, which embeds nothing anew.
 
         Args:
             candidates: texts of the scene's items, each once.
-            support: the scene's first interactions in order of time: the user's history before it, and the
-                position of the taken item among the candidates.
+            support: the scene's first interactions in order of time: the user's history before it, and the taken
+                item: its position among the candidates, or its text.
             products: how many of the shop's products each candidate's text stands for; 1 each if left out.
 
         Raises:
-            InputError: no or repeated candidates, no support, a position that no candidate has, or products that are
-                not one positive number per candidate.
+            InputError: as of `catalogue` and `Catalogue.adapt`.
         """
-        _check(candidates, support, products)
-        # A study whose systems do not know the number of products has a zero in its place.
-        known = self.manifest["spec"]["protocol"]["products"] and products is not None
-        counted = np.asarray(products, dtype=np.int64) if known else None
-        texts, counts = self.localise(candidates, [history for history, _ in support])
-        places = np.array([taken for _, taken in support])
-        alike = overlap(self._lexicon.weigh(count_words(candidates)), places)
-        nobody = torch.zeros(0, len(candidates), dtype=torch.bool, device=device())
-        episode = Episode(
-            scene=0,
-            opened=0,
-            items=torch.arange(len(texts), device=device()),
-            candidates=len(candidates),
-            support=torch.from_numpy(places).to(device()),
-            support_history=counts,
-            query_history=counts[:0],
-            relevant=nobody,
-            excluded=nobody,
-            elsewhere=torch.zeros(len(candidates), device=device()),
-            overlap=torch.from_numpy(alike).to(device()),
-            fields=torch.from_numpy(overlap(weigh_fields(candidates), places)).to(device()),
-            terms=torch.from_numpy(terms(candidates, counted)).to(device()),
-            users=torch.empty(0, dtype=torch.int64, device=device()),
-            rows=torch.empty(0, dtype=torch.int64, device=device()),
-        )
-        vectors = self.embed(texts)
-        adapted = self.learner.adapt(episode, vectors)
-        return Scene(self, candidates, vectors[: len(candidates)], episode, adapted)
-
-    def localise(self, candidates: Sequence[str], histories: Sequence[History]) -> tuple[list[str], Tensor]:
-        """The candidates and the histories' other texts, (M,), and each history as counts over them, (R, M).
-
-        Raises:
-            InputError: a history is one text instead of a list.
-        """
-        if isinstance(lone := next((history for history in histories if isinstance(history, str)), None), str):
-            raise InputError(f"a history is a list of texts, got the text {lone!r}; pass [{lone!r}]")
-        place = {text: position for position, text in enumerate(candidates)}
-        cut = [history[-self.longest_history :] for history in histories]
-        for text in (text for history in cut for text in history):
-            place.setdefault(text, len(place))
-        counts = torch.zeros(len(cut), len(place))
-        for row, history in enumerate(cut):
-            for text in history:
-                counts[row, place[text]] += 1
-        return list(place), counts.to(device())
+        return self.catalogue(candidates, products).adapt(support)
 
 
-class Scene:
-    """A scene that a student has adapted to; `StudentRecommender.adapt` makes it.
-
-    Holds the candidates' vectors and the adapted weights: ranking encodes only texts of histories.
-    """
-
-    def __init__(
-        self,
-        student: StudentRecommender,
-        candidates: Sequence[str],
-        vectors: Tensor,
-        episode: Episode,
-        adapted: AdaptedScene,
-    ) -> None:
-        self._student, self._candidates, self._vectors = student, list(candidates), vectors
-        self._support, self._texts, self._adapted = episode.support, texts_of(episode), adapted
-
-    @torch.no_grad()
-    def rank(self, histories: Sequence[History], k: int = 10) -> Ranking:
-        """Ranks the scene's candidates for each user.
-
-        Args:
-            histories: one per user; an empty one is a user nothing is known of.
-            k: length of the lists; shorter where there are fewer candidates.
-
-        Raises:
-            InputError: k below 1.
-        """
-        if k < 1:
-            raise InputError(f"k = {k}: a list has at least 1 item; pass k of 1 or more")
-        count = len(self._candidates)
-        texts, counts = self._student.localise(self._candidates, histories)
-        vectors = torch.cat([self._vectors, self._student.embed(texts[count:])])
-        # Other histories than the support's: the adapted head reads their items.
-        head = self._student.learner.model.head
-        inputs = (vectors, count, self._support, self._texts)
-        reading = functional_call(head, dict(self._adapted.head), inputs)
-        scores = replace(self._adapted, reading=reading).scores(counts)
-        items = top_k(scores, k)
-        return Ranking(items, scores.gather(1, items))
-
-
-def _check(candidates: Sequence[str], support: Sequence[tuple[History, int]], products: Sequence[int] | None) -> None:
-    if len(candidates) == 0:
-        raise InputError("there are no candidates; give the texts of the scene's items")
-    if len(set(candidates)) < len(candidates):
-        twice = next(text for position, text in enumerate(candidates) if text in candidates[:position])
-        raise InputError(
-            f"candidates hold {twice!r} more than once; give each text once: texts are what tells items apart"
-        )
-    if products is not None and (len(products) != len(candidates) or min(products) < 1):
-        raise InputError(
-            f"products are {len(products)} numbers from {min(products, default=0)} on for {len(candidates)} "
-            "candidates; give one whole number of at least 1 for each"
-        )
-    if len(support) == 0:
-        raise InputError("the support is empty; give at least one (history, position of the taken candidate)")
-    for _, taken in support:
-        if not 0 <= taken < len(candidates):
-            raise InputError(
-                f"the support takes candidate {taken}, but the {len(candidates)} candidates are numbered from 0 to "
-                f"{len(candidates) - 1}; give a position among them"
-            )
+def _learner(exported: ExportedStudent) -> Learner:
+    """Adapts a copy of the export's head, which has no encoder to adapt."""
+    values = Hyperparameters(**exported.learner.to_dict() | {"trainable_layers": 0})
+    head = copy.deepcopy(exported.head)
+    head.train_only(values.head)  # what the teacher's inner loop leaves alone, the student's must too
+    return build(Recommender(nn.Identity(), head).to(device()), values)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import difflib
 import itertools
 import math
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, model_validator
 
@@ -68,20 +68,38 @@ DEFAULT_LEARNERS: dict[str, dict[str, Domain]] = {
     "finetune": {"inner_steps": Range(low=1, high=30, log=True)},
 }
 
-# The parameters that are a choice of words.
-_CHOICES: dict[str, tuple[str, ...]] = {"learner": LEARNERS, "head": HEAD_PARTS}
-# What each other parameter may be: (kind, lowest allowed, whether the lowest itself is allowed).
-_BOUNDS: dict[str, tuple[type, float, bool]] = {
-    "outer_lr": (float, 0, False),
-    "meta_batch_size": (int, 1, True),
-    "weight_decay": (float, 0, True),
-    "trainable_layers": (int, 0, True),
-    "inner_lr": (float, 0, False),
-    "inner_steps": (int, 1, True),
-    "support_batch_size": (int, 1, True),
-    "encoder_lr": (float, 0, False),
-    "train_candidates": (int, 2, True),
+
+class Words(NamedTuple):
+    """A parameter that is a choice of words."""
+
+    words: tuple[str, ...]
+
+
+class Numbers(NamedTuple):
+    """A parameter that is a number: whole or not, at least `lowest`, or above it."""
+
+    kind: type
+    lowest: float
+    inclusive: bool
+
+
+Parameters = Mapping[str, Words | Numbers]
+
+# What each parameter of `[search.space]` may be.
+SEARCHED: Parameters = {
+    "learner": Words(LEARNERS),
+    "head": Words(HEAD_PARTS),
+    "outer_lr": Numbers(float, 0, False),
+    "meta_batch_size": Numbers(int, 1, True),
+    "weight_decay": Numbers(float, 0, True),
+    "trainable_layers": Numbers(int, 0, True),
+    "inner_lr": Numbers(float, 0, False),
+    "inner_steps": Numbers(int, 1, True),
+    "support_batch_size": Numbers(int, 1, True),
+    "encoder_lr": Numbers(float, 0, False),
+    "train_candidates": Numbers(int, 2, True),
 }
+assert SEARCHED.keys() == DEFAULT_SPACE.keys()
 
 
 def values_of(domain: Domain) -> list[Any]:
@@ -106,24 +124,29 @@ def show_domain(domain: Domain) -> str:
     return "one of " + ", ".join(map(str, values_of(domain)))
 
 
-def check_domain(name: str, domain: Domain) -> None:
+def check_domain(name: str, domain: Domain, parameters: Parameters = SEARCHED) -> None:
     """Refuses a domain that its parameter cannot have.
+
+    Args:
+        name: of the parameter.
+        domain: what the study file gives it.
+        parameters: what there is to search.
 
     Raises:
         ValueError: unknown name, no or repeated choices, a value of the wrong kind or out of bounds.
     """
-    if name not in DEFAULT_SPACE:
-        raise ValueError(f"unknown parameter {name!r}{nearest(name, DEFAULT_SPACE)}")
-    values = values_of(domain)
+    if name not in parameters:
+        raise ValueError(f"unknown parameter {name!r}{nearest(name, parameters)}")
+    values, allowed = values_of(domain), parameters[name]
     if not values:
         raise ValueError(f"{name} has an empty list of choices; name at least one value")
     if isinstance(domain, list) and any(a == b for a, b in itertools.combinations(values, 2)):
         raise ValueError(f"{name} lists a value twice: {values}")
-    if name in _CHOICES:
-        if unknown := [v for v in values if v not in _CHOICES[name]]:
-            raise ValueError(f"unknown {name} {unknown[0]!r}{nearest(str(unknown[0]), _CHOICES[name])}")
+    if isinstance(allowed, Words):
+        if unknown := [v for v in values if v not in allowed.words]:
+            raise ValueError(f"unknown {name} {unknown[0]!r}{nearest(str(unknown[0]), allowed.words)}")
         return
-    kind, lowest, inclusive = _BOUNDS[name]
+    kind, lowest, inclusive = allowed
     for value in values:
         whole = isinstance(value, int) and not isinstance(value, bool)
         if not (whole or (kind is float and isinstance(value, float))):
@@ -139,6 +162,3 @@ def nearest(name: str, valid: Iterable[str]) -> str:
     names = list(valid)
     near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     return f"; did you mean {near[0]!r}?" if near else f"; accepted: {', '.join(names)}"
-
-
-assert set(_BOUNDS) | set(_CHOICES) == set(DEFAULT_SPACE)

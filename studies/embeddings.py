@@ -174,7 +174,7 @@ class EmbeddingCache:
             state = model.embeddings(inputs_embeds=words)
             for below in range(last + 1):
                 if below < depth and depth - below in into:
-                    into[depth - below][_flat(tokens, rows)] = _bits((state if below else words)[mask])
+                    into[depth - below][tokens.positions(rows).numpy()] = _bits((state if below else words)[mask])
                 if below < last:
                     state = run_layers(model.encoder.layer[below : below + 1], state, mask)
         if 0 in into:
@@ -278,13 +278,6 @@ def _file_of(entry: Path) -> Path:
 def _gib(size: int) -> str:
     # Rounded up, so that a limit copied from a message is enough.
     return f"{math.ceil(size / _GIB * 100) / 100:.2f}"
-
-
-def _flat(tokens: Ragged, rows: Tensor) -> NDArray[np.int64]:
-    """Positions in the ragged values of the tokens of `rows`, row after row."""
-    starts, lengths = tokens.offsets[rows], tokens.lengths[rows]
-    within = torch.arange(int(lengths.sum())) - torch.repeat_interleave(lengths.cumsum(0) - lengths, lengths)
-    return (torch.repeat_interleave(starts, lengths) + within).numpy()
 
 
 def _bits(values: Tensor) -> NDArray[np.int16]:

@@ -74,6 +74,17 @@ class Ragged:
         """(rows,) length of each row."""
         return self.offsets.diff()
 
+    def rows(self, rows: Tensor) -> Ragged:
+        """The chosen (R,) rows alone, in this order."""
+        ends = self.lengths[rows.cpu()].cumsum(0)
+        return Ragged(self.values[self.positions(rows.cpu())], torch.cat([ends.new_zeros(1), ends]))
+
+    def positions(self, rows: Tensor) -> Tensor:
+        """Where the chosen rows' elements are among `values`, row after row."""
+        starts, lengths = self.offsets[rows], self.lengths[rows]
+        within = torch.arange(int(lengths.sum())) - torch.repeat_interleave(lengths.cumsum(0) - lengths, lengths)
+        return torch.repeat_interleave(starts, lengths) + within
+
     def padded(self, rows: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
         """(R, L, ...) the chosen rows padded on the right to the longest, and their (R, L) mask."""
         rows = rows.cpu()

@@ -30,7 +30,9 @@ DAY = 86_400
 class Episode:
     """One opening of one scene.
 
-    Shapes: C candidates, K support interactions, Q queries (one user each), M distinct items ≥ C.
+    Shapes: C candidates, K support interactions, Q queries (one user each), M distinct items ≥ C, of which histories
+    may hold the last H. Sampled episodes have H = M; serving lists what histories hold apart, behind the candidates,
+    those that are candidates too once more, so that nothing is made for all pairs of a large catalogue's items.
 
     Attributes:
         scene: scene code.
@@ -38,8 +40,8 @@ class Episode:
         items: (M,) item codes touched; the first C are the scene's whole catalogue, ascending.
         candidates: C.
         support: (K,) position in `items` of each support interaction's item, in order of time.
-        support_history: (K, M) how often each item is in the support user's history, as of just before the interaction.
-        query_history: (Q, M) the same for each query's user, as of the last support interaction.
+        support_history: (K, H) how often each item is in the support user's history, as of just before the interaction.
+        query_history: (Q, H) the same for each query's user, as of the last support interaction.
         relevant: (Q, C) whether the user takes the candidate after the support and before the window closes.
         excluded: (Q, C) whether the candidate is not to be ranked for the user, who had it before the query
             (`protocol.repeat = "exclude"`); never relevant.
@@ -68,10 +70,16 @@ class Episode:
     users: Tensor
     rows: Tensor
 
+    @property
+    def first_held(self) -> int:
+        """From which of the items on histories count: the first, or the first behind the candidates."""
+        return len(self.items) - self.support_history.shape[1]
+
     @cached_property
     def support_others(self) -> Tensor:
-        """(O,) positions of the items that some support user had and that are no candidates."""
-        return self.support_history[:, self.candidates :].any(dim=0).nonzero().squeeze(1) + self.candidates
+        """(O,) positions of the items that some support user had and that are not listed as candidates."""
+        others = self.support_history[:, self.candidates - self.first_held :]
+        return others.any(dim=0).nonzero().squeeze(1) + self.candidates
 
     def to(self, device: torch.device) -> Episode:
         """The same episode with its tensors on `device`."""

@@ -38,7 +38,7 @@ class Lexicon:
         return cls(counts.shape[0], counts.getnnz(axis=0))
 
     def weigh(self, candidates: Any, *, counted: bool = False) -> Any:
-        """(C, words) sparse rows of length 1: a scene's texts by their words' rarity, in the terms of this scene alone.
+        """(C, BUCKETS) sparse rows of length 1: a scene's texts by their words' rarity, in this scene's terms alone.
 
         A scene's own texts count in the weights as well: what all of its items are called tells none of them apart.
 
@@ -46,25 +46,31 @@ class Lexicon:
             candidates: (C, BUCKETS) of `count_words`.
             counted: whether the lexicon was made of these texts among others.
         """
-        used, columns = np.unique(candidates.indices, return_inverse=True)
-        words = sp.csr_matrix((candidates.data, columns, candidates.indptr), shape=(candidates.shape[0], len(used)))
-        own = 0 if counted else words.getnnz(axis=0)
-        texts = self.texts + (0 if counted else words.shape[0])
-        rarity = np.log((1 + texts) / (1 + self.frequency[used] + own)) + 1
-        weighted = words @ sp.diags(rarity)
-        length = np.sqrt(np.asarray(weighted.multiply(weighted).sum(axis=1)).ravel())
-        return sp.csr_matrix(sp.diags(1 / np.maximum(length, 1e-12)) @ weighted)
+        buckets = candidates.indices
+        texts, frequency = self.texts, self.frequency[buckets]
+        if not counted:
+            texts += candidates.shape[0]
+            frequency = frequency + np.bincount(buckets, minlength=BUCKETS)[buckets]
+        return of_length_one(candidates, candidates.data * (np.log((1 + texts) / (1 + frequency)) + 1))
+
+
+def of_length_one(rows: Any, weights: npt.NDArray[np.float64]) -> Any:
+    """The sparse rows with other numbers in their places, each row scaled to length 1."""
+    row = np.repeat(np.arange(rows.shape[0]), np.diff(rows.indptr))
+    length = np.sqrt(np.bincount(row, weights * weights, minlength=rows.shape[0]))
+    scaled = weights * (1 / np.maximum(length, 1e-12))[row]
+    return sp.csr_matrix((scaled, rows.indices, rows.indptr), shape=rows.shape)
 
 
 def overlap(weighed: Any, support: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
     """(K, C) cosine of the words of each support item and each candidate, in [0, 1].
 
     Args:
-        weighed: (C, words) of `Lexicon.weigh`.
+        weighed: (C, W) sparse rows: of `Lexicon.weigh`, say.
         support: (K,) positions among the candidates.
     """
-    cosine: npt.NDArray[np.float32] = (weighed[support] @ weighed.T).toarray().astype(np.float32)
-    return cosine
+    cosine: npt.NDArray[np.float64] = (weighed @ weighed[support].T).toarray()
+    return np.ascontiguousarray(cosine.T, dtype=np.float32)
 
 
 def count_words(texts: Sequence[str]) -> Any:

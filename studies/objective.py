@@ -21,7 +21,8 @@ from studies.audit import audit_data, audit_episodes, refuse_leaks
 from studies.data.dataset import Dataset
 from studies.data.sources import load as load_data
 from studies.device import device, free_memory
-from studies.domains import Range
+from studies.distill_section import DistillSection
+from studies.domains import Range, values_of
 from studies.embeddings import EmbeddingCache, Progress
 from studies.encoder import Encoder, Ragged
 from studies.episodes import Episode, EpisodeSampler, visible_items
@@ -156,15 +157,31 @@ def prepare(spec: StudySpec, cache: Path, *, progress: Progress | None = None, d
             f"trainable_layers goes up to {max(trainable)}, but the encoder {encoder.name!r} has {encoder.layers} "
             "layers; lower it in [search.space]"
         )
-    if spec.distill.layers > encoder.layers:
-        raise InputError(
-            f"distill.layers = {spec.distill.layers}, but the encoder {encoder.name!r} has {encoder.layers} layers; "
-            "a student cannot have more layers than its teacher"
-        )
+    _check_student(spec.distill, encoder)
     problem = Problem(spec, data, parts, encoder, cache)
     # 0 always: the zero-shot baseline and the student's targets read the frozen encoder's output.
     problem.cache.build({0, *trainable}, progress)
     return problem
+
+
+def _check_student(section: DistillSection, encoder: Encoder) -> None:
+    """Refuses, before anything is searched, students that the encoder cannot have.
+
+    Raises:
+        InputError: they are deeper or wider than it, or their width is no multiple of its attention heads'.
+    """
+    if (layers := max(values_of(section.space["layers"]))) > encoder.layers:
+        raise InputError(
+            f"distill.space.layers goes up to {layers}, but the encoder {encoder.name!r} has {encoder.layers} layers; "
+            "a student cannot have more layers than its teacher"
+        )
+    head = encoder.width // int(encoder.model.config.num_attention_heads)
+    for width in values_of(section.space["width"]):
+        if width > encoder.width or width % head:
+            raise InputError(
+                f"distill.space.width = {width}: the encoder {encoder.name!r} is {encoder.width} wide, with attention "
+                f"heads of {head}; give a multiple of {head} up to {encoder.width}, or 0 for all of it"
+            )
 
 
 def trainable_choices(search: SearchSection) -> list[int]:

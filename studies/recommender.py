@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -51,12 +51,13 @@ def texts_of(episode: Episode) -> Texts:
 class Reading(NamedTuple):
     """What the head makes of an episode's texts and support before it is asked about anyone.
 
-    Shapes: M items, of which the first C are candidates; K support interactions; d the head's size; F catalogue terms.
+    Shapes: H items that histories may hold, all of the episode's unless it lists them apart; C candidates; K support
+    interactions; d the head's size; F catalogue terms.
 
     Attributes:
         own: (C, 1 + F) what speaks for a candidate whoever asks: its appeal, and what the catalogue says.
-        profile: (M, d) what having had an item says of a user's taste.
-        match: (M, C) similarity kernel between items and candidates.
+        profile: (H, d) what having had an item says of a user's taste.
+        match: (H, C) similarity kernel between items and candidates.
         support: (4, K, C) between the support's interactions and the candidates: 1 where one took the other, and
             similarity kernels of their vectors, their words, and their texts' fields.
         targets: (C, d) the candidates' vectors.
@@ -72,14 +73,19 @@ class Reading(NamedTuple):
         """What speaks for each candidate when users ask.
 
         Args:
-            history: (R, M) how often each of the episode's items is in a user's history.
+            history: (R, H) how often each item is in a user's history.
             memory: (R, K) 1 where a user may see a support interaction, else 0.
         """
+        affinity, match = self.of_histories(history)
+        by_support = (memory @ self.support).log1p()
+        return Evidence(self.own, torch.cat([affinity[None], match[None], by_support]), self.targets)
+
+    def of_histories(self, history: Tensor) -> tuple[Tensor, Tensor]:
+        """(R, C) affinity, and (R, C) history match: the terms that a user's history decides, zero without any."""
         # Histories are counts, so that every sum over a history is one matrix product.
         length = history.sum(1, keepdim=True).clamp(min=1)
         affinity = 5 * (history @ self.profile / length) @ self.targets.T
-        sums = torch.cat([(history @ self.match)[None], memory @ self.support])
-        return Evidence(self.own, torch.cat([affinity[None], sums.log1p()]), self.targets)
+        return affinity, (history @ self.match).log1p()
 
 
 class Evidence(NamedTuple):
@@ -159,7 +165,13 @@ class Head(nn.Module):
         self.project.weight[:rows] = directions[:rows]
 
     def forward(
-        self, vectors: Tensor, candidates: int, support: Tensor, texts: Texts, present: Tensor | None = None
+        self,
+        vectors: Tensor,
+        candidates: int,
+        support: Tensor,
+        texts: Texts,
+        present: Tensor | None = None,
+        first_held: int = 0,
     ) -> Reading:
         """Reads an episode.
 
@@ -169,21 +181,33 @@ class Head(nn.Module):
             support: (K,) positions of the support's items among the candidates.
             texts: what the candidates' texts say by themselves.
             present: (C,) false for padding, whose scores mean nothing; none is if left out.
+            first_held: from which of the items on histories count.
         """
-        items = functional.normalize(self.project(vectors), dim=-1)
+        items = self._placed(vectors)
         targets = items[:candidates]
-        distance = items @ targets.T - 1
-        history, vector, *of_texts = self.sharpness.exp()
+        distance = items[support] @ targets.T - 1
         taken = support[:, None] == torch.arange(candidates, device=support.device)
-        alike = torch.stack([distance[support], texts.overlap.to(vectors) - 1, texts.fields.to(vectors) - 1])
-        kernels = (alike * torch.stack([vector, *of_texts])[:, None, None]).exp()
+        alike = torch.stack([distance, texts.overlap.to(vectors) - 1, texts.fields.to(vectors) - 1])
+        kernels = (alike * self.sharpness[1:].exp()[:, None, None]).exp()
+        profile, match = self._of_held(items[first_held:], targets)
         return Reading(
             own=torch.cat([self._appeal(vectors[:candidates], present)[:, None], texts.terms.to(vectors)], dim=1),
-            profile=self.user(items),
-            match=(distance * history).exp(),
+            profile=profile,
+            match=match,
             support=torch.cat([taken.to(vectors)[None], kernels]),
             targets=targets,
         )
+
+    def reread(self, reading: Reading, vectors: Tensor) -> Reading:
+        """The same reading for histories of other items, (H, D); the candidates stay."""
+        profile, match = self._of_held(self._placed(vectors), reading.targets)
+        return reading._replace(profile=profile, match=match)
+
+    def _placed(self, vectors: Tensor) -> Tensor:
+        return functional.normalize(self.project(vectors), dim=-1)
+
+    def _of_held(self, items: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        return self.user(items), ((items @ targets.T - 1) * self.sharpness[0].exp()).exp()
 
     def _appeal(self, vectors: Tensor, present: Tensor | None) -> Tensor:
         # The text, and how it differs from the scene's other texts. Unit vectors have components near D^-1/2: scale
@@ -194,8 +218,11 @@ class Head(nn.Module):
         else:
             weight = present.to(vectors.dtype)
             centre = weight @ vectors / weight.sum()
-        context = vectors - centre
-        out: Tensor = self.appeal(torch.cat([vectors, context], dim=1) * (scale / 4))
+        # The first layer reads [vectors, vectors - centre]; being linear, it need not be given them side by side.
+        first: Any = self.appeal[0]
+        own, context = first.weight.split(vectors.shape[1], dim=1)
+        out: Tensor = functional.linear(vectors, own + context) - context @ centre
+        out = self.appeal[1:](out * (scale / 4) + first.bias)
         return out[:, 0]
 
 
@@ -221,13 +248,23 @@ class AdaptedScene:
         """(R, C) scores of the candidates.
 
         Args:
-            history: (R, M) how often each of the episode's items is in a user's history.
+            history: (R, H) how often each item is in a user's history.
             memory: (R, K) 1 where a row may see a support interaction, else 0; all ones if left out. In the inner
                 loop a support user must not see their own interaction, which is the label there.
         """
         if memory is None:
             memory = history.new_ones(len(history), self.reading.support.shape[1])
         return self.reading.asked(history, memory).scores(self.gates, self.scene, self.bias)
+
+    def of_histories(self, reading: Reading, history: Tensor) -> Tensor:
+        """(R, C) what histories add to the scores of someone who has none.
+
+        Args:
+            reading: of `Head.reread`, of the items that the histories hold.
+            history: (R, H) how often each of them is in a user's history.
+        """
+        affinity, match = reading.of_histories(history)
+        return self.gates[0] * affinity + self.gates[1] * match
 
 
 class Recommender(nn.Module):

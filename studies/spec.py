@@ -23,11 +23,15 @@ from pydantic import (
 from storage.artifacts import check_study_name
 from storage.errors import InputError
 from studies.data.sources import DataSection
+from studies.distill_section import DistillSection
 from studies.domains import Section, values_of
 from studies.explain import explain, show
 from studies.search_section import SearchSection
 
 Fraction = Annotated[float, Field(gt=0, lt=1)]
+# What an export holds, and how its weights are stored.
+Format = Literal["hf", "onnx", "onnx-int8"]
+Precision = Literal["fp32", "fp16", "bf16"]
 
 
 # What of a search may differ from launch to launch: budgets, machines, where to begin.
@@ -35,6 +39,10 @@ _CHANGEABLE = (
     "trials", "cost_minutes", "timeout_minutes", "target_recall", "patience", "retries", "start", "warm_start",
     "warm_start_trials", "workers", "worker_cpus", "worker_gpus", "episodes_at_once",
 )  # fmt: skip
+
+
+def _plain() -> list[Format]:
+    return ["hf"]
 
 
 def _increasing(name: str, values: list[int]) -> list[int]:
@@ -124,21 +132,21 @@ class FinalistsSection(Section):
     draws: PositiveInt = 3
 
 
-class DistillSection(Section):
-    """The distillation: how many winners teach, how large the student is, and its own small search."""
-
-    teachers: PositiveInt = 2
-    layers: PositiveInt = 3
-    trials: PositiveInt = 3
-    embed_steps: PositiveInt = 150
-    rank_steps: PositiveInt = 120
-    seed: Annotated[int, Field(ge=0)] = 0
-
-
 class ExportSection(Section):
-    """Where the best student goes; relative folders count from the working directory."""
+    """Where the best student goes, and how; relative folders count from the working directory.
+
+    `formats` always holds "hf", and "onnx" where it holds "onnx-int8"; `precision` is that of model.safetensors.
+    """
 
     folder: str | None = None
+    formats: list[Format] = Field(default_factory=_plain)
+    precision: Precision = "fp32"
+
+    @field_validator("formats")
+    @classmethod
+    def _implied(cls, formats: list[Format]) -> list[Format]:
+        wanted = {"hf", *formats, *(["onnx"] if "onnx-int8" in formats else [])}
+        return [name for name in get_args(Format) if name in wanted]
 
 
 class StudySpec(Section):

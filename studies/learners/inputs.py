@@ -20,8 +20,9 @@ class Side(NamedTuple):
     """Users that rank the candidates, and what they had.
 
     Attributes:
-        history: (R, C + O) how often each candidate, then each other item, is in a user's history.
-        others: (O, D) vectors of the items that only histories hold.
+        history: (R, C + O) how often each candidate, then each other item, is in a user's history; (R, O) where an
+            episode lists what histories hold apart.
+        others: (O, D) vectors of the items behind the candidates.
     """
 
     history: Tensor
@@ -94,10 +95,13 @@ def _side(
 ) -> Side:
     others = [vectors(number, positions) for number, (_, positions) in enumerate(users)]
     rows, most = max(len(history) for history, _ in users), max(len(positions) for _, positions in users)
-    history = users[0][0].new_zeros(len(users), rows, candidates + most)
+    # Episodes that list what histories hold apart come alone.
+    shared = 0 if episodes[0].first_held else candidates
+    history = users[0][0].new_zeros(len(users), rows, shared + most)
     for number, ((counts, positions), episode) in enumerate(zip(users, episodes, strict=True)):
-        history[number, : len(counts), : episode.candidates] = counts[:, : episode.candidates]
-        history[number, : len(counts), candidates : candidates + len(positions)] = counts[:, positions]
+        if shared:
+            history[number, : len(counts), : episode.candidates] = counts[:, : episode.candidates]
+        history[number, : len(counts), shared : shared + len(positions)] = counts[:, positions - episode.first_held]
     # A vector of zeros has no direction, and a gradient of its own that is not finite: padding repeats a real one.
     places = [torch.arange(most, device=v.device).clamp(max=max(0, len(v) - 1)) for v in others]
     filled = [v[place] if len(v) else _anything(v, most) for v, place in zip(others, places, strict=True)]

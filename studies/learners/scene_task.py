@@ -74,6 +74,7 @@ class SceneTask:
         self._encode, self._tokens, self._batch, self._episodes = vectors, tokens, support_batch_size, episodes
         self._vectors: Tensor | None = None
         self._gathered: dict[Who, Evidence] = {}
+        self._readings: dict[Who, Reading] = {}
 
     @classmethod
     def of(
@@ -141,7 +142,9 @@ class SceneTask:
     def scene(self, weights: Weights) -> AdaptedScene:
         """The scene under some weights, for anyone to ask; those left out are the model's own. Of one episode only."""
         read = self._vectors_to_read(weights)
-        reading = self._reading(weights, self._inputs, "askers", read)
+        # Where nobody asks yet, as in serving, histories are read when somebody does: any side's reading will do.
+        side: Who = "askers" if len(self._inputs.asked) else "supporters"
+        reading = self._reading(weights, self._inputs, side, read)
         return AdaptedScene(reading, self._scene(weights), self._gates(weights), self._bias(weights), _of_head(weights))
 
     def _each(self, loss: Callable[[Weights, Inputs, Any], Tensor], weights: Weights, side: Who) -> Tensor:
@@ -151,7 +154,7 @@ class SceneTask:
     def _read(self, weights: Weights, side: Who) -> Any:
         """What a side's scores start from: evidence that no weight moves, else vectors or texts to read anew."""
         # Taste and gates weigh the evidence; where nothing else adapts, it is gathered once.
-        if not weights.keys() <= {*_TAIL, "bias"}:
+        if not _only_weighs(weights):
             return self._vectors_to_read(weights)
         if side not in self._gathered:
             with torch.set_grad_enabled(self._training):
@@ -189,9 +192,17 @@ class SceneTask:
 
     def _reading(self, weights: Weights, inputs: Inputs, side: Who, read: Any) -> Reading:
         vectors = read if isinstance(read, Tensor) else self._encoded(weights, read)
-        everything = torch.cat([vectors, getattr(inputs, side).others])
-        arguments = (everything, len(vectors), inputs.support, inputs.texts, inputs.present)
+        # Not side by side, where what is made lives only as long as the pass; nor where a graph would be kept.
+        lasting = _only_weighs(weights) and self._episodes is None and not self._training
+        if lasting and side in self._readings:
+            return self._readings[side]
+        history, others = getattr(inputs, side)
+        everything = torch.cat([vectors, others])
+        first_held = len(everything) - history.shape[1]
+        arguments = (everything, len(vectors), inputs.support, inputs.texts, inputs.present, first_held)
         reading: Reading = functional_call(self._model.head, _of_head(weights), arguments)
+        if lasting:
+            self._readings[side] = reading
         return reading
 
     def _gates(self, weights: Weights) -> Tensor:
@@ -247,6 +258,11 @@ def ranking_loss(scores: Tensor, relevant: Tensor, excluded: Tensor, asked: Tens
     target = target / target.sum(1, keepdim=True).clamp(min=1)
     losses = -(target * scores.log_softmax(1)).sum(1)
     return losses.mean() if asked is None else (losses * asked).sum() / asked.sum()
+
+
+def _only_weighs(weights: Weights) -> bool:
+    """Whether what has moved weighs the evidence and does not change it."""
+    return weights.keys() <= {*_TAIL, "bias"}
 
 
 def _of_head(weights: Weights) -> Weights:

@@ -1,0 +1,235 @@
+"""Recommends from files: a catalogue, a scene's first interactions, and the histories of the users who ask.
+
+`hpo recommend` prints what `recommend` returns. Everything is read and checked before the student is opened.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from storage.errors import InputError
+
+if TYPE_CHECKING:
+    from distill.backends import Backend
+
+Progress = Callable[[int, int], None]
+PRODUCTS = "products"
+_TABLES = (".csv", ".tsv", ".parquet", ".pq")
+_ACCEPTED = ".csv, .tsv and .parquet with a column of texts, and .txt with one text a line"
+
+
+@dataclass(frozen=True)
+class Listing:
+    """A catalogue as a file lists it.
+
+    Attributes:
+        texts: each once; rows that no text tells apart are one item.
+        products: how many products each text stands for: its rows, or the sum of the column `products`.
+    """
+
+    texts: list[str]
+    products: list[int]
+
+
+@dataclass(frozen=True)
+class Interaction:
+    """Of a support: what a user had before, and what they took."""
+
+    history: list[str]
+    item: str
+
+
+@dataclass(frozen=True)
+class User:
+    """Who asks, by any name or number, and what they had."""
+
+    user: str | int | None
+    history: list[str]
+
+
+def recommend(
+    folder: Path,
+    catalogue: Path,
+    support: Path,
+    histories: Path,
+    *,
+    text: str = "text",
+    k: int = 10,
+    backend: Backend = "torch",
+    progress: Progress | None = None,
+) -> list[dict[str, Any]]:
+    """The best of a catalogue for each user, after adapting to a support.
+
+    Args:
+        folder: an export.
+        catalogue: file of `read_catalogue`; all of it is ranked.
+        support: file of `read_support`.
+        histories: file of `read_histories`.
+        text: the catalogue's column of texts.
+        k: length of the lists.
+        backend: what runs the encoder.
+        progress: called with (texts embedded, texts in all).
+
+    Returns:
+        For each user `{"user", "items", "scores"}`: texts, best first, and their scores.
+
+    Raises:
+        InputError: a file that cannot be read or says nothing usable (it names file and line), an item that is not in
+            the catalogue, or a folder that is no export.
+    """
+    listing = read_catalogue(catalogue, text)
+    interactions, users = read_support(support, listing), read_histories(histories)
+    from distill.inference import StudentRecommender
+
+    student = StudentRecommender.load(folder, backend)
+    embedded = student.catalogue(listing.texts, listing.products, progress)
+    scene = embedded.adapt([(each.history, each.item) for each in interactions])
+    ranking = scene.rank([user.history for user in users], k)
+    return [
+        {"user": user.user, "items": [listing.texts[item] for item in items], "scores": scores}
+        for user, items, scores in zip(users, ranking.items.tolist(), ranking.scores.tolist(), strict=True)
+    ]
+
+
+def read_catalogue(path: Path, text: str = "text") -> Listing:
+    """Reads a table with a column of texts and, if it has one, of `products`; or one text a line.
+
+    Raises:
+        InputError: it cannot be read, has no such column, no rows, a row without text, or products that are not whole
+            numbers of at least 1.
+    """
+    counted: dict[str, int] = {}
+    for place, found, products in _lines(path) if path.suffix == ".txt" else _rows(path, text):
+        if not found.strip():
+            raise InputError(f"{place} has no text; take the row out, or describe its item")
+        if not products.isdecimal() or int(products) < 1:
+            raise InputError(f"{place} has products {products!r}; give a whole number of at least 1")
+        counted[found] = counted.get(found, 0) + int(products)
+    if not counted:
+        raise InputError(f"{path} holds no items; accepted: {_ACCEPTED}")
+    return Listing(list(counted), list(counted.values()))
+
+
+def _lines(path: Path) -> Iterator[tuple[str, str, str]]:
+    for number, line in _numbered(path):
+        yield f"{path} line {number}", line, "1"
+
+
+def _rows(path: Path, text: str) -> Iterator[tuple[str, str, str]]:
+    from studies.data.readers import ROW, Table, hint
+
+    if not set(path.suffixes) & set(_TABLES):
+        raise InputError(f"cannot tell the format of {path}; accepted: {_ACCEPTED}")
+    if not path.is_file():
+        raise InputError(f"{path} does not exist; name the catalogue's file")
+    with _without_prefix("data.catalogue: "):
+        table = Table("catalogue", [str(path)])
+        if not table.has(text):
+            raise InputError(f'{path} has no column "{text}"{hint(text, table.columns)}; name it with --text')
+        with_products = table.has(PRODUCTS) and text != PRODUCTS
+        rows = table.read([text, *([PRODUCTS] if with_products else [])])
+    columns = [rows.frame[ROW], rows.frame[text], rows.frame[PRODUCTS] if with_products else ["1"] * rows.count]
+    for number, found, products in zip(*columns, strict=True):
+        yield rows.place(number), found or "", products or ""
+
+
+@contextmanager
+def _without_prefix(prefix: str) -> Iterator[None]:
+    """Errors of the study file's reader, without the name of a key that is not there."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(str(error).removeprefix(prefix)) from error
+
+
+def read_support(path: Path, listing: Listing) -> list[Interaction]:
+    """Reads JSON lines `{"history": [texts, oldest first], "item": text}` in order of time.
+
+    Raises:
+        InputError: it cannot be read, is empty, a line is something else, or takes what the catalogue does not hold.
+    """
+    known = set(listing.texts)
+    interactions = []
+    for place, entry in _entries(path):
+        item = entry.get("item")
+        if not isinstance(item, str):
+            raise InputError(f'{place} has no "item"; {_form("item")}')
+        if item not in known:
+            near = difflib.get_close_matches(item, listing.texts, n=1, cutoff=0)
+            raise InputError(f"{place} takes {item!r}, which the catalogue lacks; the nearest it has is {near[0]!r}")
+        interactions.append(Interaction(_history(place, entry, "item"), item))
+    if not interactions:
+        raise InputError(f"the support {path} is empty; {_form('item')}, at least one")
+    return interactions
+
+
+def read_histories(path: Path) -> list[User]:
+    """Reads JSON lines `{"user": id, "history": [texts, oldest first]}`.
+
+    Raises:
+        InputError: it cannot be read, is empty, or a line is something else.
+    """
+    users = []
+    for place, entry in _entries(path):
+        user = entry.get("user")
+        if user is not None and not isinstance(user, str | int):
+            raise InputError(f'{place} has the "user" {json.dumps(user)}; {_form("user")}')
+        users.append(User(user, _history(place, entry, "user")))
+    if not users:
+        raise InputError(f"{path} holds no users; {_form('user')}, at least one")
+    return users
+
+
+def _form(key: str) -> str:
+    value = '"a text of the catalogue"' if key == "item" else '"a name or number"'
+    return f'give lines of the form {{"{key}": {value}, "history": ["a text", "another"]}}'
+
+
+def _history(place: str, entry: dict[str, Any], key: str) -> list[str]:
+    history: Any = entry.get("history")
+    if not isinstance(history, list) or not all(isinstance(text, str) and text.strip() for text in history):
+        raise InputError(f'{place} has a "history" that is not a list of texts with something in them; {_form(key)}')
+    return history
+
+
+def _entries(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    for number, line in _numbered(path):
+        place = f"{path} line {number}"
+        if not line.strip():
+            continue
+        try:
+            entry = json.loads(line)
+        except ValueError as error:
+            raise InputError(f"{place} is not JSON ({error}); give one JSON object a line") from error
+        if not isinstance(entry, dict):
+            raise InputError(f"{place} is not a JSON object; give one a line")
+        yield place, entry
+
+
+def _numbered(path: Path) -> Iterator[tuple[int, str]]:
+    try:
+        with path.open(encoding="utf-8-sig") as lines:
+            for number, line in enumerate(lines, start=1):
+                yield number, line.rstrip("\n")
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror}); name a file that is there") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not UTF-8 ({error.reason} at byte {error.start}); save it as UTF-8") from error
+
+
+def print_lists(lists: Sequence[dict[str, Any]], console: Any) -> None:
+    """Shows each user's list as rows of a table."""
+    from rich.table import Table
+
+    table = Table("user", "rank", "item", "score", box=None)
+    for entry in lists:
+        name = "" if entry["user"] is None else str(entry["user"])
+        for rank, (item, score) in enumerate(zip(entry["items"], entry["scores"], strict=True), start=1):
+            table.add_row(name if rank == 1 else "", str(rank), item, f"{score:.3f}")
+    console.out.print(table, markup=False)

@@ -1,0 +1,102 @@
+"""`hpo recommend`: files in, lists out; bad files are named with their line."""
+
+import json
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+import distill.export as exporting
+from studies.hyperparameters import Hyperparameters
+from studies.objective import prepare
+from tests.mini import hpo
+from tests.served import export_to, untrained
+from tests.synthetic import planted_dataset, tiny_encoder, tiny_spec
+
+TEXTS = ["red acme lamp", "blue bolt lamp", "green acme chair", "red corvo chair"]
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("study")
+    problem = prepare(tiny_spec(tiny_encoder(folder / "bert")), folder / "cache", data=planted_dataset())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(exporting, "_check_parity", lambda *_: None)  # slow, and shown elsewhere
+        return export_to(problem, untrained(problem, Hyperparameters(learner="protonet")), folder / "student")
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> dict[str, Path]:
+    """A catalogue, a support and histories, as a user would write them."""
+    pl.DataFrame({"title": [*TEXTS, TEXTS[0]], "price": range(5)}).write_csv(tmp_path / "items.csv")
+    (tmp_path / "items.txt").write_text("\n".join(TEXTS) + "\n")
+    (tmp_path / "first.jsonl").write_text(
+        json.dumps({"history": ["a towel"], "item": TEXTS[2]}) + "\n\n" + json.dumps({"history": [], "item": TEXTS[2]})
+    )
+    users = [{"user": "u1", "history": [TEXTS[0]]}, {"user": 2, "history": []}]
+    (tmp_path / "users.jsonl").write_text("".join(json.dumps(user) + "\n" for user in users))
+    return {path.name: path for path in tmp_path.iterdir()}
+
+
+def arguments(files: dict[str, Path], catalogue: str = "items.csv", *more: str) -> list[str | Path]:
+    own = ["--catalogue", files[catalogue], "--support", files["first.jsonl"], "--histories", files["users.jsonl"]]
+    return [*own, *(["--text", "title"] if catalogue == "items.csv" else []), *more]
+
+
+def test_lists_go_to_stdout_and_progress_to_stderr(exported: Path, files: dict[str, Path]) -> None:
+    """A script reads one, a person the other; the support's item leads, and rows of one text are one item."""
+    done = hpo("recommend", exported, *arguments(files), "--k", "3", "--json")
+    assert done.returncode == 0, done.stderr
+    first, second = map(json.loads, done.stdout.splitlines())
+    assert (first["user"], second["user"]) == ("u1", 2)
+    assert set(first["items"]) < set(TEXTS)
+    assert len(first["items"]) == len(first["scores"]) == 3
+    assert second["items"][0] == TEXTS[2]
+    assert second["scores"] == sorted(second["scores"], reverse=True)
+    assert "embedding the catalogue: 4/4" in done.stderr
+    table = hpo("recommend", exported, *arguments(files, "items.txt"), "--k", "2")
+    assert table.returncode == 0, table.stderr
+    assert table.stdout.splitlines()[0].split() == ["user", "rank", "item", "score"]
+    assert sum(text in table.stdout for text in TEXTS) >= 2
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("first.jsonl", "", "is empty; give lines of the form"),
+        (
+            "first.jsonl",
+            '{"history": [], "item": "red acme lamb"}',
+            "line 1 takes 'red acme lamb', which the catalogue lacks",
+        ),
+        ("first.jsonl", "red acme lamp", "line 1 is not JSON"),
+        ("users.jsonl", '{"user": 1, "history": []}\n{"user": 2}', 'line 2 has a "history" that is not a list'),
+        ("users.jsonl", '{"user": 1, "history": [" "]}', 'line 1 has a "history" that is not a list'),
+        ("items.txt", "red acme lamp\n \ngreen acme chair\n", "line 2 has no text"),
+    ],
+)
+def test_a_bad_line_is_named(files: dict[str, Path], name: str, content: str, message: str) -> None:
+    """Among a million lines nobody finds the one that is wrong; the student need not be opened to see it."""
+    files[name].write_text(content)
+    done = hpo("recommend", "no-export", *arguments(files, "items.txt"))
+    assert done.returncode == 2
+    assert f"error: {files[name]}" in done.stderr or "error: the support" in done.stderr
+    assert message in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert done.stdout == ""
+
+
+def test_a_bad_catalogue_or_export_is_named(files: dict[str, Path], tmp_path: Path) -> None:
+    """A column's name is the most common mistake."""
+    missing = hpo("recommend", "no-export", *arguments(files), "--text", "titel")
+    assert missing.returncode == 2
+    assert 'has no column "titel"; did you mean title?' in missing.stderr
+    assert "--text" in missing.stderr
+    pl.DataFrame({"text": ["a", "b"], "products": ["2", "many"]}).write_parquet(tmp_path / "items.parquet")
+    files["items.parquet"] = tmp_path / "items.parquet"
+    products = hpo("recommend", "no-export", *arguments(files, "items.parquet"))
+    assert products.returncode == 2
+    assert "items.parquet row 2 has products 'many'" in products.stderr
+    none = hpo("recommend", tmp_path, *arguments(files))
+    assert none.returncode == 2
+    assert "is not an export" in none.stderr

@@ -1,0 +1,42 @@
+"""Exports to serve: students that were never trained, of the synthetic shop."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from distill.export import export
+from distill.hyperparameters import StudentHyperparameters
+from distill.student import Student, start, texts_in
+from studies.hyperparameters import Hyperparameters
+from studies.objective import Problem
+
+
+def untrained(problem: Problem, values: Hyperparameters, width: int = 0) -> Student:
+    """An untrained student no two parts of whose head are equal by accident."""
+    learner = problem.learner(values)
+    generator = torch.Generator().manual_seed(5)
+    with torch.no_grad():
+        for parameter in learner.model.head.parameters():
+            parameter += 0.1 * torch.randn(parameter.shape, generator=generator)
+    texts = texts_in(problem, "catalogue")
+    return start(problem.encoder, learner, texts, problem.spec.teacher.max_tokens, StudentHyperparameters(width=width))
+
+
+def export_to(problem: Problem, student: Student, folder: Path, **options: Any) -> Path:
+    """Exports a student with figures that nobody measured."""
+    origin = {
+        "study": "tiny",
+        "spec": problem.spec.model_dump(mode="json"),
+        "data_fingerprint": problem.data.fingerprint,
+        "encoder": {"name": "a tiny BERT", "sha256": problem.encoder.identity, "vocabulary": 89},
+        "metrics": {
+            "k": 5,
+            "shots": 3,
+            "scenes": 3,
+            "systems": {"student": {"recall": {"mean": 0.5, "low": 0.4, "high": 0.6}, "ndcg": {"mean": 0.4}}},
+            "retention": {"baseline": "support popularity", "recall": 0.97, "lift": None},
+        },
+    }
+    origin["metrics"]["systems"]["student"]["hit_rate"] = {"mean": 0.7}
+    return export(student, problem.lexicon, folder, origin, **options)

@@ -1,0 +1,337 @@
+"""Serving ranks as the evaluation does, on every backend, from catalogues that grow while they are read."""
+
+import doctest
+import json
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import distill.backends as backends
+import distill.export as exporting
+import distill.inference as inference
+import distill.scene as scenes
+from distill.inference import StudentRecommender, load_export
+from distill.scene import best
+from storage.errors import InputError
+from studies.catalogue import TERMS
+from studies.device import full_precision
+from studies.encoder import tokenize
+from studies.episodes import Episode
+from studies.hyperparameters import Hyperparameters
+from studies.metrics import top_k
+from studies.objective import Problem, prepare
+from tests.served import export_to, untrained
+from tests.synthetic import planted_dataset, tiny_encoder, tiny_spec
+
+FOMAML = Hyperparameters(learner="fomaml", inner_lr=0.05, inner_steps=2)
+
+
+@pytest.fixture(scope="module")
+def problem(tmp_path_factory: pytest.TempPathFactory) -> Problem:
+    folder = tmp_path_factory.mktemp("study")
+    spec = tiny_spec(tiny_encoder(folder / "bert"))
+    return prepare(spec, folder / "cache", data=planted_dataset())
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _unchecked() -> Iterator[None]:
+    """Parity in a fresh process is slow, and shown elsewhere."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(exporting, "_check_parity", lambda *_: None)
+        yield
+
+
+@pytest.fixture(scope="module")
+def exported(problem: Problem, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Half as wide as its teacher, with both ONNX graphs."""
+    student = untrained(problem, FOMAML, width=16)
+    folder = tmp_path_factory.mktemp("exports") / "student"
+    return export_to(problem, student, folder, formats=["hf", "onnx", "onnx-int8"])
+
+
+@pytest.fixture(scope="module")
+def served(exported: Path) -> StudentRecommender:
+    return StudentRecommender.load(exported)
+
+
+def in_words(problem: Problem, episode: Episode, counts: torch.Tensor) -> list[str]:
+    """A history as texts; order does not matter to counts."""
+    items = episode.items.repeat_interleave(counts.long())
+    return [problem.data.texts[item] for item in items.tolist()]
+
+
+def asked(problem: Problem, episode: Episode) -> tuple[list[str], list[tuple[list[str], int]], list[list[str]]]:
+    """An episode as a server meets it: candidates, support, and the queries' histories."""
+    candidates = [problem.data.texts[item] for item in episode.items[: episode.candidates].tolist()]
+    support = [
+        (in_words(problem, episode, counts), int(taken))
+        for counts, taken in zip(episode.support_history, episode.support, strict=True)
+    ]
+    return candidates, support, [in_words(problem, episode, counts) for counts in episode.query_history]
+
+
+def test_the_documented_example_runs(exported: Path) -> None:
+    """An example that does not run is worse than none."""
+    finder = doctest.DocTestFinder()
+    examples = [test for test in finder.find(inference, globs={**vars(inference), "folder": exported}) if test.examples]
+    assert examples
+    for test in examples:
+        assert doctest.DocTestRunner().run(test).failed == 0
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        Hyperparameters(learner="protonet"),
+        Hyperparameters(learner="anil", inner_lr=0.05, inner_steps=2),
+        FOMAML,
+        Hyperparameters(learner="maml", inner_lr=0.05, inner_steps=2, head="scalars"),
+        Hyperparameters(learner="metasgd", inner_lr=0.05, inner_steps=2, head="projection"),
+        Hyperparameters(learner="reptile", inner_lr=0.05, inner_steps=2, support_batch_size=2),
+    ],
+    ids=lambda values: f"{values.learner}-{values.head}",
+)
+def test_serving_ranks_as_the_evaluation_does(problem: Problem, tmp_path: Path, values: Hyperparameters) -> None:
+    """Serving lists what histories hold apart and reads it after adapting: a slip there ranks by other scores."""
+    student = untrained(problem, values)
+    served = StudentRecommender.load(export_to(problem, student, tmp_path / "out"))
+    episode = problem.validation[0]
+    with full_precision(), torch.no_grad():
+        table = student.tower(episode.items)
+    wanted = student.learner.adapt(episode, table).scores(episode.query_history).detach()
+    candidates, support, histories = asked(problem, episode)
+    assert any(text in candidates for history in histories for text in history), "no candidate is listed twice"
+    shop = served.catalogue(problem.data.texts)
+    part = shop.adapt(support, candidates=candidates)
+    for scene in (served.adapt(candidates, support), part, shop.adapt(support, episode.items[: len(candidates)])):
+        ranking = scene.rank(histories, k=100)
+        assert ranking.items.shape == wanted.shape
+        torch.testing.assert_close(ranking.scores, wanted.gather(1, ranking.items), atol=1e-4, rtol=1e-4)
+        assert bool((ranking.scores.diff(dim=1) <= 0).all())
+
+
+@pytest.mark.parametrize("backend", ["onnx", "onnx-int8"])
+def test_onnx_runtime_gives_the_same_vectors(
+    problem: Problem, exported: Path, served: StudentRecommender, backend: Any
+) -> None:
+    """The graph pools and projects by itself: batches of several lengths must not show."""
+    texts = [*problem.data.texts, "red " * 400]
+    theirs = StudentRecommender.load(exported, backend).embed(texts)
+    cosine = (theirs * served.embed(texts)).sum(1)
+    assert float(cosine.min()) >= (0.9999 if backend == "onnx" else 0.9)
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16", "auto"])
+def test_a_reduced_precision_keeps_the_vectors_directions(
+    problem: Problem, exported: Path, served: StudentRecommender, precision: Any
+) -> None:
+    """Half the bits of a product must not reach pooling and head, which are fp32."""
+    texts = problem.data.texts[:40]
+    vectors = StudentRecommender.load(exported, precision=precision).embed(texts)
+    assert vectors.dtype == torch.float32
+    assert float((vectors * served.embed(texts)).sum(1).min()) >= 0.999
+
+
+def test_texts_are_cut_as_in_the_study(problem: Problem, exported: Path) -> None:
+    """Serving calls the tokenizer's inner one: a limit or a special token missed there gives other vectors."""
+    opened = load_export(exported)
+    texts = [*problem.data.texts, "", "red " * 400, "Crème brûlée"]
+    wanted = tokenize(load_export(exported).tokenizer, texts, opened.max_tokens)
+    found = backends.Embedder(opened, lambda ids, mask: ids).tokens(texts)
+    assert torch.equal(found.values, wanted.values)
+    assert torch.equal(found.offsets, wanted.offsets)
+
+
+def test_what_a_backend_lacks_is_named(
+    problem: Problem, exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each would otherwise end in an error of another library."""
+    plain = export_to(problem, untrained(problem, FOMAML), tmp_path / "plain")
+    with pytest.raises(InputError, match=r"no onnx/model\.onnx.*--format onnx"):
+        StudentRecommender.load(plain, "onnx")
+    for backend, precision, message in (
+        ("tensorrt", "fp32", "backend = 'tensorrt'; accepted: torch, onnx, onnx-int8"),
+        ("torch", "fp8", "precision = 'fp8'; accepted: fp32, bf16, fp16, auto"),
+        ("onnx", "bf16", "precision 'bf16' is not for backend 'onnx'"),
+    ):
+        with pytest.raises(InputError, match=message):
+            StudentRecommender.load(exported, backend, precision)  # type: ignore[arg-type]
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(InputError, match=r"scenetune\[export\]"):
+        StudentRecommender.load(exported, "onnx")
+
+
+def test_mistakes_in_serving_are_named(served: StudentRecommender) -> None:
+    """Each of these would otherwise give numbers, or an error from deep inside."""
+    taken = [(["red lamp"], 0)]
+    for candidates, support, message in (
+        ([], taken, "no candidates"),
+        (["a", "a"], taken, "more than once"),
+        (["a", " \t"], taken, "position 1"),
+        (["a", "b"], [], "support is empty"),
+        (["a", "b"], [([], 2)], "takes candidate 2"),
+        (["a", "b"], [([], -1)], "takes candidate -1"),
+        (["a", "b"], [([], "c")], "takes 'c'"),
+        (["a", "b"], [("red lamp", 0)], "list of texts"),
+        (["a", "b"], [([""], 0)], "history holds the text ''"),
+    ):
+        with pytest.raises(InputError, match=message):
+            served.adapt(candidates, support)  # type: ignore[arg-type]
+    for products in ([1], [1, 0]):
+        with pytest.raises(InputError, match="give one whole number of at least 1 for each"):
+            served.adapt(["a", "b"], taken, products)
+    catalogue = served.catalogue(["a", "b"])
+    for part, message in (([], "no candidates"), (["c"], "no 'c'"), ([2], "no item 2"), ([1, 1], "more than once")):
+        with pytest.raises(InputError, match=message):
+            catalogue.adapt(taken, part)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="position 0"):
+        catalogue.add([""])
+    scene = served.adapt(["a", "b"], taken)
+    with pytest.raises(InputError, match="k = 0"):
+        scene.rank([[]], k=0)
+    assert scene.rank([[]], k=10).items.shape == (1, 2)
+    assert scene.rank([], k=10).items.shape == (0, 2)
+
+
+def test_a_text_of_many_products_ranks_higher_than_the_same_text_of_one(served: StudentRecommender) -> None:
+    """The study's systems know how many products share a text: without it a student would rank by other scores."""
+    candidates, support = ["red lamp", "blue lamp", "green lamp"], [([], 0)]
+    plain, one, many = (served.adapt(candidates, support, p).rank([[]]) for p in (None, [1, 1, 1], [1, 1, 40]))
+    torch.testing.assert_close(plain.scores, one.scores)
+    place = many.items[0].tolist().index(2)
+    gate = float(served.learner.model.head.gates.detach()[7 + 1 + TERMS.index("products")])
+    raised = many.scores[0, place] - plain.scores[0, plain.items[0].tolist().index(2)]
+    assert float(raised) * gate > 0
+
+
+def test_embedding_gives_unit_vectors_in_order(served: StudentRecommender) -> None:
+    """Texts are encoded by length: the answer must come back in the order of the question."""
+    texts = ["red lamp", "a much longer text about a blue basket", "x"]
+    seen: list[tuple[int, int]] = []
+    together = served.embed(texts, lambda done, total: seen.append((done, total)))
+    torch.testing.assert_close(together.norm(dim=1), torch.ones(3))
+    for row, text in enumerate(texts):
+        torch.testing.assert_close(together[row], served.embed([text])[0], atol=1e-5, rtol=0)
+    assert served.embed([]).shape == (0, 32)
+    assert seen[-1] == (3, 3)
+
+
+def encoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The texts that are encoded from now on."""
+    seen: list[str] = []
+    whole = backends.Embedder.embed
+
+    def embed(self: Any, texts: Any, progress: Any = None) -> torch.Tensor:
+        seen.extend(texts)
+        return whole(self, texts, progress)
+
+    monkeypatch.setattr(backends.Embedder, "embed", embed)
+    return seen
+
+
+def test_a_catalogue_encodes_each_text_once(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Encoding is nearly all of the cost: a text that is encoded again for every scene or history is paid for again."""
+    seen = encoded(monkeypatch)
+    catalogue = StudentRecommender.load(exported).catalogue(["red lamp", "blue lamp"])
+    catalogue.add(["blue lamp", "green lamp"])
+    assert catalogue.texts == ("red lamp", "blue lamp", "green lamp")
+    scene = catalogue.adapt([(["blue lamp", "red chair"], "green lamp")])
+    scene.rank([["red lamp"], ["red chair", "red chair"], ["red chair"]])
+    assert seen == ["red lamp", "blue lamp", "green lamp", "red chair", "red chair"]
+
+
+def test_a_grown_catalogue_adapts_as_one_made_whole(problem: Problem, served: StudentRecommender) -> None:
+    """Words, fields and products of what is added later count as if they had been there."""
+    texts, products = list(problem.data.texts[:60]), [1 + number % 7 for number in range(60)]
+    support = [([texts[50]], texts[3]), ([], texts[55])]
+    grown = served.catalogue(texts[:25], products[:25])
+    before = grown.adapt(support[:1])
+    grown.add(texts[20:], products[20:])
+    assert len(before.candidates) == 25
+    for part in (None, [*range(10, 58, 2), 3, 55]):
+        one = grown.adapt(support, part).rank([[texts[1]]], k=60)
+        whole = served.catalogue(texts, products).adapt(support, part).rank([[texts[1]]], k=60)
+        torch.testing.assert_close(one.scores, whole.scores, atol=1e-4, rtol=1e-4)
+        assert torch.equal(one.items, whole.items)
+
+
+@pytest.mark.parametrize("backend", ["torch", "onnx"])
+def test_threads_share_a_student_while_items_are_added(problem: Problem, exported: Path, backend: Any) -> None:
+    """A learner swaps weights in its head while it adapts; a reader between two states would see half a catalogue."""
+    served = StudentRecommender.load(exported, backend)
+    texts = list(problem.data.texts[:120])
+    catalogue = served.catalogue(texts[:40])
+    supports = [[([texts[41 + n], "a word never met"], n), ([], 2 * n)] for n in range(8)]
+    part, history = list(range(30)), [[texts[70], texts[5]]]
+    alone = [catalogue.adapt(support, part).rank(history, k=30) for support in supports]
+    failures: list[BaseException] = []
+
+    def read(number: int) -> None:
+        try:
+            for _ in range(6):
+                scene = catalogue.adapt(supports[number], part)
+                torch.testing.assert_close(scene.rank(history, k=30).scores, alone[number].scores, atol=1e-4, rtol=1e-4)
+                everything = catalogue.adapt(supports[number])
+                assert len(everything.candidates) in range(40, 121, 10)
+                assert everything.rank(history, k=200).items.shape == (1, len(everything.candidates))
+        except BaseException as error:
+            failures.append(error)
+
+    def grow() -> None:
+        for first in range(40, 120, 10):
+            catalogue.add(texts[first : first + 10])
+
+    threads = [threading.Thread(target=read, args=(number,)) for number in range(len(supports))]
+    threads += [threading.Thread(target=grow), threading.Thread(target=grow)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+    assert catalogue.texts[:40] == tuple(texts[:40])
+    assert sorted(catalogue.texts) == sorted(texts)
+
+
+def test_many_users_are_ranked_part_by_part(
+    problem: Problem, served: StudentRecommender, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A batch of any size must fit into memory, and a seam must not show."""
+    candidates, support, histories = asked(problem, problem.validation[0])
+    scene = served.adapt(candidates, support)
+    together = scene.rank(histories, k=4)
+    monkeypatch.setattr(scenes, "_NUMBERS", 1)
+    one_by_one = scene.rank(histories, k=4)
+    assert torch.equal(one_by_one.items, together.items)
+    torch.testing.assert_close(one_by_one.scores, together.scores)
+
+
+def test_equal_scores_keep_the_candidates_order() -> None:
+    """Ties are broken as the evaluation breaks them, or lists differ between the two."""
+    scores = torch.randint(0, 5, (6, 40), generator=torch.Generator().manual_seed(1)).float()
+    for k in (1, 7, 39, 40, 50):
+        assert torch.equal(best(scores, k), top_k(scores, k))
+
+
+def test_no_kernel_is_made_for_all_pairs_of_a_catalogue(served: StudentRecommender) -> None:
+    """A hundred thousand items have ten thousand million pairs."""
+    words = [f"{a} {b} {c}" for a in "abcdefghij" for b in "klmnopqrst" for c in "uvwxyz"]
+    catalogue = served.catalogue(words)
+    scene = catalogue.adapt([([words[1], "red chair"], 0)])
+    reading = scene._adapted.reading
+    assert reading.match.shape == (2, len(words))
+    assert reading.profile.shape[0] == 2
+
+
+def test_the_manifest_decides_whether_products_count(problem: Problem, exported: Path) -> None:
+    """A student of a study that hides them has never seen the term: any number there would be noise."""
+    opened = load_export(exported)
+    opened.manifest["spec"] = json.loads(json.dumps(opened.manifest["spec"]))
+    opened.manifest["spec"]["protocol"]["products"] = False
+    blind, support = StudentRecommender(opened), [([], 0)]
+    one, many = (blind.adapt(["red lamp", "blue lamp"], support, p).rank([[]]) for p in ([1, 1], [1, 40]))
+    torch.testing.assert_close(one.scores, many.scores)
