@@ -1,33 +1,37 @@
 """What one distillation trial does: train a student, reporting validation recall and measured cost on the way.
 
-The counterpart of `studies/objective.py`: `Distillation` asks the teachers once per process, `run_trial` is called
-per configuration, and the caller's `report` decides what a report is worth.
+The counterpart of `studies/objective.py`: `Distillation` asks the teachers once, `run_trial` is called per
+configuration, and the caller's `report` decides what a report is worth.
 """
 
 from __future__ import annotations
 
-import copy
+import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from functools import cache
 from pathlib import Path
 
-from distill.hyperparameters import StudentHyperparameters, suggest
-from distill.student import Student, assemble, init_student, student_config
+import torch
+
+from distill.hyperparameters import StudentHyperparameters, Vocabulary
+from distill.student import Student, Texts, TokenTower, blank, parameters, start, texts_in
 from distill.targets import Teacher, compute_targets
+from distill.teacher_states import TeacherStates, needed
 from distill.trainer import Distiller, rank_episodes
 from storage import checkpoints
 from storage.errors import InputError
 from studies.device import device, full_precision
+from studies.domains import values_of
 from studies.embeddings import Progress
 from studies.episodes import Episode
-from studies.evaluation import Adapted, ItemVectors, RunWriter
+from studies.evaluation import Adapted, ItemVectors, RunWriter, encode_items
 from studies.evaluation import evaluate as evaluate_system
 from studies.hyperparameters import Hyperparameters
 from studies.metrics import Evaluation
 from studies.objective import Problem
 from studies.out_of_memory import recognised
-from studies.recommender import Head
 from studies.training import Diverged, load_weights
 
 # Told of (step, validation recall@K, seconds so far); raises to stop the trial.
@@ -40,19 +44,39 @@ class Distillation:
     Args:
         problem: the study's data.
         teachers: the winners, in any order; the best by validation recall gives layers, head and inner loop.
+        folder: where the teachers' answers are kept; nowhere if left out.
         progress: called with (training episodes asked about, in all).
 
     Raises:
         InputError: no teachers.
     """
 
-    def __init__(self, problem: Problem, teachers: Sequence[Teacher], progress: Progress | None = None) -> None:
+    def __init__(
+        self,
+        problem: Problem,
+        teachers: Sequence[Teacher],
+        folder: Path | None = None,
+        progress: Progress | None = None,
+    ) -> None:
         if not teachers:
             raise InputError("the distillation got no teachers; it needs at least one finished trial: run the search")
         self.problem = problem
         self.teachers = sorted(teachers, key=lambda teacher: (-teacher.recall, teacher.trial))
-        episodes = rank_episodes(problem.spec.distill, len(problem.train))
-        self.targets = compute_targets(problem, self.teachers, episodes, progress)
+        section = problem.spec.distill
+        episodes = rank_episodes(section, len(problem.train))
+        self.targets = compute_targets(problem, self.teachers, episodes, folder, progress)
+        if max(values_of(section.space["hidden"])) > 0:
+            layers = {int(count) for count in values_of(section.space["layers"])}
+            problem.cache.build(needed(problem.encoder.layers, layers, self._trained))
+        self._texts = cache(self._read_texts)
+
+    @property
+    def _trained(self) -> int:
+        """Top layers of the encoder that the best teacher trained."""
+        return self.teachers[0].learner.hyperparameters.trainable_layers
+
+    def _read_texts(self, vocabulary: Vocabulary) -> Texts:
+        return texts_in(self.problem, vocabulary)
 
     def run_trial(
         self,
@@ -63,8 +87,8 @@ class Distillation:
     ) -> float:
         """Distils one student and returns its validation recall, NaN where training diverged.
 
-        It is evaluated, saved, then reported: after embedding matching, and half-way through and at the end of
-        ranking. Where `folder` already holds a checkpoint, the trial goes on from it.
+        At each rung of the section it is evaluated, saved, then reported. Where `folder` already holds a checkpoint,
+        the trial goes on from it, and its last rung is reported again, in case it was not heard.
 
         Args:
             hyperparameters: the configuration.
@@ -78,18 +102,19 @@ class Distillation:
         """
         section = self.problem.spec.distill
         student = self._start(hyperparameters)
-        distiller = Distiller(student, self.targets, self.problem.train, section)
+        distiller = Distiller(student, self.targets, self.problem.train, section, self._states(hyperparameters))
         spent, recall = 0.0, float("nan")
         if stored := checkpoints.newest_valid(folder, str(device())):
             tensors, metadata = stored
             distiller.restore(tensors, metadata["step"])
             spent, recall = metadata["cost_seconds"], metadata["recall"]
-        for step in sorted({section.embed_steps + part * section.rank_steps // 2 for part in range(3)}):
+            report(distiller.step, recall, spent)
+        for step in section.rungs:
             if step <= distiller.step:
                 continue
             started = time.perf_counter()
             try:
-                with recognised("distilling ran out of memory: lower distill.layers, or run fewer workers"):
+                with recognised("distilling ran out of memory: lower distill.space.batch_size, or run fewer workers"):
                     distiller.train_to(step, progress)
                     recall = evaluate(student, self.problem, self.problem.validation).mean()
             except (Diverged, FloatingPointError):
@@ -101,15 +126,18 @@ class Distillation:
         return recall
 
     def _start(self, values: StudentHyperparameters) -> Student:
-        problem, best = self.problem, self.teachers[0].learner
-        model = init_student(problem.encoder, best.model.tower, problem.spec.distill.layers, values.init)
-        head = copy.deepcopy(best.model.head)
-        max_tokens = problem.spec.teacher.max_tokens
-        return assemble(model, head, problem.tokens, max_tokens, best.hyperparameters, values)
+        texts, max_tokens = self._texts(values.vocabulary), self.problem.spec.teacher.max_tokens
+        return start(self.problem.encoder, self.teachers[0].learner, texts, max_tokens, values)
+
+    def _states(self, values: StudentHyperparameters) -> TeacherStates | None:
+        if values.hidden == 0:
+            return None
+        return TeacherStates(self.problem.cache, self.problem.encoder.layers, values.layers, self._trained)
 
     def _save(self, distiller: Distiller, folder: Path, recall: float, cost_seconds: float) -> None:
         student = distiller.student
-        metadata = _architecture(self.problem) | {
+        metadata = {
+            "encoder": self.problem.encoder.identity,
             "step": distiller.step,
             "recall": recall,
             "cost_seconds": cost_seconds,
@@ -123,28 +151,17 @@ def load_student(problem: Problem, folder: Path) -> Student:
     """The student that a distillation trial left in `folder`: of its last checkpoint, never of an earlier one.
 
     Raises:
-        InputError: the checkpoint is missing, damaged, or of another architecture.
+        InputError: the checkpoint is missing, damaged, or of another encoder.
     """
-    from transformers import DistilBertModel
-
     tensors, metadata = checkpoints.last(folder, str(device()))
-    expected = _architecture(problem)
-    found = {name: metadata.get(name) for name in expected}
-    if found != expected:
+    if metadata.get("encoder") != problem.encoder.identity:
         raise InputError(
-            f"the checkpoint {folder} holds a student with {found}, this study distils {expected}; "
-            "name a folder of this study's, or distil again"
+            f"the checkpoint {folder} holds a student of another encoder ({str(metadata.get('encoder'))[:12]}, this "
+            f"study's is {problem.encoder.identity[:12]}); name a folder of this study's, or distil again"
         )
-    model = DistilBertModel(student_config(problem.encoder, problem.spec.distill.layers))
-    learner = Hyperparameters(**metadata["learner"])
-    student = assemble(
-        model,
-        Head(problem.encoder.width, learned_rates=learner.learned_rates),
-        problem.tokens,
-        problem.spec.teacher.max_tokens,
-        learner,
-        StudentHyperparameters(**metadata["hyperparameters"]),
-    )
+    learner, values = Hyperparameters(**metadata["learner"]), StudentHyperparameters(**metadata["hyperparameters"])
+    max_tokens = problem.spec.teacher.max_tokens
+    student = blank(problem.encoder, learner, texts_in(problem, values.vocabulary), max_tokens, values)
     try:
         load_weights(student.model, tensors)
     except (KeyError, RuntimeError) as error:
@@ -176,9 +193,44 @@ def evaluate(
         return evaluate_system(system, episodes, problem.data.scenes, problem.spec.protocol.k, progress, dump)
 
 
-def _architecture(problem: Problem) -> dict[str, object]:
-    """What decides whether a checkpoint fits."""
-    return {"encoder": problem.encoder.identity, "layers": problem.spec.distill.layers}
+def size(problem: Problem, student: Student) -> float:
+    """Parameters of the student's encoder over those of the teacher's."""
+    return parameters(student.tower) / parameters(problem.encoder.model)
 
 
-__all__ = ["Distillation", "Student", "StudentHyperparameters", "Teacher", "evaluate", "load_student", "suggest"]
+def latency(problem: Problem, student: Student, texts: int = 256, rounds: int = 5) -> float:
+    """Time that the student's encoder takes over the teacher's for the same texts: the median of paired rounds.
+
+    Args:
+        problem: the study's data.
+        student: its tower must hold the tokens of `problem`'s items.
+        texts: spread evenly over the catalogue.
+        rounds: one after the other, each encoder once in each, so that a busy machine slows both.
+    """
+    towers = (student.tower, TokenTower(problem.encoder.model, problem.tokens).to(device()))
+    items = torch.linspace(0, len(problem.tokens) - 1, min(texts, len(problem.tokens))).long()
+    ratios = []
+    for _ in range(rounds + 1):
+        ours, theirs = (_seconds(tower, items) for tower in towers)
+        ratios.append(ours / theirs)
+    return statistics.median(ratios[1:])  # the first round warms up
+
+
+def _seconds(tower: TokenTower, items: torch.Tensor) -> float:
+    started = time.perf_counter()
+    encode_items(tower, items, tower.tokens.lengths)
+    if device().type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - started
+
+
+__all__ = [
+    "Distillation",
+    "Student",
+    "StudentHyperparameters",
+    "Teacher",
+    "evaluate",
+    "latency",
+    "load_student",
+    "size",
+]

@@ -1,39 +1,44 @@
-"""The student: a DistilBERT that starts from its teacher's layers, and the head that adapts on top of it.
+"""The student: a DistilBERT that starts from its teacher's weights, and the head that adapts on top of it.
 
-First step of the distillation; `distill/trainer.py` trains what is built here. DistilBERT is BERT without token
-types and pooler (Sanh et al. 2019), so a BERT layer fits a DistilBERT layer weight by weight.
+First step of the distillation; `distill/trainer.py` trains what is built here.
 """
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from torch import Tensor, nn
+from torch.nn import functional
 
-from distill.hyperparameters import Init, StudentHyperparameters
-from storage.errors import InputError
+from distill.hyperparameters import StudentHyperparameters, Vocabulary
+from distill.initialisation import init_encoder, student_config
+from distill.vocabulary import needed_tokens, trim
 from studies.device import autocast, device
-from studies.encoder import Encoder, Ragged, pool
+from studies.encoder import Encoder, Ragged, pool, tokenize
 from studies.hyperparameters import Hyperparameters
 from studies.learners import Learner, build
 from studies.recommender import Head, Recommender
-from studies.towers import TopLayersTower
 
 if TYPE_CHECKING:
-    from transformers import DistilBertConfig, DistilBertModel, PreTrainedModel
+    from transformers import DistilBertModel, PreTrainedModel, PreTrainedTokenizerBase
 
-# DistilBERT's name of each part of a layer → BERT's.
-_LAYER = {
-    "attention.q_lin": "attention.self.query",
-    "attention.k_lin": "attention.self.key",
-    "attention.v_lin": "attention.self.value",
-    "attention.out_lin": "attention.output.dense",
-    "sa_layer_norm": "attention.output.LayerNorm",
-    "ffn.lin1": "intermediate.dense",
-    "ffn.lin2": "output.dense",
-    "output_layer_norm": "output.LayerNorm",
-}
+    from studies.objective import Problem
+
+
+class Read(NamedTuple):
+    """What an encoder makes of texts.
+
+    Attributes:
+        vectors: (M, D) of length 1.
+        states: the (M, L, W) input of the first layer and every layer's output, where they were asked for.
+        mask: (M, L) what is no padding.
+    """
+
+    vectors: Tensor
+    states: tuple[Tensor, ...]
+    mask: Tensor
 
 
 class TokenTower(nn.Module):
@@ -44,21 +49,33 @@ class TokenTower(nn.Module):
 
     Args:
         model: the encoder; all of its weights train unless they are frozen already.
-        tokens: the items' texts.
+        tokens: the items' texts, in the encoder's own vocabulary.
+        projection: (W → D, no bias) from a narrower encoder's vectors to those of the teacher's width.
     """
 
-    def __init__(self, model: PreTrainedModel, tokens: Ragged) -> None:
+    def __init__(self, model: PreTrainedModel, tokens: Ragged, projection: nn.Linear | None = None) -> None:
         super().__init__()
         self.model = model
+        self.projection = projection
         self.tokens = tokens
         self.eval()
 
     def forward(self, items: Tensor) -> Tensor:
         """(M,) item codes → (M, D) vectors of length 1."""
+        return self.read(items).vectors
+
+    def read(self, items: Tensor, *, states: bool = False) -> Read:
+        """The vectors of (M,) item codes, with what every layer says of their tokens if asked for."""
         ids, mask = self.tokens.padded(items, self.model.device)
         with autocast():
-            hidden = self.model(input_ids=ids, attention_mask=mask).last_hidden_state
-        return pool(hidden, mask)
+            out = self.model(input_ids=ids, attention_mask=mask, output_hidden_states=states)
+        pooled = pool(out.last_hidden_state, mask)
+        return Read(project(pooled, self.projection), out.hidden_states if states else (), mask)
+
+
+def project(pooled: Tensor, projection: nn.Linear | None) -> Tensor:
+    """(M, W) vectors of length 1 → (M, D) of length 1."""
+    return pooled if projection is None else functional.normalize(projection(pooled), dim=-1)
 
 
 @dataclass(frozen=True)
@@ -68,12 +85,14 @@ class Student:
     Attributes:
         tower: turns items into vectors.
         learner: adapts the head to a scene; it holds no tower, so no encoder weight moves in its inner loop.
+        tokenizer: of the encoder's vocabulary.
         max_tokens: where texts are cut.
         hyperparameters: what it was distilled with.
     """
 
     tower: TokenTower
     learner: Learner
+    tokenizer: PreTrainedTokenizerBase
     max_tokens: int
     hyperparameters: StudentHyperparameters
 
@@ -88,10 +107,69 @@ class Student:
         return Recommender(self.tower, self.head)
 
 
+class Texts(NamedTuple):
+    """A vocabulary, and a data set's texts in it.
+
+    Attributes:
+        kept: (V,) the encoder's ids of its tokens, ascending; none where it is the encoder's own.
+        tokenizer: cuts texts into them.
+        tokens: the texts.
+    """
+
+    kept: Tensor | None
+    tokenizer: PreTrainedTokenizerBase
+    tokens: Ragged
+
+
+def texts_in(problem: Problem, vocabulary: Vocabulary) -> Texts:
+    """A study's texts in a student's vocabulary; the texts of held-out scenes do not decide on it.
+
+    Raises:
+        InputError: the encoder's vocabulary cannot be cut down.
+    """
+    tokenizer = problem.encoder.tokenizer
+    if vocabulary == "full":
+        return Texts(None, tokenizer, problem.tokens)
+    kept = needed_tokens(tokenizer, problem.tokens, problem.visible_items.cpu())
+    trimmed = trim(tokenizer, kept)
+    return Texts(kept, trimmed, tokenize(trimmed, problem.data.texts, problem.spec.teacher.max_tokens))
+
+
+def start(encoder: Encoder, teacher: Learner, texts: Texts, max_tokens: int, values: StudentHyperparameters) -> Student:
+    """A student before its first step: its encoder starts from the teacher's, its head is the teacher's.
+
+    Args:
+        encoder: the BERT that the teachers are built on.
+        teacher: the best of them; the top layers that it trained take the place of the encoder's.
+        texts: the study's, in the student's vocabulary.
+        max_tokens: where these are cut.
+        values: the student's.
+
+    Raises:
+        InputError: more layers or a greater width than the encoder has.
+    """
+    model, projection = init_encoder(encoder, teacher.model.tower, texts.kept, values)
+    head = copy.deepcopy(teacher.model.head)
+    return assemble(model, projection, head, texts, max_tokens, teacher.hyperparameters, values)
+
+
+def blank(
+    encoder: Encoder, learner: Hyperparameters, texts: Texts, max_tokens: int, values: StudentHyperparameters
+) -> Student:
+    """A student of the same shape whose weights are still to be loaded."""
+    from transformers import DistilBertModel
+
+    config = student_config(encoder, values, None if texts.kept is None else len(texts.kept))
+    projection = nn.Linear(config.dim, encoder.width, bias=False) if config.dim < encoder.width else None
+    head = Head(encoder.width, learned_rates=learner.learned_rates)
+    return assemble(DistilBertModel(config), projection, head, texts, max_tokens, learner, values)
+
+
 def assemble(
     model: DistilBertModel,
+    projection: nn.Linear | None,
     head: Head,
-    tokens: Ragged,
+    texts: Texts,
     max_tokens: int,
     learner: Hyperparameters,
     hyperparameters: StudentHyperparameters,
@@ -100,8 +178,9 @@ def assemble(
 
     Args:
         model: its encoder.
+        projection: see `TokenTower`.
         head: its head; moved, not copied.
-        tokens: the texts of the items it will be asked about.
+        texts: of the items it will be asked about, in its vocabulary.
         max_tokens: where these were cut.
         learner: the teacher's values; the inner loop is the same.
         hyperparameters: what the student is distilled with.
@@ -109,89 +188,8 @@ def assemble(
     values = Hyperparameters(**learner.to_dict() | {"trainable_layers": 0})
     head.train_only(values.head)  # what the teacher's inner loop leaves alone, the student's must too
     recommender = Recommender(nn.Identity(), head).to(device())
-    tower = TokenTower(model, tokens).to(device())
-    return Student(tower, build(recommender, values), max_tokens, hyperparameters)
-
-
-def student_config(encoder: Encoder, layers: int) -> DistilBertConfig:
-    """The configuration of a student of an encoder, narrower in nothing but depth.
-
-    Dropout stays as the teacher has it, for whoever trains the student further; the distillation uses none.
-
-    Raises:
-        InputError: more layers than the encoder has.
-    """
-    from transformers import DistilBertConfig
-
-    if layers > encoder.layers:
-        raise InputError(
-            f"a student of {layers} layers cannot start from {encoder.name!r}, which has {encoder.layers}; "
-            f"set distill.layers to at most {encoder.layers}"
-        )
-    bert = encoder.model.config
-    return DistilBertConfig(
-        vocab_size=bert.vocab_size,
-        max_position_embeddings=bert.max_position_embeddings,
-        n_layers=layers,
-        n_heads=bert.num_attention_heads,
-        dim=bert.hidden_size,
-        hidden_dim=bert.intermediate_size,
-        dropout=bert.hidden_dropout_prob,
-        attention_dropout=bert.attention_probs_dropout_prob,
-        activation=bert.hidden_act,
-        initializer_range=bert.initializer_range,
-        pad_token_id=bert.pad_token_id,
-    )
-
-
-def init_student(encoder: Encoder, teacher_tower: nn.Module | None, layers: int, init: Init) -> DistilBertModel:
-    """A student that starts from its teacher's weights; with all layers it computes what the teacher does.
-
-    Args:
-        encoder: the BERT that the teachers are built on.
-        teacher_tower: the best teacher's tower; the top layers that it trained take the place of the encoder's.
-        layers: depth of the student.
-        init: which layers it starts from: "alternate" (spread evenly, first and last included, as DistilBERT was
-            made of BERT), "first" or "last".
-
-    Raises:
-        InputError: more layers than the encoder has.
-    """
-    from transformers import DistilBertModel
-
-    config = student_config(encoder, layers)
-    bert = encoder.model
-    stack = list(bert.encoder.layer)
-    embeddings = bert.embeddings.state_dict()
-    if isinstance(teacher_tower, TopLayersTower):
-        trained = list(teacher_tower.reader.layer)
-        stack[len(stack) - len(trained) :] = trained
-        if teacher_tower.reader.embeddings is not None:
-            embeddings |= teacher_tower.reader.embeddings.state_dict()
-    # Texts are single segments: token type 0 everywhere is one more summand of the position.
-    positions = embeddings["position_embeddings.weight"] + embeddings["token_type_embeddings.weight"][0]
-    weights = {
-        "embeddings.word_embeddings.weight": embeddings["word_embeddings.weight"],
-        "embeddings.position_embeddings.weight": positions,
-        "embeddings.LayerNorm.weight": embeddings["LayerNorm.weight"],
-        "embeddings.LayerNorm.bias": embeddings["LayerNorm.bias"],
-    }
-    for place, source in enumerate(_chosen(len(stack), layers, init)):
-        state = stack[source].state_dict()
-        for ours, theirs in _LAYER.items():
-            for kind in ("weight", "bias"):
-                weights[f"transformer.layer.{place}.{ours}.{kind}"] = state[f"{theirs}.{kind}"]
-    student = DistilBertModel(config)
-    student.load_state_dict(weights)
-    return student
-
-
-def _chosen(depth: int, layers: int, init: Init) -> list[int]:
-    if init == "first":
-        return list(range(layers))
-    if init == "last":
-        return list(range(depth - layers, depth))
-    return [round(place * (depth - 1) / max(1, layers - 1)) for place in range(layers)]
+    tower = TokenTower(model, texts.tokens, projection).to(device())
+    return Student(tower, build(recommender, values), texts.tokenizer, max_tokens, hyperparameters)
 
 
 def parameters(module: nn.Module) -> int:

@@ -1,16 +1,23 @@
-"""What the teachers say, computed once and shared by all distillation trials: their vectors and their scores.
+"""What the teachers say, computed once and kept on disk: their vectors and their scores, shared by all trials.
 
 The texts of held-out scenes are never read here: what is scored at the end, the student has not seen.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
 from torch import Tensor
 
+from storage.atomic import atomic_write
+from studies.device import device
 from studies.embeddings import Progress
 from studies.evaluation import ItemVectors, encode_items
 from studies.learners import Learner
@@ -39,45 +46,90 @@ class Targets:
     Attributes:
         items: (N,) codes of the items that training may read, ascending.
         vectors: (N, D) the best teacher's vectors of these.
-        scores: by training episode: (Q, C) the teachers' mean score after each adapted to the episode's support. A
-            softmax of mean scores is one of mean log-softmaxes: the two differ by a constant per query.
+        scores: by training episode: (T, Q, C) each teacher's scores after adapting to the episode's support.
+        weights: (T,) the teachers' validation recalls.
     """
 
     items: Tensor
     vectors: Tensor
     scores: Mapping[int, Tensor]
+    weights: Tensor
 
     def of(self, items: Tensor) -> Tensor:
         """(M, D) target vectors of (M,) item codes, all of which must be in `items`."""
         return self.vectors[torch.searchsorted(self.items, items)]
 
+    def ranking(self, episode: int, teachers: int) -> Tensor:
+        """(Q, C) mean score of the best so many teachers, weighted by their validation recall.
+
+        A softmax of mean scores is one of mean log-softmaxes: the two differ by a constant per query.
+        """
+        weights = self.weights[:teachers]
+        return (self.scores[episode][:teachers] * (weights / weights.sum())[:, None, None]).sum(0)
+
 
 def compute_targets(
-    problem: Problem, teachers: Sequence[Teacher], episodes: Collection[int], progress: Progress | None = None
+    problem: Problem,
+    teachers: Sequence[Teacher],
+    episodes: Collection[int],
+    folder: Path | None = None,
+    progress: Progress | None = None,
 ) -> Targets:
-    """Asks the teachers.
+    """Asks the teachers, or reads what they said when these were asked the same before.
 
     Args:
         problem: the study's data.
         teachers: the winners, best first.
         episodes: positions in `problem.train` whose scores are needed.
+        folder: where answers are kept; nowhere if left out.
         progress: called with (episodes done, episodes in all), counted for every teacher.
     """
-    items = problem.visible_items
-    best: Tensor | None = None
-    scores: dict[int, Tensor] = {}
+    items, asked = problem.visible_items, sorted(episodes)
+    file = None if folder is None else folder / f"targets-{_key(problem, teachers, asked)}.safetensors"
+    said = _read(file) if file else None
+    if said is None:
+        said = _ask(problem, teachers, asked, items, progress)
+        if file:
+            atomic_write(file, save({name: tensor.contiguous().cpu() for name, tensor in said.items()}))
+    scores = {index: said[f"scores.{index}"].to(device()) for index in asked}
+    weights = torch.tensor([teacher.recall for teacher in teachers], device=device()).clamp(min=1e-6)
+    return Targets(items, said["vectors"].to(device()), scores, weights)
+
+
+def _ask(
+    problem: Problem, teachers: Sequence[Teacher], asked: Sequence[int], items: Tensor, progress: Progress | None
+) -> dict[str, Tensor]:
+    lengths = problem.tokens.lengths
+    said = {"vectors": encode_items(teachers[0].learner.model.tower, items, lengths)}
+    scores: dict[int, list[Tensor]] = {index: [] for index in asked}
     for number, teacher in enumerate(teachers):
-        tower = teacher.learner.model.tower
-        if best is None:
-            best = encode_items(tower, items, problem.tokens.lengths)
-        asked = ItemVectors(tower, [problem.train[index] for index in episodes], problem.tokens.lengths)
-        for done, index in enumerate(sorted(episodes), start=1):
+        if not asked:
+            break
+        vectors = ItemVectors(teacher.learner.model.tower, [problem.train[index] for index in asked], lengths)
+        for done, index in enumerate(asked, start=1):
             episode = problem.train[index]
-            adapted = teacher.learner.adapt(episode, asked.of(episode))
+            adapted = teacher.learner.adapt(episode, vectors.of(episode))
             with torch.no_grad():
-                share = adapted.scores(episode.query_history) / len(teachers)
-            scores[index] = scores[index] + share if index in scores else share
+                scores[index].append(adapted.scores(episode.query_history))
             if progress is not None:
-                progress(number * len(episodes) + done, len(teachers) * len(episodes))
-    assert best is not None, "no teachers"
-    return Targets(items, best, scores)
+                progress(number * len(asked) + done, len(teachers) * len(asked))
+    return said | {f"scores.{index}": torch.stack(each) for index, each in scores.items()}
+
+
+def _key(problem: Problem, teachers: Sequence[Teacher], asked: Sequence[int]) -> str:
+    """Of all that the answers depend on."""
+    protocol = problem.spec.protocol.model_dump(mode="json")
+    known = [problem.data.fingerprint, problem.encoder.identity, problem.spec.teacher.max_tokens, protocol, list(asked)]
+    digest = hashlib.sha256(json.dumps(known).encode())
+    for teacher in teachers:
+        digest.update(json.dumps([teacher.recall, teacher.learner.hyperparameters.to_dict()]).encode())
+        for name, weight in sorted(teacher.learner.model.state_dict().items()):
+            digest.update(name.encode() + weight.detach().float().cpu().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _read(file: Path) -> dict[str, Tensor] | None:
+    try:
+        return load_file(file)
+    except (FileNotFoundError, SafetensorError):
+        return None

@@ -1,8 +1,8 @@
 """Trains a student towards its targets: texts first, then rankings; resumable at any step.
 
 Embedding matching comes first because it needs no episodes and does most of the work; ranking as the adapted teachers
-do comes after, with embedding matching still beside it. As in `studies/training.py`, everything random is a function
-of (seed, step).
+do comes after, with the texts still beside it. As in `studies/training.py`, everything random is a function of
+(seed, step).
 """
 
 from __future__ import annotations
@@ -14,47 +14,64 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from distill.losses import embedding_loss, listwise_kl
-from distill.student import Student
+from distill.losses import embedding_loss, hidden_loss, listwise_kl, margin_mse, relational_loss
+from distill.student import Student, TokenTower
 from distill.targets import Targets
+from distill.teacher_states import TeacherStates
+from distill.vocabulary import Speller
 from studies.device import device
+from studies.distill_section import DistillSection
 from studies.encoder import by_length
 from studies.episodes import Episode
 from studies.learners.scene_task import ranking_loss
-from studies.spec import DistillSection
+from studies.thinning import thin
 from studies.training import ScheduledAdamW, load_weights
 
-TEXTS = 64
 QUERIES = 8
+# Candidates of a ranking step: what the support and the queries took, and others drawn at random.
+CANDIDATES = 48
 # Padded tokens per pass: with texts of similar length together, a third less of the work is padding.
 TOKENS = 2048
 WEIGHT_DECAY = 0.01
+# The head comes trained from the teacher, the encoder has lost most of its layers.
+HEAD_RATE = 0.1
 
 
 class Distiller:
     """Runs a distillation's steps; the optimizer is the teachers' (AdamW, warm-up, cosine decay, clipping).
 
     The student adapts as its teachers did: the inner loop moves the head alone, while the outer gradient reaches the
-    encoder through the vectors that the head reads.
+    encoder through the vectors that the head reads. Those are of the candidates; what only histories hold is read at
+    its target (as in `studies/towers.py`), a seventh of the work.
 
     Args:
         student: trained in place.
         targets: what to reproduce; must hold the scores of every episode that `rank_episodes` names.
         episodes: meta-training episodes.
         section: numbers of steps, and the seed of what each step reads.
+        states: the teacher's hidden states, where the hidden loss reads any.
     """
 
     def __init__(
-        self, student: Student, targets: Targets, episodes: Sequence[Episode], section: DistillSection
+        self,
+        student: Student,
+        targets: Targets,
+        episodes: Sequence[Episode],
+        section: DistillSection,
+        states: TeacherStates | None = None,
     ) -> None:
         self.student = student
-        self._targets, self._episodes, self._section = targets, episodes, section
+        self._targets, self._episodes, self._section, self._states = targets, episodes, section, states
         self._model = student.model
+        values = student.hyperparameters
+        trimmed = values.vocabulary == "catalogue" and values.spelling > 0
+        self._speller = Speller(student.tokenizer, student.max_tokens) if trimmed else None
         if device().type == "cpu":
             # On short texts in bf16, SDPA's backward pass takes three times as long there (measured).
             student.tower.model.set_attn_implementation("eager")
-        steps = section.embed_steps + section.rank_steps
-        self._optimizer = ScheduledAdamW(self._model, student.hyperparameters.lr, WEIGHT_DECAY, steps)
+        self._optimizer = ScheduledAdamW(
+            self._model, HEAD_RATE * values.lr, WEIGHT_DECAY, section.steps, encoder_lr=values.lr
+        )
 
     @property
     def step(self) -> int:
@@ -77,40 +94,57 @@ class Distiller:
                 progress(self.step)
 
     def _backward(self) -> float:
-        loss = self._embed() if self.step < self._section.embed_steps else self._rank()
+        loss = self._read() if self.step < self._section.embed_steps else self._rank()
         loss.backward()  # type: ignore[no-untyped-call]
         return float(loss.detach())
 
-    def _embed(self) -> Tensor:
-        """Embedding loss of a batch of texts."""
-        targets = self._targets
+    def _read(self) -> Tensor:
+        """The losses of a batch of texts."""
+        targets, values = self._targets, self.student.hyperparameters
         rng = np.random.default_rng([self._section.seed, self.step])
-        rows = rng.choice(len(targets.items), min(TEXTS, len(targets.items)), replace=False)
+        rows = rng.choice(len(targets.items), min(values.batch_size, len(targets.items)), replace=False)
         batch = torch.from_numpy(rows).to(targets.items.device)
-        return embedding_loss(self._encode(targets.items[batch]), targets.vectors[batch])
+        items, tower = targets.items[batch], self.student.tower
+        spelled = len(items) // 2 if self._speller else 0
+        if self._states is None:
+            vectors, hidden = encode(tower, items[spelled:]), None
+        else:
+            read = tower.read(items[spelled:], states=True)
+            ours, theirs = [read.states[layer] for layer in self._states.layers], self._states.of(items[spelled:])
+            vectors, hidden = read.vectors, hidden_loss(ours, theirs, read.mask, tower.projection)
+        if self._speller:
+            texts = self._speller.spell(tower.tokens.rows(items[:spelled]), values.spelling, rng)
+            other = TokenTower(tower.model, texts, tower.projection)
+            vectors = torch.cat([encode(other, torch.arange(spelled)), vectors])
+        loss = self._match(vectors, targets.vectors[batch])
+        return loss if hidden is None else loss + values.hidden * hidden
+
+    def _match(self, vectors: Tensor, wanted: Tensor) -> Tensor:
+        values = self.student.hyperparameters
+        loss = values.embedding * embedding_loss(vectors, wanted)
+        return loss + values.relational * relational_loss(vectors, wanted) if values.relational else loss
 
     def _rank(self) -> Tensor:
-        """All three losses on a few queries of one episode; each distinct text is encoded once."""
+        """All losses on a few queries of one episode; each distinct text is encoded once."""
         index, rng = draw(self._section.seed, self.step, len(self._episodes))
-        whole = self._episodes[index]
+        whole, values = self._episodes[index], self.student.hyperparameters
         size = min(QUERIES, len(whole.relevant))
         queries = torch.from_numpy(rng.choice(len(whole.relevant), size, replace=False)).to(whole.items.device)
-        episode = asking(whole, queries)
-        vectors = self._encode(episode.items)
+        episode, kept = asking(whole, queries, rng)
+        items, count = episode.items, episode.candidates
+        # Vectors that are not pulled to their targets must not be compared with them: then histories are read as well.
+        own, wanted = count if values.embedding else len(items), self._targets.of(items)
+        read = encode(self.student.tower, items[:own])
+        vectors = torch.cat([read, wanted[own:]])
         scores = self.student.learner.adapt(episode, vectors, training=True).scores(episode.query_history)
-        values = self.student.hyperparameters
-        return (
-            values.embed_weight * embedding_loss(vectors, self._targets.of(episode.items))
-            + values.soft_weight * listwise_kl(self._targets.scores[index][queries], scores, values.temperature)
-            + values.hard_weight * ranking_loss(scores, episode.relevant, episode.excluded)
-        )
-
-    def _encode(self, items: Tensor) -> Tensor:
-        """(M, D) vectors of (M,) items, with their graph."""
-        tower = self.student.tower
-        batches = [rows.to(items.device) for rows in by_length(tower.tokens.lengths[items.cpu()], TOKENS)]
-        vectors = torch.cat([tower(items[rows]) for rows in batches])
-        return vectors[torch.cat(batches).argsort()]
+        loss = self._match(read, wanted[:own])
+        if values.listwise or values.margin:
+            teachers = self._targets.ranking(index, values.teachers)[queries][:, kept]
+            loss = loss + values.listwise * listwise_kl(scores, teachers, values.temperature)
+            loss = loss + values.margin * margin_mse(scores, teachers, episode.relevant, episode.excluded)
+        if values.hard:
+            loss = loss + values.hard * ranking_loss(scores, episode.relevant, episode.excluded)
+        return loss
 
     def state(self) -> dict[str, Tensor]:
         """Tensors of a checkpoint: all weights and the optimizer's moments."""
@@ -122,10 +156,16 @@ class Distiller:
         self._optimizer.restore(tensors, step)
 
 
+def encode(tower: TokenTower, items: Tensor) -> Tensor:
+    """(M, D) vectors of (M,) items, with their graph, in groups of similar length."""
+    batches = [rows.to(items.device) for rows in by_length(tower.tokens.lengths[items.cpu()], TOKENS)]
+    vectors = torch.cat([tower(items[rows]) for rows in batches])
+    return vectors[torch.cat(batches).argsort()]
+
+
 def rank_episodes(section: DistillSection, count: int) -> set[int]:
     """The episodes, out of `count`, that a distillation's ranking steps will read."""
-    first = section.embed_steps
-    return {draw(section.seed, step, count)[0] for step in range(first, first + section.rank_steps)}
+    return {draw(section.seed, step, count)[0] for step in range(section.embed_steps, section.steps)}
 
 
 def draw(seed: int, step: int, count: int) -> tuple[int, np.random.Generator]:
@@ -134,22 +174,32 @@ def draw(seed: int, step: int, count: int) -> tuple[int, np.random.Generator]:
     return int(rng.integers(count)), rng
 
 
-def asking(episode: Episode, queries: Tensor) -> Episode:
-    """The episode with some of its queries and only the items that these, the support and the scene need.
+def asking(whole: Episode, queries: Tensor, rng: np.random.Generator) -> tuple[Episode, Tensor]:
+    """The episode with some of its queries and candidates, and only the items that these and the support need.
 
     Args:
-        episode: the whole.
+        whole: the episode.
         queries: (R,) rows of its queries.
+        rng: draws the candidates that remain.
+
+    Returns:
+        The smaller episode, and the (C',) positions of its candidates among the whole's.
     """
-    read = episode.support_history.any(0) | episode.query_history[queries].any(0)
-    read[: episode.candidates] = True
+    asked = replace(
+        whole,
+        query_history=whole.query_history[queries],
+        relevant=whole.relevant[queries],
+        excluded=whole.excluded[queries],
+        users=whole.users[queries],
+    )
+    small = thin(asked, CANDIDATES, rng)
+    kept = torch.searchsorted(whole.items[: whole.candidates], small.items[: small.candidates])
+    read = small.support_history.any(0) | small.query_history.any(0)
+    read[: small.candidates] = True
     needed = read.nonzero().squeeze(1)
     return replace(
-        episode,
-        items=episode.items[needed],
-        support_history=episode.support_history[:, needed],
-        query_history=episode.query_history[queries][:, needed],
-        relevant=episode.relevant[queries],
-        excluded=episode.excluded[queries],
-        users=episode.users[queries],
-    )
+        small,
+        items=small.items[needed],
+        support_history=small.support_history[:, needed],
+        query_history=small.query_history[:, needed],
+    ), kept

@@ -32,11 +32,11 @@ trainable_layers = {layers}
 eta = 2
 rungs = [2, 4]
 [distill]
-teachers = 2
-layers = 1
 trials = 1
 embed_steps = 4
 rank_steps = 2
+[distill.space]
+layers = 1
 """
 
 

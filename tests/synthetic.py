@@ -162,7 +162,7 @@ def tiny_spec(encoder: Path, **overrides: Mapping[str, Any] | str) -> StudySpec:
         "teacher": {"encoder": str(encoder), "max_tokens": 16},
         "search": {"trials": 3, "space": {"meta_batch_size": [2, 4]}},
         "pruner": {"rungs": [2, 4, 8]},
-        "distill": {"teachers": 1, "layers": 2, "trials": 1, "embed_steps": 4, "rank_steps": 4},
+        "distill": {"trials": 1, "embed_steps": 4, "rank_steps": 4},
     }
     for section, values in overrides.items():
         raw[section] = _merged(raw[section], values) if isinstance(values, Mapping) and section in raw else values

@@ -1,4 +1,4 @@
-"""The distillation as an Optuna study on a real PostgreSQL: pruned, resumed, with a front, and closed when it must be."""
+"""The distillation as an Optuna study on a real PostgreSQL: pruned, resumed, with a front, closed when it must be."""
 
 import re
 from functools import partial

@@ -59,11 +59,12 @@ trainable_layers = 0
 kind = "none"
 rungs = [2, 4]
 [distill]
-teachers = 1
-layers = 1
 trials = 1
 embed_steps = 2
 rank_steps = 2
+[distill.space]
+teachers = 1
+layers = 1
 """
 
 

@@ -2,7 +2,9 @@
 
 import copy
 import math
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,15 +12,17 @@ import torch
 from torch import nn
 
 from distill.hyperparameters import StudentHyperparameters
-from distill.losses import embedding_loss, listwise_kl
+from distill.initialisation import init_encoder
+from distill.losses import embedding_loss
 from distill.objective import Distillation, Teacher, evaluate, load_student
-from distill.student import TokenTower, init_student
+from distill.student import TokenTower
+from distill.teacher_states import TeacherStates, needed
 from distill.trainer import Distiller, asking, draw
 from storage import checkpoints
 from storage.errors import InputError
 from studies import encoder as encoders
 from studies.device import autocast, fast_bf16, full_precision
-from studies.encoder import Encoder, tokenize
+from studies.encoder import Encoder, Ragged, tokenize
 from studies.hyperparameters import Hyperparameters, LearnerName
 from studies.objective import Problem, prepare
 from studies.spec import TeacherSection
@@ -47,6 +51,12 @@ def distillation(problem: Problem, *teachers: Teacher) -> Distillation:
     return Distillation(problem, teachers or [teacher(problem)])
 
 
+def encoder_of(encoder: Encoder, tower: nn.Module | None, layers: int, init: str, width: int = 0) -> Any:
+    """The encoder of a new student, whose vocabulary is the teacher's."""
+    values = StudentHyperparameters(layers=layers, width=width, init=init, vocabulary="full")  # type: ignore[arg-type]
+    return init_encoder(encoder, tower, None, values)[0]
+
+
 def ignore(step: int, recall: float, cost_seconds: float) -> None:
     """A report that nobody reads."""
 
@@ -55,7 +65,7 @@ def ignore(step: int, recall: float, cost_seconds: float) -> None:
 def test_a_student_of_full_depth_is_the_bert(problem: Problem, init: str) -> None:
     """One weight in the wrong place and the student starts as noise, which training hides well enough to ship."""
     encoder = problem.encoder
-    student = init_student(encoder, None, encoder.layers, init)  # type: ignore[arg-type]
+    student = encoder_of(encoder, None, encoder.layers, init)
     items = torch.arange(40)
     with full_precision(), torch.no_grad():
         ours = TokenTower(student, problem.tokens)(items)
@@ -78,7 +88,7 @@ def test_what_the_teacher_trained_replaces_the_encoders_own(problem: Problem, la
         bert.embeddings.load_state_dict(tower.reader.embeddings.state_dict(), strict=False)  # no token table
     items = torch.arange(40)
     with full_precision(), torch.no_grad():
-        ours = TokenTower(init_student(encoder, tower, 4, "last"), problem.tokens)(items)
+        ours = TokenTower(encoder_of(encoder, tower, 4, "last"), problem.tokens)(items)
         theirs = TokenTower(bert, problem.tokens)(items)
     torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)
 
@@ -86,7 +96,7 @@ def test_what_the_teacher_trained_replaces_the_encoders_own(problem: Problem, la
 @pytest.mark.parametrize(("init", "layers"), [("alternate", [0, 3]), ("first", [0, 1]), ("last", [2, 3])])
 def test_init_takes_the_layers_it_names(problem: Problem, init: str, layers: list[int]) -> None:
     """Three names for one initialisation would make the search compare noise."""
-    student = init_student(problem.encoder, None, 2, init)  # type: ignore[arg-type]
+    student = encoder_of(problem.encoder, None, 2, init)
     for ours, theirs in zip(student.transformer.layer, layers, strict=True):
         bert = problem.encoder.model.encoder.layer[theirs]
         assert torch.equal(ours.attention.q_lin.weight, bert.attention.self.query.weight)
@@ -96,43 +106,7 @@ def test_init_takes_the_layers_it_names(problem: Problem, init: str, layers: lis
 def test_a_student_deeper_than_its_teacher_is_refused(problem: Problem) -> None:
     """There is no layer to start the fifth from."""
     with pytest.raises(InputError, match=r"5 layers .* has 4"):
-        init_student(problem.encoder, None, 5, "first")
-
-
-def test_the_listwise_loss_vanishes_where_rankings_agree() -> None:
-    """Scores far apart underflow to probability zero: 0 · log 0 must not become NaN."""
-    scores = torch.tensor([[0.0, 500.0, -500.0], [1.0, 1.0, 1.0]], requires_grad=True)
-    loss = listwise_kl(scores.detach() + 7, scores, 0.5)
-    loss.backward()
-    assert float(loss.detach()) == pytest.approx(0, abs=1e-6)
-    assert scores.grad is not None
-    assert float(scores.grad.abs().max()) == pytest.approx(0, abs=1e-6)
-
-
-@pytest.mark.parametrize("temperature", [0.5, 1.0, 8.0])
-def test_the_listwise_loss_and_its_gradient_are_hintons(temperature: float) -> None:
-    """KL the other way round, or without T², trains too, only worse; T² · dKL/ds is T · (q − p) / queries."""
-    rng = np.random.default_rng(0)
-    teacher_scores, student_scores = rng.normal(size=(2, 5, 7))
-
-    def softmax(scores: np.ndarray) -> np.ndarray:
-        exponent = np.exp(scores / temperature)
-        return exponent / exponent.sum(1, keepdims=True)
-
-    p, q = softmax(teacher_scores), softmax(student_scores)
-    student_tensor = torch.tensor(student_scores, requires_grad=True)
-    loss = listwise_kl(torch.tensor(teacher_scores), student_tensor, temperature)
-    loss.backward()
-    assert float(loss.detach()) == pytest.approx(temperature**2 * (p * np.log(p / q)).sum(1).mean())
-    assert student_tensor.grad is not None
-    np.testing.assert_allclose(student_tensor.grad.numpy(), temperature * (q - p) / 5, atol=1e-12)
-
-
-def test_the_embedding_loss_is_one_minus_cosine() -> None:
-    """Equal vectors must cost nothing, or the loss never settles."""
-    vectors = nn.functional.normalize(torch.randn(6, 8), dim=-1)
-    assert float(embedding_loss(vectors, vectors)) == pytest.approx(0, abs=1e-6)
-    assert float(embedding_loss(vectors, -vectors)) == pytest.approx(2, abs=1e-6)
+        encoder_of(problem.encoder, None, 5, "first")
 
 
 def test_embedding_matching_brings_the_student_closer(problem: Problem) -> None:
@@ -154,7 +128,7 @@ def test_embedding_matching_brings_the_student_closer(problem: Problem) -> None:
 def test_ranking_steps_train_encoder_and_head(problem: Problem, learner: LearnerName) -> None:
     """An inner loop that detaches the vectors would leave the encoder untrained, and nobody would notice."""
     shared = distillation(problem, teacher(problem, learner))
-    student = shared._start(StudentHyperparameters(embed_weight=0, lr=1e-3))
+    student = shared._start(StudentHyperparameters(embedding=0, lr=1e-3))
     before = {name: p.detach().clone() for name, p in student.model.named_parameters()}
     section = problem.spec.distill
     distiller = Distiller(student, shared.targets, problem.train, section)
@@ -164,32 +138,59 @@ def test_ranking_steps_train_encoder_and_head(problem: Problem, learner: Learner
     assert {"tower.model.transformer.layer.0.attention.v_lin.weight", "head.project.weight"} <= moved
 
 
-def test_teachers_are_averaged_and_adapted(problem: Problem) -> None:
+def test_teachers_are_adapted_and_weighted_by_their_recall(problem: Problem) -> None:
     """Targets of unadapted teachers, or of the best alone, would distil something else than what was found."""
     first, second = teacher(problem), teacher(problem, "anil", trial=1)
     shared = distillation(problem, first, second)
     assert shared.teachers[0] is second
-    index, wanted = next(iter(shared.targets.scores.items()))
+    index = next(iter(shared.targets.scores))
     episode = problem.train[index]
     scores = []
     for one in (first, second):
         vectors = one.learner.model.tower(episode.items)
         scores.append(one.learner.adapt(episode, vectors).scores(episode.query_history))
-    torch.testing.assert_close(wanted, (scores[0] + scores[1]) / 2)
+    torch.testing.assert_close(shared.targets.ranking(index, 2), (0.30 * scores[0] + 0.31 * scores[1]) / 0.61)
+    torch.testing.assert_close(shared.targets.ranking(index, 1), scores[1])
+
+
+def test_teachers_are_asked_once(problem: Problem, tmp_path: Path) -> None:
+    """Every resumed distillation would pay for its teachers again; and other teachers must not get these answers."""
+    asked: list[int] = []
+
+    def ask(one: Teacher) -> Distillation:
+        return Distillation(problem, [one], tmp_path, lambda done, _: asked.append(done))
+
+    first, again = ask(teacher(problem)), ask(teacher(problem))
+    count = len(first.targets.scores)
+    assert len(asked) == count
+    for index, scores in first.targets.scores.items():
+        assert torch.equal(again.targets.scores[index], scores)
+    assert torch.equal(again.targets.vectors, first.targets.vectors)
+    ask(teacher(problem, "anil"))
+    assert len(asked) == 2 * count
+    next(tmp_path.iterdir()).write_bytes(b"half a file")
+    ask(teacher(problem))
 
 
 def test_training_never_reads_held_out_texts(problem: Problem, monkeypatch: pytest.MonkeyPatch) -> None:
     """A student that has seen the test scenes' texts is not the student that a new scene will meet."""
     shared = distillation(problem, teacher(problem, "fomaml", trainable_layers=1))
-    student = shared._start(StudentHyperparameters())
+    student = shared._start(StudentHyperparameters(hidden=1.0))
     read: set[int] = set()
-    forward = TokenTower.forward
+    whole = {id(student.tower.tokens), id(problem.tokens)}
+    chosen, padded = Ragged.rows, Ragged.padded
 
-    def spy(self: TokenTower, items: torch.Tensor) -> torch.Tensor:
+    def rows(self: Ragged, items: torch.Tensor) -> Ragged:
         read.update(items.tolist())
-        return forward(self, items)
+        return chosen(self, items)
 
-    monkeypatch.setattr(TokenTower, "forward", spy)
+    def pad(self: Ragged, items: torch.Tensor, on: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+        if id(self) in whole:
+            read.update(items.tolist())
+        return padded(self, items, on)
+
+    monkeypatch.setattr(Ragged, "rows", rows)
+    monkeypatch.setattr(Ragged, "padded", pad)
     Distiller(student, shared.targets, problem.train, problem.spec.distill).train_to(10)
     held_out = set(problem.data.items_in(problem.split.held_out).tolist())
     assert read
@@ -202,15 +203,87 @@ def test_a_thinned_episode_scores_its_queries_the_same(problem: Problem) -> None
     one = teacher(problem, "fomaml")
     episode = max(problem.train, key=lambda episode: len(episode.items) - episode.candidates)
     queries = torch.tensor([len(episode.relevant) - 1, 0])
-    thin = asking(episode, queries)
+    thin, kept = asking(episode, queries, np.random.default_rng(0))
     assert len(thin.items) < len(episode.items)
+    assert torch.equal(thin.items[: thin.candidates], episode.items[kept])
 
     def scores(of: object) -> torch.Tensor:
         vectors = one.learner.model.tower(of.items)  # type: ignore[attr-defined]
         return one.learner.adapt(of, vectors).scores(of.query_history)  # type: ignore[attr-defined, arg-type]
 
+    assert thin.candidates == episode.candidates  # so few that all remain
     torch.testing.assert_close(scores(thin), scores(episode)[queries])
     assert torch.equal(thin.relevant, episode.relevant[queries])
+
+
+def test_a_narrower_student_starts_close_to_its_teacher() -> None:
+    """Rows of the wrong components, heads or neurons start as noise, which training hides well enough to ship."""
+    encoder: Encoder = encoders.load(TeacherSection())
+    nouns, kinds = ("milk", "shampoo", "dog food", "batteries", "apples"), ("organic", "family size", "cheap")
+    tokens = tokenize(encoder.tokenizer, [f"{kind} {noun}" for noun in nouns for kind in kinds], 48)
+    values = StudentHyperparameters(layers=6, width=352, vocabulary="full")
+    model, projection = init_encoder(encoder, None, None, values)
+    assert projection is not None
+    items = torch.arange(len(tokens))
+    with full_precision(), torch.no_grad():
+        ours = TokenTower(model, tokens, projection)(items)
+        theirs = TokenTower(encoder.model, tokens)(items)
+    assert float((ours * theirs).sum(1).mean()) > 0.7
+
+
+def test_a_narrow_students_heads_and_neurons_follow_its_width(problem: Problem) -> None:
+    """Attention heads cut in the middle are no heads."""
+    student = encoder_of(problem.encoder, None, 2, "first", width=16)
+    assert (student.config.n_heads, student.config.hidden_dim) == (2, 32)
+    with pytest.raises(InputError, match="40 wide cannot start"):
+        encoder_of(problem.encoder, None, 2, "first", width=40)
+
+
+@pytest.mark.parametrize("trained", [0, 1, 2])
+def test_hidden_states_are_the_teachers_own_layer_by_layer(problem: Problem, trained: int) -> None:
+    """A layer off by one trains the student towards the wrong depth, and nothing else would show it."""
+    encoder, items = problem.encoder, torch.arange(6)
+    assert needed(4, {2, 3, 4}, 0) == {1, 2, 3}
+    problem.cache.build(needed(4, {4}, trained))
+    states = TeacherStates(problem.cache, 4, 4, trained)
+    assert states.layers == [layer for layer in (1, 2, 3) if layer <= 4 - trained]
+    full = encoder_of(encoder, None, 4, "first")
+    with full_precision(), torch.no_grad():
+        read = TokenTower(full, problem.tokens).read(items, states=True)
+    for layer, theirs in zip(states.layers, states.of(items), strict=True):
+        torch.testing.assert_close(read.states[layer][read.mask], theirs[read.mask], atol=0.02, rtol=0.02)  # bf16
+
+
+@pytest.mark.parametrize("loss", ["embedding", "relational", "hidden"])
+def test_each_loss_on_texts_falls_as_it_is_trained(problem: Problem, loss: str) -> None:
+    """A weight that reaches no loss makes the search compare equal students."""
+    shared = distillation(problem)
+    off = dict.fromkeys(("embedding", "relational", "hidden"), 0.0)
+    student = shared._start(StudentHyperparameters(**{**off, loss: 10.0}, lr=1e-3, spelling=0.0))
+    problem.cache.build(needed(4, {2}, 0))
+    states = TeacherStates(problem.cache, 4, 2, 0) if loss == "hidden" else None
+    section = problem.spec.distill.model_copy(update={"embed_steps": 60})
+    distiller = Distiller(student, shared.targets, problem.train, section, states)
+    first = float(distiller._read().detach())
+    distiller.train_to(50)
+    assert float(distiller._read().detach()) < first
+
+
+@pytest.mark.parametrize("loss", ["listwise", "margin", "hard"])
+def test_each_loss_on_rankings_reaches_the_encoder(problem: Problem, loss: str) -> None:
+    """As above, of episodes."""
+    shared = distillation(problem)
+    off = dict.fromkeys(("embedding", "relational", "listwise", "margin", "hard"), 0.0)
+    student = shared._start(StudentHyperparameters(**{**off, loss: 1.0}))
+    section = problem.spec.distill
+    distiller = Distiller(student, shared.targets, problem.train, section)
+    distiller.restore(
+        {f"model.{name}": p.detach() for name, p in student.model.named_parameters()}, section.embed_steps
+    )
+    distiller._rank().backward()  # type: ignore[no-untyped-call]
+    gradient = student.tower.model.transformer.layer[0].ffn.lin1.weight.grad
+    assert gradient is not None
+    assert float(gradient.abs().max()) > 0
 
 
 @pytest.mark.parametrize("stop", [4, 6, 8])
@@ -241,7 +314,7 @@ def test_a_trial_reports_resumes_and_loads(problem: Problem, tmp_path: Path) -> 
     shared = distillation(problem)
     reports: list[tuple[int, float, float]] = []
     recall = shared.run_trial(StudentHyperparameters(), tmp_path / "whole", lambda *report: reports.append(report))
-    assert [step for step, _, _ in reports] == [6, 8, 10]
+    assert [step for step, _, _ in reports] == [2, 6, 10]
     assert reports[-1][1] == recall
     assert [cost for _, _, cost in reports] == sorted(cost for _, _, cost in reports)
 
@@ -249,7 +322,7 @@ def test_a_trial_reports_resumes_and_loads(problem: Problem, tmp_path: Path) -> 
         """What Ctrl-C looks like from inside."""
 
     def stop(step: int, recall: float, cost_seconds: float) -> None:
-        if step == 8:
+        if step == 6:
             raise Stopped
 
     with pytest.raises(Stopped):
@@ -259,7 +332,7 @@ def test_a_trial_reports_resumes_and_loads(problem: Problem, tmp_path: Path) -> 
     again = shared.run_trial(
         StudentHyperparameters(), tmp_path / "cut", lambda step, *_: later.append(step), progress=done.append
     )
-    assert (again, later, done) == (recall, [10], [9, 10])
+    assert (again, later, done) == (recall, [6, 10], [7, 8, 9, 10])
     student = load_student(problem, tmp_path / "cut")
     tensors, _ = checkpoints.last(tmp_path / "whole")
     for name, weight in student.model.named_parameters():
@@ -278,12 +351,11 @@ def test_a_trial_that_diverges_says_nan(problem: Problem, tmp_path: Path) -> Non
 
 
 def test_loading_refuses_another_studys_student(problem: Problem, tmp_path: Path) -> None:
-    """Layers that happen to be named alike would load into a student of another depth without a word."""
+    """Weights that happen to have the same shapes would load into a student of another encoder without a word."""
     distillation(problem).run_trial(StudentHyperparameters(), tmp_path / "t", ignore)
-    spec = problem.spec.model_copy(update={"distill": problem.spec.distill.model_copy(update={"layers": 1})})
     other = copy.copy(problem)
-    other.spec = spec
-    with pytest.raises(InputError, match="distils"):
+    other.encoder = replace(problem.encoder, identity="another")
+    with pytest.raises(InputError, match="of another encoder"):
         load_student(other, tmp_path / "t")
     with pytest.raises(InputError, match="holds no checkpoint"):
         load_student(problem, tmp_path / "nothing")
@@ -318,6 +390,6 @@ def test_the_bundled_encoder_maps_exactly() -> None:
     encoder: Encoder = encoders.load(TeacherSection())
     tokens = tokenize(encoder.tokenizer, ["whole milk", "dark chocolate with hazelnuts, 100 g"], 48)
     with full_precision(), torch.no_grad():
-        ours = TokenTower(init_student(encoder, None, 6, "alternate"), tokens)(torch.arange(2))
+        ours = TokenTower(encoder_of(encoder, None, 6, "alternate"), tokens)(torch.arange(2))
         theirs = TokenTower(encoder.model, tokens)(torch.arange(2))
     torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)

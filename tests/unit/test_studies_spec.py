@@ -6,7 +6,9 @@ from typing import Any
 
 import pytest
 
+from distill.hyperparameters import StudentHyperparameters
 from storage.errors import InputError
+from studies.distill_section import DEFAULT_STUDENT_SPACE
 from studies.domains import DEFAULT_SPACE, Range
 from studies.hyperparameters import Hyperparameters
 from studies.spec import StudySpec, differences, load_spec, parse_spec
@@ -191,8 +193,51 @@ def test_a_study_file_is_read_as_written(tmp_path: Path) -> None:
 
 
 def test_every_searched_parameter_is_a_hyperparameter() -> None:
-    """A parameter that no learner takes would fail each trial, one by one."""
+    """A parameter that no learner or student takes would fail each trial, one by one."""
     assert set(DEFAULT_SPACE) == set(Hyperparameters.__dataclass_fields__)
+    assert list(DEFAULT_STUDENT_SPACE) == list(StudentHyperparameters.__dataclass_fields__)
+
+
+@pytest.mark.parametrize(
+    ("distill", "message"),
+    [
+        ({"layers": 2}, "unknown key 'layers' in [distill]"),
+        ({"space": {"layer": 2}}, "unknown parameter 'layer'; did you mean 'layers'?"),
+        ({"space": {"layers": 0}}, "layers must be at least 1, got 0"),
+        ({"space": {"init": ["middle"]}}, "unknown init 'middle'"),
+        ({"space": {"vocabulary": "small"}}, "unknown vocabulary 'small'"),
+        ({"space": {"temperature": 0}}, "temperature must be above 0"),
+        ({"space": {"embedding": [0, 1.0]}}, "leaves texts nothing to be trained by"),
+        ({"space": {"listwise": 0.0, "hard": 0.0}}, "leaves rankings nothing to be trained by"),
+        ({"objectives": ["latency"]}, 'objectives start with "recall"'),
+        ({"objectives": ["recall", "recall"]}, 'objectives start with "recall", each once'),
+        ({"objectives": ["recall", "beauty"]}, "beauty"),
+        ({"retain": 1.5}, "retain"),
+    ],
+)
+def test_a_distillation_that_means_nothing_is_refused(distill: dict[str, Any], message: str) -> None:
+    """Found after the search, it would have cost the whole search."""
+    with pytest.raises(InputError) as caught:
+        spec(distill=distill)
+    assert message in str(caught.value)
+
+
+def test_ranking_losses_may_all_be_off_where_nothing_is_ranked() -> None:
+    """Matching texts alone is the cheapest distillation there is."""
+    section = spec(distill={"rank_steps": 0, "space": {"listwise": 0.0, "hard": 0.0}}).distill
+    assert section.steps == section.embed_steps == section.rungs[-1]
+    assert not section.applies("listwise", {})
+    assert not section.applies("temperature", {})
+    assert section.teachers == 2
+
+
+def test_a_student_parameter_without_use_is_not_searched() -> None:
+    """The sampler would learn from noise."""
+    section = spec().distill
+    assert not section.applies("hidden", {"layers": 1})
+    assert section.applies("hidden", {"layers": 2})
+    assert not section.applies("spelling", {"vocabulary": "full"})
+    assert not section.applies("temperature", {"listwise": 0.0})
 
 
 def test_a_space_of_learners_without_inner_loop_has_no_inner_parameters() -> None:
@@ -251,7 +296,8 @@ def test_budgets_and_folders_do_not_make_another_study(sections: dict[str, Any])
         ({"data": {"source": "completejourney", "max_scenes": 99}}, "data.max_scenes", "99"),
         ({"pruner": {"rungs": [1, 77]}}, "pruner.rungs", "[1, 77]"),
         ({"teacher": {"max_tokens": 9}}, "teacher.max_tokens", "9"),
-        ({"distill": {"layers": 1}}, "distill.layers", "1"),
+        ({"distill": {"space": {"layers": 1}}}, "distill.space.layers", "1"),
+        ({"distill": {"objectives": ["recall", "size"]}}, "distill.objectives", "['recall', 'size']"),
         ({"name": "other"}, "name", "'other'"),
     ],
 )

@@ -1,0 +1,47 @@
+"""The teacher's hidden states between layers, cached on disk as those of its frozen layers are, for the hidden loss."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from torch import Tensor
+
+from studies.embeddings import EmbeddingCache
+from studies.encoder import Ragged
+
+
+class TeacherStates:
+    """The states that a student's inner layers are to reproduce.
+
+    A student's layer j of n stands for the teacher's layer j·L/n (the uniform map of Jiao et al. 2020, section 3.1).
+    After the last layer the embedding loss takes over. Layers that a teacher trained itself have no cached states.
+
+    Args:
+        cache: of the encoder, in which `needed(...)` is built.
+        depth: L, of the encoder.
+        layers: n, of the student.
+        trained: top layers of the encoder that the teacher trained.
+
+    Attributes:
+        layers: the student's layers that are compared, from 1.
+    """
+
+    def __init__(self, cache: EmbeddingCache, depth: int, layers: int, trained: int) -> None:
+        above = _above(depth, layers, trained)
+        self.layers = list(above)
+        self._states: list[Ragged] = [cache.hidden(top) for top in above.values()]
+
+    def of(self, items: Tensor) -> list[Tensor]:
+        """(M, L, D) states of (M,) items' texts for each of `layers`, padded to the longest."""
+        return [states.padded(items, items.device)[0].float() for states in self._states]
+
+
+def needed(depth: int, layers: Collection[int], trained: int) -> set[int]:
+    """What `EmbeddingCache.build` must have been given for students of these numbers of layers."""
+    return {top for count in layers for top in _above(depth, count, trained).values()}
+
+
+def _above(depth: int, layers: int, trained: int) -> dict[int, int]:
+    """By the student's layer: how many of the encoder's layers lie above the one that it stands for."""
+    above = {layer: depth - round(layer * depth / layers) for layer in range(1, layers)}
+    return {layer: top for layer, top in above.items() if top > 0 and top >= trained}

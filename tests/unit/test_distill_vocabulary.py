@@ -1,0 +1,96 @@
+"""A trimmed vocabulary reads the catalogue as before and every other text without a hole."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from distill.vocabulary import Speller, needed_tokens, trim
+from storage.errors import InputError
+from studies import encoder as encoders
+from studies.encoder import tokenize
+from studies.spec import TeacherSection
+
+TEXTS = ["whole milk, 1 l, own brand", "dark chocolate with hazelnuts", "chicken broth", "corn flakes, 500 g"]
+WHOLE = encoders.load(TeacherSection()).tokenizer
+TOKENS = tokenize(WHOLE, TEXTS, 48)
+KEPT = needed_tokens(WHOLE, TOKENS, torch.arange(len(TEXTS)))
+TRIMMED = trim(WHOLE, KEPT)
+
+
+def pieces(text: str) -> list[int]:
+    """A text's tokens in the trimmed vocabulary, as ids of the whole one."""
+    return [int(KEPT[code]) for code in TRIMMED(text)["input_ids"]]
+
+
+def test_the_catalogues_texts_are_cut_as_before() -> None:
+    """Other pieces are other vectors: the student would start from something else than its teacher."""
+    for text in TEXTS:
+        assert pieces(text) == WHOLE(text)["input_ids"]
+
+
+def test_a_word_that_was_cut_away_falls_into_known_pieces() -> None:
+    """An unknown token for every new word would make all new products alike."""
+    read = WHOLE.convert_ids_to_tokens(pieces("granola"))
+    assert "[UNK]" not in read
+    assert "".join(piece.removeprefix("##") for piece in read[1:-1]) == "granola"
+    assert len(read) > len(WHOLE("granola")["input_ids"])
+
+
+@given(st.text(max_size=40))
+def test_no_text_becomes_unknown_that_was_not(text: str) -> None:
+    """The promise of the fallback, for any text whatever."""
+    unknown = WHOLE.unk_token_id
+    assert pieces(text).count(unknown) == WHOLE(text)["input_ids"].count(unknown)
+
+
+def test_ids_are_places_among_the_kept_and_special_tokens_are_there() -> None:
+    """A special token's old id in the template would read another token's row, or none."""
+    assert TRIMMED.vocab_size == len(TRIMMED) == len(KEPT) < 4000
+    for name in ("cls_token_id", "sep_token_id", "pad_token_id", "unk_token_id"):
+        assert int(KEPT[getattr(TRIMMED, name)]) == getattr(WHOLE, name)
+    assert WHOLE.vocab_size == 30522  # the caller's tokenizer is left alone
+
+
+def test_a_saved_trimmed_tokenizer_reads_the_same(tmp_path: Path) -> None:
+    """What is exported is the file, not the object."""
+    from transformers import AutoTokenizer
+
+    TRIMMED.save_pretrained(tmp_path)
+    again = AutoTokenizer.from_pretrained(tmp_path)
+    for text in (*TEXTS, "crème brûlée 北京 granola"):
+        assert again(text)["input_ids"] == TRIMMED(text)["input_ids"]
+
+
+def test_another_kind_of_tokenizer_is_refused() -> None:
+    """Byte-level pieces cannot be taken out one by one: the rest would no longer cover every text."""
+    from tokenizers import Tokenizer, models
+    from transformers import PreTrainedTokenizerFast
+
+    unigram = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.Unigram([("<unk>", 0.0), ("a", -1.0)], 0)))
+    with pytest.raises(InputError, match=r'Unigram.*vocabulary = "full"'):
+        trim(unigram, torch.arange(2))
+
+
+@given(st.integers(0, 1000), st.floats(0.05, 1))
+def test_spelling_keeps_the_letters_and_the_limit(seed: int, rate: float) -> None:
+    """A letter lost in splitting would teach the student another word."""
+    small = tokenize(TRIMMED, TEXTS, 48)
+    spelled = Speller(TRIMMED, 12).spell(small, rate, np.random.default_rng(seed))
+    assert len(spelled) == len(TEXTS)
+    for row, text in enumerate(TEXTS):
+        codes = spelled.values[spelled.offsets[row] : spelled.offsets[row + 1]].tolist()
+        read = TRIMMED.convert_ids_to_tokens(codes)
+        assert "".join(piece.removeprefix("##") for piece in read[1:-1]) == text.replace(" ", "")
+        assert len(codes) <= max(12, int(small.lengths[row]))
+        assert (read[0], read[-1]) == ("[CLS]", "[SEP]")
+
+
+def test_spelling_at_rate_one_gives_letters() -> None:
+    """The longest prefix alone would stop half-way and leave rare pieces unread."""
+    small = tokenize(TRIMMED, ["milk"], 48)
+    spelled = Speller(TRIMMED, 48).spell(small, 1.0, np.random.default_rng(0))
+    assert TRIMMED.convert_ids_to_tokens(spelled.values.tolist()) == ["[CLS]", "m", "##i", "##l", "##k", "[SEP]"]
