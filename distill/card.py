@@ -19,14 +19,19 @@ tags:
 
 # {study}
 
-A DistilBERT of {layers} layers ({parameters:,} parameters) that turns item texts into vectors of {width} dimensions
-and length 1, and a head ({head:,} parameters) that adapts from a handful of interactions to a new scene and ranks its
-items. Distilled by [scenetune](https://pypi.org/project/scenetune/) from the best recommenders of the study "{study}",
-which were built on `{encoder}`. Texts are cut at {max_tokens} tokens.
+A DistilBERT of {layers} ({parameters:,} parameters) that turns item texts into vectors of {dimensions}
+dimensions and length 1, and a head ({head:,} parameters) that adapts from a handful of interactions to a new scene and
+ranks its items. Distilled by [scenetune](https://pypi.org/project/scenetune/) from the best recommenders of the study
+"{study}", which were built on `{encoder}`. {vocabulary}Texts are cut at {max_tokens} tokens.
 
 ## How good it is
 
 {metrics}
+## What is in this folder
+
+{formats}
+Every format was opened in a fresh process and compared with the student before this folder appeared.
+
 ## How to open it
 
 Adapting to a scene and ranking its items, with scenetune:
@@ -39,7 +44,7 @@ scene = student.adapt(candidates=["whole milk", "oat drink"], support=[(["corn f
 ranking = scene.rank([["muesli"]], k=1)
 ```
 
-The vectors alone, with sentence-transformers or transformers:
+The vectors alone, with {tools}:
 
 ```python
 from sentence_transformers import SentenceTransformer
@@ -48,17 +53,36 @@ vectors = SentenceTransformer("path/to/this/folder").encode(["whole milk", "oat 
 ```
 
 ```python
+{transformers}```
+{onnx}
+`manifest.json` holds where it comes from (study file, fingerprint of the data, trial, teachers), every figure, and the
+SHA-256 of each file here.
+"""
+
+_TRANSFORMERS = """\
 from transformers import AutoModel, AutoTokenizer
 
 tokenizer = AutoTokenizer.from_pretrained("path/to/this/folder")
 model = AutoModel.from_pretrained("path/to/this/folder")
 inputs = tokenizer(["whole milk", "oat drink"], padding=True, truncation=True, return_tensors="pt")
-hidden, mask = model(**inputs).last_hidden_state, inputs["attention_mask"][..., None]
+hidden, mask = model(**inputs).last_hidden_state.float(), inputs["attention_mask"][..., None]
 mean = (hidden * mask).sum(1) / mask.sum(1)
-vectors = mean / mean.norm(dim=1, keepdim=True)
-```
+"""
 
-`manifest.json` holds the study file, the fingerprint of its data, every figure, and the SHA-256 of each file here.
+_PROJECTION = """\
+mean = mean @ load_file("path/to/this/folder/2_Dense/model.safetensors")["linear.weight"].float().T
+"""
+
+_ONNX = """
+```python
+import onnxruntime
+from transformers import AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained("path/to/this/folder")
+session = onnxruntime.InferenceSession("path/to/this/folder/onnx/model.onnx")
+inputs = tokenizer(["whole milk", "oat drink"], padding=True, truncation=True, return_tensors="np")
+(vectors,) = session.run(["sentence_embedding"], dict(inputs))
+```
 """
 
 
@@ -68,16 +92,54 @@ def model_card(manifest: Mapping[str, Any]) -> str:
     Args:
         manifest: of `distill.manifest.describe`; `metrics` as `hpo.evaluation.evaluate_all` gives it, or empty.
     """
+    narrow, graphs = manifest["width"] < manifest["dimensions"], "onnx" in manifest["formats"]
+    opening = f"from safetensors.torch import load_file\n{_TRANSFORMERS}{_PROJECTION}" if narrow else _TRANSFORMERS
     return _CARD.format(
         study=manifest["study"],
-        layers=manifest["layers"],
-        width=manifest["width"],
+        layers="1 layer" if manifest["layers"] == 1 else f"{manifest['layers']} layers",
+        dimensions=manifest["dimensions"],
         parameters=manifest["parameters"]["encoder"],
         head=manifest["parameters"]["head"],
         encoder=manifest["encoder"]["name"],
+        vocabulary=_vocabulary(**manifest["vocabulary"]),
         max_tokens=manifest["max_tokens"],
         metrics=_metrics(manifest["metrics"]),
+        formats=_formats(manifest["formats"], manifest["precision"], manifest["metrics"].get("k")),
+        tools=f"sentence-transformers{', transformers or ONNX Runtime' if graphs else ' or transformers'}",
+        transformers=f"{opening}vectors = mean / mean.norm(dim=1, keepdim=True)\n",
+        onnx=_ONNX if graphs else "",
     )
+
+
+def _vocabulary(kept: int, of: int | None) -> str:
+    if of is None or kept == of:
+        return ""
+    return f"Its vocabulary is {kept:,} of the {of:,} tokens of that encoder: those that the catalogue needs. "
+
+
+def _formats(formats: Mapping[str, Mapping[str, Any]], precision: str, k: int | None) -> str:
+    names = {
+        "hf": f"`model.safetensors` ({precision}), for transformers and sentence-transformers",
+        "onnx": "`onnx/model.onnx` (fp32), for ONNX Runtime",
+        "onnx-int8": "`onnx/model_int8.onnx` (8-bit weights), for ONNX Runtime",
+    }
+    lines = []
+    for name, found in formats.items():
+        facts = [f"least cosine to the student's vectors {found['cosine']:.6f}"] if "cosine" in found else []
+        if "overlap" in found:
+            facts.append(f"top-10 lists shared with the student {found['overlap']:.1%}")
+        lines.append(f"- {'; '.join([names[name], *facts])}.")
+    small = formats.get("onnx-int8", {})
+    if "recall" in small:
+        rates = small["texts_per_second"]
+        lines += [
+            "",
+            f"On the validation scenes recall@{k} is {small['recall']:.4f} with 8-bit weights and "
+            f"{small['recall_fp32']:.4f} in fp32. On the CPU that wrote this folder: {rates['onnx-int8']:,.0f} texts "
+            f"per second with 8-bit weights, {rates['onnx']:,.0f} with the fp32 graph, {rates['torch']:,.0f} with "
+            "torch.",
+        ]
+    return "\n".join(lines) + "\n"
 
 
 def _metrics(metrics: Mapping[str, Any]) -> str:

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -15,24 +15,34 @@ from typing import Any
 from distill.student import Student, parameters
 from storage.atomic import sha256
 from storage.errors import InputError
+from studies.spec import Format, Precision
 
-FORMAT = 3
+FORMAT = 4
 MANIFEST = "manifest.json"
 HEAD = "head.safetensors"
 LEXICON = "lexicon.safetensors"
+# Of a student narrower than its teacher; where sentence-transformers looks for a Dense module.
+PROJECTION = "2_Dense/model.safetensors"
 # What the caller of the export says: where the student comes from and how good it is.
 ORIGIN = ("study", "spec", "data_fingerprint", "encoder", "metrics")
 # Without these an export cannot be served, so a manifest that leaves one out vouches for nothing.
 SERVED = ("config.json", "model.safetensors", "tokenizer.json", HEAD, LEXICON)
+# Whose versions decide on what an export holds.
+_PACKAGES = ("scenetune", "torch", "transformers")
+_ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 _REMEDY = "export the study again, or restore the folder from a copy"
 
 
-def describe(student: Student, origin: Mapping[str, Any]) -> dict[str, Any]:
+def describe(
+    student: Student, origin: Mapping[str, Any], formats: Sequence[Format] = ("hf",), precision: Precision = "fp32"
+) -> dict[str, Any]:
     """The manifest without its files: origin and figures as given, and what the student itself tells.
 
     Args:
         student: what is exported.
-        origin: the entries named in `ORIGIN`, as JSON values.
+        origin: the entries named in `ORIGIN`, and others, as JSON values.
+        formats: what the export holds; what is measured of each is written beside its name.
+        precision: of the stored weights.
 
     Raises:
         ValueError: an entry of `ORIGIN` is missing.
@@ -45,16 +55,20 @@ def describe(student: Student, origin: Mapping[str, Any]) -> dict[str, Any]:
         "max_tokens": student.max_tokens,
         "layers": int(student.tower.model.config.num_hidden_layers),
         "width": int(student.tower.model.config.hidden_size),
+        "dimensions": int(student.head.project.weight.shape[1]),
         "learner": student.learner.hyperparameters.to_dict(),
         "distillation": asdict(student.hyperparameters),
+        "vocabulary": {"kept": int(student.tower.model.config.vocab_size), "of": origin["encoder"].get("vocabulary")},
         "parameters": {"encoder": parameters(student.tower), "head": parameters(student.head)},
-        "versions": {name: _version(name) for name in ("scenetune", "torch", "transformers")},
+        "precision": precision,
+        "formats": {name: {} for name in formats},
+        "versions": {name: _version(name) for name in (*_PACKAGES, *(_ONNX_PACKAGES if "onnx" in formats else ()))},
     }
 
 
 def seal(folder: Path, manifest: Mapping[str, Any]) -> None:
-    """Writes the manifest last: with the size and the SHA-256 of every other file."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    """Writes the manifest last, over an older one: with the size and the SHA-256 of every other file."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / MANIFEST)
     for path in files:
         path.chmod(0o644)  # safetensors makes its files private; an export is made to be passed on
     sealed = {
@@ -71,7 +85,7 @@ def verify(folder: Path) -> dict[str, Any]:
     Raises:
         InputError: the folder is no export, of another version, or a file is missing or altered.
     """
-    manifest = _read(folder)
+    manifest = read(folder)
     files: dict[str, str] = manifest["files"]
     for name in dict.fromkeys((*SERVED, *files)):
         path = folder / name
@@ -85,15 +99,20 @@ def verify(folder: Path) -> dict[str, Any]:
 
 
 def is_export(folder: Path) -> bool:
-    """Whether `folder` holds an export, intact or not."""
+    """Whether `folder` holds an export, intact or not, of this version or another."""
     try:
-        _read(folder)
-    except InputError:
+        manifest = json.loads((folder / MANIFEST).read_bytes())
+    except (OSError, ValueError):
         return False
-    return True
+    return isinstance(manifest, dict) and {"format", "study", "learner", "files"} <= manifest.keys()
 
 
-def _read(folder: Path) -> dict[str, Any]:
+def read(folder: Path) -> dict[str, Any]:
+    """The manifest of an export, whether its files still are what it says or not.
+
+    Raises:
+        InputError: the folder is no export, or one of another version.
+    """
     path = folder / MANIFEST
     try:
         manifest = json.loads(path.read_bytes())
@@ -110,8 +129,8 @@ def _read(folder: Path) -> dict[str, Any]:
             f"{path} has format {found!r}, this version reads {FORMAT}: use the version of scenetune that wrote it, "
             "or export the study again"
         )
-    read: dict[str, Any] = manifest
-    return read
+    checked: dict[str, Any] = manifest
+    return checked
 
 
 def _version(package: str) -> str:

@@ -17,7 +17,7 @@ from typing import Annotated
 import typer
 
 from hpo.commands import database as database_verbs
-from hpo.commands import studies
+from hpo.commands import distil, recommend, students, studies
 from hpo.commands.options import (
     Address,
     Database,
@@ -92,52 +92,11 @@ def run(
 
 
 app.add_typer(studies.app)
+app.add_typer(distil.app)
 
 
-@app.command()
-@verb("hpo export quickstart --out exports/quickstart-copy")
-def export(
-    name: Name,
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Export folder; must not exist yet.", show_default=False)],
-    database: Database = None,
-) -> None:
-    """Write a finished study's best student into a folder that transformers and sentence-transformers open."""
-    from hpo import job
-    from hpo.console import Console
-    from hpo.registry import load_spec_of
-    from hpo.search import cache_folder
-    from studies.objective import prepare
-
-    opened = connect(database)
-    spec = load_spec_of(opened, name)
-    job.check_evaluated(opened, name)
-    folder = job.export(opened, spec, prepare(spec, cache_folder()), out.absolute(), Console())
-    typer.echo(folder)
-
-
-@app.command()
-@verb("hpo evaluate exports/quickstart")
-def evaluate(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="An exported student.", show_default=False)],
-    study: Annotated[
-        Path | None, typer.Option(metavar="STUDY.toml", help="Take the data that its [data] names: they have moved.")
-    ] = None,
-    trec: Trec = None,
-    as_json: Json = False,
-) -> None:
-    """Score an exported student again on its study's test scenes, and compare with what its manifest says."""
-    from hpo.console import Console
-    from hpo.evaluation import evaluate_export
-
-    console = Console()
-    with console.progress("scoring test scenes") as report:
-        result = evaluate_export(folder, report, trec, load(study).data if study else None)
-    if as_json:
-        typer.echo(json.dumps(result))
-        return
-    from hpo.report import print_export_evaluation
-
-    print_export_evaluation(result, console)
+app.add_typer(students.app)
+app.add_typer(recommend.app)
 
 
 @app.command()

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from studies.data.source import Source
     from studies.objective import Problem
     from studies.scenes import Part
-    from studies.spec import StudySpec
+    from studies.spec import Format, StudySpec
 
 Progress = Callable[[int, int], None]
 # A system with its kind, as in `Scored`.
@@ -183,7 +183,11 @@ def _summarise(problem: Problem, part: Part, results: Mapping[str, Scored]) -> d
 
 
 def evaluate_export(
-    folder: Path, progress: Progress | None = None, dump: Path | None = None, data: Source | None = None
+    folder: Path,
+    progress: Progress | None = None,
+    dump: Path | None = None,
+    data: Source | None = None,
+    format: Format = "hf",
 ) -> dict[str, Any]:
     """Scores an exported student on the test scenes of the study that its manifest describes.
 
@@ -192,19 +196,25 @@ def evaluate_export(
         progress: called with (episodes done, episodes in all).
         dump: folder for the rankings in TREC formats; must not exist.
         data: where the study's data are now; where the manifest says if left out.
+        format: which of its encoders gives the vectors.
 
     Returns:
         The recall with its interval as measured now, and as the manifest has it.
 
     Raises:
-        InputError: the folder is not an intact export, or the data are not those of its study.
+        InputError: the folder is not an intact export or lacks the format, or the data are not those of its study.
     """
     from distill.inference import as_student, load_export
+    from distill.manifest import verify
     from distill.objective import evaluate as evaluate_student
+    from distill.onnx_export import GRAPHS
+    from distill.onnx_tower import through
     from studies.encoder import tokenize
     from studies.objective import prepare
     from studies.spec import parse_spec
 
+    if format not in (held := verify(folder)["formats"]):
+        raise InputError(f"{folder} has no format {format}, it has {', '.join(held)}; export it with --format {format}")
     exported = load_export(folder)
     spec = parse_spec(exported.manifest["spec"], f"the manifest of {folder}")
     spec = spec if data is None else spec.model_copy(update={"data": data})
@@ -215,12 +225,15 @@ def evaluate_export(
             f"{problem.data.fingerprint[:12]}); give the same files and versions as then"
         )
     student = as_student(exported, tokenize(exported.tokenizer, problem.data.texts, exported.max_tokens))
+    if format != "hf":
+        student = through(folder / GRAPHS[format], student)
     with trec.dump(dump, problem.data, problem.test) if dump else nullcontext() as writer:
         run = writer.run("student") if writer else None
         result = evaluate_student(student, problem, problem.test, progress, run)
     recorded = exported.manifest["metrics"]
     return {
         "study": spec.name,
+        "format": format,
         "k": recorded["k"],
         "scenes": len(result.scenes),
         "recall": asdict(bootstrap(result.values())),
@@ -253,14 +266,27 @@ def inference_figures(problem: Problem, teacher: Teacher, student: Student) -> d
     return figures
 
 
-def manifest(problem: Problem, evaluation: dict[str, Any]) -> dict[str, Any]:
-    """What an export says of its origin."""
-    spec = problem.spec
+def manifest(problem: Problem, evaluation: dict[str, Any], distillation: str, student: Student) -> dict[str, Any]:
+    """What an export says of its origin.
+
+    Args:
+        problem: the study's data.
+        evaluation: of `evaluate_all`, with the trial of the student.
+        distillation: name of the study of students.
+        student: the one that is exported.
+    """
+    spec, encoder = problem.spec, problem.encoder
     return {
         "study": spec.name,
         "spec": spec.model_dump(mode="json"),
         "data_fingerprint": problem.data.fingerprint,
-        "encoder": {"name": problem.encoder.name, "sha256": problem.encoder.identity},
+        "encoder": {"name": encoder.name, "sha256": encoder.identity, "vocabulary": encoder.model.config.vocab_size},
+        "lineage": {
+            "distillation": distillation,
+            "trial": evaluation["student_trial"],
+            # Of the winners that were scored, those that this student learnt from: the best ones.
+            "teachers": evaluation["teachers"][: student.hyperparameters.teachers],
+        },
         "metrics": evaluation,
     }
 

@@ -7,32 +7,25 @@ With `hpo/cli.py`, the only place that wires implementations together.
 
 from __future__ import annotations
 
-import functools
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hpo.console import Console, Report
+from hpo.console import Console
 from hpo.engines import EngineName
 from hpo.launcher import launch, make_engine, search_workers
 from hpo.registry import check_definition, distillation_name, register
 from hpo.reporting.document import search_figures, study_document
-from hpo.search import cache_folder, ranked, winners
+from hpo.search import cache_folder
 from hpo.watch import snapshot
 from storage.artifacts import trial_folder
-from storage.errors import InputError, StudyStopped
+from storage.errors import InputError
 from storage.postgres import Database
 from storage.records import Records
 from storage.store import check_store
 from studies.spec import StudySpec
 
 if TYPE_CHECKING:
-    import optuna
-    from optuna.trial import FrozenTrial
-
-    from distill.objective import Distillation, Student, Teacher
-    from hpo.claims import Claims
-    from hpo.finalists import Finalists
     from studies.objective import Problem
 
 EVALUATION, EXPORT = "evaluation", "export"
@@ -72,10 +65,10 @@ def run(
     records = Records(database.engine)
     if (stored := records.load_study(spec.name)) is not None:
         check_definition(stored, spec)
-    _check_export_folder(records, spec.name, folder)
+    check_export(records, spec, folder)
     evaluation = records.stage_result(spec.name, EVALUATION)
     _check_trec_folder(trec, spec.name, evaluated=evaluation is not None)
-    if evaluation is None or not _exported_here(records, spec.name, folder):
+    if evaluation is None or not _exported_here(records, spec, folder):
         starts = make_engine(engine, database, spec, workers, address)
         spec, problem = begin(database, spec, console, workers)
         if evaluation is None:
@@ -133,118 +126,36 @@ def distil_and_evaluate(
     database: Database, spec: StudySpec, problem: Problem, console: Console, trec: Path | None = None
 ) -> dict[str, Any]:
     """Distils the winners and scores everything on the test scenes, once; the figures are kept for good."""
+    from hpo.distillation import choose, distil, open_distillation
     from hpo.evaluation import evaluate_all
+    from hpo.students import students
 
     teachers, rival, finalists = choose(database, spec, problem, console)
     student, trial = distil(database, spec, problem, teachers, console)
     with console.progress("scoring test scenes") as report:
         result = evaluate_all(problem, teachers, rival, student, report, trec)
-    result |= {"student_trial": trial, "finalists": asdict(finalists)}
+    found = students(open_distillation(database, spec), spec)
+    result |= {"student_trial": trial, "students": found, "finalists": asdict(finalists)}
     return Records(database.engine).finish_stage(spec.name, EVALUATION, result)
 
 
-def choose(
-    database: Database, spec: StudySpec, problem: Problem, console: Console
-) -> tuple[list[Teacher], Teacher | None, Finalists]:
-    """The search's winners and their rival, the best of plain fine-tuning, each the best of as many finalists.
+def export(
+    database: Database, spec: StudySpec, problem: Problem, folder: Path, console: Console, *, force: bool = False
+) -> Path:
+    """Writes the best student's folder in the formats of the spec, unless it has been written; returns where it is.
 
-    Returns:
-        The teachers, best first; the rival, None where no trial of fine-tuning has finished; and all that the former
-        were chosen from.
-    """
-    from hpo.finalists import Recheck
-    from hpo.trials import open_study
-
-    study, count = open_study(database.storage, spec.name), spec.finalist_count()
-    best = winners(study, count)
-    plain = [trial for trial in ranked(study) if trial.params.get("learner") == "finetune"][:count]
-    trials = {trial.number: trial for trial in (*best, *plain)}
-    recheck = Recheck(database, spec, problem)
-    with console.progress("looking at the finalists again") as report:
-        finalists = recheck(best, lambda done, _: report(done, len(best) + len(plain)))
-        rivals = recheck(plain, lambda done, _: report(len(best) + done, len(best) + len(plain))) if plain else None
-
-    def teachers(found: Finalists, count: int) -> list[Teacher]:
-        return [_teacher(spec, problem, trials[each.trial], each.recall) for each in found.ranked[:count]]
-
-    rival = teachers(rivals, 1)[0] if rivals else None
-    return teachers(finalists, spec.distill.teachers), rival, finalists
-
-
-def _teacher(spec: StudySpec, problem: Problem, trial: FrozenTrial, recall: float) -> Teacher:
-    from distill.objective import Teacher
-    from hpo.lineage import origin
-    from studies.objective import load_teacher
-
-    learner = load_teacher(problem, trial_folder(spec.name, origin(trial)))
-    return Teacher(trial.number, recall, learner)
-
-
-def distil(
-    database: Database, spec: StudySpec, problem: Problem, teachers: list[Teacher], console: Console
-) -> tuple[Student, int]:
-    """The distillation's own Optuna study: runs what is left of its trials; returns the best student and its trial."""
-    from distill.objective import Distillation, StudentHyperparameters, load_student
-    from hpo.budget import Budget
-    from hpo.claims import Claims
-    from hpo.search_space import SeededByTrial
-    from hpo.trials import open_study, run_all
-
-    name = distillation_name(spec.name)
-    study = open_study(database.storage, name, SeededByTrial(_student_sampler, spec.distill.seed), create=True)
-    study.set_user_attr("search study", spec.name)
-    with Records(database.engine).exclusive(name):
-        study.enqueue_trial(asdict(StudentHyperparameters()), skip_if_exists=True)
-
-    @functools.cache
-    def distillation() -> Distillation:
-        with console.progress("asking the teachers") as report:
-            return Distillation(problem, teachers, report)
-
-    def objective(trial: optuna.Trial) -> float:
-        shared = distillation()
-        with console.progress(f"distilling, trial {trial.number + 1} of {spec.distill.trials}") as report:
-            return _distil_once(shared, trial_folder(name, trial.number), report, trial, claims)
-
-    claims = Claims(database, study, spec.name, spec.search.retries, timed=False)
-    for _ in run_all(claims, Budget(spec.distill.trials), objective):
-        pass
-    if claims.called_off():
-        raise StudyStopped(f"study {spec.name!r} was stopped; hpo run with its study file goes on")
-    best = winners(study, 1)[0]
-    return load_student(problem, trial_folder(name, best.number)), best.number
-
-
-def _student_sampler(seed: int) -> optuna.samplers.BaseSampler:
-    import optuna
-
-    return optuna.samplers.TPESampler(seed=seed, n_startup_trials=3)
-
-
-def _distil_once(
-    distillation: Distillation, folder: Path, progress: Report, trial: optuna.Trial, claims: Claims
-) -> float:
-    from distill.objective import suggest
-    from hpo.trials import Paused
-
-    section = distillation.problem.spec.distill
-    steps = section.embed_steps + section.rank_steps
-
-    def report(step: int, recall: float, cost_seconds: float) -> None:
-        claims.check(trial)
-        trial.report(recall, step)
-        trial.set_user_attr("cost_seconds", round(cost_seconds, 2))
-        if step < steps and claims.called_off():
-            raise Paused("the study was stopped")
-
-    return distillation.run_trial(suggest(trial), folder, report, lambda step: progress(step, steps))
-
-
-def export(database: Database, spec: StudySpec, problem: Problem, folder: Path, console: Console) -> Path:
-    """Writes the best student's folder, unless it has been written; returns where it is.
+    Args:
+        database: where the study lives.
+        spec: the study; `[export]` says how.
+        problem: the study's data.
+        folder: the export.
+        console: for progress.
+        force: write it again over an older export, of whatever study.
 
     Raises:
-        InputError: the study has not been evaluated yet, or the folder exists and is not this study's.
+        InputError: the study has not been evaluated yet, the folder exists and is not this study's or no export at
+            all, or a package that a format takes is missing.
+        ScenetuneError: a format does not give what the student does, or costs too much recall.
     """
     from distill.export import export as write
     from distill.objective import load_student
@@ -253,15 +164,38 @@ def export(database: Database, spec: StudySpec, problem: Problem, folder: Path, 
 
     records = Records(database.engine)
     evaluation = check_evaluated(database, spec.name)
-    if _exported_here(records, spec.name, folder):
+    check_export(records, spec, folder, force=force)
+    if not force and _exported_here(records, spec, folder):
         return folder
-    _check_export_folder(records, spec.name, folder)
     study = open_study(database.storage, distillation_name(spec.name))
     student = load_student(problem, trial_folder(study.study_name, evaluation["student_trial"]))
     console.note(f"exporting to {folder}, and checking it in a fresh process")
-    write(student, problem.encoder.tokenizer, problem.lexicon, folder, manifest(problem, evaluation))
+    origin = manifest(problem, evaluation, study.study_name, student)
+    how = spec.export
+    write(
+        student,
+        problem.lexicon,
+        folder,
+        origin,
+        formats=how.formats,
+        precision=how.precision,
+        replace=force,
+        problem=problem,
+    )
+    _note_slow_int8(folder, console)
     records.finish_stage(spec.name, f"{EXPORT} {folder}", {"folder": str(folder)})
     return folder
+
+
+def _note_slow_int8(folder: Path, console: Console) -> None:
+    from distill.manifest import read
+
+    rates = read(folder)["formats"].get("onnx-int8", {}).get("texts_per_second")
+    if rates and rates["onnx-int8"] < rates["onnx"]:
+        console.note(
+            f"8-bit weights are slower on this CPU: {rates['onnx-int8']:,.0f} texts/s, in fp32 {rates['onnx']:,.0f}; "
+            "onnx/model.onnx serves faster here"
+        )
 
 
 def check_evaluated(database: Database, name: str) -> dict[str, Any]:
@@ -276,8 +210,18 @@ def check_evaluated(database: Database, name: str) -> dict[str, Any]:
     return evaluation
 
 
-def _exported_here(records: Records, name: str, folder: Path) -> bool:
-    return folder.exists() and records.stage_result(name, f"{EXPORT} {folder}") is not None
+def _exported_here(records: Records, spec: StudySpec, folder: Path) -> bool:
+    """Whether a folder holds the study's student, with all that the spec wants of an export."""
+    from distill.manifest import read
+
+    if not folder.exists() or records.stage_result(spec.name, f"{EXPORT} {folder}") is None:
+        return False
+    try:
+        manifest = read(folder)
+    except InputError:
+        return False
+    held = manifest["study"], manifest["precision"]
+    return held == (spec.name, spec.export.precision) and set(spec.export.formats) <= set(manifest["formats"])
 
 
 def _check_trec_folder(folder: Path | None, name: str, *, evaluated: bool) -> None:
@@ -293,10 +237,23 @@ def _check_trec_folder(folder: Path | None, name: str, *, evaluated: bool) -> No
         raise InputError(f"the folder {folder} for the rankings exists already; name another with --trec, or remove it")
 
 
-def _check_export_folder(records: Records, name: str, folder: Path) -> None:
-    """Before hours of work: refuses a folder that the export would find taken."""
-    if folder.exists() and not _exported_here(records, name, folder):
+def check_export(records: Records, spec: StudySpec, folder: Path, *, force: bool = False) -> None:
+    """Before hours of work: refuses what the export could not write at its end.
+
+    Raises:
+        InputError: the folder is taken by something else, or a package that a format takes is missing.
+    """
+    from distill.export import check_replaceable
+    from distill.onnx_export import check_packages
+
+    if _exported_here(records, spec, folder):
+        return
+    if "onnx" in spec.export.formats:
+        check_packages()
+    check_replaceable(folder, replace=force)
+    if folder.exists() and not force:
+        wanted = f"{', '.join(spec.export.formats)} in {spec.export.precision}"
         raise InputError(
-            f"the export folder {folder} exists already and does not hold study {name!r}; "
-            "name another with --out, or remove it"
+            f"the export folder {folder} exists already and does not hold study {spec.name!r} as {wanted}; "
+            f"name another with --out, remove it, or replace an export: hpo export {spec.name} --out {folder} --force"
         )

@@ -1,0 +1,89 @@
+"""`hpo export`, `evaluate`: the best student as a folder, and whether a folder still is what it says."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from hpo.commands.options import Database, Json, Name, Trec, connect, load
+from hpo.commands.verb import verb
+from storage.errors import InputError
+
+app = typer.Typer()
+_FORMATS = "hf, onnx, onnx-int8"
+
+
+@app.command()
+@verb("hpo export quickstart --out exports/quickstart-onnx --format hf,onnx")
+def export(
+    name: Name,
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Export folder; must not exist yet.", show_default=False)],
+    formats: Annotated[
+        str | None,
+        typer.Option("--format", metavar="LIST", help=f"Of {_FORMATS}, with commas; by default the study file's."),
+    ] = None,
+    precision: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Of the stored weights: fp32, fp16 or bf16; by default the study file's."),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace an export that is there.")] = False,
+    database: Database = None,
+) -> None:
+    """Write a finished study's best student into a folder that transformers and sentence-transformers open."""
+    from hpo import job
+    from hpo.console import Console
+    from hpo.registry import load_spec_of
+    from hpo.search import cache_folder
+    from storage.records import Records
+
+    opened = connect(database)
+    spec = _with_export(load_spec_of(opened, name), formats, precision)
+    job.check_evaluated(opened, name)
+    folder = out.absolute()
+    job.check_export(Records(opened.engine), spec, folder, force=force)
+    from studies.objective import prepare
+
+    typer.echo(job.export(opened, spec, prepare(spec, cache_folder()), folder, Console(), force=force))
+
+
+def _with_export(spec: Any, formats: str | None, precision: str | None) -> Any:
+    """The spec with what the command line says of the export in the place of its own."""
+    from studies.spec import parse_spec
+
+    section = spec.export.model_dump(mode="json")
+    if formats is not None:
+        section["formats"] = [each.strip() for each in formats.split(",")]
+    if precision is not None:
+        section["precision"] = precision
+    return parse_spec(spec.model_dump(mode="json") | {"export": section}, "the command line")
+
+
+@app.command()
+@verb("hpo evaluate exports/quickstart")
+def evaluate(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="An exported student.", show_default=False)],
+    study: Annotated[
+        Path | None, typer.Option(metavar="STUDY.toml", help="Take the data that its [data] names: they have moved.")
+    ] = None,
+    format: Annotated[str, typer.Option(metavar="NAME", help=f"Which encoder to score: {_FORMATS}.")] = "hf",
+    trec: Trec = None,
+    as_json: Json = False,
+) -> None:
+    """Score an exported student again on its study's test scenes, and compare with what its manifest says."""
+    if format not in _FORMATS.split(", "):
+        raise InputError(f"--format {format} is unknown; one of {_FORMATS}")
+    from hpo.console import Console
+    from hpo.evaluation import evaluate_export
+
+    console = Console()
+    with console.progress("scoring test scenes") as report:
+        result = evaluate_export(folder, report, trec, load(study).data if study else None, format)  # type: ignore[arg-type]
+    if as_json:
+        typer.echo(json.dumps(result))
+        return
+    from hpo.report import print_export_evaluation
+
+    print_export_evaluation(result, console)
