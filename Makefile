@@ -33,6 +33,8 @@ bench: $(READY)
 	$(BIN)/python benchmarks/pruner_speed.py --quick
 	$(BIN)/python benchmarks/chaos.py --quick
 	$(BIN)/python benchmarks/many_workers.py --quick
+	$(BIN)/python benchmarks/student.py --quick
+	$(BIN)/python benchmarks/adapt_and_rank.py --quick
 
 clean:
 	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache

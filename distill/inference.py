@@ -10,16 +10,14 @@ import copy
 from collections.abc import Sequence
 from pathlib import Path
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from distill.backends import Backend, Embedder, Precision, Progress, open_encoder
 from distill.catalogue import Catalogue, Known
 from distill.opened import ExportedStudent, as_student, load_export
 from distill.scene import History, Ranking, Scene
-from studies.device import device
-from studies.hyperparameters import Hyperparameters
-from studies.learners import Learner, build
-from studies.recommender import Recommender
+from distill.student import adapting
+from studies.learners import Learner
 
 __all__ = ["Catalogue", "ExportedStudent", "Ranking", "Scene", "StudentRecommender", "as_student", "load_export"]
 
@@ -50,7 +48,7 @@ class StudentRecommender:
         protocol = exported.manifest["spec"]["protocol"]
         self._known = Known(
             embed=self._embedder.embed,
-            learner=_learner(exported),
+            learner=adapting(copy.deepcopy(exported.head), exported.learner),
             lexicon=exported.lexicon,
             # Where every item of the shop is a candidate everywhere, training has read all of their texts.
             counted=protocol["candidates"] == "all",
@@ -121,11 +119,3 @@ class StudentRecommender:
             InputError: as of `catalogue` and `Catalogue.adapt`.
         """
         return self.catalogue(candidates, products).adapt(support)
-
-
-def _learner(exported: ExportedStudent) -> Learner:
-    """Adapts a copy of the export's head, which has no encoder to adapt."""
-    values = Hyperparameters(**exported.learner.to_dict() | {"trainable_layers": 0})
-    head = copy.deepcopy(exported.head)
-    head.train_only(values.head)  # what the teacher's inner loop leaves alone, the student's must too
-    return build(Recommender(nn.Identity(), head).to(device()), values)

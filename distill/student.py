@@ -185,11 +185,15 @@ def assemble(
         learner: the teacher's values; the inner loop is the same.
         hyperparameters: what the student is distilled with.
     """
+    tower = TokenTower(model, texts.tokens, projection).to(device())
+    return Student(tower, adapting(head, learner), texts.tokenizer, max_tokens, hyperparameters)
+
+
+def adapting(head: Head, learner: Hyperparameters) -> Learner:
+    """Adapts a head, on the device, as a teacher with these values does, with nothing of an encoder to adapt."""
     values = Hyperparameters(**learner.to_dict() | {"trainable_layers": 0})
     head.train_only(values.head)  # what the teacher's inner loop leaves alone, the student's must too
-    recommender = Recommender(nn.Identity(), head).to(device())
-    tower = TokenTower(model, texts.tokens, projection).to(device())
-    return Student(tower, build(recommender, values), texts.tokenizer, max_tokens, hyperparameters)
+    return build(Recommender(nn.Identity(), head).to(device()), values)
 
 
 def parameters(module: nn.Module) -> int:

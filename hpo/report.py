@@ -35,7 +35,8 @@ def print_result(result: dict[str, Any], console: Console) -> None:
 def print_export_evaluation(result: dict[str, Any], console: Console) -> None:
     """What `hpo evaluate` found."""
     now, then = _interval(result["recall"], "{:.4f}"), _interval(result["recorded"], "{:.4f}")
-    console.out.print(f"{result['study']}: test recall@{result['k']} over {result['scenes']} scenes", markup=False)
+    head = f"{result['study']}, {result['format']}: test recall@{result['k']} over {result['scenes']} scenes"
+    console.out.print(head, markup=False)
     console.out.print(f"  now       {now}\n  manifest  {then}", markup=False)
 
 
