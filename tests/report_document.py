@@ -55,7 +55,18 @@ def document(seed: int = 0, scenes: int = 24, baselines_only: bool = False) -> d
             for name in names
         },
         "transfer": [_group(rng, *group) for group in GROUPS],
-        "retention": {"baseline": "support popularity", "recall": 0.957, "lift": 0.857},
+        "retention": {
+            "baseline": "support popularity",
+            "recall": 0.957,
+            "lift": 0.857,
+            "intervals": {"recall": interval(0.957, 0.01), "lift": interval(0.857, 0.08)},
+        },
+        "students": [
+            _student(0, 0.384, 0.33, 0.23, front=True),
+            _student(1, 0.381, 0.17, 0.15, front=True, taken=True),
+            _student(2, 0.379, 0.21, 0.19),
+            _student(3, 0.3312, None, None, reason="ranks 4 of 4 at 100 steps | <i>pruned</i>"),
+        ],
         "finalists": {
             "draws": 3,
             "optimism": 0.0042,
@@ -71,7 +82,7 @@ def document(seed: int = 0, scenes: int = 24, baselines_only: bool = False) -> d
         },
     }
     if baselines_only:
-        for key in ("best_teacher", "student_trial", "transfer", "retention", "teachers", "inference"):
+        for key in ("best_teacher", "student_trial", "transfer", "retention", "teachers", "students", "inference"):
             del evaluation[key]
     return _study(evaluation, None if baselines_only else _search(rng), baselines_only)
 
@@ -83,6 +94,12 @@ GROUPS = (
     ("nearness to training", "<b>far</b> $or$ | 远", 12, 0.3),
     ("nearness to training", "near", 12, 0.15),
 )
+
+
+def _student(trial, recall, latency, size, *, front=False, taken=False, reason=None):
+    state = "pruned" if latency is None else "complete"
+    figures = {"trial": trial, "state": state, "recall": recall, "latency": latency, "size": size}
+    return figures | {"params": {"layers": 1, "lr": 0.001}, "reason": reason, "front": front, "taken": taken}
 
 
 def interval(mean: float, half: float = 0.05) -> dict[str, float]:

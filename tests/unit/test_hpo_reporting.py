@@ -131,7 +131,7 @@ def test_ids_are_unique_and_references_find_theirs(folder, page):
 def test_figures_are_labelled_and_keep_text_as_text(folder):
     """Names of any script are the browser's to draw; none is mathematics."""
     drawings = re.findall(r"<svg.*?</svg>", (folder / "report.html").read_text("utf-8"), re.DOTALL)
-    assert len(drawings) == 4 + 5
+    assert len(drawings) == 5 + 5
     roots = [ElementTree.fromstring(drawing) for drawing in drawings]
     assert all(root.get("role") == "img" and root.get("aria-label") for root in roots)
     texts = {text.text for root in roots for text in root.iter("{http://www.w3.org/2000/svg}text")}
@@ -228,8 +228,25 @@ def test_trials_teachers_inference_and_protocol_are_the_documents(found, page):
         ["student / teacher", "0.77×", "0.76×", "1.94×"],
     ]
     assert dict(page.table("setting"))["split"] == "0.5, 0.2, 0.3"
-    for fact in ("95.7%", "86% of its lift", "pruning saved 67%", "ab12" * 16, "hpo evaluate exports/quickstart"):
+    for fact in (
+        "95.7%",
+        "86% [78%, 94%] of its lift",
+        "pruning saved 67%",
+        "ab12" * 16,
+        "hpo evaluate exports/quickstart",
+    ):
         assert fact in page.text
+
+
+def test_students_are_shown_with_their_front_and_the_one_taken(page, folder):
+    """Which student the export holds, and what a smaller one would have kept, is what the section is for."""
+    text = folder.joinpath("report.md").read_text()
+    assert "4 students were distilled, of which 1 stopped early. Trial 1 was taken: 0.15× the parameters" in text
+    assert "97.4% of the best teacher" in text
+    assert "95.7% [94.7%, 96.7%] of the best teacher" in text
+    for figure in ("0.3840", "0.33×", "0.17×", "on the front", "taken", "pruned"):
+        assert figure in text
+    assert 'id="front-' in folder.joinpath("report.html").read_text()
 
 
 def test_markdown_has_the_same_tables(folder, page):
@@ -343,7 +360,7 @@ def test_a_teacher_without_student_is_compared_with_popularity(tmp_path):
         del evaluation["systems"][name]
     for group in evaluation["transfer"]:
         del group["systems"]["student"]
-    for key in ("student_trial", "retention"):
+    for key in ("student_trial", "students", "retention"):
         del evaluation[key]
     del evaluation["inference"]["student"]
     page, text = pages(found, tmp_path)
