@@ -136,20 +136,20 @@ def at(results: Mapping[str, Scored], shots: int) -> dict[str, Scored]:
 
 
 def retention_rows(results: Mapping[str, Scored]) -> list[dict[str, Any]]:
-    """Recall and lift kept, by shots."""
+    """Recall and lift kept, and the controls: at the protocol's shots, then by shots over the same later queries."""
+    by_shots = next(iter(results.values())).by_shots
     rows = []
-    for shots in next(iter(results.values())).by_shots:
-        now = at(results, shots)
+    for label, now in {"": dict(results)} | {f", K = {shots}": at(results, shots) for shots in by_shots}.items():
         kept = retention(now, "teacher", "student")
         for measure in ("recall", "lift"):
             if kept[measure] is not None:
-                rows.append(row(f"{measure} kept, {shots} shots", kept[measure], "teacher", 1.0, "share",
-                                interval=kept["intervals"][measure]))  # fmt: skip
+                bounds = kept["intervals"][measure]
+                rows.append(row(f"{measure} kept{label}", kept[measure], "teacher", 1.0, "share", interval=bounds))
         for other in ("no teacher", "not trained"):
             gap = compare(now["student"].main, now[other].main)
             values = now["student"].main.mean(), now[other].main.mean()
-            rows.append(row(f"recall, {shots} shots", values[0], other, values[1], "recall@10",
-                            difference=[gap.mean, gap.low, gap.high]))  # fmt: skip
+            bounds = [gap.mean, gap.low, gap.high]
+            rows.append(row(f"recall{label}", values[0], other, values[1], "recall@10", difference=bounds))
     return rows
 
 
@@ -174,7 +174,9 @@ def speed_rows(problem: Problem, student: Student, folder: Path, count: int, rou
         "export, ONNX Runtime": (lambda s: lambda: s.embed(texts))(StudentRecommender.load(folder, "onnx")),
     }
     times: dict[str, list[float]] = {name: [] for name in ways}
+    peaks: list[float] = []
     for number in range(rounds + 1):
+        peaks.append(product_rate())  # in turns as well: a busy machine slows all
         for name, way in ways.items():
             started = time.perf_counter()
             way()
@@ -187,7 +189,7 @@ def speed_rows(problem: Problem, student: Student, folder: Path, count: int, rou
           for peer in ("teacher, SentenceTransformer.encode", "teacher, plain transformers")),
         ("student, SentenceTransformer.encode", "teacher, SentenceTransformer.encode"),
     ]  # fmt: skip
-    peak = product_rate()
+    peak = statistics.median(peaks)
     for name, tower in (("teacher", teacher), ("student", student.tower)):
         with FlopCounterMode(display=False) as counter:
             encode_items(tower, items, tower.tokens.lengths)
