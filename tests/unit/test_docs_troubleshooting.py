@@ -39,5 +39,5 @@ def test_every_quoted_message_is_still_said(quoted: str) -> None:
 def test_a_message_that_nobody_says_is_noticed() -> None:
     """A check that takes anything is no check."""
     assert len(ROWS) > 50
-    assert list(strings('raise InputError(f"{x} has " f"no {y!r}: " "why")'))[0] == "… has no …: why"
+    assert next(strings('raise InputError(f"{x} has " f"no {y!r}: " "why")')) == "… has no …: why"
     assert not any("this message was never written" in text for text in SAID)
