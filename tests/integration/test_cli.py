@@ -12,25 +12,11 @@ from storage.postgres import connect
 from studies.spec import load_spec
 from tests.mini import hpo, mini
 
-VERBS = [
-    ("run",), ("launch",), ("worker",), ("status",), ("export",), ("evaluate",), ("data", "check"),
-    ("stop",), ("resume",), ("delete",), ("report",), ("baselines",), ("db", "up"), ("db", "down"), ("db", "url"),
-    ("db", "backup"), ("db", "restore"), ("db", "upgrade"),
-]  # fmt: skip
-
 
 @pytest.fixture(autouse=True)
 def _test_database(database_url, monkeypatch):
     """No command of these tests may start an embedded server that nobody stops."""
     monkeypatch.setenv("HPO_DATABASE_URL", database_url)
-
-
-@pytest.mark.parametrize("verb", VERBS, ids=" ".join)
-def test_every_verb_explains_itself_with_an_example(verb):
-    """A verb without an example sends its user to the source."""
-    shown = hpo(*verb, "--help")
-    assert shown.returncode == 0
-    assert "Example:" in shown.stdout
 
 
 def test_help_loads_neither_torch_nor_optuna():
