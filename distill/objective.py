@@ -132,7 +132,8 @@ class Distillation:
     def _states(self, values: StudentHyperparameters) -> TeacherStates | None:
         if values.hidden == 0:
             return None
-        return TeacherStates(self.problem.cache, self.problem.encoder.layers, values.layers, self._trained)
+        states = TeacherStates(self.problem.cache, self.problem.encoder.layers, values.layers, self._trained)
+        return states if states.layers else None  # the teacher trained all that could be compared
 
     def _save(self, distiller: Distiller, folder: Path, recall: float, cost_seconds: float) -> None:
         student = distiller.student

@@ -271,6 +271,14 @@ def test_hidden_states_are_the_teachers_own_layer_by_layer(problem: Problem, tra
         torch.testing.assert_close(read.states[layer][read.mask], theirs[read.mask], atol=0.02, rtol=0.02)  # bf16
 
 
+def test_a_teacher_that_trained_every_layer_leaves_the_hidden_loss_out(problem: Problem, tmp_path: Path) -> None:
+    """There are no cached states to compare: the trial must train without them, not fail."""
+    problem.cache.build({3})
+    shared = distillation(problem, teacher(problem, "fomaml", trainable_layers=3))
+    assert shared._states(StudentHyperparameters(hidden=1.0)) is None
+    assert shared.run_trial(StudentHyperparameters(hidden=1.0), tmp_path / "t", ignore) >= 0
+
+
 @pytest.mark.parametrize("loss", ["embedding", "relational", "hidden"])
 def test_each_loss_on_texts_falls_as_it_is_trained(problem: Problem, loss: str) -> None:
     """A weight that reaches no loss makes the search compare equal students."""
