@@ -85,20 +85,28 @@ def inference_table(inference: dict[str, dict[str, float]]) -> Table:
 
 
 def students_table(students: list[dict[str, Any]], k: int) -> Table:
-    """The students of a distillation, best first; time and size are over those of the teacher's encoder."""
+    """The students of a distillation, best first; time and size are over those of the teacher's encoder.
+
+    Only settings in which students differ are shown; the report has all.
+    """
     table = Table(title="Students, on validation scenes", title_justify="left", box=None, padding=(0, 1))
-    for column in ("trial", f"recall@{k}", "latency", "size"):
+    forms = {"recall": "{:.4f}", "latency": "{:.2f}×", "size": "{:.2f}×"}
+    for column in ("trial", f"recall@{k}", "time", "parameters"):
         table.add_column(column, justify="right")
-    for column in ("state", "parameters"):
+    for column in ("state", "settings"):
         table.add_column(column)
     for row in sorted(students, key=lambda row: (-(row["recall"] or 0.0), row["trial"])):
         mark = "taken" if row["taken"] else "on the front" if row["front"] else row["state"]
-        figures = (
-            _or_nothing(row[key], form)
-            for key, form in (("recall", "{:.4f}"), ("latency", "{:.2f}×"), ("size", "{:.2f}×"))
-        )
-        table.add_row(str(row["trial"]), *figures, mark, settings(row["params"]))
+        figures = (_or_nothing(row[key], form) for key, form in forms.items())
+        table.add_row(str(row["trial"]), *figures, mark, settings(_distinct(row["params"], students)))
     return table
+
+
+def _distinct(params: dict[str, Any], students: list[dict[str, Any]]) -> dict[str, Any]:
+    """The settings in which not all students are alike."""
+    return {
+        name: value for name, value in params.items() if any(other["params"].get(name) != value for other in students)
+    }
 
 
 def _or_nothing(value: float | None, form: str) -> str:
