@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from hpo.console import duration
-from hpo.dashboard.facts import Facts, Reached
+from hpo.dashboard.facts import ENOUGH_TRIALS, Facts, Reached
 from hpo.registry import distillation_name
 from hpo.reporting.blocks import plural, settings, spelled
 from hpo.reporting.markdown import escape
@@ -123,7 +123,7 @@ def _behind(reached: Reached, best: Reached) -> str:
 
 def _importance(facts: Facts) -> str:
     if not facts.importance:
-        return ""
+        return f"What matters: {len(facts.ranked)} finished trials do not say; {ENOUGH_TRIALS} would."
     shares = ", ".join(f"{escape(name)} {share:.0%}" for name, share in facts.importance.items())
     return (
         f"What matters (PED-ANOVA over {plural(len(facts.ranked), 'finished trial')}): {shares}. Stopped trials are "

@@ -4,6 +4,7 @@ import json
 import threading
 import urllib.error
 import urllib.request
+from wsgiref.util import setup_testing_defaults
 
 import optuna
 import pytest
@@ -13,11 +14,13 @@ from optuna_dashboard._note import get_note
 
 from hpo.console import Console
 from hpo.dashboard import note, plots, server
-from hpo.dashboard.facts import Gatherer
+from hpo.dashboard.facts import ENOUGH_TRIALS, Gatherer, importance
 from hpo.dashboard.page import Page
 from hpo.distillation import open_distillation
 from storage.artifacts import trial_folder
+from storage.embedded import EmbeddedPostgres
 from storage.errors import InputError
+from storage.postgres import connect
 from storage.records import Records
 from tests import report_document
 from tests.watched import searched, spec
@@ -43,6 +46,7 @@ def distilled(database, study):
     students = open_distillation(database, study, create=True)
     for recall, latency in ((0.5, 0.6), (0.4, 0.3)):
         trial = students.ask()
+        trial.suggest_int("layers", 1, 6)
         trial.set_user_attr("latency", latency)
         trial.set_user_attr("size", latency)
         students.tell(trial, [recall])
@@ -62,8 +66,8 @@ def test_the_page_says_who_won_and_by_how_much_what_it_cost_and_where_it_is(data
     assert facts.record.fingerprint[:16] in text
     assert "hpo distill" in text
     assert "24 of 24 trials" in text
-    assert set(figures) == {"recall-against-cost", "learners", "scenes", "importance"}
-    assert "outer_lr" in figures["importance"]["data"][0]["y"]
+    assert set(figures) == {"recall-against-cost", "learners", "scenes"}
+    assert "finished trials do not say" in text
 
 
 def test_the_best_so_far_only_rises_and_ends_where_the_search_does(database, study):
@@ -75,6 +79,26 @@ def test_the_best_so_far_only_rises_and_ends_where_the_search_does(database, stu
     assert line["y"][-1] == pytest.approx(facts.ranked[0][1].recall, abs=1e-4)
     assert line["x"][-1] == pytest.approx(max(reached.spent for reached in facts.finished) / 60, abs=1e-3)
     assert max(reached.spent for reached in facts.finished) <= facts.shot.cost_seconds + 1e-6
+
+
+def test_what_matters_is_told_of_enough_trials_and_known_parameters_alone():
+    """Of a handful PED-ANOVA names anything; of a parameter that was the same in all it fails."""
+    study = optuna.create_study(direction="maximize")
+    domains = {
+        "outer_lr": optuna.distributions.FloatDistribution(0, 1),
+        "anil.inner_steps": optuna.distributions.IntDistribution(1, 5),
+        "learner": optuna.distributions.CategoricalDistribution(["anil"]),
+        "weight_decay": optuna.distributions.FloatDistribution(0, 1),
+    }
+    for number in range(ENOUGH_TRIALS):
+        assert importance(study) == {}
+        params = {"outer_lr": number * 7 % 30 / 30, "anil.inner_steps": 1 + number % 5, "weight_decay": number / 30}
+        params["learner"] = "anil"
+        value = params["outer_lr"]
+        study.add_trial(optuna.trial.create_trial(params=params, distributions=domains, value=value))
+    found = importance(study)
+    assert set(found) == {"outer_lr", "anil.inner_steps"}
+    assert found["outer_lr"] > 0.8
 
 
 def test_names_cannot_break_the_note(database, study):
@@ -148,6 +172,36 @@ def test_a_figure_is_never_read_half_written(database, study, monkeypatch):
     Page(database, study).write()
     assert len(states) == 1
     assert states[0] > 5
+
+
+def test_an_outage_is_told_and_over_when_the_database_is_back(tmp_path, capfd):
+    """A server that hangs, or serves errors ever after, has to be found out and started again by hand."""
+    postgres = EmbeddedPostgres(tmp_path / "own")
+    database = connect(postgres.start())
+    searched(database, spec(trials=3))
+    storage = server.watched_storage(database, Console())
+    database.engine.dispose()
+    app = server.application(storage)
+    assert call(app, "/api/studies/1")[0] == 200
+    postgres.stop(force=True)
+    for _ in range(2):
+        status, words = call(app, "/api/studies/1")
+        assert (status, "the database is away" in words.decode()) == (503, True)
+    postgres.start()
+    assert call(app, "/api/studies/1")[0] == 200
+    said = capfd.readouterr().err
+    assert (said.count("the database is away"), said.count("the database is back")) == (1, 1)
+    storage._backend.engine.dispose()
+    postgres.stop()
+
+
+def call(app, path):
+    """Status and answer of a WSGI application to a GET."""
+    status = []
+    environment = {"PATH_INFO": path}
+    setup_testing_defaults(environment)
+    body = b"".join(app(environment, lambda line, headers, *rest: status.append(int(line.split()[0]))))
+    return status[0], body
 
 
 @pytest.fixture
