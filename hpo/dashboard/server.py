@@ -12,6 +12,7 @@ import json
 import logging
 import re
 import socket
+import sys
 import threading
 import time
 import webbrowser
@@ -23,8 +24,6 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 import sqlalchemy as sa
 
 from hpo.console import Console
-from hpo.dashboard.page import SECONDS_BETWEEN_WRITES, Page
-from hpo.registry import load_spec_of
 from storage.errors import InputError, ScenetuneError
 from storage.patience import is_transient
 from storage.postgres import Database, hide_password, impatient_storage
@@ -38,7 +37,7 @@ LOOPBACK = "127.0.0.1"
 PORT = 8080
 PORTS_TO_TRY = 50
 # The first page comes first.
-SECONDS_BEFORE_WRITING = 5.0
+SECONDS_BEFORE_WRITING = 20.0
 READS = ("GET", "HEAD", "OPTIONS")
 # Optuna's trials would go without our records and checkpoints, or be copied away from them.
 _DELETION = re.compile(r"/api/studies/\d+/?")
@@ -105,9 +104,7 @@ def watched_storage(database: Database, console: Console) -> BaseStorage:
 
 def application(storage: BaseStorage, *, read_only: bool = False) -> WSGIApplication:
     """optuna-dashboard on a storage, without what would harm a study."""
-    from optuna_dashboard import wsgi
-
-    app = wsgi(storage)
+    app = _optuna_dashboard().wsgi(storage)
 
     def guarded(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         reason = refusal(environ["REQUEST_METHOD"], environ["PATH_INFO"], read_only=read_only)
@@ -118,6 +115,22 @@ def application(storage: BaseStorage, *, read_only: bool = False) -> WSGIApplica
         return [body]
 
     return guarded
+
+
+def _optuna_dashboard() -> Any:
+    """The package, imported without scikit-learn, which takes longer than all the rest.
+
+    Optuna wants it for ways to measure importance that the dashboard does not use, and does without where it is absent.
+    """
+    hidden = "sklearn" not in sys.modules
+    if hidden:
+        sys.modules["sklearn"] = None  # type: ignore[assignment]
+    try:
+        import optuna_dashboard
+    finally:
+        if hidden:
+            del sys.modules["sklearn"]
+    return optuna_dashboard
 
 
 def refusal(method: str, path: str, *, read_only: bool) -> str | None:
@@ -177,7 +190,11 @@ def _is_loopback(host: str) -> bool:
 
 
 def _study_id(database: Database, name: str) -> int:
-    return database.storage.get_study_id_from_name(load_spec_of(database, name).name)
+    if Records(database.engine).load_study(name) is None:
+        from hpo.registry import load_spec_of
+
+        load_spec_of(database, name)
+    return database.storage.get_study_id_from_name(name)
 
 
 def _tell_outages(engine: sa.Engine, console: Console) -> None:
@@ -206,10 +223,13 @@ def _tell_outages(engine: sa.Engine, console: Console) -> None:
 
 def _keep_current(database: Database, storage: BaseStorage) -> None:
     """Writes the page of each study again and again, where there is something new."""
+    time.sleep(SECONDS_BEFORE_WRITING)
+    from hpo.dashboard.page import SECONDS_BETWEEN_WRITES, Page
+    from hpo.registry import load_spec_of
+
     # An outage is told by the requests.
     logging.getLogger("storage.patience").setLevel(logging.ERROR)
     pages: dict[str, Page] = {}
-    time.sleep(SECONDS_BEFORE_WRITING)
     while True:
         with contextlib.suppress(ScenetuneError):
             for name in Records(database.engine).study_names():
