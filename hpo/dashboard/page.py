@@ -39,7 +39,8 @@ class Page:
         self._gatherer: Gatherer | None = None
         self._storage = storage
         self._written: Facts | None = None
-        self._due = 0.0
+        # Not at once: a launch has workers to start first.
+        self._due = time.monotonic() + SECONDS_BETWEEN_WRITES
 
     def write_when_due(self) -> None:
         """Writes, unless that was done within the last `SECONDS_BETWEEN_WRITES`."""
