@@ -35,6 +35,7 @@ bench: $(READY)
 	$(BIN)/python benchmarks/many_workers.py --quick
 	$(BIN)/python benchmarks/student.py --quick
 	$(BIN)/python benchmarks/adapt_and_rank.py --quick
+	$(BIN)/python benchmarks/dashboard.py --quick
 
 clean:
 	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache

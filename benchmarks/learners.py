@@ -29,8 +29,9 @@ from studies.baselines import TEXT_FREE, build_baselines
 from studies.device import full_precision
 from studies.evaluation import Adapted, ItemVectors, System, evaluate
 from studies.hyperparameters import LEARNERS
+from studies.intervals import bootstrap
 from studies.learners import Learner
-from studies.metrics import Evaluation, bootstrap, compare
+from studies.metrics import Evaluation, compare
 from studies.objective import Problem, RungReport, load_teacher, prepare, run_trial
 from studies.spec import StudySpec, load_spec
 

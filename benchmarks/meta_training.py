@@ -34,8 +34,9 @@ from storage.atomic import atomic_write
 from studies.device import device, fast_bf16
 from studies.episodes import Episode
 from studies.evaluation import evaluate
+from studies.intervals import bootstrap
 from studies.learners import Learner
-from studies.metrics import bootstrap, compare
+from studies.metrics import compare
 from studies.objective import Problem
 
 Row = dict[str, Any]

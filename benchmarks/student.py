@@ -42,8 +42,9 @@ from studies.baselines import TEXT_FREE, build_baselines
 from studies.device import device, full_precision
 from studies.evaluation import Adapted, ItemVectors, System, encode_items, evaluate
 from studies.hyperparameters import Hyperparameters
+from studies.intervals import bootstrap
 from studies.learners import Learner
-from studies.metrics import bootstrap, compare
+from studies.metrics import compare
 from studies.objective import Problem, prepare
 from studies.spec import StudySpec, load_spec
 from studies.training import Trainer

@@ -16,8 +16,8 @@ from typing import Annotated
 
 import typer
 
+from hpo.commands import dashboard, distil, recommend, students, studies
 from hpo.commands import database as database_verbs
-from hpo.commands import distil, recommend, students, studies
 from hpo.commands.options import (
     Address,
     Database,
@@ -95,6 +95,7 @@ app.add_typer(studies.app)
 app.add_typer(distil.app)
 
 
+app.add_typer(dashboard.app)
 app.add_typer(students.app)
 app.add_typer(recommend.app)
 

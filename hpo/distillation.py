@@ -150,6 +150,7 @@ class _Work:
         self, database: Database, spec: StudySpec, problem: Problem, teachers: Sequence[Teacher], console: Console
     ) -> None:
         from hpo.claims import Claims
+        from hpo.dashboard.page import Page
         from hpo.pruner import RecallPruner
         from hpo.search_space import student_start
 
@@ -159,6 +160,7 @@ class _Work:
             start = student_start(spec.distill)
             self.study.enqueue_trial(start, skip_if_exists=True)
         self._claims = Claims(database, self.study, spec.name, spec.search.retries, timed=False)
+        self._page = Page(database, spec)
         section, pruner = spec.distill, spec.pruner
         self._pruner = None
         # A front has a cheap end, which pruning by recall alone would cut off.
@@ -183,7 +185,8 @@ class _Work:
         from hpo.trials import run_all
 
         for _ in run_all(self._claims, Budget(self._spec.distill.trials), self._objective):
-            pass
+            self._page.write_when_due()
+        self._page.write()
         if self._claims.called_off():
             raise StudyStopped(f"study {self._spec.name!r} was stopped; hpo run with its study file goes on")
 

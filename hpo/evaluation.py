@@ -26,7 +26,7 @@ from studies import trec
 from studies.baselines import POPULARITY, build_baselines
 from studies.device import device, full_precision
 from studies.evaluation import Adapted, ItemVectors, System, Unadapted, encode_items, evaluate
-from studies.metrics import bootstrap
+from studies.intervals import bootstrap
 
 if TYPE_CHECKING:
     from distill.objective import Student, Teacher

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hpo.console import Console
+from hpo.dashboard.page import Page
 from hpo.engines import EngineName
 from hpo.launcher import launch, make_engine, search_workers
 from hpo.registry import check_definition, distillation_name, register
@@ -136,7 +137,9 @@ def distil_and_evaluate(
         result = evaluate_all(problem, teachers, rival, student, report, trec)
     found = students(open_distillation(database, spec), spec)
     result |= {"student_trial": trial, "students": found, "finalists": asdict(finalists)}
-    return Records(database.engine).finish_stage(spec.name, EVALUATION, result)
+    kept = Records(database.engine).finish_stage(spec.name, EVALUATION, result)
+    Page(database, spec).write()
+    return kept
 
 
 def export(

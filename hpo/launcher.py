@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from hpo.console import Console
 from hpo.engines import EngineName
 from hpo.search import log_folder
-from hpo.watch import LiveTable, snapshot
+from hpo.watch import LiveTable, Snapshot, snapshot
 from storage.control import Control
 from storage.errors import InputError, StudyStopped
 from storage.postgres import Database
@@ -36,9 +36,10 @@ def launch(
         StudyStopped: `hpo stop` ended it before its budget did.
         KeyboardInterrupt: after the workers have put their running trials back.
     """
+    from hpo.dashboard.page import Page
     from hpo.fleet import supervise
 
-    control = Control(database.engine, spec.name)
+    page, control = Page(database, spec), Control(database.engine, spec.name)
 
     def called_off() -> bool:
         orders = control.orders()
@@ -49,20 +50,24 @@ def launch(
         return
     with LiveTable(database, spec, console) as table:
 
-        def reached() -> int:
+        def look() -> Snapshot:
             nonlocal shot
             shot = table.refresh()
-            return shot.reached
+            page.write_when_due()
+            return shot
 
         if engine is None:
             console.note(f"waiting for workers: hpo worker {spec.name}, with this database and the same data")
-            _follow(table, called_off)
+            _follow(look, called_off)
         else:
             try:
-                supervise(engine, search_workers(spec, workers), reached, lambda: shot.finished or called_off())
+                supervise(
+                    engine, search_workers(spec, workers), lambda: look().reached, lambda: shot.finished or called_off()
+                )
             finally:
                 settle(database, spec)
         table.refresh()
+    page.write()
     if control.orders().stop is not None and not snapshot(database, spec).finished:
         raise StudyStopped(f"study {spec.name!r} was stopped; hpo resume {spec.name} goes on")
 
@@ -100,10 +105,10 @@ def make_engine(
             return LocalEngine(spec.name, database.url, count, log_folder(spec.name), torch.cuda.device_count())
 
 
-def _follow(table: LiveTable, called_off: Callable[[], bool]) -> None:
+def _follow(look: Callable[[], Snapshot], called_off: Callable[[], bool]) -> None:
     """Shows the search until it has ended, or was called off and nothing runs any more."""
     while True:
-        shot = table.refresh()
+        shot = look()
         if shot.finished or (called_off() and not shot.running):
             return
         time.sleep(1.0)

@@ -46,6 +46,7 @@ def register(database: Database, spec: StudySpec, fingerprint: str) -> StudySpec
                     f"{fingerprint[:12]}); give the study a new name to use the new data"
                 )
         study = open_study(database.storage, spec.name, create=True)
+        study.set_metric_names([f"recall@{spec.protocol.k}"])
         if spec.search.sampler == "grid":
             points = grid(spec.search)
             for point in points:

@@ -12,7 +12,8 @@ import torch
 
 from studies.baselines import POPULARITY, TEXT_FREE
 from studies.data.dataset import Dataset
-from studies.metrics import METRICS, Evaluation, Floats, bootstrap_ratio, compare, interval
+from studies.intervals import Floats, bootstrap_ratio, interval
+from studies.metrics import METRICS, Evaluation, compare
 from studies.scenes import Part, Split
 
 if TYPE_CHECKING:

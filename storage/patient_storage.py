@@ -1,5 +1,6 @@
 """Optuna's storage on PostgreSQL, every call of which waits for a database that is away for a while."""
 
+import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -18,7 +19,6 @@ from storage.patience import patiently, retrying
 _REPEATED = (
     "create_new_study",
     "set_study_user_attr",
-    "set_study_system_attr",
     "get_study_id_from_name",
     "get_study_name_from_id",
     "get_study_directions",
@@ -60,8 +60,9 @@ class PatientStorage(RDBStorage):
     def together(self) -> Iterator[None]:
         """Store what the block sets of running trials at its end, in one transaction instead of one for each.
 
-        It holds for parameters, intermediate values and user attributes, which nobody reads before. An exception is
-        stored with what came before it; an interrupt leaves all of it to be done again.
+        It holds for parameters, intermediate values and user attributes, which nobody reads before, and for a study's
+        system attributes. An exception is stored with what came before it; an interrupt leaves all of it to be done
+        again.
         """
         writes: list[_Write] = []
         token, interrupted = _held.set(writes), True
@@ -114,6 +115,11 @@ class PatientStorage(RDBStorage):
         self._write(lambda session: self._set_trial_attr_without_commit(session, *values))
 
     @patiently
+    def set_study_system_attr(self, study_id: int, key: str, value: Any) -> None:
+        """Set a system attribute of a study."""
+        self._write(lambda session: _set_study_system_attr(session, study_id, key, value))
+
+    @patiently
     def delete_study(self, study_id: int) -> None:
         """Delete a study; one that an unheard attempt has deleted is gone, as was wanted."""
         try:
@@ -134,6 +140,15 @@ class PatientStorage(RDBStorage):
             if stored.state != state or (values is not None and stored.values != list(values)):
                 raise
             return True
+
+
+def _set_study_system_attr(session: Any, study_id: int, key: str, value: Any) -> None:
+    study = models.StudyModel.find_or_raise_by_id(study_id, session)
+    stored = models.StudySystemAttributeModel.find_by_study_and_key(study, key, session)
+    if stored is None:
+        session.add(models.StudySystemAttributeModel(study_id=study_id, key=key, value_json=json.dumps(value)))
+    else:
+        stored.value_json = json.dumps(value)
 
 
 for _name in _REPEATED:

@@ -16,6 +16,8 @@ from storage.errors import DatabaseUnreachable, InputError
 from storage.home import home
 
 if TYPE_CHECKING:
+    from optuna.storages import RDBStorage
+
     from storage.patient_storage import PatientStorage
 
 DRIVER = "postgresql+psycopg2"
@@ -132,6 +134,16 @@ def open_storage(url: str) -> "PatientStorage":
             )
         migrations.upgrade(connection)
     return storage
+
+
+def impatient_storage(url: str) -> "RDBStorage":
+    """Return Optuna's storage on an opened database for one who watches: a call fails at once while it is away."""
+    from optuna.storages import RDBStorage
+
+    url = normalise_url(url)
+    # Pinged: nobody tries again for the one who finds a connection dropped.
+    settings = _engine_settings(make_url(url)) | {"pool_pre_ping": True}
+    return RDBStorage(url, settings, skip_compatibility_check=True, skip_table_creation=True)
 
 
 def upgrade_database(url: str) -> list[str]:

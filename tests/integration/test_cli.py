@@ -115,6 +115,8 @@ def test_an_unknown_study_is_refused_with_the_names_there_are():
         (("stop", "nowhere"), ["there is no study 'nowhere'"]),
         (("resume", "nowhere"), ["there is no study 'nowhere'"]),
         (("delete", "nowhere", "--yes"), ["there is no study 'nowhere'"]),
+        (("dashboard", "nowhere"), ["there is no study 'nowhere'"]),
+        (("dashboard", "--host", "192.0.2.1"), ["--host 192.0.2.1", "address of this machine"]),
     ],
 )
 def test_a_verb_on_an_unknown_study_says_so(tmp_path, command, words):

@@ -11,6 +11,7 @@ import optuna
 import psutil
 import pytest
 from optuna.trial import TrialState
+from optuna_dashboard._note import get_note
 
 from hpo.lineage import LOST, stories
 from storage.postgres import connect
@@ -74,6 +75,11 @@ def test_the_job_goes_from_data_to_a_student_that_transformers_opens(database_ur
     trials = trials_of(database_url)
     assert len(stories(trials)) == 5
     assert all(t.state in (TrialState.COMPLETE, TrialState.PRUNED) for t in trials)
+
+    # Their pages in the dashboard are those of the end.
+    notes = [get_note(optuna.load_study(study_name=name, storage=database_url)) for name in ("mini", "mini-distill")]
+    assert "5 of 5 trials" in notes[0]
+    assert all("### Test scenes" in note for note in notes)
 
     # The teachers are the best of the finalists, looked at again.
     finalists = result["evaluation"]["finalists"]

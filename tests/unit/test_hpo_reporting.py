@@ -16,7 +16,7 @@ import pytest
 from hpo.reporting import markdown
 from hpo.reporting.canvas import COMPLETE, OTHER, STOPPED, STYLES, shorten
 from hpo.reporting.page import write
-from studies.metrics import bootstrap
+from studies.intervals import bootstrap
 from tests.report_document import HOSTILE, SHOTS, TEACHER, document, interval
 
 ROOT = Path(__file__).parents[2]

@@ -10,7 +10,8 @@ from hpo import summary
 from hpo.summary import Scored
 from studies.baselines import POPULARITY
 from studies.episodes import EpisodeSampler
-from studies.metrics import Evaluation, SceneMetrics, bootstrap
+from studies.intervals import bootstrap
+from studies.metrics import Evaluation, SceneMetrics
 from studies.scenes import split
 from studies.spec import ProtocolSection
 from tests.synthetic import planted_dataset

@@ -16,15 +16,14 @@ from torch import Tensor
 
 from studies.catalogue import TERMS
 from studies.episodes import Episode
+from studies.intervals import bootstrap, interval
 from studies.metrics import (
     METRICS,
     EpisodeMetrics,
     Evaluation,
     SceneMetrics,
-    bootstrap,
     compare,
     episode_metrics,
-    interval,
     query_metrics,
     rank,
     summarise,

@@ -5,7 +5,8 @@ from pathlib import Path
 from studies.baselines import SupportPopularity
 from studies.evaluation import evaluate
 from studies.hyperparameters import Hyperparameters
-from studies.metrics import bootstrap, compare
+from studies.intervals import bootstrap
+from studies.metrics import compare
 from studies.objective import load_teacher, prepare, run_trial
 from tests.synthetic import planted_shop, tiny_encoder, tiny_spec
 

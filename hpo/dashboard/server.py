@@ -1,0 +1,239 @@
+"""`hpo dashboard`: serves optuna-dashboard on the database of this project until it is interrupted.
+
+The address ─▶ optuna-dashboard over a cached storage ─▶ what it must not do, refused ─▶ the notes, kept current
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import ipaddress
+import json
+import logging
+import re
+import socket
+import sys
+import threading
+import time
+import webbrowser
+from collections.abc import Iterable
+from socketserver import ThreadingMixIn
+from typing import TYPE_CHECKING, Any
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
+
+import sqlalchemy as sa
+
+from hpo.console import Console
+from storage.errors import InputError, ScenetuneError
+from storage.patience import is_transient
+from storage.postgres import Database, hide_password, impatient_storage
+from storage.records import Records
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+    from optuna.storages import BaseStorage
+
+LOOPBACK = "127.0.0.1"
+PORT = 8080
+PORTS_TO_TRY = 50
+# The first page comes first.
+SECONDS_BEFORE_WRITING = 20.0
+READS = ("GET", "HEAD", "OPTIONS")
+# Optuna's trials would go without our records and checkpoints, or be copied away from them.
+_DELETION = re.compile(r"/api/studies/\d+/?")
+_RENAMING = re.compile(r"/api/studies/\d+/rename/?")
+
+
+def serve(
+    database: Database,
+    name: str | None,
+    console: Console,
+    *,
+    host: str = LOOPBACK,
+    port: int = PORT,
+    read_only: bool = False,
+    browser: bool = False,
+) -> None:
+    """Serves until Ctrl-C or SIGTERM.
+
+    Args:
+        database: whose studies.
+        name: the study whose page is opened; by default the list of all.
+        console: for the address, on stdout, and what else there is to say.
+        host: address to listen on.
+        port: the first to try; 0 for any.
+        read_only: answer nothing that changes the database, and write no notes.
+        browser: open it there.
+
+    Raises:
+        InputError: there is no such study, or no such address or free port.
+    """
+    path = f"/dashboard/studies/{_study_id(database, name)}" if name else "/dashboard"
+    server = listen(host, port, console)
+    try:
+        storage = watched_storage(database, console)
+        server.set_app(application(storage, read_only=read_only))
+        shown = f"[{host}]" if ":" in host else host
+        url = f"http://{shown}:{server.server_port}{path}"
+        if not _is_loopback(host):
+            console.note(
+                f"{host} is reached from other machines and there is no login: whoever reaches it "
+                f"{'sees all studies' if read_only else 'may change studies; --read-only lets nobody'}"
+            )
+        console.out.print(url, soft_wrap=True)
+        console.note("Ctrl-C stops it")
+        if not read_only:
+            threading.Thread(target=_keep_current, args=(database, storage), daemon=True, name="pages").start()
+        if browser:
+            webbrowser.open(url)
+        server.serve_forever()
+    except KeyboardInterrupt:
+        console.note("stopped")
+    finally:
+        server.server_close()
+
+
+def watched_storage(database: Database, console: Console) -> BaseStorage:
+    """Optuna's storage with finished trials kept in memory; while the database is away it fails with words."""
+    from optuna.storages._cached_storage import _CachedStorage
+
+    storage = impatient_storage(database.url)
+    _tell_outages(storage.engine, console)
+    return _CachedStorage(storage)
+
+
+def application(storage: BaseStorage, *, read_only: bool = False) -> WSGIApplication:
+    """optuna-dashboard on a storage, without what would harm a study."""
+    app = _optuna_dashboard().wsgi(storage)
+
+    def guarded(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        reason = refusal(environ["REQUEST_METHOD"], environ["PATH_INFO"], read_only=read_only)
+        if reason is None:
+            return app(environ, start_response)  # type: ignore[no-any-return]
+        body = json.dumps({"reason": reason}).encode()
+        start_response("403 Forbidden", [("Content-Type", "application/json"), ("Content-Length", str(len(body)))])
+        return [body]
+
+    return guarded
+
+
+def _optuna_dashboard() -> Any:
+    """The package, imported without scikit-learn, which takes longer than all the rest.
+
+    Optuna wants it for ways to measure importance that the dashboard does not use, and does without where it is absent.
+    """
+    hidden = "sklearn" not in sys.modules
+    if hidden:
+        sys.modules["sklearn"] = None  # type: ignore[assignment]
+    try:
+        import optuna_dashboard
+    finally:
+        if hidden:
+            del sys.modules["sklearn"]
+    return optuna_dashboard
+
+
+def refusal(method: str, path: str, *, read_only: bool) -> str | None:
+    """Why a request is not answered; None where it is."""
+    if read_only and method not in READS:
+        return "this dashboard was started with --read-only"
+    if method == "DELETE" and _DELETION.fullmatch(path):
+        return "hpo delete NAME deletes a study, with its records and checkpoints"
+    if method == "POST" and _RENAMING.fullmatch(path):
+        return "a study's records and checkpoints go by its name, which stays"
+    return None
+
+
+class _Server(ThreadingMixIn, WSGIServer):
+    # A request that is under way does not keep the program from ending.
+    daemon_threads = True
+    request_queue_size = 64
+
+    def __init__(self, host: str, port: int) -> None:
+        self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        super().__init__((host, port), _Handler)
+
+
+class _Handler(WSGIRequestHandler):
+    def log_request(self, code: Any = "-", size: Any = "-") -> None:
+        """Requests are not worth a line each."""
+
+
+def listen(host: str, port: int, console: Console) -> _Server:
+    """A server on the port or the next free one, which is said.
+
+    Raises:
+        InputError: the address is none of this machine's, or no port is free.
+    """
+    last = min(port + PORTS_TO_TRY, 65535) if port else 0
+    for candidate in range(port, last + 1):
+        try:
+            server = _Server(host, candidate)
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                continue
+            raise InputError(
+                f"cannot listen on --host {host} --port {candidate} ({error.strerror}): accepted are an address of "
+                f"this machine and a port that its user may take; leave --host out for {LOOPBACK}"
+            ) from error
+        if candidate != port:
+            console.note(f"port {port} is in use; {candidate} is taken instead")
+        return server
+    raise InputError(f"ports {port} to {last} are all in use; name another with --port, or 0 for any free one")
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _study_id(database: Database, name: str) -> int:
+    if Records(database.engine).load_study(name) is None:
+        from hpo.registry import load_spec_of
+
+        load_spec_of(database, name)
+    return database.storage.get_study_id_from_name(name)
+
+
+def _tell_outages(engine: sa.Engine, console: Console) -> None:
+    """Lets requests fail with words while the database is away; the browser shows them over its last picture."""
+    import bottle
+
+    away = threading.Event()
+
+    @sa.event.listens_for(engine, "handle_error")
+    def failed(context: sa.engine.ExceptionContext) -> None:
+        error = context.sqlalchemy_exception
+        if context.is_pre_ping or error is None or not is_transient(error):
+            return
+        if not away.is_set():
+            away.set()
+            words = hide_password(" ".join(str(context.original_exception).split()))
+            console.note(f"the database is away ({words}); pages keep their last picture and go on when it is back")
+        raise bottle.HTTPError(503, "the database is away; this is the last picture, and goes on when it is back")
+
+    @sa.event.listens_for(engine, "engine_connect")
+    def connected(connection: sa.Connection) -> None:
+        if away.is_set():
+            away.clear()
+            console.note("the database is back")
+
+
+def _keep_current(database: Database, storage: BaseStorage) -> None:
+    """Writes the page of each study again and again, where there is something new."""
+    time.sleep(SECONDS_BEFORE_WRITING)
+    from hpo.dashboard.page import SECONDS_BETWEEN_WRITES, Page
+    from hpo.registry import load_spec_of
+
+    # An outage is told by the requests.
+    logging.getLogger("storage.patience").setLevel(logging.ERROR)
+    pages: dict[str, Page] = {}
+    while True:
+        with contextlib.suppress(ScenetuneError):
+            for name in Records(database.engine).study_names():
+                if name not in pages:
+                    pages[name] = Page(database, load_spec_of(database, name), storage)
+                pages[name].write()
+        time.sleep(SECONDS_BETWEEN_WRITES)

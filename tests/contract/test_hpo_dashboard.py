@@ -1,0 +1,280 @@
+"""What optuna-dashboard is given to show, on a real PostgreSQL, and what its server answers."""
+
+import json
+import threading
+import urllib.error
+import urllib.request
+from wsgiref.util import setup_testing_defaults
+
+import optuna
+import pytest
+from optuna_dashboard import save_note
+from optuna_dashboard._custom_plot_data import get_plotly_graph_objects
+from optuna_dashboard._note import get_note
+
+from hpo.console import Console
+from hpo.dashboard import note, plots, server
+from hpo.dashboard.facts import ENOUGH_TRIALS, Gatherer, importance
+from hpo.dashboard.page import Page
+from hpo.distillation import open_distillation
+from storage.artifacts import trial_folder
+from storage.embedded import EmbeddedPostgres
+from storage.errors import InputError
+from storage.postgres import connect
+from storage.records import Records
+from tests import report_document
+from tests.watched import searched, spec
+
+
+@pytest.fixture
+def study(database):
+    """A finished search."""
+    made = spec()
+    searched(database, made)
+    return made
+
+
+def shown(database, name):
+    """A study's note and figures, as the dashboard reads them."""
+    study = optuna.load_study(storage=database.storage, study_name=name)
+    attributes = database.storage.get_study_system_attrs(study._study_id)
+    return get_note(study), {key: json.loads(text) for key, text in get_plotly_graph_objects(attributes).items()}
+
+
+def distilled(database, study):
+    """Two students as a distillation leaves them."""
+    students = open_distillation(database, study, create=True)
+    for recall, latency in ((0.5, 0.6), (0.4, 0.3)):
+        trial = students.ask()
+        trial.suggest_int("layers", 1, 6)
+        trial.set_user_attr("latency", latency)
+        trial.set_user_attr("size", latency)
+        students.tell(trial, [recall])
+    return students
+
+
+def test_the_page_says_who_won_and_by_how_much_what_it_cost_and_where_it_is(database, study):
+    """Whoever opens the study in the dashboard would otherwise have to ask the command line."""
+    Page(database, study).write()
+    text, figures = shown(database, study.name)
+    facts = Gatherer(database, study).gather()
+    best, reached = facts.ranked[0]
+    assert f"| #{best.number} | {best.learner} | {reached.recall:.4f} [" in text
+    assert str(trial_folder(study.name, reached.story)) in text
+    assert "saved" in text
+    assert "False prunes: of" in text
+    assert facts.record.fingerprint[:16] in text
+    assert "hpo distill" in text
+    assert "24 of 24 trials" in text
+    assert set(figures) == {"recall-against-cost", "learners", "scenes"}
+    assert "finished trials do not say" in text
+
+
+def test_the_best_so_far_only_rises_and_ends_where_the_search_does(database, study):
+    """A curve of all trials, or one that stops at the winner, is no incumbent."""
+    facts = Gatherer(database, study).gather()
+    lines = [trace for trace in plots.of_search(facts)["recall-against-cost"].data if trace["mode"] == "lines"]
+    [line] = lines
+    assert line["y"] == sorted(line["y"])
+    assert line["y"][-1] == pytest.approx(facts.ranked[0][1].recall, abs=1e-4)
+    assert line["x"][-1] == pytest.approx(max(reached.spent for reached in facts.finished) / 60, abs=1e-3)
+    assert max(reached.spent for reached in facts.finished) <= facts.shot.cost_seconds + 1e-6
+
+
+def test_what_matters_is_told_of_enough_trials_and_known_parameters_alone():
+    """Of a handful PED-ANOVA names anything; of a parameter that was the same in all it fails."""
+    study = optuna.create_study(direction="maximize")
+    domains = {
+        "outer_lr": optuna.distributions.FloatDistribution(0, 1),
+        "anil.inner_steps": optuna.distributions.IntDistribution(1, 5),
+        "learner": optuna.distributions.CategoricalDistribution(["anil"]),
+        "weight_decay": optuna.distributions.FloatDistribution(0, 1),
+    }
+    for number in range(ENOUGH_TRIALS):
+        assert importance(study) == {}
+        params = {"outer_lr": number * 7 % 30 / 30, "anil.inner_steps": 1 + number % 5, "weight_decay": number / 30}
+        params["learner"] = "anil"
+        value = params["outer_lr"]
+        study.add_trial(optuna.trial.create_trial(params=params, distributions=domains, value=value))
+    found = importance(study)
+    assert set(found) == {"outer_lr", "anil.inner_steps"}
+    assert found["outer_lr"] > 0.8
+
+
+def test_names_cannot_break_the_note(database, study):
+    """A study may be called like a column or a tag of Markdown."""
+    Page(database, study).write()
+    text, _ = shown(database, study.name)
+    assert text.startswith("## shop\\|\\<b\\>one\n")
+    assert "hpo distill 'shop|<b>one'" in text
+
+
+def test_what_people_write_below_the_line_stays(database, study):
+    """A note that is rewritten every half minute would swallow theirs."""
+    Page(database, study).write()
+    watched = optuna.load_study(storage=database.storage, study_name=study.name)
+    save_note(watched, get_note(watched) + "anil again, with more steps?")
+    Records(database.engine).finish_stage(study.name, "evaluation", report_document.document()["evaluation"])
+    Page(database, study).write()
+    text = get_note(watched)
+    assert text.endswith("anil again, with more steps?")
+    assert text.count(note.END) == 1
+    assert "student" in text
+
+
+def test_nothing_is_written_where_nothing_is_new(database, study):
+    """Every write is a version that an open browser fetches."""
+    page = Page(database, study)
+    page.write()
+    before = database.storage.get_study_system_attrs(database.storage.get_study_id_from_name(study.name))
+    page.write()
+    after = database.storage.get_study_system_attrs(database.storage.get_study_id_from_name(study.name))
+    assert before == after
+
+
+def test_a_study_without_trials_has_a_page_too(database):
+    """The page is first written before the first worker has begun."""
+    from hpo.registry import register
+
+    empty = spec("empty")
+    register(database, empty, "f" * 64)
+    Page(database, empty).write()
+    text, figures = shown(database, "empty")
+    assert "0 of 24 trials (no trial yet)" in text
+    assert figures == {}
+
+
+def test_search_and_distillation_lead_to_each_other(database, study):
+    """They are two studies in the list, and nothing else says that they belong together."""
+    students = distilled(database, study)
+    Page(database, study).write()
+    search = database.storage.get_study_id_from_name(study.name)
+    text, _ = shown(database, study.name)
+    assert f"(/dashboard/studies/{students._study_id})" in text
+    text, figures = shown(database, students.study_name)
+    assert f"(/dashboard/studies/{search})" in text
+    assert "| #0 | 0.5000 | 0.60× | 0.60× | taken |" in text
+    assert figures["front"]["data"][0]["x"] == [0.3, 0.6]
+    assert students.metric_names == ["recall@10"]
+    assert optuna.load_study(storage=database.storage, study_name=study.name).metric_names == ["recall@10"]
+
+
+def test_a_figure_is_never_read_half_written(database, study, monkeypatch):
+    """The dashboard would fail to parse it: writes that belong together are one transaction."""
+    states = []
+    store = type(database.storage)._store
+
+    def counted(self, writes):
+        states.append(len(writes))
+        store(self, writes)
+
+    monkeypatch.setattr(type(database.storage), "_store", counted)
+    Page(database, study).write()
+    assert len(states) == 1
+    assert states[0] > 5
+
+
+def test_an_outage_is_told_and_over_when_the_database_is_back(tmp_path, capfd):
+    """A server that hangs, or serves errors ever after, has to be found out and started again by hand."""
+    postgres = EmbeddedPostgres(tmp_path / "own")
+    database = connect(postgres.start())
+    searched(database, spec(trials=3))
+    storage = server.watched_storage(database, Console())
+    database.engine.dispose()
+    app = server.application(storage)
+    assert call(app, "/api/studies/1")[0] == 200
+    postgres.stop(force=True)
+    for _ in range(2):
+        status, words = call(app, "/api/studies/1")
+        assert (status, "the database is away" in words.decode()) == (503, True)
+    postgres.start()
+    assert call(app, "/api/studies/1")[0] == 200
+    said = capfd.readouterr().err
+    assert (said.count("the database is away"), said.count("the database is back")) == (1, 1)
+    storage._backend.engine.dispose()
+    postgres.stop()
+
+
+def call(app, path):
+    """Status and answer of a WSGI application to a GET."""
+    status = []
+    environment = {"PATH_INFO": path}
+    setup_testing_defaults(environment)
+    body = b"".join(app(environment, lambda line, headers, *rest: status.append(int(line.split()[0]))))
+    return status[0], body
+
+
+@pytest.fixture
+def serving(database, request):
+    """The server's address."""
+    storage = server.watched_storage(database, Console())
+    made = server.listen("127.0.0.1", 0, Console())
+    made.set_app(server.application(storage, read_only=getattr(request, "param", False)))
+    thread = threading.Thread(target=made.serve_forever, kwargs={"poll_interval": 0.05})
+    thread.start()
+    yield f"http://127.0.0.1:{made.server_port}"
+    made.shutdown()
+    thread.join()
+    made.server_close()
+    storage._backend.engine.dispose()
+
+
+def ask(url, method="GET", body=None):
+    """Status and answer of a request."""
+    data = None if body is None else json.dumps(body).encode()
+    request = urllib.request.Request(url, data, {"Content-Type": "application/json"}, method=method)
+    try:
+        with urllib.request.urlopen(request) as answer:
+            return answer.status, answer.read()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read()
+
+
+WRITES = (
+    ("POST", "/api/studies", {"study_name": "new", "directions": ["minimize"]}),
+    ("PUT", "/api/studies/{id}/note", {"version": 99, "body": "x"}),
+    ("POST", "/api/trials/{trial}/user-attrs", {"user_attrs": {"x": 1}}),
+    ("POST", "/api/studies/{id}/rename", {"study_name": "other"}),
+    ("DELETE", "/api/studies/{id}", None),
+)
+
+
+@pytest.mark.parametrize("serving", [True], indirect=True)
+def test_read_only_answers_reads_alone(database, study, serving):
+    """Who may look at a study from afar may not delete it."""
+    id_ = database.storage.get_study_id_from_name(study.name)
+    trial = database.storage.get_all_trials(id_)[0]._trial_id
+    before = database.storage.get_study_system_attrs(id_)
+    for method, path, body in WRITES:
+        status, words = ask(serving + path.format(id=id_, trial=trial), method, body)
+        assert (status, "--read-only" in words.decode()) == (403, True), path
+    assert database.storage.get_study_system_attrs(id_) == before
+    status, words = ask(f"{serving}/api/studies/{id_}")
+    assert status == 200
+    assert len(json.loads(words)["trials"]) == len(database.storage.get_all_trials(id_))
+
+
+def test_a_study_cannot_be_deleted_or_renamed_past_its_records(database, study, serving):
+    """Its checkpoints would lie about for ever, and `hpo status` would find a study without trials."""
+    id_ = database.storage.get_study_id_from_name(study.name)
+    status, words = ask(f"{serving}/api/studies/{id_}", "DELETE")
+    assert (status, "hpo delete" in words.decode()) == (403, True)
+    assert ask(f"{serving}/api/studies/{id_}/rename", "POST", {"study_name": "x"})[0] == 403
+    assert database.storage.get_study_id_from_name(study.name) == id_
+    assert ask(f"{serving}/api/studies/{id_}/note", "PUT", {"version": 1, "body": "mine"})[0] == 204
+
+
+def test_the_next_port_is_taken_and_said(capfd):
+    """Two people on one machine, or a dashboard that was forgotten in another terminal."""
+    first = server.listen("127.0.0.1", 0, Console())
+    second = server.listen("127.0.0.1", first.server_port, Console())
+    assert second.server_port > first.server_port
+    assert f"port {first.server_port} is in use; {second.server_port} is taken" in capfd.readouterr().err
+    first.server_close()
+    second.server_close()
+
+
+def test_an_address_of_another_machine_is_refused():
+    """A traceback of the socket library says nothing of --host."""
+    with pytest.raises(InputError, match=r"--host 192\.0\.2\.1"):
+        server.listen("192.0.2.1", 0, Console())

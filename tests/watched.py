@@ -1,0 +1,34 @@
+"""A searched study to look at, with training played: several learners, stopped and finished trials."""
+
+from studies.hyperparameters import Hyperparameters
+from studies.spec import StudySpec, parse_spec
+from tests.contract.test_hpo_search import played, run
+
+RUNGS = (10, 30, 90)
+
+
+def spec(name: str = "shop|<b>one", trials: int = 24) -> StudySpec:
+    """A study of two learners, some of whose trials are kept against their rank."""
+    return parse_spec(
+        {
+            "name": name,
+            "data": {"source": "completejourney"},
+            "search": {
+                "trials": trials,
+                "sampler": "random",
+                "space": {"learner": ["protonet", "anil"], "trainable_layers": 0},
+            },
+            "pruner": {"rungs": list(RUNGS), "eta": 3, "keep": 0.4},
+            "finalists": {"count": 4},
+        }
+    )
+
+
+def recall_of(values: Hyperparameters, rung: int) -> float:
+    """What a played training reaches: the learning rate decides, and the learner a little."""
+    return min(0.9, 0.3 + values.outer_lr * 20 + rung * 0.01 + (values.learner == "anil") * 0.02)
+
+
+def searched(database, study: StudySpec) -> list:
+    """Runs the search; returns its trials."""
+    return run(database, study, lambda values, folder, report: played(values, folder, report, recall_of))
