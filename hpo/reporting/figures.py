@@ -149,7 +149,7 @@ def history(trials: Sequence[Trial], unit: str, axis: str, label: str) -> str:
 
 def front(students: Sequence[Student], teacher: float | None, axis: str, label: str) -> str:
     """Recall against latency, areas by size, the front joined, and the teacher where it stands."""
-    with sheet("front", (WIDTH, 3.2), (0.6, 0.15, 0.5, 0.35)) as axes:
+    with sheet("front", (WIDTH, 3.2), (0.75, 0.15, 0.5, 0.35)) as axes:
         best = sorted((s for s in students if s.front), key=lambda s: s.latency)
         axes.plot(
             [s.latency for s in best], [s.recall for s in best], color=GREY, linewidth=1.2, label="front", zorder=1
