@@ -239,23 +239,6 @@ def test_a_narrow_students_heads_and_neurons_follow_its_width(problem: Problem) 
         encoder_of(problem.encoder, None, 2, "first", width=40)
 
 
-@pytest.mark.parametrize(
-    ("space", "message"),
-    [
-        ({"layers": [2, 5]}, "distill.space.layers goes up to 5, but the encoder .* has 4"),
-        ({"width": 40}, "distill.space.width = 40: .* is 32 wide, with attention heads of 8"),
-        ({"width": [0, 12]}, "give a multiple of 8 up to 32, or 0 for all of it"),
-    ],
-)
-def test_a_student_that_the_encoder_cannot_have_is_refused_before_the_search(
-    tmp_path: Path, space: dict[str, Any], message: str
-) -> None:
-    """Found when it is built, hours of search would have been spent."""
-    spec = tiny_spec(tiny_encoder(tmp_path / "bert"), distill={"space": space})
-    with pytest.raises(InputError, match=message):
-        prepare(spec, tmp_path / "cache", data=planted_dataset())
-
-
 @pytest.mark.parametrize("trained", [0, 1, 2])
 def test_hidden_states_are_the_teachers_own_layer_by_layer(problem: Problem, trained: int) -> None:
     """A layer off by one trains the student towards the wrong depth, and nothing else would show it."""
