@@ -327,7 +327,10 @@ def test_thinned_training_stays_a_function_of_the_step(problem: Problem) -> None
         ({"search": {"space": {"trainable_layers": [0, 5]}}}, r"trainable_layers goes up to 5, .* has 4 layers; lower"),
         ({"search": {"space": {"trainable_layers": {"low": 0, "high": 6}}}}, r"goes up to 6, .* has 4 layers"),
         ({"distill": {"space": {"layers": [1, 5]}}}, r"distill\.space\.layers goes up to 5, .* has 4 layers"),
-        ({"distill": {"space": {"width": 40}}}, r"distill\.space\.width = 40: .* is 32 wide, with attention heads of 8"),
+        (
+            {"distill": {"space": {"width": 40}}},
+            r"distill\.space\.width = 40: .* is 32 wide, with attention heads of 8",
+        ),
         ({"distill": {"space": {"width": [0, 12]}}}, "give a multiple of 8 up to 32, or 0 for all of it"),
     ],
 )
