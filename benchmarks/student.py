@@ -35,6 +35,7 @@ from distill.objective import Distillation, Teacher, latency, load_student, size
 from distill.student import Student, TokenTower, parameters, start, texts_in
 from distill.trainer import Distiller
 from hpo.search import cache_folder
+from hpo.students import dominates
 from hpo.summary import Scored, retention
 from storage.atomic import atomic_write
 from studies import encoder as encoders
@@ -93,11 +94,7 @@ def distil(shared: Distillation, folder: Path) -> list[dict[str, Any]]:
     enough = [row for row in rows if row["recall"] >= shared.problem.spec.distill.retain * best]
     taken = min(enough, key=lambda row: (row["latency"], -row["recall"]))
     for row in rows:
-        row["front"] = not any(
-            (o["recall"], -o["latency"], -o["size"]) != (row["recall"], -row["latency"], -row["size"])
-            and o["recall"] >= row["recall"] and o["latency"] <= row["latency"] and o["size"] <= row["size"]
-            for o in rows
-        )  # fmt: skip
+        row["front"] = not any(dominates(other, row) for other in rows)
         row["taken"] = row is taken
     return rows
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from distill.onnx_export import GRAPHS
+from distill.onnx_tower import OnnxGraph
 from distill.opened import ExportedStudent
 from distill.student import project
 from storage.errors import InputError
@@ -51,11 +52,8 @@ class TorchEncoder:
     """
 
     def __init__(self, model: DistilBertModel, projection: nn.Linear | None, precision: Precision) -> None:
-        if precision == "auto":
-            half = "fp16" if device().type == "cuda" else "fp32"
-            precision = "bf16" if fast_bf16() else half  # type: ignore[assignment]
         converted: Any = model.train(False)
-        self._model: Any = converted.to(device(), _DTYPES[precision])
+        self._model: Any = converted.to(device(), _fast_here() if precision == "auto" else _DTYPES[precision])
         self._projection = None if projection is None else projection.to(device())
 
     @torch.no_grad()
@@ -65,42 +63,19 @@ class TorchEncoder:
         return project(pool(self._model(input_ids=ids, attention_mask=mask).last_hidden_state, mask), self._projection)
 
 
-class OnnxEncoder:
-    """The export's ONNX graph, on the GPU where ONNX Runtime has one.
+def _fast_here() -> torch.dtype:
+    if fast_bf16():
+        return torch.bfloat16
+    return torch.float16 if device().type == "cuda" else torch.float32
 
-    Args:
-        exported: the export.
-        name: which of its graphs.
 
-    Raises:
-        InputError: the export holds no such graph, or ONNX Runtime is not installed.
-    """
-
-    def __init__(self, exported: ExportedStudent, name: Backend) -> None:
-        path = exported.folder / GRAPHS[name]
-        if path.relative_to(exported.folder).as_posix() not in exported.manifest["files"]:
-            raise InputError(
-                f"{exported.folder} has no {GRAPHS[name]}, which backend {name!r} needs; export the study again with "
-                f"--format {name}, or use backend 'torch'"
-            )
-        try:
-            import onnxruntime
-        except ImportError as error:
-            raise InputError(
-                f"backend {name!r} needs the package onnxruntime, which is not installed; run: "
-                "pip install 'scenetune[export]', or use backend 'torch'"
-            ) from error
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = torch.get_num_threads()
-        wanted = ["CUDAExecutionProvider", "CPUExecutionProvider"]
-        providers = [name for name in wanted if name in onnxruntime.get_available_providers()]
-        self._session = onnxruntime.InferenceSession(path, options, providers=providers)
-
-    def __call__(self, ids: Tensor, mask: Tensor) -> Tensor:
-        """See `Encoder`."""
-        inputs = {"input_ids": ids.numpy(), "attention_mask": mask.to(torch.int64).numpy()}
-        (vectors,) = self._session.run(["sentence_embedding"], inputs)
-        return torch.from_numpy(vectors).to(device())
+def _open_graph(exported: ExportedStudent, name: Backend) -> OnnxGraph:
+    if GRAPHS[name] not in exported.manifest["files"]:
+        raise InputError(
+            f"{exported.folder} has no {GRAPHS[name]}, which backend {name!r} needs; export the study again with "
+            f"--format {name}, or use backend 'torch'"
+        )
+    return OnnxGraph(exported.folder / GRAPHS[name], gpu=True)
 
 
 def open_encoder(exported: ExportedStudent, backend: Backend, precision: Precision) -> Encoder:
@@ -120,7 +95,7 @@ def open_encoder(exported: ExportedStudent, backend: Backend, precision: Precisi
             f"precision {precision!r} is not for backend {backend!r}, whose graph has its own; leave it out, or use "
             "backend 'torch'"
         )
-    return OnnxEncoder(exported, backend)
+    return _open_graph(exported, backend)
 
 
 class Embedder:

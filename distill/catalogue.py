@@ -7,6 +7,7 @@ catalogue's terms. A scene is the whole catalogue or any part of it.
 from __future__ import annotations
 
 import copy
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -246,8 +247,7 @@ def _check_texts(texts: Sequence[str], products: Sequence[int] | None) -> Ints:
         if not text.strip():
             raise InputError(f"the text at position {position} is {text!r}, which says nothing; leave such items out")
     if len(set(texts)) < len(texts):
-        seen: set[str] = set()
-        twice = next(text for text in texts if text in seen or seen.add(text))  # type: ignore[func-returns-value]
+        twice = next(text for text, count in Counter(texts).items() if count > 1)
         raise InputError(
             f"candidates hold {twice!r} more than once; give each text once: texts are what tells items apart"
         )

@@ -45,7 +45,8 @@ class Distillation:
         problem: the study's data.
         teachers: the winners, in any order; the best by validation recall gives layers, head and inner loop.
         folder: where the teachers' answers are kept; nowhere if left out.
-        progress: called with (training episodes asked about, in all).
+        progress: called with (training episodes asked about, in all); then, where hidden states are compared and not
+            cached yet, with (texts encoded, in all).
 
     Raises:
         InputError: no teachers.
@@ -67,7 +68,7 @@ class Distillation:
         self.targets = compute_targets(problem, self.teachers, episodes, folder, progress)
         if max(values_of(section.space["hidden"])) > 0:
             layers = {int(count) for count in values_of(section.space["layers"])}
-            problem.cache.build(needed(problem.encoder.layers, layers, self._trained))
+            problem.cache.build(needed(problem.encoder.layers, layers, self._trained), progress)
         self._texts = cache(self._read_texts)
 
     @property

@@ -9,39 +9,63 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from distill.onnx_export import INPUTS, OUTPUTS, check_packages
+from distill.onnx_export import INPUTS, OUTPUTS
 from distill.student import Student, TokenTower
+from storage.errors import InputError
 from studies.device import device
 from studies.encoder import Ragged
 
 
+class OnnxGraph:
+    """A graph that `distill/onnx_export.py` wrote, opened for vectors; several threads may run it at once.
+
+    Args:
+        graph: its file.
+        gpu: run it on the GPU where ONNX Runtime has one.
+
+    Raises:
+        InputError: onnxruntime is not installed.
+    """
+
+    def __init__(self, graph: Path, *, gpu: bool = False) -> None:
+        try:
+            import onnxruntime
+        except ImportError as error:
+            raise InputError(
+                f"{graph.name} needs the package onnxruntime, which is not installed; run: "
+                "pip install 'scenetune[export]', or use the encoder in torch"
+            ) from error
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = torch.get_num_threads()
+        wanted = ["CUDAExecutionProvider"] * gpu + ["CPUExecutionProvider"]
+        providers = [name for name in wanted if name in onnxruntime.get_available_providers()]
+        self._session = onnxruntime.InferenceSession(graph, options, providers=providers)
+
+    def __call__(self, ids: Tensor, mask: Tensor) -> Tensor:
+        """(B, L) token ids and their mask, on the CPU → (B, D) vectors of length 1, on the device."""
+        inputs = dict(zip(INPUTS, (ids.numpy(), mask.long().numpy()), strict=True))
+        (vectors,) = self._session.run(OUTPUTS[1:], inputs)
+        return torch.from_numpy(vectors).to(device())
+
+
 class OnnxTower(nn.Module):
-    """Item vectors from a graph that `distill/onnx_export.py` wrote, on the CPU.
+    """Item vectors from a graph, on the CPU.
 
     Args:
         graph: its file.
         tokens: the items' texts, in the student's vocabulary.
 
     Raises:
-        InputError: a package of the extra `export` is missing.
+        InputError: onnxruntime is not installed.
     """
 
     def __init__(self, graph: Path, tokens: Ragged) -> None:
         super().__init__()
-        check_packages()
-        import onnxruntime
-
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = torch.get_num_threads()
-        self._session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
-        self._tokens = tokens
+        self._graph, self._tokens = OnnxGraph(graph), tokens
 
     def forward(self, items: Tensor) -> Tensor:
         """(M,) item codes → (M, D) vectors of length 1, on the device."""
-        ids, mask = self._tokens.padded(items, torch.device("cpu"))
-        inputs = dict(zip(INPUTS, (ids.numpy(), mask.long().numpy()), strict=True))
-        (vectors,) = self._session.run(OUTPUTS[1:], inputs)
-        return torch.from_numpy(vectors).to(device())
+        return self._graph(*self._tokens.padded(items, torch.device("cpu")))
 
 
 def through(graph: Path, student: Student, tokens: Ragged | None = None) -> Student:
@@ -53,7 +77,7 @@ def through(graph: Path, student: Student, tokens: Ragged | None = None) -> Stud
         tokens: of the items it will be asked about; the student's own if left out.
 
     Raises:
-        InputError: a package of the extra `export` is missing.
+        InputError: onnxruntime is not installed.
     """
     tower = OnnxTower(graph, student.tower.tokens if tokens is None else tokens)
     # Whoever evaluates a student asks its tower for vectors and nothing else.

@@ -11,7 +11,7 @@ import copy
 import itertools
 import json
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -123,9 +123,9 @@ def _split(piece: str, prefix: str, vocabulary: Mapping[str, int]) -> list[int]:
     return parts
 
 
-def _wordpiece(tokenizer: PreTrainedTokenizerBase) -> dict:  # type: ignore[type-arg]
+def _wordpiece(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
     backend = getattr(tokenizer, "backend_tokenizer", None)
-    state: dict = json.loads(backend.to_str()) if backend is not None else {"model": {}}  # type: ignore[type-arg]
+    state: dict[str, Any] = json.loads(backend.to_str()) if backend is not None else {"model": {}}
     kind = state["model"].get("type")
     if kind != "WordPiece" or (state["post_processor"] or {}).get("type") != "TemplateProcessing":
         raise InputError(

@@ -205,7 +205,6 @@ def evaluate_export(
         InputError: the folder is not an intact export or lacks the format, or the data are not those of its study.
     """
     from distill.inference import as_student, load_export
-    from distill.manifest import verify
     from distill.objective import evaluate as evaluate_student
     from distill.onnx_export import GRAPHS
     from distill.onnx_tower import through
@@ -213,9 +212,9 @@ def evaluate_export(
     from studies.objective import prepare
     from studies.spec import parse_spec
 
-    if format not in (held := verify(folder)["formats"]):
-        raise InputError(f"{folder} has no format {format}, it has {', '.join(held)}; export it with --format {format}")
     exported = load_export(folder)
+    if format not in (held := exported.manifest["formats"]):
+        raise InputError(f"{folder} has no format {format}, it has {', '.join(held)}; export it with --format {format}")
     spec = parse_spec(exported.manifest["spec"], f"the manifest of {folder}")
     spec = spec if data is None else spec.model_copy(update={"data": data})
     problem = prepare(spec, cache_folder())

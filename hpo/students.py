@@ -60,11 +60,12 @@ def students(study: optuna.Study, spec: StudySpec) -> list[dict[str, Any]]:
     finished = [row for row in rows if row["state"] == "complete" and row["latency"] is not None]
     taken = take(study, spec).number if finished else None
     for row in rows:
-        row["front"] = row in finished and not any(_dominates(other, row) for other in finished)
+        row["front"] = row in finished and not any(dominates(other, row) for other in finished)
         row["taken"] = row["trial"] == taken
     return rows
 
 
-def _dominates(one: dict[str, Any], other: dict[str, Any]) -> bool:
+def dominates(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    """Whether a student is nowhere worse than another in recall, time and size, and better in one."""
     ours, theirs = ((-row["recall"], row["latency"], row["size"]) for row in (one, other))
     return ours != theirs and all(a <= b for a, b in zip(ours, theirs, strict=True))

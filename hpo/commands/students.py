@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
 from hpo.commands.options import Database, Json, Name, Trec, connect, load
 from hpo.commands.verb import verb
 from storage.errors import InputError
+
+if TYPE_CHECKING:
+    from studies.spec import Format
 
 app = typer.Typer()
 _FORMATS = "hf, onnx, onnx-int8"
@@ -80,7 +83,7 @@ def evaluate(
 
     console = Console()
     with console.progress("scoring test scenes") as report:
-        result = evaluate_export(folder, report, trec, load(study).data if study else None, format)  # type: ignore[arg-type]
+        result = evaluate_export(folder, report, trec, load(study).data if study else None, cast("Format", format))
     if as_json:
         typer.echo(json.dumps(result))
         return

@@ -11,7 +11,7 @@ from hpo.distillation import choose, distil, distil_study, open_distillation
 from hpo.job import EVALUATION
 from hpo.registry import register
 from hpo.search import Search
-from hpo.students import _dominates, students, take
+from hpo.students import dominates, students, take
 from storage.artifacts import study_folder, trial_folder
 from storage.errors import InputError
 from storage.records import Records
@@ -156,9 +156,9 @@ def test_a_distillation_without_a_finished_student_says_so(database, tmp_path):
     assert students(found, spec) == []
 
 
-def test_a_student_dominates_when_it_is_nowhere_worse_and_somewhere_better():
+def test_a_studentdominates_when_it_is_nowhere_worse_and_somewhere_better():
     """Equal students must not throw each other off the front."""
     one = {"recall": 0.5, "latency": 0.2, "size": 0.2}
-    assert not _dominates(one, dict(one))
-    assert _dominates(one, one | {"latency": 0.3})
-    assert not _dominates(one, one | {"latency": 0.3, "recall": 0.6})
+    assert not dominates(one, dict(one))
+    assert dominates(one, one | {"latency": 0.3})
+    assert not dominates(one, one | {"latency": 0.3, "recall": 0.6})
