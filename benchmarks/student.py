@@ -137,7 +137,8 @@ def retention_rows(results: Mapping[str, Scored]) -> list[dict[str, Any]]:
     """Recall and lift kept, and the controls: at the protocol's shots, then by shots over the same later queries."""
     by_shots = next(iter(results.values())).by_shots
     rows = []
-    for label, now in {"": dict(results)} | {f", K = {shots}": at(results, shots) for shots in by_shots}.items():
+    views = {"": dict(results), **{f", K = {shots}": at(results, shots) for shots in by_shots}}
+    for label, now in views.items():
         kept = retention(now, "teacher", "student")
         for measure in ("recall", "lift"):
             if kept[measure] is not None:
