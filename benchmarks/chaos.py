@@ -46,8 +46,8 @@ from hpo.leash import follow_launcher
 from hpo.lineage import LOST
 from hpo.registry import load_spec_of, register
 from hpo.search import Search
+from hpo.snapshot import snapshot
 from hpo.trials import open_study
-from hpo.watch import snapshot
 from storage import checkpoints
 from storage.atomic import atomic_write
 from storage.embedded import EmbeddedPostgres

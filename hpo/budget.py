@@ -49,15 +49,23 @@ class Budget:
             return f"{self.cost_seconds / 60:g} minutes of cost"
         if self.target is None and self.patience is None:
             return None  # nothing here asks for a best trial, which a search of several objectives has not
-        finished = [trial for trial in trials if trial.state == TrialState.COMPLETE and trial.value is not None]
-        best = max(finished, key=lambda trial: (trial.value or 0.0, -trial.number), default=None)
-        if best is None:
+        if (best := _best(trials)) is None:
             return None
         if self.target is not None and best.value is not None and best.value >= self.target:
             return f"recall {best.value:.4f} reaches the target of {self.target:g}"
         if self.patience is not None and _ended_after(best, trials) >= self.patience:
             return f"{self.patience} trials without progress"
         return None
+
+    def without_progress(self, trials: Sequence[FrozenTrial]) -> int:
+        """How many trials have ended since the best one began; 0 where that ends nothing or none has finished."""
+        best = None if self.patience is None else _best(trials)
+        return 0 if best is None else _ended_after(best, trials)
+
+
+def _best(trials: Sequence[FrozenTrial]) -> FrozenTrial | None:
+    finished = [trial for trial in trials if trial.state == TrialState.COMPLETE and trial.value is not None]
+    return max(finished, key=lambda trial: (trial.value or 0.0, -trial.number), default=None)
 
 
 def _ended_after(best: FrozenTrial, trials: Sequence[FrozenTrial]) -> int:

@@ -53,6 +53,11 @@ class Claims:
         self._records, self._leases = Records(database.engine), Leases(database.engine, study.study_name)
         self._control = Control(database.engine, name)
         self._me = Worker.here()
+        self._share: float | None = None
+
+    def advance(self, share: float) -> None:
+        """Notes how much of the running trial is done, from 0 to 1; the next heartbeat says so."""
+        self._share = share
 
     def ask(self, budget: Budget, resume: Resume | None = None) -> optuna.Trial | None:
         """The next trial, this worker's own; None when no further one may start.
@@ -175,11 +180,12 @@ class Claims:
         Where another has the trial by now, the block hears of it from `check` at its next rung.
         """
         done = threading.Event()
+        self._share = None
 
         def beat() -> None:
             while not done.wait(BEAT_SECONDS):
                 try:
-                    self._leases.renew(trial.number, self._me)
+                    self._leases.renew(trial.number, self._me, self._share)
                     stop = self._control.orders().stop == "now"
                 except Exception:
                     log.warning("no heartbeat for trial %d; trying again", trial.number, exc_info=True)

@@ -33,6 +33,16 @@ class Console:
         """One line about what happens."""
         self.err.print(text, markup=False, soft_wrap=True)
 
+    @property
+    def live(self) -> bool:
+        """Whether what stands on stderr can be drawn anew: in a terminal that can move its cursor."""
+        return self.err.is_interactive
+
+    @property
+    def shown(self) -> bool:
+        """Whether a person who has seen what was drawn on stderr sees stdout too, which need not repeat it."""
+        return self.live and self.out.is_terminal
+
     @contextmanager
     def progress(self, label: str) -> Iterator[Report]:
         """Shows progress with time left; the block calls what it is given with (done, in all).

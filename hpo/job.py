@@ -18,7 +18,7 @@ from hpo.launcher import launch, make_engine, search_workers
 from hpo.registry import check_definition, distillation_name, register
 from hpo.reporting.document import search_figures, study_document
 from hpo.search import cache_folder
-from hpo.watch import snapshot
+from hpo.snapshot import snapshot
 from storage.artifacts import trial_folder
 from storage.errors import InputError
 from storage.postgres import Database

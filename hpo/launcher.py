@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 from hpo.console import Console
 from hpo.engines import EngineName
 from hpo.search import log_folder
-from hpo.watch import LiveTable, Snapshot, snapshot
+from hpo.snapshot import Observer, Snapshot
+from hpo.watch import LiveTable
 from storage.control import Control
 from storage.errors import InputError, StudyStopped
 from storage.postgres import Database
@@ -45,10 +46,11 @@ def launch(
         orders = control.orders()
         return orders.stop is not None or orders.late
 
-    shot = snapshot(database, spec)
+    observer = Observer(database, spec)
+    shot = observer.look()
     if shot.finished:
         return
-    with LiveTable(database, spec, console) as table:
+    with LiveTable(observer, console) as table:
 
         def look() -> Snapshot:
             nonlocal shot
@@ -68,7 +70,7 @@ def launch(
                 settle(database, spec)
         table.refresh()
     page.write()
-    if control.orders().stop is not None and not snapshot(database, spec).finished:
+    if control.orders().stop is not None and not observer.look().finished:
         raise StudyStopped(f"study {spec.name!r} was stopped; hpo resume {spec.name} goes on")
 
 

@@ -8,7 +8,7 @@ import time
 from hpo.console import Console
 from hpo.launcher import settle
 from hpo.registry import distillation_name
-from hpo.watch import snapshot
+from hpo.snapshot import snapshot
 from storage import store
 from storage.artifacts import study_folder
 from storage.control import Control, Stop

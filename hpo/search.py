@@ -62,6 +62,10 @@ class Search:
         self._claims = Claims(database, self.study, spec.name, spec.search.retries)
         self._budget = search_budget(spec)
 
+    def advance(self, share: float) -> None:
+        """Notes how much of the running trial is done, from 0 to 1, for those who watch."""
+        self._claims.advance(share)
+
     def run_next(self) -> TrialState | None:
         """Runs the next trial to its end; None when no further one may start, whatever the number of workers.
 

@@ -1,161 +1,39 @@
-"""What a study looks like right now: one snapshot from the database, shown as a table or as JSON."""
+"""A snapshot as people and scripts see it: a table that stays current, lines in a log file, or lines of JSON."""
 
 from __future__ import annotations
 
-import math
+import json
 import re
 import time
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Protocol
 
+from rich.console import Group
 from rich.live import Live
 from rich.table import Table
+from rich.text import Text
 
 from hpo.console import Console, duration
-from storage.postgres import Database
-from studies.spec import StudySpec
-
-if TYPE_CHECKING:
-    from optuna.trial import FrozenTrial
+from hpo.snapshot import Observer, Snapshot, TrialView
 
 SECONDS_BETWEEN_LINES = 15.0
+# Longer than a heartbeat, shorter than what ends a lease.
+SILENT_SECONDS = 25.0
+ROWS, LATEST = 12, 4
+OVER = ("complete", "pruned", "fail")
 
 
-@dataclass(frozen=True)
-class TrialView:
-    """One trial as the table shows it.
+def render(shot: Snapshot, *, rows: int | None = ROWS) -> Group:
+    """Where a study stands, in 80 columns.
 
-    Attributes:
-        number, state, learner: as Optuna has them, but that what has begun and waits is paused; learner is "" until
-            suggested.
-        recalls: validation recall at each rung; None where not reached (or not finite).
-        cost_seconds: measured training and evaluation time.
-        reason: the pruner's words, or the error.
-        params: the configuration.
-        story: number of the first trial of its story, which its rung results go by.
-        spared: it was kept to measure false prunes where its rank would have stopped it.
+    Args:
+        shot: the study.
+        rows: most trials to show; all by default of None.
     """
-
-    number: int
-    state: str
-    learner: str
-    recalls: tuple[float | None, ...]
-    cost_seconds: float
-    reason: str
-    params: dict[str, Any]
-    story: int
-    spared: bool
-
-
-@dataclass(frozen=True)
-class Snapshot:
-    """A study at one moment.
-
-    Attributes:
-        name: the study.
-        budget: trials in all.
-        spent: trials that count against the budget.
-        ended_by: why no further trial may start: which budget is spent; None where one may.
-        states: number of trials per state, in lower case.
-        rungs: meta-updates at each rung.
-        trials: the last trial of each story: a retry or continuation stands for what it goes on with.
-        seconds_left: estimate; None while nothing has finished.
-        cost_seconds: measured cost of all trials.
-        unpruned_seconds: what they would have cost without pruning, each pruned trial extrapolated at its own rate.
-    """
-
-    name: str
-    budget: int
-    spent: int
-    ended_by: str | None
-    states: dict[str, int]
-    rungs: tuple[int, ...]
-    trials: tuple[TrialView, ...]
-    seconds_left: float | None
-    cost_seconds: float
-    unpruned_seconds: float
-
-    @property
-    def spared(self) -> list[TrialView]:
-        """The finished trials that were kept to measure false prunes where their rank would have stopped them."""
-        return [trial for trial in self.trials if trial.spared and trial.state == "complete"]
-
-    def false_prunes(self, best: int) -> list[TrialView]:
-        """Those of the spared trials that ended among the best so many finished ones: pruning would have lost them."""
-        finished = sorted((t for t in self.trials if t.state == "complete"), key=lambda t: (-_last(t), t.number))
-        return [trial for trial in finished[:best] if trial.spared]
-
-    @property
-    def finished(self) -> bool:
-        """Whether the budget is spent and nothing runs; what waits then will never run."""
-        return self.ended_by is not None and not self.running
-
-    @property
-    def running(self) -> int:
-        """How many trials run."""
-        return self.states.get("running", 0)
-
-    @property
-    def reached(self) -> int:
-        """How far the search has come: rungs reached and trials ended."""
-        ended = sum(trial.state not in ("running", "waiting", "paused") for trial in self.trials)
-        return ended + sum(recall is not None for trial in self.trials for recall in trial.recalls)
-
-    @property
-    def best(self) -> TrialView | None:
-        """The finished trial with the highest recall at the last rung."""
-        finished = [t for t in self.trials if t.state == "complete" and t.recalls and t.recalls[-1] is not None]
-        return max(finished, key=lambda t: (t.recalls[-1] or 0.0, -t.number), default=None)
-
-    def to_json(self) -> dict[str, Any]:
-        """For scripts."""
-        best = self.best
-        return asdict(self) | {"finished": self.finished, "best": asdict(best) if best else None}
-
-
-def snapshot(database: Database, spec: StudySpec) -> Snapshot:
-    """Reads a registered study's state."""
-    from hpo.trials import open_study
-
-    return summarise(spec, open_study(database.storage, spec.name).get_trials(deepcopy=False))
-
-
-def summarise(spec: StudySpec, trials: list[FrozenTrial]) -> Snapshot:
-    """The snapshot of a list of trials."""
-    from hpo.lineage import cost, counts, stories
-    from hpo.search import search_budget
-
-    known = stories(trials)
-    spent = sum(map(counts, known.values()))
-    views = tuple(_view(story[-1], spec.pruner.rungs) for story in known.values())
-    states: dict[str, int] = {}
-    for view in views:
-        states[view.state] = states.get(view.state, 0) + 1
-    rungs = tuple(spec.pruner.rungs)
-    return Snapshot(
-        name=spec.name,
-        budget=spec.search.trials,
-        spent=spent,
-        ended_by=search_budget(spec).spent(trials),
-        states=states,
-        rungs=rungs,
-        trials=views,
-        seconds_left=_seconds_left(spec.search.trials - spent, trials),
-        cost_seconds=sum(map(cost, known.values())),
-        unpruned_seconds=sum(_unpruned(view, rungs) for view in views),
-    )
-
-
-def render(shot: Snapshot, *, rows: int = 12) -> Table:
-    """A table of at most `rows` trials: the running ones, then the best, then the rest; 80 columns suffice."""
-    done = shot.spent - shot.states.get("running", 0)
-    counts = ", ".join(f"{count} {state}" for state, count in sorted(shot.states.items())) or "no trial yet"
-    left = "" if shot.finished else f"; about {duration(shot.seconds_left)} left" if shot.seconds_left else ""
+    chosen = shot.trials if rows is None else choose(shot.trials, rows)
     best = shot.best
-    lead = f"; best {best.recalls[-1]:.4f} (#{best.number})" if best else ""
-    title = f"{shot.name}: {done} of {shot.budget} trials done ({counts}){lead}{left}"
-    table = Table(title=title, title_justify="left", box=None, padding=(0, 1))
+    table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="bold")
     table.add_column("#", justify="right", no_wrap=True, min_width=3)
     table.add_column("state", no_wrap=True, min_width=8)
     table.add_column("learner", no_wrap=True, min_width=8)
@@ -163,23 +41,74 @@ def render(shot: Snapshot, *, rows: int = 12) -> Table:
         table.add_column(f"@{step}", justify="right", no_wrap=True, min_width=6)
     table.add_column("cost", justify="right", no_wrap=True, min_width=6)
     table.add_column("why", overflow="ellipsis", no_wrap=True, ratio=1)
-    for view in sorted(shot.trials, key=_order)[:rows]:
+    for view in sorted(chosen, key=_rank):
         recalls = [f"{value:.4f}" if value is not None else "" for value in view.recalls]
         style = "bold" if best is not None and view.number == best.number else None
-        why = re.sub(r"^recall \S+ ", "", view.reason)  # the value has a column of its own
-        cells = [str(view.number), view.state, view.learner, *recalls, f"{view.cost_seconds:.0f} s", why]
-        table.add_row(*cells, style=style)
-    if (hidden := len(shot.trials) - rows) > 0:
-        table.caption = f"and {hidden} more trials"
-    return table
+        cells = [str(view.number), view.state, view.learner, *recalls, f"{view.cost_seconds:.0f} s", _why(view)]
+        table.add_row(*map(Text, cells), style=style)
+    if hidden := len(shot.trials) - len(chosen):
+        table.caption, table.caption_justify = f"and {hidden} more {'trial' if hidden == 1 else 'trials'}", "left"
+    return Group(*map(Text, heading(shot)), table)
+
+
+def heading(shot: Snapshot) -> list[str]:
+    """What is to be said of the study as a whole, a line for each question."""
+    counts = ", ".join(f"{count} {state}" for state, count in sorted(shot.states.items())) or "no trial yet"
+    lines = [f"{shot.name}: {counts}{_ending(shot)}"]
+    if best := shot.best:
+        lines.append(f"best: {shot.metric} {best.recall:.4f} (#{best.number}, {best.learner})")
+    lines.append(f"budget: {', '.join(_budgets(shot))}")
+    pace = [f"{shot.trials_per_hour:.0f} trials/h"] if shot.trials_per_hour else []
+    if shot.cost_seconds:
+        saved = 1 - shot.cost_seconds / shot.unpruned_seconds
+        pace.append(f"{duration(shot.cost_seconds)} of work" + (f", {saved:.0%} saved by pruning" if saved > 0 else ""))
+    lines += [f"pace: {', '.join(pace)}"] if pace else []
+    if students := shot.students:
+        ended = ", ".join(f"{count} {state}" for state, count in sorted(students.states.items()))
+        scored = f"; test scenes scored: hpo report {shot.name}" if students.evaluated else ""
+        lines.append(f"students: {sum(students.states.values())} of {students.budget} trials ({ended}){scored}")
+    return lines
+
+
+def choose(trials: Sequence[TrialView], rows: int) -> list[TrialView]:
+    """The trials worth so many rows: what runs, what ended last, and the rest by how far and how good."""
+    running = [view for view in trials if view.state == "running"]
+    ended = [view for view in trials if view.state in OVER]
+    latest = sorted(ended, key=lambda view: -view.number)[: min(LATEST, max(0, rows - len(running)))]
+    first = [*sorted(running, key=_rank), *latest]
+    shown = {view.number for view in first}
+    return [*first, *sorted((view for view in trials if view.number not in shown), key=_rank)][:rows]
+
+
+def line(shot: Snapshot) -> str:
+    """All that fits into a line of a log."""
+    counts = ", ".join(f"{count} {state}" for state, count in sorted(shot.states.items())) or "workers starting"
+    best = shot.best
+    lead = f"; best {shot.metric} {best.recall:.4f} (trial {best.number}, {best.learner})" if best else ""
+    pace = f"; {shot.trials_per_hour:.0f} trials/h" if shot.trials_per_hour else ""
+    return f"search: {', '.join(_budgets(shot))} ({counts}){lead}{pace}{_ending(shot)}"
+
+
+def event(view: TrialView, shot: Snapshot) -> str:
+    """What a log says of a trial that has ended."""
+    reached = "" if view.recall is None else f"; {shot.metric} {view.recall:.4f}"
+    leads = shot.best is not None and shot.best.number == view.number
+    why = ", the best so far" if leads else "" if view.state == "complete" else f"; {_why(view)}"
+    return f"trial {view.number} ({view.learner or 'no learner yet'}) {view.state}{reached}{why}"
 
 
 class LiveTable:
-    """The table of a running search on stderr: redrawn in a terminal, now and then one line in a log file."""
+    """A running search on stderr: a table redrawn in a terminal; in a log file, the trials that end and how it goes.
 
-    def __init__(self, database: Database, spec: StudySpec, console: Console) -> None:
-        self._database, self._spec, self._console = database, spec, console
-        self._live = Live(console=console.err, auto_refresh=False) if console.err.is_terminal else None
+    Args:
+        observer: of the study.
+        console: where to.
+    """
+
+    def __init__(self, observer: Observer, console: Console) -> None:
+        self._observer, self._console = observer, console
+        self._live = Live(console=console.err, auto_refresh=False) if console.live else None
+        self._ended: set[tuple[int, str]] | None = None
         self._last_line = 0.0
         self._last_text = ""
 
@@ -196,64 +125,100 @@ class LiveTable:
 
     def refresh(self) -> Snapshot:
         """Reads the study, shows it, and returns what was read."""
-        shot = snapshot(self._database, self._spec)
-        if self._live is not None:
-            self._live.update(render(shot), refresh=True)
-            return shot
-        text = _line(shot)
+        shot = self._observer.look()
+        if self._live is None:
+            self._log(shot)
+        else:
+            # The heading, the table's own and its caption take their lines.
+            free = self._console.err.height - len(heading(shot)) - 3
+            self._live.update(render(shot, rows=max(1, min(ROWS, free))), refresh=True)
+        return shot
+
+    def _log(self, shot: Snapshot) -> None:
+        ended = {(view.number, view.state): view for view in shot.trials if view.state in OVER}
+        if self._ended is not None:
+            for key in sorted(ended.keys() - self._ended):
+                self._console.note(event(ended[key], shot))
+        self._ended = set(ended)
+        text = line(shot)
         due = time.monotonic() - self._last_line >= SECONDS_BETWEEN_LINES or shot.finished
         if due and text != self._last_text:
             self._last_line, self._last_text = time.monotonic(), text
             self._console.note(text)
+
+
+class _Display(Protocol):
+    def refresh(self) -> Snapshot: ...
+
+
+class JsonLines:
+    """A study as a line of JSON whenever its trials or budgets have changed.
+
+    Args:
+        observer: of the study.
+        write: takes each line.
+    """
+
+    def __init__(self, observer: Observer, write: Callable[[str], object]) -> None:
+        self._observer, self._write = observer, write
+        self._last: object = None
+
+    def refresh(self) -> Snapshot:
+        """Reads the study, writes what is new, and returns what was read."""
+        shot = self._observer.look()
+        # Not the clocks, which never stand still.
+        told = (shot.ended_by, shot.stopping, shot.students, [_without_silence(view) for view in shot.trials])
+        if told != self._last:
+            self._last = told
+            self._write(json.dumps(shot.to_json()))
         return shot
 
 
-def _line(shot: Snapshot) -> str:
-    counts = ", ".join(f"{count} {state}" for state, count in sorted(shot.states.items())) or "workers starting"
-    best = shot.best
-    lead = f"; best recall {best.recalls[-1]:.4f} (trial {best.number}, {best.learner})" if best else ""
-    left = f"; about {duration(shot.seconds_left)} left" if shot.seconds_left and not shot.finished else ""
-    return f"search: {shot.spent} of {shot.budget} trials ({counts}){lead}{left}"
+def follow(display: _Display, seconds: float = 1.0) -> None:
+    """Refreshes until the search has ended."""
+    while not display.refresh().finished:
+        time.sleep(seconds)
 
 
-def _last(view: TrialView) -> float:
-    return next((recall for recall in reversed(view.recalls) if recall is not None), 0.0)
+def _ending(shot: Snapshot) -> str:
+    """How long it will take, or why it does not."""
+    if shot.finished:
+        return f"; ended: {shot.ended_by}"
+    if shot.stopping:
+        return "; stopping" if shot.running else f"; stopped, hpo resume {shot.name} goes on"
+    if shot.seconds_left is None or not shot.trials:
+        return ""
+    return f"; about {duration(shot.seconds_left)} left" if shot.running else "; nothing runs now"
 
 
-def _view(trial: FrozenTrial, rungs: list[int]) -> TrialView:
-    from hpo.lineage import COST, ERROR, REASON, SPARED, origin
-
-    values = [trial.intermediate_values.get(step) for step in rungs]
-    return TrialView(
-        number=trial.number,
-        state="paused" if trial.state.name == "WAITING" and trial.params else trial.state.name.lower(),
-        learner=str(trial.params.get("learner", "")),
-        recalls=tuple(v if v is not None and math.isfinite(v) else None for v in values),
-        cost_seconds=float(trial.user_attrs.get(COST, 0.0)),
-        reason=str(trial.user_attrs.get(ERROR) or trial.user_attrs.get(REASON, "")),
-        params=dict(trial.params),
-        story=origin(trial),
-        spared=SPARED in trial.user_attrs,
-    )
+def _budgets(shot: Snapshot) -> list[str]:
+    used = [f"{shot.spent} of {shot.budget} trials"]
+    if shot.cost_limit_seconds is not None:
+        used.append(f"{duration(shot.cost_seconds)} of {duration(shot.cost_limit_seconds)} of cost")
+    if shot.seconds_to_deadline is not None and not shot.finished:
+        left = shot.seconds_to_deadline
+        used.append(f"{duration(left)} to the deadline" if left > 0 else "the time is over")
+    if shot.target is not None:
+        used.append(f"target {shot.target:g}")
+    if shot.patience is not None:
+        used.append(f"{shot.without_progress} of {shot.patience} without progress")
+    return used
 
 
-def _order(view: TrialView) -> tuple[bool, int, float]:
-    reached = [value for value in view.recalls if value is not None]
-    return view.state != "running", -len(reached), -(reached[-1] if reached else 0.0)
+def _why(view: TrialView) -> str:
+    if view.state != "running":
+        # The value has a column of its own.
+        return re.sub(r"^recall\S* \S+ (?=ranks)", "", view.reason)
+    if view.silent_seconds is not None and view.silent_seconds > SILENT_SECONDS:
+        return f"its worker is silent for {duration(view.silent_seconds)}"
+    return "" if view.share is None else f"{view.share:.0%} trained"
 
 
-def _unpruned(view: TrialView, rungs: tuple[int, ...]) -> float:
-    reached = max((step for step, value in zip(rungs, view.recalls, strict=True) if value is not None), default=None)
-    if view.state != "pruned" or reached is None:
-        return view.cost_seconds
-    return view.cost_seconds * rungs[-1] / reached
+def _rank(view: TrialView) -> tuple[bool, int, float, int]:
+    """What runs first, then who came farthest, the best first."""
+    reached = sum(value is not None for value in view.recalls)
+    return view.state != "running", -reached, -(view.recall or 0.0), view.number
 
 
-def _seconds_left(waiting: int, trials: list[FrozenTrial]) -> float | None:
-    """Wall-clock at the rate so far, of so many trials that have not begun and of those that run."""
-    ended = [t for t in trials if t.state.name in ("COMPLETE", "PRUNED") and t.datetime_complete]
-    running = [t for t in trials if t.state.name == "RUNNING"]
-    if not ended:
-        return None
-    mean = sum(t.duration.total_seconds() for t in ended if t.duration) / len(ended)
-    return mean * (max(0, waiting) + 0.5 * len(running)) / max(1, len(running))
+def _without_silence(view: TrialView) -> tuple[object, ...]:
+    return (view.number, view.state, view.learner, view.recalls, view.share, view.reason)

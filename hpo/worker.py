@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import time
-from functools import partial
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hpo.registry import load_spec_of, version
 from hpo.search import Search, cache_folder
@@ -13,6 +15,10 @@ from storage.control import Control
 from storage.errors import InputError, ScenetuneError
 from storage.postgres import Database
 from storage.records import Records
+
+if TYPE_CHECKING:
+    from studies.hyperparameters import Hyperparameters
+    from studies.objective import RungReport
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +58,12 @@ def work(database: Database, name: str, *, workers: int = 1, threads: int | None
     problem.refuse_too_large(workers)
     scenes = {problem.data.scenes[episode.scene] for episode in problem.validation}
     done = failures = 0
-    for state in Search(database, spec, scenes, partial(run_trial, problem)).run_all():
+
+    def train(values: Hyperparameters, folder: Path, report: Callable[[RungReport], None]) -> float:
+        return run_trial(problem, values, folder, report, search.advance)
+
+    search = Search(database, spec, scenes, train)
+    for state in search.run_all():
         done += 1
         failures = failures + 1 if state == TrialState.FAIL else 0
         if failures == MAX_FAILURES_IN_A_ROW:

@@ -33,11 +33,13 @@ class Orders:
         stop: set by `hpo stop` until the study is launched again.
         late: whether the launch's time is over, by the server's clock.
         version: of the program that launched the study.
+        seconds_left: of the launch's time, by the server's clock; None where there is no limit.
     """
 
     stop: Stop | None = None
     late: bool = False
     version: str | None = None
+    seconds_left: float | None = None
 
 
 class Control:
@@ -70,7 +72,8 @@ class Control:
     def orders(self) -> Orders:
         """Return what holds now; nothing does for a study that was never started."""
         late = sa.func.coalesce(_columns.deadline < sa.func.now(), sa.false())
-        query = sa.select(_columns.stop, late, _columns.version).where(_columns.study == self._study)
+        left = sa.func.extract("epoch", _columns.deadline - sa.func.now()).cast(sa.Double)
+        query = sa.select(_columns.stop, late, _columns.version, left).where(_columns.study == self._study)
         with self._engine.connect() as connection:
             row = connection.execute(query).one_or_none()
         return Orders() if row is None else Orders(*row)

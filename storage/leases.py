@@ -42,6 +42,7 @@ lease_table = sa.Table(
     sa.Column("started", sa.Double, nullable=False),
     sa.Column("beat_at", sa.DateTime(timezone=True), nullable=False, server_default=sa.func.now()),
     sa.Column("suspected_at", sa.DateTime(timezone=True)),
+    sa.Column("share", sa.Double),
 )
 _columns = lease_table.c
 
@@ -69,6 +70,21 @@ class Worker:
         return cls(f"{socket.gethostname()}:{pid}:{uuid.uuid4().hex[:8]}", _host(), pid, psutil.Process().create_time())
 
 
+@dataclass(frozen=True)
+class Lease:
+    """What is known of a trial that somebody works on.
+
+    Attributes:
+        worker: its name.
+        share: how much of the trial's training is done, from 0 to 1; None while unknown.
+        silent_seconds: since the worker was last heard of, by the server's clock.
+    """
+
+    worker: str
+    share: float | None
+    silent_seconds: float
+
+
 class Leases:
     """The leases on one study's trials.
 
@@ -92,11 +108,19 @@ class Leases:
         return bool(holder == worker.name)
 
     @patiently
-    def renew(self, trial: int, worker: Worker) -> bool:
-        """Say that the worker lives; return whether the lease was still its own."""
-        renewed = sa.update(lease_table).values(beat_at=sa.func.now(), suspected_at=None)
+    def renew(self, trial: int, worker: Worker, share: float | None = None) -> bool:
+        """Say that the worker lives, and how much of the trial is done; return whether the lease was still its own."""
+        renewed = sa.update(lease_table).values(beat_at=sa.func.now(), suspected_at=None, share=share)
         with self._engine.begin() as connection:
             return connection.execute(renewed.where(*self._key(trial, worker))).rowcount == 1
+
+    @patiently
+    def all(self) -> dict[int, Lease]:
+        """Return every lease by its trial, those of the dead too."""
+        silent = sa.func.extract("epoch", sa.func.now() - _columns.beat_at).cast(sa.Double)
+        query = sa.select(_columns.trial, _columns.worker, _columns.share, silent).where(_columns.study == self._study)
+        with self._engine.connect() as connection:
+            return {trial: Lease(*rest) for trial, *rest in connection.execute(query)}
 
     @patiently
     def held(self, trial: int, worker: Worker) -> bool:

@@ -197,6 +197,7 @@ def run_trial(
     hyperparameters: Hyperparameters,
     folder: Path,
     report: Callable[[RungReport], None],
+    advance: Callable[[float], None] = lambda share: None,
 ) -> float:
     """Trains one configuration to the last rung and returns its validation recall there.
 
@@ -210,6 +211,7 @@ def run_trial(
         hyperparameters: the configuration.
         folder: where the trial's checkpoints live.
         report: told of each rung; raises to stop the trial.
+        advance: told after each meta-update how much of all of them is done, from 0 to 1.
 
     Raises:
         InputError: the newest checkpoint is of another configuration.
@@ -217,7 +219,7 @@ def run_trial(
         ScenetuneError: a checkpoint cannot be written or uploaded.
     """
     started = time.perf_counter()
-    trial = Trial(problem, hyperparameters, folder)
+    trial = Trial(problem, hyperparameters, folder, advance)
     if trial.reached.rung >= 0:
         report(trial.reached)
     while trial.goes_on:

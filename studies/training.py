@@ -124,14 +124,20 @@ class Trainer:
         """Meta-updates done."""
         return self._optimizer.step
 
-    def train_to(self, step: int) -> None:
+    def train_to(self, step: int, progress: Callable[[int], None] | None = None) -> None:
         """Runs meta-updates until `step` are done.
+
+        Args:
+            step: how many, those before a resume included.
+            progress: told of the number of updates done, after each.
 
         Raises:
             Diverged: the loss or its gradient is not finite.
         """
         while self.step < step:
             self._optimizer.update(lambda: self.learner.meta_step(self.batch(self.step)))
+            if progress is not None:
+                progress(self.step)
 
     def batch(self, step: int) -> list[Episode]:
         """The episodes of a meta-update: a function of the seed and the step alone."""

@@ -54,14 +54,17 @@ class Trial:
         problem: the study's data.
         hyperparameters: the configuration.
         folder: where the trial's checkpoints live.
+        advance: told after each meta-update how much of all of them is done, from 0 to 1.
 
     Attributes:
         reached: the last rung, of the checkpoint at first; its number is -1 before there is one.
     """
 
-    def __init__(self, problem: Problem, hyperparameters: Hyperparameters, folder: Path) -> None:
+    def __init__(
+        self, problem: Problem, hyperparameters: Hyperparameters, folder: Path, advance: Callable[[float], None]
+    ) -> None:
         self.reached = RungReport(rung=-1, step=0, recall=float("nan"), scene_recalls={}, cost_seconds=0.0)
-        self._problem, self._hyperparameters, self._folder = problem, hyperparameters, folder
+        self._problem, self._hyperparameters, self._folder, self._advance = problem, hyperparameters, folder, advance
         self._at_once: int | None = None
         self._rungs: list[int] = []
         self._trainer: Trainer | None = None
@@ -99,7 +102,7 @@ class Trial:
         """Trains to the next rung; returns seconds per update."""
         trainer = self._running()
         before, started = trainer.step, time.perf_counter()
-        trainer.train_to(self._rungs[self.reached.rung + 1])
+        trainer.train_to(self._rungs[self.reached.rung + 1], lambda step: self._advance(step / self._rungs[-1]))
         return (time.perf_counter() - started) / (trainer.step - before)
 
     def _evaluate(self) -> Evaluation:

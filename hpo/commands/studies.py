@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import sys
-import time
 from typing import Annotated, Any
 
 import typer
@@ -90,7 +89,8 @@ def _search(
     starts = launcher.make_engine(engine, opened, spec, workers, address)
     spec, _ = job.begin(opened, spec, console, workers)
     launcher.launch(opened, spec, console, engine=starts, workers=workers)
-    print_status(opened, spec, as_json)
+    if as_json or not console.shown:
+        print_status(opened, spec, as_json)
 
 
 @app.command()
@@ -120,11 +120,14 @@ def worker(
 @verb("hpo status quickstart --json")
 def status(
     name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="The study; by default all.")] = None,
-    watch: Annotated[bool, typer.Option(help="Refresh every second until the search is finished.")] = False,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Follow one study until its search has ended; with --json in lines.")
+    ] = False,
+    everything: Annotated[bool, typer.Option("--all", help="Every trial, not a dozen.")] = False,
     database: Database = None,
     as_json: Json = False,
 ) -> None:
-    """Show where a study stands."""
+    """Show where a study stands: trials, budgets, pace, and what was stopped and why."""
     from hpo.registry import load_spec_of
     from storage.records import Records
 
@@ -135,30 +138,38 @@ def status(
     if watch:
         if name is None:
             raise InputError("hpo status --watch follows one study; give its name, such as hpo status NAME --watch")
-        _watch(opened, load_spec_of(opened, name))
+        _watch(opened, load_spec_of(opened, name), as_json)
+        return
     for each in names:
-        print_status(opened, load_spec_of(opened, each), as_json)
+        print_status(opened, load_spec_of(opened, each), as_json, everything=everything)
 
 
-def _watch(opened: Any, spec: Any) -> None:
+def _watch(opened: Any, spec: Any, as_json: bool) -> None:
     from hpo.console import Console
-    from hpo.watch import LiveTable
+    from hpo.snapshot import Observer
+    from hpo.watch import JsonLines, LiveTable, follow
 
-    with LiveTable(opened, spec, Console()) as table:
-        while not table.refresh().finished:
-            time.sleep(1)
+    observer, console = Observer(opened, spec), Console()
+    if as_json:
+        follow(JsonLines(observer, typer.echo))
+        return
+    with LiveTable(observer, console) as table:
+        follow(table)
+    if not console.shown:
+        print_status(opened, spec, as_json=False)
 
 
-def print_status(opened: Any, spec: Any, as_json: bool) -> None:
+def print_status(opened: Any, spec: Any, as_json: bool, *, everything: bool = False) -> None:
     """Prints where a study stands."""
     from hpo.console import Console
-    from hpo.watch import render, snapshot
+    from hpo.snapshot import snapshot
+    from hpo.watch import ROWS, render
 
     shot = snapshot(opened, spec)
     if as_json:
         typer.echo(json.dumps(shot.to_json()))
     else:
-        Console().out.print(render(shot))
+        Console().out.print(render(shot, rows=None if everything else ROWS))
 
 
 @app.command()
@@ -192,7 +203,7 @@ def delete(
     """Delete a study for good, with its distillation and all checkpoints; exports and reports stay."""
     from hpo import lifecycle
     from hpo.registry import load_spec_of
-    from hpo.watch import snapshot
+    from hpo.snapshot import snapshot
 
     opened = connect(database)
     spec = load_spec_of(opened, name)

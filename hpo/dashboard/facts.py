@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from hpo.registry import distillation_name
-from hpo.watch import Snapshot, TrialView, summarise
+from hpo.snapshot import Snapshot, TrialView, summarise
 from storage.postgres import Database
 from storage.records import Records, RungResult, StudyRecord
 from studies.spec import StudySpec

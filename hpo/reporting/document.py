@@ -7,7 +7,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from hpo.watch import Snapshot, snapshot
+from hpo.snapshot import Snapshot, snapshot
 from storage.postgres import Database
 from storage.records import Records, RungResult
 from studies.spec import StudySpec

@@ -15,7 +15,7 @@ from hpo.lineage import CONTINUES, ERROR, REASON, SPARED, origin, stories
 from hpo.pruner import RecallPruner
 from hpo.registry import register
 from hpo.search import Search
-from hpo.watch import snapshot
+from hpo.snapshot import snapshot
 from storage.artifacts import trial_folder
 from storage.control import Control
 from storage.embedded import EmbeddedPostgres

@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import random
 import signal
+import socket
 import time
 
 import optuna
@@ -20,7 +21,7 @@ from hpo.trials import Paused, open_study, run_all, run_next
 from storage import leases
 from storage.control import Control
 from storage.errors import ArtifactsUnavailable, InputError
-from storage.leases import Leases, Worker
+from storage.leases import SILENT_SECONDS, Leases, Worker
 from storage.postgres import connect
 from studies.spec import parse_spec
 
@@ -188,6 +189,26 @@ def test_a_reused_process_id_is_not_taken_for_the_worker(database, study, claims
     here = Worker.here()
     Leases(database.engine, "s").take(trial.number, Worker("dead", here.host, here.pid, here.started - 3600))
     assert not claims.others_run()
+
+
+def test_a_heartbeat_says_how_far_the_trial_is(database, claims, monkeypatch):
+    """Between its rungs a trial of an hour would look the same as one that hangs."""
+    monkeypatch.setattr("hpo.claims.BEAT_SECONDS", 0.01)
+    held, seen = Leases(database.engine, "s"), []
+
+    def objective(trial):
+        for share in (0.25, 0.5):
+            claims.advance(share)
+            while held.all()[trial.number].share != share:
+                time.sleep(0.01)
+            seen.append(held.all()[trial.number])
+        return 1.0
+
+    assert run_next(claims, Budget(1), objective) == TrialState.COMPLETE
+    assert [lease.share for lease in seen] == [0.25, 0.5]
+    assert all(lease.worker.startswith(socket.gethostname()) for lease in seen)
+    assert all(0 <= lease.silent_seconds < SILENT_SECONDS for lease in seen)
+    assert held.all() == {}
 
 
 def test_a_trial_begun_without_a_lease_is_taken_up(study, claims):

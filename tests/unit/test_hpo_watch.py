@@ -1,13 +1,20 @@
-"""The snapshot of a study, as tables and scripts get it."""
+"""The snapshot of a study, as tables, logs and scripts get it."""
 
+import io
 import json
+from dataclasses import replace
 from datetime import datetime, timedelta
 
 import optuna
+import pytest
 from optuna.trial import TrialState
-from rich.console import Console
+from rich.console import Console as RichConsole
 
-from hpo.watch import render, summarise
+from hpo.console import Console
+from hpo.snapshot import Students, summarise
+from hpo.watch import SILENT_SECONDS, JsonLines, LiveTable, choose, follow, heading, render
+from storage.control import Orders
+from storage.leases import Lease
 from studies.spec import parse_spec
 
 SPEC = parse_spec(
@@ -68,14 +75,129 @@ def test_pruning_is_credited_with_the_rest_of_the_trials_own_cost():
     assert shot.unpruned_seconds == 200
 
 
+def printed(shot, width=80, **options):
+    console = RichConsole(width=width, record=True, color_system=None, file=io.StringIO())
+    console.print(render(shot, **options))
+    return console.export_text()
+
+
 def test_the_table_is_readable_at_80_columns():
     """Wrapped or cut figures are the first thing a user would see of the project."""
-    console = Console(width=80, record=True, color_system=None)
-    console.print(render(summarise(SPEC, TRIALS)))
-    text = console.export_text()
-    for word in ("complete", "pruned", "running", "anil", "0.3000", "@90", "ranks 2 of 2", "best 0.3000 (#0)"):
+    text = printed(summarise(SPEC, TRIALS, {2: Lease("w", 0.53, 1.0)}, Orders(seconds_left=1800.0)))
+    for word in ("complete", "pruned", "running", "anil", "0.3000", "@90", "ranks 2 of 2", "53% trained"):
         assert word in " ".join(text.split())
+    assert "best: recall@10 0.3000 (#0, anil)" in text
+    assert "budget: 3 of 4 trials, 30 min 00 s to the deadline" in text
+    assert "pace: 72 trials/h, 2 min 00 s of work, 40% saved by pruning" in text
     assert max(map(len, text.splitlines())) <= 80
+
+
+def test_every_budget_is_told_with_what_is_used_of_it():
+    """A search that ends for a reason that nobody saw coming looks broken."""
+    section = SPEC.search.model_copy(update={"cost_minutes": 10.0, "target_recall": 0.5, "patience": 5})
+    text = " ".join(heading(summarise(SPEC.model_copy(update={"search": section}), TRIALS)))
+    assert "3 of 4 trials, 2 min 00 s of 10 min 00 s of cost, target 0.5, 1 of 5 without progress" in text
+
+
+def test_the_time_left_is_that_of_the_first_budget_to_be_spent():
+    """An estimate from trials alone is hours off where the cost or the clock ends the search."""
+    trials = [trial(0, TrialState.COMPLETE, [0.1, 0.2, 0.3], 90.0), trial(1, TrialState.RUNNING, [], 0.0)]
+    halfway = {1: Lease("w", 0.5, 1.0)}
+    assert summarise(SPEC, trials, halfway).seconds_left == pytest.approx(90 * (2 + 0.5))
+    assert summarise(SPEC, trials, halfway, Orders(seconds_left=60.0)).seconds_left == 60
+    section = SPEC.search.model_copy(update={"cost_minutes": 2.0})
+    assert summarise(SPEC.model_copy(update={"search": section}), trials, halfway).seconds_left == 30
+    assert summarise(SPEC, [], halfway, Orders(seconds_left=60.0)).seconds_left is None
+
+
+def test_a_worker_that_is_silent_is_told_of():
+    """A trial that nobody works on any more looks like one that takes long."""
+    text = printed(summarise(SPEC, TRIALS, {2: Lease("w", 0.5, SILENT_SECONDS + 20)}), width=120)
+    assert "its worker is silent for 45 s" in text
+
+
+def test_a_long_search_shows_what_runs_what_ended_last_and_the_best():
+    """The best dozen alone hide what was stopped and why; the newest alone hide the best."""
+    many = [trial(n, TrialState.PRUNED, [0.1 + n / 1000], 1.0, reason=f"ranks {n}") for n in range(40)]
+    many += [trial(40, TrialState.COMPLETE, [0.1, 0.2, 0.3], 1.0), trial(41, TrialState.RUNNING, [], 0.0)]
+    many += [trial(n, TrialState.PRUNED, [0.01], 1.0, reason="late") for n in range(42, 48)]
+    views = summarise(SPEC, many).trials
+    chosen = [view.number for view in choose(views, 12)]
+    assert chosen[:5] == [41, 47, 46, 45, 44]
+    assert chosen[5:] == [40, 39, 38, 37, 36, 35, 34]
+    assert [view.number for view in choose(views, 2)] == [41, 47]
+    assert "and 36 more trials" in printed(summarise(SPEC, many))
+    assert "more trial" not in printed(summarise(SPEC, many), rows=None)
+
+
+def test_what_is_told_of_a_search_that_does_not_run():
+    """Time left that never passes, or a stop that nobody is told of, keeps people waiting."""
+    waiting = [trial(0, TrialState.COMPLETE, [0.1, 0.2, 0.3], 90.0)]
+    assert "nothing runs now" in heading(summarise(SPEC, waiting))[0]
+    assert "stopped, hpo resume s goes on" in heading(summarise(SPEC, waiting, None, Orders(stop="rung")))[0]
+    done = summarise(SPEC, [trial(n, TrialState.COMPLETE, [0.1, 0.2, 0.3], 9.0) for n in range(4)])
+    assert "ended: 4 trials" in heading(done)[0]
+    distilled = replace(done, students=Students(8, {"complete": 2, "running": 1}, evaluated=False))
+    assert heading(distilled)[-1] == "students: 3 of 8 trials (2 complete, 1 running)"
+
+
+class Played:
+    """An observer that sees one snapshot after the other, the last one again and again."""
+
+    def __init__(self, *shots):
+        self.shots = list(shots)
+
+    def look(self):
+        """The next one."""
+        return self.shots.pop(0) if len(self.shots) > 1 else self.shots[0]
+
+
+FINISHED = [*TRIALS[:2], *(trial(n, TrialState.COMPLETE, [0.2, 0.3, 0.4 - n / 100], 9.0) for n in (2, 3))]
+
+
+def test_a_log_file_hears_of_each_trial_that_ends_and_never_of_a_control_code(capsys, monkeypatch):
+    """A redrawn table is noise in a log; the reasons of the pruner are what one looks for in it."""
+    monkeypatch.setenv("TERM", "xterm-256color")
+    observer = Played(summarise(SPEC, []), summarise(SPEC, TRIALS[:2]), summarise(SPEC, FINISHED))
+    with LiveTable(observer, Console()) as table:
+        follow(table, seconds=0.0)
+    said = capsys.readouterr().err
+    assert "\x1b" not in said
+    assert "trial 0 (anil) complete; recall@10 0.3000, the best so far" in said
+    assert "trial 1 (anil) pruned; recall@10 0.0500; ranks 2 of 2" in said
+    assert "trial 2 (anil) complete; recall@10 0.3800, the best so far" in said
+    assert "trial 3 (anil) complete; recall@10 0.3700\n" in said
+    assert said.splitlines()[-1].startswith("search: 4 of 4 trials (3 complete, 1 pruned); best recall@10 0.3800")
+
+
+def test_a_terminal_that_cannot_redraw_gets_lines(capsys, monkeypatch):
+    """An editor's shell or a serial console would show a heap of control codes."""
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "dumb")
+    with LiveTable(Played(summarise(SPEC, TRIALS)), Console()) as table:
+        table.refresh()
+    said = capsys.readouterr().err
+    assert said.startswith("search: 3 of 4 trials")
+    assert "\x1b" not in said
+
+
+def test_trials_of_before_are_not_news(capsys):
+    """A resumed search of a thousand trials would begin with a thousand lines."""
+    with LiveTable(Played(summarise(SPEC, FINISHED)), Console()) as table:
+        follow(table, seconds=0.0)
+    assert "trial 0" not in capsys.readouterr().err
+
+
+def test_lines_of_json_come_when_something_has_changed():
+    """A script that follows a search would otherwise drown in the same line, or wait for ever."""
+    running = summarise(SPEC, TRIALS, {2: Lease("w", 0.1, 1.0)})
+    silent = summarise(SPEC, TRIALS, {2: Lease("w", 0.1, 5.0)}, Orders(seconds_left=9.0))
+    farther = summarise(SPEC, TRIALS, {2: Lease("w", 0.2, 0.0)})
+    lines = []
+    follow(JsonLines(Played(running, silent, farther, summarise(SPEC, FINISHED)), lines.append), seconds=0.0)
+    told = [json.loads(line) for line in lines]
+    assert [shot["trials"][2]["share"] for shot in told] == [0.1, 0.2, None]
+    assert [shot["finished"] for shot in told] == [False, False, True]
 
 
 def test_the_snapshot_is_json_and_has_no_nan():

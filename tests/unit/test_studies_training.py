@@ -171,6 +171,21 @@ def test_an_interrupted_trial_resumes_at_its_rung_and_ends_as_an_uninterrupted_o
         assert same(checkpoints.last(tmp_path / "whole")[0], checkpoints.last(tmp_path / other)[0])
 
 
+def test_a_trial_says_after_each_update_how_much_of_it_is_done(problem: Problem, tmp_path: Path) -> None:
+    """Who watches a trial of an hour sees from it that it goes on, and after a resume where it is."""
+    shares: list[float] = []
+
+    def stop_at_the_second(report: RungReport) -> None:
+        if report.rung == 1:
+            raise Stop
+
+    with pytest.raises(Stop):
+        run_trial(problem, values("protonet"), tmp_path / "trial", stop_at_the_second, shares.append)
+    assert shares == [1 / 8, 2 / 8, 3 / 8, 4 / 8]
+    run_trial(problem, values("protonet"), tmp_path / "trial", lambda report: None, shares.append)
+    assert shares[4:] == [5 / 8, 6 / 8, 7 / 8, 1]
+
+
 def test_a_finished_trial_is_not_trained_again(problem: Problem, tmp_path: Path) -> None:
     """A worker that dies between the last rung and telling the database must cost nothing to repeat."""
     reports, recall = heard(problem, values("anil"), tmp_path / "trial")
