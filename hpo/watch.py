@@ -51,6 +51,20 @@ def render(shot: Snapshot, *, rows: int | None = ROWS) -> Group:
     return Group(*map(Text, heading(shot)), table)
 
 
+def overview(shots: Sequence[Snapshot]) -> Table:
+    """A line for each of several studies."""
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
+    for column in ("study", "trials", "best", "learner"):
+        table.add_column(column, justify="right" if column in ("trials", "best") else "left", no_wrap=True)
+    table.add_column("now", overflow="ellipsis", no_wrap=True, ratio=1)
+    for shot in shots:
+        best, running = shot.best, f"{shot.running} running" if shot.running else ""
+        found = [f"{best.recall:.4f}", best.learner] if best else ["", ""]
+        now = f"{running}{_ending(shot)}".removeprefix("; ") or "no trial yet"
+        table.add_row(*map(Text, [shot.name, f"{shot.spent}/{shot.budget}", *found, now]))
+    return table
+
+
 def heading(shot: Snapshot) -> list[str]:
     """What is to be said of the study as a whole, a line for each question."""
     counts = ", ".join(f"{count} {state}" for state, count in sorted(shot.states.items())) or "no trial yet"

@@ -132,16 +132,30 @@ def status(
     from storage.records import Records
 
     opened = connect(database)
-    names = [name] if name else Records(opened.engine).study_names()
-    if not names and not as_json:
-        typer.echo("no studies yet; hpo launch STUDY.toml starts one", err=True)
-    if watch:
-        if name is None:
+    if name is None:
+        if watch:
             raise InputError("hpo status --watch follows one study; give its name, such as hpo status NAME --watch")
+        _print_all(opened, Records(opened.engine).study_names(), as_json)
+    elif watch:
         _watch(opened, load_spec_of(opened, name), as_json)
-        return
-    for each in names:
-        print_status(opened, load_spec_of(opened, each), as_json, everything=everything)
+    else:
+        print_status(opened, load_spec_of(opened, name), as_json, everything=everything)
+
+
+def _print_all(opened: Any, names: list[str], as_json: bool) -> None:
+    from hpo.console import Console
+    from hpo.registry import load_spec_of
+    from hpo.snapshot import snapshot
+    from hpo.watch import overview
+
+    shots = [snapshot(opened, load_spec_of(opened, name)) for name in names]
+    if as_json:
+        for shot in shots:
+            typer.echo(json.dumps(shot.to_json()))
+    elif shots:
+        Console().out.print(overview(shots))
+    else:
+        typer.echo("no studies yet; hpo launch STUDY.toml starts one", err=True)
 
 
 def _watch(opened: Any, spec: Any, as_json: bool) -> None:

@@ -12,7 +12,7 @@ from rich.console import Console as RichConsole
 
 from hpo.console import Console
 from hpo.snapshot import Students, summarise
-from hpo.watch import SILENT_SECONDS, JsonLines, LiveTable, choose, follow, heading, render
+from hpo.watch import SILENT_SECONDS, JsonLines, LiveTable, choose, follow, heading, overview, render
 from storage.control import Orders
 from storage.leases import Lease
 from studies.spec import parse_spec
@@ -139,6 +139,19 @@ def test_what_is_told_of_a_search_that_does_not_run():
     assert "ended: 4 trials" in heading(done)[0]
     distilled = replace(done, students=Students(8, {"complete": 2, "running": 1}, evaluated=False))
     assert heading(distilled)[-1] == "students: 3 of 8 trials (2 complete, 1 running)"
+
+
+def test_several_studies_take_a_line_each():
+    """Whoever asks for all of a year's studies wants to find one, not to scroll through their trials."""
+    done = [trial(n, TrialState.COMPLETE, [0.1, 0.2, 0.3], 9.0) for n in range(4)]
+    shots = [summarise(SPEC, TRIALS, {2: Lease("w", 0.5, 1.0)}), summarise(SPEC, done), summarise(SPEC, [])]
+    console = RichConsole(width=80, record=True, color_system=None, file=io.StringIO())
+    console.print(overview(shots))
+    lines = [line.split() for line in console.export_text().splitlines()]
+    assert lines[0] == ["study", "trials", "best", "learner", "now"]
+    assert lines[1] == ["s", "3/4", "0.3000", "anil", "1", "running;", "about", "1", "min", "15", "s", "left"]
+    assert lines[2] == ["s", "4/4", "0.3000", "anil", "ended:", "4", "trials"]
+    assert lines[3] == ["s", "0/4", "no", "trial", "yet"]
 
 
 class Played:
