@@ -5,7 +5,7 @@ Texts are cut by the tokenizer's batched path, sorted by length and padded only 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
 
@@ -20,11 +20,11 @@ from distill.student import project
 from storage.errors import InputError
 from studies.device import device, fast_bf16
 from studies.encoder import Ragged, by_length, pool
+from studies.listener import Progress
 
 if TYPE_CHECKING:
     from transformers import DistilBertModel
 
-Progress = Callable[[int, int], None]
 Backend = Literal["torch", "onnx", "onnx-int8"]
 Precision = Literal["fp32", "bf16", "fp16", "auto"]
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}

@@ -27,9 +27,9 @@ from studies.device import device
 from studies.episodes import Episode
 from studies.learners import Learner
 from studies.lexicon import Lexicon, count_words, overlap
+from studies.listener import Progress
 
 Ints = npt.NDArray[np.int64]
-Progress = Callable[[int, int], None]
 
 
 class Known(NamedTuple):

@@ -19,6 +19,7 @@ from distill.student import Student
 from storage.atomic import atomic_folder
 from storage.errors import InputError
 from studies.lexicon import Lexicon
+from studies.listener import NOBODY, Listener
 from studies.spec import Format, Precision
 
 if TYPE_CHECKING:
@@ -46,7 +47,8 @@ def export(
         formats: "hf", and with it "onnx", and with that "onnx-int8".
         precision: in which model.safetensors is stored; graphs and head stay fp32.
         replace: put the export in the place of an older one.
-        problem: the study's data, by which lists are compared and 8-bit weights are measured.
+        problem: the study's data, by which lists are compared and 8-bit weights are measured; its listener is told of
+            each stage.
 
     Raises:
         InputError: `folder` exists, `replace` would destroy something that is not an export, or a package that a
@@ -58,11 +60,12 @@ def export(
     if "onnx" in formats:
         check_packages()
     described = describe(student, manifest, formats, precision)
+    listener = problem.listener if problem is not None else NOBODY
     with atomic_folder(folder, replace) as draft:
         write_encoder(student, draft, precision)
         write_sentence_transformers(student, draft, precision)
         write_head(student.head, lexicon, draft)
-        _write_graphs(student, draft, formats)
+        _write_graphs(student, draft, formats, listener)
         seal(draft, described)  # so that the draft opens
         _check_parity(student, draft, described, problem)
         (draft / "README.md").write_text(model_card(described), encoding="utf-8")
@@ -80,11 +83,13 @@ def check_replaceable(folder: Path, *, replace: bool) -> None:
         raise InputError(f"{folder} exists and is not an export, so it is not replaced; name another folder")
 
 
-def _write_graphs(student: Student, draft: Path, formats: Sequence[Format]) -> None:
+def _write_graphs(student: Student, draft: Path, formats: Sequence[Format], listener: Listener) -> None:
     if "onnx" not in formats:
         return
     graph = draft / GRAPHS["onnx"]
     graph.parent.mkdir()
+    listener.note("writing the ONNX graph")
     write_onnx(student, graph)
     if "onnx-int8" in formats:
+        listener.note("writing the ONNX graph with 8-bit weights")
         write_int8(graph, draft / GRAPHS["onnx-int8"])

@@ -30,6 +30,7 @@ from studies.device import device, full_precision
 from studies.encoder import tokenize
 from studies.episodes import Episode
 from studies.evaluation import encode_items
+from studies.listener import NOBODY, Progress
 from studies.metrics import top_k
 
 if TYPE_CHECKING:
@@ -68,6 +69,8 @@ def check(student: Student, draft: Path, manifest: Mapping[str, Any], problem: P
     )
     texts = [*PROBES, *(problem.data.texts[item] for item in items.tolist())] if problem else list(PROBES)
     ours = _own_vectors(student, texts)
+    listener = problem.listener if problem is not None else NOBODY
+    listener.note(f"comparing vectors in a fresh process: {', '.join(formats)}")
     for opener, vectors in strangers_vectors(draft, texts, list(formats)).items():
         name = "hf" if opener == "sentence-transformers" else opener
         precision = {"hf": manifest["precision"], "onnx-int8": "int8"}.get(name, "fp32")
@@ -81,6 +84,7 @@ def check(student: Student, draft: Path, manifest: Mapping[str, Any], problem: P
             lists = [top_k(_scores(student, e, t), LIST) for e, t in zip(episodes, tables, strict=True)]
             formats[name]["overlap"] = _compare_lists(opener, precision, student, episodes, lists)
     if problem is not None and episodes:
+        listener.note("comparing lists in a fresh process")
         lists = served_lists(draft, [_in_words(problem, episode) for episode in episodes])
         formats["hf"]["served_overlap"] = _compare_lists("served", manifest["precision"], student, episodes, lists)
         if "onnx-int8" in formats:
@@ -96,8 +100,9 @@ def weigh_int8(student: Student, draft: Path, problem: Problem) -> dict[str, Any
     from distill.objective import evaluate
 
     graphs = {name: draft / path for name, path in GRAPHS.items()}
-    full = evaluate(student, problem, problem.validation).mean()
-    small = evaluate(through(graphs["onnx-int8"], student), problem, problem.validation).mean()
+    problem.listener.note("measuring what 8-bit weights cost in recall and bring in speed")
+    full = evaluate(student, problem, problem.validation, problem.listener).mean()
+    small = evaluate(through(graphs["onnx-int8"], student), problem, problem.validation, problem.listener).mean()
     if not small >= (1 - MAX_LOSS) * full:
         raise ScenetuneError(
             f"with 8-bit weights recall@{problem.spec.protocol.k} on the validation scenes falls from {full:.4f} to "
@@ -107,7 +112,8 @@ def weigh_int8(student: Student, draft: Path, problem: Problem) -> dict[str, Any
     tokens = student.tower.tokens
     here = TokenTower(copy.deepcopy(student.tower.model).cpu(), tokens, copy.deepcopy(student.tower.projection))
     towers: dict[str, nn.Module] = {name: OnnxTower(path, tokens) for name, path in graphs.items()}
-    rates = _rates(towers | {"torch": here.cpu()}, tokens.lengths)
+    with problem.listener.progress("timing its graphs") as progress:
+        rates = _rates(towers | {"torch": here.cpu()}, tokens.lengths, progress)
     return {"recall": small, "recall_fp32": full, "texts_per_second": rates}
 
 
@@ -230,14 +236,15 @@ def _in_words(problem: Problem, episode: Episode) -> dict[str, Any]:
     }
 
 
-def _rates(towers: Mapping[str, nn.Module], lengths: Tensor) -> dict[str, float]:
+def _rates(towers: Mapping[str, nn.Module], lengths: Tensor, progress: Progress) -> dict[str, float]:
     """Texts per second of each, in alternating rounds, so that a busy machine slows all."""
     items = torch.linspace(0, len(lengths) - 1, min(RATED_TEXTS, len(lengths))).long()
     seconds: dict[str, list[float]] = {name: [] for name in towers}
     with full_precision():
-        for _ in range(ROUNDS + 1):
+        for done in range(1, ROUNDS + 2):
             for name, tower in towers.items():
                 started = time.perf_counter()
                 encode_items(tower, items, lengths)
                 seconds[name].append(time.perf_counter() - started)
+            progress(done, ROUNDS + 1)
     return {name: len(items) / statistics.median(each[1:]) for name, each in seconds.items()}  # the first warms up

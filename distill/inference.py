@@ -12,12 +12,13 @@ from pathlib import Path
 
 from torch import Tensor
 
-from distill.backends import Backend, Embedder, Precision, Progress, open_encoder
+from distill.backends import Backend, Embedder, Precision, open_encoder
 from distill.catalogue import Catalogue, Known
 from distill.opened import ExportedStudent, as_student, load_export
 from distill.scene import History, Ranking, Scene
 from distill.student import adapting
 from studies.learners import Learner
+from studies.listener import Progress
 
 __all__ = ["Catalogue", "ExportedStudent", "Ranking", "Scene", "StudentRecommender", "as_student", "load_export"]
 

@@ -24,11 +24,11 @@ from storage import checkpoints
 from storage.errors import InputError
 from studies.device import device, full_precision
 from studies.domains import values_of
-from studies.embeddings import Progress
 from studies.episodes import Episode
 from studies.evaluation import Adapted, ItemVectors, RunWriter, encode_items
 from studies.evaluation import evaluate as evaluate_system
 from studies.hyperparameters import Hyperparameters
+from studies.listener import NOBODY, Listener
 from studies.metrics import Evaluation
 from studies.objective import Problem
 from studies.out_of_memory import recognised
@@ -45,30 +45,23 @@ class Distillation:
         problem: the study's data.
         teachers: the winners, in any order; the best by validation recall gives layers, head and inner loop.
         folder: where the teachers' answers are kept; nowhere if left out.
-        progress: called with (training episodes asked about, in all); then, where hidden states are compared and not
-            cached yet, with (texts encoded, in all).
 
     Raises:
         InputError: no teachers.
     """
 
-    def __init__(
-        self,
-        problem: Problem,
-        teachers: Sequence[Teacher],
-        folder: Path | None = None,
-        progress: Progress | None = None,
-    ) -> None:
+    def __init__(self, problem: Problem, teachers: Sequence[Teacher], folder: Path | None = None) -> None:
         if not teachers:
             raise InputError("the distillation got no teachers; it needs at least one finished trial: run the search")
         self.problem = problem
         self.teachers = sorted(teachers, key=lambda teacher: (-teacher.recall, teacher.trial))
         section = problem.spec.distill
         episodes = rank_episodes(section, len(problem.train))
-        self.targets = compute_targets(problem, self.teachers, episodes, folder, progress)
+        self.targets = compute_targets(problem, self.teachers, episodes, folder)
         if max(values_of(section.space["hidden"])) > 0:
             layers = {int(count) for count in values_of(section.space["layers"])}
-            problem.cache.build(needed(problem.encoder.layers, layers, self._trained), progress)
+            with problem.listener.progress("encoding texts layer by layer") as progress:
+                problem.cache.build(needed(problem.encoder.layers, layers, self._trained), progress)
         self._texts = cache(self._read_texts)
 
     @property
@@ -178,7 +171,7 @@ def evaluate(
     student: Student,
     problem: Problem,
     episodes: Sequence[Episode],
-    progress: Progress | None = None,
+    listener: Listener = NOBODY,
     dump: RunWriter | None = None,
 ) -> Evaluation:
     """A student's figures on `episodes`, in fp32: they are published, and the export must reproduce them.
@@ -187,12 +180,15 @@ def evaluate(
         student: its tower must hold the tokens of `problem`'s items.
         problem: the study's data.
         episodes: what to score; each distinct item is encoded once.
-        progress: called with (episodes done, episodes in all).
+        listener: told of texts encoded and of episodes scored.
         dump: called with each episode and its ranking.
     """
     with full_precision():
-        system = Adapted(student.learner, ItemVectors(student.tower, episodes, problem.tokens.lengths))
-        return evaluate_system(system, episodes, problem.data.scenes, problem.spec.protocol.k, progress, dump)
+        with listener.progress("encoding texts with the student") as progress:
+            vectors = ItemVectors(student.tower, episodes, problem.tokens.lengths, progress)
+        system, names = Adapted(student.learner, vectors), problem.data.scenes
+        with listener.progress("scoring episodes") as progress:
+            return evaluate_system(system, episodes, names, problem.spec.protocol.k, progress, dump)
 
 
 def size(problem: Problem, student: Student) -> float:
@@ -212,9 +208,11 @@ def latency(problem: Problem, student: Student, texts: int = 256, rounds: int = 
     towers = (student.tower, TokenTower(problem.encoder.model, problem.tokens).to(device()))
     items = torch.linspace(0, len(problem.tokens) - 1, min(texts, len(problem.tokens))).long()
     ratios = []
-    for _ in range(rounds + 1):
-        ours, theirs = (_seconds(tower, items) for tower in towers)
-        ratios.append(ours / theirs)
+    with problem.listener.progress("timing the student beside its teacher") as progress:
+        for done in range(1, rounds + 2):
+            ours, theirs = (_seconds(tower, items) for tower in towers)
+            ratios.append(ours / theirs)
+            progress(done, rounds + 1)
     return statistics.median(ratios[1:])  # the first round warms up
 
 

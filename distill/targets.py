@@ -18,7 +18,6 @@ from torch import Tensor
 
 from storage.atomic import atomic_write
 from studies.device import device
-from studies.embeddings import Progress
 from studies.evaluation import ItemVectors, encode_items
 from studies.learners import Learner
 from studies.objective import Problem
@@ -73,22 +72,20 @@ def compute_targets(
     teachers: Sequence[Teacher],
     episodes: Collection[int],
     folder: Path | None = None,
-    progress: Progress | None = None,
 ) -> Targets:
     """Asks the teachers, or reads what they said when these were asked the same before.
 
     Args:
-        problem: the study's data.
+        problem: the study's data; its listener is told of the episodes, counted for every teacher.
         teachers: the winners, best first.
         episodes: positions in `problem.train` whose scores are needed.
         folder: where answers are kept; nowhere if left out.
-        progress: called with (episodes done, episodes in all), counted for every teacher.
     """
     items, asked = problem.visible_items, sorted(episodes)
     file = None if folder is None else folder / f"targets-{_key(problem, teachers, asked)}.safetensors"
     said = _read(file) if file else None
     if said is None:
-        said = _ask(problem, teachers, asked, items, progress)
+        said = _ask(problem, teachers, asked, items)
         if file:
             atomic_write(file, save({name: tensor.contiguous().cpu() for name, tensor in said.items()}))
     scores = {index: said[f"scores.{index}"].to(device()) for index in asked}
@@ -96,22 +93,20 @@ def compute_targets(
     return Targets(items, said["vectors"].to(device()), scores, weights)
 
 
-def _ask(
-    problem: Problem, teachers: Sequence[Teacher], asked: Sequence[int], items: Tensor, progress: Progress | None
-) -> dict[str, Tensor]:
-    lengths = problem.tokens.lengths
-    said = {"vectors": encode_items(teachers[0].learner.model.tower, items, lengths)}
+def _ask(problem: Problem, teachers: Sequence[Teacher], asked: Sequence[int], items: Tensor) -> dict[str, Tensor]:
+    lengths, listener = problem.tokens.lengths, problem.listener
+    with listener.progress("encoding texts with the best teacher") as encoded:
+        said = {"vectors": encode_items(teachers[0].learner.model.tower, items, lengths, encoded)}
     scores: dict[int, list[Tensor]] = {index: [] for index in asked}
-    for number, teacher in enumerate(teachers):
-        if not asked:
-            break
-        vectors = ItemVectors(teacher.learner.model.tower, [problem.train[index] for index in asked], lengths)
-        for done, index in enumerate(asked, start=1):
-            episode = problem.train[index]
-            adapted = teacher.learner.adapt(episode, vectors.of(episode))
-            with torch.no_grad():
-                scores[index].append(adapted.scores(episode.query_history))
-            if progress is not None:
+    episodes = [problem.train[index] for index in asked]
+    with listener.progress("asking the teachers") as progress:
+        for number, teacher in enumerate(teachers if asked else []):
+            with listener.progress(f"encoding texts with teacher {teacher.trial}") as encoded:
+                vectors = ItemVectors(teacher.learner.model.tower, episodes, lengths, encoded)
+            for done, (index, episode) in enumerate(zip(asked, episodes, strict=True), start=1):
+                adapted = teacher.learner.adapt(episode, vectors.of(episode))
+                with torch.no_grad():
+                    scores[index].append(adapted.scores(episode.query_history))
                 progress(number * len(asked) + done, len(teachers) * len(asked))
     return said | {f"scores.{index}": torch.stack(each) for index, each in scores.items()}
 

@@ -130,7 +130,7 @@ def baselines(
     from hpo.evaluation import evaluate_baselines
 
     console = Console()
-    result = evaluate_baselines(spec, part.value, console.progress, trec)
+    result = evaluate_baselines(spec, part.value, console, trec)
     if out is not None:
         from hpo.reporting.document import baselines_document
         from hpo.reporting.page import write
@@ -154,11 +154,12 @@ def check(study: StudyFile, as_json: Json = False) -> None:
     from hpo.data_check import print_check
     from hpo.search import cache_folder
 
-    result = examine(spec, cache_folder())
+    console = Console()
+    result = examine(spec, cache_folder(), console)
     if as_json:
         typer.echo(json.dumps(result))
     else:
-        print_check(result, Console())
+        print_check(result, console)
     if result["error"] is not None:
         raise InputError(result["error"])
 

@@ -5,13 +5,16 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from rich.console import Console as RichConsole
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TaskID, TextColumn
+from rich.text import Text
 
 Report = Callable[[int, int], None]
 SECONDS_BETWEEN_LINES = 10.0
+SECONDS_UNTIL_SHOWN = 1.0
 
 
 class Console:
@@ -28,6 +31,8 @@ class Console:
         if not self.out.is_terminal:
             self.out.width = max(self.out.width, 124)
         self.err = RichConsole(stderr=True, highlight=False)
+        self._bars: Progress | None = None
+        self._shown = 0
 
     def note(self, text: str) -> None:
         """One line about what happens."""
@@ -47,46 +52,121 @@ class Console:
     def progress(self, label: str) -> Iterator[Report]:
         """Shows progress with time left; the block calls what it is given with (done, in all).
 
-        Nothing is shown for work that never reports, so that cached steps stay silent.
+        Nothing is shown for a step that never reports or is over within a second, so that cached steps stay silent. A
+        step that ends before it is done, by an error, Ctrl-C or a decision, is said to have stopped. Steps may be
+        nested.
         """
-        if self.err.is_terminal:
-            with self._bar(label) as report:
-                yield report
-        else:
-            yield self._lines(label)
-
-    @contextmanager
-    def _bar(self, label: str) -> Iterator[Report]:
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        with Progress(*columns, console=self.err) as progress:
-            task = None
+        step = _Step(time.monotonic())
+        # A terminal that cannot move its cursor would show a bar only when all is over.
+        with self._bar(label, step) if self.live else self._lines(label, step) as show:
 
             def report(done: int, total: int) -> None:
-                nonlocal task
-                if task is None:
-                    task = progress.add_task(label, total=total)
-                progress.update(task, completed=done, total=total)
+                step.reached(done, total, time.monotonic())
+                if step.worth_showing:
+                    show()
 
             yield report
 
-    def _lines(self, label: str) -> Report:
-        started = time.monotonic()
-        first: tuple[float, int] | None = None
-        last = started
+    @contextmanager
+    def _bar(self, label: str, step: _Step) -> Iterator[Callable[[], None]]:
+        task: TaskID | None = None
 
-        def report(done: int, total: int) -> None:
-            nonlocal first, last
-            now = time.monotonic()
-            # The rate counts from the first report on: what came before it (loading, say) will not come again.
-            first = first or (now, done)
-            if done == total:
-                self.note(f"{label}: {total}/{total}, took {duration(now - started)}")
-            elif now - last >= SECONDS_BETWEEN_LINES and done > first[1]:
-                last = now
-                left = (now - first[0]) / (done - first[1]) * (total - done)
-                self.note(f"{label}: {done}/{total}, about {duration(left)} left")
+        def show() -> None:
+            nonlocal task
+            if task is None:
+                # One display for all: a step within a step is a line below it.
+                self._bars = self._bars or Progress(*_columns(), console=self.err)
+                task = self._bars.add_task(label, total=step.total, step=step)
+                self._shown += 1
+                self._bars.start()
+            assert self._bars is not None
+            self._bars.update(task, completed=step.done, total=step.total)
 
-        return report
+        try:
+            yield show
+        finally:
+            step.ended = time.monotonic()
+            if step.worth_showing:
+                show()
+                self._shown -= 1
+                if self._shown == 0 and self._bars is not None:
+                    self._bars.stop()
+                    self._bars = None
+
+    @contextmanager
+    def _lines(self, label: str, step: _Step) -> Iterator[Callable[[], None]]:
+        last = step.started
+
+        def show() -> None:
+            nonlocal last
+            left = step.seconds_left()
+            if step.done < step.total and step.now - last >= SECONDS_BETWEEN_LINES and left is not None:
+                last = step.now
+                self.note(f"{label}: {step.done}/{step.total}, {_about(left)}")
+
+        try:
+            yield show
+        finally:
+            step.ended = time.monotonic()
+            if step.worth_showing:
+                self.note(f"{label}: {step.outcome()}")
+
+
+@dataclass
+class _Step:
+    """How far a step is, and since when; all times are of one clock."""
+
+    started: float
+    done: int = 0
+    total: int = 0
+    now: float = 0.0
+    ended: float | None = None
+    first: tuple[float, int] | None = None
+
+    def reached(self, done: int, total: int, now: float) -> None:
+        # The rate counts from the first report on: what came before it (loading, say) will not come again.
+        if self.first is None or done < self.done:
+            self.first = now, done
+        self.done, self.total, self.now = done, total, now
+
+    @property
+    def worth_showing(self) -> bool:
+        return self.first is not None and (self.ended or self.now) - self.started >= SECONDS_UNTIL_SHOWN
+
+    def seconds_left(self) -> float | None:
+        """By the rate so far; None while there is none."""
+        if self.first is None or self.done <= self.first[1]:
+            return None
+        return (self.now - self.first[0]) / (self.done - self.first[1]) * (self.total - self.done)
+
+    def outcome(self) -> str:
+        """How an ended step ended."""
+        assert self.ended is not None
+        took = duration(self.ended - self.started)
+        if self.done < self.total:
+            return f"stopped at {self.done}/{self.total} after {took}"
+        return f"{self.total}/{self.total}, took {took}"
+
+
+class _State(ProgressColumn):
+    """Time left; once the step has ended, how long it took or that it was stopped."""
+
+    def render(self, task: Task) -> Text:
+        step: _Step = task.fields["step"]
+        if step.ended is None:
+            left = step.seconds_left()
+            return Text("" if left is None else _about(left))
+        took = duration(step.ended - step.started)
+        return Text(f"took {took}" if step.done >= step.total else f"stopped after {took}")
+
+
+def _columns() -> tuple[ProgressColumn, ...]:
+    # A narrow bar leaves 80 columns room for the longest label, count and time.
+    return TextColumn("{task.description}", markup=False), BarColumn(bar_width=12), MofNCompleteColumn(), _State()
+
+
+def _about(left: float) -> str:
+    return f"about {duration(left)} left"
 
 
 def day(seconds: int) -> str:

@@ -15,6 +15,7 @@ from studies.audit import Finding, audit_data, audit_episodes, refuse_leaks
 from studies.data.dataset import Dataset, Ints
 from studies.data.sources import read, worth_a_study
 from studies.episodes import DAY, EpisodeSampler
+from studies.listener import NOBODY, Listener
 from studies.scenes import PARTS, Split, split
 from studies.spec import ProtocolSection, StudySpec
 
@@ -22,12 +23,13 @@ from studies.spec import ProtocolSection, StudySpec
 FEW_SCENES = 10
 
 
-def check(spec: StudySpec, cache: Path) -> dict[str, Any]:
+def check(spec: StudySpec, cache: Path, listener: Listener = NOBODY) -> dict[str, Any]:
     """Reads a study's data, samples its episodes as the study would, and audits them.
 
     Args:
         spec: the study.
         cache: folder of the caches.
+        listener: told of long steps.
 
     Returns:
         What was read and dropped, warnings, parts and audit findings; `error` says why no study is possible, where
@@ -36,7 +38,7 @@ def check(spec: StudySpec, cache: Path) -> dict[str, Any]:
     Raises:
         InputError: the data cannot be read at all.
     """
-    everything = read(spec.data, cache)
+    everything = read(spec.data, cache, listener)
     report: dict[str, Any] = {
         "source": spec.data.source,
         "rows_read": everything.rows_read,
@@ -53,7 +55,7 @@ def check(spec: StudySpec, cache: Path) -> dict[str, Any]:
         parts = split(data, spec.protocol)
         report["warnings"] = _warnings(everything, data)
         findings = {finding.check: finding for finding in audit_data(data, parts)}
-        _sample(data, parts, spec.protocol, report, findings)
+        _sample(data, parts, spec.protocol, report, findings, listener)
         report["audit"] = [asdict(finding) for finding in findings.values()]
         refuse_leaks(findings.values())
     except InputError as error:
@@ -95,12 +97,18 @@ def _histogram(per_scene: Ints) -> list[dict[str, int]]:
 
 
 def _sample(
-    data: Dataset, parts: Split, protocol: ProtocolSection, report: dict[str, Any], findings: dict[str, Finding]
+    data: Dataset,
+    parts: Split,
+    protocol: ProtocolSection,
+    report: dict[str, Any],
+    findings: dict[str, Finding],
+    listener: Listener,
 ) -> None:
     """Fills in each part, and of each check on its episodes the worst finding of all parts."""
     sampler = EpisodeSampler(data, parts, protocol)
     for part in PARTS:
-        episodes = sampler.sample(part)
+        with listener.progress(f"sampling episodes of meta-{part} scenes") as progress:
+            episodes = sampler.sample(part, progress=progress)
         used = {episode.scene for episode in episodes}
         report["parts"][part] = {
             "scenes": len(parts.scenes[part]),
@@ -113,7 +121,9 @@ def _sample(
         if part != "train" and len(used) < FEW_SCENES:
             said = f"only {len(used)} meta-{part} scenes have an episode"
             report["warnings"].append(f"{said}: intervals over so few are too wide to tell systems apart")
-        for finding in audit_episodes(data, parts, protocol, part, episodes):
+        with listener.progress(f"auditing meta-{part} episodes") as progress:
+            found = audit_episodes(data, parts, protocol, part, episodes, progress)
+        for finding in found:
             severity = ["ok", "note", "leak"]
             worst = findings.setdefault(finding.check, finding)
             if severity.index(finding.status) > severity.index(worst.status):

@@ -113,8 +113,7 @@ def distil_study(database: Database, spec: StudySpec, console: Console) -> list[
             )
         return students(study, spec)
     winners(open_search(database, spec), 1)  # before anything is read
-    with console.progress("encoding texts") as report:
-        problem = prepare(spec, cache_folder(), progress=report)
+    problem = prepare(spec, cache_folder(), listener=console)
     teachers, _, _ = choose(database, spec, problem, console)
     distil(database, spec, problem, teachers, console)
     return students(open_distillation(database, spec), spec)
@@ -172,8 +171,7 @@ class _Work:
     def _distillation(self) -> Distillation:
         from distill.objective import Distillation
 
-        with self._console.progress("asking the teachers") as report:
-            return Distillation(self._problem, self._teachers, study_folder(self.study.study_name), report)
+        return Distillation(self._problem, self._teachers, study_folder(self.study.study_name))
 
     def run(self) -> None:
         """Runs what is left of the trials.
@@ -198,7 +196,12 @@ class _Work:
         values = suggest_student(trial, section)
         folder = trial_folder(self.study.study_name, trial.number)
         with self._console.progress(f"distilling, trial {trial.number + 1} of {section.trials}") as progress:
-            recall = shared.run_trial(values, folder, self._reporter(trial), lambda step: progress(step, section.steps))
+
+            def advance(step: int) -> None:
+                progress(step, section.steps)
+                self._claims.advance(step / section.steps)
+
+            recall = shared.run_trial(values, folder, self._reporter(trial), advance)
         if not math.isfinite(recall):
             return recall
         student = load_student(self._problem, folder)

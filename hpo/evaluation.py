@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict
 from itertools import chain
@@ -27,6 +27,7 @@ from studies.baselines import POPULARITY, build_baselines
 from studies.device import device, full_precision
 from studies.evaluation import Adapted, ItemVectors, System, Unadapted, encode_items, evaluate
 from studies.intervals import bootstrap
+from studies.listener import NOBODY, Listener
 
 if TYPE_CHECKING:
     from distill.objective import Student, Teacher
@@ -35,10 +36,9 @@ if TYPE_CHECKING:
     from studies.scenes import Part
     from studies.spec import Format, StudySpec
 
-Progress = Callable[[int, int], None]
 # A system with its kind, as in `Scored`.
 Entry = tuple[str, System]
-THROUGHPUT_TEXTS = 1024
+THROUGHPUT_TEXTS, ROUNDS = 1024, 3
 # The kind of the plain rival.
 RIVAL = "fine-tuning"
 
@@ -48,22 +48,20 @@ def evaluate_all(
     teachers: Sequence[Teacher],
     rival: Teacher | None,
     student: Student,
-    progress: Progress | None = None,
     dump: Path | None = None,
 ) -> dict[str, Any]:
     """Scores baselines, teachers and student on the test scenes.
 
     Args:
-        problem: the study's data.
+        problem: the study's data; its listener is told of the systems scored.
         teachers: the winners, best first.
         rival: the best of plain fine-tuning, which may be among the winners.
         student: the best student.
-        progress: called with (systems scored, systems in all).
         dump: folder for the rankings in TREC formats; must not exist.
     """
     with full_precision():
         entries = _baselines(problem, "test") | _learned(problem, teachers, rival, student)
-        results = _score(problem, "test", entries, progress, dump)
+        results = _score(problem, "test", entries, "scoring test scenes", dump)
     best = _label(teachers[0])
     direct = f"{best}, not adapted"
     result = _summarise(problem, "test", results)
@@ -80,15 +78,13 @@ def evaluate_all(
     }
 
 
-def evaluate_baselines(
-    spec: StudySpec, part: Part, progress: Callable[[str], Any], dump: Path | None = None
-) -> dict[str, Any]:
+def evaluate_baselines(spec: StudySpec, part: Part, listener: Listener, dump: Path | None = None) -> dict[str, Any]:
     """Scores what learns nothing on a part's scenes.
 
     Args:
         spec: the study; it need not have been launched.
         part: whose scenes.
-        progress: gives a context manager that yields a `Progress`, for the label of a step.
+        listener: told of long steps.
         dump: folder for the rankings in TREC formats; must not exist.
 
     Raises:
@@ -96,10 +92,9 @@ def evaluate_baselines(
     """
     from studies.objective import prepare
 
-    with progress("encoding texts") as report:
-        problem = prepare(spec, cache_folder(), progress=report)
-    with progress("scoring baselines") as report, full_precision():
-        results = _score(problem, part, _baselines(problem, part), report, dump)
+    problem = prepare(spec, cache_folder(), listener=listener)
+    with full_precision():
+        results = _score(problem, part, _baselines(problem, part), "scoring baselines", dump)
     return _summarise(problem, part, results)
 
 
@@ -119,16 +114,21 @@ def _learned(
     episodes = list(chain(problem.test, *problem.by_shots("test").values()))
     lengths = problem.tokens.lengths
     entries: dict[str, Entry] = {}
+
+    def encoded(name: str, tower: nn.Module) -> ItemVectors:
+        with problem.listener.progress(f"encoding texts with {name}") as progress:
+            return ItemVectors(tower, episodes, lengths, progress)
+
     for teacher in teachers:
         learner = teacher.learner
-        vectors = ItemVectors(learner.model.tower, episodes, lengths)
+        vectors = encoded(f"teacher {teacher.trial}", learner.model.tower)
         if teacher is teachers[0]:
             entries[f"{_label(teacher)}, not adapted"] = ("direct transfer", Unadapted(learner, vectors))
         entries[_label(teacher)] = ("teacher", Adapted(learner, vectors))
     if rival is not None and rival.trial not in {teacher.trial for teacher in teachers}:
-        vectors = ItemVectors(rival.learner.model.tower, episodes, lengths)
+        vectors = encoded(f"trial {rival.trial}", rival.learner.model.tower)
         entries[f"trial {rival.trial} (finetune)"] = (RIVAL, Adapted(rival.learner, vectors))
-    entries["student"] = ("student", Adapted(student.learner, ItemVectors(student.tower, episodes, lengths)))
+    entries["student"] = ("student", Adapted(student.learner, encoded("the student", student.tower)))
     return entries
 
 
@@ -137,21 +137,21 @@ def _label(teacher: Teacher) -> str:
 
 
 def _score(
-    problem: Problem, part: Part, entries: Mapping[str, Entry], progress: Progress | None, dump: Path | None
+    problem: Problem, part: Part, entries: Mapping[str, Entry], label: str, dump: Path | None
 ) -> dict[str, Scored]:
     """Every system on a part's episodes, and on those with supports of several sizes."""
     episodes, by_shots = problem.episodes(part), problem.by_shots(part)
     k, names = problem.spec.protocol.k, problem.data.scenes
     results: dict[str, Scored] = {}
-    with trec.dump(dump, problem.data, episodes) if dump else nullcontext() as writer:
+    writing = trec.dump(dump, problem.data, episodes) if dump else nullcontext()
+    with problem.listener.progress(label) as progress, writing as writer:
         for name, (kind, system) in entries.items():
             results[name] = Scored(
                 kind=kind,
                 main=evaluate(system, episodes, names, k, dump=writer.run(name) if writer else None),
                 by_shots={shots: evaluate(system, nested, names, k) for shots, nested in by_shots.items()},
             )
-            if progress is not None:
-                progress(len(results), len(entries))
+            progress(len(results), len(entries))
     return results
 
 
@@ -184,7 +184,7 @@ def _summarise(problem: Problem, part: Part, results: Mapping[str, Scored]) -> d
 
 def evaluate_export(
     folder: Path,
-    progress: Progress | None = None,
+    listener: Listener = NOBODY,
     dump: Path | None = None,
     data: Source | None = None,
     format: Format = "hf",
@@ -193,7 +193,7 @@ def evaluate_export(
 
     Args:
         folder: the export.
-        progress: called with (episodes done, episodes in all).
+        listener: told of long steps.
         dump: folder for the rankings in TREC formats; must not exist.
         data: where the study's data are now; where the manifest says if left out.
         format: which of its encoders gives the vectors.
@@ -217,7 +217,7 @@ def evaluate_export(
         raise InputError(f"{folder} has no format {format}, it has {', '.join(held)}; export it with --format {format}")
     spec = parse_spec(exported.manifest["spec"], f"the manifest of {folder}")
     spec = spec if data is None else spec.model_copy(update={"data": data})
-    problem = prepare(spec, cache_folder())
+    problem = prepare(spec, cache_folder(), listener=listener)
     if problem.data.fingerprint != exported.manifest["data_fingerprint"]:
         raise InputError(
             f"{folder} was evaluated on other data (fingerprint {exported.manifest['data_fingerprint'][:12]}, here "
@@ -226,9 +226,10 @@ def evaluate_export(
     student = as_student(exported, tokenize(exported.tokenizer, problem.data.texts, exported.max_tokens))
     if format != "hf":
         student = through(folder / GRAPHS[format], student)
-    with trec.dump(dump, problem.data, problem.test) if dump else nullcontext() as writer:
+    writing = trec.dump(dump, problem.data, problem.test) if dump else nullcontext()
+    with writing as writer:
         run = writer.run("student") if writer else None
-        result = evaluate_student(student, problem, problem.test, progress, run)
+        result = evaluate_student(student, problem, problem.test, listener, run)
     recorded = exported.manifest["metrics"]
     return {
         "study": spec.name,
@@ -250,9 +251,11 @@ def inference_figures(problem: Problem, teacher: Teacher, student: Student) -> d
     items = torch.linspace(0, len(lengths) - 1, min(THROUGHPUT_TEXTS, len(lengths))).long()
     for tower in towers.values():
         encode_items(tower, items[:64], lengths)
-    for _ in range(3):
-        for name, tower in towers.items():
-            rates[name].append(_rate(tower, items, lengths))
+    with problem.listener.progress("timing student and teacher") as progress:
+        for done in range(1, ROUNDS + 1):
+            for name, tower in towers.items():
+                rates[name].append(_rate(tower, items, lengths))
+            progress(done, ROUNDS)
     heads = {"teacher": teacher.learner.model.head, "student": student.learner.model.head}
     figures = {}
     for name, tower in towers.items():

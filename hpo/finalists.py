@@ -18,7 +18,8 @@ from storage.artifacts import trial_folder
 from storage.postgres import Database
 from storage.records import Records
 from studies.baselines import SupportPopularity
-from studies.evaluation import Progress, evaluate
+from studies.evaluation import evaluate
+from studies.listener import Progress
 from studies.spec import StudySpec
 
 if TYPE_CHECKING:

@@ -112,13 +112,12 @@ def begin(
     from studies.objective import prepare
 
     check_store()
-    data = load(spec.data, spec.protocol, cache_folder())
+    data = load(spec.data, spec.protocol, cache_folder(), console)
     console.note(
         f"{spec.name}: {len(data.time):,} interactions, {len(data.texts):,} items, {len(data.scenes)} scenes, "
         f"{data.users:,} users"
     )
-    with console.progress("encoding texts") as report:
-        problem = prepare(spec, cache_folder(), progress=report, data=data)
+    problem = prepare(spec, cache_folder(), listener=console, data=data)
     problem.refuse_too_large(search_workers(spec, workers))
     return register(database, spec, data.fingerprint), problem
 
@@ -133,8 +132,7 @@ def distil_and_evaluate(
 
     teachers, rival, finalists = choose(database, spec, problem, console)
     student, trial = distil(database, spec, problem, teachers, console)
-    with console.progress("scoring test scenes") as report:
-        result = evaluate_all(problem, teachers, rival, student, report, trec)
+    result = evaluate_all(problem, teachers, rival, student, trec)
     found = students(open_distillation(database, spec), spec)
     result |= {"student_trial": trial, "students": found, "finalists": asdict(finalists)}
     kept = Records(database.engine).finish_stage(spec.name, EVALUATION, result)

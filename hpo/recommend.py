@@ -7,18 +7,18 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from storage.errors import InputError
+from studies.listener import Progress
 
 if TYPE_CHECKING:
     from distill.backends import Backend
 
-Progress = Callable[[int, int], None]
 PRODUCTS = "products"
 _TABLES = (".csv", ".tsv", ".parquet", ".pq")
 _ACCEPTED = ".csv, .tsv and .parquet with a column of texts, and .txt with one text a line"

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hpo.console import Console
 from hpo.registry import load_spec_of, version
 from hpo.search import Search, cache_folder
 from hpo.trials import MAX_FAILURES_IN_A_ROW
@@ -48,7 +49,7 @@ def work(database: Database, name: str, *, workers: int = 1, threads: int | None
     share_cores(workers, threads)
     spec = load_spec_of(database, name)
     _check_version(Control(database.engine, name).orders().version, name)
-    problem = prepare(spec, cache_folder())
+    problem = prepare(spec, cache_folder(), listener=Console())
     stored = Records(database.engine).load_study(name)
     if stored is not None and stored.fingerprint != problem.data.fingerprint:
         raise InputError(

@@ -17,6 +17,7 @@ import numpy.typing as npt
 from storage.errors import InputError
 from studies.data.dataset import Dataset, Ints
 from studies.episodes import DAY, Episode
+from studies.listener import Progress
 from studies.scenes import PARTS, Part, Split
 from studies.spec import ProtocolSection
 
@@ -107,12 +108,17 @@ def _texts_seen(data: Dataset, split: Split) -> Finding:
 
 
 def audit_episodes(
-    data: Dataset, split: Split, protocol: ProtocolSection, part: Part, episodes: Sequence[Episode]
+    data: Dataset,
+    split: Split,
+    protocol: ProtocolSection,
+    part: Part,
+    episodes: Sequence[Episode],
+    progress: Progress | None = None,
 ) -> list[Finding]:
-    """Checks every episode of a part against the log."""
+    """Checks every episode of a part against the log; `progress` is called with (episodes checked, in all)."""
     log = _Log(data, split, protocol)
     problems: dict[str, list[str]] = {name: [] for name in _EPISODE_CHECKS}
-    for episode in episodes:
+    for number, episode in enumerate(episodes, start=1):
         where = f"scene {data.scenes[episode.scene]!r} opened at {episode.opened}"
         begin, end = split.period[part]
         closes = episode.opened + round(protocol.window_days * DAY)
@@ -124,6 +130,8 @@ def audit_episodes(
             problems["support later than query"].append(where)
         if not log.histories_are_past(episode):
             problems["history reaching past an interaction"].append(where)
+        if progress is not None:
+            progress(number, len(episodes))
     findings = [_episode_finding(check, found, part, len(episodes)) for check, found in problems.items()]
     return [*findings, _common_items(episodes, protocol, part)]
 

@@ -16,7 +16,7 @@ import os
 import re
 import shutil
 import weakref
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -31,8 +31,7 @@ from storage.atomic import atomic_folder
 from storage.errors import InputError
 from studies.device import autocast, device, fast_bf16
 from studies.encoder import Encoder, Ragged, by_length, pool, run_layers
-
-Progress = Callable[[int, int], None]
+from studies.listener import Progress
 
 # Raised whenever what an entry holds changes.
 FORMAT = 2

@@ -20,6 +20,7 @@ from storage.errors import InputError
 from studies.catalogue import terms, weigh_fields
 from studies.data.dataset import Dataset, Ints
 from studies.lexicon import Lexicon, count_words, overlap
+from studies.listener import Progress
 from studies.scenes import MINIMUM_SCENES, Part, Split
 from studies.spec import ProtocolSection
 
@@ -118,7 +119,7 @@ class EpisodeSampler:
         self.lexicon = Lexicon.of(self._words[visible_items(data, split, protocol)])
         self._last_texts: tuple[int, _Texts] | None = None
 
-    def sample(self, part: Part, draw: int = 0) -> list[Episode]:
+    def sample(self, part: Part, draw: int = 0, progress: Progress | None = None) -> list[Episode]:
         """All episodes of a part, in a fixed order: by scene, then by opening.
 
         Openings are spread over the part's period, one drawn at random in each of as many equal slices; an opening
@@ -127,6 +128,7 @@ class EpisodeSampler:
         Args:
             part: whose scenes.
             draw: 0 is the protocol's own draw of openings and query users; every other number is another one.
+            progress: called with (scenes done, scenes in all).
 
         Raises:
             InputError: too few scenes of the part give an episode.
@@ -134,10 +136,12 @@ class EpisodeSampler:
         protocol = self._protocol
         queries = protocol.train_queries if part == "train" else protocol.queries
         episodes = []
-        for scene in self._split.scenes[part]:
+        for number, scene in enumerate(scenes := self._split.scenes[part], start=1):
             rng = np.random.default_rng([protocol.seed, int(scene), *([draw] if draw else [])])
             drawn = [self.episode(int(scene), time, queries, rng) for time in self._openings(part, rng)]
             episodes += [episode for episode in drawn if episode is not None]
+            if progress is not None:
+                progress(number, len(scenes))
         # Another draw stands beside the protocol's own, whose scenes were enough.
         least = MINIMUM_SCENES[part] if draw == 0 else 1
         if (found := len({episode.scene for episode in episodes})) < least:
@@ -149,7 +153,7 @@ class EpisodeSampler:
             )
         return episodes
 
-    def nested(self, part: Part, shots: Sequence[int]) -> dict[int, list[Episode]]:
+    def nested(self, part: Part, shots: Sequence[int], progress: Progress | None = None) -> dict[int, list[Episode]]:
         """Episodes of the same openings and the same queries under supports of several sizes.
 
         The queries lie after the largest support, so that recall against shots changes with the support alone. Sizes
@@ -159,10 +163,15 @@ class EpisodeSampler:
         Args:
             part: whose scenes.
             shots: sizes of the support, ascending.
+            progress: called with (sizes done, sizes in all).
         """
         needed = max(MINIMUM_SCENES[part], -(-len(self._split.scenes[part]) // 2))
         for count in range(len(shots), 0, -1):
-            episodes = {size: self._after(part, size, shots[count - 1]) for size in shots[:count]}
+            episodes: dict[int, list[Episode]] = {}
+            for size in shots[:count]:
+                episodes[size] = self._after(part, size, shots[count - 1])
+                if progress is not None:
+                    progress(len(episodes), count)
             if len({episode.scene for episode in episodes[shots[0]]}) >= needed:
                 return episodes
         return {}

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from studies.encoder import by_length
 from studies.episodes import Episode
 from studies.learners import Learner
+from studies.listener import Progress
 from studies.metrics import Evaluation, episode_metrics, rank, summarise
 from studies.recommender import AdaptedScene, texts_of
 
-Progress = Callable[[int, int], None]
 RunWriter = Callable[[Episode, Tensor], None]
 
 
@@ -32,12 +32,15 @@ class ItemVectors:
         tower: encodes them; what only histories hold is looked up where it has a locked side (`studies/towers.py`).
         episodes: what will be scored.
         lengths: (items,) token counts, to encode texts of similar length together.
+        progress: called with (texts encoded, texts in all).
     """
 
-    def __init__(self, tower: nn.Module, episodes: Sequence[Episode], lengths: Tensor) -> None:
+    def __init__(
+        self, tower: nn.Module, episodes: Sequence[Episode], lengths: Tensor, progress: Progress | None = None
+    ) -> None:
         self._locked: Tensor | None = getattr(tower, "locked", None)
         self._items = torch.unique(torch.cat([self._read(episode) for episode in episodes]))
-        self._vectors = encode_items(tower, self._items, lengths)
+        self._vectors = encode_items(tower, self._items, lengths, progress)
 
     def of(self, episode: Episode) -> Tensor:
         """(M, D) vectors of the episode's items."""

@@ -23,13 +23,14 @@ from studies.data.sources import load as load_data
 from studies.device import device, free_memory
 from studies.distill_section import DistillSection
 from studies.domains import Range, values_of
-from studies.embeddings import EmbeddingCache, Progress
+from studies.embeddings import EmbeddingCache
 from studies.encoder import Encoder, Ragged
 from studies.episodes import Episode, EpisodeSampler, visible_items
 from studies.evaluation import Adapted, ItemVectors, evaluate
 from studies.hyperparameters import Hyperparameters, moves_encoder
 from studies.learners import Learner, build
 from studies.lexicon import Lexicon
+from studies.listener import NOBODY, Listener, Progress
 from studies.memory import refuse_too_large
 from studies.metrics import Evaluation
 from studies.recommender import Head, Recommender
@@ -45,11 +46,24 @@ class Problem:
     """All that the trials of a study share: data, split, encoder, cached activations, episodes.
 
     Episodes are sampled when first asked for, so a search never touches a test scene.
+
+    Attributes:
+        listener: is told of long steps.
     """
 
-    def __init__(self, spec: StudySpec, data: Dataset, parts: Split, encoder: Encoder, folder: Path) -> None:
-        self.spec, self.data, self.split, self.encoder = spec, data, parts, encoder
-        self.tokens: Ragged = encoders.tokenize(encoder.tokenizer, data.texts, spec.teacher.max_tokens)
+    def __init__(
+        self,
+        spec: StudySpec,
+        data: Dataset,
+        parts: Split,
+        encoder: Encoder,
+        folder: Path,
+        listener: Listener = NOBODY,
+    ) -> None:
+        self.spec, self.data, self.split, self.encoder, self.listener = spec, data, parts, encoder, listener
+        with listener.progress("splitting texts into tokens") as progress:
+            tokens = encoders.tokenize(encoder.tokenizer, data.texts, spec.teacher.max_tokens, progress)
+        self.tokens: Ragged = tokens
         self.cache = EmbeddingCache(folder, encoder, self.tokens)
         self._sampler = EpisodeSampler(data, parts, spec.protocol)
         self._episodes: dict[Part, list[Episode]] = {}
@@ -73,23 +87,30 @@ class Problem:
     def episodes(self, part: Part) -> list[Episode]:
         """A part's episodes, on the device; audited and kept from the first call on."""
         if part not in self._episodes:
-            self._episodes[part] = self._audited(part, self._sampler.sample(part))
+            self._episodes[part] = self._audited(part, self._sampled(part))
         return self._episodes[part]
 
     def redrawn(self, part: Part, draws: int) -> list[Episode]:
         """A part's episodes again with other openings, hence other supports, and other query users, so many times."""
-        drawn = [episode for draw in range(1, draws + 1) for episode in self._sampler.sample(part, draw)]
+        drawn = [episode for draw in range(1, draws + 1) for episode in self._sampled(part, draw)]
         return self._audited(part, drawn)
 
     def by_shots(self, part: Part) -> dict[int, list[Episode]]:
         """Episodes with the same queries under each of the protocol's `report_shots` that the data allow."""
         if part not in self._by_shots:
-            nested = self._sampler.nested(part, self.spec.protocol.report_shots)
+            with self.listener.progress(f"sampling meta-{part} episodes of other sizes") as progress:
+                nested = self._sampler.nested(part, self.spec.protocol.report_shots, progress)
             self._by_shots[part] = {shots: self._audited(part, episodes) for shots, episodes in nested.items()}
         return self._by_shots[part]
 
+    def _sampled(self, part: Part, draw: int = 0) -> list[Episode]:
+        with self.listener.progress(f"sampling episodes of meta-{part} scenes") as progress:
+            return self._sampler.sample(part, draw, progress)
+
     def _audited(self, part: Part, episodes: Sequence[Episode]) -> list[Episode]:
-        refuse_leaks(audit_episodes(self.data, self.split, self.spec.protocol, part, episodes))
+        with self.listener.progress(f"auditing meta-{part} episodes") as progress:
+            findings = audit_episodes(self.data, self.split, self.spec.protocol, part, episodes, progress)
+        refuse_leaks(findings)
         return [episode.to(device()) for episode in episodes]
 
     @cached_property
@@ -135,19 +156,19 @@ class Problem:
         return evaluate(Adapted(learner, vectors), episodes, self.data.scenes, self.spec.protocol.k, progress)
 
 
-def prepare(spec: StudySpec, cache: Path, *, progress: Progress | None = None, data: Dataset | None = None) -> Problem:
+def prepare(spec: StudySpec, cache: Path, *, listener: Listener = NOBODY, data: Dataset | None = None) -> Problem:
     """Reads a study's data and encoder and makes sure that the activations of its frozen layers are cached.
 
     Args:
         spec: the study.
         cache: folder of the caches that all processes share.
-        progress: called with (texts encoded, texts in all).
+        listener: told of long steps, now and whenever the problem is asked for something that takes long.
         data: the data set, where the caller has read it already.
 
     Raises:
         InputError: data, protocol or encoder cannot give a meaningful study.
     """
-    data = data or load_data(spec.data, spec.protocol, cache)
+    data = data or load_data(spec.data, spec.protocol, cache, listener)
     parts = split(data, spec.protocol)
     refuse_leaks(audit_data(data, parts))
     encoder = encoders.load(spec.teacher)
@@ -158,9 +179,10 @@ def prepare(spec: StudySpec, cache: Path, *, progress: Progress | None = None, d
             "layers; lower it in [search.space]"
         )
     _check_student(spec.distill, encoder)
-    problem = Problem(spec, data, parts, encoder, cache)
-    # 0 always: the zero-shot baseline and the student's targets read the frozen encoder's output.
-    problem.cache.build({0, *trainable}, progress)
+    problem = Problem(spec, data, parts, encoder, cache, listener)
+    with listener.progress("encoding texts") as progress:
+        # 0 always: the zero-shot baseline and the student's targets read the frozen encoder's output.
+        problem.cache.build({0, *trainable}, progress)
     return problem
 
 

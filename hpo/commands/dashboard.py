@@ -16,8 +16,10 @@ app = typer.Typer()
 @verb("hpo dashboard quickstart")
 def dashboard(
     study: Annotated[str | None, typer.Argument(metavar="STUDY", help="Whose page; by default the list.")] = None,
-    port: Annotated[int, typer.Option(min=0, max=65535, help="If it is in use, the next free one; 0 for any.")] = 8080,
-    host: Annotated[str, typer.Option(help="Address to listen on. There is no login.")] = "127.0.0.1",
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, metavar="N", help="If it is in use, the next free one; 0 for any.")
+    ] = 8080,
+    host: Annotated[str, typer.Option(metavar="ADDRESS", help="Where to listen. There is no login.")] = "127.0.0.1",
     read_only: Annotated[bool, typer.Option("--read-only", help="Let nobody change anything.")] = False,
     browser: Annotated[bool, typer.Option("--open", help="Open it in the browser of this machine.")] = False,
     database: Database = None,

@@ -17,7 +17,9 @@ app = typer.Typer()
 @verb("hpo distill quickstart --trials 4")
 def distill(
     name: Name,
-    trials: Annotated[int | None, typer.Option(min=1, help="Students in all, instead of the study file's.")] = None,
+    trials: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Students in all, instead of the study file's.")
+    ] = None,
     database: Database = None,
     as_json: Json = False,
 ) -> None:

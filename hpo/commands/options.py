@@ -12,11 +12,15 @@ StudyFile = Annotated[Path, typer.Argument(metavar="STUDY.toml", help="The study
 Name = Annotated[str, typer.Argument(metavar="NAME", help="The study's name.", show_default=False)]
 Database = Annotated[
     str | None,
-    typer.Option(help="postgresql://… URL; else $HPO_DATABASE_URL, else the embedded server.", show_default=False),
+    typer.Option(
+        metavar="URL", help="postgresql://…; else $HPO_DATABASE_URL, else the embedded server.", show_default=False
+    ),
 ]
-Workers = Annotated[int | None, typer.Option(min=1, help="Workers; by default one per core.")]
-Trials = Annotated[int | None, typer.Option(min=1, help="Trials in all, instead of the study file's.")]
-Timeout = Annotated[float | None, typer.Option(min=0.01, help="Minutes of searching, instead of the study file's.")]
+Workers = Annotated[int | None, typer.Option(min=1, metavar="N", help="Workers; by default one per core.")]
+Trials = Annotated[int | None, typer.Option(min=1, metavar="N", help="Trials in all, instead of the study file's.")]
+Timeout = Annotated[
+    float | None, typer.Option(min=0.01, metavar="MINUTES", help="Minutes of searching, instead of the study file's.")
+]
 Address = Annotated[
     str | None, typer.Option(metavar="HOST:PORT", help="Of the Ray cluster; by default the one that runs here.")
 ]

@@ -52,7 +52,7 @@ def recommend(
         Path, typer.Option(metavar="FILE", help="Who asks, as JSON lines: user and history.", show_default=False)
     ],
     text: Annotated[str, typer.Option(metavar="COLUMN", help="The catalogue's column of texts.")] = "text",
-    k: Annotated[int, typer.Option("--k", min=1, help="Length of each list.")] = 10,
+    k: Annotated[int, typer.Option("--k", min=1, metavar="N", help="Length of each list.")] = 10,
     backend: Annotated[BackendName, typer.Option(help="What runs the encoder.")] = BackendName.torch,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON lines: user, items, scores.")] = False,
 ) -> None:

@@ -49,7 +49,9 @@ def export(
     job.check_export(Records(opened.engine), spec, folder, force=force)
     from studies.objective import prepare
 
-    typer.echo(job.export(opened, spec, prepare(spec, cache_folder()), folder, Console(), force=force))
+    console = Console()
+    problem = prepare(spec, cache_folder(), listener=console)
+    typer.echo(job.export(opened, spec, problem, folder, console, force=force))
 
 
 def _with_export(spec: Any, formats: str | None, precision: str | None) -> Any:
@@ -82,8 +84,8 @@ def evaluate(
     from hpo.evaluation import evaluate_export
 
     console = Console()
-    with console.progress("scoring test scenes") as report:
-        result = evaluate_export(folder, report, trec, load(study).data if study else None, cast("Format", format))
+    data = load(study).data if study else None
+    result = evaluate_export(folder, console, trec, data, cast("Format", format))
     if as_json:
         typer.echo(json.dumps(result))
         return

@@ -99,8 +99,10 @@ def worker(
     name: Name,
     database: Database = None,
     wait: Annotated[bool, typer.Option("--wait", help="Wait until a study of that name is launched.")] = False,
-    of: Annotated[int, typer.Option(min=1, help="Workers on this machine, which share its cores.")] = 1,
-    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads, instead of a share of the cores.")] = None,
+    of: Annotated[int, typer.Option(min=1, metavar="N", help="Workers on this machine, which share its cores.")] = 1,
+    threads: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="CPU threads, instead of a share of the cores.")
+    ] = None,
 ) -> None:
     """Join a launched study and run trials until it has ended or is stopped."""
     from hpo.leash import follow_launcher

@@ -27,6 +27,7 @@ from studies.hyperparameters import Hyperparameters, LearnerName
 from studies.objective import Problem, prepare
 from studies.spec import TeacherSection
 from studies.towers import build_tower
+from tests.heard import Heard
 from tests.synthetic import planted_dataset, tiny_encoder, tiny_spec
 
 INNER = {"inner_lr": 0.05, "inner_steps": 2}
@@ -153,21 +154,22 @@ def test_teachers_are_adapted_and_weighted_by_their_recall(problem: Problem) -> 
     torch.testing.assert_close(shared.targets.ranking(index, 1), scores[1])
 
 
-def test_teachers_are_asked_once(problem: Problem, tmp_path: Path) -> None:
+def test_teachers_are_asked_once(problem: Problem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every resumed distillation would pay for its teachers again; and other teachers must not get these answers."""
-    asked: list[int] = []
+    heard = Heard()
+    monkeypatch.setattr(problem, "listener", heard)
 
     def ask(one: Teacher) -> Distillation:
-        return Distillation(problem, [one], tmp_path, lambda done, _: asked.append(done))
+        return Distillation(problem, [one], tmp_path)
 
     first, again = ask(teacher(problem)), ask(teacher(problem))
     count = len(first.targets.scores)
-    assert len(asked) == count
+    assert heard.reports["asking the teachers"] == [(done, count) for done in range(1, count + 1)]
     for index, scores in first.targets.scores.items():
         assert torch.equal(again.targets.scores[index], scores)
     assert torch.equal(again.targets.vectors, first.targets.vectors)
     ask(teacher(problem, "anil"))
-    assert len(asked) == 2 * count
+    assert len(heard.reports["asking the teachers"]) == 2 * count
     next(tmp_path.iterdir()).write_bytes(b"half a file")
     ask(teacher(problem))
 

@@ -56,6 +56,13 @@ def test_every_verb_explains_itself_with_an_example(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", VERBS)
+def test_what_an_option_takes_has_a_name(name: str) -> None:
+    """TEXT says nothing of what is wanted: a URL, a folder, a list?"""
+    shown = CliRunner().invoke(app, [*name.split()[1:], "--help"], terminal_width=200).stdout
+    assert re.findall(r"--\w+ (?:TEXT|PATH|FLOAT|<str>|<path>|<float.*?>)", shown) == []
+
+
+@pytest.mark.parametrize("name", VERBS)
 def test_every_example_is_a_command_that_the_command_line_takes(name: str) -> None:
     """An example with a flag that has gone, or without one that is required, is the first thing a user types."""
     line = example(VERBS[name])[0]

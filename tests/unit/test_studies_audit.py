@@ -205,7 +205,7 @@ def test_every_study_runs_the_audit(data: Dataset, tmp_path, monkeypatch: pytest
     problem = prepare(spec, tmp_path / "cache", data=data)
     honest = EpisodeSampler.sample
     monkeypatch.setattr(
-        EpisodeSampler, "sample", lambda self, part: [answers_in_history(e, data) for e in honest(self, part)]
+        EpisodeSampler, "sample", lambda self, *what: [answers_in_history(e, data) for e in honest(self, *what)]
     )
     with pytest.raises(InputError, match="leakage audit: history reaching past an interaction"):
         _ = problem.validation

@@ -1,0 +1,91 @@
+"""Every example of the command line's help, run as it stands and in the order of a study's life."""
+
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import polars as pl
+import psutil
+import pytest
+
+from hpo.reference import example, verbs
+from storage.embedded import EmbeddedPostgres
+from tests.integration.test_files_study import SMALL, STUDY
+from tests.mini import HPO
+from tests.synthetic import planted_dataset, tiny_encoder, write_shop
+
+EXAMPLES = {name: example(command) for name, command in verbs().items()}
+# The dashboard serves until it is interrupted, so it comes last but one; `db restore` wants a home of its own.
+ORDER = (
+    "db up, data check, baselines, launch, stop, resume, worker, status, distill, run, report, export, evaluate, "
+    "recommend, db url, db upgrade, db backup, db restore, dashboard, delete, db down"
+)
+# What only the reader knows: where their database is, and which tool shall read it.
+READERS = {
+    "postgresql://scenetune@db/scenetune": '"$(hpo db url)"',
+    "optuna-dashboard ": "optuna studies --storage ",
+}
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder with a study file where the examples look for it: a planted shop, an encoder of seconds."""
+    (tmp_path / "studies").mkdir()
+    write_shop(planted_dataset(), tmp_path / "studies")
+    text = (STUDY + SMALL.format(encoder=tiny_encoder(tmp_path / "encoder"))).replace('"shop"', '"quickstart"')
+    text = text.replace('sampler = "grid"', 'sampler = "random"\ntrials = 20').replace("inner_lr = 0.1", INNER_LR)
+    (tmp_path / "studies" / "quickstart.toml").write_text(text)
+    # The files that `hpo recommend` takes are as its example shows them.
+    support, users = (line.partition(": ")[2] for line in EXAMPLES["hpo recommend"][1:])
+    (tmp_path / "first.jsonl").write_text(support + "\n")
+    (tmp_path / "users.jsonl").write_text(users + "\n")
+    pl.DataFrame({"text": ["whole milk, 1 l", "oat drink, 1 l"]}).write_csv(tmp_path / "items.csv")
+    monkeypatch.setenv("PATH", f"{HPO.parent}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("HPO_HOME", "home")
+    monkeypatch.chdir(tmp_path)
+    yield tmp_path
+    for home in ("home", "other"):
+        if (tmp_path / home).exists():
+            EmbeddedPostgres(tmp_path / home).stop(force=True)
+
+
+INNER_LR = "inner_lr = { low = 0.01, high = 0.5, log = true }"
+
+
+def run(command: str) -> subprocess.CompletedProcess[str]:
+    """Does what a reader does with a command of the help."""
+    done = subprocess.run(["sh", "-e", "-c", command], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+    return done
+
+
+def served(command: str) -> str:
+    """What a command that serves prints first, before it is interrupted."""
+    process = subprocess.Popen(["sh", "-c", f"exec {command}"], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    printed = process.stdout.readline()
+    psutil.Process(process.pid).terminate()
+    process.communicate(timeout=30)
+    assert process.returncode == 0
+    return printed
+
+
+@pytest.mark.slow
+def test_every_example_of_the_help_runs(folder: Path) -> None:
+    """An example is what a newcomer copies: one that fails is worse than none."""
+    order = [f"hpo {verb}" for verb in ORDER.split(", ")]
+    assert sorted(order) == sorted(EXAMPLES), "every verb has its place in the story"
+    for name in order:
+        command = EXAMPLES[name][0]
+        for theirs, ours in READERS.items():
+            command = command.replace(theirs, ours)
+        said = served(command) if name == "hpo dashboard" else run(command).stdout
+        if name == "hpo dashboard":
+            assert said.startswith("http://127.0.0.1:")
+        if name == "hpo status":
+            assert '"finished": true' in said
+        if name == "hpo db url":
+            assert "quickstart-distill" in said
+    assert (folder / "exports" / "quickstart-onnx" / "onnx" / "model.onnx").is_file()
+    assert (folder / "reports" / "quickstart" / "report.html").is_file()
