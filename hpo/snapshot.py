@@ -62,11 +62,13 @@ class Students:
     Attributes:
         budget: trials in all.
         states: number of trials per state, in lower case.
+        share: how much of the trial that runs is done, from 0 to 1; None while unknown.
         evaluated: whether the test scenes were scored.
     """
 
     budget: int
     states: dict[str, int]
+    share: float | None
     evaluated: bool
 
 
@@ -188,8 +190,13 @@ class Observer:
         except KeyError:
             return None
         states = [trial.state.name.lower() for trial in self._students.get_trials(deepcopy=False)]
-        evaluated = Records(self._database.engine).stage_result(self._spec.name, EVALUATION) is not None
-        return Students(self._spec.distill.trials, {state: states.count(state) for state in set(states)}, evaluated)
+        shares = [lease.share for lease in Leases(self._database.engine, name).all().values()]
+        return Students(
+            budget=self._spec.distill.trials,
+            states={state: states.count(state) for state in set(states)},
+            share=next((share for share in shares if share is not None), None),
+            evaluated=Records(self._database.engine).stage_result(self._spec.name, EVALUATION) is not None,
+        )
 
 
 def snapshot(database: Database, spec: StudySpec) -> Snapshot:

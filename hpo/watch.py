@@ -79,8 +79,9 @@ def heading(shot: Snapshot) -> list[str]:
     lines += [f"pace: {', '.join(pace)}"] if pace else []
     if students := shot.students:
         ended = ", ".join(f"{count} {state}" for state, count in sorted(students.states.items()))
+        share = "" if students.share is None else f", {students.share:.0%} trained"
         scored = f"; test scenes scored: hpo report {shot.name}" if students.evaluated else ""
-        lines.append(f"students: {sum(students.states.values())} of {students.budget} trials ({ended}){scored}")
+        lines.append(f"students: {sum(students.states.values())} of {students.budget} trials ({ended}{share}){scored}")
     return lines
 
 

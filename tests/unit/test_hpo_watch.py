@@ -137,8 +137,8 @@ def test_what_is_told_of_a_search_that_does_not_run():
     assert "stopped, hpo resume s goes on" in heading(summarise(SPEC, waiting, None, Orders(stop="rung")))[0]
     done = summarise(SPEC, [trial(n, TrialState.COMPLETE, [0.1, 0.2, 0.3], 9.0) for n in range(4)])
     assert "ended: 4 trials" in heading(done)[0]
-    distilled = replace(done, students=Students(8, {"complete": 2, "running": 1}, evaluated=False))
-    assert heading(distilled)[-1] == "students: 3 of 8 trials (2 complete, 1 running)"
+    distilled = replace(done, students=Students(8, {"complete": 2, "running": 1}, 0.4, evaluated=False))
+    assert heading(distilled)[-1] == "students: 3 of 8 trials (2 complete, 1 running, 40% trained)"
 
 
 def test_several_studies_take_a_line_each():
