@@ -13,12 +13,13 @@ from storage.records import Records, RungResult
 from studies.spec import StudySpec
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterator, Sequence
+    from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
     import optuna
     from optuna.trial import FrozenTrial, TrialState
 
     from hpo.budget import Budget
+    from hpo.halving import Promotion, RungHistory
     from studies.hyperparameters import Hyperparameters
     from studies.objective import RungReport
 
@@ -168,22 +169,64 @@ class Search:
 
     def _take_up(self, trials: Sequence[FrozenTrial]) -> bool:
         """Queues the stopped trial that goes on before anything new begins, if there is one: under the study's lock."""
-        from optuna.trial import TrialState
+        from hpo.lineage import continuation, paused, stories
 
-        from hpo.halving import completion, promotion
-        from hpo.lineage import continuation, counts, paused, stories
-
-        if self._pruner is None:
-            return False
-        section, known = self._spec.pruner, stories(trials)
-        stopped, history = paused(known), self._results.read()
-        found = promotion(history, stopped, eta=section.eta, metric=f"recall@{self._spec.protocol.k}")
-        if found is None and sum(map(counts, known.values())) >= self._spec.search.trials:
-            going = sum(story[-1].state in (TrialState.COMPLETE, TrialState.RUNNING) for story in known.values())
-            found = completion(history, stopped, finished=going, wanted=self._spec.finalist_count())
+        known = stories(trials)
+        found = taken_up(self._spec, known, self._results.read)
         if found is not None:
-            self.study.add_trial(continuation(stopped[found.trial], found.rung, found.reason))
+            self.study.add_trial(continuation(paused(known)[found.trial], found.rung, found.reason))
         return found is not None
+
+
+def taken_up(
+    spec: StudySpec, known: Mapping[int, list[FrozenTrial]], history: Callable[[], RungHistory]
+) -> Promotion | None:
+    """The stopped trial that goes on before anything new begins, if there is one.
+
+    Args:
+        spec: the study.
+        known: its trials, by story.
+        history: gives what every trial measured at every rung.
+    """
+    from optuna.trial import TrialState
+
+    from hpo.halving import completion, promotion
+    from hpo.lineage import counts, paused
+
+    if spec.pruner.kind != "recall":
+        return None
+    stopped, measured = paused(known), history()
+    found = promotion(measured, stopped, eta=spec.pruner.eta, metric=f"recall@{spec.protocol.k}")
+    if found is None and sum(map(counts, known.values())) >= spec.search.trials:
+        going = sum(story[-1].state in (TrialState.COMPLETE, TrialState.RUNNING) for story in known.values())
+        found = completion(measured, stopped, finished=going, wanted=spec.finalist_count())
+    return found
+
+
+def ended_by(spec: StudySpec, trials: Sequence[FrozenTrial]) -> str | None:
+    """Why nothing may begin or be taken up again any more; None where something may.
+
+    Args:
+        spec: the study.
+        trials: all of its search; what they have reported says what each measured.
+    """
+    from hpo.halving import RungHistory
+    from hpo.lineage import stories
+
+    budget, known = search_budget(spec), stories(trials)
+
+    def reported() -> RungHistory:
+        history = RungHistory(len(spec.pruner.rungs))
+        for first, story in known.items():
+            for rung, step in enumerate(spec.pruner.rungs):
+                if (recall := story[-1].intermediate_values.get(step)) is not None:
+                    history.add(first, rung, recall)
+        return history
+
+    if (reason := budget.exhausted(trials)) is not None:
+        return reason
+    reason = budget.spent(trials)
+    return None if reason is None or taken_up(spec, known, reported) is not None else reason
 
 
 def search_budget(spec: StudySpec) -> Budget:

@@ -86,7 +86,7 @@ class Snapshot:
         target: recall that is good enough.
         patience: trials that may end without a better one.
         without_progress: trials that have ended since the best one began.
-        ended_by: why no further trial may start: which budget is spent; None where one may.
+        ended_by: why no trial may start or be taken up again: which budget is spent; None where one may.
         stopping: `hpo stop` holds.
         states: number of trials per state, in lower case.
         rungs: resource at each rung.
@@ -132,7 +132,7 @@ class Snapshot:
 
     @property
     def finished(self) -> bool:
-        """Whether the budget is spent and nothing runs; what waits then will never run."""
+        """Whether the search has ended: nothing runs, and nothing may start or go on."""
         return self.ended_by is not None and not self.running
 
     @property
@@ -219,7 +219,7 @@ def summarise(
         orders: to the workers.
     """
     from hpo.lineage import cost, counts, stories
-    from hpo.search import search_budget
+    from hpo.search import ended_by, search_budget
 
     known, limits, orders = stories(trials), search_budget(spec), orders or Orders()
     spent = sum(map(counts, known.values()))
@@ -240,7 +240,7 @@ def summarise(
         target=limits.target,
         patience=limits.patience,
         without_progress=limits.without_progress(trials),
-        ended_by=limits.spent(trials),
+        ended_by=ended_by(spec, trials),
         stopping=orders.stop is not None,
         states=states,
         rungs=rungs,

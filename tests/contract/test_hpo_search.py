@@ -11,6 +11,7 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
+from hpo.lifecycle import check_startable
 from hpo.lineage import CONTINUES, ERROR, REASON, SPARED, origin, stories
 from hpo.pruner import RecallPruner
 from hpo.registry import register
@@ -131,6 +132,23 @@ def test_as_many_trials_finish_as_are_to_be_looked_at_again(database):
     """A handful of trials at eta 3 would leave one winner, or one that luck sent on."""
     trials = run(database, spec(trials=3))
     assert sum(trial.state == TrialState.COMPLETE for trial in latest(trials)) == 2
+
+
+def test_a_search_has_not_ended_while_a_stopped_trial_is_to_go_on(database):
+    """Between two trials nothing runs for a moment: whoever looks then would report too early, or never resume."""
+    study = spec(trials=3)
+    joined = search(database, study)
+    for begun in range(3):
+        assert snapshot(database, study).spent == begun
+        joined.run_next()
+    shot = snapshot(database, study)
+    assert (shot.spent, shot.running, shot.ended_by, shot.finished) == (3, 0, None, False)
+    check_startable(database, study)
+    for _ in joined.run_all():
+        pass
+    assert snapshot(database, study).ended_by == "3 trials"
+    with pytest.raises(InputError, match="has ended: 3 trials"):
+        check_startable(database, study)
 
 
 def test_a_diverged_trial_stops_at_once_and_stays_stopped(database):

@@ -18,7 +18,13 @@ from storage.leases import Lease
 from studies.spec import parse_spec
 
 SPEC = parse_spec(
-    {"name": "s", "data": {"source": "completejourney"}, "search": {"trials": 4}, "pruner": {"rungs": [10, 30, 90]}}
+    {
+        "name": "s",
+        "data": {"source": "completejourney"},
+        "search": {"trials": 4},
+        "pruner": {"rungs": [10, 30, 90]},
+        "finalists": {"count": 2},
+    }
 )
 
 
