@@ -108,14 +108,15 @@ def _learners(facts: Facts) -> str:
             rows.append((-math.inf, [learner, str(tried), "0", "", ""]))
             continue
         view, reached = mine[0]
-        found = [learner, str(tried), str(len(mine)), f"#{view.number}: {reached.recall:.4f}", _behind(reached, best)]
+        found = [learner, str(tried), str(len(mine)), f"#{view.number}: {reached.recall:.4f}", behind(reached, best)]
         rows.append((reached.recall, found))
     rows.sort(key=lambda row: -row[0])
-    columns = ["learner", "tried", "finished", "its best", "to the best of all"]
+    columns = ["learner", "tried", "finished", "its best", "less the best of all"]
     return "### Learners\n\n" + _table(columns, [row for _, row in rows])
 
 
-def _behind(reached: Reached, best: Reached) -> str:
+def behind(reached: Reached, best: Reached) -> str:
+    """A trial's recall less that of the best, paired by scene, in words; empty of the best itself."""
     shared = sorted(reached.scenes.keys() & best.scenes.keys())
     if reached.story == best.story or not shared:
         return ""

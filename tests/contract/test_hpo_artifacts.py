@@ -45,13 +45,13 @@ def exported(database, tmp_path):
     return folder
 
 
-def write_export(folder, study=NAME):
+def write_export(folder, name=NAME):
     """A folder with the files of an export, and a manifest that vouches for them."""
     folder.mkdir(parents=True)
-    for name in (*SERVED, "1_Pooling/config.json"):
-        (folder / name).parent.mkdir(exist_ok=True)
-        (folder / name).write_text(f"{name}\n")
-    seal(folder, {"format": FORMAT, "study": study, "learner": {}, "metrics": {}})
+    for file in (*SERVED, "1_Pooling/config.json"):
+        (folder / file).parent.mkdir(exist_ok=True)
+        (folder / file).write_text(f"{file}\n")
+    seal(folder, {"format": FORMAT, "study": name, "learner": {}, "metrics": {}})
 
 
 def opened(database, name=NAME):
