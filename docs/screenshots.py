@@ -43,8 +43,8 @@ def main() -> None:
         if distillation_name(given.study) in {each.study_name for each in database.storage.get_all_studies()}:
             students = database.storage.get_study_id_from_name(distillation_name(given.study))
             page.goto(f"{address}/studies/{students}")
-            page.get_by_text("Intermediate values").wait_for()
             page.wait_for_load_state("networkidle")
+            page.wait_for_timeout(3000)  # there may be no plot to wait for
             if (front := page.locator(".js-plotly-plot", has_text="Students: recall")).count():
                 keep(page, given.out / "students.png", front)
         report = (given.report or Path("reports", given.study)) / "report.html"

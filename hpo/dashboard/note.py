@@ -33,7 +33,7 @@ def of_search(facts: Facts) -> str:
     parts = [_standing(facts)]
     if facts.ranked:
         parts += [_leaderboard(facts), _learners(facts), _importance(facts)]
-    parts += [_cost(facts), _test(facts), _protocol(facts), _files(facts), _commands(facts)]
+    parts += [_cost(facts), _files(facts), _test(facts), _protocol(facts), _commands(facts)]
     return "\n\n".join(part for part in parts if part)
 
 

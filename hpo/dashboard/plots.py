@@ -118,8 +118,9 @@ def _learners(facts: Facts) -> Figure:
         best["text"].append(f"#{view.number}")
     marker = {"color": GREY, "symbol": "diamond", "size": 9}
     traces.append({"type": "scatter", "mode": "markers", "name": "its best trial", "marker": marker} | best)
-    under = "learner (finished trials), its best trial to the best of all [95 % over scenes]"
+    under = "finished trials; its best less the best of all [95 % over scenes]"
     layout = _layout("Finished trials by learner", under, facts.metric)
+    layout["xaxis"]["title"]["standoff"] = 20
     return Figure(traces, layout | {"legend": {"orientation": "h", "y": 1.12}})
 
 
