@@ -37,7 +37,10 @@ def searched(database, study: StudySpec) -> list:
 
     def train(values, folder, report):
         def kept(reached):
-            checkpoints.save(folder, reached.step, {"weight": torch.full((4,), reached.recall)}, {"step": reached.step})
+            if reached.step == RUNGS[-1]:
+                checkpoints.save(
+                    folder, reached.step, {"weight": torch.full((4,), reached.recall)}, {"step": reached.step}
+                )
             report(reached)
 
         return played(values, folder, kept, recall_of)

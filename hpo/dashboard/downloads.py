@@ -152,7 +152,7 @@ def _files_of_export(folder: Path, study: str) -> dict[str, Path]:
     if not folder.is_dir():
         raise InputError(f"the export {folder} is not on this machine: {again}")
     manifest = read(folder)
-    if (of := manifest["study"]) != study:
+    if (of := manifest.get("study")) != study:
         raise InputError(f"{folder} holds an export of study {of!r} by now: {again}")
     files = {name: folder / name for name in (*manifest["files"], MANIFEST)}
     inside = folder.resolve()

@@ -17,7 +17,7 @@ from storage.postgres import connect
 from tests.browser.test_report import ARGUMENTS, BROWSER
 from tests.whole import whole
 
-api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed; pip install playwright")
 pytestmark = pytest.mark.skipif(BROWSER is None, reason="no Chromium here; apt-get install chromium")
 # Of the page as optuna-dashboard draws it: its own cards, and ours.
 CARDS = ("Intermediate values", "Finished trials by learner", "Recall of finished trials against cost")
