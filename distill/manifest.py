@@ -10,12 +10,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from distill.student import Student, parameters
 from storage.atomic import sha256
 from storage.errors import InputError
 from studies.spec import Format, Precision
+
+if TYPE_CHECKING:
+    from distill.student import Student
 
 FORMAT = 4
 MANIFEST = "manifest.json"
@@ -47,6 +49,8 @@ def describe(
     Raises:
         ValueError: an entry of `ORIGIN` is missing.
     """
+    from distill.student import parameters
+
     if missing := [name for name in ORIGIN if name not in origin]:
         raise ValueError(f"the manifest lacks {', '.join(missing)}; accepted: {', '.join(ORIGIN)} and more")
     return {

@@ -159,7 +159,7 @@ class _Work:
             start = student_start(spec.distill)
             self.study.enqueue_trial(start, skip_if_exists=True)
         self._claims = Claims(database, self.study, spec.name, spec.search.retries, timed=False)
-        self._page = Page(database, spec)
+        self._page, self._storage = Page(database, spec), database.storage
         section, pruner = spec.distill, spec.pruner
         self._pruner = None
         # A front has a cheap end, which pruning by recall alone would cut off.
@@ -211,6 +211,7 @@ class _Work:
         return [figures[name] for name in section.objectives]
 
     def _reporter(self, trial: optuna.Trial) -> Callable[[int, float, float], None]:
+        from hpo.dashboard.artifacts import attach_checkpoint
         from hpo.lineage import COST
         from hpo.trials import Paused
 
@@ -219,9 +220,12 @@ class _Work:
 
         def report(step: int, recall: float, cost_seconds: float) -> None:
             self._claims.check(trial)
-            if len(section.objectives) == 1 and step not in known:
-                trial.report(recall, step)
-            trial.set_user_attr(COST, round(cost_seconds, 2))
+            with self._storage.together():
+                if len(section.objectives) == 1 and step not in known:
+                    trial.report(recall, step)
+                trial.set_user_attr(COST, round(cost_seconds, 2))
+                if step == section.steps and math.isfinite(recall):
+                    attach_checkpoint(trial, trial.number)
             self._judge(trial)
             if step < section.steps and self._claims.called_off():
                 raise Paused("the study was stopped")

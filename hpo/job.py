@@ -185,6 +185,7 @@ def export(
     )
     _note_slow_int8(folder, console)
     records.finish_stage(spec.name, f"{EXPORT} {folder}", {"folder": str(folder)})
+    Page(database, spec).write()
     return folder
 
 

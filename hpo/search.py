@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -85,6 +86,7 @@ class Search:
 
     def objective(self, trial: optuna.Trial) -> float:
         """Trains the trial's configuration, reporting and maybe pruning at each rung."""
+        from hpo.dashboard.artifacts import attach_checkpoint
         from hpo.lineage import AT_ONCE, COST, FROM_RUNG, origin
         from hpo.search_space import suggest
 
@@ -106,6 +108,8 @@ class Search:
                     trial.set_user_attr("seconds_per_update", round(reached.seconds_per_update, 4))
                 if reached.at_once is not None:
                     trial.set_user_attr(AT_ONCE, reached.at_once)
+                if reached.rung + 1 == len(self._spec.pruner.rungs) and math.isfinite(reached.recall):
+                    attach_checkpoint(trial, number)
                 # A trial that was taken up again has been decided on at the rung that it goes on from.
                 if reached.rung > frozen.user_attrs.get(FROM_RUNG, -1):
                     self._judge(trial, number, reached.rung)

@@ -5,21 +5,26 @@ whatever kills the writer or damages the newest, there is one to go on from. Wit
 is a working copy: each checkpoint is uploaded, and what is newer there is downloaded.
 """
 
+from __future__ import annotations
+
 import hashlib
 import json
 import logging
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 
 from storage import store
 from storage.atomic import atomic_folder, discard, sha256, sweep
 from storage.errors import ArtifactsUnavailable, CorruptArtifact
+
+if TYPE_CHECKING:
+    import torch
+
+    Checkpoint = tuple[dict[str, torch.Tensor], dict[str, Any]]
 
 log = logging.getLogger(__name__)
 
@@ -28,8 +33,6 @@ KEPT = 2
 WEIGHTS = "weights.safetensors"
 MANIFEST = "checkpoint.json"
 _STEP = re.compile(r"step-(\d{6,})")
-
-Checkpoint = tuple[dict[str, torch.Tensor], dict[str, Any]]
 
 
 class _OtherVersion(CorruptArtifact):
@@ -76,7 +79,7 @@ def newest_valid(folder: Path, device: str = "cpu") -> Checkpoint | None:
     here, there = _steps_here(folder), _steps_there(folder)
     for step in sorted(here | there, reverse=True):
         try:
-            found = _load_or_fetch(folder, step, here, there, device)
+            metadata = _check_or_fetch(folder, step, here, there)
         except _OtherVersion:
             raise
         except CorruptArtifact as error:
@@ -85,7 +88,7 @@ def newest_valid(folder: Path, device: str = "cpu") -> Checkpoint | None:
             continue
         if step not in there:  # its upload was interrupted
             _upload(folder, step)
-        return found
+        return _weights(_at(folder, step), device), metadata
     return None
 
 
@@ -96,12 +99,28 @@ def last(folder: Path, device: str = "cpu") -> Checkpoint:
         CorruptArtifact: There is none, or it is damaged; says what to do.
         ArtifactsUnavailable: The store does not answer.
     """
+    path, metadata = _last(folder)
+    return _weights(path, device), metadata
+
+
+def last_folder(folder: Path) -> Path:
+    """Return where the last checkpoint of a run lies here, as `load` opens it; checked, and fetched where need be.
+
+    Raises:
+        CorruptArtifact: There is none, or it is damaged; says what to do.
+        ArtifactsUnavailable: The store does not answer.
+    """
+    return _last(folder)[0]
+
+
+def _last(folder: Path) -> tuple[Path, dict[str, Any]]:
     here, there = _steps_here(folder), _steps_there(folder)
     remedy = "restore it from a copy, or delete the study and launch it again"
     if not here | there:
         raise CorruptArtifact(f"{folder} holds no checkpoint: {remedy}")
+    step = max(here | there)
     try:
-        return _load_or_fetch(folder, max(here | there), here, there, device)
+        return _at(folder, step), _check_or_fetch(folder, step, here, there)
     except CorruptArtifact as error:
         raise CorruptArtifact(f"{error}, and an earlier checkpoint must not stand in for it: {remedy}") from error
 
@@ -113,10 +132,19 @@ def load(path: Path, device: str = "cpu") -> Checkpoint:
         CorruptArtifact: A file is missing, truncated, altered or of another version.
     """
     metadata = _checked(path)
-    return load_file(path / WEIGHTS, device=device), metadata
+    return _weights(path, device), metadata
+
+
+def _weights(path: Path, device: str) -> dict[str, torch.Tensor]:
+    from safetensors.torch import load_file
+
+    return load_file(path / WEIGHTS, device=device)
 
 
 def _write(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, Any]) -> None:
+    import torch
+    from safetensors.torch import save_file
+
     # A copy per tensor: safetensors refuses shared memory and strides.
     copies = {
         name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()
@@ -133,12 +161,12 @@ def _write(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[st
         (draft / MANIFEST).write_text(json.dumps(manifest, indent=2))
 
 
-def _load_or_fetch(folder: Path, step: int, here: set[int], there: set[int], device: str) -> Checkpoint:
-    """One step from this machine, else from the store; what is damaged here gives way to what the store has."""
+def _check_or_fetch(folder: Path, step: int, here: set[int], there: set[int]) -> dict[str, Any]:
+    """The metadata of a step that lies here; if not whole, it is fetched from the store."""
     path = _at(folder, step)
     if step in here:
         try:
-            return load(path, device)
+            return _checked(path)
         except CorruptArtifact as error:
             if isinstance(error, _OtherVersion) or step not in there:
                 raise
@@ -146,7 +174,7 @@ def _load_or_fetch(folder: Path, step: int, here: set[int], there: set[int], dev
     try:
         with atomic_folder(path, replace=True) as draft:
             store.pull(path, draft)
-            _checked(draft)
+            return _checked(draft)
     except _OtherVersion:
         raise
     except CorruptArtifact as error:
@@ -155,7 +183,6 @@ def _load_or_fetch(folder: Path, step: int, here: set[int], there: set[int], dev
         raise ArtifactsUnavailable(
             f"cannot write {path} ({error.strerror}): free space there or permit writing"
         ) from error
-    return load(path, device)
 
 
 def _upload(folder: Path, step: int) -> None:

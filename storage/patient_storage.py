@@ -27,7 +27,6 @@ _REPEATED = (
     "get_all_studies",
     "create_new_trial",
     "set_trial_param",
-    "set_trial_system_attr",
     "get_trial_id_from_study_id_trial_number",
     "get_trial_param",
     "get_trial_user_attrs",
@@ -60,8 +59,8 @@ class PatientStorage(RDBStorage):
     def together(self) -> Iterator[None]:
         """Store what the block sets of running trials at its end, in one transaction instead of one for each.
 
-        It holds for parameters, intermediate values and user attributes, which nobody reads before, and for a study's
-        system attributes. An exception is stored with what came before it; an interrupt leaves all of it to be done
+        It holds for parameters, intermediate values and attributes, which nobody reads before, and for a study's system
+        attributes. An exception is stored with what came before it; an interrupt leaves all of it to be done
         again.
         """
         writes: list[_Write] = []
@@ -112,6 +111,12 @@ class PatientStorage(RDBStorage):
     def set_trial_user_attr(self, trial_id: int, key: str, value: Any) -> None:
         """Set an attribute of a trial."""
         values = (models.TrialUserAttributeModel, trial_id, key, value)
+        self._write(lambda session: self._set_trial_attr_without_commit(session, *values))
+
+    @patiently
+    def set_trial_system_attr(self, trial_id: int, key: str, value: Any) -> None:
+        """Set a system attribute of a trial."""
+        values = (models.TrialSystemAttributeModel, trial_id, key, value)
         self._write(lambda session: self._set_trial_attr_without_commit(session, *values))
 
     @patiently

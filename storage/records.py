@@ -211,6 +211,12 @@ class Records:
         rows = self._read(query)
         return rows[0]["result"] if rows else None
 
+    def stage_results(self, study: str) -> dict[str, dict[str, Any]]:
+        """Return the results of a study's finished stages by name, in the order in which they were finished."""
+        columns = stage_table.c
+        query = sa.select(columns.name, columns.result).where(columns.study == study)
+        return {row["name"]: row["result"] for row in self._read(query.order_by(columns.finished_at, columns.name))}
+
     @patiently
     def _locked(self, name: str) -> sa.Connection:
         connection = self._engine.connect()

@@ -1,5 +1,8 @@
-"""A searched study to look at, with training played: several learners, stopped and finished trials."""
+"""A searched study to look at, with training played: several learners, stopped and finished trials, checkpoints."""
 
+import torch
+
+from storage import checkpoints
 from studies.hyperparameters import Hyperparameters
 from studies.spec import StudySpec, parse_spec
 from tests.contract.test_hpo_search import played, run
@@ -31,4 +34,15 @@ def recall_of(values: Hyperparameters, rung: int) -> float:
 
 def searched(database, study: StudySpec) -> list:
     """Runs the search; returns its trials."""
-    return run(database, study, lambda values, folder, report: played(values, folder, report, recall_of))
+
+    def train(values, folder, report):
+        def kept(reached):
+            if reached.step == RUNGS[-1]:
+                checkpoints.save(
+                    folder, reached.step, {"weight": torch.full((4,), reached.recall)}, {"step": reached.step}
+                )
+            report(reached)
+
+        return played(values, folder, kept, recall_of)
+
+    return run(database, study, train)

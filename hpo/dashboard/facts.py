@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hpo.dashboard.artifacts import attached_checkpoints, exported_folders
 from hpo.registry import distillation_name
 from hpo.snapshot import Snapshot, TrialView, summarise
 from storage.postgres import Database
@@ -53,6 +55,9 @@ class Facts:
         students: of the distillation, as `hpo.students.students` gives them.
         distillation: Optuna's id of that study; None while there is none.
         search: Optuna's id of this one.
+        exports: the folders that it was exported to, the oldest first.
+        checkpoints: where the dashboard has those of finished trials, by number.
+        student_checkpoints: the same of the distillation.
     """
 
     spec: StudySpec
@@ -64,6 +69,9 @@ class Facts:
     students: list[dict[str, Any]]
     distillation: int | None
     search: int
+    exports: tuple[Path, ...]
+    checkpoints: Mapping[int, str]
+    student_checkpoints: Mapping[int, str]
 
     @property
     def metric(self) -> str:
@@ -101,7 +109,6 @@ class Gatherer:
         self._spent = 0.0
         self._costs: dict[int, float] = {}
         self._finished: dict[int, Reached] = {}
-        self._evaluation: Mapping[str, Any] | None = None
         self._students: optuna.Study | None = None
 
     def gather(self) -> Facts:
@@ -110,7 +117,7 @@ class Gatherer:
         from hpo.students import students
 
         self._read_results()
-        self._evaluation = self._evaluation or self._records.stage_result(self._spec.name, EVALUATION)
+        stages = self._records.stage_results(self._spec.name)
         distillation = self._open_distillation()
         return Facts(
             spec=self._spec,
@@ -118,10 +125,13 @@ class Gatherer:
             shot=summarise(self._spec, self._study.get_trials(deepcopy=False)),
             finished=tuple(self._finished.values()),
             importance=importance(self._study),
-            evaluation=self._evaluation,
+            evaluation=stages.get(EVALUATION),
             students=[] if distillation is None else students(distillation, self._spec),
             distillation=None if distillation is None else distillation._study_id,
             search=self._study._study_id,
+            exports=exported_folders(stages),
+            checkpoints=attached_checkpoints(self._study),
+            student_checkpoints={} if distillation is None else attached_checkpoints(distillation),
         )
 
     def _open_distillation(self) -> optuna.Study | None:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from hpo.console import duration
+from hpo.dashboard import artifacts
 from hpo.dashboard.facts import ENOUGH_TRIALS, Facts, Reached
 from hpo.registry import distillation_name
 from hpo.reporting.blocks import plural, settings, spelled
@@ -32,7 +33,7 @@ def of_search(facts: Facts) -> str:
     parts = [_standing(facts)]
     if facts.ranked:
         parts += [_leaderboard(facts), _learners(facts), _importance(facts)]
-    parts += [_cost(facts), _test(facts), _protocol(facts), _files(facts), _commands(facts)]
+    parts += [_cost(facts), _files(facts), _test(facts), _protocol(facts), _commands(facts)]
     return "\n\n".join(part for part in parts if part)
 
 
@@ -57,9 +58,10 @@ def of_distillation(facts: Facts) -> str:
             for row in sorted(finished, key=lambda row: -row["recall"])[:TOP]
         ]
         parts.append(_table(["trial", facts.metric, "time", "size", "", "settings"], rows))
-        taken = next(row["trial"] for row in finished if row["taken"]) if any(r["taken"] for r in finished) else None
-        if taken is not None:
-            parts.append(f"Checkpoint of #{taken}: `{trial_folder(distillation_name(name), taken)}`")
+        for taken in (row["trial"] for row in finished if row["taken"]):
+            where = trial_folder(distillation_name(name), taken)
+            link = _link("download", facts.student_checkpoints.get(taken))
+            parts.append(f"Checkpoint of {_trial(facts.distillation, taken)}, the one that is taken: {link}`{where}`")
     parts += [
         _test(facts) if facts.evaluation else "",
         _code([f"hpo distill {shlex.quote(name)}", f"hpo export {shlex.quote(name)} --out DIR"]),
@@ -106,14 +108,15 @@ def _learners(facts: Facts) -> str:
             rows.append((-math.inf, [learner, str(tried), "0", "", ""]))
             continue
         view, reached = mine[0]
-        found = [learner, str(tried), str(len(mine)), f"#{view.number}: {reached.recall:.4f}", _behind(reached, best)]
+        found = [learner, str(tried), str(len(mine)), f"#{view.number}: {reached.recall:.4f}", behind(reached, best)]
         rows.append((reached.recall, found))
     rows.sort(key=lambda row: -row[0])
-    columns = ["learner", "tried", "finished", "its best", "to the best of all"]
+    columns = ["learner", "tried", "finished", "its best", "less the best of all"]
     return "### Learners\n\n" + _table(columns, [row for _, row in rows])
 
 
-def _behind(reached: Reached, best: Reached) -> str:
+def behind(reached: Reached, best: Reached) -> str:
+    """A trial's recall less that of the best, paired by scene, in words; empty of the best itself."""
     shared = sorted(reached.scenes.keys() & best.scenes.keys())
     if reached.story == best.story or not shared:
         return ""
@@ -179,14 +182,31 @@ def _protocol(facts: Facts) -> str:
         f"eta {spec.pruner.eta}; {spec.pruner.keep:.0%} of the trials are kept against their rank",
         f"first launched {facts.record.created_at:%Y-%m-%d %H:%M %Z}",
     ]
-    return "### Protocol\n\n" + "\n".join(f"- {line}" for line in lines)
+    return "### Protocol\n\n" + _list(lines)
 
 
 def _files(facts: Facts) -> str:
     if not facts.ranked:
         return ""
-    view, reached = facts.ranked[0]
-    return f"### Files\n\nBest checkpoint, of #{view.number}: `{trial_folder(facts.spec.name, reached.story)}`"
+    name, (view, reached) = facts.spec.name, facts.ranked[0]
+    link = _link("download", facts.checkpoints.get(view.number))
+    trial = _trial(facts.search, view.number)
+    lines = [f"best checkpoint, of {trial}: {link}`{trial_folder(name, reached.story)}`"]
+    if facts.evaluation is not None:
+        lines.append(f"[report]({artifacts.address(facts.search, artifacts.report(name))})")
+        for folder in facts.exports:
+            link = _link("download", artifacts.address(facts.search, artifacts.export(name, folder)))
+            lines.append(f"exported student: {link}`{folder}`")
+    return "### Files\n\n" + _list(lines)
+
+
+def _trial(study: int | None, number: int) -> str:
+    """A link to a trial's page."""
+    return f"[#{number}](/dashboard/studies/{study}/trials?numbers={number})"
+
+
+def _link(text: str, address: str | None) -> str:
+    return "" if address is None else f"[{text}]({address}) "
 
 
 def _commands(facts: Facts) -> str:
@@ -198,6 +218,10 @@ def _commands(facts: Facts) -> str:
     else:
         wanted = [f"hpo status {name} --watch", f"hpo stop {name}", f"hpo resume {name}", f"hpo worker {name}"]
     return "### Go on\n\n" + _code(wanted)
+
+
+def _list(lines: Sequence[str]) -> str:
+    return "\n".join(f"- {line}" for line in lines)
 
 
 def _code(lines: Sequence[str]) -> str:

@@ -1,4 +1,4 @@
-"""Keeps the note and the plots of a study's page in optuna-dashboard current.
+"""Keeps a study's page in optuna-dashboard current: the note, the plots, report and exports among its artifacts.
 
 Who shows a search, not who works at it, writes: `hpo launch`, `run` and `resume` while they wait for workers,
 `hpo distill`, and `hpo dashboard`.
@@ -11,7 +11,7 @@ import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from hpo.dashboard import note, plots
+from hpo.dashboard import artifacts, note, plots
 from hpo.dashboard.facts import Facts, Gatherer
 from storage.postgres import Database
 from storage.records import Records
@@ -62,12 +62,26 @@ class Page:
             return
         # Two who show the same study would write half a note each.
         with Records(self._database.engine).exclusive(f"page of {self._spec.name}"):
-            self._save(facts.search, note.of_search(facts), plots.of_search(facts))
-            if facts.distillation is not None:
-                self._save(facts.distillation, note.of_distillation(facts), plots.of_distillation(facts))
+            self._save(facts.search, note.of_search(facts), plots.of_search(facts), _artifacts(facts))
+            if (students := facts.distillation) is not None:
+                made = self._artifacts_of_student(facts)
+                self._save(students, note.of_distillation(facts), plots.of_distillation(facts), made)
         self._written = facts
 
-    def _save(self, study_id: int, text: str, figures: Mapping[str, plots.Figure]) -> None:
+    def _artifacts_of_student(self, facts: Facts) -> dict[str, str]:
+        """Report and exports as artifacts of the student that they are about, which has ended long before."""
+        if facts.distillation is None or facts.evaluation is None:
+            return {}
+        number = facts.evaluation["student_trial"]
+        try:
+            trial = self._database.storage.get_trial_id_from_study_id_trial_number(facts.distillation, number)
+        except KeyError:
+            return {}
+        return {made.key_for(trial): made.described(name) for made, name in _made(facts)}
+
+    def _save(
+        self, study_id: int, text: str, figures: Mapping[str, plots.Figure], attributes: Mapping[str, str]
+    ) -> None:
         import optuna
         from optuna_dashboard import save_note, save_plotly_graph_object
         from optuna_dashboard._note import get_note
@@ -75,8 +89,26 @@ class Page:
         storage = self._database.storage
         study = optuna.load_study(storage=storage, study_name=storage.get_study_name_from_id(study_id))
         text += note.kept(get_note(study))
+        known = storage.get_study_system_attrs(study_id)
         # In one transaction: half of a figure cannot be drawn.
         with storage.together():
             save_note(study, text)
             for name, figure in figures.items():
                 save_plotly_graph_object(study, figure, graph_object_id=name)
+            for key, value in attributes.items():
+                if known.get(key) != value:
+                    storage.set_study_system_attr(study_id, key, value)
+
+
+def _artifacts(facts: Facts) -> dict[str, str]:
+    """Report and exports as artifacts of the search."""
+    return {made.key: made.described(name) for made, name in _made(facts)}
+
+
+def _made(facts: Facts) -> list[tuple[artifacts.Artifact, str]]:
+    """The report and the exports that there are, with the names of their files."""
+    name = facts.spec.name
+    if facts.evaluation is None:
+        return []
+    exports = [(artifacts.export(name, folder), artifacts.export_name(name, folder)) for folder in facts.exports]
+    return [(artifacts.report(name), artifacts.report_name(name)), *exports]

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from hpo.dashboard.facts import Facts
+from hpo.dashboard.note import behind
 from studies.hyperparameters import LEARNERS
-from studies.intervals import bootstrap
 
 # Okabe and Ito's, which the colour-blind tell apart as well.
 COLORS: dict[str, str] = dict(
@@ -99,31 +99,29 @@ def _dots(name: str, x: Sequence[float], y: Sequence[float], text: Sequence[str]
 
 
 def _learners(facts: Facts) -> Figure:
-    """Quartiles of each learner's finished trials, and its best one with its interval over scenes."""
+    """Quartiles of each learner's finished trials, its best one, and by how much that one is behind the best of all."""
     traces: list[dict[str, Any]] = []
-    best: dict[str, list[Any]] = {"x": [], "y": [], "above": [], "below": [], "text": []}
+    best: dict[str, list[Any]] = {"x": [], "y": [], "text": []}
     for learner in LEARNERS:
         some = [(view, reached) for view, reached in facts.ranked if view.learner == learner]
         if not some:
             continue
         low, first, median, third, high = np.quantile([reached.recall for _, reached in some], [0, 0.25, 0.5, 0.75, 1])
         quartiles = {"q1": first, "median": median, "q3": third, "lowerfence": low, "upperfence": high}
-        name = f"{learner} ({len(some)})"
+        view, reached = some[0]
+        apart = behind(reached, facts.ranked[0][1]).replace(" [", "<br>[").replace(", within", ",<br>within")
+        name = f"{learner} ({len(some)})<br>{apart or 'the best'}"
         box = {"type": "box", "name": name, "x": [name], "showlegend": False, "marker": {"color": COLORS[learner]}}
         traces.append(box | {key: [round(float(value), 4)] for key, value in quartiles.items()})
-        view, reached = some[0]
-        if reached.scenes:
-            interval = bootstrap(np.array(list(reached.scenes.values())))
-            best["x"].append(name)
-            best["y"].append(round(reached.recall, 4))
-            best["above"].append(round(max(0.0, interval.high - reached.recall), 4))
-            best["below"].append(round(max(0.0, reached.recall - interval.low), 4))
-            best["text"].append(f"#{view.number}")
-    bars = {"type": "data", "symmetric": False, "array": best.pop("above"), "arrayminus": best.pop("below")}
+        best["x"].append(name)
+        best["y"].append(round(reached.recall, 4))
+        best["text"].append(f"#{view.number}")
     marker = {"color": GREY, "symbol": "diamond", "size": 9}
-    name = "its best trial, 95 % over scenes"
-    traces.append({"type": "scatter", "mode": "markers", "name": name, "marker": marker, "error_y": bars} | best)
-    return Figure(traces, _layout("Finished trials by learner", "learner (finished trials)", facts.metric))
+    traces.append({"type": "scatter", "mode": "markers", "name": "its best trial", "marker": marker} | best)
+    under = "finished trials; its best less the best of all [95 % over scenes]"
+    layout = _layout("Finished trials by learner", under, facts.metric)
+    layout["xaxis"]["title"]["standoff"] = 20
+    return Figure(traces, layout | {"legend": {"orientation": "h", "y": 1.12}})
 
 
 def _scenes(facts: Facts) -> Figure:

@@ -24,6 +24,7 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 import sqlalchemy as sa
 
 from hpo.console import Console
+from hpo.dashboard.downloads import HEADERS, READ_ONLY, ToBrowsers
 from storage.errors import InputError, ScenetuneError
 from storage.patience import is_transient
 from storage.postgres import Database, hide_password, impatient_storage
@@ -72,7 +73,7 @@ def serve(
     server = listen(host, port, console)
     try:
         storage = watched_storage(database, console)
-        server.set_app(application(storage, read_only=read_only))
+        server.set_app(application(storage, ToBrowsers(database), read_only=read_only))
         shown = f"[{host}]" if ":" in host else host
         url = f"http://{shown}:{server.server_port}{path}"
         if not _is_loopback(host):
@@ -102,14 +103,19 @@ def watched_storage(database: Database, console: Console) -> BaseStorage:
     return _CachedStorage(storage)
 
 
-def application(storage: BaseStorage, *, read_only: bool = False) -> WSGIApplication:
-    """optuna-dashboard on a storage, without what would harm a study."""
-    app = _optuna_dashboard().wsgi(storage)
+def application(storage: BaseStorage, artifacts: ToBrowsers, *, read_only: bool = False) -> WSGIApplication:
+    """optuna-dashboard on a storage and its artifacts, without what would harm a study."""
+    app = _optuna_dashboard().wsgi(storage, artifact_store=artifacts)
 
     def guarded(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        def answer(status: str, headers: list[tuple[str, str]], *error: Any) -> Any:
+            # Any page that is open in the same browser could read checkpoints otherwise.
+            kept = [header for header in headers if header[0] != "Access-Control-Allow-Origin"]
+            return start_response(status, kept + environ.get(HEADERS, []), *error)
+
         reason = refusal(environ["REQUEST_METHOD"], environ["PATH_INFO"], read_only=read_only)
         if reason is None:
-            return app(environ, start_response)  # type: ignore[no-any-return]
+            return app(environ, answer)  # type: ignore[no-any-return]
         body = json.dumps({"reason": reason}).encode()
         start_response("403 Forbidden", [("Content-Type", "application/json"), ("Content-Length", str(len(body)))])
         return [body]
@@ -139,6 +145,8 @@ def refusal(method: str, path: str, *, read_only: bool) -> str | None:
         return "this dashboard was started with --read-only"
     if method == "DELETE" and _DELETION.fullmatch(path):
         return "hpo delete NAME deletes a study, with its records and checkpoints"
+    if method not in READS and path.startswith("/api/artifacts/"):
+        return READ_ONLY
     if method == "POST" and _RENAMING.fullmatch(path):
         return "a study's records and checkpoints go by its name, which stays"
     return None

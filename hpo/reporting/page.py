@@ -38,6 +38,11 @@ def write(document: Mapping[str, Any], folder: Path) -> list[Path]:
     return [folder / name for name in files]
 
 
+def html(document: Mapping[str, Any]) -> str:
+    """The page alone; see `write`."""
+    return render(report(_defined(document)))
+
+
 def render(content: Report) -> str:
     """The report as one HTML page: no script, no request."""
     environment = Environment(

@@ -4,36 +4,36 @@ import os
 import shutil
 import subprocess
 import sys
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from hpo.dashboard.page import Page
+from distill.inference import StudentRecommender
+from storage import checkpoints
 from storage.embedded import EmbeddedPostgres
 from storage.postgres import connect
 from tests.browser.test_report import ARGUMENTS, BROWSER
-from tests.contract.test_hpo_dashboard import distilled
-from tests.watched import searched, spec
+from tests.whole import whole
 
-api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed; pip install playwright")
 pytestmark = pytest.mark.skipif(BROWSER is None, reason="no Chromium here; apt-get install chromium")
 # Of the page as optuna-dashboard draws it: its own cards, and ours.
 CARDS = ("Intermediate values", "Finished trials by learner", "Recall of finished trials against cost")
+# Kept as build output: what people see.
+SCREENSHOTS = Path(__file__).parents[2] / "build" / "screenshots"
 
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory) -> Iterator[Path]:
-    """A home with a search of 18 trials and its distillation, and a database that the tests may stop."""
+    """A home with a whole study, nothing of it played, and a database that the tests may stop."""
     folder = tmp_path_factory.mktemp("watched")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HPO_HOME", str(folder))
         postgres = EmbeddedPostgres(folder)
         database = connect(postgres.start())
-        study = spec("watched", trials=18)
-        searched(database, study)
-        distilled(database, study)
-        Page(database, study).write()
+        whole(database, folder, "watched")
         database.engine.dispose()
     yield folder
     postgres.stop(force=True)
@@ -65,6 +65,30 @@ def page(address) -> Iterator["api.Page"]:
     assert said == []
 
 
+def kept(page: "api.Page", name: str) -> None:
+    """Keeps a picture of the whole page, with what boxes scroll in it."""
+    SCREENSHOTS.mkdir(parents=True, exist_ok=True)
+    page.wait_for_load_state("networkidle")
+    height = page.evaluate("Math.max(...[...document.querySelectorAll('body, body *')].map(box => box.scrollHeight))")
+    page.set_viewport_size({"width": 1400, "height": min(height + 120, 8000)})
+    page.screenshot(path=SCREENSHOTS / f"{name}.png")
+
+
+def downloaded(page: "api.Page", folder: Path, number: int = 0) -> Path:
+    """What comes of the artifact on a page, by its place there; a ZIP unzipped."""
+    buttons = page.get_by_label("download artifact")
+    buttons.first.wait_for(timeout=30_000)
+    with page.expect_download() as download:
+        buttons.nth(number).click()
+    path = folder / download.value.suggested_filename
+    download.value.save_as(path)
+    if path.suffix != ".zip":
+        return path
+    with zipfile.ZipFile(path) as archive:
+        archive.extractall(folder)
+    return folder / path.stem
+
+
 def shows(page: "api.Page", *texts: str) -> None:
     """Waits until the page shows each of the texts."""
     for text in texts:
@@ -75,22 +99,66 @@ def test_the_list_has_both_studies(page, address):
     """The distillation is a study of its own, on the same database."""
     page.goto(address.rpartition("/studies")[0])
     shows(page, "watched-distill", "1. watched")
+    kept(page, "studies")
 
 
-def test_the_printed_page_shows_curves_and_plots(page, address, tmp_path):
+def test_the_printed_page_shows_curves_and_plots(page, address):
     """What people look at first: where the recall comes from, and who wins."""
     page.goto(address)
     shows(page, *CARDS)
     page.wait_for_function("document.querySelectorAll('.js-plotly-plot .main-svg').length >= 12")
-    page.screenshot(path=tmp_path / "study.png", full_page=True)
+    kept(page, "study")
 
 
 def test_the_note_answers_and_leads_to_the_students(page, address):
     """Who wins, what pruning saved, where the checkpoint is."""
     page.goto(f"{address}/note")
-    shows(page, "18 of 18 trials", "Best trials", "What pruning saved", "Best checkpoint", "hpo distill watched")
-    page.get_by_role("link", name="watched-distill").click()
+    shows(page, "12 of 12 trials", "Best trials", "What pruning saved", "best checkpoint", "hpo report watched")
+    kept(page, "note")
+    page.get_by_role("link", name="study", exact=True).click()
     shows(page, "Students: recall against time")
+    page.wait_for_function("document.querySelectorAll('.js-plotly-plot .main-svg').length >= 6")
+    kept(page, "distillation")
+
+
+def test_the_best_checkpoint_is_on_its_trial_and_loads(page, address, tmp_path):
+    """What people come for at the end; by its path they find it on the machine alone where it was trained."""
+    page.goto(f"{address}/note")
+    shows(page, "best checkpoint")
+    page.locator("a[href*='trials?numbers=']").first.click()
+    shows(page, "checkpoint.zip")
+    kept(page, "trial")
+    tensors, metadata = checkpoints.load(downloaded(page, tmp_path))
+    assert tensors
+    assert metadata["reached"]["step"] == 4
+
+
+def test_the_student_on_its_trial_ranks_and_its_report_opens(page, address, tmp_path):
+    """An export that came through the browser is served like one that never left its folder."""
+    page.goto(f"{address}/note")
+    shows(page, "exported student")
+    page.get_by_role("link", name="study", exact=True).click()
+    shows(page, "Students: recall against time")
+    page.goto(f"{page.url}/note")
+    shows(page, "the one that is taken")
+    page.locator("a[href*='trials?numbers=']").first.click()
+    shows(page, "watched-export.zip", "watched-report.html", "checkpoint.zip")
+    for place in range(3):
+        downloaded(page, tmp_path, place)
+    student = StudentRecommender.load(tmp_path / "watched-export")
+    lamps = ["red acme small attic lamp", "blue bolt large attic lamp"]
+    scene = student.catalogue(lamps).adapt(support=[([], lamps[0])])
+    assert len(scene.rank([[]], k=2).items[0]) == 2
+    [checkpoint] = (path for path in tmp_path.glob("*-checkpoint") if path.is_dir())
+    assert checkpoints.load(checkpoint)[0]
+
+
+def test_the_report_opens_from_the_note(page, address):
+    """It is on the disk of whoever ran the job."""
+    page.goto(f"{address}/note")
+    page.get_by_role("link", name="report", exact=True).click()
+    page.get_by_role("heading", name="watched").first.wait_for(timeout=30_000)
+    kept(page, "report")
 
 
 def test_a_study_is_not_deleted_from_the_browser(page, address):

@@ -8,15 +8,19 @@ from wsgiref.util import setup_testing_defaults
 
 import optuna
 import pytest
+import torch
 from optuna_dashboard import save_note
 from optuna_dashboard._custom_plot_data import get_plotly_graph_objects
 from optuna_dashboard._note import get_note
 
 from hpo.console import Console
 from hpo.dashboard import note, plots, server
+from hpo.dashboard.artifacts import attach_checkpoint
+from hpo.dashboard.downloads import ToBrowsers
 from hpo.dashboard.facts import ENOUGH_TRIALS, Gatherer, importance
 from hpo.dashboard.page import Page
 from hpo.distillation import open_distillation
+from storage import checkpoints
 from storage.artifacts import trial_folder
 from storage.embedded import EmbeddedPostgres
 from storage.errors import InputError
@@ -49,6 +53,9 @@ def distilled(database, study):
         trial.suggest_int("layers", 1, 6)
         trial.set_user_attr("latency", latency)
         trial.set_user_attr("size", latency)
+        folder = trial_folder(students.study_name, trial.number)
+        checkpoints.save(folder, 1, {"weight": torch.full((4,), recall)}, {"step": 1})
+        attach_checkpoint(trial, trial.number)
         students.tell(trial, [recall])
     return students
 
@@ -181,7 +188,7 @@ def test_an_outage_is_told_and_over_when_the_database_is_back(tmp_path, capfd):
     searched(database, spec(trials=3))
     storage = server.watched_storage(database, Console())
     database.engine.dispose()
-    app = server.application(storage)
+    app = server.application(storage, ToBrowsers(database))
     assert call(app, "/api/studies/1")[0] == 200
     postgres.stop(force=True)
     for _ in range(2):
@@ -209,7 +216,7 @@ def serving(database, request):
     """The server's address."""
     storage = server.watched_storage(database, Console())
     made = server.listen("127.0.0.1", 0, Console())
-    made.set_app(server.application(storage, read_only=getattr(request, "param", False)))
+    made.set_app(server.application(storage, ToBrowsers(database), read_only=getattr(request, "param", False)))
     thread = threading.Thread(target=made.serve_forever, kwargs={"poll_interval": 0.05})
     thread.start()
     yield f"http://127.0.0.1:{made.server_port}"

@@ -396,7 +396,9 @@ def test_what_is_set_together_is_stored_together_pruned_or_not(database: Databas
             trial.suggest_categorical("y", ["a", "b"])
             trial.report(0.5, 10)
             trial.set_user_attr("why", "because")
+            database.storage.set_trial_system_attr(trial._trial_id, "where", "here")
             assert study.trials[0].params == {}
+            assert database.storage.get_trial_system_attrs(trial._trial_id) == {}
             raise optuna.TrialPruned
 
     with pytest.raises(optuna.TrialPruned):
@@ -405,6 +407,7 @@ def test_what_is_set_together_is_stored_together_pruned_or_not(database: Databas
     assert stored.params == trial.params
     assert stored.intermediate_values == {10: 0.5}
     assert stored.user_attrs == {"why": "because"}
+    assert database.storage.get_trial_system_attrs(trial._trial_id) == {"where": "here"}
 
 
 def test_what_is_interrupted_while_set_together_is_not_stored_by_half(database: Database) -> None:
