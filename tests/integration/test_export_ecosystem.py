@@ -62,6 +62,7 @@ def strangers(folder: Path, scratch: Path) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("shared_caches")
 def test_a_study_exports_every_format_and_strangers_open_it(database_url: str, tmp_path: Path) -> None:
     """What the study measured is what a user must get, by whatever tool the folder is opened."""
     study = mini(tmp_path, trials=2, extra='width = 192\n[export]\nformats = ["onnx"]\n')

@@ -18,6 +18,8 @@ from storage.postgres import connect
 from storage.records import Records
 from tests.mini import hpo, mini, start
 
+pytestmark = pytest.mark.usefixtures("shared_caches")
+
 
 def trials_of(url: str, name: str = "mini") -> list[optuna.trial.FrozenTrial]:
     return optuna.load_study(study_name=name, storage=url).trials
