@@ -1,9 +1,14 @@
 """A miniature of the quickstart: real purchases, real MiniLM, small enough for a test; and the installed `hpo`."""
 
+import contextlib
 import os
 import subprocess
 import sys
 from pathlib import Path
+
+from typer.testing import CliRunner
+
+from hpo.cli import app
 
 HPO = Path(sys.executable).parent / "hpo"
 
@@ -52,6 +57,13 @@ def hpo(*arguments: str | Path, cwd: Path | None = None, **environment: str) -> 
     return subprocess.run(
         [HPO, *map(str, arguments)], cwd=cwd, env=os.environ | environment, capture_output=True, text=True, check=False
     )
+
+
+def call(*arguments: str | Path, cwd: Path | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Calls the command in this process, which saves the seconds that importing takes in a new one."""
+    with contextlib.chdir(cwd or Path.cwd()):
+        done = CliRunner().invoke(app, [*map(str, arguments)], env=environment, catch_exceptions=False)
+    return subprocess.CompletedProcess(arguments, done.exit_code, done.stdout, done.stderr)
 
 
 def start(*arguments: str | Path, cwd: Path | None = None, **environment: str) -> subprocess.Popen[str]:

@@ -10,7 +10,9 @@ from hpo.registry import register
 from storage.control import Control
 from storage.postgres import connect
 from studies.spec import load_spec
-from tests.mini import hpo, mini
+from tests.mini import call, hpo, mini
+
+pytestmark = pytest.mark.usefixtures("shared_caches")
 
 
 @pytest.fixture(autouse=True)
@@ -39,7 +41,7 @@ def bad(tmp_path, change, *command):
         assert change[0] in study.read_text()
         study.write_text(study.read_text().replace(*change))
         command = ("launch", study)
-    done = hpo(*command, cwd=tmp_path)
+    done = call(*command, cwd=tmp_path)
     assert done.returncode == 2, done.stderr
     lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert len(lines) == 1, done.stderr
@@ -134,7 +136,7 @@ def test_a_verb_on_an_unknown_study_says_so(tmp_path, command, words):
 )
 def test_a_flag_that_cannot_be_is_a_usage_error_that_says_what_can(tmp_path, flags, words):
     """Taken for another it would start the wrong thing, or nothing."""
-    done = hpo("launch", mini(tmp_path), *flags)
+    done = call("launch", mini(tmp_path), *flags)
     assert done.returncode == 2
     said = " ".join(done.stderr.replace("\u2502", " ").split())
     assert all(word in said for word in words)

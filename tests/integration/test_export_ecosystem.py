@@ -14,7 +14,7 @@ from distill.inference import StudentRecommender
 from hpo.registry import register
 from storage.postgres import connect
 from studies.spec import load_spec
-from tests.mini import hpo, mini
+from tests.mini import call, hpo, mini
 
 TEXTS = ["milk", "WHOLE MILK 1 L", "crème brûlée 北京", "dark chocolate with hazelnuts " * 60, "corn flakes", "x"]
 # What a stranger writes who has read the model card, for several sizes of a batch.
@@ -62,6 +62,7 @@ def strangers(folder: Path, scratch: Path) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("shared_caches")
 def test_a_study_exports_every_format_and_strangers_open_it(database_url: str, tmp_path: Path) -> None:
     """What the study measured is what a user must get, by whatever tool the folder is opened."""
     study = mini(tmp_path, trials=2, extra='width = 192\n[export]\nformats = ["onnx"]\n')
@@ -91,12 +92,12 @@ def test_a_study_exports_every_format_and_strangers_open_it(database_url: str, t
     assert checked.returncode == 0, checked.stderr
     figures = json.loads(checked.stdout)
     assert figures["recall"]["mean"] == pytest.approx(figures["recorded"]["mean"], abs=1e-6)
-    assert "has no format onnx-int8" in hpo("evaluate", folder, "--format", "onnx-int8", cwd=tmp_path).stderr
+    assert "has no format onnx-int8" in call("evaluate", folder, "--format", "onnx-int8", cwd=tmp_path).stderr
 
     # Another precision in the same place: only on request. Then hpo run does not take the folder for its own.
     before = (folder / "manifest.json").read_bytes()
     again = ("export", "mini", "--out", folder, "--format", "hf", "--precision", "bf16")
-    refused = hpo(*again, HPO_DATABASE_URL=database_url)
+    refused = call(*again, HPO_DATABASE_URL=database_url)
     assert refused.returncode == 2
     assert "--force" in refused.stderr
     assert (folder / "manifest.json").read_bytes() == before
@@ -132,11 +133,11 @@ def test_mistakes_in_an_export_are_named(database_url: str, tmp_path: Path) -> N
         (("--precision", "int4"), "got 'int4'"),
         ((), "study 'mini' has no student yet"),
     ):
-        done = hpo("export", "mini", "--out", out, *flags, HPO_DATABASE_URL=database_url)
+        done = call("export", "mini", "--out", out, *flags, HPO_DATABASE_URL=database_url)
         assert (done.returncode, done.stdout) == (2, "")
         assert message in done.stderr
         assert done.stderr.count("\n") == 1
     assert not out.exists()
-    done = hpo("evaluate", out, "--format", "tflite")
+    done = call("evaluate", out, "--format", "tflite")
     assert done.returncode == 2
     assert "one of hf, onnx, onnx-int8" in done.stderr

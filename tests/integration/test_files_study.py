@@ -15,7 +15,7 @@ from hpo.evaluation import evaluate_export
 from storage.errors import InputError
 from storage.postgres import connect
 from studies.spec import load_spec
-from tests.mini import hpo
+from tests.mini import call, hpo
 from tests.synthetic import planted_dataset, tiny_encoder, write_shop
 
 STUDY = """
@@ -84,7 +84,7 @@ def test_the_check_says_what_is_in_the_files_and_that_nothing_leaks(shop):
     assert done.returncode == 0, done.stderr
     for words in ("rows read", "7,200", "interactions per scene", "leakage audit", "milliseconds", "warnings"):
         assert words in done.stdout
-    report = json.loads(hpo("data", "check", shop / "study.toml", "--json", cwd=shop.parent).stdout)
+    report = json.loads(call("data", "check", shop / "study.toml", "--json", cwd=shop.parent).stdout)
     assert report["rows_read"] == report["interactions"] + sum(report["dropped"].values())
     assert sum(row["scenes"] for row in report["histogram"]) == report["scenes"] == 12
     assert report["error"] is None
@@ -97,11 +97,11 @@ def test_the_check_shows_what_was_read_even_where_no_study_is_possible(shop):
     """An error alone would leave the user to guess which of the minima is wrong."""
     study = shop / "study.toml"
     study.write_text(study.read_text().replace("min_users = 10", "min_users = 1000"))
-    done = hpo("data", "check", study)
+    done = call("data", "check", study)
     assert done.returncode == 2
     assert "rows read" in done.stdout
     assert re.search(r"error: none of the 12 scenes has .*min_users = 1000.*the largest scene has \d+", done.stderr)
-    assert json.loads(hpo("data", "check", study, "--json").stdout)["error"].startswith("none of the 12 scenes")
+    assert json.loads(call("data", "check", study, "--json").stdout)["error"].startswith("none of the 12 scenes")
 
 
 def test_a_planted_leak_stops_the_check_and_the_study(shop, database_url):
@@ -110,11 +110,11 @@ def test_a_planted_leak_stops_the_check_and_the_study(shop, database_url):
     twins = items.with_columns(pl.col("sku") + 100_000, pl.format("{} again", "department").alias("department"))
     pl.concat([items, twins]).write_csv(shop / "catalogue.csv", separator=";")
     pl.concat([log, log.with_columns(pl.col("sku") + 100_000)]).write_parquet(shop / "purchases.parquet")
-    checked = hpo("data", "check", shop / "study.toml")
+    checked = call("data", "check", shop / "study.toml")
     assert checked.returncode == 2
     assert "leak" in checked.stdout
     assert "error: leakage audit: interactions in two splits" in checked.stderr
-    started = hpo("launch", shop / "study.toml", HPO_DATABASE_URL=database_url)
+    started = call("launch", shop / "study.toml", HPO_DATABASE_URL=database_url)
     assert started.returncode == 2
     assert "error: leakage audit: interactions in two splits" in started.stderr
 
@@ -152,12 +152,12 @@ def test_a_users_files_become_a_student_and_a_report(shop, database_url, tmp_pat
     with pytest.raises(InputError, match=r"purchases\.parquet does not exist"):
         evaluate_export(Path(result["export"]))
     dump = tmp_path / "dump"
-    scored = hpo("evaluate", result["export"], "--study", moved / "study.toml", "--json", "--trec", dump)
+    scored = call("evaluate", result["export"], "--study", moved / "study.toml", "--json", "--trec", dump)
     assert scored.returncode == 0, scored.stderr
     assert json.loads(scored.stdout)["recall"] == pytest.approx(systems["student"]["recall"], abs=1e-6)
     assert (dump / "qrels.txt").read_bytes() == (tmp_path / "rankings" / "qrels.txt").read_bytes()
 
-    report = hpo("report", "shop", cwd=moved, HPO_DATABASE_URL=database_url)
+    report = call("report", "shop", cwd=moved, HPO_DATABASE_URL=database_url)
     assert report.returncode == 0, report.stderr
     assert report.stdout.strip() == str(moved / "reports" / "shop" / "report.html")
 

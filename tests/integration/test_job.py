@@ -16,7 +16,9 @@ from optuna_dashboard._note import get_note
 from hpo.lineage import LOST, stories
 from storage.postgres import connect
 from storage.records import Records
-from tests.mini import hpo, mini, start
+from tests.mini import call, hpo, mini, start
+
+pytestmark = pytest.mark.usefixtures("shared_caches")
 
 
 def trials_of(url: str, name: str = "mini") -> list[optuna.trial.FrozenTrial]:
@@ -106,14 +108,14 @@ def test_the_job_goes_from_data_to_a_student_that_transformers_opens(database_ur
     assert copied.returncode == 0, copied.stderr
     assert (tmp_path / "copy" / "model.safetensors").read_bytes() == (folder / "model.safetensors").read_bytes()
     (tmp_path / "taken").mkdir()
-    refused = hpo("export", "mini", "--out", tmp_path / "taken", HPO_DATABASE_URL=database_url)
+    refused = call("export", "mini", "--out", tmp_path / "taken", HPO_DATABASE_URL=database_url)
     assert refused.returncode == 2
     assert "exists already" in refused.stderr
     assert list((tmp_path / "taken").iterdir()) == []
 
     # A changed definition under the old name is refused with what differs.
     study.write_text(study.read_text().replace("inner_steps = [1, 2]", "inner_steps = [1, 3]"))
-    changed = hpo("run", study, cwd=tmp_path, HPO_DATABASE_URL=database_url)
+    changed = call("run", study, cwd=tmp_path, HPO_DATABASE_URL=database_url)
     assert changed.returncode == 2
     assert "search.space.inner_steps: [1, 2] → [1, 3]" in changed.stderr
 
@@ -227,7 +229,7 @@ def test_a_study_is_stopped_from_elsewhere_and_resumed_by_its_name(database_url,
             return any(t.state == TrialState.RUNNING and t.intermediate_values for t in trials_of(database_url))
 
     wait_for(some_run, process)
-    refused = hpo("delete", "mini", "--yes", HPO_DATABASE_URL=database_url)
+    refused = call("delete", "mini", "--yes", HPO_DATABASE_URL=database_url)
     assert refused.returncode == 2
     assert "running trials" in refused.stderr
     stopped = hpo("stop", "mini", HPO_DATABASE_URL=database_url)
@@ -245,13 +247,13 @@ def test_a_study_is_stopped_from_elsewhere_and_resumed_by_its_name(database_url,
     after = trials_of(database_url)
     assert [t.number for t in after] == list(range(6))
     assert all(after[number].params == t.params for number, t in before.items() if t.params)
-    again = hpo("resume", "mini", HPO_DATABASE_URL=database_url)
+    again = call("resume", "mini", HPO_DATABASE_URL=database_url)
     assert again.returncode == 2
     assert "has ended: 6 trials; give it a larger budget" in again.stderr
 
     artifacts = Path(os.environ["HPO_HOME"]) / "artifacts" / "mini"
     assert artifacts.exists()
-    deleted = hpo("delete", "mini", "--yes", HPO_DATABASE_URL=database_url)
+    deleted = call("delete", "mini", "--yes", HPO_DATABASE_URL=database_url)
     assert deleted.returncode == 0, deleted.stderr
     assert not artifacts.exists()
     with pytest.raises(KeyError):

@@ -18,7 +18,7 @@ from hpo.lineage import LOST, stories
 from tests.integration.test_job import trials_of, wait_for
 from tests.mini import hpo, mini, start
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("shared_caches")]
 ray = pytest.importorskip("ray")
 MEMORY = 80 * 2**20
 
@@ -47,19 +47,6 @@ def cluster():
             for process in alive:
                 process.kill()
             shutil.rmtree(folder, ignore_errors=True)
-
-
-@pytest.fixture(scope="module")
-def texts(tmp_path_factory):
-    """The encoded texts, which take longer than all else here, once for all tests."""
-    return tmp_path_factory.mktemp("cache")
-
-
-@pytest.fixture(autouse=True)
-def _share_texts(_own_home, texts):
-    home = Path(os.environ["HPO_HOME"])
-    home.mkdir()
-    (home / "cache").symlink_to(texts)
 
 
 def _is_ray(process):

@@ -9,7 +9,7 @@ import pytest
 import distill.export as exporting
 from studies.hyperparameters import Hyperparameters
 from studies.objective import prepare
-from tests.mini import hpo
+from tests.mini import call, hpo
 from tests.served import export_to, untrained
 from tests.synthetic import planted_dataset, tiny_encoder, tiny_spec
 
@@ -78,7 +78,7 @@ def test_lists_go_to_stdout_and_progress_to_stderr(exported: Path, files: dict[s
 def test_a_bad_line_is_named(files: dict[str, Path], name: str, content: str, message: str) -> None:
     """Among a million lines nobody finds the one that is wrong; the student need not be opened to see it."""
     files[name].write_text(content)
-    done = hpo("recommend", "no-export", *arguments(files, "items.txt"))
+    done = call("recommend", "no-export", *arguments(files, "items.txt"))
     assert done.returncode == 2
     assert f"error: {files[name]}" in done.stderr or "error: the support" in done.stderr
     assert message in done.stderr
@@ -88,15 +88,15 @@ def test_a_bad_line_is_named(files: dict[str, Path], name: str, content: str, me
 
 def test_a_bad_catalogue_or_export_is_named(files: dict[str, Path], tmp_path: Path) -> None:
     """A column's name is the most common mistake."""
-    missing = hpo("recommend", "no-export", *arguments(files), "--text", "titel")
+    missing = call("recommend", "no-export", *arguments(files), "--text", "titel")
     assert missing.returncode == 2
     assert 'has no column "titel"; did you mean title?' in missing.stderr
     assert "--text" in missing.stderr
     pl.DataFrame({"text": ["a", "b"], "products": ["2", "many"]}).write_parquet(tmp_path / "items.parquet")
     files["items.parquet"] = tmp_path / "items.parquet"
-    products = hpo("recommend", "no-export", *arguments(files, "items.parquet"))
+    products = call("recommend", "no-export", *arguments(files, "items.parquet"))
     assert products.returncode == 2
     assert "items.parquet row 2 has products 'many'" in products.stderr
-    none = hpo("recommend", tmp_path, *arguments(files))
+    none = call("recommend", tmp_path, *arguments(files))
     assert none.returncode == 2
     assert "is not an export" in none.stderr

@@ -207,7 +207,6 @@ def test_whenever_a_writer_is_killed_one_of_its_last_two_steps_loads(tmp_path: P
     """No handler runs on SIGKILL: only the order of writing, renaming and removing protects a run."""
     folder, rng, step = tmp_path / "run", random.Random(0), 0
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tests.checkpoint_writer"])
     for _ in range(20):
         receiver, sender = context.Pipe(duplex=False)
         writer = context.Process(target=write_on, args=(folder, sender), daemon=True)

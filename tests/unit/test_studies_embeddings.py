@@ -7,10 +7,8 @@ import shutil
 import signal
 import threading
 from collections.abc import Callable, Collection
-from multiprocessing.synchronize import Event
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 import torch
@@ -18,19 +16,21 @@ from torch import Tensor
 
 from storage.errors import InputError
 from studies.device import full_precision
-from studies.embeddings import EmbeddingCache
 from studies.encoder import Encoder, load, tokenize
 from studies.spec import TeacherSection
-from tests.synthetic import BRANDS, COLOURS, SCENES, SIZES, tiny_encoder
+from tests.cache_builder import (
+    SEVERAL_BATCHES,
+    TEXTS,
+    build_in_process,
+    cache,
+    computes,
+    die_in_process,
+    use_in_process,
+)
+from tests.synthetic import tiny_encoder
 
-# Different lengths, so that padding, masks and batches by length have something to get wrong.
-TEXTS = [
-    " ".join([COLOURS[i % 6], *BRANDS[: i % 5], SIZES[i % 3] * (i % 2), *SCENES[i % 7].split()[: 1 + i % 2]])
-    for i in range(24)
-]
 OTHERS, MORE = TEXTS[:-1], TEXTS[:-2]
-SEVERAL_BATCHES = TEXTS * 100
-SPAWN = multiprocessing.get_context("spawn")
+FORKED = multiprocessing.get_context("forkserver")
 
 
 @pytest.fixture(autouse=True)
@@ -52,17 +52,6 @@ def encoder(model: Path) -> Encoder:
 def limit(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
     """Sets the limit in bytes."""
     return lambda size: monkeypatch.setenv("HPO_CACHE_GIB", repr(size / 2**30))
-
-
-def cache(folder: Path, encoder: Encoder, texts: list[str] = TEXTS) -> EmbeddingCache:
-    return EmbeddingCache(folder, encoder, tokenize(encoder.tokenizer, texts, 32))
-
-
-def computes(built: EmbeddingCache, layers: Collection[int]) -> bool:
-    """Builds; whether anything had to be computed."""
-    calls: list[int] = []
-    built.build(layers, lambda done, total: calls.append(done))
-    return bool(calls)
 
 
 def study(folder: Path, encoder: Encoder, texts: list[str], layers: Collection[int] = (0,)) -> bool:
@@ -318,20 +307,12 @@ def test_activations_that_are_there_are_found_while_others_are_computed(encoder:
     assert found == [False]
 
 
-def build_in_process(model: Path, folder: Path, gate: Any, results: Any) -> None:
-    """Builds the cache as a worker would; reports whether it was this process that computed."""
-    built = cache(folder, load(TeacherSection(encoder=str(model))))
-    gate.wait(timeout=120)
-    computed = computes(built, {0, 2})
-    results.put((computed, built.pooled().tolist(), built.hidden(2).values.float().tolist()))
-
-
 def test_two_processes_building_at_once_make_one_valid_cache(model: Path, encoder: Encoder, tmp_path: Path) -> None:
     """Workers start together: two writers of one file, or a reader of half a one, would poison all later trials."""
-    gate, results = SPAWN.Barrier(2), SPAWN.Queue()
+    gate, results = FORKED.Barrier(2), FORKED.Queue()
     where = tmp_path / "shared"
     arguments = (model, where, gate, results)
-    workers = [SPAWN.Process(target=build_in_process, args=arguments, daemon=True) for _ in range(2)]
+    workers = [FORKED.Process(target=build_in_process, args=arguments, daemon=True) for _ in range(2)]
     for worker in workers:
         worker.start()
     found = [results.get(timeout=120) for _ in workers]
@@ -346,21 +327,12 @@ def test_two_processes_building_at_once_make_one_valid_cache(model: Path, encode
     assert entries(where) == entries(tmp_path / "alone")
 
 
-def use_in_process(model: Path, folder: Path, built: Event, ask: Event, results: Any) -> None:
-    """A study at work: builds, and reads only when asked to, as trials do."""
-    used = cache(folder, load(TeacherSection(encoder=str(model))))
-    used.build({0})
-    built.set()
-    ask.wait(timeout=120)
-    results.put(used.pooled().tolist())
-
-
 def test_what_a_living_process_uses_stays_until_it_ends(
     model: Path, encoder: Encoder, tmp_path: Path, limit: Callable[[int], None]
 ) -> None:
     """A trial of hours reads its activations long after it made sure that they are there."""
-    built, ask, results = SPAWN.Event(), SPAWN.Event(), SPAWN.Queue()
-    worker = SPAWN.Process(target=use_in_process, args=(model, tmp_path, built, ask, results), daemon=True)
+    built, ask, results = FORKED.Event(), FORKED.Event(), FORKED.Queue()
+    worker = FORKED.Process(target=use_in_process, args=(model, tmp_path, built, ask, results), daemon=True)
     worker.start()
     assert built.wait(timeout=120)
     age(tmp_path, 1000)
@@ -376,21 +348,13 @@ def test_what_a_living_process_uses_stays_until_it_ends(
     assert not entries(tmp_path) & before
 
 
-def die_in_process(model: Path, folder: Path) -> None:
-    def die(done: int, total: int) -> None:
-        assert done < total
-        os.kill(os.getpid(), signal.SIGKILL)
-
-    cache(folder, load(TeacherSection(encoder=str(model))), SEVERAL_BATCHES).build({0, 1}, die)
-
-
 @pytest.mark.parametrize("next_texts", [SEVERAL_BATCHES, TEXTS], ids=["the same texts", "other texts"])
 def test_what_a_killed_builder_leaves_is_neither_believed_nor_kept(
     model: Path, encoder: Encoder, tmp_path: Path, limit: Callable[[int], None], next_texts: list[str]
 ) -> None:
     """Half of it is zeros; kept, each kill would take gigabytes of the disk and of the limit for ever."""
     where = tmp_path / "cache"
-    worker = SPAWN.Process(target=die_in_process, args=(model, where), daemon=True)
+    worker = FORKED.Process(target=die_in_process, args=(model, where), daemon=True)
     worker.start()
     worker.join(timeout=120)
     assert worker.exitcode == -signal.SIGKILL
