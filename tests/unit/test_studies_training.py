@@ -236,7 +236,9 @@ def test_a_search_never_samples_a_test_episode(
     fresh.cache.build({0})
     sampled: set[Part] = set()
     honest = EpisodeSampler.sample
-    monkeypatch.setattr(EpisodeSampler, "sample", lambda self, part: sampled.add(part) or honest(self, part))
+    monkeypatch.setattr(
+        EpisodeSampler, "sample", lambda self, part, *rest: sampled.add(part) or honest(self, part, *rest)
+    )
     heard(fresh, values("protonet"), tmp_path / "trial")
     assert sampled == {"train", "validation"}
 
