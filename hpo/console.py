@@ -14,7 +14,7 @@ from rich.text import Text
 
 Report = Callable[[int, int], None]
 SECONDS_BETWEEN_LINES = 10.0
-SECONDS_UNTIL_SHOWN = 1.0
+SECONDS_UNTIL_SHOWN = 3.0
 
 
 class Console:
@@ -52,7 +52,7 @@ class Console:
     def progress(self, label: str) -> Iterator[Report]:
         """Shows progress with time left; the block calls what it is given with (done, in all).
 
-        Nothing is shown for a step that never reports or is over within a second, so that cached steps stay silent. A
+        Nothing is shown for a step that never reports or is over within three seconds, so that cached steps stay silent. A
         step that ends before it is done, by an error, Ctrl-C or a decision, is said to have stopped. Steps may be
         nested.
         """
