@@ -52,9 +52,9 @@ class Console:
     def progress(self, label: str) -> Iterator[Report]:
         """Shows progress with time left; the block calls what it is given with (done, in all).
 
-        Nothing is shown for a step that never reports or is over within three seconds, so that cached steps stay silent. A
-        step that ends before it is done, by an error, Ctrl-C or a decision, is said to have stopped. Steps may be
-        nested.
+        Nothing is shown for a step that never reports or is over within three seconds, so that cached steps stay
+        silent. A step that ends before it is done, by an error, Ctrl-C or a decision, is said to have stopped. Steps
+        may be nested.
         """
         step = _Step(time.monotonic())
         # A terminal that cannot move its cursor would show a bar only when all is over.
