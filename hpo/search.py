@@ -217,20 +217,20 @@ def ended_by(spec: StudySpec, trials: Sequence[FrozenTrial]) -> str | None:
     from hpo.halving import RungHistory
     from hpo.lineage import stories
 
-    budget, known = search_budget(spec), stories(trials)
+    budget = search_budget(spec)
 
     def reported() -> RungHistory:
         history = RungHistory(len(spec.pruner.rungs))
-        for first, story in known.items():
+        for first, story in stories(trials).items():
             for rung, step in enumerate(spec.pruner.rungs):
                 if (recall := story[-1].intermediate_values.get(step)) is not None:
                     history.add(first, rung, recall)
         return history
 
-    if (reason := budget.exhausted(trials)) is not None:
-        return reason
     reason = budget.spent(trials)
-    return None if reason is None or taken_up(spec, known, reported) is not None else reason
+    if reason is None or budget.exhausted(trials) is not None:
+        return reason
+    return None if taken_up(spec, stories(trials), reported) else reason
 
 
 def search_budget(spec: StudySpec) -> Budget:

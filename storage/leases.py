@@ -75,12 +75,10 @@ class Lease:
     """What is known of a trial that somebody works on.
 
     Attributes:
-        worker: its name.
         share: how much of the trial's training is done, from 0 to 1; None while unknown.
         silent_seconds: since the worker was last heard of, by the server's clock.
     """
 
-    worker: str
     share: float | None
     silent_seconds: float
 
@@ -117,8 +115,9 @@ class Leases:
     @patiently
     def all(self) -> dict[int, Lease]:
         """Return every lease by its trial, those of the dead too."""
-        silent = sa.func.extract("epoch", sa.func.now() - _columns.beat_at).cast(sa.Double)
-        query = sa.select(_columns.trial, _columns.worker, _columns.share, silent).where(_columns.study == self._study)
+        # `now` is when our transaction began: a beat that came since would be in the future.
+        silent = sa.func.extract("epoch", sa.func.clock_timestamp() - _columns.beat_at).cast(sa.Double)
+        query = sa.select(_columns.trial, _columns.share, silent).where(_columns.study == self._study)
         with self._engine.connect() as connection:
             return {trial: Lease(*rest) for trial, *rest in connection.execute(query)}
 

@@ -105,7 +105,7 @@ def watched_storage(database: Database, console: Console) -> BaseStorage:
 
 def application(storage: BaseStorage, artifacts: ToBrowsers, *, read_only: bool = False) -> WSGIApplication:
     """optuna-dashboard on a storage and its artifacts, without what would harm a study."""
-    app = _optuna_dashboard().wsgi(storage, artifact_store=artifacts)
+    app: WSGIApplication = _optuna_dashboard().wsgi(storage, artifact_store=artifacts)
 
     def guarded(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         def answer(status: str, headers: list[tuple[str, str]], *error: Any) -> Any:
@@ -115,7 +115,7 @@ def application(storage: BaseStorage, artifacts: ToBrowsers, *, read_only: bool 
 
         reason = refusal(environ["REQUEST_METHOD"], environ["PATH_INFO"], read_only=read_only)
         if reason is None:
-            return app(environ, answer)  # type: ignore[no-any-return]
+            return app(environ, answer)
         body = json.dumps({"reason": reason}).encode()
         start_response("403 Forbidden", [("Content-Type", "application/json"), ("Content-Length", str(len(body)))])
         return [body]

@@ -89,7 +89,7 @@ def printed(shot, width=80, **options):
 
 def test_the_table_is_readable_at_80_columns():
     """Wrapped or cut figures are the first thing a user would see of the project."""
-    text = printed(summarise(SPEC, TRIALS, {2: Lease("w", 0.53, 1.0)}, Orders(seconds_left=1800.0)))
+    text = printed(summarise(SPEC, TRIALS, {2: Lease(0.53, 1.0)}, Orders(seconds_left=1800.0)))
     for word in ("complete", "pruned", "running", "anil", "0.3000", "@90", "ranks 2 of 2", "53% trained"):
         assert word in " ".join(text.split())
     assert "best: recall@10 0.3000 (#0, anil)" in text
@@ -108,7 +108,7 @@ def test_every_budget_is_told_with_what_is_used_of_it():
 def test_the_time_left_is_that_of_the_first_budget_to_be_spent():
     """An estimate from trials alone is hours off where the cost or the clock ends the search."""
     trials = [trial(0, TrialState.COMPLETE, [0.1, 0.2, 0.3], 90.0), trial(1, TrialState.RUNNING, [], 0.0)]
-    halfway = {1: Lease("w", 0.5, 1.0)}
+    halfway = {1: Lease(0.5, 1.0)}
     assert summarise(SPEC, trials, halfway).seconds_left == pytest.approx(90 * (2 + 0.5))
     assert summarise(SPEC, trials, halfway, Orders(seconds_left=60.0)).seconds_left == 60
     section = SPEC.search.model_copy(update={"cost_minutes": 2.0})
@@ -118,7 +118,7 @@ def test_the_time_left_is_that_of_the_first_budget_to_be_spent():
 
 def test_a_worker_that_is_silent_is_told_of():
     """A trial that nobody works on any more looks like one that takes long."""
-    text = printed(summarise(SPEC, TRIALS, {2: Lease("w", 0.5, SILENT_SECONDS + 20)}), width=120)
+    text = printed(summarise(SPEC, TRIALS, {2: Lease(0.5, SILENT_SECONDS + 20)}), width=120)
     assert "its worker is silent for 45 s" in text
 
 
@@ -150,7 +150,7 @@ def test_what_is_told_of_a_search_that_does_not_run():
 def test_several_studies_take_a_line_each():
     """Whoever asks for all of a year's studies wants to find one, not to scroll through their trials."""
     done = [trial(n, TrialState.COMPLETE, [0.1, 0.2, 0.3], 9.0) for n in range(4)]
-    shots = [summarise(SPEC, TRIALS, {2: Lease("w", 0.5, 1.0)}), summarise(SPEC, done), summarise(SPEC, [])]
+    shots = [summarise(SPEC, TRIALS, {2: Lease(0.5, 1.0)}), summarise(SPEC, done), summarise(SPEC, [])]
     console = RichConsole(width=80, record=True, color_system=None, file=io.StringIO())
     console.print(overview(shots))
     lines = [line.split() for line in console.export_text().splitlines()]
@@ -164,10 +164,12 @@ class Played:
     """An observer that sees one snapshot after the other, the last one again and again."""
 
     def __init__(self, *shots):
-        self.shots = list(shots)
+        self.shots, self.again = list(shots), 0
 
     def look(self):
-        """The next one."""
+        """The next one; who still looks long after the last one never stops."""
+        self.again += len(self.shots) == 1
+        assert self.again < 50
         return self.shots.pop(0) if len(self.shots) > 1 else self.shots[0]
 
 
@@ -209,9 +211,9 @@ def test_trials_of_before_are_not_news(capsys):
 
 def test_lines_of_json_come_when_something_has_changed():
     """A script that follows a search would otherwise drown in the same line, or wait for ever."""
-    running = summarise(SPEC, TRIALS, {2: Lease("w", 0.1, 1.0)})
-    silent = summarise(SPEC, TRIALS, {2: Lease("w", 0.1, 5.0)}, Orders(seconds_left=9.0))
-    farther = summarise(SPEC, TRIALS, {2: Lease("w", 0.2, 0.0)})
+    running = summarise(SPEC, TRIALS, {2: Lease(0.1, 1.0)})
+    silent = summarise(SPEC, TRIALS, {2: Lease(0.1, 5.0)}, Orders(seconds_left=9.0))
+    farther = summarise(SPEC, TRIALS, {2: Lease(0.2, 0.0)})
     lines = []
     follow(JsonLines(Played(running, silent, farther, summarise(SPEC, FINISHED)), lines.append), seconds=0.0)
     told = [json.loads(line) for line in lines]
