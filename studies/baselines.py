@@ -12,7 +12,6 @@ import numpy as np
 import numpy.typing as npt
 import scipy.sparse as sp
 import torch
-from sklearn.feature_extraction.text import CountVectorizer
 from torch import Tensor
 
 from studies.catalogue import TERMS
@@ -133,6 +132,9 @@ class BM25:
     """
 
     def __init__(self, texts: Sequence[str], k1: float = 1.2, b: float = 0.75) -> None:
+        # Imported here: it takes seconds, which every worker would spend for this one ranking.
+        from sklearn.feature_extraction.text import CountVectorizer
+
         self._counts = CountVectorizer(token_pattern=_TOKEN).fit_transform(texts).tocsr()
         frequency = self._counts.getnnz(axis=0)
         idf = np.log1p((len(texts) - frequency + 0.5) / (frequency + 0.5))

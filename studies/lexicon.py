@@ -6,13 +6,15 @@ a new scene's words need no vocabulary that someone has to keep.
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Sequence
+from itertools import chain, pairwise
 from typing import Any
 
+import mmh3
 import numpy as np
 import numpy.typing as npt
 import scipy.sparse as sp
-from sklearn.feature_extraction.text import HashingVectorizer
 
 BUCKETS = 2**18
 
@@ -74,9 +76,18 @@ def overlap(weighed: Any, support: npt.NDArray[np.int64]) -> npt.NDArray[np.floa
 
 
 def count_words(texts: Sequence[str]) -> Any:
-    """(n, BUCKETS) sparse counts of the words, and pairs of neighbouring words, of each text."""
-    # White space alone separates: "tea," ends a field of the catalogue, which "tea" does not.
-    vectorizer = HashingVectorizer(
-        token_pattern=r"\S+", ngram_range=(1, 2), n_features=BUCKETS, alternate_sign=False, norm=None
-    )
-    return vectorizer.transform(texts).tocsr()
+    """(n, BUCKETS) sparse counts of the words, and pairs of neighbouring words, of each text.
+
+    The buckets are those of scikit-learn's `HashingVectorizer` (MurmurHash3), which takes longer, and whose import
+    alone takes longer than that of all else in a worker but torch.
+    """
+    buckets, ends = array("i"), array("q", [0])
+    for text in texts:
+        # White space alone separates: "tea," ends a field of the catalogue, which "tea" does not.
+        words = text.lower().split()
+        terms = chain(words, map(" ".join, pairwise(words)))
+        buckets.extend(abs(mmh3.hash(term)) % BUCKETS for term in terms)
+        ends.append(len(buckets))
+    counts = sp.csr_matrix((np.ones(len(buckets)), buckets, ends), shape=(len(texts), BUCKETS))
+    counts.sum_duplicates()
+    return counts

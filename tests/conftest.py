@@ -16,6 +16,7 @@ import torch
 
 from storage.embedded import EmbeddedPostgres
 from storage.postgres import Database, connect
+from tests.mini import end_all
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 # The models of the tests are so small that threads would only wait for each other.
@@ -30,12 +31,14 @@ _numbers = count()
 
 
 @pytest.fixture(autouse=True)
-def _own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def _own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Point every test at a home of its own: the developer's studies must survive the tests."""
     monkeypatch.setenv("HPO_HOME", str(tmp_path / "hpo"))
     monkeypatch.delenv("HPO_DATABASE_URL", raising=False)
     monkeypatch.delenv("HPO_CACHE_GIB", raising=False)
     monkeypatch.delenv("HPO_ARTIFACTS", raising=False)
+    yield
+    end_all()
 
 
 @pytest.fixture(scope="session")

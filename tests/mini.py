@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 from hpo.cli import app
 
 HPO = Path(sys.executable).parent / "hpo"
+_started: list[subprocess.Popen[str]] = []
 
 MINI = """
 name = "{name}"
@@ -68,7 +69,7 @@ def call(*arguments: str | Path, cwd: Path | None = None, **environment: str) ->
 
 def start(*arguments: str | Path, cwd: Path | None = None, **environment: str) -> subprocess.Popen[str]:
     """Starts the installed command without waiting for it."""
-    return subprocess.Popen(
+    process = subprocess.Popen(
         [HPO, *map(str, arguments)],
         cwd=cwd,
         env=os.environ | environment,
@@ -76,3 +77,14 @@ def start(*arguments: str | Path, cwd: Path | None = None, **environment: str) -
         stderr=subprocess.PIPE,
         text=True,
     )
+    _started.append(process)
+    return process
+
+
+def end_all() -> None:
+    """Kills what was started and still runs: a test that failed must not take the machine from the next."""
+    while _started:
+        process = _started.pop()
+        if process.poll() is None:
+            process.kill()
+            process.communicate()

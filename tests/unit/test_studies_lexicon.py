@@ -6,15 +6,26 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from sklearn.feature_extraction.text import TfidfVectorizer
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.feature_extraction.text import HashingVectorizer, TfidfVectorizer
 
 from studies.episodes import EpisodeSampler
-from studies.lexicon import Lexicon, count_words, overlap
+from studies.lexicon import BUCKETS, Lexicon, count_words, overlap
 from studies.scenes import split
 from studies.spec import ProtocolSection
 from tests.synthetic import planted_dataset
 
 TEXTS = ["green tea, 20 bags", "black tea, 20 bags", "green apple", "Green tea, loose", "tea", ""]
+
+
+@given(st.lists(st.text(), min_size=1))
+def test_words_fall_into_the_buckets_of_scikit_learns_hashing(texts: list[str]) -> None:
+    """An export's lexicon counts buckets: words that move to others would make every weight of it another word's."""
+    reference = HashingVectorizer(
+        token_pattern=r"\S+", ngram_range=(1, 2), n_features=BUCKETS, alternate_sign=False, norm=None
+    )
+    assert (count_words(texts) != reference.transform(texts)).nnz == 0
 
 
 def test_overlap_equals_scikit_learns_tfidf_cosine_of_words_and_pairs() -> None:
