@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+# A study and its tests start many processes: each would compile torch and transformers again, for longer than it works.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: demo test lint format bench clean
 

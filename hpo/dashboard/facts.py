@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hpo.dashboard.artifacts import attached_checkpoints, exported_folders
+from hpo.dashboard.imports import without_scikit_learn
 from hpo.registry import distillation_name
 from hpo.snapshot import Snapshot, TrialView, summarise
 from storage.postgres import Database
@@ -171,4 +172,6 @@ def importance(study: optuna.Study) -> dict[str, float]:
     varied = [name for name in sorted(names) if len({trial.params.get(name) for trial in finished}) > 1]
     if len(finished) < ENOUGH_TRIALS or not varied:
         return {}
-    return optuna.importance.get_param_importances(study, params=varied)
+    with without_scikit_learn():
+        from optuna.importance import get_param_importances
+    return get_param_importances(study, params=varied)

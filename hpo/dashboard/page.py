@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from hpo.dashboard import artifacts, note, plots
 from hpo.dashboard.facts import Facts, Gatherer
+from hpo.dashboard.imports import without_scikit_learn
 from storage.postgres import Database
 from storage.records import Records
 from studies.spec import StudySpec
@@ -83,8 +84,10 @@ class Page:
         self, study_id: int, text: str, figures: Mapping[str, plots.Figure], attributes: Mapping[str, str]
     ) -> None:
         import optuna
-        from optuna_dashboard import save_note, save_plotly_graph_object
-        from optuna_dashboard._note import get_note
+
+        with without_scikit_learn():
+            from optuna_dashboard import save_note, save_plotly_graph_object
+            from optuna_dashboard._note import get_note
 
         storage = self._database.storage
         study = optuna.load_study(storage=storage, study_name=storage.get_study_name_from_id(study_id))

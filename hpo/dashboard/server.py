@@ -12,7 +12,6 @@ import json
 import logging
 import re
 import socket
-import sys
 import threading
 import time
 import webbrowser
@@ -25,6 +24,7 @@ import sqlalchemy as sa
 
 from hpo.console import Console
 from hpo.dashboard.downloads import HEADERS, READ_ONLY, ToBrowsers
+from hpo.dashboard.imports import without_scikit_learn
 from storage.errors import InputError, ScenetuneError
 from storage.patience import is_transient
 from storage.postgres import Database, hide_password, impatient_storage
@@ -105,7 +105,9 @@ def watched_storage(database: Database, console: Console) -> BaseStorage:
 
 def application(storage: BaseStorage, artifacts: ToBrowsers, *, read_only: bool = False) -> WSGIApplication:
     """optuna-dashboard on a storage and its artifacts, without what would harm a study."""
-    app: WSGIApplication = _optuna_dashboard().wsgi(storage, artifact_store=artifacts)
+    with without_scikit_learn():
+        import optuna_dashboard
+    app: WSGIApplication = optuna_dashboard.wsgi(storage, artifact_store=artifacts)
 
     def guarded(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         def answer(status: str, headers: list[tuple[str, str]], *error: Any) -> Any:
@@ -121,22 +123,6 @@ def application(storage: BaseStorage, artifacts: ToBrowsers, *, read_only: bool 
         return [body]
 
     return guarded
-
-
-def _optuna_dashboard() -> Any:
-    """The package, imported without scikit-learn, which takes longer than all the rest.
-
-    Optuna wants it for ways to measure importance that the dashboard does not use, and does without where it is absent.
-    """
-    hidden = "sklearn" not in sys.modules
-    if hidden:
-        sys.modules["sklearn"] = None  # type: ignore[assignment]
-    try:
-        import optuna_dashboard
-    finally:
-        if hidden:
-            del sys.modules["sklearn"]
-    return optuna_dashboard
 
 
 def refusal(method: str, path: str, *, read_only: bool) -> str | None:

@@ -79,12 +79,21 @@ def test_files_are_called_what_files_may_be_called_and_exports_differ() -> None:
 @pytest.mark.parametrize(
     ("code", "banned"),
     [
-        ("from hpo.dashboard import server; server._optuna_dashboard()", "torch safetensors matplotlib transformers"),
+        (
+            "import optuna; from hpo.dashboard import server; "
+            "server.application(optuna.storages.InMemoryStorage(), None)",
+            "torch safetensors matplotlib transformers sklearn pandas",
+        ),
+        (
+            "import optuna; from hpo.dashboard.facts import importance; s = optuna.create_study(); "
+            "s.optimize(lambda trial: trial.suggest_float('outer_lr', 0, 1), 30); assert importance(s)",
+            "torch matplotlib sklearn pandas",
+        ),
         ("import hpo.dashboard.downloads, storage.checkpoints, distill.manifest", "torch transformers optuna"),
     ],
-    ids=["the server", "a download"],
+    ids=["the server", "importance", "a download"],
 )
-def test_the_dashboard_does_without_torch(code: str, banned: str) -> None:
+def test_the_dashboard_does_without_torch_and_scikit_learn(code: str, banned: str) -> None:
     """It would come seconds later, and each download would take hundreds of megabytes of memory for nothing."""
     code += f"; import sys; print(set({banned.split()!r}) & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)

@@ -1,0 +1,23 @@
+"""Imports optuna-dashboard and Optuna's importance without scikit-learn, which takes longer than all the rest."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Iterator
+
+
+@contextlib.contextmanager
+def without_scikit_learn() -> Iterator[None]:
+    """Hides it from what the block imports.
+
+    Optuna wants it for ways to measure importance that are not used here, and does without where it is absent.
+    """
+    hidden = "sklearn" not in sys.modules
+    if hidden:
+        sys.modules["sklearn"] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        if hidden:
+            del sys.modules["sklearn"]
