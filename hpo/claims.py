@@ -150,14 +150,19 @@ class Claims:
     def _reclaim(self) -> list[FrozenTrial]:
         """Puts back what dead workers have left running; under the study's lock. Returns all trials as they are then.
 
-        A trial that runs without a lease is one whose worker died between beginning it and taking the lease: both
-        happen under the same lock.
+        A trial that runs without a lease is one that was begun and not taken: both happen under the same lock, which
+        an outage of the database may have broken meanwhile. It has lost no worker.
         """
-        holders = self._leases.end_lost()
+        living, lost = self._leases.survey()
         trials = self.study.get_trials(deepcopy=False)
-        orphans = [trial for trial in trials if trial.state == TrialState.RUNNING and trial.number not in holders]
+        orphans = [trial for trial in trials if trial.state == TrialState.RUNNING and trial.number not in living]
         for trial in orphans:
-            self._revive(trial)
+            if trial.number in lost:
+                self._revive(trial)
+            else:
+                self._wait(trial._trial_id)
+        if lost:
+            self._leases.end(lost)
         return self.study.get_trials(deepcopy=False) if orphans else trials
 
     def _revive(self, trial: FrozenTrial) -> None:

@@ -105,7 +105,8 @@ def _sample(
     listener: Listener,
 ) -> None:
     """Fills in each part, and of each check on its episodes the worst finding of all parts."""
-    sampler = EpisodeSampler(data, parts, protocol)
+    with listener.progress("counting the texts' words") as progress:
+        sampler = EpisodeSampler(data, parts, protocol, progress)
     for part in PARTS:
         with listener.progress(f"sampling episodes of meta-{part} scenes") as progress:
             episodes = sampler.sample(part, progress=progress)

@@ -48,7 +48,7 @@ def _running(database: Database, spec: StudySpec) -> list[str]:
     """The workers of the running trials of a study's search and of its distillation, one for each trial."""
     settle(database, spec)
     names = (spec.name, distillation_name(spec.name))
-    return [worker for name in names for worker in Leases(database.engine, name).end_lost().values()]
+    return [worker for name in names for worker in Leases(database.engine, name).survey()[0].values()]
 
 
 def check_startable(database: Database, spec: StudySpec) -> None:

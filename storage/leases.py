@@ -12,7 +12,7 @@ import functools
 import os
 import socket
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
@@ -140,25 +140,38 @@ class Leases:
             connection.execute(sa.delete(lease_table).where(*mine))
 
     @patiently
-    def end_lost(self) -> dict[int, str]:
-        """End the leases of workers that are dead on this machine, or silent for long; return those that are left.
+    def survey(self) -> tuple[dict[int, str], dict[int, str]]:
+        """Tell the leases of the living from those of workers that are dead on this machine, or silent for long.
 
         Returns:
-            The name of the worker that holds each leased trial.
+            The name of the worker that holds each trial, by trial: of those that live as far as is known, and of those
+            that are lost. Who puts the trials of the latter back is to `end` their leases.
         """
         now = sa.func.now()
         ours = _columns.study == self._study
         silent = _columns.beat_at < now - timedelta(seconds=SILENT_SECONDS)
+        suspicion = sa.update(lease_table).values(suspected_at=now)
         suspect_for_long = _columns.suspected_at < now - timedelta(seconds=SUSPECT_SECONDS)
+        query = sa.select(lease_table, sa.func.coalesce(suspect_for_long, sa.false()).label("silent")).where(ours)
         with self._engine.begin() as connection:
-            connection.execute(sa.delete(lease_table).where(ours, suspect_for_long))
-            suspicion = sa.update(lease_table).values(suspected_at=now)
             connection.execute(suspicion.where(ours, silent, _columns.suspected_at.is_(None)))
-            rows = connection.execute(sa.select(lease_table).where(ours)).all()
-            dead = {row.worker for row in rows if row.host == _host() and not _lives(row.pid, row.started)}
-            if dead:
-                connection.execute(sa.delete(lease_table).where(ours, _columns.worker.in_(dead)))
-        return {row.trial: row.worker for row in rows if row.worker not in dead}
+            rows = connection.execute(query).all()
+        living, lost = dict[int, str](), dict[int, str]()
+        for row in rows:
+            dead = row.host == _host() and not _lives(row.pid, row.started)
+            (lost if row.silent or dead else living)[row.trial] = row.worker
+        return living, lost
+
+    @patiently
+    def end(self, lost: Mapping[int, str]) -> None:
+        """End leases, each if it is still that worker's.
+
+        Args:
+            lost: of `survey`.
+        """
+        held = sa.tuple_(_columns.trial, _columns.worker).in_(list(lost.items()))
+        with self._engine.begin() as connection:
+            connection.execute(sa.delete(lease_table).where(_columns.study == self._study, held))
 
     def _key(self, trial: int, worker: Worker | None = None) -> list[sa.ColumnElement[bool]]:
         key = [_columns.study == self._study, _columns.trial == trial]

@@ -17,10 +17,10 @@ import torch
 from torch import Tensor
 
 from storage.errors import InputError
-from studies.catalogue import terms, weigh_fields
 from studies.data.dataset import Dataset, Ints
-from studies.lexicon import Lexicon, count_words, overlap
+from studies.lexicon import Lexicon, overlap
 from studies.listener import Progress
+from studies.scene_texts import SceneTexts
 from studies.scenes import MINIMUM_SCENES, Part, Split
 from studies.spec import ProtocolSection
 
@@ -89,23 +89,22 @@ class Episode:
         return replace(self, **moved)
 
 
-@dataclass(frozen=True)
-class _Texts:
-    """What the texts of a scene's candidates say: words and fields as sparse rows, and `studies.catalogue.terms`."""
-
-    words: Any
-    fields: Any
-    terms: npt.NDArray[np.float32]
-
-
 class EpisodeSampler:
     """Samples the episodes of one data set under one protocol.
+
+    Args:
+        data: the shop.
+        split: of its scenes.
+        protocol: what an episode is.
+        progress: called with (texts done, texts in all) while words are counted.
 
     Attributes:
         lexicon: the words of the texts that training may read.
     """
 
-    def __init__(self, data: Dataset, split: Split, protocol: ProtocolSection) -> None:
+    def __init__(
+        self, data: Dataset, split: Split, protocol: ProtocolSection, progress: Progress | None = None
+    ) -> None:
         self._data, self._split, self._protocol = data, split, protocol
         # Rows by scene and by user, each in order of time (the sort is stable): two index lists with their starts.
         self._by_scene = np.argsort(data.scene, kind="stable")
@@ -115,9 +114,8 @@ class EpisodeSampler:
         self._held_out = np.isin(np.arange(len(data.scenes)), split.held_out)
         shared = protocol.candidates == "all" or data.scenes_share_items
         self._takes = _Takes(data, ~self._held_out[data.scene]) if shared else None
-        self._words = count_words(data.texts)
-        self.lexicon = Lexicon.of(self._words[visible_items(data, split, protocol)])
-        self._last_texts: tuple[int, _Texts] | None = None
+        self._texts = SceneTexts(data, split, protocol, progress)
+        self.lexicon: Lexicon = self._texts.lexicon
 
     def sample(self, part: Part, draw: int = 0, progress: Progress | None = None) -> list[Episode]:
         """All episodes of a part, in a fixed order: by scene, then by opening.
@@ -233,7 +231,7 @@ class EpisodeSampler:
     def _assemble(self, scene: int, opened: int, support: Ints, users: Ints, later: Ints) -> Episode:
         """The episode of (K,) support rows and (Q,) users, who take what `later` rows say."""
         data = self._data
-        candidates = self._candidates(scene)
+        candidates = self._texts.candidates(scene)
         adapted = int(data.time[support[-1]])
         relevant = np.zeros((len(users), len(candidates)), dtype=bool)
         asked = later[np.isin(data.user[later], users)]
@@ -244,7 +242,7 @@ class EpisodeSampler:
         known = [self._visible(user, adapted + 1, scene, opened) for user in users]
         items, counts = _localise(candidates, [*before, *(taken[-length:] for taken in known)])
         places = np.searchsorted(candidates, data.item[support])
-        texts = self._texts(scene)
+        said = self._texts.of(scene)
         excluded = np.zeros_like(relevant)
         if self._protocol.repeat == "exclude":
             for row, taken in enumerate(known):
@@ -260,29 +258,12 @@ class EpisodeSampler:
             relevant=torch.from_numpy(relevant),
             excluded=torch.from_numpy(excluded),
             elsewhere=torch.from_numpy(self._elsewhere(scene, candidates, adapted)),
-            overlap=torch.from_numpy(overlap(texts.words, places)),
-            fields=torch.from_numpy(overlap(texts.fields, places)),
-            terms=torch.from_numpy(texts.terms),
+            overlap=torch.from_numpy(overlap(said.words, places)),
+            fields=torch.from_numpy(overlap(said.fields, places)),
+            terms=torch.from_numpy(said.terms),
             users=torch.from_numpy(users),
             rows=torch.from_numpy(support),
         )
-
-    def _texts(self, scene: int) -> _Texts:
-        """What a scene's texts say, kept until another scene is asked for: openings come one after another."""
-        every = self._protocol.candidates == "all"
-        key = -1 if every else scene
-        if self._last_texts is None or self._last_texts[0] != key:
-            candidates = self._candidates(scene)
-            texts = [self._data.texts[item] for item in candidates]
-            products = self._data.products[candidates] if self._protocol.products else None
-            words = self.lexicon.weigh(self._words[candidates], counted=every or not self._held_out[scene])
-            self._last_texts = key, _Texts(words, weigh_fields(texts), terms(texts, products))
-        return self._last_texts[1]
-
-    def _candidates(self, scene: int) -> Ints:
-        if self._protocol.candidates == "all":
-            return np.arange(len(self._data.texts))
-        return self._data.items_of(scene)
 
     def _visible(self, user: int, before: int, scene: int, opened: int) -> Ints:
         """The items a user took before a time as far as an episode may know, oldest first.
@@ -306,12 +287,6 @@ class EpisodeSampler:
             rows = rows[: np.searchsorted(self._data.time[rows], until, side="right")]
             counts -= np.bincount(np.searchsorted(candidates, self._data.item[rows]), minlength=len(candidates))
         return counts.astype(np.float32)
-
-
-def visible_items(data: Dataset, split: Split, protocol: ProtocolSection) -> Ints:
-    """(N,) items whose texts training may read, ascending."""
-    # Where every item is a candidate everywhere, no item belongs to a held-out scene.
-    return np.arange(len(data.texts)) if protocol.candidates == "all" else data.items_in(split.scenes["train"])
 
 
 class _Takes:

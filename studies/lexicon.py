@@ -16,7 +16,10 @@ import numpy as np
 import numpy.typing as npt
 import scipy.sparse as sp
 
+from studies.listener import Progress
+
 BUCKETS = 2**18
+_TEXTS_PER_REPORT = 10_000
 
 
 class Lexicon:
@@ -75,19 +78,25 @@ def overlap(weighed: Any, support: npt.NDArray[np.int64]) -> npt.NDArray[np.floa
     return np.ascontiguousarray(cosine.T, dtype=np.float32)
 
 
-def count_words(texts: Sequence[str]) -> Any:
+def count_words(texts: Sequence[str], progress: Progress | None = None) -> Any:
     """(n, BUCKETS) sparse counts of the words, and pairs of neighbouring words, of each text.
 
     The buckets are those of scikit-learn's `HashingVectorizer` (MurmurHash3), which takes longer, and whose import
     alone takes longer than that of all else in a worker but torch.
+
+    Args:
+        texts: n of them.
+        progress: called with (texts done, texts in all).
     """
     buckets, ends = array("i"), array("q", [0])
-    for text in texts:
+    for number, text in enumerate(texts, start=1):
         # White space alone separates: "tea," ends a field of the catalogue, which "tea" does not.
         words = text.lower().split()
         terms = chain(words, map(" ".join, pairwise(words)))
         buckets.extend(abs(mmh3.hash(term)) % BUCKETS for term in terms)
         ends.append(len(buckets))
+        if progress is not None and (number % _TEXTS_PER_REPORT == 0 or number == len(texts)):
+            progress(number, len(texts))
     counts = sp.csr_matrix((np.ones(len(buckets)), buckets, ends), shape=(len(texts), BUCKETS))
     counts.sum_duplicates()
     return counts

@@ -25,7 +25,7 @@ from studies.distill_section import DistillSection
 from studies.domains import Range, values_of
 from studies.embeddings import EmbeddingCache
 from studies.encoder import Encoder, Ragged
-from studies.episodes import Episode, EpisodeSampler, visible_items
+from studies.episodes import Episode, EpisodeSampler
 from studies.evaluation import Adapted, ItemVectors, evaluate
 from studies.hyperparameters import Hyperparameters, moves_encoder
 from studies.learners import Learner, build
@@ -34,6 +34,7 @@ from studies.listener import NOBODY, Listener, Progress
 from studies.memory import refuse_too_large
 from studies.metrics import Evaluation
 from studies.recommender import Head, Recommender
+from studies.scene_texts import visible_items
 from studies.scenes import Part, Split, split
 from studies.search_section import SearchSection
 from studies.spec import StudySpec
@@ -65,7 +66,8 @@ class Problem:
             tokens = encoders.tokenize(encoder.tokenizer, data.texts, spec.teacher.max_tokens, progress)
         self.tokens: Ragged = tokens
         self.cache = EmbeddingCache(folder, encoder, self.tokens)
-        self._sampler = EpisodeSampler(data, parts, spec.protocol)
+        with listener.progress("counting the texts' words") as progress:
+            self._sampler = EpisodeSampler(data, parts, spec.protocol, progress)
         self._episodes: dict[Part, list[Episode]] = {}
         self._by_shots: dict[Part, dict[int, list[Episode]]] = {}
 

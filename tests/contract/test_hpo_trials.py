@@ -60,6 +60,12 @@ def forget_leases(database):
         connection.exec_driver_sql("DELETE FROM scenetune_records.lease")
 
 
+def bury_workers(database):
+    """Makes everybody who holds a lease a process that is gone."""
+    with database.engine.begin() as connection:
+        connection.exec_driver_sql("UPDATE scenetune_records.lease SET pid = 4194305, worker = 'dead'")
+
+
 def silence(database, seconds):
     """What so many seconds without a heartbeat do, without waiting for them."""
     with database.engine.begin() as connection:
@@ -170,7 +176,7 @@ def test_a_worker_that_lost_its_trial_writes_nothing_of_it(database, study, clai
     (trial,) = study.trials
     assert trial.state == TrialState.RUNNING
     assert trial.value is None
-    assert held.end_lost() == {0: "other"}
+    assert held.survey() == ({0: "other"}, {})
 
 
 def test_a_trial_whose_worker_died_here_goes_on_at_once(database, study, claims):
@@ -211,18 +217,31 @@ def test_a_heartbeat_says_how_far_the_trial_is(database, claims, monkeypatch):
     assert held.all() == {}
 
 
-def test_a_trial_begun_without_a_lease_is_taken_up(study, claims):
-    """Its worker died between the two: no lease, no heartbeat, nobody would ever miss it."""
+def test_a_trial_begun_without_a_lease_is_taken_up_and_has_lost_no_worker(study, claims):
+    """Whoever began it died, or the database went between the two: nobody would ever miss it, and it killed nobody."""
     study.ask()
     assert attempt(claims, 1.0) == TrialState.COMPLETE
-    assert len(study.trials) == 1
+    (trial,) = study.trials
+    assert LOST not in trial.user_attrs
+
+
+def test_looking_for_the_dead_leaves_them_to_whoever_puts_their_trials_back(database, study, claims):
+    """`hpo stop` and `hpo delete` look as well: a loss that only they had seen would count for nothing."""
+    claims.ask(Budget(1))
+    bury_workers(database)
+    leases = Leases(database.engine, "s")
+    assert leases.survey() == ({}, {0: "dead"})
+    assert leases.survey() == ({}, {0: "dead"})
+    assert not claims.others_run()
+    assert leases.survey() == ({}, {})
+    assert study.trials[0].user_attrs[LOST] == [0]
 
 
 def test_a_trial_that_kills_its_workers_fails_in_the_end_and_says_so(database, study, claims):
     """One that takes all memory would take every worker of the study with it."""
     for _ in range(4):
         assert claims.ask(Budget(1)) is not None
-        forget_leases(database)  # its worker is gone
+        bury_workers(database)
     assert claims.ask(Budget(1)) is None
     (trial,) = study.trials
     assert trial.state == TrialState.FAIL
@@ -252,7 +271,9 @@ def test_a_lock_lost_while_asking_leaves_one_trial_and_one_owner(database, study
     trial = claims.ask(Budget(1), resume)
     assert trial is not None
     assert [t.state for t in study.trials] == [TrialState.RUNNING]
-    assert set(Leases(database.engine, "s").end_lost()) == {trial.number}
+    living, lost = Leases(database.engine, "s").survey()
+    assert living.keys() == {trial.number}
+    assert not lost
     assert claims.ask(Budget(1)) is None
     assert claims.others_run()
 

@@ -115,7 +115,7 @@ def test_a_search_runs_on_the_nodes_and_workers_without_a_node_do_not_hold_it_up
     wait_for(lambda: len(workers_of()) == 2, process)
     assert len({node_of(worker) for worker in workers_of()}) == 2
     errors = finished(process, database_url, 3)
-    ours = ("mini: ", "splitting texts ", "encoding texts: ", "sampling ", "auditing ", "search: ", "trial ")
+    ours = ("mini: ", "splitting ", "counting ", "encoding ", "sampling ", "auditing ", "search: ", "trial ")
     assert all(line.startswith(ours) for line in errors.splitlines()), errors
     assert gone(0)
     logs = sorted((Path(os.environ["HPO_HOME"]) / "artifacts" / "mini" / "logs").glob("worker-*.log"))

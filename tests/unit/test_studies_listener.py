@@ -20,6 +20,7 @@ def test_every_long_step_of_a_problem_reports_to_its_end(tmp_path: Path) -> None
     problem.by_shots("test")
     texts, parts = len(data.texts), ("train", "validation", "test")
     assert first.reports["splitting texts into tokens"][-1] == (texts, texts)
+    assert first.reports["counting the texts' words"][-1] == (texts, texts)
     assert first.reports["encoding texts"][-1] == (texts, texts)
     for part, drawn in zip(parts, episodes, strict=True):
         scenes = len(problem.split.scenes[part])
