@@ -123,23 +123,29 @@ def test_a_search_runs_on_the_nodes_and_workers_without_a_node_do_not_hold_it_up
     assert all("ran" in log.read_text() for log in logs)
 
 
-def test_a_killed_node_costs_no_trial(cluster, database_url, tmp_path):
-    """Its trial must go to another worker, and its worker must not train on for nobody."""
-    extra = cluster.add_node(num_cpus=1, object_store_memory=MEMORY)
-    raylet = extra.all_processes["raylet"][0].process.pid
-    process = launched(longer(mini(tmp_path, trials=6)), cluster, database_url, "--workers", "3")
+@pytest.fixture
+def extra_node(cluster):
+    """A node more, which no later test finds, whatever becomes of this one."""
+    node = cluster.add_node(num_cpus=1, object_store_memory=MEMORY)
+    yield node
+    if node in cluster.list_all_nodes():
+        cluster.remove_node(node, allow_graceful=False)
 
-    def victim():
-        return [worker for worker in workers_of() if node_of(worker) == raylet]
+
+def test_a_killed_node_costs_no_trial(cluster, extra_node, database_url, tmp_path):
+    """Its trial must go to another worker, and its worker must not train on for nobody."""
+    raylet = extra_node.all_processes["raylet"][0].process.pid
+    # So many that the first workers cannot have done them all before the last one comes.
+    process = launched(longer(mini(tmp_path, trials=60)), cluster, database_url, "--workers", "3")
 
     def all_run():
         with contextlib.suppress(KeyError):
             return Counter(trial.state for trial in trials_of(database_url))[TrialState.RUNNING] == 3
 
     wait_for(all_run, process)
-    (lost,) = victim()
-    cluster.remove_node(extra, allow_graceful=False)
-    errors = finished(process, database_url, 6)
+    (lost,) = [worker for worker in workers_of() if node_of(worker) == raylet]
+    cluster.remove_node(extra_node, allow_graceful=False)
+    errors = finished(process, database_url, 60)
     assert "was lost" in errors
     assert not lost.is_running()
     assert gone(0)
@@ -147,7 +153,7 @@ def test_a_killed_node_costs_no_trial(cluster, database_url, tmp_path):
 
 def test_ctrl_c_stops_the_workers_on_the_nodes_in_order(cluster, database_url, tmp_path):
     """Workers in their own sessions on other machines hear no Ctrl-C: left alone they would go on, or lose trials."""
-    process = launched(longer(mini(tmp_path, trials=6)), cluster, database_url, "--workers", "3")
+    process = launched(longer(mini(tmp_path, trials=60)), cluster, database_url, "--workers", "3")
 
     def some_run():
         with contextlib.suppress(KeyError):
