@@ -55,7 +55,7 @@ def student_config(encoder: Encoder, values: StudentHyperparameters, vocabulary:
             f"a student of {values.layers} layers cannot start from {encoder.name!r}, which has {encoder.layers}; "
             f"set distill.space.layers to at most {encoder.layers}"
         )
-    bert = encoder.model.config
+    bert = encoder.config
     width = values.width or bert.hidden_size
     if width > bert.hidden_size:
         raise InputError(

@@ -282,7 +282,7 @@ def manifest(problem: Problem, evaluation: dict[str, Any], distillation: str, st
         "study": spec.name,
         "spec": spec.model_dump(mode="json"),
         "data_fingerprint": problem.data.fingerprint,
-        "encoder": {"name": encoder.name, "sha256": encoder.identity, "vocabulary": encoder.model.config.vocab_size},
+        "encoder": {"name": encoder.name, "sha256": encoder.identity, "vocabulary": encoder.config.vocab_size},
         "lineage": {
             "distillation": distillation,
             "trial": evaluation["student_trial"],

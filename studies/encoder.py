@@ -7,8 +7,10 @@ transformers' ordinary `from_pretrained`. Only safetensors weights are read and 
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,7 +25,7 @@ from studies.listener import Progress
 from studies.spec import TeacherSection
 
 if TYPE_CHECKING:
-    from transformers import BertModel, PreTrainedTokenizerBase
+    from transformers import BertConfig, BertModel, PreTrainedTokenizerBase
 
 # A quarter of a second: often enough to tell how far it is, and no batch is slower for it.
 TOKENIZED_AT_ONCE = 4096
@@ -36,25 +38,39 @@ class Encoder:
 
     Attributes:
         tokenizer: the encoder's own tokenizer.
-        model: `BertModel` without its pooler, in evaluation mode.
+        config: of the model.
         identity: the digest of its weights; part of every cache key and of the manifest.
         name: as the study file names it.
+        read: gives the model.
     """
 
     tokenizer: PreTrainedTokenizerBase
-    model: BertModel
+    config: BertConfig
     identity: str
     name: str
+    read: Callable[[], BertModel]
+
+    @cached_property
+    def model(self) -> BertModel:
+        """`BertModel` without its pooler, in evaluation mode.
+
+        Read when first asked for: trials of a frozen encoder need but its cached output, and reading takes a third of
+        the time until a worker's first trial, and the model's size of memory.
+
+        Raises:
+            InputError: its weights do not fit its configuration.
+        """
+        return self.read()
 
     @property
     def layers(self) -> int:
         """Number of transformer layers."""
-        return int(self.model.config.num_hidden_layers)
+        return int(self.config.num_hidden_layers)
 
     @property
     def width(self) -> int:
         """Size of a hidden state."""
-        return int(self.model.config.hidden_size)
+        return int(self.config.hidden_size)
 
 
 @dataclass(frozen=True)
@@ -100,41 +116,58 @@ class Ragged:
 
 
 def load(teacher: TeacherSection) -> Encoder:
-    """Loads the encoder that a study names.
+    """Finds the encoder that a study names, and reads all of it but a folder's weights.
 
     Raises:
         InputError: unknown or unreadable encoder, another digest than expected, no tokenizer, not a BERT, or no
             safetensors weights.
     """
     folder, expected = locate(teacher)
-    from safetensors import SafetensorError
-    from transformers import AutoConfig, AutoTokenizer, BertModel
+    with _named(teacher):
+        from transformers import AutoConfig, AutoTokenizer
 
-    quiet_transformers()
-    try:
+        quiet_transformers()
         config = AutoConfig.from_pretrained(folder)
         if config.model_type != "bert":
             raise InputError(
                 f"teacher.encoder = {teacher.encoder!r} is a {config.model_type!r} model; "
                 "the teacher must be of type 'bert' (such as minilm or bert-base-uncased)"
             )
-        if isinstance(folder, Path):
-            _check_folder(folder, expected)
+        digest = _check_folder(folder, expected) if isinstance(folder, Path) else None
         tokenizer = AutoTokenizer.from_pretrained(folder)
+    if digest is not None:
+        return Encoder(tokenizer, config, digest, teacher.encoder, partial(_read, teacher))
+    # The files of a hub snapshot are links into a cache: identify the weights by their values instead.
+    model = _read(teacher)
+    return Encoder(tokenizer, config, _digest(model), teacher.encoder, lambda: model)
+
+
+def _read(teacher: TeacherSection) -> BertModel:
+    folder, _ = locate(teacher)
+    with _named(teacher):
+        from transformers import BertModel
+
         # In bf16 on CPU the backward pass of SDPA on short texts takes over three times eager's (docs/decisions.md).
         attention = "eager" if device().type == "cpu" else "sdpa"
-        model = BertModel.from_pretrained(
+        model: BertModel = BertModel.from_pretrained(
             folder, add_pooling_layer=False, use_safetensors=True, attn_implementation=attention
         )
-    except (OSError, ValueError, SafetensorError) as error:
+    model.requires_grad_(False).train(False)
+    return model
+
+
+@contextmanager
+def _named(teacher: TeacherSection) -> Iterator[None]:
+    """Says of what goes wrong in the block which encoder it is about, and which there may be."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise InputError(
             f"cannot load teacher.encoder = {teacher.encoder!r}: {str(error).splitlines()[0]}; accepted: 'minilm' "
             "(bundled), a folder written by save_pretrained, or a hub id (needs a network)"
         ) from error
-    for parameter in model.parameters():
-        parameter.requires_grad_(False)
-    identity = sha256(folder / "model.safetensors") if isinstance(folder, Path) else _hub_identity(model)
-    return Encoder(tokenizer, model.train(False), identity, teacher.encoder)
 
 
 def quiet_transformers() -> None:
@@ -211,7 +244,10 @@ def locate(teacher: TeacherSection) -> tuple[Path | str, str | None]:
     return teacher.encoder, teacher.sha256
 
 
-def _check_folder(folder: Path, expected: str | None) -> None:
+def _check_folder(folder: Path, expected: str | None) -> str:
+    """The SHA-256 of a folder's weights."""
+    from safetensors import safe_open
+
     weights = folder / "model.safetensors"
     if not weights.is_file():
         raise InputError(
@@ -222,15 +258,17 @@ def _check_folder(folder: Path, expected: str | None) -> None:
             f"the encoder folder {folder} has no tokenizer (tokenizer.json or vocab.txt); "
             "save it beside the model: tokenizer.save_pretrained(folder)"
         )
-    if expected is not None and (digest := sha256(weights)) != expected:
+    with safe_open(weights, "pt"):  # refuses a file that was cut short
+        digest = sha256(weights)
+    if expected is not None and digest != expected:
         raise InputError(
             f"{weights} has SHA-256 {digest}, expected {expected}; the file is damaged or another version: "
             "install the package again, or correct teacher.sha256"
         )
+    return digest
 
 
-def _hub_identity(model: BertModel) -> str:
-    # The files of a hub snapshot are links into a cache: identify the weights by their values instead.
+def _digest(model: BertModel) -> str:
     import hashlib
 
     digest = hashlib.sha256()

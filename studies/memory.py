@@ -85,14 +85,14 @@ def trial_bytes(values: Hyperparameters, shape: Shape, encoder: Encoder, at_once
         encoder: the pretrained encoder.
         at_once: episodes side by side, where the study file says so.
     """
-    config, layers = encoder.model.config, values.trainable_layers
+    config, layers = encoder.config, values.trainable_layers
     per_token = 12 * encoder.width + 2 * config.intermediate_size + 3 * config.num_attention_heads * shape.longest
     tower = layers * shape.tokens * per_token
     query = _head(shape.items, shape.candidates, shape.queries, encoder.width)
     support = _head(shape.support_items, shape.candidates, shape.shots, encoder.width)
     inner = moves_encoder(values)
     steps = (values.inner_steps or 0) if LEARNERS[values.learner].second_order else 0
-    weights = sum(p.numel() for p in encoder.model.encoder.layer[: layers or 0].parameters())
+    weights = sum(p.numel() for p in encoder.model.encoder.layer[:layers].parameters()) if layers else 0
     head = sum(p.numel() for p in Head(encoder.width, learned_rates=values.learned_rates).parameters())
     adapted = head + (weights if inner else 0)
     one = query + (tower if inner else 0) + 2 * steps * (support + (tower if inner else 0)) + steps * adapted

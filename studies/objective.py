@@ -199,7 +199,7 @@ def _check_student(section: DistillSection, encoder: Encoder) -> None:
             f"distill.space.layers goes up to {layers}, but the encoder {encoder.name!r} has {encoder.layers} layers; "
             "a student cannot have more layers than its teacher"
         )
-    head = encoder.width // int(encoder.model.config.num_attention_heads)
+    head = encoder.width // int(encoder.config.num_attention_heads)
     for width in values_of(section.space["width"]):
         if width > encoder.width or width % head:
             raise InputError(

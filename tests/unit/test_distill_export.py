@@ -404,7 +404,7 @@ def test_the_seeds_shape_is_kept() -> None:
 
     with torch.device("meta"):
         bert = BertModel(BertConfig(), add_pooling_layer=False)
-        encoder = Encoder(None, bert, "", "bert-base")  # type: ignore[arg-type]
+        encoder = Encoder(None, bert.config, "", "bert-base", lambda: bert)  # type: ignore[arg-type]
         config = student_config(encoder, StudentHyperparameters(layers=6, vocabulary="full"))
         student = DistilBertModel(config)
     assert (config.dim, config.n_layers, config.n_heads, config.hidden_dim) == (768, 6, 12, 3072)

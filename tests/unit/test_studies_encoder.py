@@ -17,9 +17,11 @@ from storage.errors import InputError
 from studies.device import fast_bf16, full_precision
 from studies.embeddings import EmbeddingCache
 from studies.encoder import MINILM_SHA256, Encoder, Ragged, by_length, load, pool, run_layers, tokenize
+from studies.hyperparameters import Hyperparameters
+from studies.objective import prepare, run_trial
 from studies.spec import TeacherSection
 from studies.towers import TopLayersTower, build_tower
-from tests.synthetic import BRANDS, COLOURS, SCENES, SIZES, tiny_encoder
+from tests.synthetic import BRANDS, COLOURS, SCENES, SIZES, planted_dataset, tiny_encoder, tiny_spec
 
 CPU = torch.device("cpu")
 # Different lengths, so that padding, masks and batches by length have something to get wrong.
@@ -124,6 +126,25 @@ def test_truncated_weights_are_refused_even_without_an_expected_digest(damaged: 
     truncate_weights(damaged)
     with pytest.raises(InputError, match=r"cannot load teacher\.encoder = "):
         load(TeacherSection(encoder=str(damaged)))
+
+
+def test_weights_that_do_not_fit_their_configuration_are_refused(damaged: Path) -> None:
+    """They are read late, maybe in the middle of a study: still one line that names the encoder."""
+    config = json.loads((damaged / "config.json").read_text())
+    (damaged / "config.json").write_text(json.dumps(config | {"intermediate_size": 7}))
+    with pytest.raises(InputError, match=r"cannot load teacher\.encoder = .*; accepted: 'minilm'"):
+        _ = load(TeacherSection(encoder=str(damaged))).model
+
+
+def test_trials_of_a_frozen_encoder_whose_output_is_cached_do_not_read_it(folder: Path, tmp_path: Path) -> None:
+    """Each worker would spend seconds and the model's memory on what it never runs."""
+    spec, data = tiny_spec(folder, search={"space": {"trainable_layers": 0}}), planted_dataset()
+    prepare(spec, tmp_path / "cache", data=data)
+    problem = prepare(spec, tmp_path / "cache", data=data)
+    problem.refuse_too_large(workers=1)
+    run_trial(problem, Hyperparameters("protonet"), tmp_path / "trial", lambda reached: None)
+    assert "model" not in vars(problem.encoder)
+    assert problem.encoder.model is problem.encoder.model
 
 
 @pytest.mark.parametrize("name", ["./nowhere", "/nowhere/at/all", "~/nowhere-at-all"])
