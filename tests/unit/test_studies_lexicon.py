@@ -1,6 +1,8 @@
 """How alike texts are by their words, against scikit-learn's own TF-IDF and plain counting."""
 
 import math
+import subprocess
+import sys
 from collections import Counter
 from itertools import pairwise
 
@@ -26,6 +28,18 @@ def test_words_fall_into_the_buckets_of_scikit_learns_hashing(texts: list[str]) 
         token_pattern=r"\S+", ngram_range=(1, 2), n_features=BUCKETS, alternate_sign=False, norm=None
     )
     assert (count_words(texts) != reference.transform(texts)).nnz == 0
+
+
+def test_workers_and_served_students_do_without_scikit_learn() -> None:
+    """Imported anywhere on their way, it and the pandas behind it would cost each of these processes seconds."""
+    code = (
+        "import sys, hpo.worker, hpo.search, studies.objective, distill.inference\n"
+        "from studies.lexicon import count_words\n"
+        "count_words(['green tea'])\n"
+        "print({'sklearn', 'pandas', 'scipy.stats'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
 
 
 def test_overlap_equals_scikit_learns_tfidf_cosine_of_words_and_pairs() -> None:
