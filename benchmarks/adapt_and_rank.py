@@ -30,20 +30,20 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
-from distill.backends import Embedder, open_encoder
-from distill.catalogue import Catalogue, Known
-from distill.export import export
+from distill.export.writer import export
 from distill.hyperparameters import StudentHyperparameters
 from distill.inference import StudentRecommender, load_export
+from distill.serving.backends import Embedder, open_encoder
+from distill.serving.catalogue import Catalogue, Known
 from distill.student import start, texts_in
-from hpo.search import cache_folder
-from storage.atomic import atomic_write
-from studies.device import device
-from studies.hyperparameters import LEARNERS, Hyperparameters
+from hpo.search.loop import cache_folder
+from storage.files.atomic import atomic_write
+from studies.config.hyperparameters import LEARNERS, Hyperparameters
+from studies.config.spec import load_spec
 from studies.learners import build
-from studies.objective import prepare
-from studies.recommender import Head, Recommender
-from studies.spec import load_spec
+from studies.model.device import device
+from studies.model.recommender import Head, Recommender
+from studies.training.objective import prepare
 
 SHOTS, HISTORY, TARGET_MS = 5, 20, 20.0
 

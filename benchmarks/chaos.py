@@ -40,21 +40,21 @@ from optuna.trial import FrozenTrial, TrialState
 from rich.console import Console
 from rich.table import Table
 
-from hpo.engines.local import Process
-from hpo.fleet import supervise
-from hpo.leash import follow_launcher
-from hpo.lineage import LOST
 from hpo.registry import load_spec_of, register
-from hpo.search import Search
-from hpo.snapshot import snapshot
-from hpo.trials import open_study
-from storage import checkpoints
-from storage.atomic import atomic_write
-from storage.embedded import EmbeddedPostgres
-from storage.postgres import Database, connect
-from studies.hyperparameters import Hyperparameters
-from studies.objective import RungReport
-from studies.spec import StudySpec, parse_spec
+from hpo.search.loop import Search
+from hpo.search.trial_chains import LOST
+from hpo.search.trial_run import open_study
+from hpo.status.snapshot import snapshot
+from hpo.workers.engines.local import Process
+from hpo.workers.parent_watchdog import follow_launcher
+from hpo.workers.supervisor import supervise
+from storage.database.embedded import EmbeddedPostgres
+from storage.database.postgres import Database, connect
+from storage.files import checkpoints
+from storage.files.atomic import atomic_write
+from studies.config.hyperparameters import Hyperparameters
+from studies.config.spec import StudySpec, parse_spec
+from studies.training.objective import RungReport
 
 RUNGS = [10, 30, 90]
 STEP_SECONDS = 0.01
@@ -94,7 +94,7 @@ class Journal:
 
 
 def play(journal: Journal, values: Hyperparameters, folder: Path, report: Report) -> float:
-    """Trains nothing, in the time and with the checkpoints of a training; like `studies.objective.run_trial`."""
+    """Trains nothing, in the time and with the checkpoints of a training, as `objective.run_trial` does."""
     stored = checkpoints.newest_valid(folder)
     done, recall = -1, 0.0
     if stored is not None:

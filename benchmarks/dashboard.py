@@ -32,12 +32,12 @@ from rich.console import Console
 from rich.table import Table
 
 from hpo.dashboard.page import Page
-from storage.atomic import atomic_write
-from storage.embedded import EmbeddedPostgres
-from storage.postgres import Database, connect
-from storage.records import Records
-from studies.hyperparameters import LEARNERS
-from studies.spec import StudySpec, parse_spec
+from storage.database.embedded import EmbeddedPostgres
+from storage.database.postgres import Database, connect
+from storage.database.records import Records
+from storage.files.atomic import atomic_write
+from studies.config.hyperparameters import LEARNERS
+from studies.config.spec import StudySpec, parse_spec
 
 RUNNING, POLLS, PORT = 5, 3, 18080
 # optuna-dashboard reads trials anew when what it has is older than ten seconds.

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from storage.atomic import atomic_write
+from storage.files.atomic import atomic_write
 
 STUDY = """
 name = "large"
@@ -66,11 +66,11 @@ def write_shop(folder: Path, interactions: int, items: int) -> None:
 
 def prepare(folder: Path, suffix: str) -> int:
     """Everything before texts are encoded; returns the number of rows."""
-    from studies.audit import audit_data, refuse_leaks
+    from studies.config.spec import load_spec
     from studies.data import sources
-    from studies.episodes import EpisodeSampler
-    from studies.scenes import PARTS, split
-    from studies.spec import load_spec
+    from studies.episodes.audit import audit_data, refuse_leaks
+    from studies.episodes.sampler import EpisodeSampler
+    from studies.episodes.split import PARTS, split
 
     spec = load_spec(folder / f"{suffix}.toml")
     data = sources.load(spec.data, spec.protocol, folder / f"cache-{suffix}")

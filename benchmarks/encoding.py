@@ -19,12 +19,12 @@ from pathlib import Path
 import torch
 from sentence_transformers import SentenceTransformer
 
-from hpo.search import cache_folder
-from storage.atomic import atomic_write
-from studies import encoder as encoders
+from hpo.search.loop import cache_folder
+from storage.files.atomic import atomic_write
+from studies.config.spec import TeacherSection, load_spec
 from studies.data.sources import load
-from studies.embeddings import EmbeddingCache
-from studies.spec import TeacherSection, load_spec
+from studies.model import encoder as encoders
+from studies.model.activation_cache import EmbeddingCache
 
 
 def seconds(work: Callable[[], object]) -> float:

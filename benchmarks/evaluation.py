@@ -26,16 +26,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from storage.atomic import atomic_write
-from studies import trec
-from studies.catalogue import TERMS
-from studies.episodes import Episode
-from studies.evaluation import Adapted, ItemVectors, System, evaluate
-from studies.hyperparameters import Hyperparameters
+from storage.files.atomic import atomic_write
+from studies.config.hyperparameters import Hyperparameters
+from studies.episodes.catalogue_terms import TERMS
+from studies.episodes.sampler import Episode
+from studies.evaluation import trec
+from studies.evaluation.evaluate import Adapted, ItemVectors, System, evaluate
+from studies.evaluation.metrics import METRICS, rank
 from studies.learners import build
-from studies.metrics import METRICS, rank
-from studies.recommender import Head, Recommender
-from studies.towers import FrozenTower
+from studies.model.recommender import Head, Recommender
+from studies.model.towers import FrozenTower
 
 SCENES, QUERIES, CANDIDATES, SHOTS, WIDTH, K = 100, 64, 500, 5, 384, 10
 NAMES = [f"scene {scene:03d}" for scene in range(SCENES)]

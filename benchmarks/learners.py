@@ -21,19 +21,19 @@ import optuna
 from rich.console import Console
 from rich.table import Table
 
-from hpo.pruner import RecallPruner
-from hpo.search import cache_folder
-from hpo.search_space import proposer, suggest
-from storage.atomic import atomic_write
-from studies.baselines import TEXT_FREE, build_baselines
-from studies.device import full_precision
-from studies.evaluation import Adapted, ItemVectors, System, evaluate
-from studies.hyperparameters import LEARNERS
-from studies.intervals import bootstrap
+from hpo.search.loop import cache_folder
+from hpo.search.pruner import RecallPruner
+from hpo.search.space import proposer, suggest
+from storage.files.atomic import atomic_write
+from studies.config.hyperparameters import LEARNERS
+from studies.config.spec import StudySpec, load_spec
+from studies.evaluation.baselines import TEXT_FREE, build_baselines
+from studies.evaluation.evaluate import Adapted, ItemVectors, System, evaluate
+from studies.evaluation.intervals import bootstrap
+from studies.evaluation.metrics import Evaluation, compare
 from studies.learners import Learner
-from studies.metrics import Evaluation, compare
-from studies.objective import Problem, RungReport, load_teacher, prepare, run_trial
-from studies.spec import StudySpec, load_spec
+from studies.model.device import full_precision
+from studies.training.objective import Problem, RungReport, load_teacher, prepare, run_trial
 
 # System → figure ("main", or a number of shots) → evaluation.
 Results = dict[str, dict[str, Evaluation]]

@@ -43,15 +43,15 @@ from optuna.trial import TrialState
 from rich.console import Console
 from rich.table import Table
 
-from hpo.lineage import counts, stories
 from hpo.registry import register
-from hpo.search import Search
-from hpo.search_space import suggest
-from storage.atomic import atomic_write
-from storage.embedded import EmbeddedPostgres
-from storage.postgres import connect
-from studies.objective import RungReport
-from studies.spec import StudySpec, parse_spec
+from hpo.search.loop import Search
+from hpo.search.space import suggest
+from hpo.search.trial_chains import counts, stories
+from storage.database.embedded import EmbeddedPostgres
+from storage.database.postgres import connect
+from storage.files.atomic import atomic_write
+from studies.config.spec import StudySpec, parse_spec
+from studies.training.objective import RungReport
 
 OURS, PLAIN, PROXY = "ours", "Optuna", "Optuna, gRPC proxy"
 # Trials by number of workers, so that most cells take ten to twenty seconds on two slow cores.
@@ -63,8 +63,21 @@ BEAT_SECONDS, GRACE_SECONDS = 10, 60
 # A worker that says nothing for so long has died.
 PATIENCE_SECONDS = 300
 # Imported once, in the process that all workers are forked from; that process never connects to anything.
-PRELOADED = ["studies.objective", "hpo.claims", "hpo.halving", "hpo.pruner", "hpo.search", "hpo.search_space"]
-PRELOADED += ["hpo.trials", "storage.migrations", "psycopg2", "alembic.runtime.migration", "rich.table"]
+PRELOADED = [
+    "studies.training.objective",
+    "hpo.search.trial_queue",
+    "hpo.search.asha",
+    "hpo.search.pruner",
+    "hpo.search.loop",
+    "hpo.search.space",
+]
+PRELOADED += [
+    "hpo.search.trial_run",
+    "storage.database.migrations",
+    "psycopg2",
+    "alembic.runtime.migration",
+    "rich.table",
+]
 
 
 @dataclass

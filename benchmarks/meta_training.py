@@ -30,14 +30,14 @@ from peers.cases import CASES, Case, batches, problem_of, some, systems
 from peers.environment import make_importable
 from peers.measures import gradient_errors, peak_mib, rates, train_in_turns
 
-from storage.atomic import atomic_write
-from studies.device import device, fast_bf16
-from studies.episodes import Episode
-from studies.evaluation import evaluate
-from studies.intervals import bootstrap
+from storage.files.atomic import atomic_write
+from studies.episodes.sampler import Episode
+from studies.evaluation.evaluate import evaluate
+from studies.evaluation.intervals import bootstrap
+from studies.evaluation.metrics import compare
 from studies.learners import Learner
-from studies.metrics import compare
-from studies.objective import Problem
+from studies.model.device import device, fast_bf16
+from studies.training.objective import Problem
 
 Row = dict[str, Any]
 RESULTS = Path(__file__).parent / "results"

@@ -24,11 +24,11 @@ import sqlalchemy as sa
 from rich.console import Console
 from rich.table import Table
 
-from hpo.pruner import RecallPruner
-from storage.atomic import atomic_write
-from storage.embedded import EmbeddedPostgres
-from storage.postgres import Database, connect
-from storage.records import Records, RungResult
+from hpo.search.pruner import RecallPruner
+from storage.database.embedded import EmbeddedPostgres
+from storage.database.postgres import Database, connect
+from storage.database.records import Records, RungResult
+from storage.files.atomic import atomic_write
 
 VALUES, RUNNING, ETA = 20, 50, 3
 TABLES = "ours, with its tables"

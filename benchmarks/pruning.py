@@ -36,7 +36,7 @@ from rich.console import Console
 from rich.table import Table
 from scipy.stats import spearmanr
 
-from storage.atomic import atomic_write
+from storage.files.atomic import atomic_write
 
 CURVES = Path("benchmarks/curves/completejourney.parquet")
 SYNE = "Syne Tune ASHA"

@@ -6,7 +6,7 @@ Configurations are drawn at random, by number, from the space of studies/complet
 (`trainable_layers = 0`: seconds a trial instead of an hour) and without the number of products per text
 (`protocol.products = false`: with it most configurations lie within noise, docs/decisions.md). Left out are maml,
 metasgd and reptile at 16 episodes per update, which take minutes each. Each is trained by the production path,
-`studies.objective.run_trial`, to every rung; what it cost is measured there.
+`studies.training.objective.run_trial`, to every rung; what it cost is measured there.
 
 One row per configuration and evaluation: `part` is "validation" at a rung, and at the end "redrawn" (the validation
 scenes with other openings and users) and "test". The parquet's metadata holds the scenes, the study and the recipe.
@@ -35,13 +35,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from hpo.search import cache_folder
-from hpo.search_space import suggest
-from storage.atomic import atomic_write
-from studies.hyperparameters import ENCODER, Hyperparameters
-from studies.objective import RungReport, load_teacher, prepare, run_trial
-from studies.search_section import SearchSection
-from studies.spec import StudySpec, load_spec
+from hpo.search.loop import cache_folder
+from hpo.search.space import suggest
+from storage.files.atomic import atomic_write
+from studies.config.hyperparameters import ENCODER, Hyperparameters
+from studies.config.search_section import SearchSection
+from studies.config.spec import StudySpec, load_spec
+from studies.training.objective import RungReport, load_teacher, prepare, run_trial
 
 RUNGS = [6, 18, 54, 162]
 SEED = 20261125

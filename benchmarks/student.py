@@ -28,27 +28,27 @@ from rich.table import Table
 from torch.utils.flop_counter import FlopCounterMode
 from trial_cost import product_rate
 
-from distill.export import export
+from distill.export.writer import export
 from distill.hyperparameters import StudentHyperparameters
 from distill.inference import StudentRecommender
 from distill.objective import Distillation, Teacher, latency, load_student, size
 from distill.student import Student, TokenTower, parameters, start, texts_in
 from distill.trainer import Distiller
-from hpo.search import cache_folder
-from hpo.students import dominates
-from hpo.summary import Scored, retention
-from storage.atomic import atomic_write
-from studies import encoder as encoders
-from studies.baselines import TEXT_FREE, build_baselines
-from studies.device import device, full_precision
-from studies.evaluation import Adapted, ItemVectors, System, encode_items, evaluate
-from studies.hyperparameters import Hyperparameters
-from studies.intervals import bootstrap
+from hpo.results.students import dominates
+from hpo.results.summary import Scored, retention
+from hpo.search.loop import cache_folder
+from storage.files.atomic import atomic_write
+from studies.config.hyperparameters import Hyperparameters
+from studies.config.spec import StudySpec, load_spec
+from studies.evaluation.baselines import TEXT_FREE, build_baselines
+from studies.evaluation.evaluate import Adapted, ItemVectors, System, encode_items, evaluate
+from studies.evaluation.intervals import bootstrap
+from studies.evaluation.metrics import compare
 from studies.learners import Learner
-from studies.metrics import compare
-from studies.objective import Problem, prepare
-from studies.spec import StudySpec, load_spec
-from studies.training import Trainer
+from studies.model import encoder as encoders
+from studies.model.device import device, full_precision
+from studies.training.objective import Problem, prepare
+from studies.training.outer_loop import Trainer
 
 TEACHER = Hyperparameters(learner="protonet", outer_lr=1e-3, head="scalars")
 # Layers and width (0: the teacher's).

@@ -12,13 +12,13 @@ from pathlib import Path
 
 from torch import Tensor
 
-from distill.backends import Backend, Embedder, Precision, open_encoder
-from distill.catalogue import Catalogue, Known
-from distill.opened import ExportedStudent, as_student, load_export
-from distill.scene import History, Ranking, Scene
+from distill.serving.backends import Backend, Embedder, Precision, open_encoder
+from distill.serving.catalogue import Catalogue, Known
+from distill.serving.opened import ExportedStudent, as_student, load_export
+from distill.serving.scene import History, Ranking, Scene
 from distill.student import adapting
 from studies.learners import Learner
-from studies.listener import Progress
+from studies.progress import Progress
 
 __all__ = ["Catalogue", "ExportedStudent", "Ranking", "Scene", "StudentRecommender", "as_student", "load_export"]
 

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from distill.hyperparameters import Init, StudentHyperparameters
 from storage.errors import InputError
-from studies.encoder import Encoder
-from studies.towers import TopLayersTower
+from studies.model.encoder import Encoder
+from studies.model.towers import TopLayersTower
 
 if TYPE_CHECKING:
     from transformers import DistilBertConfig, DistilBertModel

@@ -1,6 +1,6 @@
 """What one distillation trial does: train a student, reporting validation recall and measured cost on the way.
 
-The counterpart of `studies/objective.py`: `Distillation` asks the teachers once, `run_trial` is called per
+The counterpart of `studies/training/objective.py`: `Distillation` asks the teachers once, `run_trial` is called per
 configuration, and the caller's `report` decides what a report is worth.
 """
 
@@ -20,19 +20,19 @@ from distill.student import Student, Texts, TokenTower, blank, parameters, start
 from distill.targets import Teacher, compute_targets
 from distill.teacher_states import TeacherStates, needed
 from distill.trainer import Distiller, rank_episodes
-from storage import checkpoints
 from storage.errors import InputError
-from studies.device import device, full_precision
-from studies.domains import values_of
-from studies.episodes import Episode
-from studies.evaluation import Adapted, ItemVectors, RunWriter, encode_items
-from studies.evaluation import evaluate as evaluate_system
-from studies.hyperparameters import Hyperparameters
-from studies.listener import NOBODY, Listener
-from studies.metrics import Evaluation
-from studies.objective import Problem
-from studies.out_of_memory import recognised
-from studies.training import Diverged, load_weights
+from storage.files import checkpoints
+from studies.config.hyperparameters import Hyperparameters
+from studies.config.search_domains import values_of
+from studies.episodes.sampler import Episode
+from studies.evaluation.evaluate import Adapted, ItemVectors, RunWriter, encode_items
+from studies.evaluation.evaluate import evaluate as evaluate_system
+from studies.evaluation.metrics import Evaluation
+from studies.model.device import device, full_precision
+from studies.progress import NOBODY, Listener
+from studies.training.objective import Problem
+from studies.training.out_of_memory import recognised
+from studies.training.outer_loop import Diverged, load_weights
 
 # Told of (step, validation recall@K, seconds so far); raises to stop the trial.
 Report = Callable[[int, float, float], None]

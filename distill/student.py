@@ -15,16 +15,16 @@ from torch.nn import functional
 from distill.hyperparameters import StudentHyperparameters, Vocabulary
 from distill.initialisation import init_encoder, student_config
 from distill.vocabulary import needed_tokens, trim
-from studies.device import autocast, device
-from studies.encoder import Encoder, Ragged, pool, tokenize
-from studies.hyperparameters import Hyperparameters
+from studies.config.hyperparameters import Hyperparameters
 from studies.learners import Learner, build
-from studies.recommender import Head, Recommender
+from studies.model.device import autocast, device
+from studies.model.encoder import Encoder, Ragged, pool, tokenize
+from studies.model.recommender import Head, Recommender
 
 if TYPE_CHECKING:
     from transformers import DistilBertModel, PreTrainedModel, PreTrainedTokenizerBase
 
-    from studies.objective import Problem
+    from studies.training.objective import Problem
 
 
 class Read(NamedTuple):

@@ -16,11 +16,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from storage.atomic import atomic_write
-from studies.device import device
-from studies.evaluation import ItemVectors, encode_items
+from storage.files.atomic import atomic_write
+from studies.evaluation.evaluate import ItemVectors, encode_items
 from studies.learners import Learner
-from studies.objective import Problem
+from studies.model.device import device
+from studies.training.objective import Problem
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ from collections.abc import Collection
 
 from torch import Tensor
 
-from studies.embeddings import EmbeddingCache
-from studies.encoder import Ragged
+from studies.model.activation_cache import EmbeddingCache
+from studies.model.encoder import Ragged
 
 
 class TeacherStates:

@@ -1,8 +1,8 @@
 """Trains a student towards its targets: texts first, then rankings; resumable at any step.
 
 Embedding matching comes first because it needs no episodes and does most of the work; ranking as the adapted teachers
-do comes after, with the texts still beside it. As in `studies/training.py`, everything random is a function of
-(seed, step).
+do comes after, with the texts still beside it. As in `studies/training/outer_loop.py`, everything random is a function
+of (seed, step).
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from distill.student import Student, TokenTower
 from distill.targets import Targets
 from distill.teacher_states import TeacherStates
 from distill.vocabulary import Speller
-from studies.device import device
-from studies.distill_section import DistillSection
-from studies.encoder import by_length
-from studies.episodes import Episode
-from studies.learners.scene_task import ranking_loss
-from studies.thinning import thin
-from studies.training import ScheduledAdamW, load_weights
+from studies.config.distill_section import DistillSection
+from studies.episodes.sampler import Episode
+from studies.learners.tasks.scene_task import ranking_loss
+from studies.model.device import device
+from studies.model.encoder import by_length
+from studies.training.candidate_sampling import thin
+from studies.training.outer_loop import ScheduledAdamW, load_weights
 
 QUERIES = 8
 # Candidates of a ranking step: what the support and the queries took, and others drawn at random.
@@ -42,7 +42,7 @@ class Distiller:
 
     The student adapts as its teachers did: the inner loop moves the head alone, while the outer gradient reaches the
     encoder through the vectors that the head reads. Those are of the candidates; what only histories hold is read at
-    its target (as in `studies/towers.py`), a seventh of the work.
+    its target (as in `studies/model/towers.py`), a seventh of the work.
 
     Args:
         student: trained in place.

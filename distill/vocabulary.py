@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from storage.errors import InputError
-from studies.encoder import Ragged
+from studies.model.encoder import Ragged
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

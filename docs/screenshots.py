@@ -18,7 +18,7 @@ from playwright.sync_api import Locator, Page, sync_playwright
 
 from hpo.dashboard.page import Page as StudyPage
 from hpo.registry import distillation_name, load_spec_of
-from storage.postgres import connect, database_url
+from storage.database.postgres import connect, database_url
 
 WIDTH, HEIGHT, SCALE = 1280, 900, 1.5
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "google-chrome", "chromium-browser"))), None)

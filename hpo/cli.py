@@ -16,7 +16,7 @@ from typing import Annotated
 
 import typer
 
-from hpo.commands import dashboard, distil, recommend, students, studies
+from hpo.commands import dashboard, distill, recommend, students, studies
 from hpo.commands import database as database_verbs
 from hpo.commands.options import (
     Address,
@@ -33,7 +33,7 @@ from hpo.commands.options import (
     load,
 )
 from hpo.commands.verb import settings, verb
-from hpo.engines import EngineName
+from hpo.workers.engines import EngineName
 from storage.errors import InputError
 
 app = typer.Typer(
@@ -75,8 +75,8 @@ def run(
     """Run the whole job: search, distil, evaluate, export, report. Run it again to go on after any interruption."""
     spec = load(study, trials, timeout)
     from hpo import job
-    from hpo.console import Console
-    from hpo.report import print_result
+    from hpo.reporting.terminal import print_result
+    from hpo.status.console import Console
 
     console = Console()
     started = time.monotonic()
@@ -85,14 +85,14 @@ def run(
     if as_json:
         typer.echo(json.dumps(result))
         return
-    from hpo.console import duration
+    from hpo.status.console import duration
 
     print_result(result, console)
     console.note(f"took {duration(time.monotonic() - started)}; the database keeps running until: hpo db down")
 
 
 app.add_typer(studies.app)
-app.add_typer(distil.app)
+app.add_typer(distill.app)
 
 
 app.add_typer(dashboard.app)
@@ -126,8 +126,8 @@ def baselines(
 ) -> None:
     """Score what learns nothing on a study's scenes: the bar for any search, in seconds. Needs no database."""
     spec = load(study)
-    from hpo.console import Console
-    from hpo.evaluation import evaluate_baselines
+    from hpo.results.evaluation import evaluate_baselines
+    from hpo.status.console import Console
 
     console = Console()
     result = evaluate_baselines(spec, part.value, console, trec)
@@ -139,7 +139,7 @@ def baselines(
     if as_json:
         typer.echo(json.dumps(result))
         return
-    from hpo.report import recall_table
+    from hpo.reporting.terminal import recall_table
 
     console.out.print(recall_table(result))
 
@@ -149,10 +149,10 @@ def baselines(
 def check(study: StudyFile, as_json: Json = False) -> None:
     """Show what is in a study's data, what was dropped and why, what is wrong with it, and whether anything leaks."""
     spec = load(study)
-    from hpo.console import Console
     from hpo.data_check import check as examine
     from hpo.data_check import print_check
-    from hpo.search import cache_folder
+    from hpo.search.loop import cache_folder
+    from hpo.status.console import Console
 
     console = Console()
     result = examine(spec, cache_folder(), console)

@@ -9,15 +9,15 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 
-from hpo.console import Console, day
+from hpo.status.console import Console, day
 from storage.errors import InputError
-from studies.audit import Finding, audit_data, audit_episodes, refuse_leaks
+from studies.config.spec import ProtocolSection, StudySpec
 from studies.data.dataset import Dataset, Ints
 from studies.data.sources import read, worth_a_study
-from studies.episodes import DAY, EpisodeSampler
-from studies.listener import NOBODY, Listener
-from studies.scenes import PARTS, Split, split
-from studies.spec import ProtocolSection, StudySpec
+from studies.episodes.audit import Finding, audit_data, audit_episodes, refuse_leaks
+from studies.episodes.sampler import DAY, EpisodeSampler
+from studies.episodes.split import PARTS, Split, split
+from studies.progress import NOBODY, Listener
 
 # Intervals over fewer test scenes than this are too wide to tell systems apart.
 FEW_SCENES = 10

@@ -11,23 +11,23 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hpo.console import Console
 from hpo.dashboard.page import Page
-from hpo.engines import EngineName
-from hpo.launcher import launch, make_engine, search_workers
 from hpo.registry import check_definition, distillation_name, register
 from hpo.reporting.document import search_figures, study_document
-from hpo.search import cache_folder
-from hpo.snapshot import snapshot
-from storage.artifacts import trial_folder
+from hpo.search.loop import cache_folder
+from hpo.status.console import Console
+from hpo.status.snapshot import snapshot
+from hpo.workers.engines import EngineName
+from hpo.workers.launcher import launch, make_engine, search_workers
+from storage.database.postgres import Database
+from storage.database.records import Records
 from storage.errors import InputError
-from storage.postgres import Database
-from storage.records import Records
-from storage.store import check_store
-from studies.spec import StudySpec
+from storage.files.artifacts import trial_folder
+from storage.files.store import check_store
+from studies.config.spec import StudySpec
 
 if TYPE_CHECKING:
-    from studies.objective import Problem
+    from studies.training.objective import Problem
 
 EVALUATION, EXPORT = "evaluation", "export"
 
@@ -56,7 +56,8 @@ def run(
         trec: folder for the rankings of the test scenes in TREC formats; must not exist.
 
     Returns:
-        The evaluation, the search's cost, and the folders of export and report, as `hpo/report.py` prints them.
+        The evaluation, the search's cost, and the folders of export and report, as `hpo.reporting.terminal` prints
+        them.
 
     Raises:
         InputError: the study, its data or one of the folders are at fault.
@@ -109,7 +110,7 @@ def begin(
         InputError: the study or its data are at fault, or a trial would not fit into a worker's memory.
     """
     from studies.data.sources import load
-    from studies.objective import prepare
+    from studies.training.objective import prepare
 
     check_store()
     data = load(spec.data, spec.protocol, cache_folder(), console)
@@ -126,9 +127,9 @@ def distil_and_evaluate(
     database: Database, spec: StudySpec, problem: Problem, console: Console, trec: Path | None = None
 ) -> dict[str, Any]:
     """Distils the winners and scores everything on the test scenes, once; the figures are kept for good."""
-    from hpo.distillation import choose, distil, open_distillation
-    from hpo.evaluation import evaluate_all
-    from hpo.students import students
+    from hpo.results.distillation import choose, distil, open_distillation
+    from hpo.results.evaluation import evaluate_all
+    from hpo.results.students import students
 
     teachers, rival, finalists = choose(database, spec, problem, console)
     student, trial = distil(database, spec, problem, teachers, console)
@@ -158,10 +159,10 @@ def export(
             all, or a package that a format takes is missing.
         ScenetuneError: a format does not give what the student does, or costs too much recall.
     """
-    from distill.export import export as write
+    from distill.export.writer import export as write
     from distill.objective import load_student
-    from hpo.evaluation import manifest
-    from hpo.trials import open_study
+    from hpo.results.evaluation import manifest
+    from hpo.search.trial_run import open_study
 
     records = Records(database.engine)
     evaluation = check_evaluated(database, spec.name)
@@ -190,7 +191,7 @@ def export(
 
 
 def _note_slow_int8(folder: Path, console: Console) -> None:
-    from distill.manifest import read
+    from distill.export.manifest import read
 
     rates = read(folder)["formats"].get("onnx-int8", {}).get("texts_per_second")
     if rates and rates["onnx-int8"] < rates["onnx"]:
@@ -214,7 +215,7 @@ def check_evaluated(database: Database, name: str) -> dict[str, Any]:
 
 def _exported_here(records: Records, spec: StudySpec, folder: Path) -> bool:
     """Whether a folder holds the study's student, with all that the spec wants of an export."""
-    from distill.manifest import read
+    from distill.export.manifest import read
 
     if not folder.exists() or records.stage_result(spec.name, f"{EXPORT} {folder}") is None:
         return False
@@ -245,8 +246,8 @@ def check_export(records: Records, spec: StudySpec, folder: Path, *, force: bool
     Raises:
         InputError: the folder is taken by something else, or a package that a format takes is missing.
     """
-    from distill.export import check_replaceable
-    from distill.onnx_export import check_packages
+    from distill.export.onnx_graph import check_packages
+    from distill.export.writer import check_replaceable
 
     if _exported_here(records, spec, folder):
         return

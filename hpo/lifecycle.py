@@ -5,18 +5,18 @@ from __future__ import annotations
 import shutil
 import time
 
-from hpo.console import Console
-from hpo.launcher import settle
 from hpo.registry import distillation_name
-from hpo.snapshot import snapshot
-from storage import store
-from storage.artifacts import study_folder
-from storage.control import Control, Stop
+from hpo.status.console import Console
+from hpo.status.snapshot import snapshot
+from hpo.workers.launcher import settle
+from storage.database.control import Control, Stop
+from storage.database.leases import Leases
+from storage.database.postgres import Database
+from storage.database.records import Records
 from storage.errors import InputError
-from storage.leases import Leases
-from storage.postgres import Database
-from storage.records import Records
-from studies.spec import StudySpec
+from storage.files import store
+from storage.files.artifacts import study_folder
+from studies.config.spec import StudySpec
 
 LOOK_SECONDS = 1.0
 

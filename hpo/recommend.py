@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from storage.errors import InputError
-from studies.listener import Progress
+from studies.progress import Progress
 
 if TYPE_CHECKING:
-    from distill.backends import Backend
+    from distill.serving.backends import Backend
 
 PRODUCTS = "products"
 _TABLES = (".csv", ".tsv", ".parquet", ".pq")

@@ -7,9 +7,9 @@ from multiprocessing.synchronize import Event
 from pathlib import Path
 from typing import Any
 
-from studies.embeddings import EmbeddingCache
-from studies.encoder import Encoder, load, tokenize
-from studies.spec import TeacherSection
+from studies.config.spec import TeacherSection
+from studies.model.activation_cache import EmbeddingCache
+from studies.model.encoder import Encoder, load, tokenize
 from tests.synthetic import BRANDS, COLOURS, SCENES, SIZES
 
 # Different lengths, so that padding, masks and batches by length have something to get wrong.

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from storage import checkpoints
+from storage.files import checkpoints
 
 
 def write_on(folder: Path, heard: Connection) -> None:

@@ -14,8 +14,8 @@ import psycopg2
 import pytest
 import torch
 
-from storage.embedded import EmbeddedPostgres
-from storage.postgres import Database, connect
+from storage.database.embedded import EmbeddedPostgres
+from storage.database.postgres import Database, connect
 from tests.mini import end_all
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)

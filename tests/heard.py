@@ -4,7 +4,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from studies.listener import Progress
+from studies.progress import Progress
 
 
 class Heard:

@@ -5,11 +5,11 @@ from typing import Any
 
 import torch
 
-from distill.export import export
+from distill.export.writer import export
 from distill.hyperparameters import StudentHyperparameters
 from distill.student import Student, start, texts_in
-from studies.hyperparameters import Hyperparameters
-from studies.objective import Problem
+from studies.config.hyperparameters import Hyperparameters
+from studies.training.objective import Problem
 
 
 def untrained(problem: Problem, values: Hyperparameters, width: int = 0) -> Student:

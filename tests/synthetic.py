@@ -13,10 +13,10 @@ import numpy as np
 import polars as pl
 import torch
 
+from studies.config.spec import StudySpec, parse_spec
 from studies.data.dataset import Dataset, build
 from studies.data.source import Tables
-from studies.episodes import Episode
-from studies.spec import StudySpec, parse_spec
+from studies.episodes.sampler import Episode
 
 COLOURS = ("red", "blue", "green", "black", "white", "yellow")
 BRANDS = ("acme", "bolt", "corvo", "delta", "elba", "fjord")

@@ -2,9 +2,9 @@
 
 import torch
 
-from storage import checkpoints
-from studies.hyperparameters import Hyperparameters
-from studies.spec import StudySpec, parse_spec
+from storage.files import checkpoints
+from studies.config.hyperparameters import Hyperparameters
+from studies.config.spec import StudySpec, parse_spec
 from tests.contract.test_hpo_search import played, run
 
 RUNGS = (10, 30, 90)

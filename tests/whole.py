@@ -5,14 +5,14 @@ from pathlib import Path
 
 import pytest
 
-import distill.export as exporting
-from hpo.console import Console
+import distill.export.writer as exporting
 from hpo.job import distil_and_evaluate, export
 from hpo.registry import register
-from hpo.search import Search
-from storage.postgres import Database
-from studies.objective import prepare, run_trial
-from studies.spec import StudySpec
+from hpo.search.loop import Search
+from hpo.status.console import Console
+from storage.database.postgres import Database
+from studies.config.spec import StudySpec
+from studies.training.objective import prepare, run_trial
 from tests.synthetic import planted_dataset, tiny_encoder, tiny_spec
 
 

@@ -11,16 +11,16 @@ import torch
 
 from peers import problems
 from peers.libraries import PEERS, Learn2Learn
-from studies.episodes import Episode
-from studies.hyperparameters import Hyperparameters, LearnerName
-from studies.objective import Problem
-from studies.recommender import Recommender
+from studies.config.hyperparameters import Hyperparameters, LearnerName
+from studies.episodes.sampler import Episode
+from studies.model.recommender import Recommender
+from studies.training.objective import Problem
 
 INNER_LR = 0.1
 
 
 class System(Protocol):
-    """Ours or a peer's: what `studies.training.Trainer` takes."""
+    """Ours or a peer's: what `studies.training.outer_loop.Trainer` takes."""
 
     model: Recommender
     hyperparameters: Any

@@ -16,7 +16,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from storage.atomic import atomic_folder
+from storage.files.atomic import atomic_folder
 
 HOME = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "scenetune-benchmarks"
 PACKAGES = {

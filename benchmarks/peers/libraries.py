@@ -22,11 +22,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from studies.episodes import Episode
+from studies.episodes.sampler import Episode
 from studies.learners import LEARNERS
-from studies.learners.scene_task import ranking_loss
-from studies.recommender import AdaptedScene, Head, Reading, Recommender, Texts
-from studies.towers import TopLayersTower, Tower, in_groups
+from studies.learners.tasks.scene_task import ranking_loss
+from studies.model.recommender import AdaptedScene, Head, Reading, Recommender, Texts
+from studies.model.towers import TopLayersTower, Tower, in_groups
 
 Loss = Callable[[nn.Module], Tensor]
 
@@ -194,7 +194,7 @@ class Learn2Learn(Peer):
         return clone
 
     def scores(self, episode: Episode) -> Tensor:
-        """(Q, C) after adapting to the support, for `studies.evaluation.evaluate`."""
+        """(Q, C) after adapting to the support, for `studies.evaluation.evaluate.evaluate`."""
         support, query = self.views(episode)
         adapted = self.adapted(partial(self.support_loss, support))
         with torch.no_grad():

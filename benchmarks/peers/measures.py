@@ -19,9 +19,9 @@ import torch
 from torch import Tensor, nn
 
 from peers.cases import System
-from studies.device import device, full_precision
-from studies.episodes import Episode
-from studies.training import Trainer
+from studies.episodes.sampler import Episode
+from studies.model.device import device, full_precision
+from studies.training.outer_loop import Trainer
 
 FLOATS = ("support_history", "query_history", "overlap", "fields", "terms")
 # Largest relative difference of gradients that is rounding.

@@ -11,13 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from peers.environment import HOME
-from storage.atomic import atomic_folder
-from studies.device import device
-from studies.encoder import pool, run_layers
-from studies.hyperparameters import Hyperparameters
-from studies.objective import Problem, prepare
-from studies.recommender import Recommender
-from studies.spec import parse_spec
+from storage.files.atomic import atomic_folder
+from studies.config.hyperparameters import Hyperparameters
+from studies.config.spec import parse_spec
+from studies.model.device import device
+from studies.model.encoder import pool, run_layers
+from studies.model.recommender import Recommender
+from studies.training.objective import Problem, prepare
 
 ROOT = Path(__file__).parents[2]
 # Numbers of layers that a case may train: their activations are cached.

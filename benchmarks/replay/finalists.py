@@ -8,7 +8,7 @@ from rich.table import Table
 from replay.clock import replay
 from replay.curves import Curves
 from replay.schedulers import OURS, systems
-from studies.intervals import bootstrap
+from studies.evaluation.intervals import bootstrap
 
 
 def finalists_table(curves: Curves, seeds: int, budget: float) -> Table:

@@ -10,15 +10,15 @@ import numpy as np
 import optuna
 from optuna.trial import TrialState
 
-from hpo.halving import Promotion, RungHistory, completion, decide, promotion
-from hpo.lineage import continuation
-from hpo.pruner import is_exempt
-from hpo.search_space import proposer, suggest
+from hpo.search.asha import Promotion, RungHistory, completion, decide, promotion
+from hpo.search.pruner import is_exempt
+from hpo.search.space import proposer, suggest
+from hpo.search.trial_chains import continuation
 from replay.clock import Run
 from replay.curves import Curves
-from studies.domains import Range
-from studies.search_section import SearchSection
-from studies.spec import parse_spec
+from studies.config.search_domains import Range
+from studies.config.search_section import SearchSection
+from studies.config.spec import parse_spec
 
 NOTHING, OURS = "no pruning", "ours"
 # How many finished trials a small search wants at least: `finalists.count`.
@@ -168,7 +168,7 @@ class WithPruner:
 
 
 class Ours:
-    """A search under the production decisions of `hpo.halving`.
+    """A search under the production decisions of `hpo.search.asha`.
 
     Args:
         name: what to call it.

@@ -25,7 +25,7 @@ def dashboard(
     database: Database = None,
 ) -> None:
     """Show studies in optuna-dashboard, on this machine alone, until Ctrl-C."""
-    from hpo.console import Console
     from hpo.dashboard.server import serve
+    from hpo.status.console import Console
 
     serve(connect(database), study, Console(), host=host, port=port, read_only=read_only, browser=browser)

@@ -15,7 +15,7 @@ _NOT_INCLUDED = "checkpoints are files, not in the backup: copy the folder {fold
 
 
 def _embedded() -> Any:
-    from storage.embedded import EmbeddedPostgres
+    from storage.database.embedded import EmbeddedPostgres
     from storage.home import home
 
     return EmbeddedPostgres(home())
@@ -52,9 +52,9 @@ def backup(
     database: Database = None,
 ) -> None:
     """Write all studies of the database into one file; workers may go on meanwhile."""
-    from storage.backup import backup
+    from storage.database.backup import backup
+    from storage.database.postgres import database_url, hide_password
     from storage.home import home
-    from storage.postgres import database_url, hide_password
 
     chosen = database_url(database)
     typer.echo(f"backing up {hide_password(chosen)}", err=True)
@@ -70,9 +70,9 @@ def restore(
     database: Database = None,
 ) -> None:
     """Bring the studies of a backup into a database that holds none."""
-    from storage.backup import restore
+    from storage.database.backup import restore
+    from storage.database.postgres import database_url, hide_password
     from storage.home import home
-    from storage.postgres import database_url, hide_password
 
     chosen = database_url(database)
     typer.echo(f"restoring {file} into {hide_password(chosen)}", err=True)
@@ -85,7 +85,7 @@ def restore(
 @verb("hpo db upgrade")
 def upgrade(database: Database = None) -> None:
     """Bring the database's tables to the version that this program needs; first stop all workers and make a backup."""
-    from storage.postgres import database_url, upgrade_database
+    from storage.database.postgres import database_url, upgrade_database
 
     done = upgrade_database(database_url(database))
     for words in done or ["nothing to do: the database is up to date"]:

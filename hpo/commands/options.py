@@ -32,10 +32,10 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
 
 
 def connect(url: str | None, *, wait: bool = False) -> Any:
-    """Opens the database that a URL, the environment, or nothing names; see `storage.postgres.connect`."""
+    """Opens the database that a URL, the environment, or nothing names; see `storage.database.postgres.connect`."""
     import optuna
 
-    from storage.postgres import connect, database_url
+    from storage.database.postgres import connect, database_url
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     # Grouped TPE is used on purpose; a user can do nothing about the warning.
@@ -45,7 +45,7 @@ def connect(url: str | None, *, wait: bool = False) -> Any:
 
 def load(study: Path, trials: int | None = None, timeout: float | None = None) -> Any:
     """Reads a study file, with budgets from the command line in the place of its own."""
-    from studies.spec import load_spec
+    from studies.config.spec import load_spec
 
     return with_budget(load_spec(study), trials, timeout)
 

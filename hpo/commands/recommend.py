@@ -15,7 +15,7 @@ app = typer.Typer()
 
 
 class BackendName(StrEnum):
-    """The backends of `distill.backends`, as the command line names them."""
+    """The backends of `distill.serving.backends`, as the command line names them."""
 
     torch = "torch"
     onnx = "onnx"
@@ -57,9 +57,9 @@ def recommend(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON lines: user, items, scores.")] = False,
 ) -> None:
     """Adapt an exported student to a scene, and rank a catalogue for users."""
-    from hpo.console import Console
     from hpo.recommend import print_lists
     from hpo.recommend import recommend as run
+    from hpo.status.console import Console
 
     console = Console()
     with console.progress("embedding the catalogue") as report:

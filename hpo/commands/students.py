@@ -13,7 +13,7 @@ from hpo.commands.verb import verb
 from storage.errors import InputError
 
 if TYPE_CHECKING:
-    from studies.spec import Format
+    from studies.config.spec import Format
 
 app = typer.Typer()
 _FORMATS = "hf, onnx, onnx-int8"
@@ -37,17 +37,17 @@ def export(
 ) -> None:
     """Write a finished study's best student into a folder that transformers and sentence-transformers open."""
     from hpo import job
-    from hpo.console import Console
     from hpo.registry import load_spec_of
-    from hpo.search import cache_folder
-    from storage.records import Records
+    from hpo.search.loop import cache_folder
+    from hpo.status.console import Console
+    from storage.database.records import Records
 
     opened = connect(database)
     spec = _with_export(load_spec_of(opened, name), formats, precision)
     job.check_evaluated(opened, name)
     folder = out.absolute()
     job.check_export(Records(opened.engine), spec, folder, force=force)
-    from studies.objective import prepare
+    from studies.training.objective import prepare
 
     console = Console()
     problem = prepare(spec, cache_folder(), listener=console)
@@ -56,7 +56,7 @@ def export(
 
 def _with_export(spec: Any, formats: str | None, precision: str | None) -> Any:
     """The spec with what the command line says of the export in the place of its own."""
-    from studies.spec import parse_spec
+    from studies.config.spec import parse_spec
 
     section = spec.export.model_dump(mode="json")
     if formats is not None:
@@ -80,8 +80,8 @@ def evaluate(
     """Score an exported student again on its study's test scenes, and compare with what its manifest says."""
     if format not in _FORMATS.split(", "):
         raise InputError(f"--format {format} is unknown; one of {_FORMATS}")
-    from hpo.console import Console
-    from hpo.evaluation import evaluate_export
+    from hpo.results.evaluation import evaluate_export
+    from hpo.status.console import Console
 
     console = Console()
     data = load(study).data if study else None
@@ -89,6 +89,6 @@ def evaluate(
     if as_json:
         typer.echo(json.dumps(result))
         return
-    from hpo.report import print_export_evaluation
+    from hpo.reporting.terminal import print_export_evaluation
 
     print_export_evaluation(result, console)

@@ -23,7 +23,7 @@ from hpo.commands.options import (
     with_budget,
 )
 from hpo.commands.verb import verb
-from hpo.engines import EngineName
+from hpo.workers.engines import EngineName
 from storage.errors import InputError
 
 app = typer.Typer()
@@ -73,7 +73,7 @@ def resume(
 
 def _check_budget(opened: Any, spec: Any) -> None:
     from hpo.lifecycle import check_startable
-    from storage.records import Records
+    from storage.database.records import Records
 
     if Records(opened.engine).load_study(spec.name) is not None:
         check_startable(opened, spec)
@@ -82,8 +82,9 @@ def _check_budget(opened: Any, spec: Any) -> None:
 def _search(
     opened: Any, spec: Any, as_json: bool, workers: int | None, engine: EngineName, address: str | None
 ) -> None:
-    from hpo import job, launcher
-    from hpo.console import Console
+    from hpo import job
+    from hpo.status.console import Console
+    from hpo.workers import launcher
 
     console = Console()
     starts = launcher.make_engine(engine, opened, spec, workers, address)
@@ -105,10 +106,10 @@ def worker(
     ] = None,
 ) -> None:
     """Join a launched study and run trials until it has ended or is stopped."""
-    from hpo.leash import follow_launcher
+    from hpo.workers.parent_watchdog import follow_launcher
 
     follow_launcher()
-    from hpo.worker import wait_for, work
+    from hpo.workers.worker import wait_for, work
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     opened = connect(database, wait=True)
@@ -131,7 +132,7 @@ def status(
 ) -> None:
     """Show where a study stands: trials, budgets, pace, and what was stopped and why."""
     from hpo.registry import load_spec_of
-    from storage.records import Records
+    from storage.database.records import Records
 
     opened = connect(database)
     if name is None:
@@ -145,10 +146,10 @@ def status(
 
 
 def _print_all(opened: Any, names: list[str], as_json: bool) -> None:
-    from hpo.console import Console
     from hpo.registry import load_spec_of
-    from hpo.snapshot import snapshot
-    from hpo.watch import overview
+    from hpo.status.console import Console
+    from hpo.status.snapshot import snapshot
+    from hpo.status.watch import overview
 
     shots = [snapshot(opened, load_spec_of(opened, name)) for name in names]
     if as_json:
@@ -161,9 +162,9 @@ def _print_all(opened: Any, names: list[str], as_json: bool) -> None:
 
 
 def _watch(opened: Any, spec: Any, as_json: bool) -> None:
-    from hpo.console import Console
-    from hpo.snapshot import Observer
-    from hpo.watch import JsonLines, LiveTable, follow
+    from hpo.status.console import Console
+    from hpo.status.snapshot import Observer
+    from hpo.status.watch import JsonLines, LiveTable, follow
 
     observer, console = Observer(opened, spec), Console()
     if as_json:
@@ -177,9 +178,9 @@ def _watch(opened: Any, spec: Any, as_json: bool) -> None:
 
 def print_status(opened: Any, spec: Any, as_json: bool, *, everything: bool = False) -> None:
     """Prints where a study stands."""
-    from hpo.console import Console
-    from hpo.snapshot import snapshot
-    from hpo.watch import ROWS, render
+    from hpo.status.console import Console
+    from hpo.status.snapshot import snapshot
+    from hpo.status.watch import ROWS, render
 
     shot = snapshot(opened, spec)
     if as_json:
@@ -198,8 +199,8 @@ def stop(
 ) -> None:
     """Stop a study's workers, wherever they run: their trials pause with a checkpoint; hpo resume goes on."""
     from hpo import lifecycle
-    from hpo.console import Console
     from hpo.registry import load_spec_of
+    from hpo.status.console import Console
 
     opened = connect(database)
     lifecycle.stop(opened, load_spec_of(opened, name), Console(), "now" if now else "rung", wait=wait)
@@ -219,7 +220,7 @@ def delete(
     """Delete a study for good, with its distillation and all checkpoints; exports and reports stay."""
     from hpo import lifecycle
     from hpo.registry import load_spec_of
-    from hpo.snapshot import snapshot
+    from hpo.status.snapshot import snapshot
 
     opened = connect(database)
     spec = load_spec_of(opened, name)

@@ -15,8 +15,8 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from storage.artifacts import check_study_name
 from storage.errors import InputError
+from storage.files.artifacts import check_study_name
 
 if TYPE_CHECKING:
     import optuna
@@ -88,7 +88,7 @@ def attached_checkpoints(study: optuna.Study) -> dict[int, str]:
     """Where the dashboard has the checkpoints that are registered with a study's finished trials, by number."""
     from optuna.trial import TrialState
 
-    from hpo.lineage import origin
+    from hpo.search.trial_chains import origin
 
     found = {}
     for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):

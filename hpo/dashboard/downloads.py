@@ -23,12 +23,12 @@ from hpo.dashboard.artifacts import (
     parse,
     report_name,
 )
-from storage.artifacts import trial_folder
+from storage.database.records import Records
 from storage.errors import CorruptArtifact, DatabaseUnreachable, InputError, ScenetuneError
-from storage.records import Records
+from storage.files.artifacts import trial_folder
 
 if TYPE_CHECKING:
-    from storage.postgres import Database
+    from storage.database.postgres import Database
 
 READ_ONLY = "artifacts are what a study made: they are neither uploaded nor deleted, and go with hpo delete"
 # Of a request's environment: the headers that go with the artifact that answers it.
@@ -103,7 +103,7 @@ class Artifacts:
         raise InputError(READ_ONLY)
 
     def _checkpoint(self, artifact: Artifact) -> Opened:
-        from storage import checkpoints
+        from storage.files import checkpoints
 
         folder = trial_folder(artifact.study, int(artifact.of))
         try:
@@ -146,7 +146,7 @@ def _files_of_export(folder: Path, study: str) -> dict[str, Path]:
     Raises:
         InputError: the folder is not here, not this study's, or not as it was written.
     """
-    from distill.manifest import MANIFEST, read, verify
+    from distill.export.manifest import MANIFEST, read, verify
 
     again = f"hpo export {study} --out DIR writes it again"
     if not folder.is_dir():

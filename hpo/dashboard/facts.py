@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 from hpo.dashboard.artifacts import attached_checkpoints, exported_folders
 from hpo.dashboard.imports import without_scikit_learn
 from hpo.registry import distillation_name
-from hpo.snapshot import Snapshot, TrialView, summarise
-from storage.postgres import Database
-from storage.records import Records, RungResult, StudyRecord
-from studies.spec import StudySpec
+from hpo.status.snapshot import Snapshot, TrialView, summarise
+from storage.database.postgres import Database
+from storage.database.records import Records, RungResult, StudyRecord
+from studies.config.spec import StudySpec
 
 if TYPE_CHECKING:
     import optuna
@@ -53,7 +53,7 @@ class Facts:
         finished: who reached the last rung, in that order.
         importance: share of each parameter in what tells the best tenth of finished trials from the others.
         evaluation: on the test scenes, once there is one.
-        students: of the distillation, as `hpo.students.students` gives them.
+        students: of the distillation, as `hpo.results.students.students` gives them.
         distillation: Optuna's id of that study; None while there is none.
         search: Optuna's id of this one.
         exports: the folders that it was exported to, the oldest first.
@@ -98,7 +98,7 @@ class Gatherer:
     """
 
     def __init__(self, database: Database, spec: StudySpec, storage: BaseStorage | None = None) -> None:
-        from hpo.trials import open_study
+        from hpo.search.trial_run import open_study
 
         self._spec, self._records = spec, Records(database.engine)
         self._storage = storage or database.storage
@@ -115,7 +115,7 @@ class Gatherer:
     def gather(self) -> Facts:
         """The study as it is now."""
         from hpo.job import EVALUATION
-        from hpo.students import students
+        from hpo.results.students import students
 
         self._read_results()
         stages = self._records.stage_results(self._spec.name)
@@ -136,7 +136,7 @@ class Gatherer:
         )
 
     def _open_distillation(self) -> optuna.Study | None:
-        from hpo.trials import open_study
+        from hpo.search.trial_run import open_study
 
         if self._students is None:
             try:

@@ -8,15 +8,15 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from hpo.console import duration
 from hpo.dashboard import artifacts
 from hpo.dashboard.facts import ENOUGH_TRIALS, Facts, Reached
 from hpo.registry import distillation_name
 from hpo.reporting.blocks import plural, settings, spelled
 from hpo.reporting.markdown import escape
-from storage.artifacts import trial_folder
-from studies.hyperparameters import LEARNERS
-from studies.intervals import bootstrap
+from hpo.status.console import duration
+from storage.files.artifacts import trial_folder
+from studies.config.hyperparameters import LEARNERS
+from studies.evaluation.intervals import bootstrap
 
 TOP = 5
 # What people write below it stays.

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 from hpo.dashboard import artifacts, note, plots
 from hpo.dashboard.facts import Facts, Gatherer
 from hpo.dashboard.imports import without_scikit_learn
-from storage.postgres import Database
-from storage.records import Records
-from studies.spec import StudySpec
+from storage.database.postgres import Database
+from storage.database.records import Records
+from studies.config.spec import StudySpec
 
 if TYPE_CHECKING:
     from optuna.storages import BaseStorage

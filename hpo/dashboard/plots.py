@@ -14,7 +14,7 @@ import numpy as np
 
 from hpo.dashboard.facts import Facts
 from hpo.dashboard.note import behind
-from studies.hyperparameters import LEARNERS
+from studies.config.hyperparameters import LEARNERS
 
 # Okabe and Ito's, which the colour-blind tell apart as well.
 COLORS: dict[str, str] = dict(

@@ -22,13 +22,13 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
 import sqlalchemy as sa
 
-from hpo.console import Console
 from hpo.dashboard.downloads import HEADERS, READ_ONLY, ToBrowsers
 from hpo.dashboard.imports import without_scikit_learn
+from hpo.status.console import Console
+from storage.database.postgres import Database, hide_password, impatient_storage
+from storage.database.records import Records
+from storage.database.retry import is_transient
 from storage.errors import InputError, ScenetuneError
-from storage.patience import is_transient
-from storage.postgres import Database, hide_password, impatient_storage
-from storage.records import Records
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
@@ -222,7 +222,7 @@ def _keep_current(database: Database, storage: BaseStorage) -> None:
     from hpo.registry import load_spec_of
 
     # An outage is told by the requests.
-    logging.getLogger("storage.patience").setLevel(logging.ERROR)
+    logging.getLogger("storage.database.retry").setLevel(logging.ERROR)
     pages: dict[str, Page] = {}
     while True:
         with contextlib.suppress(ScenetuneError):

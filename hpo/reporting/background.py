@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from itertools import accumulate
 from typing import Any
 
-from hpo.console import duration
 from hpo.reporting import figures
 from hpo.reporting.blocks import (
     NOTHING,
@@ -25,6 +24,7 @@ from hpo.reporting.blocks import (
     plural,
     settings,
 )
+from hpo.status.console import duration
 
 Figures = Mapping[str, Any]
 # What is measured of an encoder: title, unit, form.

@@ -7,10 +7,10 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from hpo.snapshot import Snapshot, snapshot
-from storage.postgres import Database
-from storage.records import Records, RungResult
-from studies.spec import StudySpec
+from hpo.status.snapshot import Snapshot, snapshot
+from storage.database.postgres import Database
+from storage.database.records import Records, RungResult
+from studies.config.spec import StudySpec
 
 
 def study_document(
@@ -21,7 +21,7 @@ def study_document(
     Args:
         database: where the study lives.
         spec: the study.
-        evaluation: what `hpo.evaluation.evaluate_all` found.
+        evaluation: what `hpo.results.evaluation.evaluate_all` found.
         export: the student's folder, where there is one.
     """
     shot = snapshot(database, spec)

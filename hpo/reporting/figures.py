@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from hpo.reporting.canvas import COMPLETE, GREY, STOPPED, margin, marks, save, sheet, shorten, style
+from hpo.reporting.svg import COMPLETE, GREY, STOPPED, margin, marks, save, sheet, shorten, style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -13,7 +13,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from hpo.reporting import markdown
 from hpo.reporting.blocks import Report
 from hpo.reporting.sections import report
-from storage.atomic import atomic_write
+from storage.files.atomic import atomic_write
 
 
 def write(document: Mapping[str, Any], folder: Path) -> list[Path]:

@@ -79,7 +79,7 @@ class Results:
         Returns:
             An interval; None with fewer than two scenes in common, because one scene says nothing about others.
         """
-        from studies.intervals import bootstrap
+        from studies.evaluation.intervals import bootstrap
 
         differences = self.scene_differences(one, other)
         return asdict(bootstrap(np.array(list(differences.values())))) if len(differences) > 1 else None

@@ -12,11 +12,11 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
+from studies.config.search_domains import Section
 from studies.data import shop
 from studies.data.readers import find_parts
 from studies.data.source import Source, Tables
 from studies.data.times import check_format
-from studies.domains import Section
 
 Column = Annotated[str, Field(min_length=1)]
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import PositiveInt
 
-from studies.domains import Section
+from studies.config.search_domains import Section
 
 if TYPE_CHECKING:
     import polars as pl

@@ -10,17 +10,17 @@ import numpy as np
 import polars as pl
 from pydantic import Field
 
-from storage.atomic import sha256
 from storage.errors import InputError
+from storage.files.atomic import sha256
 from studies.data import stored
 from studies.data.completejourney import CompleteJourney
 from studies.data.dataset import Dataset, Ints, build, keep_first_takes, keep_scenes
 from studies.data.files import Files
 from studies.data.source import Source
-from studies.listener import NOBODY, Listener
+from studies.progress import NOBODY, Listener
 
 if TYPE_CHECKING:
-    from studies.spec import ProtocolSection
+    from studies.config.spec import ProtocolSection
 
 # A new source is added here and nowhere else.
 DataSection = Annotated[CompleteJourney | Files, Field(discriminator="source")]

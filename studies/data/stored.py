@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from storage.atomic import atomic_folder
+from storage.files.atomic import atomic_folder
 from studies.data.dataset import Dataset
 
 # Raised whenever what is stored, or how a source's rows become a data set, changes.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from studies.hyperparameters import Hyperparameters, LearnerName
+from studies.config.hyperparameters import Hyperparameters, LearnerName
 from studies.learners.anil import ANIL
 from studies.learners.base import Learner
 from studies.learners.finetune import FineTune
@@ -11,7 +11,7 @@ from studies.learners.maml import MAML
 from studies.learners.metasgd import MetaSGD
 from studies.learners.protonet import ProtoNet
 from studies.learners.reptile import Reptile
-from studies.recommender import Recommender
+from studies.model.recommender import Recommender
 
 LEARNERS: dict[LearnerName, type[Learner]] = {
     "protonet": ProtoNet,

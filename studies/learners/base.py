@@ -15,12 +15,12 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from studies.episodes import Episode
-from studies.hyperparameters import Hyperparameters
+from studies.config.hyperparameters import Hyperparameters
+from studies.episodes.sampler import Episode
 from studies.learners.inner_loop import Task, Weights, descend
-from studies.learners.meta_batch import scene_tasks
-from studies.learners.scene_task import Part, SceneTask
-from studies.recommender import AdaptedScene, Recommender
+from studies.learners.tasks.meta_batch import scene_tasks
+from studies.learners.tasks.scene_task import Part, SceneTask
+from studies.model.recommender import AdaptedScene, Recommender
 
 # Opens the tasks of a meta-batch: (model, episodes, part) → a context that yields them.
 Tasks = Callable[[Any, Sequence[Any], Part], AbstractContextManager[Any]]

@@ -16,7 +16,7 @@ class Task(Protocol):
 
     E tasks have weights with a leading axis, (E, ...), and (E,) losses; one task has the weights' own shapes and scalar
     losses. Tasks do not touch each other, so the gradient of the summed losses is each one's own. A learner needs
-    nothing else of a model: the recommender's tasks are `studies.learners.scene_task.SceneTask`.
+    nothing else of a model: the recommender's tasks are `studies.learners.tasks.scene_task.SceneTask`.
     """
 
     def start(self) -> Weights:

@@ -5,7 +5,7 @@ eq. 1: θ ← θ − β ∇_θ Σ L(θ − α ∇L(θ)). Deviations: AdamW in th
 each scene and moves at a learned rate.
 
 Memory: the graph of every inner step, its backward pass included, is held until the outer gradient is taken; the bound
-is in `studies/memory.py`.
+is in `studies/training/memory.py`.
 """
 
 from __future__ import annotations

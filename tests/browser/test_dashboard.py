@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from distill.inference import StudentRecommender
-from storage import checkpoints
-from storage.embedded import EmbeddedPostgres
-from storage.postgres import connect
+from storage.database.embedded import EmbeddedPostgres
+from storage.database.postgres import connect
+from storage.files import checkpoints
 from tests.browser.test_report import ARGUMENTS, BROWSER
 from tests.whole import whole
 

@@ -13,19 +13,19 @@ from optuna_dashboard import save_note
 from optuna_dashboard._custom_plot_data import get_plotly_graph_objects
 from optuna_dashboard._note import get_note
 
-from hpo.console import Console
 from hpo.dashboard import note, plots, server
 from hpo.dashboard.artifacts import attach_checkpoint
 from hpo.dashboard.downloads import ToBrowsers
 from hpo.dashboard.facts import ENOUGH_TRIALS, Gatherer, importance
 from hpo.dashboard.page import Page
-from hpo.distillation import open_distillation
-from storage import checkpoints
-from storage.artifacts import trial_folder
-from storage.embedded import EmbeddedPostgres
+from hpo.results.distillation import open_distillation
+from hpo.status.console import Console
+from storage.database.embedded import EmbeddedPostgres
+from storage.database.postgres import connect
+from storage.database.records import Records
 from storage.errors import InputError
-from storage.postgres import connect
-from storage.records import Records
+from storage.files import checkpoints
+from storage.files.artifacts import trial_folder
 from tests import report_document
 from tests.watched import searched, spec
 

@@ -6,16 +6,16 @@ from functools import partial
 import pytest
 from optuna.trial import TrialState
 
-from hpo.console import Console
-from hpo.distillation import choose, distil, distil_study, open_distillation
 from hpo.job import EVALUATION
 from hpo.registry import register
-from hpo.search import Search
-from hpo.students import dominates, students, take
-from storage.artifacts import study_folder, trial_folder
+from hpo.results.distillation import choose, distil, distil_study, open_distillation
+from hpo.results.students import dominates, students, take
+from hpo.search.loop import Search
+from hpo.status.console import Console
+from storage.database.records import Records
 from storage.errors import InputError
-from storage.records import Records
-from studies.objective import prepare, run_trial
+from storage.files.artifacts import study_folder, trial_folder
+from studies.training.objective import prepare, run_trial
 from tests.synthetic import planted_dataset, tiny_encoder, tiny_spec
 
 

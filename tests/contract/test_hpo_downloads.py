@@ -13,16 +13,16 @@ from optuna.artifacts import download_artifact, get_all_artifact_meta
 from optuna.artifacts.exceptions import ArtifactNotFound
 from optuna.trial import TrialState
 
-from distill.manifest import FORMAT, HEAD, LEXICON, MANIFEST, SERVED, seal
+from distill.export.manifest import FORMAT, HEAD, LEXICON, MANIFEST, SERVED, seal
 from hpo.dashboard import artifacts
 from hpo.dashboard.downloads import Artifacts
 from hpo.dashboard.page import Page
 from hpo.job import EVALUATION, EXPORT
-from hpo.lineage import origin
-from storage import checkpoints
-from storage.artifacts import study_folder, trial_folder
+from hpo.search.trial_chains import origin
+from storage.database.records import Records
 from storage.errors import InputError
-from storage.records import Records
+from storage.files import checkpoints
+from storage.files.artifacts import study_folder, trial_folder
 from tests import report_document
 from tests.contract import test_hpo_search
 from tests.contract.test_hpo_dashboard import distilled, serving, study  # noqa: F401 - fixtures

@@ -5,13 +5,13 @@ from functools import partial
 import numpy as np
 import pytest
 
-from hpo.finalists import Recheck, _pooled
 from hpo.registry import register
-from hpo.search import Search, ranked
-from studies.baselines import SupportPopularity
-from studies.evaluation import evaluate
-from studies.metrics import Evaluation, SceneMetrics
-from studies.objective import prepare, run_trial
+from hpo.search.finalists import Recheck, _pooled
+from hpo.search.loop import Search, ranked
+from studies.evaluation.baselines import SupportPopularity
+from studies.evaluation.evaluate import evaluate
+from studies.evaluation.metrics import Evaluation, SceneMetrics
+from studies.training.objective import prepare, run_trial
 from tests.synthetic import planted_dataset, tiny_encoder, tiny_spec
 
 

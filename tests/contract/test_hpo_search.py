@@ -12,19 +12,19 @@ import pytest
 from optuna.trial import TrialState
 
 from hpo.lifecycle import check_startable
-from hpo.lineage import CONTINUES, ERROR, REASON, SPARED, origin, stories
-from hpo.pruner import RecallPruner
 from hpo.registry import register
-from hpo.search import Search
-from hpo.snapshot import snapshot
-from storage.artifacts import trial_folder
-from storage.control import Control
-from storage.embedded import EmbeddedPostgres
+from hpo.search.loop import Search
+from hpo.search.pruner import RecallPruner
+from hpo.search.trial_chains import CONTINUES, ERROR, REASON, SPARED, origin, stories
+from hpo.status.snapshot import snapshot
+from storage.database.control import Control
+from storage.database.embedded import EmbeddedPostgres
+from storage.database.postgres import connect
+from storage.database.records import Records, RungResult
 from storage.errors import InputError
-from storage.postgres import connect
-from storage.records import Records, RungResult
-from studies.objective import RungReport
-from studies.spec import parse_spec
+from storage.files.artifacts import trial_folder
+from studies.config.spec import parse_spec
+from studies.training.objective import RungReport
 
 SCENES = ("tea", "cheese")
 RUNGS = [10, 30, 90]

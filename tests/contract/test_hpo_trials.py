@@ -11,18 +11,18 @@ import psycopg2
 import pytest
 from optuna.trial import TrialState
 
-from hpo.budget import Budget
-from hpo.claims import Claims
-from hpo.lineage import COST, ERROR, LOST, REASON, counts
 from hpo.registry import register
-from hpo.search_space import suggest
-from hpo.trials import Paused, open_study, run_all, run_next
-from storage import leases
-from storage.control import Control
+from hpo.search.budget import Budget
+from hpo.search.space import suggest
+from hpo.search.trial_chains import COST, ERROR, LOST, REASON, counts
+from hpo.search.trial_queue import Claims
+from hpo.search.trial_run import Paused, open_study, run_all, run_next
+from storage.database import leases
+from storage.database.control import Control
+from storage.database.leases import SILENT_SECONDS, Leases, Worker
+from storage.database.postgres import connect
 from storage.errors import ArtifactsUnavailable, InputError
-from storage.leases import SILENT_SECONDS, Leases, Worker
-from storage.postgres import connect
-from studies.spec import parse_spec
+from studies.config.spec import parse_spec
 
 
 @pytest.fixture
@@ -198,7 +198,7 @@ def test_a_reused_process_id_is_not_taken_for_the_worker(database, study, claims
 
 def test_a_heartbeat_says_how_far_the_trial_is(database, claims, monkeypatch):
     """Between its rungs a trial of an hour would look the same as one that hangs."""
-    monkeypatch.setattr("hpo.claims.BEAT_SECONDS", 0.01)
+    monkeypatch.setattr("hpo.search.trial_queue.BEAT_SECONDS", 0.01)
     held, seen = Leases(database.engine, "s"), []
 
     def objective(trial):

@@ -11,13 +11,13 @@ from sqlalchemy.engine import make_url
 from typer.testing import CliRunner
 
 from hpo.commands.database import app
-from storage.backup import backup, restore
-from storage.embedded import EmbeddedPostgres
+from storage.database.backup import backup, restore
+from storage.database.embedded import EmbeddedPostgres
+from storage.database.postgres import Database, connect, create_engine
+from storage.database.records import Records, RungResult
+from storage.database.server_files import Account, server_programs
 from storage.errors import DatabaseUnreachable, InputError
 from storage.home import home
-from storage.postgres import Database, connect, create_engine
-from storage.records import Records, RungResult
-from storage.server_files import Account, server_programs
 
 RESULT = RungResult("s", 0, 0, 10, 0.5, {"tea": 0.5}, 1.5)
 

@@ -11,10 +11,10 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from optuna.trial import TrialState
 
-from storage import control, leases, records
+from storage.database import control, leases, records
+from storage.database.migrations import SCHEMA, known_versions
+from storage.database.postgres import Database, connect, create_engine, upgrade_database
 from storage.errors import InputError
-from storage.migrations import SCHEMA, known_versions
-from storage.postgres import Database, connect, create_engine, upgrade_database
 
 ROOT = Path(__file__).parents[2]
 NEWEST = known_versions()[0]
@@ -28,7 +28,8 @@ def in_our_schema(name: str | None, kind: str, parents: object) -> bool:
 def test_processes_that_open_an_empty_database_at_once_all_succeed(database_url: str) -> None:
     """Workers start together: both would find no tables, both make them, and all but one would die."""
     code = (
-        "import sys, storage.migrations, optuna.storages._rdb.storage\nfrom storage.postgres import connect\n"
+        "import sys, storage.database.migrations, optuna.storages._rdb.storage\n"
+        "from storage.database.postgres import connect\n"
         "print('ready', flush=True); sys.stdin.readline(); connect(sys.argv[1])"
     )
     command = [sys.executable, "-c", code, database_url]

@@ -4,7 +4,7 @@ import optuna
 import pytest
 from optuna.testing.pytest_storages import StorageTestCase
 
-from storage.postgres import Database
+from storage.database.postgres import Database
 
 
 class TestOptunaContract(StorageTestCase):

@@ -20,14 +20,14 @@ from optuna.trial import TrialState
 from postgres_proxy import Proxy
 from sqlalchemy.engine import make_url
 
-from storage import patience
-from storage.embedded import EmbeddedPostgres
+from storage.database import retry
+from storage.database.embedded import EmbeddedPostgres
+from storage.database.postgres import Database, connect, create_engine
+from storage.database.records import Records, RungResult
+from storage.database.retry import is_transient, patiently, retrying
+from storage.database.retrying_storage import PatientStorage
+from storage.database.server_files import recorded_socket
 from storage.errors import DatabaseUnreachable, LockLost
-from storage.patience import is_transient, patiently, retrying
-from storage.patient_storage import PatientStorage
-from storage.postgres import Database, connect, create_engine
-from storage.records import Records, RungResult
-from storage.server_files import recorded_socket
 
 FLOAT = optuna.distributions.FloatDistribution(0, 1)
 RESULT = RungResult("s", 0, 0, 10, 0.5, {"tea": 0.5}, 1.5)
@@ -168,7 +168,7 @@ def test_calls_go_on_after_their_connections_were_cut(database: Database, caplog
         lambda: records.record_rung(RESULT),
         lambda: records.finish_stage("s", "search", {}),
     ]
-    with caplog.at_level(logging.INFO, "storage.patience"):
+    with caplog.at_level(logging.INFO, "storage.database.retry"):
         for call in work:
             calls.clear()
             call()
@@ -305,7 +305,7 @@ def test_waiting_for_a_lock_outlives_a_cut_connection(database: Database) -> Non
 
 def test_patience_ends_with_the_servers_words(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     """Waiting for ever hides a dead server; ten minutes at each of several levels is as good as for ever."""
-    monkeypatch.setattr(patience, "PATIENCE_SECONDS", 0.3)
+    monkeypatch.setattr(retry, "PATIENCE_SECONDS", 0.3)
     calls = []
 
     def fail() -> None:

@@ -9,8 +9,8 @@ import optuna
 import pytest
 import sqlalchemy as sa
 
-from storage.postgres import Database
-from storage.records import Records, RungResult
+from storage.database.postgres import Database
+from storage.database.records import Records, RungResult
 
 RESULT = RungResult("s", 0, 0, 10, 0.5, {"tea": 0.25, "cheese": 0.75}, 1.5)
 

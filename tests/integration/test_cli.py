@@ -7,9 +7,9 @@ import sys
 import pytest
 
 from hpo.registry import register
-from storage.control import Control
-from storage.postgres import connect
-from studies.spec import load_spec
+from storage.database.control import Control
+from storage.database.postgres import connect
+from studies.config.spec import load_spec
 from tests.mini import call, hpo, mini
 
 pytestmark = pytest.mark.usefixtures("shared_caches")

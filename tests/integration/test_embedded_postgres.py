@@ -16,15 +16,15 @@ import psutil
 import psycopg2
 import pytest
 
-from storage.embedded import EmbeddedPostgres
+from storage.database.embedded import EmbeddedPostgres
+from storage.database.postgres import create_engine, database_url
+from storage.database.server_files import Account, recorded_socket, server_programs
 from storage.errors import EmbeddedServerError, InputError
-from storage.postgres import create_engine, database_url
-from storage.server_files import Account, recorded_socket, server_programs
 
 ROOT = Path(__file__).parents[2]
 # A test run under nohup hands its ignored hang-up down: the starter must die of it all the same.
 START = "import signal, sys, pathlib, time; signal.signal(signal.SIGHUP, signal.SIG_DFL); \
-from storage.embedded import EmbeddedPostgres as E; \
+from storage.database.embedded import EmbeddedPostgres as E; \
 print(E(pathlib.Path(sys.argv[1])).start(), flush=True); time.sleep(float(sys.argv[2]))"
 NewServer = Callable[[Path], EmbeddedPostgres]
 

@@ -9,8 +9,8 @@ import polars as pl
 import psutil
 import pytest
 
-from hpo.reference import example, verbs
-from storage.embedded import EmbeddedPostgres
+from hpo.commands.reference import example, verbs
+from storage.database.embedded import EmbeddedPostgres
 from tests.integration.test_files_study import SMALL, STUDY
 from tests.mini import HPO
 from tests.synthetic import planted_dataset, tiny_encoder, write_shop

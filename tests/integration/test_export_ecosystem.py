@@ -12,8 +12,8 @@ from safetensors.torch import load_file
 
 from distill.inference import StudentRecommender
 from hpo.registry import register
-from storage.postgres import connect
-from studies.spec import load_spec
+from storage.database.postgres import connect
+from studies.config.spec import load_spec
 from tests.mini import call, hpo, mini
 
 TEXTS = ["milk", "WHOLE MILK 1 L", "crème brûlée 北京", "dark chocolate with hazelnuts " * 60, "corn flakes", "x"]

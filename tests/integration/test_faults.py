@@ -10,19 +10,19 @@ import psutil
 import pytest
 from optuna.trial import TrialState
 
-from hpo.lineage import LOST
 from hpo.registry import register
-from storage.control import Control
-from storage.embedded import EmbeddedPostgres
-from storage.postgres import connect
-from storage.records import Records
+from hpo.search.trial_chains import LOST
+from storage.database.control import Control
+from storage.database.embedded import EmbeddedPostgres
+from storage.database.postgres import connect
+from storage.database.records import Records
 
 pytestmark = pytest.mark.slow
 
 SUPERVISOR = """
 from pathlib import Path
 import chaos
-from storage.postgres import connect
+from storage.database.postgres import connect
 chaos.search(connect({url!r}), chaos.study("orphans", 50), Path({folder!r}), 2, chaos.undisturbed)
 """
 

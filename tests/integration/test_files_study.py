@@ -10,11 +10,11 @@ import pytest
 from ir_measures import R
 
 from hpo import job
-from hpo.console import Console
-from hpo.evaluation import evaluate_export
+from hpo.results.evaluation import evaluate_export
+from hpo.status.console import Console
+from storage.database.postgres import connect
 from storage.errors import InputError
-from storage.postgres import connect
-from studies.spec import load_spec
+from studies.config.spec import load_spec
 from tests.mini import call, hpo
 from tests.synthetic import planted_dataset, tiny_encoder, write_shop
 

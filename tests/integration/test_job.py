@@ -13,9 +13,9 @@ import pytest
 from optuna.trial import TrialState
 from optuna_dashboard._note import get_note
 
-from hpo.lineage import LOST, stories
-from storage.postgres import connect
-from storage.records import Records
+from hpo.search.trial_chains import LOST, stories
+from storage.database.postgres import connect
+from storage.database.records import Records
 from tests.mini import call, hpo, mini, start
 
 pytestmark = pytest.mark.usefixtures("shared_caches")

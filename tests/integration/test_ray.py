@@ -13,8 +13,8 @@ import psutil
 import pytest
 from optuna.trial import TrialState
 
-from hpo.fleet import STOP_SECONDS
-from hpo.lineage import LOST, stories
+from hpo.search.trial_chains import LOST, stories
+from hpo.workers.supervisor import STOP_SECONDS
 from tests.integration.test_job import trials_of, wait_for
 from tests.mini import hpo, mini, start
 

@@ -6,9 +6,9 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-import distill.export as exporting
-from studies.hyperparameters import Hyperparameters
-from studies.objective import prepare
+import distill.export.writer as exporting
+from studies.config.hyperparameters import Hyperparameters
+from studies.training.objective import prepare
 from tests.mini import call, hpo
 from tests.served import export_to, untrained
 from tests.synthetic import planted_dataset, tiny_encoder, tiny_spec

@@ -28,8 +28,8 @@ import typer.main
 import yaml
 
 from hpo.cli import app
-from storage.postgres import connect
-from storage.server_files import Account, server_programs
+from storage.database.postgres import connect
+from storage.database.server_files import Account, server_programs
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"

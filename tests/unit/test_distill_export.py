@@ -12,23 +12,23 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-import distill.export as exporting
-import distill.export_checks as export_checks
-from distill.export import export
+import distill.export.checks as export_checks
+import distill.export.writer as exporting
+from distill.export.manifest import ORIGIN
+from distill.export.onnx_graph import GRAPHS, write_int8, write_onnx
+from distill.export.writer import export
 from distill.hyperparameters import StudentHyperparameters
 from distill.inference import StudentRecommender, as_student, load_export
 from distill.initialisation import student_config
-from distill.manifest import ORIGIN
 from distill.objective import Distillation, Student, Teacher, evaluate, load_student
-from distill.onnx_export import GRAPHS, write_int8, write_onnx
-from distill.onnx_tower import through
+from distill.serving.onnx_tower import through
 from distill.student import parameters
 from storage.errors import InputError, ScenetuneError
-from studies.device import full_precision
-from studies.encoder import Encoder, tokenize
-from studies.hyperparameters import Hyperparameters
-from studies.objective import Problem, prepare
-from studies.spec import Format, Precision, parse_spec
+from studies.config.hyperparameters import Hyperparameters
+from studies.config.spec import Format, Precision, parse_spec
+from studies.model.device import full_precision
+from studies.model.encoder import Encoder, tokenize
+from studies.training.objective import Problem, prepare
 from tests.synthetic import planted_dataset, tiny_encoder, tiny_spec
 
 FORMATS: tuple[Format, ...] = ("hf", "onnx", "onnx-int8")

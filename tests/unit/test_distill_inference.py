@@ -11,20 +11,20 @@ from typing import Any
 import pytest
 import torch
 
-import distill.backends as backends
-import distill.export as exporting
+import distill.export.writer as exporting
 import distill.inference as inference
-import distill.scene as scenes
+import distill.serving.backends as backends
+import distill.serving.scene as scenes
 from distill.inference import StudentRecommender, load_export
-from distill.scene import best
+from distill.serving.scene import best
 from storage.errors import InputError
-from studies.catalogue import TERMS
-from studies.device import full_precision
-from studies.encoder import tokenize
-from studies.episodes import Episode
-from studies.hyperparameters import Hyperparameters
-from studies.metrics import top_k
-from studies.objective import Problem, prepare
+from studies.config.hyperparameters import Hyperparameters
+from studies.episodes.catalogue_terms import TERMS
+from studies.episodes.sampler import Episode
+from studies.evaluation.metrics import top_k
+from studies.model.device import full_precision
+from studies.model.encoder import tokenize
+from studies.training.objective import Problem, prepare
 from tests.served import export_to, untrained
 from tests.synthetic import planted_dataset, tiny_encoder, tiny_spec
 

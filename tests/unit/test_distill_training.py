@@ -18,15 +18,15 @@ from distill.objective import Distillation, Teacher, evaluate, load_student
 from distill.student import TokenTower
 from distill.teacher_states import TeacherStates, needed
 from distill.trainer import Distiller, asking, draw
-from storage import checkpoints
 from storage.errors import InputError
-from studies import encoder as encoders
-from studies.device import autocast, fast_bf16, full_precision
-from studies.encoder import Encoder, Ragged, tokenize
-from studies.hyperparameters import Hyperparameters, LearnerName
-from studies.objective import Problem, prepare
-from studies.spec import TeacherSection
-from studies.towers import build_tower
+from storage.files import checkpoints
+from studies.config.hyperparameters import Hyperparameters, LearnerName
+from studies.config.spec import TeacherSection
+from studies.model import encoder as encoders
+from studies.model.device import autocast, fast_bf16, full_precision
+from studies.model.encoder import Encoder, Ragged, tokenize
+from studies.model.towers import build_tower
+from studies.training.objective import Problem, prepare
 from tests.heard import Heard
 from tests.synthetic import planted_dataset, tiny_encoder, tiny_spec
 

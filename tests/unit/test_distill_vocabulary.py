@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from distill.vocabulary import Speller, needed_tokens, trim
 from storage.errors import InputError
-from studies import encoder as encoders
-from studies.encoder import tokenize
-from studies.spec import TeacherSection
+from studies.config.spec import TeacherSection
+from studies.model import encoder as encoders
+from studies.model.encoder import tokenize
 
 TEXTS = ["whole milk, 1 l, own brand", "dark chocolate with hazelnuts", "chicken broth", "corn flakes, 500 g"]
 WHOLE = encoders.load(TeacherSection()).tokenizer

@@ -11,7 +11,7 @@ import typer
 from typer.testing import CliRunner
 
 from hpo.cli import app
-from hpo.reference import example, render, verbs
+from hpo.commands.reference import example, render, verbs
 
 ROOT = Path(__file__).parents[2]
 VERBS = verbs()
@@ -96,4 +96,4 @@ def test_a_command_that_cannot_be_is_noticed() -> None:
 def test_the_reference_is_what_the_command_line_says() -> None:
     """A reference that has drifted is worse than none."""
     written = (ROOT / "docs" / "commands.md").read_text(encoding="utf-8")
-    assert written == render(), "run: python -m hpo.reference > docs/commands.md"
+    assert written == render(), "run: python -m hpo.commands.reference > docs/commands.md"

@@ -89,7 +89,10 @@ def test_files_are_called_what_files_may_be_called_and_exports_differ() -> None:
             "s.optimize(lambda trial: trial.suggest_float('outer_lr', 0, 1), 30); assert importance(s)",
             "torch matplotlib sklearn pandas",
         ),
-        ("import hpo.dashboard.downloads, storage.checkpoints, distill.manifest", "torch transformers optuna"),
+        (
+            "import hpo.dashboard.downloads, storage.files.checkpoints, distill.export.manifest",
+            "torch transformers optuna",
+        ),
     ],
     ids=["the server", "importance", "a download"],
 )

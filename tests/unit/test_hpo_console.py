@@ -15,7 +15,7 @@ ESCAPE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 COLOUR = re.compile(r"\x1b\[[0-9;]*3[0-9](;[0-9]+)*m")
 HEAD = """
 import contextlib
-from hpo import console
+from hpo.status import console
 console.SECONDS_UNTIL_SHOWN = console.SECONDS_BETWEEN_LINES = 0
 shown = console.Console()
 """

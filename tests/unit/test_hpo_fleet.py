@@ -8,8 +8,8 @@ import time
 import psutil
 import pytest
 
-from hpo.engines.local import Process
-from hpo.fleet import MAX_LOSSES_IN_A_ROW, supervise
+from hpo.workers.engines.local import Process
+from hpo.workers.supervisor import MAX_LOSSES_IN_A_ROW, supervise
 from storage.errors import ScenetuneError
 
 FOREVER = "import time\nwhile True: time.sleep(0.05)"
@@ -109,7 +109,7 @@ def test_ctrl_c_stops_all_workers_in_order(tmp_path):
 
 def test_a_worker_that_will_not_stop_is_killed(tmp_path, monkeypatch):
     """One that hangs in native code must not keep the launcher from ending."""
-    monkeypatch.setattr("hpo.fleet.STOP_SECONDS", 0.5)
+    monkeypatch.setattr("hpo.workers.supervisor.STOP_SECONDS", 0.5)
     deaf = "import signal\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\n" + FOREVER
     engine = Scripted(tmp_path, deaf, "import sys, time\ntime.sleep(0.5)\nsys.exit(1)")
     with pytest.raises(ScenetuneError):

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hpo.halving import RungHistory, completion, decide, promotion, quota
+from hpo.search.asha import RungHistory, completion, decide, promotion, quota
 
 recalls = st.floats(0, 1, allow_nan=False)
 

@@ -5,7 +5,7 @@ import math
 import optuna
 import pytest
 
-from hpo.pruner import RecallPruner, is_exempt
+from hpo.search.pruner import RecallPruner, is_exempt
 
 
 def _study(pruner):

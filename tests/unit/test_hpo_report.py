@@ -2,10 +2,10 @@
 
 import pytest
 
-from hpo.console import Console, duration
-from hpo.report import print_result
-from hpo.summary import Scored, retention
-from studies.metrics import Evaluation, SceneMetrics
+from hpo.reporting.terminal import print_result
+from hpo.results.summary import Scored, retention
+from hpo.status.console import Console, duration
+from studies.evaluation.metrics import Evaluation, SceneMetrics
 
 
 def system(recall, low, high):

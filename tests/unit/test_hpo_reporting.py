@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 
 from hpo.reporting import markdown
-from hpo.reporting.canvas import COMPLETE, OTHER, STOPPED, STYLES, shorten
 from hpo.reporting.page import write
-from studies.intervals import bootstrap
+from hpo.reporting.svg import COMPLETE, OTHER, STOPPED, STYLES, shorten
+from studies.evaluation.intervals import bootstrap
 from tests.report_document import HOSTILE, SHOTS, TEACHER, document, interval
 
 ROOT = Path(__file__).parents[2]

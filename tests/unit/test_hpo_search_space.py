@@ -3,8 +3,8 @@
 import optuna
 import pytest
 
-from hpo.search_space import grid, make_sampler, suggest
-from studies.search_section import SearchSection
+from hpo.search.space import grid, make_sampler, suggest
+from studies.config.search_section import SearchSection
 
 
 def section(**values):

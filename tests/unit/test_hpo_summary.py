@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from hpo import summary
-from hpo.summary import Scored
-from studies.baselines import POPULARITY
-from studies.episodes import EpisodeSampler
-from studies.intervals import bootstrap
-from studies.metrics import Evaluation, SceneMetrics
-from studies.scenes import split
-from studies.spec import ProtocolSection
+from hpo.results import summary
+from hpo.results.summary import Scored
+from studies.config.spec import ProtocolSection
+from studies.episodes.sampler import EpisodeSampler
+from studies.episodes.split import split
+from studies.evaluation.baselines import POPULARITY
+from studies.evaluation.intervals import bootstrap
+from studies.evaluation.metrics import Evaluation, SceneMetrics
 from tests.synthetic import planted_dataset
 
 SCENES = tuple(f"scene {n}" for n in range(10))

@@ -10,12 +10,12 @@ import pytest
 from optuna.trial import TrialState
 from rich.console import Console as RichConsole
 
-from hpo.console import Console
-from hpo.snapshot import Students, summarise
-from hpo.watch import SILENT_SECONDS, JsonLines, LiveTable, choose, follow, heading, overview, render
-from storage.control import Orders
-from storage.leases import Lease
-from studies.spec import parse_spec
+from hpo.status.console import Console
+from hpo.status.snapshot import Students, summarise
+from hpo.status.watch import SILENT_SECONDS, JsonLines, LiveTable, choose, follow, heading, overview, render
+from storage.database.control import Orders
+from storage.database.leases import Lease
+from studies.config.spec import parse_spec
 
 SPEC = parse_spec(
     {

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from storage.atomic import atomic_folder, atomic_write, sha256
 from storage.errors import InputError
+from storage.files.atomic import atomic_folder, atomic_write, sha256
 
 ROOT = Path(__file__).parents[2]
 
@@ -71,7 +71,7 @@ def test_killed_writer_leaves_the_old_folder(tmp_path: Path) -> None:
     with atomic_folder(target) as draft:
         (draft / "a").write_text("old")
     code = (
-        "import sys, pathlib, time\nfrom storage.atomic import atomic_folder\n"
+        "import sys, pathlib, time\nfrom storage.files.atomic import atomic_folder\n"
         "with atomic_folder(pathlib.Path(sys.argv[1]), replace=True) as d:\n"
         "    (d / 'a').write_text('new'); print('written', flush=True); time.sleep(600)\n"
     )

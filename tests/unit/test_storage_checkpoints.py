@@ -15,8 +15,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from storage import checkpoints
 from storage.errors import CorruptArtifact, ScenetuneError
+from storage.files import checkpoints
 from tests.checkpoint_writer import write_on
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64, torch.int64, torch.uint8, torch.bool)

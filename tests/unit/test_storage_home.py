@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from storage.artifacts import study_folder, trial_folder
 from storage.errors import InputError
+from storage.files.artifacts import study_folder, trial_folder
 from storage.home import home
 
 

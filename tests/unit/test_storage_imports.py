@@ -13,10 +13,10 @@ ROOT = Path(__file__).parents[2]
     ("modules", "banned"),
     [
         (
-            "storage.errors storage.home storage.embedded storage.artifacts",
+            "storage.errors storage.home storage.database.embedded storage.files.artifacts",
             "torch optuna sqlalchemy alembic psycopg2",
         ),
-        ("storage.postgres storage.records", "torch optuna alembic"),
+        ("storage.database.postgres storage.database.records", "torch optuna alembic"),
     ],
 )
 def test_import_stays_light(modules: str, banned: str) -> None:

@@ -11,9 +11,9 @@ import s3fs
 import torch
 from moto.server import ThreadedMotoServer
 
-from storage import checkpoints, store
-from storage.artifacts import study_folder, trial_folder
 from storage.errors import CorruptArtifact, InputError, ScenetuneError
+from storage.files import checkpoints, store
+from storage.files.artifacts import study_folder, trial_folder
 
 ROOT = Path(__file__).parents[2]
 
@@ -200,7 +200,7 @@ def test_a_missing_package_is_named_with_the_extra_that_brings_it(monkeypatch: p
     """An ImportError would end in a traceback about a module that the user never heard of."""
     monkeypatch.setenv("HPO_ARTIFACTS", "s3://bucket/prefix")
     code = (
-        "import sys; sys.modules['s3fs'] = None\nfrom storage import errors, store\n"
+        "import sys; sys.modules['s3fs'] = None\nfrom storage import errors\nfrom storage.files import store\n"
         "try:\n    store.check_store()\nexcept errors.InputError as error:\n    print(error)"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)

@@ -9,8 +9,8 @@ from sqlalchemy import event
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import OperationalError
 
+from storage.database.postgres import connect, create_engine, hide_password, normalise_url
 from storage.errors import DatabaseUnreachable, InputError
-from storage.postgres import connect, create_engine, hide_password, normalise_url
 
 MARK = "Zq7"
 text = st.text(st.characters(exclude_categories=("Cs",)), max_size=12)

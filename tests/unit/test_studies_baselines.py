@@ -8,7 +8,12 @@ import polars as pl
 import pytest
 import torch
 
-from studies.baselines import (
+from studies.config.spec import ProtocolSection
+from studies.data.dataset import Dataset, build
+from studies.data.source import Tables
+from studies.episodes.sampler import Episode, EpisodeSampler
+from studies.episodes.split import split
+from studies.evaluation.baselines import (
     BM25,
     TEXT_FREE,
     CountsAndWords,
@@ -20,11 +25,6 @@ from studies.baselines import (
     ZeroShot,
     build_baselines,
 )
-from studies.data.dataset import Dataset, build
-from studies.data.source import Tables
-from studies.episodes import Episode, EpisodeSampler
-from studies.scenes import split
-from studies.spec import ProtocolSection
 from tests.synthetic import planted_dataset
 
 PROTOCOL = ProtocolSection(shots=6, k=5, queries=8, history=8, split=(0.5, 0.25, 0.25))

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from studies.catalogue import TERMS, terms, weigh_fields
+from studies.episodes.catalogue_terms import TERMS, terms, weigh_fields
 
 TEXTS = [
     "soda, cola, 12 oz, national",

@@ -13,12 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from storage.errors import InputError
+from studies.config.spec import ProtocolSection
 from studies.data import sources, stored
 from studies.data.completejourney import CompleteJourney
 from studies.data.dataset import Dataset, build, keep_first_takes, keep_scenes
 from studies.data.source import Source, Tables
 from studies.data.sources import by_digest, eligible
-from studies.spec import ProtocolSection
 from tests.synthetic import planted_dataset
 
 LOG_COLUMNS = ["user", "product", "time"]

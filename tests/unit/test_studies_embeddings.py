@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from storage.errors import InputError
-from studies.device import full_precision
-from studies.encoder import Encoder, load, tokenize
-from studies.spec import TeacherSection
+from studies.config.spec import TeacherSection
+from studies.model.device import full_precision
+from studies.model.encoder import Encoder, load, tokenize
 from tests.cache_builder import (
     SEVERAL_BATCHES,
     TEXTS,
@@ -286,7 +286,7 @@ def test_an_entry_removed_before_its_lock_is_held_is_computed_again(
         fcntl.flock(descriptor, operation)
 
     names = {name: getattr(fcntl, name) for name in ("LOCK_SH", "LOCK_EX", "LOCK_NB")}
-    monkeypatch.setattr("studies.embeddings.fcntl", SimpleNamespace(flock=late, **names))
+    monkeypatch.setattr("studies.model.activation_cache.fcntl", SimpleNamespace(flock=late, **names))
     built = cache(tmp_path, encoder)
     assert computes(built, {0})
     assert removed

@@ -12,15 +12,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from storage.atomic import sha256
 from storage.errors import InputError
-from studies.device import fast_bf16, full_precision
-from studies.embeddings import EmbeddingCache
-from studies.encoder import MINILM_SHA256, Encoder, Ragged, by_length, load, pool, run_layers, tokenize
-from studies.hyperparameters import Hyperparameters
-from studies.objective import prepare, run_trial
-from studies.spec import TeacherSection
-from studies.towers import TopLayersTower, build_tower
+from storage.files.atomic import sha256
+from studies.config.hyperparameters import Hyperparameters
+from studies.config.spec import TeacherSection
+from studies.model.activation_cache import EmbeddingCache
+from studies.model.device import fast_bf16, full_precision
+from studies.model.encoder import MINILM_SHA256, Encoder, Ragged, by_length, load, pool, run_layers, tokenize
+from studies.model.towers import TopLayersTower, build_tower
+from studies.training.objective import prepare, run_trial
 from tests.synthetic import BRANDS, COLOURS, SCENES, SIZES, planted_dataset, tiny_encoder, tiny_spec
 
 CPU = torch.device("cpu")

@@ -12,11 +12,11 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from storage.errors import InputError
+from studies.config.spec import ProtocolSection
 from studies.data.dataset import Dataset, build, keep_first_takes
 from studies.data.source import Tables
-from studies.episodes import DAY, Episode, EpisodeSampler
-from studies.scenes import MINIMUM_SCENES, PARTS, Part, Split, split
-from studies.spec import ProtocolSection
+from studies.episodes.sampler import DAY, Episode, EpisodeSampler
+from studies.episodes.split import MINIMUM_SCENES, PARTS, Part, Split, split
 from tests.synthetic import planted_dataset
 
 PROTOCOL = ProtocolSection(

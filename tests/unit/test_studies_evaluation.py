@@ -7,14 +7,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from studies.catalogue import TERMS
-from studies.episodes import Episode
-from studies.evaluation import Adapted, ItemVectors, System, Unadapted, evaluate
-from studies.hyperparameters import Hyperparameters
+from studies.config.hyperparameters import Hyperparameters
+from studies.episodes.catalogue_terms import TERMS
+from studies.episodes.sampler import Episode
+from studies.evaluation.evaluate import Adapted, ItemVectors, System, Unadapted, evaluate
+from studies.evaluation.metrics import METRICS
 from studies.learners import Learner, build
-from studies.metrics import METRICS
-from studies.recommender import Head, Recommender
-from studies.towers import FrozenTower
+from studies.model.recommender import Head, Recommender
+from studies.model.towers import FrozenTower
 from tests.unit.test_studies_metrics import make_episode
 
 ITEMS, WIDTH = 30, 12

@@ -13,24 +13,24 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional
 
-from studies.catalogue import TERMS
-from studies.device import full_precision
-from studies.embeddings import EmbeddingCache
-from studies.encoder import load, tokenize
-from studies.episodes import Episode
-from studies.hyperparameters import Hyperparameters, LearnerName
+from studies.config.hyperparameters import Hyperparameters, LearnerName
+from studies.config.spec import TeacherSection
+from studies.episodes.catalogue_terms import TERMS
+from studies.episodes.sampler import Episode
 from studies.learners import LEARNERS, Learner, build
 from studies.learners.finetune import FineTune
 from studies.learners.fomaml import FOMAML
 from studies.learners.inner_loop import descend
 from studies.learners.maml import MAML
-from studies.learners.meta_batch import FILL, side_by_side
 from studies.learners.protonet import ProtoNet
 from studies.learners.reptile import Reptile
-from studies.learners.scene_task import SceneTask, ranking_loss
-from studies.recommender import AdaptedScene, Head, Recommender, Texts, texts_of
-from studies.spec import TeacherSection
-from studies.towers import FrozenTower, build_tower
+from studies.learners.tasks.meta_batch import FILL, side_by_side
+from studies.learners.tasks.scene_task import SceneTask, ranking_loss
+from studies.model.activation_cache import EmbeddingCache
+from studies.model.device import full_precision
+from studies.model.encoder import load, tokenize
+from studies.model.recommender import AdaptedScene, Head, Recommender, Texts, texts_of
+from studies.model.towers import FrozenTower, build_tower
 from tests.synthetic import BRANDS, COLOURS, SCENES, tiny_encoder
 
 ITEMS, WIDTH, SIZE = 24, 6, 4

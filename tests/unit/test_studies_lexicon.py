@@ -12,10 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.feature_extraction.text import HashingVectorizer, TfidfVectorizer
 
-from studies.episodes import EpisodeSampler
-from studies.lexicon import BUCKETS, Lexicon, count_words, overlap
-from studies.scenes import split
-from studies.spec import ProtocolSection
+from studies.config.spec import ProtocolSection
+from studies.episodes.lexicon import BUCKETS, Lexicon, count_words, overlap
+from studies.episodes.sampler import EpisodeSampler
+from studies.episodes.split import split
 from tests.synthetic import planted_dataset
 
 TEXTS = ["green tea, 20 bags", "black tea, 20 bags", "green apple", "Green tea, loose", "tea", ""]
@@ -33,8 +33,8 @@ def test_words_fall_into_the_buckets_of_scikit_learns_hashing(texts: list[str]) 
 def test_workers_and_served_students_do_without_scikit_learn() -> None:
     """Imported anywhere on their way, it and the pandas behind it would cost each of these processes seconds."""
     code = (
-        "import sys, hpo.worker, hpo.search, studies.objective, distill.inference\n"
-        "from studies.lexicon import count_words\n"
+        "import sys, hpo.workers.worker, hpo.search.loop, studies.training.objective, distill.inference\n"
+        "from studies.episodes.lexicon import count_words\n"
         "count_words(['green tea'])\n"
         "print({'sklearn', 'pandas', 'scipy.stats'} & set(sys.modules))"
     )

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from storage.errors import InputError
-from studies.device import free_memory
-from studies.hyperparameters import Hyperparameters, LearnerName
-from studies.memory import Shape, refuse_too_large, trial_bytes
-from studies.objective import Problem, prepare
-from studies.search_section import SearchSection
+from studies.config.hyperparameters import Hyperparameters, LearnerName
+from studies.config.search_section import SearchSection
+from studies.model.device import free_memory
+from studies.training.memory import Shape, refuse_too_large, trial_bytes
+from studies.training.objective import Problem, prepare
 from tests.synthetic import planted_dataset, tiny_encoder, tiny_spec
 
 

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from ir_measures import RR, P, R, Success, nDCG
 from torch import Tensor
 
-from studies.catalogue import TERMS
-from studies.episodes import Episode
-from studies.intervals import bootstrap, interval
-from studies.metrics import (
+from studies.episodes.catalogue_terms import TERMS
+from studies.episodes.sampler import Episode
+from studies.evaluation.intervals import bootstrap, interval
+from studies.evaluation.metrics import (
     METRICS,
     EpisodeMetrics,
     Evaluation,

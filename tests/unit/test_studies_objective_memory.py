@@ -12,11 +12,12 @@ import pytest
 import torch
 
 from storage.errors import OutOfMemory
-from studies.device import full_precision
-from studies.hyperparameters import Hyperparameters
-from studies.learners import Learner, meta_batch
-from studies.objective import Problem, RungReport, load_teacher, prepare, run_trial
-from studies.out_of_memory import recognised
+from studies.config.hyperparameters import Hyperparameters
+from studies.learners import Learner
+from studies.learners.tasks import meta_batch
+from studies.model.device import full_precision
+from studies.training.objective import Problem, RungReport, load_teacher, prepare, run_trial
+from studies.training.out_of_memory import recognised
 from tests.synthetic import planted_dataset, tiny_encoder, tiny_spec
 
 ANIL = Hyperparameters("anil", 5e-3, meta_batch_size=4, inner_lr=0.05, inner_steps=2)

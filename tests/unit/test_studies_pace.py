@@ -9,10 +9,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from studies.hyperparameters import Hyperparameters
-from studies.objective import Problem, RungReport, prepare, run_trial
-from studies.pace import rung_updates, seconds_per_update, updates_within
-from studies.spec import PrunerSection
+from studies.config.hyperparameters import Hyperparameters
+from studies.config.spec import PrunerSection
+from studies.training.cost_model import rung_updates, seconds_per_update, updates_within
+from studies.training.objective import Problem, RungReport, prepare, run_trial
 from tests.synthetic import planted_dataset, tiny_encoder, tiny_spec
 
 ANIL = Hyperparameters("anil", meta_batch_size=2, inner_lr=0.05, inner_steps=2)
@@ -66,7 +66,7 @@ def test_a_trial_resumed_keeps_the_rungs_that_it_started_with(
         raise Stop
 
     paces = iter([0.25, 0.01])
-    monkeypatch.setattr("studies.pace.seconds_per_update", lambda *_: next(paces))
+    monkeypatch.setattr("studies.training.cost_model.seconds_per_update", lambda *_: next(paces))
     with pytest.raises(Stop):
         run_trial(problem, ANIL, tmp_path / "trial", stop)
     heard: list[RungReport] = []

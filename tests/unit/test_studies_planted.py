@@ -2,12 +2,12 @@
 
 from pathlib import Path
 
-from studies.baselines import SupportPopularity
-from studies.evaluation import evaluate
-from studies.hyperparameters import Hyperparameters
-from studies.intervals import bootstrap
-from studies.metrics import compare
-from studies.objective import load_teacher, prepare, run_trial
+from studies.config.hyperparameters import Hyperparameters
+from studies.evaluation.baselines import SupportPopularity
+from studies.evaluation.evaluate import evaluate
+from studies.evaluation.intervals import bootstrap
+from studies.evaluation.metrics import compare
+from studies.training.objective import load_teacher, prepare, run_trial
 from tests.synthetic import planted_shop, tiny_encoder, tiny_spec
 
 

@@ -20,9 +20,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from studies.hyperparameters import Hyperparameters, LearnerName
+from studies.config.hyperparameters import Hyperparameters, LearnerName
 from studies.learners import LEARNERS, Learner
-from studies.training import Trainer
+from studies.training.outer_loop import Trainer
 
 AMPLITUDES, PHASES, INPUTS = (0.1, 5.0), (0.0, math.pi), (-5.0, 5.0)
 SHOTS, QUERIES = 10, 10

@@ -8,10 +8,10 @@ import pytest
 
 from distill.hyperparameters import StudentHyperparameters
 from storage.errors import InputError
-from studies.distill_section import DEFAULT_STUDENT_SPACE
-from studies.domains import DEFAULT_SPACE, Range
-from studies.hyperparameters import Hyperparameters
-from studies.spec import StudySpec, differences, load_spec, parse_spec
+from studies.config.distill_section import DEFAULT_STUDENT_SPACE
+from studies.config.hyperparameters import Hyperparameters
+from studies.config.search_domains import DEFAULT_SPACE, Range
+from studies.config.spec import StudySpec, differences, load_spec, parse_spec
 
 MINIMAL: dict[str, Any] = {"name": "shop", "data": {"source": "completejourney"}}
 

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from studies.episodes import Episode, EpisodeSampler
-from studies.scenes import split
-from studies.spec import ProtocolSection
-from studies.thinning import thin
+from studies.config.spec import ProtocolSection
+from studies.episodes.sampler import Episode, EpisodeSampler
+from studies.episodes.split import split
+from studies.training.candidate_sampling import thin
 from tests.synthetic import planted_dataset
 
 PROTOCOL = ProtocolSection(shots=3, history=8, queries=6, train_queries=2, split=(0.5, 0.25, 0.25), k=5)

@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from studies.device import full_precision
-from studies.embeddings import EmbeddingCache
-from studies.encoder import Encoder, load, tokenize
-from studies.spec import TeacherSection
-from studies.towers import TopLayersTower, attention_for, build_tower
+from studies.config.spec import TeacherSection
+from studies.model.activation_cache import EmbeddingCache
+from studies.model.device import full_precision
+from studies.model.encoder import Encoder, load, tokenize
+from studies.model.towers import TopLayersTower, attention_for, build_tower
 from tests.synthetic import BRANDS, COLOURS, SCENES, tiny_encoder
 
 TEXTS = [f"{COLOURS[i % 6]} {BRANDS[i % 5]}{' small' * (i % 4)} {SCENES[i % 7]}" for i in range(24)]

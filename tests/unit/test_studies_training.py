@@ -10,18 +10,18 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from storage import checkpoints
 from storage.errors import CorruptArtifact, InputError
-from studies.baselines import Random, SupportPopularity, ZeroShot
+from storage.files import checkpoints
+from studies.config.hyperparameters import Hyperparameters, LearnerName
 from studies.data.dataset import Dataset
-from studies.episodes import EpisodeSampler
-from studies.evaluation import Adapted, ItemVectors, evaluate
-from studies.hyperparameters import Hyperparameters, LearnerName
+from studies.episodes.sampler import EpisodeSampler
+from studies.episodes.split import Part
+from studies.evaluation.baselines import Random, SupportPopularity, ZeroShot
+from studies.evaluation.evaluate import Adapted, ItemVectors, evaluate
 from studies.learners import LEARNERS
-from studies.learners.scene_task import ranking_loss
-from studies.objective import Problem, RungReport, load_teacher, prepare, run_trial
-from studies.scenes import Part
-from studies.training import Diverged, ScheduledAdamW, Trainer
+from studies.learners.tasks.scene_task import ranking_loss
+from studies.training.objective import Problem, RungReport, load_teacher, prepare, run_trial
+from studies.training.outer_loop import Diverged, ScheduledAdamW, Trainer
 from tests.synthetic import planted_dataset, tiny_encoder, tiny_spec
 
 EVERY = sorted(LEARNERS)

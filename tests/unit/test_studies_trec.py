@@ -17,10 +17,10 @@ from ir_measures import RR, P, R, Success, nDCG
 from torch import Tensor
 
 from storage.errors import InputError
-from studies import trec
-from studies.episodes import Episode
-from studies.evaluation import evaluate
-from studies.metrics import rank
+from studies.episodes.sampler import Episode
+from studies.evaluation import trec
+from studies.evaluation.evaluate import evaluate
+from studies.evaluation.metrics import rank
 from tests.unit.test_studies_evaluation import Fixed
 from tests.unit.test_studies_metrics import make_episode, rankings
 

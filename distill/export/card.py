@@ -1,0 +1,176 @@
+"""The model card of an export: what it is, how good it is, how to open it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+_CARD = """\
+---
+library_name: sentence-transformers
+pipeline_tag: sentence-similarity
+tags:
+- sentence-transformers
+- recommendation
+- few-shot
+- distilbert
+- scenetune
+---
+
+# {study}
+
+A DistilBERT of {layers} ({parameters:,} parameters) that turns item texts into vectors of {dimensions}
+dimensions and length 1, and a head ({head:,} parameters) that adapts from a handful of interactions to a new scene and
+ranks its items. Distilled by [scenetune](https://pypi.org/project/scenetune/) from the best recommenders of the study
+"{study}", which were built on `{encoder}`. {vocabulary}Texts are cut at {max_tokens} tokens.
+
+## How good it is
+
+{metrics}
+## What is in this folder
+
+{formats}
+Every format was opened in a fresh process and compared with the student before this folder appeared.
+
+## How to open it
+
+Adapting to a scene and ranking its items, with scenetune:
+
+```python
+from distill.inference import StudentRecommender
+
+student = StudentRecommender.load("path/to/this/folder")
+scene = student.adapt(candidates=["whole milk", "oat drink"], support=[(["corn flakes"], 0)])
+ranking = scene.rank([["muesli"]], k=1)
+```
+
+The vectors alone, with {tools}:
+
+```python
+from sentence_transformers import SentenceTransformer
+
+vectors = SentenceTransformer("path/to/this/folder").encode(["whole milk", "oat drink"])
+```
+
+```python
+{transformers}```
+{onnx}
+`manifest.json` holds where it comes from (study file, fingerprint of the data, trial, teachers), every figure, and the
+SHA-256 of each file here.
+"""
+
+_TRANSFORMERS = """\
+from transformers import AutoModel, AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained("path/to/this/folder")
+model = AutoModel.from_pretrained("path/to/this/folder")
+inputs = tokenizer(["whole milk", "oat drink"], padding=True, truncation=True, return_tensors="pt")
+hidden, mask = model(**inputs).last_hidden_state.float(), inputs["attention_mask"][..., None]
+mean = (hidden * mask).sum(1) / mask.sum(1)
+"""
+
+_PROJECTION = """\
+mean = mean @ load_file("path/to/this/folder/2_Dense/model.safetensors")["linear.weight"].float().T
+"""
+
+_ONNX = """
+```python
+import onnxruntime
+from transformers import AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained("path/to/this/folder")
+session = onnxruntime.InferenceSession("path/to/this/folder/onnx/model.onnx")
+inputs = tokenizer(["whole milk", "oat drink"], padding=True, truncation=True, return_tensors="np")
+(vectors,) = session.run(["sentence_embedding"], dict(inputs))
+```
+"""
+
+
+def model_card(manifest: Mapping[str, Any]) -> str:
+    """The README.md of an export.
+
+    Args:
+        manifest: of `distill.export.manifest.describe`; `metrics` as `hpo.results.evaluation.evaluate_all` gives it, or
+            empty.
+    """
+    narrow, graphs = manifest["width"] < manifest["dimensions"], "onnx" in manifest["formats"]
+    opening = f"from safetensors.torch import load_file\n{_TRANSFORMERS}{_PROJECTION}" if narrow else _TRANSFORMERS
+    return _CARD.format(
+        study=manifest["study"],
+        layers="1 layer" if manifest["layers"] == 1 else f"{manifest['layers']} layers",
+        dimensions=manifest["dimensions"],
+        parameters=manifest["parameters"]["encoder"],
+        head=manifest["parameters"]["head"],
+        encoder=manifest["encoder"]["name"],
+        vocabulary=_vocabulary(**manifest["vocabulary"]),
+        max_tokens=manifest["max_tokens"],
+        metrics=_metrics(manifest["metrics"]),
+        formats=_formats(manifest["formats"], manifest["precision"], manifest["metrics"].get("k")),
+        tools=f"sentence-transformers{', transformers or ONNX Runtime' if graphs else ' or transformers'}",
+        transformers=f"{opening}vectors = mean / mean.norm(dim=1, keepdim=True)\n",
+        onnx=_ONNX if graphs else "",
+    )
+
+
+def _vocabulary(kept: int, of: int | None) -> str:
+    if of is None or kept == of:
+        return ""
+    return f"Its vocabulary is {kept:,} of the {of:,} tokens of that encoder: those that the catalogue needs. "
+
+
+def _formats(formats: Mapping[str, Mapping[str, Any]], precision: str, k: int | None) -> str:
+    names = {
+        "hf": f"`model.safetensors` ({precision}), for transformers and sentence-transformers",
+        "onnx": "`onnx/model.onnx` (fp32), for ONNX Runtime",
+        "onnx-int8": "`onnx/model_int8.onnx` (8-bit weights), for ONNX Runtime",
+    }
+    lines = []
+    for name, found in formats.items():
+        facts = [f"least cosine to the student's vectors {found['cosine']:.6f}"] if "cosine" in found else []
+        if "overlap" in found:
+            facts.append(f"top-10 lists shared with the student {found['overlap']:.1%}")
+        lines.append(f"- {'; '.join([names[name], *facts])}.")
+    small = formats.get("onnx-int8", {})
+    if "recall" in small:
+        rates = small["texts_per_second"]
+        lines += [
+            "",
+            f"On the validation scenes recall@{k} is {small['recall']:.4f} with 8-bit weights and "
+            f"{small['recall_fp32']:.4f} in fp32. On the CPU that wrote this folder: {rates['onnx-int8']:,.0f} texts "
+            f"per second with 8-bit weights, {rates['onnx']:,.0f} with the fp32 graph, {rates['torch']:,.0f} with "
+            "torch.",
+        ]
+    return "\n".join(lines) + "\n"
+
+
+def _metrics(metrics: Mapping[str, Any]) -> str:
+    if not metrics.get("systems"):
+        return "It was not evaluated.\n"
+    k = metrics["k"]
+    lines = [
+        f"On {metrics['scenes']} scenes that neither the search nor the distillation saw, each adapted from "
+        f"{metrics['shots']} interactions; averaged over queries, then scenes, with 95 % bootstrap intervals over "
+        "scenes.",
+        "",
+        f"| | recall@{k} | 95 % interval | NDCG@{k} | hit rate@{k} |",
+        "|---|---|---|---|---|",
+    ]
+    for name, figures in sorted(metrics["systems"].items(), key=lambda system: system[1]["recall"]["mean"]):
+        recall = figures["recall"]
+        lines.append(
+            f"| {name} | {recall['mean']:.3f} | {recall['low']:.3f} – {recall['high']:.3f} "
+            f"| {figures['ndcg']['mean']:.3f} | {figures['hit_rate']['mean']:.3f} |"
+        )
+    return "\n".join(lines) + "\n" + _retention(metrics.get("retention", {}))
+
+
+def _retention(retention: Mapping[str, Any]) -> str:
+    kept = [
+        f"{retention[name]:.1%} of {what}"
+        for name, what in (
+            ("recall", "the best teacher's recall"),
+            ("lift", f"its lift over the best baseline that reads no text ({retention.get('baseline')})"),
+        )
+        if retention.get(name) is not None
+    ]
+    return f"\nThe student keeps {' and '.join(kept)}.\n" if kept else ""

@@ -1,0 +1,250 @@
+"""What an export must show before it becomes visible: strangers get the student's own vectors and lists from it.
+
+`check` compares every format, opened in fresh processes without a network, with the student in this one, and measures
+what 8-bit weights cost in recall and bring in speed. What it measured goes into the manifest.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from distill.export.onnx_graph import GRAPHS
+from distill.serving.onnx_tower import OnnxTower, through
+from distill.student import Student, TokenTower
+from storage.errors import ScenetuneError
+from studies.episodes.sampler import Episode
+from studies.evaluation.evaluate import encode_items
+from studies.evaluation.metrics import top_k
+from studies.model.device import device, full_precision
+from studies.model.encoder import tokenize
+from studies.progress import NOBODY, Progress
+
+if TYPE_CHECKING:
+    from studies.training.objective import Problem
+
+# The least cosine of any text's vector to the student's own, by the precision of the weights. Measured on MiniLM and
+# small random encoders: 1 - 1e-13, 1 - 5e-7, 1 - 6e-5, and 0.97 to 0.9999 with 8-bit weights, whose judge is recall.
+COSINE = {"fp32": 0.999999, "fp16": 0.9999, "bf16": 0.999, "int8": 0.9}
+# Of several lengths, so that padding shows; one is longer than any limit, one has letters most vocabularies lack.
+PROBES = ("milk", "whole milk, 1 l, own brand", "crème brûlée 北京", "dark chocolate with hazelnuts " * 200)
+SCENES, QUERIES, LIST = 3, 8, 10
+# Scores closer than this share of a list's span are a tie.
+TIE = 1e-3
+# How much of its recall a student may lose to 8-bit weights.
+MAX_LOSS = 0.01
+RATED_TEXTS, ROUNDS = 256, 3
+
+
+def check(student: Student, draft: Path, manifest: Mapping[str, Any], problem: Problem | None) -> None:
+    """Compares a draft with the student; adds what it measured to the manifest's formats.
+
+    Args:
+        student: what was written.
+        draft: with a manifest, so that it opens.
+        manifest: of `distill.export.manifest.describe`.
+        problem: the study's data; without it vectors of a few texts are compared, and no lists.
+
+    Raises:
+        ScenetuneError: a fresh process does not open the draft, or gets other vectors or lists; or 8-bit weights cost
+            more recall than they may.
+    """
+    formats: dict[str, dict[str, Any]] = manifest["formats"]
+    episodes = _some(problem.validation) if problem is not None else []
+    items = (
+        torch.unique(torch.cat([e.items.cpu() for e in episodes])) if episodes else torch.empty(0, dtype=torch.int64)
+    )
+    texts = [*PROBES, *(problem.data.texts[item] for item in items.tolist())] if problem else list(PROBES)
+    ours = _own_vectors(student, texts)
+    listener = problem.listener if problem is not None else NOBODY
+    listener.note(f"comparing vectors in a fresh process: {', '.join(formats)}")
+    for opener, vectors in strangers_vectors(draft, texts, list(formats)).items():
+        name = "hf" if opener == "sentence-transformers" else opener
+        precision = {"hf": manifest["precision"], "onnx-int8": "int8"}.get(name, "fp32")
+        cosine = _compare_vectors(opener, precision, ours, vectors)
+        if opener == "sentence-transformers":
+            formats[name]["sentence_transformers_cosine"] = cosine
+            continue
+        formats[name]["cosine"] = cosine
+        if episodes:
+            tables = [vectors[len(PROBES) + torch.searchsorted(items, e.items.cpu())] for e in episodes]
+            lists = [top_k(_scores(student, e, t), LIST) for e, t in zip(episodes, tables, strict=True)]
+            formats[name]["overlap"] = _compare_lists(opener, precision, student, episodes, lists)
+    if problem is not None and episodes:
+        listener.note("comparing lists in a fresh process")
+        lists = served_lists(draft, [_in_words(problem, episode) for episode in episodes])
+        formats["hf"]["served_overlap"] = _compare_lists("served", manifest["precision"], student, episodes, lists)
+        if "onnx-int8" in formats:
+            formats["onnx-int8"] |= weigh_int8(student, draft, problem)
+
+
+def weigh_int8(student: Student, draft: Path, problem: Problem) -> dict[str, Any]:
+    """What 8-bit weights cost and bring: recall@K on all validation scenes, and texts per second on this CPU.
+
+    Raises:
+        ScenetuneError: they cost more than `MAX_LOSS` of the recall.
+    """
+    from distill.objective import evaluate
+
+    graphs = {name: draft / path for name, path in GRAPHS.items()}
+    problem.listener.note("measuring what 8-bit weights cost in recall and bring in speed")
+    full = evaluate(student, problem, problem.validation, problem.listener).mean()
+    small = evaluate(through(graphs["onnx-int8"], student), problem, problem.validation, problem.listener).mean()
+    if not small >= (1 - MAX_LOSS) * full:
+        raise ScenetuneError(
+            f"with 8-bit weights recall@{problem.spec.protocol.k} on the validation scenes falls from {full:.4f} to "
+            f"{small:.4f}, by {1 - small / full:.1%} where at most {MAX_LOSS:.0%} is accepted; nothing was exported: "
+            "leave onnx-int8 out, as with --format hf,onnx"
+        )
+    tokens = student.tower.tokens
+    here = TokenTower(copy.deepcopy(student.tower.model).cpu(), tokens, copy.deepcopy(student.tower.projection))
+    towers: dict[str, nn.Module] = {name: OnnxTower(path, tokens) for name, path in graphs.items()}
+    with problem.listener.progress("timing its graphs") as progress:
+        rates = _rates(towers | {"torch": here.cpu()}, tokens.lengths, progress)
+    return {"recall": small, "recall_fp32": full, "texts_per_second": rates}
+
+
+def strangers_vectors(draft: Path, texts: Sequence[str], formats: Sequence[str]) -> dict[str, Tensor]:
+    """(n, D) vectors of the texts by format, from a process that knows nothing of ours.
+
+    Raises:
+        ScenetuneError: it could not open the draft.
+    """
+    with TemporaryDirectory() as scratch:
+        out = Path(scratch, "vectors.safetensors")
+        _ask("parity.py", draft, {"texts": texts, "formats": formats}, out)
+        return load_file(out)
+
+
+def served_lists(draft: Path, scenes: Sequence[Mapping[str, Any]]) -> list[Tensor]:
+    """The (Q, k) lists of each scene that `StudentRecommender` gives in a fresh process.
+
+    Raises:
+        ScenetuneError: it could not open the draft.
+    """
+    with TemporaryDirectory() as scratch:
+        out = Path(scratch, "lists.safetensors")
+        _ask("parity_lists.py", draft, {"scenes": scenes, "k": LIST}, out)
+        lists = load_file(out)
+        return [lists[str(number)] for number in range(len(scenes))]
+
+
+def _ask(script: str, draft: Path, request: Mapping[str, Any], out: Path) -> None:
+    here = Path(__file__).parent
+    # No network, and no GPU: another process may fill it. Ours is found where this process found it.
+    paths = os.pathsep.join(filter(None, [str(here.parent), os.environ.get("PYTHONPATH")]))
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": paths}
+    asked = out.with_name("request.json")
+    asked.write_text(json.dumps(request), encoding="utf-8")
+    # -P: the script's own folder must not shadow anybody's modules.
+    command = [sys.executable, "-P", str(here / script), str(draft), str(asked), str(out)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        lines = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
+        raise ScenetuneError(
+            f"a fresh process could not open the exported model ({lines[-1]}); nothing was exported: check the "
+            "versions of torch, transformers and onnxruntime"
+        )
+
+
+def _own_vectors(student: Student, texts: Sequence[str]) -> Tensor:
+    tokens = tokenize(student.tokenizer, texts, student.max_tokens)
+    tower = TokenTower(student.tower.model, tokens, student.tower.projection)
+    with full_precision():
+        return encode_items(tower, torch.arange(len(texts)), tokens.lengths).cpu()
+
+
+def _compare_vectors(opener: str, precision: str, ours: Tensor, theirs: Tensor) -> float:
+    """The least cosine of a text's two vectors."""
+    cosine = float(torch.cosine_similarity(ours.double(), theirs.double(), dim=1).min())
+    # Written so that NaN fails.
+    if not cosine >= COSINE[precision]:
+        raise ScenetuneError(
+            f"the exported model ({opener}, {precision}) differs from the student in a fresh process: a text's vectors "
+            f"have cosine {cosine:.6f}, at least {COSINE[precision]} is accepted; nothing was exported: check the "
+            "versions of torch, transformers and onnxruntime"
+        )
+    return cosine
+
+
+def _compare_lists(
+    opener: str, precision: str, student: Student, episodes: Sequence[Episode], lists: Sequence[Tensor]
+) -> float:
+    """The mean overlap@10 of lists with the student's own; in fp32 they must be the same up to ties."""
+    shares = []
+    for episode, items in zip(episodes, lists, strict=True):
+        scores = _scores(student, episode, _own_table(student, episode))
+        own = top_k(scores, LIST)
+        items = items.to(scores.device)
+        span = (scores.amax(1) - scores.amin(1))[:, None]
+        tied = (scores.gather(1, items) - scores.gather(1, own)).abs() <= TIE * span
+        if precision == "fp32" and not bool(tied.all()):
+            raise ScenetuneError(
+                f"the exported model ({opener}) ranks otherwise than the student in a fresh process; nothing was "
+                "exported: check the versions of torch, transformers and onnxruntime"
+            )
+        # In fp32 another item of the same score is no difference.
+        shared = (items[:, :, None] == own[:, None]).any(2) | (tied if precision == "fp32" else False)
+        shares.append(shared.float().mean(1))
+    return float(torch.cat(shares).mean())
+
+
+def _some(episodes: Sequence[Episode]) -> list[Episode]:
+    """A few episodes spread evenly, with a few of their queries."""
+    spread = dict.fromkeys(round(place) for place in torch.linspace(0, len(episodes) - 1, SCENES).tolist())
+    return [episodes[place] for place in spread] if episodes else []
+
+
+def _own_table(student: Student, episode: Episode) -> Tensor:
+    with full_precision():
+        return encode_items(student.tower, episode.items, student.tower.tokens.lengths)
+
+
+def _scores(student: Student, episode: Episode, table: Tensor) -> Tensor:
+    """(Q, C) of the first few queries."""
+    with full_precision():
+        adapted = student.learner.adapt(episode, table.to(device()))
+        return adapted.scores(episode.query_history[:QUERIES]).detach()
+
+
+def _in_words(problem: Problem, episode: Episode) -> dict[str, Any]:
+    """An episode as `StudentRecommender.adapt` and `rank` take it; the order within a history does not matter."""
+    texts = [problem.data.texts[item] for item in episode.items.tolist()]
+
+    def histories(counts: Tensor) -> list[list[str]]:
+        return [[texts[place] for place, n in enumerate(row) for _ in range(int(n))] for row in counts.tolist()]
+
+    candidates = episode.items[: episode.candidates].cpu().numpy()
+    return {
+        "candidates": texts[: episode.candidates],
+        "support": list(zip(histories(episode.support_history), episode.support.tolist(), strict=True)),
+        "products": problem.data.products[candidates].tolist(),
+        "histories": histories(episode.query_history[:QUERIES]),
+    }
+
+
+def _rates(towers: Mapping[str, nn.Module], lengths: Tensor, progress: Progress) -> dict[str, float]:
+    """Texts per second of each, in alternating rounds, so that a busy machine slows all."""
+    items = torch.linspace(0, len(lengths) - 1, min(RATED_TEXTS, len(lengths))).long()
+    seconds: dict[str, list[float]] = {name: [] for name in towers}
+    with full_precision():
+        for done in range(1, ROUNDS + 2):
+            for name, tower in towers.items():
+                started = time.perf_counter()
+                encode_items(tower, items, lengths)
+                seconds[name].append(time.perf_counter() - started)
+            progress(done, ROUNDS + 1)
+    return {name: len(items) / statistics.median(each[1:]) for name, each in seconds.items()}  # the first warms up

@@ -1,0 +1,109 @@
+"""The files of an export that transformers and sentence-transformers read, and the head that is ours."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from distill.export.manifest import HEAD, LEXICON, PROJECTION
+from distill.student import Student
+from studies.config.spec import Precision
+from studies.episodes.lexicon import Lexicon
+
+DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+
+
+def write_encoder(student: Student, draft: Path, precision: Precision = "fp32") -> None:
+    """Writes weights, configuration and tokenizer.
+
+    Args:
+        student: stays as it is.
+        draft: the folder.
+        precision: of the stored weights; the configuration names it, so that transformers opens the model in it.
+    """
+    model = student.tower.model
+    if precision != "fp32":
+        model = copy.deepcopy(model)
+        nn.Module.to(model, DTYPES[precision])
+    model.save_pretrained(draft)
+    # A copy: the study goes on with its own. DistilBERT takes no token types.
+    copied = copy.deepcopy(student.tokenizer)
+    copied.model_max_length = student.max_tokens
+    # Saved only where it was given at the start: hence both.
+    copied.model_input_names = copied.init_kwargs["model_input_names"] = ["input_ids", "attention_mask"]
+    copied.save_pretrained(draft)
+
+
+def write_sentence_transformers(student: Student, draft: Path, precision: Precision = "fp32") -> None:
+    """The layout that sentence-transformers and text-embeddings-inference read; without it TEI pools by CLS.
+
+    A narrow student's vectors are normalised before they are projected as well, which its Dense module leaves out:
+    the projection has no bias, so only lengths differ, and the last module makes them 1.
+    """
+    config, projection = student.tower.model.config, student.tower.projection
+    layout: dict[str, Any] = {
+        "sentence_bert_config.json": {"max_seq_length": student.max_tokens, "do_lower_case": False},
+        "config_sentence_transformers.json": {
+            "__version__": {},
+            "prompts": {},
+            "default_prompt_name": None,
+            "similarity_fn_name": "cosine",
+        },
+        "1_Pooling/config.json": {
+            "word_embedding_dimension": config.hidden_size,
+            "pooling_mode_cls_token": False,
+            "pooling_mode_mean_tokens": True,
+            "pooling_mode_max_tokens": False,
+            "pooling_mode_mean_sqrt_len_tokens": False,
+        },
+    }
+    modules = ["Transformer", "Pooling"]
+    if projection is not None:
+        modules.append("Dense")
+        layout["2_Dense/config.json"] = {
+            "in_features": projection.in_features,
+            "out_features": projection.out_features,
+            "bias": False,
+            "activation_function": "torch.nn.modules.linear.Identity",
+        }
+    modules.append("Normalize")
+    layout[f"{len(modules) - 1}_Normalize/config.json"] = {}
+    layout["modules.json"] = [
+        {
+            "idx": place,
+            "name": str(place),
+            "path": f"{place}_{kind}" if place else "",
+            "type": f"sentence_transformers.models.{kind}",
+        }
+        for place, kind in enumerate(modules)
+    ]
+    for name, content in layout.items():
+        path = draft / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    if projection is not None:
+        _save({"linear.weight": projection.weight.to(DTYPES[precision])}, draft / PROJECTION)
+
+
+def write_head(head: nn.Module, lexicon: Lexicon, draft: Path) -> None:
+    """What adapts and the words that it knows, whatever the encoder's precision."""
+    _save(dict(head.state_dict()), draft / HEAD)
+    # Only the buckets that hold a word: a small part of all.
+    used = torch.from_numpy(lexicon.frequency.nonzero()[0])
+    frequency = torch.from_numpy(lexicon.frequency.astype(np.int64))[used]
+    _save({"texts": torch.tensor([lexicon.texts]), "buckets": used, "frequency": frequency}, draft / LEXICON)
+
+
+def _save(tensors: dict[str, Tensor], path: Path) -> None:
+    save_file(
+        {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()},
+        path,
+        metadata={"format": "pt"},
+    )

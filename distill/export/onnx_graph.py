@@ -1,0 +1,142 @@
+"""Writes a student's encoder as an ONNX graph, in fp32 and with 8-bit weights.
+
+Both graphs read `input_ids` and `attention_mask` (batch, tokens), int64, of any batch and length, and give
+`last_hidden_state` (batch, tokens, W) and `sentence_embedding` (batch, D) of length 1: pooling, projection and
+normalisation are inside, so that a server needs nothing but the graph and the tokenizer.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import importlib.util
+import io
+import logging
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from distill.student import Student, project
+from storage.errors import InputError
+from studies.model.encoder import pool
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+INPUTS = ("input_ids", "attention_mask")
+OUTPUTS = ("last_hidden_state", "sentence_embedding")
+# Where an export has its graphs.
+GRAPHS = {"onnx": "onnx/model.onnx", "onnx-int8": "onnx/model_int8.onnx"}
+# What writing and running a graph takes.
+PACKAGES = ("onnx", "onnxscript", "onnxruntime")
+
+
+def check_packages() -> None:
+    """Refuses early, before anything is written.
+
+    Raises:
+        InputError: a package of the extra `export` is missing.
+    """
+    missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
+    if missing:
+        raise InputError(
+            f"the formats onnx and onnx-int8 need {' and '.join(missing)}, not installed here; "
+            "run: pip install 'scenetune[export]'"
+        )
+
+
+def write_onnx(student: Student, path: Path) -> None:
+    """Writes the encoder's graph in fp32.
+
+    Args:
+        student: stays as it is.
+        path: of the graph; its folder must exist.
+
+    Raises:
+        InputError: a package of the extra `export` is missing.
+    """
+    check_packages()
+    graph = _Graph(copy.deepcopy(student.tower.model), copy.deepcopy(student.tower.projection)).cpu().float().eval()
+    # Two rows of three tokens, the last of them padding: nothing of the example may become a constant.
+    ids = torch.zeros(2, 3, dtype=torch.int64)
+    mask = torch.tensor([[1, 1, 1], [1, 1, 0]])
+    sizes = {0: torch.export.Dim("batch"), 1: torch.export.Dim("tokens")}
+    with _quiet(), torch.no_grad():
+        torch.onnx.export(
+            graph,
+            (ids, mask),
+            path,
+            dynamo=True,
+            input_names=INPUTS,
+            output_names=OUTPUTS,
+            dynamic_shapes=(sizes, sizes),
+            external_data=False,
+            verbose=False,
+        )
+    _strip(path)
+
+
+def _strip(path: Path) -> None:
+    """Takes out where in whose source each node comes from: paths of this machine, and a good part of a small graph."""
+    import onnx
+
+    model = onnx.load(path)
+    graph = model.graph
+    for part in (graph, *graph.node, *graph.value_info, *graph.input, *graph.output, *graph.initializer):
+        del part.metadata_props[:]
+        part.doc_string = ""
+    onnx.save(model, path)
+
+
+def write_int8(fp32_path: Path, path: Path) -> None:
+    """Writes the graph with 8-bit weights; activations are quantised as they come (dynamic quantisation).
+
+    Args:
+        fp32_path: of `write_onnx`.
+        path: of the new graph; its folder must exist.
+
+    Raises:
+        InputError: a package of the extra `export` is missing.
+    """
+    check_packages()
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    with _quiet():
+        quantize_dynamic(
+            fp32_path,
+            path,
+            per_channel=True,
+            # Seven bits: sums of eight-bit products overflow on processors without VNNI, and the graph may be served
+            # anywhere.
+            reduce_range=True,
+            weight_type=QuantType.QInt8,
+        )
+
+
+class _Graph(nn.Module):
+    """What the ONNX graph computes."""
+
+    def __init__(self, model: PreTrainedModel, projection: nn.Linear | None) -> None:
+        super().__init__()
+        self.model, self.projection = model, projection
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
+        hidden = self.model(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+        return hidden, project(pool(hidden, attention_mask), self.projection)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """The exporter reports its steps on stdout and warns of matters that a user can do nothing about."""
+    disabled = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(disabled)

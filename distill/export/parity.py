@@ -1,0 +1,95 @@
+"""Opens an export as a stranger would and says what vectors it gives: `python parity.py EXPORT REQUEST.json OUT`.
+
+`distill/export/writer.py` runs this file in a fresh process before an export becomes visible. It imports nothing of
+ours, so that what agrees here agrees for whoever downloads the folder. The request holds `texts` and `formats`; the
+answer is a safetensors file with the (n, D) vectors of each format, by its name, and those of sentence-transformers
+where that is installed.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import itertools
+import json
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch.nn.functional import normalize
+from transformers import AutoModel, AutoTokenizer
+
+Opener = Callable[[Path, list[str]], torch.Tensor]
+# Sizes of the batches, over and over: neither a batch nor its longest text may matter.
+SIZES = (1, 2, 3, 5, 8, 32)
+
+
+def batches(texts: list[str]) -> Iterator[list[str]]:
+    """The texts in order, in batches of several sizes."""
+    rest = iter(texts)
+    for size in itertools.cycle(SIZES):
+        if not (batch := list(itertools.islice(rest, size))):
+            return
+        yield batch
+
+
+@torch.inference_mode()
+def with_transformers(folder: Path, texts: list[str]) -> torch.Tensor:
+    """The mean of the last hidden states, projected where the encoder is narrow: as the model card tells."""
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model = AutoModel.from_pretrained(folder).eval()
+    dense = folder / "2_Dense" / "model.safetensors"
+    projection = load_file(dense)["linear.weight"].float() if dense.is_file() else None
+    vectors = []
+    for batch in batches(texts):
+        inputs = tokenizer(batch, padding=True, truncation=True, return_tensors="pt")
+        hidden, mask = model(**inputs).last_hidden_state.float(), inputs["attention_mask"][..., None]
+        mean = (hidden * mask).sum(1) / mask.sum(1)
+        vectors.append(normalize(mean if projection is None else mean @ projection.T, dim=1))
+    return torch.cat(vectors)
+
+
+def with_sentence_transformers(folder: Path, texts: list[str]) -> torch.Tensor:
+    """What `SentenceTransformer` makes of the folder's modules."""
+    from sentence_transformers import SentenceTransformer
+
+    model = SentenceTransformer(str(folder), device="cpu")
+    vectors = [model.encode(batch, convert_to_tensor=True, show_progress_bar=False).float() for batch in batches(texts)]
+    return torch.cat(vectors)
+
+
+def with_onnx(folder: Path, texts: list[str], graph: str = "onnx/model.onnx") -> torch.Tensor:
+    """The graph's own sentence vectors."""
+    import onnxruntime
+
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    session = onnxruntime.InferenceSession(folder / graph, providers=["CPUExecutionProvider"])
+    vectors = []
+    for batch in batches(texts):
+        inputs = dict(tokenizer(batch, padding=True, truncation=True, return_tensors="np"))
+        (found,) = session.run(["sentence_embedding"], inputs)
+        vectors.append(torch.from_numpy(found))
+    return torch.cat(vectors)
+
+
+def with_int8(folder: Path, texts: list[str]) -> torch.Tensor:
+    """The same of the graph with 8-bit weights."""
+    return with_onnx(folder, texts, "onnx/model_int8.onnx")
+
+
+OPENERS: dict[str, Opener] = {"hf": with_transformers, "onnx": with_onnx, "onnx-int8": with_int8}
+
+
+def main(export: Path, request: Path, out: Path) -> None:
+    """Answers one request."""
+    asked = json.loads(request.read_text(encoding="utf-8"))
+    texts = asked["texts"]
+    vectors = {name: OPENERS[name](export, texts) for name in asked["formats"]}
+    if importlib.util.find_spec("sentence_transformers") is not None:
+        vectors["sentence-transformers"] = with_sentence_transformers(export, texts)
+    save_file(vectors, out)
+
+
+if __name__ == "__main__":
+    main(*map(Path, sys.argv[1:]))

@@ -1,0 +1,31 @@
+"""Opens an export as its user would and says how it ranks: `python parity_lists.py EXPORT REQUEST.json OUT`.
+
+The other half of `distill/export/parity.py`, with our own library: texts go in, lists come out. The request holds
+`scenes` and `k`; the answer is a safetensors file with the (Q, k) positions of each scene's lists, by its number.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+from safetensors.torch import save_file
+
+from distill.inference import StudentRecommender
+
+
+def main(export: Path, request: Path, out: Path) -> None:
+    """Answers one request."""
+    asked = json.loads(request.read_text(encoding="utf-8"))
+    student = StudentRecommender.load(export)
+    lists = {}
+    for number, scene in enumerate(asked["scenes"]):
+        support = [(history, taken) for history, taken in scene["support"]]
+        adapted = student.adapt(scene["candidates"], support, scene["products"])
+        lists[str(number)] = adapted.rank(scene["histories"], asked["k"]).items.contiguous()
+    save_file(lists, out)
+
+
+if __name__ == "__main__":
+    main(*map(Path, sys.argv[1:]))

@@ -1,0 +1,95 @@
+"""Writes a student as one folder that transformers, sentence-transformers, ONNX Runtime and scenetune open.
+
+Last step of the path; the folder appears whole, or not at all. Fresh processes that know nothing of ours open the
+draft and must get the same vectors and lists before it becomes visible under its name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from distill.export.card import model_card
+from distill.export.checks import check as _check_parity
+from distill.export.layout import write_encoder, write_head, write_sentence_transformers
+from distill.export.manifest import describe, is_export, seal
+from distill.export.onnx_graph import GRAPHS, check_packages, write_int8, write_onnx
+from distill.student import Student
+from storage.errors import InputError
+from storage.files.atomic import atomic_folder
+from studies.config.spec import Format, Precision
+from studies.episodes.lexicon import Lexicon
+from studies.progress import NOBODY, Listener
+
+if TYPE_CHECKING:
+    from studies.training.objective import Problem
+
+
+def export(
+    student: Student,
+    lexicon: Lexicon,
+    folder: Path,
+    manifest: Mapping[str, Any],
+    *,
+    formats: Sequence[Format] = ("hf",),
+    precision: Precision = "fp32",
+    replace: bool = False,
+    problem: Problem | None = None,
+) -> Path:
+    """Writes `folder` and returns it.
+
+    Args:
+        student: what to write, in fp32; its tokenizer's copy cuts at `max_tokens` and gives no token types.
+        lexicon: the words of the texts that the student was trained on.
+        folder: the export; must not exist.
+        manifest: where the student comes from and its figures: `distill.export.manifest.ORIGIN` names what is needed.
+        formats: "hf", and with it "onnx", and with that "onnx-int8".
+        precision: in which model.safetensors is stored; graphs and head stay fp32.
+        replace: put the export in the place of an older one.
+        problem: the study's data, by which lists are compared and 8-bit weights are measured; its listener is told of
+            each stage.
+
+    Raises:
+        InputError: `folder` exists, `replace` would destroy something that is not an export, or a package that a
+            format takes is missing.
+        ScenetuneError: a fresh process does not get the same vectors or lists, or 8-bit weights cost too much recall;
+            nothing is left behind.
+    """
+    check_replaceable(folder, replace=replace)
+    if "onnx" in formats:
+        check_packages()
+    described = describe(student, manifest, formats, precision)
+    listener = problem.listener if problem is not None else NOBODY
+    with atomic_folder(folder, replace) as draft:
+        write_encoder(student, draft, precision)
+        write_sentence_transformers(student, draft, precision)
+        write_head(student.head, lexicon, draft)
+        _write_graphs(student, draft, formats, listener)
+        seal(draft, described)  # so that the draft opens
+        _check_parity(student, draft, described, problem)
+        (draft / "README.md").write_text(model_card(described), encoding="utf-8")
+        seal(draft, described)
+    return folder
+
+
+def check_replaceable(folder: Path, *, replace: bool) -> None:
+    """Refuses, before any work, to destroy what is no export.
+
+    Raises:
+        InputError: `folder` is to be replaced and is not an export.
+    """
+    if replace and folder.exists() and not is_export(folder):
+        raise InputError(f"{folder} exists and is not an export, so it is not replaced; name another folder")
+
+
+def _write_graphs(student: Student, draft: Path, formats: Sequence[Format], listener: Listener) -> None:
+    if "onnx" not in formats:
+        return
+    graph = draft / GRAPHS["onnx"]
+    graph.parent.mkdir()
+    listener.note("writing the ONNX graph")
+    write_onnx(student, graph)
+    if "onnx-int8" in formats:
+        listener.note("writing the ONNX graph with 8-bit weights")
+        write_int8(graph, draft / GRAPHS["onnx-int8"])

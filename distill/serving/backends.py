@@ -1,0 +1,142 @@
+"""What runs a student's encoder: torch, or ONNX Runtime; and the way of texts into it.
+
+Texts are cut by the tokenizer's batched path, sorted by length and padded only within a batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import chain
+from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from distill.export.onnx_graph import GRAPHS
+from distill.serving.onnx_tower import OnnxGraph
+from distill.serving.opened import ExportedStudent
+from distill.student import project
+from storage.errors import InputError
+from studies.model.device import device, fast_bf16
+from studies.model.encoder import Ragged, by_length, pool
+from studies.progress import Progress
+
+if TYPE_CHECKING:
+    from transformers import DistilBertModel
+
+Backend = Literal["torch", "onnx", "onnx-int8"]
+Precision = Literal["fp32", "bf16", "fp16", "auto"]
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+# Padded tokens of a batch. On a CPU what stays in its caches: 2,048 is the fastest of 256 to 16,384, by a fifth over
+# 8,192 and half over the largest; batches of one length each, without padding, are no faster. On a GPU the study's own.
+_BUDGET = {"cpu": 2048, "cuda": 8192}
+# Texts that are cut at a time: the tokenizer's own records of a whole catalogue take more memory than its vectors.
+_CUT = 8192
+
+
+class Encoder(Protocol):
+    """Runs a batch; several threads may at once."""
+
+    def __call__(self, ids: Tensor, mask: Tensor) -> Tensor:
+        """(B, L) token ids and their mask, on the CPU → (B, D) vectors of length 1 in fp32, on the device."""
+
+
+class TorchEncoder:
+    """The encoder in torch, on the GPU where there is one.
+
+    Args:
+        model: its layers; in another precision than fp32 they are converted.
+        projection: from its vectors to the head's, where these are wider.
+        precision: of weights and products; pooling and everything behind it is fp32.
+    """
+
+    def __init__(self, model: DistilBertModel, projection: nn.Linear | None, precision: Precision) -> None:
+        converted: Any = model.train(False)
+        self._model: Any = converted.to(device(), _fast_here() if precision == "auto" else _DTYPES[precision])
+        self._projection = None if projection is None else projection.to(device())
+
+    @torch.no_grad()
+    def __call__(self, ids: Tensor, mask: Tensor) -> Tensor:
+        """See `Encoder`."""
+        ids, mask = ids.to(device()), mask.to(device())
+        return project(pool(self._model(input_ids=ids, attention_mask=mask).last_hidden_state, mask), self._projection)
+
+
+def _fast_here() -> torch.dtype:
+    if fast_bf16():
+        return torch.bfloat16
+    return torch.float16 if device().type == "cuda" else torch.float32
+
+
+def _open_graph(exported: ExportedStudent, name: Backend) -> OnnxGraph:
+    if GRAPHS[name] not in exported.manifest["files"]:
+        raise InputError(
+            f"{exported.folder} has no {GRAPHS[name]}, which backend {name!r} needs; export the study again with "
+            f"--format {name}, or use backend 'torch'"
+        )
+    return OnnxGraph(exported.folder / GRAPHS[name], gpu=True)
+
+
+def open_encoder(exported: ExportedStudent, backend: Backend, precision: Precision) -> Encoder:
+    """The encoder of an export.
+
+    Raises:
+        InputError: an unknown backend or precision, a precision that the backend does not have, a graph that the
+            export does not hold, or ONNX Runtime is not installed.
+    """
+    for value, kind, name in ((backend, Backend, "backend"), (precision, Precision, "precision")):
+        if value not in get_args(kind):
+            raise InputError(f"{name} = {value!r}; accepted: {', '.join(get_args(kind))}")
+    if backend == "torch":
+        return TorchEncoder(exported.model, exported.projection, precision)
+    if precision not in ("fp32", "auto"):
+        raise InputError(
+            f"precision {precision!r} is not for backend {backend!r}, whose graph has its own; leave it out, or use "
+            "backend 'torch'"
+        )
+    return _open_graph(exported, backend)
+
+
+class Embedder:
+    """Texts to vectors; several threads may embed at once.
+
+    Args:
+        exported: whose tokenizer cuts the texts.
+        encoder: reads the tokens.
+    """
+
+    def __init__(self, exported: ExportedStudent, encoder: Encoder) -> None:
+        self._encoder = encoder
+        self.width = int(exported.head.project.weight.shape[1])
+        # Rust's own tokenizer: the one around it sets truncation anew with every call, which threads cannot share.
+        self._tokenizer: Any = exported.tokenizer.backend_tokenizer
+        self._tokenizer.enable_truncation(exported.max_tokens)
+        self._tokenizer.no_padding()
+
+    def tokens(self, texts: Sequence[str]) -> Ragged:
+        """Token ids of each text, cut at the student's limit: as `studies.model.encoder.tokenize` gives them."""
+        values, lengths = [], [0]
+        for first in range(0, len(texts), _CUT):
+            rows = [cut.ids for cut in self._tokenizer.encode_batch_fast(list(texts[first : first + _CUT]))]
+            lengths += [len(row) for row in rows]
+            values.append(np.fromiter(chain.from_iterable(rows), dtype=np.int64))
+        return Ragged(torch.from_numpy(np.concatenate(values)), torch.tensor(lengths).cumsum(0))
+
+    def embed(self, texts: Sequence[str], progress: Progress | None = None) -> Tensor:
+        """(n, D) vectors of length 1 in the order of the texts, on the device.
+
+        Args:
+            texts: any; each is encoded as often as it stands there.
+            progress: called with (texts done, texts in all).
+        """
+        vectors = torch.empty(len(texts), self.width, device=device())
+        if not texts:
+            return vectors
+        tokens, done = self.tokens(texts), 0
+        for rows in by_length(tokens.lengths, _BUDGET[device().type]):
+            vectors[rows.to(device())] = self._encoder(*tokens.padded(rows, torch.device("cpu")))
+            done += len(rows)
+            if progress is not None:
+                progress(done, len(texts))
+        return vectors

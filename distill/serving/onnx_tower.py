@@ -1,0 +1,84 @@
+"""An exported ONNX graph in the place of a student's encoder: the same head, the same figures, another backend."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from distill.export.onnx_graph import INPUTS, OUTPUTS
+from distill.student import Student, TokenTower
+from storage.errors import InputError
+from studies.model.device import device
+from studies.model.encoder import Ragged
+
+
+class OnnxGraph:
+    """A graph that `distill/export/onnx_graph.py` wrote, opened for vectors; several threads may run it at once.
+
+    Args:
+        graph: its file.
+        gpu: run it on the GPU where ONNX Runtime has one.
+
+    Raises:
+        InputError: onnxruntime is not installed.
+    """
+
+    def __init__(self, graph: Path, *, gpu: bool = False) -> None:
+        try:
+            import onnxruntime
+        except ImportError as error:
+            raise InputError(
+                f"{graph.name} needs the package onnxruntime, which is not installed; run: "
+                "pip install 'scenetune[export]', or use the encoder in torch"
+            ) from error
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = torch.get_num_threads()
+        wanted = ["CUDAExecutionProvider"] * gpu + ["CPUExecutionProvider"]
+        providers = [name for name in wanted if name in onnxruntime.get_available_providers()]
+        self._session = onnxruntime.InferenceSession(graph, options, providers=providers)
+
+    def __call__(self, ids: Tensor, mask: Tensor) -> Tensor:
+        """(B, L) token ids and their mask, on the CPU → (B, D) vectors of length 1, on the device."""
+        inputs = dict(zip(INPUTS, (ids.numpy(), mask.long().numpy()), strict=True))
+        (vectors,) = self._session.run(OUTPUTS[1:], inputs)
+        return torch.from_numpy(vectors).to(device())
+
+
+class OnnxTower(nn.Module):
+    """Item vectors from a graph, on the CPU.
+
+    Args:
+        graph: its file.
+        tokens: the items' texts, in the student's vocabulary.
+
+    Raises:
+        InputError: onnxruntime is not installed.
+    """
+
+    def __init__(self, graph: Path, tokens: Ragged) -> None:
+        super().__init__()
+        self._graph, self._tokens = OnnxGraph(graph), tokens
+
+    def forward(self, items: Tensor) -> Tensor:
+        """(M,) item codes → (M, D) vectors of length 1, on the device."""
+        return self._graph(*self._tokens.padded(items, torch.device("cpu")))
+
+
+def through(graph: Path, student: Student, tokens: Ragged | None = None) -> Student:
+    """The student with a graph in the place of its encoder.
+
+    Args:
+        graph: of this student's encoder.
+        student: stays as it is.
+        tokens: of the items it will be asked about; the student's own if left out.
+
+    Raises:
+        InputError: onnxruntime is not installed.
+    """
+    tower = OnnxTower(graph, student.tower.tokens if tokens is None else tokens)
+    # Whoever evaluates a student asks its tower for vectors and nothing else.
+    return replace(student, tower=cast(TokenTower, tower))

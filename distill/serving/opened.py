@@ -1,0 +1,120 @@
+"""Opens an export folder: its manifest is checked at once, each part is read when it is asked for.
+
+`distill/inference.py` serves what is opened here; `hpo evaluate` measures it as the study measured the student.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from distill.export.manifest import HEAD, LEXICON, PROJECTION, verify
+from distill.hyperparameters import StudentHyperparameters
+from distill.student import Student, Texts, assemble
+from studies.config.hyperparameters import Hyperparameters
+from studies.episodes.lexicon import BUCKETS, Lexicon
+from studies.model.encoder import Ragged, quiet_transformers
+from studies.model.recommender import Head
+
+if TYPE_CHECKING:
+    from transformers import DistilBertModel, PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True)
+class ExportedStudent:
+    """What an export folder holds.
+
+    Attributes:
+        folder: where it is.
+        manifest: of `distill/export/manifest.py`, checked.
+        head: what adapts.
+        learner: the values by which it adapts.
+        lexicon: the words of the texts that it was trained on.
+    """
+
+    folder: Path
+    manifest: dict[str, Any]
+    head: Head
+    learner: Hyperparameters
+    lexicon: Lexicon
+
+    @cached_property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """Cuts at the student's limit."""
+        from transformers import AutoTokenizer
+
+        quiet_transformers()
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(self.folder, local_files_only=True)
+        return tokenizer
+
+    @cached_property
+    def model(self) -> DistilBertModel:
+        """The encoder, in fp32 however its weights are stored."""
+        from transformers import DistilBertModel
+
+        quiet_transformers()
+        return DistilBertModel.from_pretrained(
+            self.folder, local_files_only=True, use_safetensors=True, dtype=torch.float32
+        )
+
+    @cached_property
+    def projection(self) -> nn.Linear | None:
+        """From a narrower encoder's vectors to the head's width."""
+        if not (self.folder / PROJECTION).is_file():
+            return None
+        weight = load_file(self.folder / PROJECTION)["linear.weight"].float()
+        projection = nn.Linear(weight.shape[1], weight.shape[0], bias=False)
+        projection.load_state_dict({"weight": weight})
+        return projection
+
+    @property
+    def max_tokens(self) -> int:
+        """Where texts are cut."""
+        return int(self.manifest["max_tokens"])
+
+
+def load_export(folder: Path) -> ExportedStudent:
+    """Opens an export after checking its version and every file's digest; reads nothing else and no network.
+
+    Raises:
+        InputError: the folder is no export, of another version, or a file is missing or altered.
+    """
+    manifest = verify(folder)
+    learner = Hyperparameters(**manifest["learner"])
+    head = _read_head(load_file(folder / HEAD), learner)
+    return ExportedStudent(folder, manifest, head, learner, _read_lexicon(folder))
+
+
+def as_student(exported: ExportedStudent, tokens: Ragged) -> Student:
+    """The student that was exported, asked about the items whose `tokens` these are: `distill.objective.evaluate` it.
+
+    Args:
+        exported: of `load_export`.
+        tokens: `tokenize(exported.tokenizer, texts, exported.max_tokens)` of a data set's texts.
+    """
+    values = StudentHyperparameters(**exported.manifest["distillation"])
+    texts = Texts(None, exported.tokenizer, tokens)
+    return assemble(
+        exported.model, exported.projection, exported.head, texts, exported.max_tokens, exported.learner, values
+    )
+
+
+def _read_head(weights: dict[str, Tensor], learner: Hyperparameters) -> Head:
+    size, width = weights["project.weight"].shape
+    head = Head(width, size, learned_rates=learner.learned_rates)
+    head.load_state_dict(weights)
+    return head
+
+
+def _read_lexicon(folder: Path) -> Lexicon:
+    stored = load_file(folder / LEXICON)
+    frequency = np.zeros(BUCKETS, dtype=np.int64)
+    frequency[stored["buckets"].numpy()] = stored["frequency"].numpy()
+    return Lexicon(int(stored["texts"]), frequency)

@@ -1,0 +1,128 @@
+"""A scene that a student has adapted to: it ranks its candidates for anyone.
+
+Most of a score is the same for everyone and made once, when the scene is; only what a user's history says is left.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from storage.errors import InputError
+from studies.evaluation.metrics import top_k
+from studies.model.recommender import AdaptedScene, Head
+
+History = Sequence[str]
+# Gives the (n, D) vectors of texts.
+Lookup = Callable[[Sequence[str]], Tensor]
+# Numbers in the largest tensors of a ranking: more users are ranked one part after another.
+_NUMBERS = 2**23
+
+
+class Ranking(NamedTuple):
+    """The top of each user's list.
+
+    Attributes:
+        items: (R, k) positions among the candidates, best first; equal scores in the candidates' order.
+        scores: (R, k) their scores, comparable within a row.
+    """
+
+    items: Tensor
+    scores: Tensor
+
+
+class Scene:
+    """A scene that a student has adapted to; `Catalogue.adapt` and `StudentRecommender.adapt` make it.
+
+    It is never changed: several threads may rank at once, while items are added to the catalogue.
+
+    Attributes:
+        candidates: the texts of what it ranks; a ranking's positions are among them.
+    """
+
+    def __init__(
+        self, candidates: Sequence[str], adapted: AdaptedScene, head: Head, lookup: Lookup, longest_history: int
+    ) -> None:
+        self.candidates = candidates
+        self._adapted, self._head, self._lookup, self._longest = adapted, head, lookup, longest_history
+        reading = adapted.reading
+        self._anyone = adapted.scores(reading.match.new_zeros(1, len(reading.match)))
+
+    @torch.no_grad()
+    def rank(self, histories: Sequence[History], k: int = 10) -> Ranking:
+        """Ranks the scene's candidates for each user.
+
+        Args:
+            histories: one per user; an empty one is a user nothing is known of.
+            k: length of the lists; shorter where there are fewer candidates.
+
+        Raises:
+            InputError: k below 1, a history that is one text instead of a list, or a text that says nothing.
+        """
+        if k < 1:
+            raise InputError(f"k = {k}: a list has at least 1 item; pass k of 1 or more")
+        cut = shorten(histories, self._longest)
+        vectors = Vectors(cut, self._lookup)
+        count = len(self.candidates)
+        users = max(1, _NUMBERS // (count * (self._longest + 6)))
+        parts = [self._rank(cut[first : first + users], vectors, k) for first in range(0, len(cut), users)]
+        nobody = Ranking(
+            self._anyone.new_empty(0, min(k, count), dtype=torch.int64), self._anyone.new_empty(0, min(k, count))
+        )
+        return Ranking(*(torch.cat(columns) for columns in zip(nobody, *parts, strict=True)))
+
+    def _rank(self, histories: Sequence[History], vectors: Vectors, k: int) -> Ranking:
+        held, counts = vectors.count(histories)
+        reading = self._head.reread(self._adapted.reading, held)
+        scores = self._anyone + self._adapted.of_histories(reading, counts)
+        items = best(scores, k)
+        return Ranking(items, scores.gather(1, items))
+
+
+class Vectors:
+    """The vectors of all texts that some histories hold, each looked up once.
+
+    Args:
+        histories: of `shorten`.
+        lookup: gives the vectors.
+    """
+
+    def __init__(self, histories: Sequence[History], lookup: Lookup) -> None:
+        texts = dict.fromkeys(text for history in histories for text in history)
+        self._row = {text: row for row, text in enumerate(texts)}
+        self._vectors = lookup(list(texts))
+
+    def count(self, histories: Sequence[History]) -> tuple[Tensor, Tensor]:
+        """(H, D) vectors of the distinct texts of some of the histories, and the (R, H) counts of each history."""
+        rows = dict.fromkeys(self._row[text] for history in histories for text in history)
+        place = {row: number for number, row in enumerate(rows)}
+        counts = np.zeros((len(histories), len(rows)), dtype=np.float32)
+        for user, history in enumerate(histories):
+            for text in history:
+                counts[user, place[self._row[text]]] += 1
+        return self._vectors[list(rows)], torch.from_numpy(counts).to(self._vectors.device)
+
+
+def shorten(histories: Sequence[History], longest: int) -> list[History]:
+    """The last items of each history.
+
+    Raises:
+        InputError: a history is one text instead of a list.
+    """
+    if isinstance(lone := next((history for history in histories if isinstance(history, str)), None), str):
+        raise InputError(f"a history is a list of texts, got the text {lone!r}; pass [{lone!r}]")
+    return [history[-longest:] for history in histories]
+
+
+def best(scores: Tensor, k: int) -> Tensor:
+    """`metrics.top_k` of (R, C) scores, sorting only what is in question where there are many candidates."""
+    if k >= scores.shape[1] or len(scores) == 0:
+        return top_k(scores, k)
+    least = scores.topk(k, dim=1).values[:, -1:]
+    # At least k of each row, in the candidates' order; more where scores are equal.
+    rows = [row.nonzero()[:, 0] for row in scores >= least]
+    return torch.stack([own[top_k(row[None, own], k)[0]] for own, row in zip(rows, scores, strict=True)])

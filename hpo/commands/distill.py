@@ -1,0 +1,40 @@
+"""`hpo distill`: the students of a finished search, without looking at its test scenes."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated
+
+import typer
+
+from hpo.commands.options import Database, Json, Name, connect
+from hpo.commands.verb import verb
+
+app = typer.Typer()
+
+
+@app.command()
+@verb("hpo distill quickstart --trials 4")
+def distill(
+    name: Name,
+    trials: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Students in all, instead of the study file's.")
+    ] = None,
+    database: Database = None,
+    as_json: Json = False,
+) -> None:
+    """Distil the winners of a search into students, or go on with it, and show them; hpo run then exports the best."""
+    from hpo.registry import load_spec_of
+    from hpo.reporting.terminal import students_table
+    from hpo.results import distillation
+    from hpo.status.console import Console
+
+    opened, console = connect(database), Console()
+    spec = load_spec_of(opened, name)
+    if trials is not None:
+        spec = spec.model_copy(update={"distill": spec.distill.model_copy(update={"trials": trials})})
+    found = distillation.distil_study(opened, spec, console)
+    if as_json:
+        typer.echo(json.dumps(found))
+    else:
+        console.out.print(students_table(found, spec.protocol.k))

@@ -1,0 +1,257 @@
+"""The distillation of a study's winners: which they are, and the Optuna study that searches for the best student.
+
+finalists ─▶ teachers ─▶ students, pruned at rungs by validation recall ─▶ the student that is taken
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from typing import TYPE_CHECKING, Any
+
+from hpo.registry import distillation_name
+from hpo.results.students import students, take
+from hpo.search.loop import ranked, winners
+from hpo.status.console import Console
+from storage.database.postgres import Database
+from storage.database.records import Records
+from storage.errors import InputError, StudyStopped
+from storage.files.artifacts import study_folder, trial_folder
+from studies.config.spec import StudySpec
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    import optuna
+    from optuna.trial import FrozenTrial
+
+    from distill.objective import Distillation, Student, Teacher
+    from hpo.search.finalists import Finalists
+    from studies.training.objective import Problem
+
+
+def choose(
+    database: Database, spec: StudySpec, problem: Problem, console: Console
+) -> tuple[list[Teacher], Teacher | None, Finalists]:
+    """The search's winners and their rival, the best of plain fine-tuning, each the best of as many finalists.
+
+    Returns:
+        The teachers, best first; the rival, None where no trial of fine-tuning has finished; and all that the former
+        were chosen from.
+
+    Raises:
+        InputError: no trial has finished, or a winner's checkpoint is missing or damaged.
+    """
+    from hpo.search.finalists import Recheck
+
+    study, count = open_search(database, spec), spec.finalist_count()
+    best = winners(study, count)
+    plain = [trial for trial in ranked(study) if trial.params.get("learner") == "finetune"][:count]
+    trials = {trial.number: trial for trial in (*best, *plain)}
+    recheck = Recheck(database, spec, problem)
+    with console.progress("looking at the finalists again") as report:
+        finalists = recheck(best, lambda done, _: report(done, len(best) + len(plain)))
+        rivals = recheck(plain, lambda done, _: report(len(best) + done, len(best) + len(plain))) if plain else None
+
+    def teachers(found: Finalists, count: int) -> list[Teacher]:
+        return [_teacher(spec, problem, trials[each.trial], each.recall) for each in found.ranked[:count]]
+
+    rival = teachers(rivals, 1)[0] if rivals else None
+    return teachers(finalists, spec.distill.teachers), rival, finalists
+
+
+def _teacher(spec: StudySpec, problem: Problem, trial: FrozenTrial, recall: float) -> Teacher:
+    from distill.objective import Teacher
+    from hpo.search.trial_chains import origin
+    from studies.training.objective import load_teacher
+
+    learner = load_teacher(problem, trial_folder(spec.name, origin(trial)))
+    return Teacher(trial.number, recall, learner)
+
+
+def distil(
+    database: Database, spec: StudySpec, problem: Problem, teachers: Sequence[Teacher], console: Console
+) -> tuple[Student, int]:
+    """Runs what is left of the distillation's trials; returns the student that is taken, and its trial.
+
+    Raises:
+        InputError: no student has finished.
+        StudyStopped: `hpo stop` ended it.
+    """
+    from distill.objective import load_student
+
+    work = _Work(database, spec, problem, teachers, console)
+    work.run()
+    taken = take(work.study, spec)
+    return load_student(problem, trial_folder(work.study.study_name, taken.number)), taken.number
+
+
+def open_search(database: Database, spec: StudySpec) -> optuna.Study:
+    """The Optuna study of the search whose winners teach."""
+    from hpo.search.trial_run import open_study
+
+    return open_study(database.storage, spec.name)
+
+
+def distil_study(database: Database, spec: StudySpec, console: Console) -> list[dict[str, Any]]:
+    """`hpo distill`: runs what is left of the distillation; returns all its students, as `students` gives them.
+
+    Raises:
+        InputError: the search has no finished trial, or the study was evaluated with a student already.
+        StudyStopped: `hpo stop` ended it.
+    """
+    from hpo.job import EVALUATION
+    from hpo.search.loop import cache_folder
+    from studies.training.objective import prepare
+
+    if Records(database.engine).stage_result(spec.name, EVALUATION) is not None:
+        study = open_distillation(database, spec)
+        if len(study.get_trials(deepcopy=False)) < spec.distill.trials:
+            raise InputError(
+                f"the test scenes of study {spec.name!r} were scored with one of its students, and they are scored "
+                "once; give the study a new name to try more students"
+            )
+        return students(study, spec)
+    winners(open_search(database, spec), 1)  # before anything is read
+    problem = prepare(spec, cache_folder(), listener=console)
+    teachers, _, _ = choose(database, spec, problem, console)
+    distil(database, spec, problem, teachers, console)
+    return students(open_distillation(database, spec), spec)
+
+
+def open_distillation(database: Database, spec: StudySpec, *, create: bool = False) -> optuna.Study:
+    """The Optuna study of a search's students; with `create`, made if it is new."""
+    import optuna
+
+    from hpo.search.space import SeededByTrial
+    from hpo.search.trial_run import open_study
+
+    name, section = distillation_name(spec.name), spec.distill
+    sampler = SeededByTrial(_sampler, section.seed)
+    if not create:
+        return open_study(database.storage, name, sampler)
+    study = optuna.create_study(
+        storage=database.storage,
+        study_name=name,
+        sampler=sampler,
+        directions=["minimize" if name != "recall" else "maximize" for name in section.objectives],
+        load_if_exists=True,
+    )
+    study.set_user_attr("search study", spec.name)
+    study.set_metric_names([f"recall@{spec.protocol.k}", *section.objectives[1:]])
+    return study
+
+
+class _Work:
+    """One process's work on a distillation."""
+
+    def __init__(
+        self, database: Database, spec: StudySpec, problem: Problem, teachers: Sequence[Teacher], console: Console
+    ) -> None:
+        from hpo.dashboard.page import Page
+        from hpo.search.pruner import RecallPruner
+        from hpo.search.space import student_start
+        from hpo.search.trial_queue import Claims
+
+        self._spec, self._problem, self._teachers, self._console = spec, problem, teachers, console
+        self.study = open_distillation(database, spec, create=True)
+        with Records(database.engine).exclusive(self.study.study_name):
+            start = student_start(spec.distill)
+            self.study.enqueue_trial(start, skip_if_exists=True)
+        self._claims = Claims(database, self.study, spec.name, spec.search.retries, timed=False)
+        self._page, self._storage = Page(database, spec), database.storage
+        section, pruner = spec.distill, spec.pruner
+        self._pruner = None
+        # A front has a cheap end, which pruning by recall alone would cut off.
+        if pruner.kind == "recall" and len(section.objectives) == 1:
+            metric = f"recall@{spec.protocol.k}"
+            self._pruner = RecallPruner(section.rungs, pruner.eta, pruner.keep, section.seed, metric=metric)
+
+    @functools.cached_property
+    def _distillation(self) -> Distillation:
+        from distill.objective import Distillation
+
+        return Distillation(self._problem, self._teachers, study_folder(self.study.study_name))
+
+    def run(self) -> None:
+        """Runs what is left of the trials.
+
+        Raises:
+            StudyStopped: `hpo stop` ended it.
+        """
+        from hpo.search.budget import Budget
+        from hpo.search.trial_run import run_all
+
+        for _ in run_all(self._claims, Budget(self._spec.distill.trials), self._objective):
+            self._page.write_when_due()
+        self._page.write()
+        if self._claims.called_off():
+            raise StudyStopped(f"study {self._spec.name!r} was stopped; hpo run with its study file goes on")
+
+    def _objective(self, trial: optuna.Trial) -> float | list[float]:
+        from distill.objective import latency, load_student, size
+        from hpo.search.space import suggest_student
+
+        section, shared = self._spec.distill, self._distillation
+        values = suggest_student(trial, section)
+        folder = trial_folder(self.study.study_name, trial.number)
+        with self._console.progress(f"distilling, trial {trial.number + 1} of {section.trials}") as progress:
+
+            def advance(step: int) -> None:
+                progress(step, section.steps)
+                self._claims.advance(step / section.steps)
+
+            recall = shared.run_trial(values, folder, self._reporter(trial), advance)
+        if not math.isfinite(recall):
+            return recall
+        student = load_student(self._problem, folder)
+        figures = {"recall": recall, "latency": latency(self._problem, student), "size": size(self._problem, student)}
+        for name in ("latency", "size"):
+            trial.set_user_attr(name, round(figures[name], 4))
+        return [figures[name] for name in section.objectives]
+
+    def _reporter(self, trial: optuna.Trial) -> Callable[[int, float, float], None]:
+        from hpo.dashboard.artifacts import attach_checkpoint
+        from hpo.search.trial_chains import COST
+        from hpo.search.trial_run import Paused
+
+        known = trial._cached_frozen_trial.intermediate_values
+        section = self._spec.distill
+
+        def report(step: int, recall: float, cost_seconds: float) -> None:
+            self._claims.check(trial)
+            with self._storage.together():
+                if len(section.objectives) == 1 and step not in known:
+                    trial.report(recall, step)
+                trial.set_user_attr(COST, round(cost_seconds, 2))
+                if step == section.steps and math.isfinite(recall):
+                    attach_checkpoint(trial, trial.number)
+            self._judge(trial)
+            if step < section.steps and self._claims.called_off():
+                raise Paused("the study was stopped")
+
+        return report
+
+    def _judge(self, trial: optuna.Trial) -> None:
+        """Lets the pruner decide on a trial that has just reported.
+
+        Raises:
+            optuna.TrialPruned: it stops.
+        """
+        import optuna
+
+        from hpo.search.trial_chains import REASON
+
+        if self._pruner is None:
+            return
+        frozen = self.study._storage.get_trial(trial._trial_id)
+        decision = self._pruner.decision(self.study, frozen)
+        trial.set_user_attr(REASON, decision.reason)
+        if decision.prune:
+            raise optuna.TrialPruned(decision.reason)
+
+
+def _sampler(seed: int) -> optuna.samplers.BaseSampler:
+    import optuna
+
+    return optuna.samplers.TPESampler(seed=seed, n_startup_trials=3)

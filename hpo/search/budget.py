@@ -1,0 +1,73 @@
+"""What ends a search: trials, their cost, a recall that was wanted, or no progress; whichever comes first."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from optuna.trial import FrozenTrial, TrialState
+
+from hpo.search.trial_chains import CONTINUES, cost, counts, stories
+
+
+@dataclass(frozen=True)
+class Budget:
+    """The limits of a search.
+
+    Attributes:
+        trials: in all.
+        cost_seconds: of training and evaluation of all trials together; no limit if left out.
+        target: recall at the last rung that is good enough; none if left out.
+        patience: trials begun after the best one that may end without any becoming better; no limit if left out.
+    """
+
+    trials: int
+    cost_seconds: float | None = None
+    target: float | None = None
+    patience: int | None = None
+
+    @property
+    def may_be_exhausted(self) -> bool:
+        """Whether there is any limit but the number of trials."""
+        return any(limit is not None for limit in (self.cost_seconds, self.target, self.patience))
+
+    def spent(self, trials: Sequence[FrozenTrial]) -> str | None:
+        """Why no further trial may start; None where one may.
+
+        What was stopped and waits to be taken up again costs, but is no further trial.
+        """
+        if (reason := self.exhausted(trials)) is not None:
+            return reason
+        continues = any(trial.state == TrialState.WAITING and CONTINUES in trial.user_attrs for trial in trials)
+        if not continues and sum(map(counts, stories(trials).values())) >= self.trials:
+            return f"{self.trials} trials"
+        return None
+
+    def exhausted(self, trials: Sequence[FrozenTrial]) -> str | None:
+        """Why nothing may go on, not even what was stopped and would be taken up again; None where it may."""
+        if self.cost_seconds is not None and sum(map(cost, stories(trials).values())) >= self.cost_seconds:
+            return f"{self.cost_seconds / 60:g} minutes of cost"
+        if self.target is None and self.patience is None:
+            return None  # nothing here asks for a best trial, which a search of several objectives has not
+        if (best := _best(trials)) is None:
+            return None
+        if self.target is not None and best.value is not None and best.value >= self.target:
+            return f"recall {best.value:.4f} reaches the target of {self.target:g}"
+        if self.patience is not None and _ended_after(best, trials) >= self.patience:
+            return f"{self.patience} trials without progress"
+        return None
+
+    def without_progress(self, trials: Sequence[FrozenTrial]) -> int:
+        """How many trials have ended since the best one began; 0 where that ends nothing or none has finished."""
+        best = None if self.patience is None else _best(trials)
+        return 0 if best is None else _ended_after(best, trials)
+
+
+def _best(trials: Sequence[FrozenTrial]) -> FrozenTrial | None:
+    finished = [trial for trial in trials if trial.state == TrialState.COMPLETE and trial.value is not None]
+    return max(finished, key=lambda trial: (trial.value or 0.0, -trial.number), default=None)
+
+
+def _ended_after(best: FrozenTrial, trials: Sequence[FrozenTrial]) -> int:
+    """How many of the trials that began after the best one have ended; by number, since workers' clocks differ."""
+    return sum(trial.state.is_finished() and trial.number > best.number for trial in trials)

@@ -1,0 +1,143 @@
+"""Before winners are named: the best trials once more, on other draws of all validation scenes.
+
+The best of many noisy figures is too good on the whole (the winner's curse). Other supports and queries of the same
+scenes were not chosen by, so they say which of the best really is the best, and how much of the figure was luck. Each
+re-check is written down when it is made: an interruption loses one at most.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from hpo.search.trial_chains import origin
+from storage.database.postgres import Database
+from storage.database.records import Records
+from storage.files.artifacts import trial_folder
+from studies.config.spec import StudySpec
+from studies.evaluation.baselines import SupportPopularity
+from studies.evaluation.evaluate import evaluate
+from studies.progress import Progress
+
+if TYPE_CHECKING:
+    from optuna.trial import FrozenTrial
+
+    from studies.training.objective import Problem
+
+Recalls = Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Finalist:
+    """A trial that was looked at again; recalls are macro-averages over the validation scenes.
+
+    Attributes:
+        trial: its number.
+        searched: recall that the search saw.
+        redrawn: recall on the other draws.
+        recall: over all draws, the search's own included: what winners are chosen by.
+    """
+
+    trial: int
+    searched: float
+    redrawn: float
+    recall: float
+
+
+@dataclass(frozen=True)
+class Finalists:
+    """All finalists, the best first.
+
+    Attributes:
+        draws: other draws of the scenes' openings and query users.
+        ranked: by recall over all draws.
+        optimism: how much of the search's best trial's lead over support popularity is gone on the other draws: the
+            part of its recall that came from having been chosen by it.
+    """
+
+    draws: int
+    ranked: tuple[Finalist, ...]
+    optimism: float
+
+
+class Recheck:
+    """Looks at trials again.
+
+    Args:
+        database: where the study lives.
+        spec: the study.
+        problem: its data.
+    """
+
+    def __init__(self, database: Database, spec: StudySpec, problem: Problem) -> None:
+        self._records, self._spec, self._problem = Records(database.engine), spec, problem
+        self._episodes = problem.redrawn("validation", spec.finalists.draws)
+        last = len(spec.pruner.rungs) - 1
+        results = self._records.rung_results(spec.name)
+        self._searched = {result.trial: result.scene_recalls for result in results if result.rung == last}
+
+    def __call__(self, trials: Sequence[FrozenTrial], progress: Progress) -> Finalists:
+        """The trials, ranked anew.
+
+        Args:
+            trials: finished ones, the search's best first; at least one.
+            progress: called with (trials done, trials in all).
+        """
+        base_searched, base_redrawn = self._baseline()
+        found = []
+        for done, trial in enumerate(trials, start=1):
+            searched, redrawn = self._searched[origin(trial)], self._redrawn(trial)
+            recall = _mean(_pooled(searched, redrawn, self._spec.finalists.draws))
+            found.append(Finalist(trial.number, _mean(searched), _mean(redrawn), recall))
+            progress(done, len(trials))
+        best = found[0]
+        return Finalists(
+            draws=self._spec.finalists.draws,
+            ranked=tuple(sorted(found, key=lambda finalist: (-finalist.recall, finalist.trial))),
+            optimism=(best.searched - base_searched) - (best.redrawn - base_redrawn),
+        )
+
+    def _redrawn(self, trial: FrozenTrial) -> Recalls:
+        """Recall by scene on the other draws, of the checkpoint that the trial left."""
+        from studies.training.objective import load_teacher
+
+        def measure() -> dict[str, float]:
+            learner = load_teacher(self._problem, trial_folder(self._spec.name, origin(trial)))
+            scenes = self._problem.evaluate(learner, self._episodes).scenes
+            return {name: scene.recall for name, scene in scenes.items()}
+
+        return self._once(f"finalist {origin(trial)}", measure)
+
+    def _baseline(self) -> tuple[float, float]:
+        """Recall of popularity in the support, on the search's draw and on the others: no draw was chosen by it."""
+        problem = self._problem
+
+        def measure() -> dict[str, float]:
+            system, scenes, k = SupportPopularity(), problem.data.scenes, self._spec.protocol.k
+            drawn = {"searched": problem.validation, "redrawn": self._episodes}
+            return {name: evaluate(system, episodes, scenes, k).mean() for name, episodes in drawn.items()}
+
+        found = self._once("finalists' baseline", measure)
+        return found["searched"], found["redrawn"]
+
+    def _once(self, name: str, measure: Callable[[], dict[str, float]]) -> dict[str, float]:
+        """A measurement from its record, or made and recorded now."""
+        name = f"{name}, {self._spec.finalists.draws} draws"
+        stored = self._records.stage_result(self._spec.name, name)
+        return stored if stored is not None else self._records.finish_stage(self._spec.name, name, measure())
+
+
+def _pooled(searched: Recalls, redrawn: Recalls, draws: int) -> dict[str, float]:
+    """By scene, the mean over all draws; a scene that has no episode in one part counts with the other's."""
+    return {
+        name: (searched.get(name, redrawn.get(name, np.nan)) + draws * redrawn.get(name, searched.get(name, np.nan)))
+        / (1 + draws)
+        for name in searched.keys() | redrawn.keys()
+    }
+
+
+def _mean(recalls: Recalls) -> float:
+    return float(np.mean([recalls[name] for name in sorted(recalls)]))

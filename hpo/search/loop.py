@@ -1,0 +1,269 @@
+"""One study's search as a worker sees it: the budget, the objective, the pruner's decisions; and who won."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from storage.database.postgres import Database
+from storage.database.records import Records, RungResult
+from storage.errors import InputError
+from storage.files.artifacts import study_folder, trial_folder
+from storage.home import home
+from studies.config.spec import StudySpec
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+
+    import optuna
+    from optuna.trial import FrozenTrial, TrialState
+
+    from hpo.search.asha import Promotion, RungHistory
+    from hpo.search.budget import Budget
+    from studies.config.hyperparameters import Hyperparameters
+    from studies.training.objective import RungReport
+
+    Train = Callable[[Hyperparameters, Path, Callable[[RungReport], None]], float]
+
+
+def cache_folder() -> Path:
+    """Where activations are cached, for all studies."""
+    return home() / "cache"
+
+
+class Search:
+    """A study joined for work.
+
+    Args:
+        database: where the study lives.
+        spec: the study.
+        scenes: names of the validation scenes that recalls are measured on.
+        train: trains and evaluates a configuration, as `studies.training.objective.run_trial` does on the study's data.
+
+    Raises:
+        InputError: the study holds recalls on other scenes.
+    """
+
+    def __init__(self, database: Database, spec: StudySpec, scenes: Collection[str], train: Train) -> None:
+        from hpo.search.pruner import RecallPruner, RecordedHistory
+        from hpo.search.space import make_sampler
+        from hpo.search.trial_queue import Claims
+        from hpo.search.trial_run import open_study
+
+        self._records, self._spec, self._train = Records(database.engine), spec, train
+        pruner, metric = spec.pruner, f"recall@{spec.protocol.k}"
+        self._results = RecordedHistory(self._records, spec.name, len(pruner.rungs))
+        self._results.read()
+        self._results.check_scenes(frozenset(scenes))
+        self._pruner = None
+        if pruner.kind == "recall":
+            self._pruner = RecallPruner(pruner.rungs, pruner.eta, pruner.keep, spec.search.seed, metric=metric)
+        self.study = open_study(database.storage, spec.name, make_sampler(spec.search), self._pruner)
+        self._storage = database.storage
+        self._claims = Claims(database, self.study, spec.name, spec.search.retries)
+        self._budget = search_budget(spec)
+
+    def advance(self, share: float) -> None:
+        """Notes how much of the running trial is done, from 0 to 1, for those who watch."""
+        self._claims.advance(share)
+
+    def run_next(self) -> TrialState | None:
+        """Runs the next trial to its end; None when no further one may start, whatever the number of workers.
+
+        Raises:
+            KeyboardInterrupt: after the trial was put back.
+        """
+        from hpo.search.trial_run import run_next
+
+        return run_next(self._claims, self._budget, self.objective, self._take_up)
+
+    def run_all(self) -> Iterator[TrialState]:
+        """Runs trials until the search has ended, and yields how each did; see `hpo.search.trial_run.run_all`."""
+        from hpo.search.trial_run import run_all
+
+        return run_all(self._claims, self._budget, self.objective, self._take_up)
+
+    def objective(self, trial: optuna.Trial) -> float:
+        """Trains the trial's configuration, reporting and maybe pruning at each rung."""
+        from hpo.dashboard.artifacts import attach_checkpoint
+        from hpo.search.space import suggest
+        from hpo.search.trial_chains import AT_ONCE, COST, FROM_RUNG, origin
+
+        with self._storage.together():
+            values = suggest(trial, self._spec.search)
+        frozen = trial._cached_frozen_trial  # as it was asked for: reading it again costs seven queries
+        number = origin(frozen)
+
+        def report(reached: RungReport) -> None:
+            self._claims.check(trial)
+            self._record(number, reached)
+            # Optuna is told of the nominal resource, which is the same for all trials at a rung.
+            step = self._spec.pruner.rungs[reached.rung]
+            with self._storage.together():
+                if step not in frozen.intermediate_values:
+                    trial.report(reached.recall, step)
+                trial.set_user_attr(COST, round(reached.cost_seconds, 2))
+                if reached.rung == 0:
+                    trial.set_user_attr("seconds_per_update", round(reached.seconds_per_update, 4))
+                if reached.at_once is not None:
+                    trial.set_user_attr(AT_ONCE, reached.at_once)
+                if reached.rung + 1 == len(self._spec.pruner.rungs) and math.isfinite(reached.recall):
+                    attach_checkpoint(trial, number)
+                # A trial that was taken up again has been decided on at the rung that it goes on from.
+                if reached.rung > frozen.user_attrs.get(FROM_RUNG, -1):
+                    self._judge(trial, number, reached.rung)
+            if reached.rung + 1 < len(self._spec.pruner.rungs):
+                self._pause()
+
+        return self._train(values, trial_folder(self._spec.name, number), report)
+
+    def _record(self, number: int, reached: RungReport) -> None:
+        """Writes a rung's result down.
+
+        Raises:
+            InputError: it is on other scenes than the study's; nothing was written, or no worker could go on.
+        """
+        if reached.scene_recalls:
+            self._results.check_scenes(frozenset(reached.scene_recalls))
+        self._records.record_rung(
+            RungResult(
+                study=self._spec.name,
+                trial=number,
+                rung=reached.rung,
+                step=reached.step,
+                recall=reached.recall,
+                scene_recalls=reached.scene_recalls,
+                cost_seconds=reached.cost_seconds,
+                seed=self._spec.search.seed,
+            )
+        )
+
+    def _judge(self, trial: optuna.Trial, number: int, rung: int) -> None:
+        """Lets the pruner decide on a trial whose rung was recorded.
+
+        Raises:
+            optuna.TrialPruned: it stops.
+        """
+        import optuna
+
+        from hpo.search.trial_chains import REASON, SPARED
+
+        if self._pruner is None:
+            return
+        decision = self._pruner.decide(self._results.read(), number, rung)
+        trial.set_user_attr(REASON, decision.reason)
+        if decision.prune:
+            raise optuna.TrialPruned(decision.reason)
+        if decision.outranked:
+            trial.set_user_attr(SPARED, rung)
+
+    def _pause(self) -> None:
+        """Lets a trial wait at the rung that it has reached where the search shall not go on.
+
+        Raises:
+            Paused: says why.
+        """
+        from hpo.search.trial_run import Paused
+
+        if self._claims.called_off():
+            raise Paused("the study was stopped, or its time is over")
+        if self._budget.may_be_exhausted and (reason := self._budget.exhausted(self.study.get_trials(deepcopy=False))):
+            raise Paused(reason)
+
+    def _take_up(self, trials: Sequence[FrozenTrial]) -> bool:
+        """Queues the stopped trial that goes on before anything new begins, if there is one: under the study's lock."""
+        from hpo.search.trial_chains import continuation, paused, stories
+
+        known = stories(trials)
+        found = taken_up(self._spec, known, self._results.read)
+        if found is not None:
+            self.study.add_trial(continuation(paused(known)[found.trial], found.rung, found.reason))
+        return found is not None
+
+
+def taken_up(
+    spec: StudySpec, known: Mapping[int, list[FrozenTrial]], history: Callable[[], RungHistory]
+) -> Promotion | None:
+    """The stopped trial that goes on before anything new begins, if there is one.
+
+    Args:
+        spec: the study.
+        known: its trials, by story.
+        history: gives what every trial measured at every rung.
+    """
+    from optuna.trial import TrialState
+
+    from hpo.search.asha import completion, promotion
+    from hpo.search.trial_chains import counts, paused
+
+    if spec.pruner.kind != "recall":
+        return None
+    stopped, measured = paused(known), history()
+    found = promotion(measured, stopped, eta=spec.pruner.eta, metric=f"recall@{spec.protocol.k}")
+    if found is None and sum(map(counts, known.values())) >= spec.search.trials:
+        going = sum(story[-1].state in (TrialState.COMPLETE, TrialState.RUNNING) for story in known.values())
+        found = completion(measured, stopped, finished=going, wanted=spec.finalist_count())
+    return found
+
+
+def ended_by(spec: StudySpec, trials: Sequence[FrozenTrial]) -> str | None:
+    """Why nothing may begin or be taken up again any more; None where something may.
+
+    Args:
+        spec: the study.
+        trials: all of its search; what they have reported says what each measured.
+    """
+    from hpo.search.asha import RungHistory
+    from hpo.search.trial_chains import stories
+
+    budget = search_budget(spec)
+
+    def reported() -> RungHistory:
+        history = RungHistory(len(spec.pruner.rungs))
+        for first, story in stories(trials).items():
+            for rung, step in enumerate(spec.pruner.rungs):
+                if (recall := story[-1].intermediate_values.get(step)) is not None:
+                    history.add(first, rung, recall)
+        return history
+
+    reason = budget.spent(trials)
+    if reason is None or budget.exhausted(trials) is not None:
+        return reason
+    return None if taken_up(spec, stories(trials), reported) else reason
+
+
+def search_budget(spec: StudySpec) -> Budget:
+    """What ends the study's search."""
+    from hpo.search.budget import Budget
+
+    search, minutes = spec.search, spec.search.cost_minutes
+    return Budget(search.trials, None if minutes is None else 60 * minutes, search.target_recall, search.patience)
+
+
+def winners(study: optuna.Study, count: int) -> list[FrozenTrial]:
+    """The best `count` finished trials, best first.
+
+    Raises:
+        InputError: no trial has finished.
+    """
+    finished = ranked(study)
+    if not finished:
+        raise InputError(
+            f"study {study.study_name!r} has no finished trial to take teachers from; "
+            f"hpo status {study.study_name} shows why, hpo launch with more --trials goes on"
+        )
+    return finished[:count]
+
+
+def ranked(study: optuna.Study) -> list[FrozenTrial]:
+    """The finished trials, best first."""
+    from optuna.trial import TrialState
+
+    finished = [t for t in study.get_trials(deepcopy=False) if t.state == TrialState.COMPLETE and t.value is not None]
+    return sorted(finished, key=lambda t: (-(t.value or 0.0), t.number))
+
+
+def log_folder(name: str) -> Path:
+    """Where a study's workers write their logs."""
+    return study_folder(name) / "logs"

@@ -1,0 +1,139 @@
+"""Runs single trials so that nothing is lost: interruptions go back to the queue, failures are told with their reason.
+
+Used by search workers and by the distillation alike, with Optuna's ask/tell underneath.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import optuna
+from optuna.trial import TrialState
+
+from hpo.search.budget import Budget
+from hpo.search.signals import Shield, shielded
+from hpo.search.trial_chains import ERROR, REASON
+from hpo.search.trial_queue import Claims, LeaseLost, Resume
+from storage.errors import ArtifactsUnavailable, DatabaseUnreachable
+
+log = logging.getLogger(__name__)
+
+Value = float | Sequence[float]
+Objective = Callable[[optuna.Trial], Value]
+
+MAX_FAILURES_IN_A_ROW = 3
+# Between two looks at whether anything has come up to do.
+WAIT_SECONDS = 2.0
+
+
+class Paused(Exception):
+    """The trial shall not go on for now; what it has reached is kept for whoever goes on with it."""
+
+
+def open_study(storage: Any, name: str, sampler: Any = None, pruner: Any = None, create: bool = False) -> optuna.Study:
+    """The study of that name on this storage; with `create`, made if it is new."""
+    if create:
+        return optuna.create_study(
+            storage=storage, study_name=name, sampler=sampler, pruner=pruner, direction="maximize", load_if_exists=True
+        )
+    return optuna.load_study(storage=storage, study_name=name, sampler=sampler, pruner=pruner)
+
+
+def run_all(claims: Claims, budget: Budget, objective: Objective, resume: Resume | None = None) -> Iterator[TrialState]:
+    """Runs trials until the study has ended, and yields how each did.
+
+    A worker that finds nothing to do stays while others run: one of them may die and leave its trial, or end so that a
+    stopped trial goes on.
+
+    Raises:
+        KeyboardInterrupt: as `run_next` does.
+    """
+    while True:
+        state = run_next(claims, budget, objective, resume)
+        if state is not None:
+            yield state
+        elif claims.others_run() and not claims.called_off():
+            time.sleep(WAIT_SECONDS)
+        else:
+            return
+
+
+def run_next(claims: Claims, budget: Budget, objective: Objective, resume: Resume | None = None) -> TrialState | None:
+    """Asks for the next trial and runs it to its end; None when no further one may start.
+
+    Args:
+        claims: this worker's dealings with the study.
+        budget: exact in trials across workers.
+        objective: the trial's value, or one for each of the study's directions.
+        resume: hears all trials before a new one is asked for, may queue one that was stopped, and says whether it did.
+
+    Raises:
+        KeyboardInterrupt: on Ctrl-C or SIGTERM; the trial waits to go on.
+    """
+    with shielded() as shield:
+        trial = claims.ask(budget, resume)
+        if trial is None:
+            return None
+        state = run(claims, trial, objective, shield)
+        log.info("trial %d: %s", trial.number, state.name)
+        return state
+
+
+def run(claims: Claims, trial: optuna.Trial, objective: Objective, shield: Shield) -> TrialState:
+    """Runs one trial to its end and tells the study; returns WAITING for one that goes on later, maybe elsewhere.
+
+    A KeyboardInterrupt (Ctrl-C, SIGTERM) puts the trial back and goes on upwards, as does a full disk; a database that
+    stays away goes on upwards too. None of them is the trial's fault.
+    """
+    try:
+        try:
+            end = _end(claims, trial, objective, shield)
+        except (KeyboardInterrupt, ArtifactsUnavailable):
+            with contextlib.suppress(LeaseLost):
+                claims.put_back(trial)
+            raise
+        if end.state == TrialState.WAITING:
+            claims.put_back(trial)
+        else:
+            claims.tell(trial, end.value, end.state, end.why)
+    except LeaseLost as lost:
+        log.warning("%s", lost)
+        return TrialState.WAITING
+    return end.state
+
+
+@dataclass(frozen=True)
+class _End:
+    """How a trial ends: its state, its value where it is complete, and attributes that say why."""
+
+    state: TrialState
+    value: Value | None = None
+    why: Mapping[str, str] | None = None
+
+
+def _end(claims: Claims, trial: optuna.Trial, objective: Objective, shield: Shield) -> _End:
+    """Runs the objective; its exceptions fail the trial with their reason, and are logged."""
+    try:
+        # The lease is renewed until here, and given back by whoever tells the end.
+        with claims.heartbeat(trial), shield.lifted():
+            value = objective(trial)
+    except optuna.TrialPruned:
+        return _End(TrialState.PRUNED)
+    except Paused as pause:
+        log.info("trial %d pauses: %s", trial.number, pause)
+        return _End(TrialState.WAITING)
+    except (LeaseLost, ArtifactsUnavailable, DatabaseUnreachable):
+        raise
+    except Exception as error:
+        log.exception("trial %d failed", trial.number)
+        return _End(TrialState.FAIL, why={ERROR: f"{type(error).__name__}: {error}"[:2000]})
+    if not all(map(math.isfinite, value if isinstance(value, Sequence) else [value])):
+        # A hopeless configuration, not a fault: it has spent its share of the budget.
+        return _End(TrialState.PRUNED, why={REASON: f"recall is {value}: it diverged"})
+    return _End(TrialState.COMPLETE, value)

@@ -1,0 +1,1 @@
+"""Status: a study at one moment, read from the database and shown."""

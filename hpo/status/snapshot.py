@@ -1,0 +1,300 @@
+"""What a study looks like right now: trials, budgets, pace and what comes after the search, read from the database."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from hpo.registry import distillation_name
+from storage.database.control import Control, Orders
+from storage.database.leases import Lease, Leases
+from storage.database.postgres import Database
+from storage.database.records import Records
+from studies.config.spec import StudySpec
+
+if TYPE_CHECKING:
+    from optuna import Study
+    from optuna.trial import FrozenTrial
+
+
+@dataclass(frozen=True)
+class TrialView:
+    """One trial as the table shows it.
+
+    Attributes:
+        number, state, learner: as Optuna has them, but that what has begun and waits is paused; learner is "" until
+            suggested.
+        recalls: validation recall at each rung; None where not reached (or not finite).
+        cost_seconds: measured training and evaluation time.
+        reason: the pruner's words, or the error.
+        params: the configuration.
+        story: number of the first trial of its story, which its rung results go by.
+        spared: it was kept to measure false prunes where its rank would have stopped it.
+        share: of a running trial, how much of its training is done, from 0 to 1, as of its worker's last heartbeat;
+            None while unknown.
+        silent_seconds: of a running trial, since its worker was last heard of.
+    """
+
+    number: int
+    state: str
+    learner: str
+    recalls: tuple[float | None, ...]
+    cost_seconds: float
+    reason: str
+    params: dict[str, Any]
+    story: int
+    spared: bool
+    share: float | None = None
+    silent_seconds: float | None = None
+
+    @property
+    def recall(self) -> float | None:
+        """At the last rung that it has reached."""
+        return next((recall for recall in reversed(self.recalls) if recall is not None), None)
+
+
+@dataclass(frozen=True)
+class Students:
+    """How far a study's distillation is.
+
+    Attributes:
+        budget: trials in all.
+        states: number of trials per state, in lower case.
+        share: how much of the trial that runs is done, from 0 to 1; None while unknown.
+        evaluated: whether the test scenes were scored.
+    """
+
+    budget: int
+    states: dict[str, int]
+    share: float | None
+    evaluated: bool
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A study at one moment.
+
+    Attributes:
+        name: the study.
+        metric: what recalls are called.
+        budget: trials in all.
+        spent: trials that count against the budget.
+        cost_limit_seconds: budget of measured cost; None where there is none, as for the next three.
+        seconds_to_deadline: of the launch, by the server's clock; negative when it is over.
+        target: recall that is good enough.
+        patience: trials that may end without a better one.
+        without_progress: trials that have ended since the best one began.
+        ended_by: why no trial may start or be taken up again: which budget is spent; None where one may.
+        stopping: `hpo stop` holds.
+        states: number of trials per state, in lower case.
+        rungs: resource at each rung.
+        trials: the last trial of each story: a retry or continuation stands for what it goes on with.
+        trials_per_hour: at what trials have cost so far, with as many workers as run; None while unknown.
+        seconds_left: estimate; None while nothing has finished.
+        cost_seconds: measured cost of all trials.
+        unpruned_seconds: what they would have cost without pruning, each pruned trial extrapolated at its own rate.
+        students: of the distillation; None before there is one.
+    """
+
+    name: str
+    metric: str
+    budget: int
+    spent: int
+    cost_limit_seconds: float | None
+    seconds_to_deadline: float | None
+    target: float | None
+    patience: int | None
+    without_progress: int
+    ended_by: str | None
+    stopping: bool
+    states: dict[str, int]
+    rungs: tuple[int, ...]
+    trials: tuple[TrialView, ...]
+    trials_per_hour: float | None
+    seconds_left: float | None
+    cost_seconds: float
+    unpruned_seconds: float
+    students: Students | None = None
+
+    @property
+    def spared(self) -> list[TrialView]:
+        """The finished trials that were kept to measure false prunes where their rank would have stopped them."""
+        return [trial for trial in self.trials if trial.spared and trial.state == "complete"]
+
+    def false_prunes(self, best: int) -> list[TrialView]:
+        """Those of the spared trials that ended among the best so many finished ones: pruning would have lost them."""
+        finished = sorted(
+            (t for t in self.trials if t.state == "complete"), key=lambda t: (-(t.recall or 0.0), t.number)
+        )
+        return [trial for trial in finished[:best] if trial.spared]
+
+    @property
+    def finished(self) -> bool:
+        """Whether the search has ended: nothing runs, and nothing may start or go on."""
+        return self.ended_by is not None and not self.running
+
+    @property
+    def running(self) -> int:
+        """How many trials run."""
+        return self.states.get("running", 0)
+
+    @property
+    def reached(self) -> int:
+        """How far the search has come: rungs reached and trials ended."""
+        ended = sum(trial.state not in ("running", "waiting", "paused") for trial in self.trials)
+        return ended + sum(recall is not None for trial in self.trials for recall in trial.recalls)
+
+    @property
+    def best(self) -> TrialView | None:
+        """The finished trial with the highest recall at the last rung."""
+        finished = [t for t in self.trials if t.state == "complete" and t.recalls and t.recalls[-1] is not None]
+        return max(finished, key=lambda t: (t.recalls[-1] or 0.0, -t.number), default=None)
+
+    def to_json(self) -> dict[str, Any]:
+        """For scripts."""
+        best = self.best
+        return asdict(self) | {"finished": self.finished, "best": asdict(best) if best else None}
+
+
+class Observer:
+    """Reads a registered study again and again: of its trials only what is new.
+
+    Args:
+        database: where the study lives.
+        spec: the study.
+    """
+
+    def __init__(self, database: Database, spec: StudySpec) -> None:
+        from hpo.search.trial_run import open_study
+
+        self._database, self._spec = database, spec
+        self._study = open_study(database.storage, spec.name)
+        self._leases, self._control = Leases(database.engine, spec.name), Control(database.engine, spec.name)
+        self._students: Study | None = None
+
+    def look(self) -> Snapshot:
+        """The study as it is now."""
+        trials = self._study.get_trials(deepcopy=False)
+        shot = summarise(self._spec, trials, self._leases.all(), self._control.orders())
+        return replace(shot, students=self._distilled()) if shot.finished else shot
+
+    def _distilled(self) -> Students | None:
+        from hpo.job import EVALUATION
+        from hpo.search.trial_run import open_study
+
+        name = distillation_name(self._spec.name)
+        try:
+            self._students = self._students or open_study(self._database.storage, name)
+        except KeyError:
+            return None
+        states = [trial.state.name.lower() for trial in self._students.get_trials(deepcopy=False)]
+        shares = [lease.share for lease in Leases(self._database.engine, name).all().values()]
+        return Students(
+            budget=self._spec.distill.trials,
+            states={state: states.count(state) for state in set(states)},
+            share=next((share for share in shares if share is not None), None),
+            evaluated=Records(self._database.engine).stage_result(self._spec.name, EVALUATION) is not None,
+        )
+
+
+def snapshot(database: Database, spec: StudySpec) -> Snapshot:
+    """Reads a registered study once."""
+    return Observer(database, spec).look()
+
+
+def summarise(
+    spec: StudySpec,
+    trials: Sequence[FrozenTrial],
+    leases: Mapping[int, Lease] | None = None,
+    orders: Orders | None = None,
+) -> Snapshot:
+    """The snapshot of a list of trials.
+
+    Args:
+        spec: the study.
+        trials: all of them.
+        leases: of the running ones, by number.
+        orders: to the workers.
+    """
+    from hpo.search.loop import ended_by, search_budget
+    from hpo.search.trial_chains import cost, counts, stories
+
+    known, limits, orders = stories(trials), search_budget(spec), orders or Orders()
+    spent = sum(map(counts, known.values()))
+    rungs = tuple(spec.pruner.rungs)
+    views = tuple(_view(story[-1], rungs, leases or {}) for story in known.values())
+    states: dict[str, int] = {}
+    for view in views:
+        states[view.state] = states.get(view.state, 0) + 1
+    costs = sum(map(cost, known.values()))
+    mean, running = _mean_cost(views), [view for view in views if view.state == "running"]
+    shot = Snapshot(
+        name=spec.name,
+        metric=f"recall@{spec.protocol.k}",
+        budget=spec.search.trials,
+        spent=spent,
+        cost_limit_seconds=limits.cost_seconds,
+        seconds_to_deadline=orders.seconds_left,
+        target=limits.target,
+        patience=limits.patience,
+        without_progress=limits.without_progress(trials),
+        ended_by=ended_by(spec, trials),
+        stopping=orders.stop is not None,
+        states=states,
+        rungs=rungs,
+        trials=views,
+        trials_per_hour=3600 * len(running) / mean if mean and running else None,
+        seconds_left=None,
+        cost_seconds=costs,
+        unpruned_seconds=sum(_unpruned(view, rungs) for view in views),
+    )
+    return replace(shot, seconds_left=_seconds_left(shot, mean, running))
+
+
+def _view(trial: FrozenTrial, rungs: Sequence[int], leases: Mapping[int, Lease]) -> TrialView:
+    from hpo.search.trial_chains import COST, ERROR, REASON, SPARED, origin
+
+    values = [trial.intermediate_values.get(step) for step in rungs]
+    lease = leases.get(trial.number) if trial.state.name == "RUNNING" else None
+    return TrialView(
+        number=trial.number,
+        state="paused" if trial.state.name == "WAITING" and trial.params else trial.state.name.lower(),
+        learner=str(trial.params.get("learner", "")),
+        recalls=tuple(v if v is not None and math.isfinite(v) else None for v in values),
+        cost_seconds=float(trial.user_attrs.get(COST, 0.0)),
+        reason=str(trial.user_attrs.get(ERROR) or trial.user_attrs.get(REASON, "")),
+        params=dict(trial.params),
+        story=origin(trial),
+        spared=SPARED in trial.user_attrs,
+        share=None if lease is None else lease.share,
+        silent_seconds=None if lease is None else lease.silent_seconds,
+    )
+
+
+def _mean_cost(views: Sequence[TrialView]) -> float:
+    """Measured seconds of a trial that has ended, stopped ones among them; 0 while there is none."""
+    ended = [view.cost_seconds for view in views if view.state in ("complete", "pruned", "fail")]
+    return sum(ended) / len(ended) if ended else 0.0
+
+
+def _unpruned(view: TrialView, rungs: tuple[int, ...]) -> float:
+    reached = max((step for step, value in zip(rungs, view.recalls, strict=True) if value is not None), default=None)
+    if view.state != "pruned" or reached is None:
+        return view.cost_seconds
+    return view.cost_seconds * rungs[-1] / reached
+
+
+def _seconds_left(shot: Snapshot, mean: float, running: Sequence[TrialView]) -> float | None:
+    """Until the first of the budgets is spent, with as many workers as run now; waits between trials do not count."""
+    if not mean:
+        return None
+    workers = max(1, len(running))
+    begun = sum(1 - (0.5 if view.share is None else view.share) for view in running)
+    limits = [mean * (max(0, shot.budget - shot.spent) + begun) / workers]
+    if shot.cost_limit_seconds is not None:
+        limits.append((shot.cost_limit_seconds - shot.cost_seconds) / workers)
+    if shot.seconds_to_deadline is not None:
+        limits.append(shot.seconds_to_deadline)
+    return max(0.0, min(limits))

@@ -1,0 +1,1 @@
+"""Workers: how a launch starts them, keeps their number, and stops them."""

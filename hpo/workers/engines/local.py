@@ -1,0 +1,90 @@
+"""The local engine: worker processes on this machine, each its own interpreter (spawned, never forked)."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+from hpo.workers.engines import Ended
+from hpo.workers.parent_watchdog import LAUNCHER
+
+INTERRUPTED = 130
+
+
+class LocalEngine:
+    """Starts `hpo worker NAME` here.
+
+    Workers live in sessions of their own, so that a terminal's Ctrl-C reaches the launcher alone, which then stops
+    them in order.
+
+    Args:
+        name: the study.
+        url: database; handed over in the environment, never on a command line that others can list.
+        workers: how many will share this machine's cores, and its GPUs in turn.
+        logs: folder for one log file per worker.
+        gpus: how many GPUs there are.
+    """
+
+    def __init__(self, name: str, url: str, workers: int, logs: Path, gpus: int = 0) -> None:
+        self._name, self._url, self._workers, self._logs, self._gpus = name, url, workers, logs, gpus
+        logs.mkdir(parents=True, exist_ok=True)
+
+    def start(self, number: int) -> Process:
+        """Starts a worker process; its log is appended to."""
+        environment = os.environ | {"HPO_DATABASE_URL": self._url, LAUNCHER: str(os.getpid())}
+        if self._gpus > 1 and "CUDA_VISIBLE_DEVICES" not in os.environ:
+            environment["CUDA_VISIBLE_DEVICES"] = str(number % self._gpus)
+        log = self._logs / f"worker-{number}.log"
+        return Process(worker_command(self._name, self._workers), environment, log)
+
+
+class Process:
+    """A worker process with its log."""
+
+    def __init__(self, command: list[str], environment: dict[str, str], log: Path) -> None:
+        self._log = log
+        with log.open("ab") as output:
+            self._process = subprocess.Popen(
+                command,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    def ended(self) -> Ended | None:
+        """How it ended; None while it runs."""
+        code = self._process.poll()
+        if code is None:
+            return None
+        if code == 0:
+            return Ended()
+        if code < 0:
+            return Ended(f"killed by {signal.Signals(-code).name} (log: {self._log})", lost=True)
+        return Ended(f"{_last_line(self._log)} (log: {self._log})", lost=code == INTERRUPTED)
+
+    def stop(self) -> None:
+        """Asks it to put its trial back and to end."""
+        self._process.send_signal(signal.SIGTERM)
+
+    def dismiss(self) -> None:
+        """Leaves it alone: here all begin at once."""
+
+    def kill(self) -> None:
+        """Ends it at once."""
+        self._process.kill()
+        self._process.wait()
+
+
+def worker_command(name: str, workers: int) -> list[str]:
+    """What runs one of so many workers of a study on one machine."""
+    return [sys.executable, "-m", "hpo", "worker", name, "--of", str(workers)]
+
+
+def _last_line(log: Path) -> str:
+    lines = log.read_text(errors="replace").strip().splitlines()
+    return lines[-1].removeprefix("error: ") if lines else "it said nothing"

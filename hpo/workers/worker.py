@@ -1,0 +1,89 @@
+"""One worker: joins a study by name and runs trials until the budget is spent. `hpo worker NAME` is this."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hpo.registry import load_spec_of, version
+from hpo.search.loop import Search, cache_folder
+from hpo.search.trial_run import MAX_FAILURES_IN_A_ROW
+from hpo.status.console import Console
+from storage.database.control import Control
+from storage.database.postgres import Database
+from storage.database.records import Records
+from storage.errors import InputError, ScenetuneError
+
+if TYPE_CHECKING:
+    from studies.config.hyperparameters import Hyperparameters
+    from studies.training.objective import RungReport
+
+log = logging.getLogger(__name__)
+
+ASK_AGAIN_SECONDS = 2.0
+
+
+def work(database: Database, name: str, *, workers: int = 1, threads: int | None = None) -> int:
+    """Runs trials of a study until it has ended or was stopped; returns how many this worker ran.
+
+    Args:
+        database: where the study lives.
+        name: the study.
+        workers: how many share this machine's cores.
+        threads: of this one; by default its share of the cores.
+
+    Raises:
+        InputError: no such study, it was launched by another version of this program, the data here differ from those
+            that it was started on, or a trial would not fit into this machine's memory.
+        ScenetuneError: several trials failed in a row: the fault is not the configurations'.
+        KeyboardInterrupt: after the running trial was put back.
+    """
+    from optuna.trial import TrialState
+
+    from studies.model.device import share_cores
+    from studies.training.objective import prepare, run_trial
+
+    share_cores(workers, threads)
+    spec = load_spec_of(database, name)
+    _check_version(Control(database.engine, name).orders().version, name)
+    problem = prepare(spec, cache_folder(), listener=Console())
+    stored = Records(database.engine).load_study(name)
+    if stored is not None and stored.fingerprint != problem.data.fingerprint:
+        raise InputError(
+            f"study {name!r} was started on other data (fingerprint {stored.fingerprint[:12]}, here "
+            f"{problem.data.fingerprint[:12]}); give this worker the same files"
+        )
+    problem.refuse_too_large(workers)
+    scenes = {problem.data.scenes[episode.scene] for episode in problem.validation}
+    done = failures = 0
+
+    def train(values: Hyperparameters, folder: Path, report: Callable[[RungReport], None]) -> float:
+        return run_trial(problem, values, folder, report, search.advance)
+
+    search = Search(database, spec, scenes, train)
+    for state in search.run_all():
+        done += 1
+        failures = failures + 1 if state == TrialState.FAIL else 0
+        if failures == MAX_FAILURES_IN_A_ROW:
+            raise ScenetuneError(f"{failures} trials failed in a row; the worker's log shows why")
+    return done
+
+
+def wait_for(database: Database, name: str) -> None:
+    """Waits until a study of that name is launched."""
+    records = Records(database.engine)
+    if records.load_study(name) is None:
+        log.info("waiting for a study %r to be launched", name)
+    while records.load_study(name) is None:
+        time.sleep(ASK_AGAIN_SECONDS)
+
+
+def _check_version(launched: str | None, name: str) -> None:
+    if launched not in (None, version()):
+        raise InputError(
+            f"study {name!r} was launched by scenetune {launched}, this worker is {version()}: their recalls may not "
+            "compare; install the same version, or launch the study again with this one"
+        )

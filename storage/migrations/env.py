@@ -1,9 +1,0 @@
-"""Run by alembic, never imported: migrates on the connection that `storage.migrations.upgrade` hands over."""
-
-from alembic import context
-
-from storage.migrations import SCHEMA
-
-context.configure(connection=context.config.attributes["connection"], version_table_schema=SCHEMA)
-with context.begin_transaction():
-    context.run_migrations()

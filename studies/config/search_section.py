@@ -1,0 +1,149 @@
+"""`[search]` and its tables: budgets, sampler, and the domain of every parameter, for all learners or for one."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, PositiveInt, field_validator, model_validator
+
+from studies.config.hyperparameters import ENCODER, GRADIENT_LEARNERS, INNER_LOOP, LEARNERS, applies
+from studies.config.search_domains import (
+    DEFAULT_LEARNERS,
+    DEFAULT_SPACE,
+    Domain,
+    Range,
+    Section,
+    check_domain,
+    holds,
+    nearest,
+    show_domain,
+    values_of,
+)
+
+
+class SearchSection(Section):
+    """The search: its budget, its sampler, and the space; a parameter left out keeps its default domain.
+
+    The search ends when one of its budgets is spent: `trials`, `cost_minutes` of measured training and evaluation of
+    all workers together, `timeout_minutes` of wall clock since it was launched; or when a finished trial reaches
+    `target_recall`, or `patience` trials begun after the best one have ended without any becoming better.
+
+    `retries` is how often a trial whose worker died is tried again from the same rung. `start` lists configurations to
+    try first, whole or in part; `warm_start` names a study whose best `warm_start_trials` are tried first.
+    """
+
+    trials: PositiveInt = 30
+    cost_minutes: Annotated[int | float, Field(gt=0)] | None = None
+    timeout_minutes: Annotated[int | float, Field(gt=0)] | None = None
+    target_recall: Annotated[int | float, Field(gt=0, le=1)] | None = None
+    patience: PositiveInt | None = None
+    retries: Annotated[int, Field(ge=0)] = 3
+    start: list[dict[str, Any]] = Field(default_factory=list)
+    warm_start: str | None = None
+    warm_start_trials: PositiveInt = 3
+    workers: PositiveInt | None = None
+    worker_cpus: PositiveInt | None = None
+    worker_gpus: Annotated[int | float, Field(ge=0)] | None = None
+    episodes_at_once: PositiveInt | None = None
+    sampler: Literal["tpe", "random", "grid", "gp"] = "tpe"
+    seed: Annotated[int, Field(ge=0)] = 0
+    space: dict[str, Domain] = DEFAULT_SPACE
+    learners: dict[str, dict[str, Domain]] = Field(default_factory=dict)
+
+    @field_validator("space")
+    @classmethod
+    def _complete(cls, space: dict[str, Domain]) -> dict[str, Domain]:
+        if not space:
+            raise ValueError("the search space is empty; name at least one parameter, or leave [search.space] out")
+        for name, domain in space.items():
+            check_domain(name, domain)
+        full = DEFAULT_SPACE | space
+        learners, layers = values_of(full["learner"]), max(values_of(full["trainable_layers"]))
+        used = {name for name in full if any(applies(name, learner, layers) for learner in learners)}
+        if idle := [name for name in space if name not in used]:
+            why = "trainable_layers is 0" if idle[0] in ENCODER else f"{', '.join(learners)} takes no gradient steps"
+            raise ValueError(f"{idle[0]} has no use where {why}; leave it out")
+        return {name: domain for name, domain in full.items() if name in used}
+
+    @field_validator("learners")
+    @classmethod
+    def _of_learners(cls, learners: dict[str, dict[str, Domain]]) -> dict[str, dict[str, Domain]]:
+        for learner, domains in learners.items():
+            if learner not in LEARNERS:
+                raise ValueError(f"unknown learner {learner!r}{nearest(learner, LEARNERS)}")
+            for name, domain in domains.items():
+                check_domain(name, domain)
+                if name in ("learner", "trainable_layers"):
+                    raise ValueError(f"{name} cannot differ by learner; set it in [search.space]")
+                if name in INNER_LOOP and learner not in GRADIENT_LEARNERS:
+                    raise ValueError(f"{name} has no use to {learner}, which takes no gradient steps; leave it out")
+        return learners
+
+    @model_validator(mode="before")
+    @classmethod
+    def _defaults_of_learners(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values  # refused below
+        # A parameter that `[search.space]` names holds for all learners, so their own defaults of it go.
+        space, given = values.get("space", {}), values.get("learners", {})
+        if not (isinstance(space, dict) and isinstance(given, dict)):
+            return values  # refused below
+        merged = dict(given)
+        for learner, defaults in DEFAULT_LEARNERS.items():
+            own = {name: domain for name, domain in defaults.items() if name not in space}
+            if own and isinstance(given.get(learner, {}), dict):
+                merged[learner] = own | given.get(learner, {})
+        return values | {"learners": merged}
+
+    def domain(self, name: str, learner: str) -> tuple[str, Domain]:
+        """What a parameter is called in the study where this learner draws it, and its domain there."""
+        own = self.learners.get(learner, {})
+        return (f"{learner}.{name}", own[name]) if name in own else (name, self.space[name])
+
+    @model_validator(mode="after")
+    def _starts_in_space(self) -> SearchSection:
+        if self.sampler == "grid" and (self.start or self.warm_start):
+            raise ValueError('sampler "grid" tries every point of the space; leave start and warm_start out')
+        for number, values in enumerate(self.start):
+            try:
+                self.point(values)
+            except ValueError as error:
+                raise ValueError(f"start, entry {number + 1}: {error}") from error
+        return self
+
+    def point(self, values: dict[str, Any]) -> dict[str, Any]:
+        """A configuration, whole or in part, under the names that its parameters have in the study.
+
+        Raises:
+            ValueError: a parameter is unknown, has no use there, or its value lies outside the space.
+        """
+        learners = values_of(self.space["learner"])
+        learner = values.get("learner", learners[0] if len(learners) == 1 else None)
+        if learner is None:
+            raise ValueError(f"name the learner, one of {', '.join(learners)}")
+        layers = values.get("trainable_layers", max(values_of(self.space["trainable_layers"])))
+        named = {}
+        for name, value in values.items():
+            if name not in self.space:
+                raise ValueError(f"unknown parameter {name!r}{nearest(name, self.space)}")
+            known, domain = (name, self.space[name]) if name in ("learner", "trainable_layers") else ("", 0)
+            if not known:
+                known, domain = self.domain(name, learner)
+            if not holds(domain, value):
+                raise ValueError(f"{known} = {value!r} lies outside its domain, {show_domain(domain)}")
+            if not applies(name, learner, layers):
+                raise ValueError(f"{name} has no use to {learner} with {layers} trainable layers; leave it out")
+            named[known] = value
+        return named
+
+    @model_validator(mode="after")
+    def _grid_is_finite(self) -> SearchSection:
+        if self.sampler == "grid":
+            every = [*self.space.items(), *(item for own in self.learners.values() for item in own.items())]
+            for name, domain in every:
+                if isinstance(domain, Range) and not domain.whole:
+                    raise ValueError(
+                        f'sampler "grid" needs a list or whole-number range for every parameter; '
+                        f"{name} is a real range: list its values, such as {name} = [{domain.low}, {domain.high}]"
+                    )
+        return self

@@ -1,0 +1,270 @@
+"""The study file: TOML in, one validated `StudySpec` out, or one clear error.
+
+First step of the path: every other part receives the spec, none reads the file again. The spec also knows which of
+its parts define the experiment (`identity`), so that a study resumed under a changed definition can be refused.
+"""
+
+from __future__ import annotations
+
+import itertools
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import (
+    Field,
+    PositiveInt,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+
+from storage.errors import InputError
+from storage.files.artifacts import check_study_name
+from studies.config.distill_section import DistillSection
+from studies.config.search_domains import Section, values_of
+from studies.config.search_section import SearchSection
+from studies.config.validation_errors import explain, show
+from studies.data.sources import DataSection
+
+Fraction = Annotated[float, Field(gt=0, lt=1)]
+# What an export holds, and how its weights are stored.
+Format = Literal["hf", "onnx", "onnx-int8"]
+Precision = Literal["fp32", "fp16", "bf16"]
+
+
+# What of a search may differ from launch to launch: budgets, machines, where to begin.
+_CHANGEABLE = (
+    "trials", "cost_minutes", "timeout_minutes", "target_recall", "patience", "retries", "start", "warm_start",
+    "warm_start_trials", "workers", "worker_cpus", "worker_gpus", "episodes_at_once",
+)  # fmt: skip
+
+
+def _plain() -> list[Format]:
+    return ["hf"]
+
+
+def _increasing(name: str, values: list[int]) -> list[int]:
+    if any(later <= earlier for earlier, later in itertools.pairwise(values)):
+        raise ValueError(f"{name} must increase, got {values}")
+    return values
+
+
+class ProtocolSection(Section):
+    """How a recall is measured: docs/protocol.md says why."""
+
+    shots: PositiveInt = 5
+    report_shots: list[PositiveInt] = Field(default_factory=lambda: [1, 5, 10, 20], min_length=1)
+    k: PositiveInt = 10
+    candidates: Literal["scene", "all"] = "scene"
+    products: bool = True
+    repeat: Literal["allow", "exclude"] = "allow"
+    window_days: Annotated[int | float, Field(gt=0)] = 28
+    history: PositiveInt = 32
+    queries: PositiveInt = 64
+    openings: Annotated[int, Field(ge=5)] = 5
+    train_queries: PositiveInt = 24
+    train_openings: PositiveInt = 12
+    split: tuple[Fraction, Fraction, Fraction] = (0.6, 0.2, 0.2)
+    timeline: tuple[Fraction, Fraction] = (0.6, 0.8)
+    seed: Annotated[int, Field(ge=0)] = 0
+
+    @field_validator("split", "timeline", mode="before")
+    @classmethod
+    def _list_to_tuple(cls, value: Any, info: ValidationInfo) -> Any:
+        wanted = len(get_args(cls.model_fields[str(info.field_name)].annotation))
+        if isinstance(value, list) and len(value) != wanted:
+            raise ValueError(f"takes {wanted} fractions, got {value}")
+        return tuple(value) if isinstance(value, list) else value
+
+    @field_validator("report_shots")
+    @classmethod
+    def _shots_increase(cls, shots: list[int]) -> list[int]:
+        return _increasing("report_shots", shots)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> ProtocolSection:
+        if abs(sum(self.split) - 1) > 1e-6:
+            raise ValueError(f"split must add up to 1, got {list(self.split)} = {sum(self.split):g}")
+        if self.timeline[0] >= self.timeline[1]:
+            raise ValueError(f"timeline must increase, got {list(self.timeline)}")
+        return self
+
+
+class TeacherSection(Section):
+    """The pretrained encoder the teachers are built on.
+
+    `attention` is the kernel of the layers that train: "auto" takes what is faster where the order of the gradient
+    allows a choice. `compile` runs them through `torch.compile` where the inner loop does not move them.
+    """
+
+    encoder: str = "minilm"
+    attention: Literal["auto", "eager", "sdpa"] = "auto"
+    compile: bool = False
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
+    max_tokens: Annotated[int, Field(ge=4, le=512)] = 48
+
+
+class PrunerSection(Section):
+    """When a hopeless trial stops: at rungs of a resource, the last of which ends the trial.
+
+    `resource` is "updates" (meta-updates: the same search on any machine) or "seconds" (of training, by the measured
+    pace of the trial's own updates: learners compete at equal cost).
+    """
+
+    kind: Literal["recall", "none"] = "recall"
+    resource: Literal["updates", "seconds"] = "updates"
+    eta: Annotated[int, Field(ge=2)] = 3
+    rungs: list[PositiveInt] = Field(default_factory=lambda: [30, 90, 270], min_length=1)
+    keep: Annotated[float, Field(ge=0, le=1)] = 0.05
+
+    @field_validator("rungs")
+    @classmethod
+    def _rungs_increase(cls, rungs: list[int]) -> list[int]:
+        return _increasing("rungs", rungs)
+
+
+class FinalistsSection(Section):
+    """The search's best trials, looked at again on other draws of the validation scenes before winners are named."""
+
+    count: PositiveInt = 4
+    draws: PositiveInt = 3
+
+
+class ExportSection(Section):
+    """Where the best student goes, and how; relative folders count from the working directory.
+
+    `formats` always holds "hf", and "onnx" where it holds "onnx-int8"; `precision` is that of model.safetensors.
+    """
+
+    folder: str | None = None
+    formats: list[Format] = Field(default_factory=_plain)
+    precision: Precision = "fp32"
+
+    @field_validator("formats")
+    @classmethod
+    def _implied(cls, formats: list[Format]) -> list[Format]:
+        wanted = {"hf", *formats, *(["onnx"] if "onnx-int8" in formats else [])}
+        return [name for name in get_args(Format) if name in wanted]
+
+
+class StudySpec(Section):
+    """A validated study file."""
+
+    name: str
+    data: DataSection
+    protocol: ProtocolSection = ProtocolSection()
+    teacher: TeacherSection = TeacherSection()
+    search: SearchSection = SearchSection()
+    pruner: PrunerSection = PrunerSection()
+    finalists: FinalistsSection = FinalistsSection()
+    distill: DistillSection = DistillSection()
+    export: ExportSection = ExportSection()
+
+    @field_validator("name")
+    @classmethod
+    def _name(cls, name: str) -> str:
+        try:
+            check_study_name(name)
+        except InputError as error:
+            raise ValueError(str(error)) from error
+        return name
+
+    @model_validator(mode="after")
+    def _meaningful(self) -> StudySpec:
+        data, protocol = self.data, self.protocol
+        if protocol.candidates == "scene":
+            if data.scene_is_user:
+                raise ValueError(
+                    "each user is a scene, whose own items as candidates would give the answers away; "
+                    'set protocol.candidates = "all"'
+                )
+            if data.min_items <= protocol.k:
+                raise ValueError(
+                    f"data.min_items = {data.min_items} keeps scenes in which every item is among the first "
+                    f"protocol.k = {protocol.k}, so that recall@{protocol.k} is always 1; raise min_items above "
+                    f"{protocol.k} or lower k"
+                )
+        layers = max(values_of(self.search.space["trainable_layers"]))
+        if self.teacher.attention == "sdpa" and layers > 0 and "maml" in values_of(self.search.space["learner"]):
+            raise ValueError(
+                'teacher.attention = "sdpa" has no second derivative, which maml needs where layers of the encoder '
+                'train; set attention = "auto", take maml out of search.space.learner, or set trainable_layers = 0'
+            )
+        if data.scene_is_user and data.min_users > 1:
+            raise ValueError(
+                f"each user is a scene, which has one user, not data.min_users = {data.min_users}; set min_users = 1"
+            )
+        return self
+
+    def identity(self) -> dict[str, Any]:
+        """The parts that define the experiment; budgets, workers and folders may change between launches."""
+        spec = self.model_dump(mode="json")
+        for path in self.data.paths:
+            del spec["data"][path]
+        for changeable in _CHANGEABLE:
+            del spec["search"][changeable]
+        del spec["distill"]["trials"], spec["export"]
+        return spec
+
+    def finalist_count(self) -> int:
+        """How many of the best trials are looked at again: the teachers are chosen among them."""
+        return max(self.finalists.count, self.distill.teachers)
+
+    def export_folder(self) -> Path:
+        """Where `hpo run` puts the student."""
+        return Path(self.export.folder or f"exports/{self.name}")
+
+
+def load_spec(path: Path) -> StudySpec:
+    """Reads and validates a study file.
+
+    Raises:
+        InputError: the file is missing, is not TOML, or does not describe a study; the message names the place,
+            what stands there, and what is accepted.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise InputError(
+            f"cannot read the study file {path}: {error.strerror}; give the path of a TOML file, "
+            "such as studies/quickstart.toml"
+        ) from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not UTF-8 text ({error.reason}); a study file is TOML") from error
+    try:
+        return parse_spec(tomllib.loads(text), str(path), path.parent)
+    except tomllib.TOMLDecodeError as error:
+        raise InputError(f"{path} is not valid TOML: {error}") from error
+
+
+def parse_spec(raw: dict[str, Any], origin: str = "the study file", folder: Path | None = None) -> StudySpec:
+    """Validates the parsed TOML (or a spec that `StudySpec.model_dump(mode="json")` wrote).
+
+    Args:
+        raw: the parsed file.
+        origin: what to call it in an error.
+        folder: what the paths of data files count from; the working directory if left out.
+
+    Raises:
+        InputError: names the place, what stands there, and what is accepted.
+    """
+    try:
+        return StudySpec.model_validate(raw, context={"folder": (folder or Path()).absolute()})
+    except ValidationError as error:
+        raise InputError(f"{origin}: {explain(error, StudySpec)}") from error
+
+
+def differences(stored: dict[str, Any], given: dict[str, Any], prefix: str = "") -> list[str]:
+    """Readable lines of what differs between two identities, one per key: `search.space.inner_lr: 0.1 → 0.2`."""
+    lines: list[str] = []
+    for key in sorted(stored.keys() | given.keys()):
+        old, new = stored.get(key, "absent"), given.get(key, "absent")
+        if old == new:
+            continue
+        if isinstance(old, dict) and isinstance(new, dict) and "low" not in old:
+            lines += differences(old, new, f"{prefix}{key}.")
+        else:
+            lines.append(f"{prefix}{key}: {show(old)} → {show(new)}")
+    return lines

@@ -1,0 +1,1 @@
+"""Evaluation: metrics, intervals, baselines, and how any system is scored on episodes."""

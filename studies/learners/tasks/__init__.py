@@ -1,0 +1,1 @@
+"""Episodes as tasks: what adapts to a support, and the losses of support and query."""

@@ -1,0 +1,123 @@
+"""What the losses of a task read of its episode; of several episodes side by side, padded to one shape.
+
+Padding is inert: a padded candidate is never ranked, a padded history holds nothing, a padded query counts nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_map
+
+from studies.episodes.sampler import Episode
+from studies.model.recommender import Texts
+
+
+class Side(NamedTuple):
+    """Users that rank the candidates, and what they had.
+
+    Attributes:
+        history: (R, C + O) how often each candidate, then each other item, is in a user's history; (R, O) where an
+            episode lists what histories hold apart.
+        others: (O, D) vectors of the items behind the candidates.
+    """
+
+    history: Tensor
+    others: Tensor
+
+
+class Inputs(NamedTuple):
+    """One episode, or E of them with a leading axis on everything.
+
+    Attributes:
+        present: (C,) false for padding.
+        support: (K,) positions among the candidates.
+        texts: what the candidates' texts say.
+        supporters: the K users of the support; what only queries' users had is left out.
+        askers: the Q users of the queries.
+        relevant: (Q, C) whether the user takes the candidate.
+        excluded: (Q, C) whether the candidate is not ranked for the user.
+        asked: (Q,) 1, or 0 for padding.
+    """
+
+    present: Tensor
+    support: Tensor
+    texts: Texts
+    supporters: Side
+    askers: Side
+    relevant: Tensor
+    excluded: Tensor
+    asked: Tensor
+
+
+def gather(episodes: Sequence[Episode], vectors: Callable[[int, Tensor], Tensor]) -> Inputs:
+    """The inputs of E episodes with as many shots; of a single one without the leading axis.
+
+    Args:
+        episodes: the episodes.
+        vectors: gives the (n, D) vectors of the items at (n,) positions, none of them a candidate's, of the episode of
+            that number.
+    """
+    candidates = max(episode.candidates for episode in episodes)
+    queries = max(len(episode.users) for episode in episodes)
+    shape, shots = (queries, candidates), len(episodes[0].support)
+    gathered = Inputs(
+        present=_padded([torch.ones_like(e.elsewhere, dtype=torch.bool) for e in episodes], (candidates,)),
+        support=torch.stack([e.support for e in episodes]),
+        texts=Texts(
+            overlap=_padded([e.overlap for e in episodes], (shots, candidates)),
+            fields=_padded([e.fields for e in episodes], (shots, candidates)),
+            terms=_padded([e.terms for e in episodes], (candidates, episodes[0].terms.shape[1])),
+        ),
+        supporters=_side([(e.support_history, e.support_others) for e in episodes], episodes, candidates, vectors),
+        askers=_side(
+            [(e.query_history, torch.arange(e.candidates, len(e.items), device=e.items.device)) for e in episodes],
+            episodes,
+            candidates,
+            vectors,
+        ),
+        relevant=_padded([e.relevant for e in episodes], shape),
+        excluded=_padded([e.excluded for e in episodes], shape, fill=True),
+        asked=_padded([e.overlap.new_ones(len(e.users)) for e in episodes], (queries,)),
+    )
+    alone: Inputs = tree_map(lambda tensor: tensor[0], gathered) if len(episodes) == 1 else gathered
+    return alone
+
+
+def _side(
+    users: Sequence[tuple[Tensor, Tensor]],
+    episodes: Sequence[Episode],
+    candidates: int,
+    vectors: Callable[[int, Tensor], Tensor],
+) -> Side:
+    others = [vectors(number, positions) for number, (_, positions) in enumerate(users)]
+    rows, most = max(len(history) for history, _ in users), max(len(positions) for _, positions in users)
+    # Episodes that list what histories hold apart come alone.
+    shared = 0 if episodes[0].first_held else candidates
+    history = users[0][0].new_zeros(len(users), rows, shared + most)
+    for number, ((counts, positions), episode) in enumerate(zip(users, episodes, strict=True)):
+        if shared:
+            history[number, : len(counts), : episode.candidates] = counts[:, : episode.candidates]
+        history[number, : len(counts), shared : shared + len(positions)] = counts[:, positions - episode.first_held]
+    # A vector of zeros has no direction, and a gradient of its own that is not finite: padding repeats a real one.
+    places = [torch.arange(most, device=v.device).clamp(max=max(0, len(v) - 1)) for v in others]
+    filled = [v[place] if len(v) else _anything(v, most) for v, place in zip(others, places, strict=True)]
+    return Side(history, torch.stack(filled))
+
+
+def _anything(like: Tensor, rows: int) -> Tensor:
+    return like.new_ones(rows, like.shape[1])
+
+
+def _padded(tensors: Sequence[Tensor], shape: tuple[int, ...], fill: bool = False) -> Tensor:
+    """(E, *shape): each tensor in the corner of its own, the rest `fill`."""
+    out = tensors[0].new_full((len(tensors), *shape), fill)
+    for number, tensor in enumerate(tensors):
+        corner = out[number]
+        for axis, size in enumerate(tensor.shape):
+            corner = corner.narrow(axis, 0, size)
+        corner.copy_(tensor)
+    return out

@@ -1,0 +1,53 @@
+"""Fewer candidates in a training episode: an encoder that trains reads every candidate at every update."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from studies.episodes.sampler import Episode
+
+
+def thin(episode: Episode, most: int, rng: np.random.Generator) -> Episode:
+    """The episode with at most so many candidates: all that were taken, and others drawn at random.
+
+    A softmax over the taken and a random part of the rest (sampled softmax, Jean et al., ACL 2015, section 3, without
+    the correction, which is the same for all uniformly drawn). For training alone: evaluation ranks every candidate.
+    What is taken is kept even where it is more than `most`.
+
+    Args:
+        episode: a training episode.
+        most: candidates that remain.
+        rng: draws them.
+    """
+    if episode.candidates <= most:
+        return episode
+    device = episode.items.device
+    taken = episode.relevant.any(dim=0)
+    taken[episode.support] = True
+    rest = (~taken).nonzero().squeeze(1).cpu().numpy()
+    drawn = rng.choice(rest, min(len(rest), max(0, most - int(taken.sum()))), replace=False)
+    taken[torch.from_numpy(drawn).to(device)] = True
+    kept = taken.nonzero().squeeze(1)
+    # The candidates that are dropped stay in histories: they become items like those of other scenes.
+    others = torch.arange(len(episode.items), device=device)
+    dropped = (~taken).nonzero().squeeze(1)
+    order = torch.cat([kept, dropped, others[episode.candidates :]])
+    place = torch.empty_like(order)
+    place[order] = torch.arange(len(order), device=device)
+    return replace(
+        episode,
+        items=episode.items[order],
+        candidates=len(kept),
+        support=place[episode.support],
+        support_history=episode.support_history[:, order],
+        query_history=episode.query_history[:, order],
+        relevant=episode.relevant[:, kept],
+        excluded=episode.excluded[:, kept],
+        elsewhere=episode.elsewhere[kept],
+        overlap=episode.overlap[:, kept],
+        fields=episode.fields[:, kept],
+        terms=episode.terms[kept],
+    )

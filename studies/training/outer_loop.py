@@ -1,0 +1,171 @@
+"""The outer loop: meta-updates of one learner, resumable at any step.
+
+Everything random is a function of (seed, step), so a trainer restored from a checkpoint goes on as if it had never
+stopped, and all trials of a study see the same episodes in the same order.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from studies.episodes.sampler import Episode
+from studies.learners import Learner
+from studies.model.recommender import HEAD_SCALARS, INNER_RATES
+from studies.training.candidate_sampling import thin
+
+CLIP_NORM = 1.0
+WARMUP = 0.1
+# AdamW moves every weight by about the learning rate per update, whatever its size: at a rate that suits matrices the
+# head's few scalars would hardly leave their start (docs/decisions.md).
+SCALAR_RATE = 10.0
+
+
+class Diverged(Exception):
+    """The loss stopped being finite: the configuration is hopeless, not the program broken."""
+
+
+class ScheduledAdamW:
+    """AdamW with linear warm-up, cosine decay and gradient clipping; its state can be saved after any update.
+
+    Args:
+        model: whose trainable parameters are updated.
+        lr: peak learning rate.
+        weight_decay: decoupled weight decay.
+        steps: updates in all; the learning rate decays to zero there.
+        encoder_lr: peak learning rate of a tower's weights; as the others' if left out.
+    """
+
+    def __init__(
+        self, model: nn.Module, lr: float, weight_decay: float, steps: int, encoder_lr: float | None = None
+    ) -> None:
+        self.step = 0
+        self._model, self._lr, self._steps = model, lr, steps
+        self._parameters = {n: p for n, p in model.named_parameters() if p.requires_grad}
+        scalars = [p for n, p in self._parameters.items() if _is_scalar(n)]
+        encoder = [p for n, p in self._parameters.items() if n.startswith("tower.") and encoder_lr is not None]
+        rest = [p for n, p in self._parameters.items() if not (_is_scalar(n) or any(p is one for one in encoder))]
+        groups = [
+            {"params": rest, "rate": 1.0},
+            {"params": scalars, "rate": SCALAR_RATE, "weight_decay": 0.0},
+            {"params": encoder, "rate": (encoder_lr or lr) / lr},
+        ]
+        self._optimizer = torch.optim.AdamW(groups, lr=lr, weight_decay=weight_decay)
+
+    def update(self, backward: Callable[[], float]) -> None:
+        """One update along the gradient that `backward` leaves in `.grad`; it returns the loss.
+
+        Raises:
+            Diverged: the loss or its gradient is not finite; no weight has changed.
+        """
+        for group in self._optimizer.param_groups:
+            group["lr"] = group["rate"] * self._lr * self._schedule()
+        self._optimizer.zero_grad()
+        loss = backward()
+        norm = torch.nn.utils.clip_grad_norm_(self._parameters.values(), CLIP_NORM)
+        if not (np.isfinite(loss) and bool(norm.isfinite())):
+            raise Diverged(f"the loss is {loss} after {self.step} updates")
+        self._optimizer.step()
+        self.step += 1
+
+    def _schedule(self) -> float:
+        warmup = max(1, round(WARMUP * self._steps))
+        if self.step < warmup:
+            return (self.step + 1) / warmup
+        return 0.5 * (1 + math.cos(math.pi * (self.step - warmup) / max(1, self._steps - warmup)))
+
+    def state(self) -> dict[str, Tensor]:
+        """Tensors of a checkpoint: `model.*` all weights, frozen ones too, `optimizer.*` AdamW's moments."""
+        tensors = {f"model.{name}": p.detach() for name, p in self._model.named_parameters()}
+        for name, p in self._parameters.items():
+            for key, value in self._optimizer.state.get(p, {}).items():
+                tensors[f"optimizer.{key}.{name}"] = value.detach()
+        return tensors
+
+    def restore(self, tensors: Mapping[str, Tensor], step: int) -> None:
+        """Puts the moments that `state` gave after `step` updates in place; `load_weights` does the weights."""
+        for name, p in self._parameters.items():
+            keys = [key for key in ("step", "exp_avg", "exp_avg_sq") if f"optimizer.{key}.{name}" in tensors]
+            if keys:
+                self._optimizer.state[p] = {key: tensors[f"optimizer.{key}.{name}"].clone() for key in keys}
+        self.step = step
+
+
+def _is_scalar(name: str) -> bool:
+    *path, last = name.split(".")
+    return last in HEAD_SCALARS or INNER_RATES in path
+
+
+class Trainer:
+    """Meta-trains a learner.
+
+    Args:
+        learner: the learner, whose model is trained in place.
+        episodes: meta-training episodes.
+        steps: meta-updates in all.
+        seed: order of the episodes.
+    """
+
+    def __init__(self, learner: Learner, episodes: Sequence[Episode], steps: int, seed: int) -> None:
+        values = learner.hyperparameters
+        self.learner = learner
+        self._episodes, self._seed = episodes, seed
+        self._optimizer = ScheduledAdamW(
+            learner.model, values.outer_lr, values.weight_decay, steps, encoder_lr=values.encoder_lr
+        )
+
+    @property
+    def step(self) -> int:
+        """Meta-updates done."""
+        return self._optimizer.step
+
+    def train_to(self, step: int, progress: Callable[[int], None] | None = None) -> None:
+        """Runs meta-updates until `step` are done.
+
+        Args:
+            step: how many, those before a resume included.
+            progress: told of the number of updates done, after each.
+
+        Raises:
+            Diverged: the loss or its gradient is not finite.
+        """
+        while self.step < step:
+            self._optimizer.update(lambda: self.learner.meta_step(self.batch(self.step)))
+            if progress is not None:
+                progress(self.step)
+
+    def batch(self, step: int) -> list[Episode]:
+        """The episodes of a meta-update: a function of the seed and the step alone."""
+        values = self.learner.hyperparameters
+        size = min(values.meta_batch_size, len(self._episodes))
+        rng = np.random.default_rng([self._seed, step])
+        drawn = [self._episodes[i] for i in rng.choice(len(self._episodes), size, replace=False)]
+        return drawn if values.train_candidates is None else [thin(e, values.train_candidates, rng) for e in drawn]
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Tensors and metadata of a checkpoint: trained weights, AdamW's moments, the step."""
+        return self._optimizer.state(), {
+            "step": self.step,
+            "hyperparameters": self.learner.hyperparameters.to_dict(),
+        }
+
+    def restore(self, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
+        """Continues from a checkpoint that `state` gave."""
+        load_weights(self.learner.model, tensors)
+        self._optimizer.restore(tensors, int(metadata["step"]))
+
+
+def load_weights(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Puts a checkpoint's weights into a model of the same architecture.
+
+    Raises:
+        KeyError, RuntimeError: a weight is missing, or has another shape.
+    """
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.copy_(tensors[f"model.{name}"])
