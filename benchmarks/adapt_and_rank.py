@@ -36,14 +36,14 @@ from distill.inference import StudentRecommender, load_export
 from distill.serving.backends import Embedder, open_encoder
 from distill.serving.catalogue import Catalogue, Known
 from distill.student import start, texts_in
-from hpo.search.loop import cache_folder
 from storage.files.atomic import atomic_write
+from storage.home import cache_folder
 from studies.config.hyperparameters import LEARNERS, Hyperparameters
 from studies.config.spec import load_spec
 from studies.learners import build
 from studies.model.device import device
 from studies.model.recommender import Head, Recommender
-from studies.training.objective import prepare
+from studies.training.problem import prepare
 
 SHOTS, HISTORY, TARGET_MS = 5, 20, 20.0
 

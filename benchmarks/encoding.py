@@ -19,8 +19,8 @@ from pathlib import Path
 import torch
 from sentence_transformers import SentenceTransformer
 
-from hpo.search.loop import cache_folder
 from storage.files.atomic import atomic_write
+from storage.home import cache_folder
 from studies.config.spec import TeacherSection, load_spec
 from studies.data.sources import load
 from studies.model import encoder as encoders

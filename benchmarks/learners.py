@@ -21,10 +21,10 @@ import optuna
 from rich.console import Console
 from rich.table import Table
 
-from hpo.search.loop import cache_folder
 from hpo.search.pruner import RecallPruner
 from hpo.search.space import proposer, suggest
 from storage.files.atomic import atomic_write
+from storage.home import cache_folder
 from studies.config.hyperparameters import LEARNERS
 from studies.config.spec import StudySpec, load_spec
 from studies.evaluation.baselines import TEXT_FREE, build_baselines
@@ -33,7 +33,9 @@ from studies.evaluation.intervals import bootstrap
 from studies.evaluation.metrics import Evaluation, compare
 from studies.learners import Learner
 from studies.model.device import full_precision
-from studies.training.objective import Problem, RungReport, load_teacher, prepare, run_trial
+from studies.training.objective import load_teacher, run_trial
+from studies.training.problem import Problem, prepare
+from studies.training.trial import RungReport
 
 # System → figure ("main", or a number of shots) → evaluation.
 Results = dict[str, dict[str, Evaluation]]

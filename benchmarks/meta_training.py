@@ -37,7 +37,7 @@ from studies.evaluation.intervals import bootstrap
 from studies.evaluation.metrics import compare
 from studies.learners import Learner
 from studies.model.device import device, fast_bf16
-from studies.training.objective import Problem
+from studies.training.problem import Problem
 
 Row = dict[str, Any]
 RESULTS = Path(__file__).parent / "results"

@@ -35,13 +35,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from hpo.search.loop import cache_folder
 from hpo.search.space import suggest
 from storage.files.atomic import atomic_write
+from storage.home import cache_folder
 from studies.config.hyperparameters import ENCODER, Hyperparameters
 from studies.config.search_section import SearchSection
 from studies.config.spec import StudySpec, load_spec
-from studies.training.objective import RungReport, load_teacher, prepare, run_trial
+from studies.training.objective import load_teacher, run_trial
+from studies.training.problem import prepare
+from studies.training.trial import RungReport
 
 RUNGS = [6, 18, 54, 162]
 SEED = 20261125

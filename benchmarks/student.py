@@ -36,8 +36,8 @@ from distill.student import Student, TokenTower, parameters, start, texts_in
 from distill.trainer import Distiller
 from hpo.results.students import dominates
 from hpo.results.summary import Scored, retention
-from hpo.search.loop import cache_folder
 from storage.files.atomic import atomic_write
+from storage.home import cache_folder
 from studies.config.hyperparameters import Hyperparameters
 from studies.config.spec import StudySpec, load_spec
 from studies.evaluation.baselines import TEXT_FREE, build_baselines
@@ -47,8 +47,8 @@ from studies.evaluation.metrics import compare
 from studies.learners import Learner
 from studies.model import encoder as encoders
 from studies.model.device import device, full_precision
-from studies.training.objective import Problem, prepare
 from studies.training.outer_loop import Trainer
+from studies.training.problem import Problem, prepare
 
 TEACHER = Hyperparameters(learner="protonet", outer_lr=1e-3, head="scalars")
 # Layers and width (0: the teacher's).

@@ -22,13 +22,13 @@ from rich.console import Console
 from rich.table import Table
 from torch.utils.flop_counter import FlopCounterMode
 
-from hpo.search.loop import cache_folder
 from storage.files.atomic import atomic_write
+from storage.home import cache_folder
 from studies.config.hyperparameters import LEARNERS, Hyperparameters
 from studies.config.spec import load_spec
 from studies.model.device import autocast, device
-from studies.training.objective import Problem, prepare
 from studies.training.outer_loop import Trainer
+from studies.training.problem import Problem, prepare
 
 # What a trial of the shipped study does: updates, and evaluations of the validation scenes.
 UPDATES, EVALUATIONS = 270, 3

@@ -30,9 +30,9 @@ from studies.evaluation.evaluate import evaluate as evaluate_system
 from studies.evaluation.metrics import Evaluation
 from studies.model.device import device, full_precision
 from studies.progress import NOBODY, Listener
-from studies.training.objective import Problem
 from studies.training.out_of_memory import recognised
 from studies.training.outer_loop import Diverged, load_weights
+from studies.training.problem import Problem
 
 # Told of (step, validation recall@K, seconds so far); raises to stop the trial.
 Report = Callable[[int, float, float], None]

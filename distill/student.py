@@ -20,11 +20,10 @@ from studies.learners import Learner, build
 from studies.model.device import autocast, device
 from studies.model.encoder import Encoder, Ragged, pool, tokenize
 from studies.model.recommender import Head, Recommender
+from studies.training.problem import Problem
 
 if TYPE_CHECKING:
     from transformers import DistilBertModel, PreTrainedModel, PreTrainedTokenizerBase
-
-    from studies.training.objective import Problem
 
 
 class Read(NamedTuple):

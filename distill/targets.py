@@ -20,7 +20,7 @@ from storage.files.atomic import atomic_write
 from studies.evaluation.evaluate import ItemVectors, encode_items
 from studies.learners import Learner
 from studies.model.device import device
-from studies.training.objective import Problem
+from studies.training.problem import Problem
 
 
 @dataclass(frozen=True)

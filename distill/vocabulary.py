@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from tokenizers import Tokenizer
 from torch import Tensor
 
 from storage.errors import InputError
@@ -49,8 +50,6 @@ def trim(tokenizer: PreTrainedTokenizerBase, kept: Tensor) -> PreTrainedTokenize
     Raises:
         InputError: it is no WordPiece tokenizer.
     """
-    from tokenizers import Tokenizer
-
     place = {old: new for new, old in enumerate(kept.tolist())}
     state = _wordpiece(tokenizer)
     state["model"]["vocab"] = {p: place[old] for p, old in state["model"]["vocab"].items() if old in place}

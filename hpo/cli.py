@@ -33,8 +33,10 @@ from hpo.commands.options import (
     load,
 )
 from hpo.commands.verb import settings, verb
+from hpo.status.console import Console, duration
 from hpo.workers.engines import EngineName
 from storage.errors import InputError
+from storage.home import cache_folder
 
 app = typer.Typer(
     help="Search meta-learners for new scenes, distil the winners, export the student.",
@@ -76,7 +78,6 @@ def run(
     spec = load(study, trials, timeout)
     from hpo import job
     from hpo.reporting.terminal import print_result
-    from hpo.status.console import Console
 
     console = Console()
     started = time.monotonic()
@@ -85,7 +86,6 @@ def run(
     if as_json:
         typer.echo(json.dumps(result))
         return
-    from hpo.status.console import duration
 
     print_result(result, console)
     console.note(f"took {duration(time.monotonic() - started)}; the database keeps running until: hpo db down")
@@ -108,11 +108,11 @@ def report(
     database: Database = None,
 ) -> None:
     """Write a finished study's report: one self-contained HTML page, with Markdown and JSON beside it."""
-    from hpo import job
     from hpo.registry import load_spec_of
+    from hpo.reporting.study_report import report_folder, write_report
 
     opened = connect(database)
-    typer.echo(job.write_report(opened, load_spec_of(opened, name), (out or job.report_folder(name)).absolute()))
+    typer.echo(write_report(opened, load_spec_of(opened, name), (out or report_folder(name)).absolute()))
 
 
 @app.command()
@@ -127,7 +127,6 @@ def baselines(
     """Score what learns nothing on a study's scenes: the bar for any search, in seconds. Needs no database."""
     spec = load(study)
     from hpo.results.evaluation import evaluate_baselines
-    from hpo.status.console import Console
 
     console = Console()
     result = evaluate_baselines(spec, part.value, console, trec)
@@ -151,8 +150,6 @@ def check(study: StudyFile, as_json: Json = False) -> None:
     spec = load(study)
     from hpo.data_check import check as examine
     from hpo.data_check import print_check
-    from hpo.search.loop import cache_folder
-    from hpo.status.console import Console
 
     console = Console()
     result = examine(spec, cache_folder(), console)

@@ -11,7 +11,8 @@ from rich.table import Table
 
 from hpo.status.console import Console, day
 from storage.errors import InputError
-from studies.config.spec import ProtocolSection, StudySpec
+from studies.config.protocol_section import ProtocolSection
+from studies.config.spec import StudySpec
 from studies.data.dataset import Dataset, Ints
 from studies.data.sources import read, worth_a_study
 from studies.episodes.audit import Finding, audit_data, audit_episodes, refuse_leaks

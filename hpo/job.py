@@ -9,12 +9,22 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from distill.export.manifest import read
+from distill.export.onnx_graph import check_packages
+from distill.export.writer import check_replaceable
+from distill.export.writer import export as write_export
+from distill.objective import load_student
 from hpo.dashboard.page import Page
 from hpo.registry import check_definition, distillation_name, register
-from hpo.reporting.document import search_figures, study_document
-from hpo.search.loop import cache_folder
+from hpo.reporting.document import search_figures
+from hpo.reporting.study_report import report_folder, write_report
+from hpo.results.distillation import choose, distil, open_distillation
+from hpo.results.evaluation import evaluate_all, manifest
+from hpo.results.students import students
+from hpo.search.trial_run import open_study
+from hpo.stages import EVALUATION, check_evaluated, export_stage
 from hpo.status.console import Console
 from hpo.status.snapshot import snapshot
 from hpo.workers.engines import EngineName
@@ -22,14 +32,11 @@ from hpo.workers.launcher import launch, make_engine, search_workers
 from storage.database.postgres import Database
 from storage.database.records import Records
 from storage.errors import InputError
-from storage.files.artifacts import trial_folder
 from storage.files.store import check_store
+from storage.home import cache_folder, trial_folder
 from studies.config.spec import StudySpec
-
-if TYPE_CHECKING:
-    from studies.training.objective import Problem
-
-EVALUATION, EXPORT = "evaluation", "export"
+from studies.data.sources import load
+from studies.training.problem import Problem, prepare
 
 
 def run(
@@ -82,25 +89,6 @@ def run(
     return {"study": spec.name, "evaluation": evaluation, "search": search, "export": str(folder), "report": str(page)}
 
 
-def report_folder(name: str) -> Path:
-    """Where a study's report goes unless told otherwise."""
-    return Path("reports", name).absolute()
-
-
-def write_report(database: Database, spec: StudySpec, folder: Path, exported: Path | None = None) -> Path:
-    """Writes a finished study's report and returns its page; an older one in `folder` is replaced.
-
-    Raises:
-        InputError: the study has not been evaluated yet.
-    """
-    from hpo.reporting.page import write
-
-    evaluation = check_evaluated(database, spec.name)
-    exported = exported or spec.export_folder().absolute()
-    document = study_document(database, spec, evaluation, exported if exported.exists() else None)
-    return write(document, folder)[0]
-
-
 def begin(
     database: Database, spec: StudySpec, console: Console, workers: int | None = None
 ) -> tuple[StudySpec, Problem]:
@@ -109,9 +97,6 @@ def begin(
     Raises:
         InputError: the study or its data are at fault, or a trial would not fit into a worker's memory.
     """
-    from studies.data.sources import load
-    from studies.training.objective import prepare
-
     check_store()
     data = load(spec.data, spec.protocol, cache_folder(), console)
     console.note(
@@ -127,10 +112,6 @@ def distil_and_evaluate(
     database: Database, spec: StudySpec, problem: Problem, console: Console, trec: Path | None = None
 ) -> dict[str, Any]:
     """Distils the winners and scores everything on the test scenes, once; the figures are kept for good."""
-    from hpo.results.distillation import choose, distil, open_distillation
-    from hpo.results.evaluation import evaluate_all
-    from hpo.results.students import students
-
     teachers, rival, finalists = choose(database, spec, problem, console)
     student, trial = distil(database, spec, problem, teachers, console)
     result = evaluate_all(problem, teachers, rival, student, trec)
@@ -159,11 +140,6 @@ def export(
             all, or a package that a format takes is missing.
         ScenetuneError: a format does not give what the student does, or costs too much recall.
     """
-    from distill.export.writer import export as write
-    from distill.objective import load_student
-    from hpo.results.evaluation import manifest
-    from hpo.search.trial_run import open_study
-
     records = Records(database.engine)
     evaluation = check_evaluated(database, spec.name)
     check_export(records, spec, folder, force=force)
@@ -174,7 +150,7 @@ def export(
     console.note(f"exporting to {folder}, and checking it in a fresh process")
     origin = manifest(problem, evaluation, study.study_name, student)
     how = spec.export
-    write(
+    write_export(
         student,
         problem.lexicon,
         folder,
@@ -185,13 +161,12 @@ def export(
         problem=problem,
     )
     _note_slow_int8(folder, console)
-    records.finish_stage(spec.name, f"{EXPORT} {folder}", {"folder": str(folder)})
+    records.finish_stage(spec.name, export_stage(folder), {"folder": str(folder)})
     Page(database, spec).write()
     return folder
 
 
 def _note_slow_int8(folder: Path, console: Console) -> None:
-    from distill.export.manifest import read
 
     rates = read(folder)["formats"].get("onnx-int8", {}).get("texts_per_second")
     if rates and rates["onnx-int8"] < rates["onnx"]:
@@ -201,23 +176,9 @@ def _note_slow_int8(folder: Path, console: Console) -> None:
         )
 
 
-def check_evaluated(database: Database, name: str) -> dict[str, Any]:
-    """The study's stored evaluation.
-
-    Raises:
-        InputError: the study has not come that far.
-    """
-    evaluation = Records(database.engine).stage_result(name, EVALUATION)
-    if evaluation is None:
-        raise InputError(f"study {name!r} has no student yet: hpo run STUDY.toml searches, distils and evaluates first")
-    return evaluation
-
-
 def _exported_here(records: Records, spec: StudySpec, folder: Path) -> bool:
     """Whether a folder holds the study's student, with all that the spec wants of an export."""
-    from distill.export.manifest import read
-
-    if not folder.exists() or records.stage_result(spec.name, f"{EXPORT} {folder}") is None:
+    if not folder.exists() or records.stage_result(spec.name, export_stage(folder)) is None:
         return False
     try:
         manifest = read(folder)
@@ -246,9 +207,6 @@ def check_export(records: Records, spec: StudySpec, folder: Path, *, force: bool
     Raises:
         InputError: the folder is taken by something else, or a package that a format takes is missing.
     """
-    from distill.export.onnx_graph import check_packages
-    from distill.export.writer import check_replaceable
-
     if _exported_here(records, spec, folder):
         return
     if "onnx" in spec.export.formats:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import shutil
 import time
 
+import optuna
+
 from hpo.registry import distillation_name
 from hpo.status.console import Console
 from hpo.status.snapshot import snapshot
@@ -15,7 +17,7 @@ from storage.database.postgres import Database
 from storage.database.records import Records
 from storage.errors import InputError
 from storage.files import store
-from storage.files.artifacts import study_folder
+from storage.home import study_folder
 from studies.config.spec import StudySpec
 
 LOOK_SECONDS = 1.0
@@ -87,7 +89,6 @@ def delete(database: Database, spec: StudySpec) -> None:
 
 
 def _delete_optuna_study(database: Database, name: str) -> None:
-    import optuna
 
     try:
         optuna.delete_study(study_name=name, storage=database.storage)

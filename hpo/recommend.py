@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rich.table import Table
+
 from storage.errors import InputError
 from studies.progress import Progress
 
@@ -225,8 +227,6 @@ def _numbered(path: Path) -> Iterator[tuple[int, str]]:
 
 def print_lists(lists: Sequence[dict[str, Any]], console: Any) -> None:
     """Shows each user's list as rows of a table."""
-    from rich.table import Table
-
     table = Table("user", "rank", "item", "score", box=None)
     for entry in lists:
         name = "" if entry["user"] is None else str(entry["user"])

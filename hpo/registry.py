@@ -7,16 +7,18 @@ from __future__ import annotations
 
 import difflib
 import importlib.metadata
-from typing import TYPE_CHECKING
 
+from optuna.trial import FrozenTrial
+
+from hpo.search.loop import ranked
+from hpo.search.space import grid
+from hpo.search.start_points import enqueue
+from hpo.search.trial_run import open_study
 from storage.database.control import Control
 from storage.database.postgres import Database
 from storage.database.records import Records, StudyRecord
 from storage.errors import InputError
 from studies.config.spec import StudySpec, differences, parse_spec
-
-if TYPE_CHECKING:
-    from optuna.trial import FrozenTrial
 
 
 def register(database: Database, spec: StudySpec, fingerprint: str) -> StudySpec:
@@ -28,10 +30,6 @@ def register(database: Database, spec: StudySpec, fingerprint: str) -> StudySpec
     Raises:
         InputError: a study of that name exists with another definition or other data; the message says what differs.
     """
-    from hpo.search.space import grid
-    from hpo.search.start_points import enqueue
-    from hpo.search.trial_run import open_study
-
     records = Records(database.engine)
     best = _warm_start(database, spec)
     with records.exclusive(spec.name):
@@ -65,9 +63,6 @@ def _warm_start(database: Database, spec: StudySpec) -> list[FrozenTrial]:
     Raises:
         InputError: there is no such study, it has no finished trial, or it is this one.
     """
-    from hpo.search.loop import ranked
-    from hpo.search.trial_run import open_study
-
     other = spec.search.warm_start
     if other is None:
         return []

@@ -1,9 +1,19 @@
-"""The one folder that holds a project's state: the embedded database, artifacts and caches."""
+"""The one folder that holds a project's state, and where everything lies in it; no study's name leads out of it.
+
+postgres/            the embedded database, or a link to it
+artifacts/STUDY/     a study's checkpoints, by trial, and its workers' logs
+cache/               what all studies share: data that was read, activations of frozen layers
+"""
 
 import os
+import re
 from pathlib import Path
 
 from storage.errors import InputError
+
+# A file name everywhere: no separator, no leading dot (hidden, or `..`), no control character.
+_STUDY_NAME = re.compile(r"[^./\\\x00-\x1f\x7f][^/\\\x00-\x1f\x7f]*")
+_MAX_NAME_BYTES = 200
 
 
 def home() -> Path:
@@ -25,3 +35,43 @@ def home() -> Path:
             f"cannot make the state folder {path} ({error.strerror}): set HPO_HOME to a folder that you may write to"
         ) from error
     return path
+
+
+def cache_folder() -> Path:
+    """Return the folder of the caches that all studies share; it is not created."""
+    return home() / "cache"
+
+
+def study_folder(study: str) -> Path:
+    """Return the folder of a study's artifacts; it is not created.
+
+    Raises:
+        InputError: The name cannot be a folder's name.
+    """
+    check_study_name(study)
+    return home() / "artifacts" / study
+
+
+def check_study_name(study: str) -> None:
+    """Refuse a name that cannot be a folder's.
+
+    Raises:
+        InputError: Says what is accepted.
+    """
+    if not _STUDY_NAME.fullmatch(study) or len(study.encode(errors="replace")) > _MAX_NAME_BYTES:
+        raise InputError(
+            f"study name {study!r}: accepted are 1 to {_MAX_NAME_BYTES} bytes without / or \\ or control "
+            "characters and without a leading dot; rename the study"
+        )
+
+
+def trial_folder(study: str, trial: int) -> Path:
+    """Return the folder of one trial's artifacts; it is not created."""
+    if trial < 0:
+        raise InputError(f"trial {trial}: trials are numbered from 0; take a number from the study's table")
+    return study_folder(study) / f"trial-{trial:05d}"
+
+
+def log_folder(study: str) -> Path:
+    """Return the folder of a study's workers' logs; it is not created."""
+    return study_folder(study) / "logs"

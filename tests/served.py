@@ -9,7 +9,7 @@ from distill.export.writer import export
 from distill.hyperparameters import StudentHyperparameters
 from distill.student import Student, start, texts_in
 from studies.config.hyperparameters import Hyperparameters
-from studies.training.objective import Problem
+from studies.training.problem import Problem
 
 
 def untrained(problem: Problem, values: Hyperparameters, width: int = 0) -> Student:

@@ -14,7 +14,7 @@ from peers.libraries import PEERS, Learn2Learn
 from studies.config.hyperparameters import Hyperparameters, LearnerName
 from studies.episodes.sampler import Episode
 from studies.model.recommender import Recommender
-from studies.training.objective import Problem
+from studies.training.problem import Problem
 
 INNER_LR = 0.1
 

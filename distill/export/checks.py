@@ -16,13 +16,14 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from distill.export.onnx_graph import GRAPHS
+from distill.objective import evaluate
 from distill.serving.onnx_tower import OnnxTower, through
 from distill.student import Student, TokenTower
 from storage.errors import ScenetuneError
@@ -32,9 +33,7 @@ from studies.evaluation.metrics import top_k
 from studies.model.device import device, full_precision
 from studies.model.encoder import tokenize
 from studies.progress import NOBODY, Progress
-
-if TYPE_CHECKING:
-    from studies.training.objective import Problem
+from studies.training.problem import Problem
 
 # The least cosine of any text's vector to the student's own, by the precision of the weights. Measured on MiniLM and
 # small random encoders: 1 - 1e-13, 1 - 5e-7, 1 - 6e-5, and 0.97 to 0.9999 with 8-bit weights, whose judge is recall.
@@ -97,8 +96,6 @@ def weigh_int8(student: Student, draft: Path, problem: Problem) -> dict[str, Any
     Raises:
         ScenetuneError: they cost more than `MAX_LOSS` of the recall.
     """
-    from distill.objective import evaluate
-
     graphs = {name: draft / path for name, path in GRAPHS.items()}
     problem.listener.note("measuring what 8-bit weights cost in recall and bring in speed")
     full = evaluate(student, problem, problem.validation, problem.listener).mean()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from distill.export.card import model_card
 from distill.export.checks import check as _check_parity
@@ -21,9 +21,7 @@ from storage.files.atomic import atomic_folder
 from studies.config.spec import Format, Precision
 from studies.episodes.lexicon import Lexicon
 from studies.progress import NOBODY, Listener
-
-if TYPE_CHECKING:
-    from studies.training.objective import Problem
+from studies.training.problem import Problem
 
 
 def export(

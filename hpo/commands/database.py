@@ -9,14 +9,14 @@ import typer
 
 from hpo.commands.options import Database
 from hpo.commands.verb import verb
+from storage.database.embedded import EmbeddedPostgres
+from storage.home import home
 
 app = typer.Typer(help="The database: the embedded PostgreSQL, backups.", no_args_is_help=True, rich_markup_mode=None)
 _NOT_INCLUDED = "checkpoints are files, not in the backup: copy the folder {folder} as well"
 
 
 def _embedded() -> Any:
-    from storage.database.embedded import EmbeddedPostgres
-    from storage.home import home
 
     return EmbeddedPostgres(home())
 
@@ -53,8 +53,8 @@ def backup(
 ) -> None:
     """Write all studies of the database into one file; workers may go on meanwhile."""
     from storage.database.backup import backup
-    from storage.database.postgres import database_url, hide_password
-    from storage.home import home
+    from storage.database.postgres import database_url
+    from storage.database.urls import hide_password
 
     chosen = database_url(database)
     typer.echo(f"backing up {hide_password(chosen)}", err=True)
@@ -71,8 +71,8 @@ def restore(
 ) -> None:
     """Bring the studies of a backup into a database that holds none."""
     from storage.database.backup import restore
-    from storage.database.postgres import database_url, hide_password
-    from storage.home import home
+    from storage.database.postgres import database_url
+    from storage.database.urls import hide_password
 
     chosen = database_url(database)
     typer.echo(f"restoring {file} into {hide_password(chosen)}", err=True)

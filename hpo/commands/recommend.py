@@ -10,6 +10,9 @@ from typing import Annotated
 import typer
 
 from hpo.commands.verb import verb
+from hpo.recommend import print_lists
+from hpo.recommend import recommend as run
+from hpo.status.console import Console
 
 app = typer.Typer()
 
@@ -57,10 +60,6 @@ def recommend(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON lines: user, items, scores.")] = False,
 ) -> None:
     """Adapt an exported student to a scene, and rank a catalogue for users."""
-    from hpo.recommend import print_lists
-    from hpo.recommend import recommend as run
-    from hpo.status.console import Console
-
     console = Console()
     with console.progress("embedding the catalogue") as report:
         lists = run(folder, catalogue, support, histories, text=text, k=k, backend=backend.value, progress=report)

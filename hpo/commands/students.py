@@ -11,6 +11,7 @@ import typer
 from hpo.commands.options import Database, Json, Name, Trec, connect, load
 from hpo.commands.verb import verb
 from storage.errors import InputError
+from storage.home import cache_folder
 
 if TYPE_CHECKING:
     from studies.config.spec import Format
@@ -36,18 +37,19 @@ def export(
     database: Database = None,
 ) -> None:
     """Write a finished study's best student into a folder that transformers and sentence-transformers open."""
-    from hpo import job
     from hpo.registry import load_spec_of
-    from hpo.search.loop import cache_folder
-    from hpo.status.console import Console
-    from storage.database.records import Records
+    from hpo.stages import check_evaluated
 
     opened = connect(database)
     spec = _with_export(load_spec_of(opened, name), formats, precision)
-    job.check_evaluated(opened, name)
+    check_evaluated(opened, name)
+    from hpo import job
+    from hpo.status.console import Console
+    from storage.database.records import Records
+    from studies.training.problem import prepare
+
     folder = out.absolute()
     job.check_export(Records(opened.engine), spec, folder, force=force)
-    from studies.training.objective import prepare
 
     console = Console()
     problem = prepare(spec, cache_folder(), listener=console)

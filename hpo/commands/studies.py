@@ -24,6 +24,7 @@ from hpo.commands.options import (
 )
 from hpo.commands.verb import verb
 from hpo.workers.engines import EngineName
+from hpo.workers.parent_watchdog import follow_launcher
 from storage.errors import InputError
 
 app = typer.Typer()
@@ -106,8 +107,6 @@ def worker(
     ] = None,
 ) -> None:
     """Join a launched study and run trials until it has ended or is stopped."""
-    from hpo.workers.parent_watchdog import follow_launcher
-
     follow_launcher()
     from hpo.workers.worker import wait_for, work
 

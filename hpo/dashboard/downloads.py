@@ -11,24 +11,23 @@ import threading
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 from urllib.parse import quote
 
-from hpo.dashboard.artifacts import (
-    Artifact,
-    checkpoint_name,
-    export,
-    export_name,
-    exported_folders,
-    parse,
-    report_name,
-)
+import bottle
+from optuna.artifacts.exceptions import ArtifactNotFound
+
+from distill.export.manifest import MANIFEST, read, verify
+from hpo.artifacts import Artifact, checkpoint_name, export, export_name, parse, report_name
+from hpo.registry import load_spec_of
+from hpo.reporting.document import study_document
+from hpo.reporting.page import html
+from hpo.stages import check_evaluated, exported_folders
+from storage.database.postgres import Database
 from storage.database.records import Records
 from storage.errors import CorruptArtifact, DatabaseUnreachable, InputError, ScenetuneError
-from storage.files.artifacts import trial_folder
-
-if TYPE_CHECKING:
-    from storage.database.postgres import Database
+from storage.files import checkpoints
+from storage.home import trial_folder
 
 READ_ONLY = "artifacts are what a study made: they are neither uploaded nor deleted, and go with hpo delete"
 # Of a request's environment: the headers that go with the artifact that answers it.
@@ -73,8 +72,6 @@ class Artifacts:
             ScenetuneError: the shared store or the database does not answer.
             OSError: there is no room for the ZIP.
         """
-        from optuna.artifacts.exceptions import ArtifactNotFound
-
         artifact = parse(artifact_id)
         if artifact is None:
             raise ArtifactNotFound(f"{artifact_id[:40]!r} is not the id of a checkpoint, a report or an export")
@@ -103,7 +100,6 @@ class Artifacts:
         raise InputError(READ_ONLY)
 
     def _checkpoint(self, artifact: Artifact) -> Opened:
-        from storage.files import checkpoints
 
         folder = trial_folder(artifact.study, int(artifact.of))
         try:
@@ -117,10 +113,6 @@ class Artifacts:
         return _zipped(files, checkpoint_name(artifact))
 
     def _report(self, artifact: Artifact) -> Opened:
-        from hpo.job import check_evaluated
-        from hpo.registry import load_spec_of
-        from hpo.reporting.document import study_document
-        from hpo.reporting.page import html
 
         name = artifact.study
         spec, evaluation = load_spec_of(self._database, name), check_evaluated(self._database, name)
@@ -146,8 +138,6 @@ def _files_of_export(folder: Path, study: str) -> dict[str, Path]:
     Raises:
         InputError: the folder is not here, not this study's, or not as it was written.
     """
-    from distill.export.manifest import MANIFEST, read, verify
-
     again = f"hpo export {study} --out DIR writes it again"
     if not folder.is_dir():
         raise InputError(f"the export {folder} is not on this machine: {again}")
@@ -182,9 +172,6 @@ class ToBrowsers(Artifacts):
         Raises:
             bottle.HTTPResponse: it cannot be opened.
         """
-        import bottle
-        from optuna.artifacts.exceptions import ArtifactNotFound
-
         try:
             opened = self.open(artifact_id)
         except ArtifactNotFound as error:
@@ -196,7 +183,6 @@ class ToBrowsers(Artifacts):
 
 
 def _answer(status: int, error: Exception) -> Any:
-    import bottle
 
     return bottle.HTTPResponse(f"{error}\n", status, content_type="text/plain; charset=utf-8")
 

@@ -6,19 +6,21 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from hpo.dashboard.artifacts import attached_checkpoints, exported_folders
+import optuna
+from optuna.storages import BaseStorage
+
+from hpo.artifacts import attached_checkpoints
 from hpo.dashboard.imports import without_scikit_learn
 from hpo.registry import distillation_name
+from hpo.results.students import students
+from hpo.search.trial_run import open_study
+from hpo.stages import EVALUATION, exported_folders
 from hpo.status.snapshot import Snapshot, TrialView, summarise
 from storage.database.postgres import Database
 from storage.database.records import Records, RungResult, StudyRecord
 from studies.config.spec import StudySpec
-
-if TYPE_CHECKING:
-    import optuna
-    from optuna.storages import BaseStorage
 
 # PED-ANOVA looks at the best tenth: of fewer finished trials that is one or two.
 ENOUGH_TRIALS = 30
@@ -98,7 +100,6 @@ class Gatherer:
     """
 
     def __init__(self, database: Database, spec: StudySpec, storage: BaseStorage | None = None) -> None:
-        from hpo.search.trial_run import open_study
 
         self._spec, self._records = spec, Records(database.engine)
         self._storage = storage or database.storage
@@ -114,9 +115,6 @@ class Gatherer:
 
     def gather(self) -> Facts:
         """The study as it is now."""
-        from hpo.job import EVALUATION
-        from hpo.results.students import students
-
         self._read_results()
         stages = self._records.stage_results(self._spec.name)
         distillation = self._open_distillation()
@@ -136,7 +134,6 @@ class Gatherer:
         )
 
     def _open_distillation(self) -> optuna.Study | None:
-        from hpo.search.trial_run import open_study
 
         if self._students is None:
             try:
@@ -164,8 +161,6 @@ def importance(study: optuna.Study) -> dict[str, float]:
 
     Of single learners' ranges a parameter goes by the learner's name too. The trials that were stopped are not in it.
     """
-    import optuna
-
     states = (optuna.trial.TrialState.COMPLETE,)
     finished = study.get_trials(deepcopy=False, states=states)
     names = {name for trial in finished for name in trial.params if name.split(".")[-1] in MEASURED_PARAMETERS}

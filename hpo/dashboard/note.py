@@ -8,13 +8,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from hpo.dashboard import artifacts
+from hpo import artifacts
 from hpo.dashboard.facts import ENOUGH_TRIALS, Facts, Reached
 from hpo.registry import distillation_name
 from hpo.reporting.blocks import plural, settings, spelled
 from hpo.reporting.markdown import escape
 from hpo.status.console import duration
-from storage.files.artifacts import trial_folder
+from storage.home import trial_folder
 from studies.config.hyperparameters import LEARNERS
 from studies.evaluation.intervals import bootstrap
 

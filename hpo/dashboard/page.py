@@ -9,17 +9,17 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
-from hpo.dashboard import artifacts, note, plots
+import optuna
+from optuna.storages import BaseStorage
+
+from hpo import artifacts
+from hpo.dashboard import note, plots
 from hpo.dashboard.facts import Facts, Gatherer
 from hpo.dashboard.imports import without_scikit_learn
 from storage.database.postgres import Database
 from storage.database.records import Records
 from studies.config.spec import StudySpec
-
-if TYPE_CHECKING:
-    from optuna.storages import BaseStorage
 
 log = logging.getLogger(__name__)
 
@@ -83,7 +83,6 @@ class Page:
     def _save(
         self, study_id: int, text: str, figures: Mapping[str, plots.Figure], attributes: Mapping[str, str]
     ) -> None:
-        import optuna
 
         with without_scikit_learn():
             from optuna_dashboard import save_note, save_plotly_graph_object

@@ -20,19 +20,25 @@ from socketserver import ThreadingMixIn
 from typing import TYPE_CHECKING, Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
+import bottle
 import sqlalchemy as sa
+from optuna.storages import BaseStorage
+from optuna.storages._cached_storage import _CachedStorage
 
 from hpo.dashboard.downloads import HEADERS, READ_ONLY, ToBrowsers
 from hpo.dashboard.imports import without_scikit_learn
+from hpo.dashboard.page import SECONDS_BETWEEN_WRITES, Page
+from hpo.registry import load_spec_of
 from hpo.status.console import Console
-from storage.database.postgres import Database, hide_password, impatient_storage
+from storage.database.postgres import Database, impatient_storage
 from storage.database.records import Records
 from storage.database.retry import is_transient
+from storage.database.urls import hide_password
 from storage.errors import InputError, ScenetuneError
 
 if TYPE_CHECKING:
+    # Known to type checkers alone.
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
-    from optuna.storages import BaseStorage
 
 LOOPBACK = "127.0.0.1"
 PORT = 8080
@@ -96,8 +102,6 @@ def serve(
 
 def watched_storage(database: Database, console: Console) -> BaseStorage:
     """Optuna's storage with finished trials kept in memory; while the database is away it fails with words."""
-    from optuna.storages._cached_storage import _CachedStorage
-
     storage = impatient_storage(database.url)
     _tell_outages(storage.engine, console)
     return _CachedStorage(storage)
@@ -185,16 +189,12 @@ def _is_loopback(host: str) -> bool:
 
 def _study_id(database: Database, name: str) -> int:
     if Records(database.engine).load_study(name) is None:
-        from hpo.registry import load_spec_of
-
         load_spec_of(database, name)
     return database.storage.get_study_id_from_name(name)
 
 
 def _tell_outages(engine: sa.Engine, console: Console) -> None:
     """Lets requests fail with words while the database is away; the browser shows them over its last picture."""
-    import bottle
-
     away = threading.Event()
 
     @sa.event.listens_for(engine, "handle_error")
@@ -218,8 +218,6 @@ def _tell_outages(engine: sa.Engine, console: Console) -> None:
 def _keep_current(database: Database, storage: BaseStorage) -> None:
     """Writes the page of each study again and again, where there is something new."""
     time.sleep(SECONDS_BEFORE_WRITING)
-    from hpo.dashboard.page import SECONDS_BETWEEN_WRITES, Page
-    from hpo.registry import load_spec_of
 
     # An outage is told by the requests.
     logging.getLogger("storage.database.retry").setLevel(logging.ERROR)

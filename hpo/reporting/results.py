@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from hpo.reporting.blocks import spelled
+from studies.evaluation.intervals import bootstrap
 
 Figures = Mapping[str, Any]
 POPULARITY = "support popularity"
@@ -79,8 +80,6 @@ class Results:
         Returns:
             An interval; None with fewer than two scenes in common, because one scene says nothing about others.
         """
-        from studies.evaluation.intervals import bootstrap
-
         differences = self.scene_differences(one, other)
         return asdict(bootstrap(np.array(list(differences.values())))) if len(differences) > 1 else None
 

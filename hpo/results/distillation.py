@@ -7,27 +7,34 @@ from __future__ import annotations
 
 import functools
 import math
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from typing import Any
 
+import optuna
+from optuna.trial import FrozenTrial
+
+from distill.objective import Distillation, Student, Teacher, latency, load_student, size
+from hpo.artifacts import attach_checkpoint
+from hpo.dashboard.page import Page
 from hpo.registry import distillation_name
 from hpo.results.students import students, take
+from hpo.search.budget import Budget
+from hpo.search.finalists import Finalists, Recheck
 from hpo.search.loop import ranked, winners
+from hpo.search.pruner import RecallPruner
+from hpo.search.space import SeededByTrial, student_start, suggest_student
+from hpo.search.trial_chains import COST, REASON, origin
+from hpo.search.trial_queue import Claims
+from hpo.search.trial_run import Paused, open_study, run_all
+from hpo.stages import EVALUATION
 from hpo.status.console import Console
 from storage.database.postgres import Database
 from storage.database.records import Records
 from storage.errors import InputError, StudyStopped
-from storage.files.artifacts import study_folder, trial_folder
+from storage.home import cache_folder, study_folder, trial_folder
 from studies.config.spec import StudySpec
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-    import optuna
-    from optuna.trial import FrozenTrial
-
-    from distill.objective import Distillation, Student, Teacher
-    from hpo.search.finalists import Finalists
-    from studies.training.objective import Problem
+from studies.training.objective import load_teacher
+from studies.training.problem import Problem, prepare
 
 
 def choose(
@@ -42,8 +49,6 @@ def choose(
     Raises:
         InputError: no trial has finished, or a winner's checkpoint is missing or damaged.
     """
-    from hpo.search.finalists import Recheck
-
     study, count = open_search(database, spec), spec.finalist_count()
     best = winners(study, count)
     plain = [trial for trial in ranked(study) if trial.params.get("learner") == "finetune"][:count]
@@ -61,9 +66,6 @@ def choose(
 
 
 def _teacher(spec: StudySpec, problem: Problem, trial: FrozenTrial, recall: float) -> Teacher:
-    from distill.objective import Teacher
-    from hpo.search.trial_chains import origin
-    from studies.training.objective import load_teacher
 
     learner = load_teacher(problem, trial_folder(spec.name, origin(trial)))
     return Teacher(trial.number, recall, learner)
@@ -78,8 +80,6 @@ def distil(
         InputError: no student has finished.
         StudyStopped: `hpo stop` ended it.
     """
-    from distill.objective import load_student
-
     work = _Work(database, spec, problem, teachers, console)
     work.run()
     taken = take(work.study, spec)
@@ -88,8 +88,6 @@ def distil(
 
 def open_search(database: Database, spec: StudySpec) -> optuna.Study:
     """The Optuna study of the search whose winners teach."""
-    from hpo.search.trial_run import open_study
-
     return open_study(database.storage, spec.name)
 
 
@@ -100,10 +98,6 @@ def distil_study(database: Database, spec: StudySpec, console: Console) -> list[
         InputError: the search has no finished trial, or the study was evaluated with a student already.
         StudyStopped: `hpo stop` ended it.
     """
-    from hpo.job import EVALUATION
-    from hpo.search.loop import cache_folder
-    from studies.training.objective import prepare
-
     if Records(database.engine).stage_result(spec.name, EVALUATION) is not None:
         study = open_distillation(database, spec)
         if len(study.get_trials(deepcopy=False)) < spec.distill.trials:
@@ -121,11 +115,6 @@ def distil_study(database: Database, spec: StudySpec, console: Console) -> list[
 
 def open_distillation(database: Database, spec: StudySpec, *, create: bool = False) -> optuna.Study:
     """The Optuna study of a search's students; with `create`, made if it is new."""
-    import optuna
-
-    from hpo.search.space import SeededByTrial
-    from hpo.search.trial_run import open_study
-
     name, section = distillation_name(spec.name), spec.distill
     sampler = SeededByTrial(_sampler, section.seed)
     if not create:
@@ -148,10 +137,6 @@ class _Work:
     def __init__(
         self, database: Database, spec: StudySpec, problem: Problem, teachers: Sequence[Teacher], console: Console
     ) -> None:
-        from hpo.dashboard.page import Page
-        from hpo.search.pruner import RecallPruner
-        from hpo.search.space import student_start
-        from hpo.search.trial_queue import Claims
 
         self._spec, self._problem, self._teachers, self._console = spec, problem, teachers, console
         self.study = open_distillation(database, spec, create=True)
@@ -169,7 +154,6 @@ class _Work:
 
     @functools.cached_property
     def _distillation(self) -> Distillation:
-        from distill.objective import Distillation
 
         return Distillation(self._problem, self._teachers, study_folder(self.study.study_name))
 
@@ -179,9 +163,6 @@ class _Work:
         Raises:
             StudyStopped: `hpo stop` ended it.
         """
-        from hpo.search.budget import Budget
-        from hpo.search.trial_run import run_all
-
         for _ in run_all(self._claims, Budget(self._spec.distill.trials), self._objective):
             self._page.write_when_due()
         self._page.write()
@@ -189,8 +170,6 @@ class _Work:
             raise StudyStopped(f"study {self._spec.name!r} was stopped; hpo run with its study file goes on")
 
     def _objective(self, trial: optuna.Trial) -> float | list[float]:
-        from distill.objective import latency, load_student, size
-        from hpo.search.space import suggest_student
 
         section, shared = self._spec.distill, self._distillation
         values = suggest_student(trial, section)
@@ -211,9 +190,6 @@ class _Work:
         return [figures[name] for name in section.objectives]
 
     def _reporter(self, trial: optuna.Trial) -> Callable[[int, float, float], None]:
-        from hpo.dashboard.artifacts import attach_checkpoint
-        from hpo.search.trial_chains import COST
-        from hpo.search.trial_run import Paused
 
         known = trial._cached_frozen_trial.intermediate_values
         section = self._spec.distill
@@ -238,10 +214,6 @@ class _Work:
         Raises:
             optuna.TrialPruned: it stops.
         """
-        import optuna
-
-        from hpo.search.trial_chains import REASON
-
         if self._pruner is None:
             return
         frozen = self.study._storage.get_trial(trial._trial_id)
@@ -252,6 +224,5 @@ class _Work:
 
 
 def _sampler(seed: int) -> optuna.samplers.BaseSampler:
-    import optuna
 
     return optuna.samplers.TPESampler(seed=seed, n_startup_trials=3)

@@ -12,29 +12,33 @@ from contextlib import nullcontext
 from dataclasses import asdict
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from distill.export.onnx_graph import GRAPHS
+from distill.inference import as_student, load_export
+from distill.objective import Student, Teacher
+from distill.objective import evaluate as evaluate_student
+from distill.serving.onnx_tower import through
+from distill.student import TokenTower
 from hpo.results import summary
 from hpo.results.summary import Scored
-from hpo.search.loop import cache_folder
 from hpo.status.console import day
 from storage.errors import InputError
+from storage.home import cache_folder
+from studies.config.spec import Format, StudySpec, parse_spec
+from studies.data.source import Source
+from studies.episodes.split import Part
 from studies.evaluation import trec
 from studies.evaluation.baselines import POPULARITY, build_baselines
 from studies.evaluation.evaluate import Adapted, ItemVectors, System, Unadapted, encode_items, evaluate
 from studies.evaluation.intervals import bootstrap
 from studies.model.device import device, full_precision
+from studies.model.encoder import tokenize
 from studies.progress import NOBODY, Listener
-
-if TYPE_CHECKING:
-    from distill.objective import Student, Teacher
-    from studies.config.spec import Format, StudySpec
-    from studies.data.source import Source
-    from studies.episodes.split import Part
-    from studies.training.objective import Problem
+from studies.training.problem import Problem, prepare
 
 # A system with its kind, as in `Scored`.
 Entry = tuple[str, System]
@@ -90,8 +94,6 @@ def evaluate_baselines(spec: StudySpec, part: Part, listener: Listener, dump: Pa
     Raises:
         InputError: data, protocol or encoder cannot give a meaningful study.
     """
-    from studies.training.objective import prepare
-
     problem = prepare(spec, cache_folder(), listener=listener)
     with full_precision():
         results = _score(problem, part, _baselines(problem, part), "scoring baselines", dump)
@@ -204,14 +206,6 @@ def evaluate_export(
     Raises:
         InputError: the folder is not an intact export or lacks the format, or the data are not those of its study.
     """
-    from distill.export.onnx_graph import GRAPHS
-    from distill.inference import as_student, load_export
-    from distill.objective import evaluate as evaluate_student
-    from distill.serving.onnx_tower import through
-    from studies.config.spec import parse_spec
-    from studies.model.encoder import tokenize
-    from studies.training.objective import prepare
-
     exported = load_export(folder)
     if format not in (held := exported.manifest["formats"]):
         raise InputError(f"{folder} has no format {format}, it has {', '.join(held)}; export it with --format {format}")
@@ -243,8 +237,6 @@ def evaluate_export(
 
 def inference_figures(problem: Problem, teacher: Teacher, student: Student) -> dict[str, dict[str, float]]:
     """Parameters, bytes and texts per second of the whole encoders, measured side by side in alternating runs."""
-    from distill.student import TokenTower
-
     rates: dict[str, list[float]] = {"teacher": [], "student": []}
     towers = {"teacher": TokenTower(problem.encoder.model, problem.tokens).to(device()), "student": student.tower}
     lengths = problem.tokens.lengths

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from hpo.search.trial_chains import REASON
 from storage.errors import InputError
 from studies.config.spec import StudySpec
-
-if TYPE_CHECKING:
-    import optuna
-    from optuna.trial import FrozenTrial
 
 
 def take(study: optuna.Study, spec: StudySpec) -> FrozenTrial:
@@ -18,8 +18,6 @@ def take(study: optuna.Study, spec: StudySpec) -> FrozenTrial:
     Raises:
         InputError: no student has finished.
     """
-    from optuna.trial import TrialState
-
     finished = [t for t in study.get_trials(deepcopy=False) if t.state == TrialState.COMPLETE]
     if not finished:
         raise InputError(
@@ -41,8 +39,6 @@ def students(study: optuna.Study, spec: StudySpec) -> list[dict[str, Any]]:
         teacher's encoder, None unless it finished), `params`, `reason` of the pruner; `front` where no other
         student is at least as good in all three and better in one, `taken` for the one that is exported.
     """
-    from hpo.search.trial_chains import REASON
-
     rows = []
     for trial in study.get_trials(deepcopy=False):
         values = trial.values or list(trial.intermediate_values.values())[-1:]

@@ -5,19 +5,17 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 
 from studies.data.dataset import Dataset
+from studies.episodes.sampler import Episode
 from studies.episodes.split import Part, Split
 from studies.evaluation.baselines import POPULARITY, TEXT_FREE
 from studies.evaluation.intervals import Floats, bootstrap_ratio, interval
 from studies.evaluation.metrics import METRICS, Evaluation, compare
-
-if TYPE_CHECKING:
-    from studies.episodes.sampler import Episode
 
 Json = dict[str, Any]
 # Fewer scenes than this in each of three groups say nothing.

@@ -9,23 +9,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
+from optuna.trial import FrozenTrial
 
 from hpo.search.trial_chains import origin
 from storage.database.postgres import Database
 from storage.database.records import Records
-from storage.files.artifacts import trial_folder
+from storage.home import trial_folder
 from studies.config.spec import StudySpec
 from studies.evaluation.baselines import SupportPopularity
 from studies.evaluation.evaluate import evaluate
 from studies.progress import Progress
-
-if TYPE_CHECKING:
-    from optuna.trial import FrozenTrial
-
-    from studies.training.objective import Problem
+from studies.training.objective import load_teacher
+from studies.training.problem import Problem
 
 Recalls = Mapping[str, float]
 
@@ -102,7 +99,6 @@ class Recheck:
 
     def _redrawn(self, trial: FrozenTrial) -> Recalls:
         """Recall by scene on the other draws, of the checkpoint that the trial left."""
-        from studies.training.objective import load_teacher
 
         def measure() -> dict[str, float]:
             learner = load_teacher(self._problem, trial_folder(self._spec.name, origin(trial)))

@@ -3,33 +3,43 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from hpo.artifacts import attach_checkpoint
+from hpo.search.asha import Promotion, RungHistory, completion, promotion
+from hpo.search.budget import Budget
+from hpo.search.pruner import RecallPruner, RecordedHistory
+from hpo.search.space import make_sampler, suggest
+from hpo.search.trial_chains import (
+    AT_ONCE,
+    COST,
+    FROM_RUNG,
+    REASON,
+    SPARED,
+    continuation,
+    counts,
+    origin,
+    paused,
+    stories,
+)
+from hpo.search.trial_queue import Claims
+from hpo.search.trial_run import Paused, open_study, run_all, run_next
 from storage.database.postgres import Database
 from storage.database.records import Records, RungResult
 from storage.errors import InputError
-from storage.files.artifacts import study_folder, trial_folder
-from storage.home import home
+from storage.home import trial_folder
+from studies.config.hyperparameters import Hyperparameters
 from studies.config.spec import StudySpec
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-
-    import optuna
-    from optuna.trial import FrozenTrial, TrialState
-
-    from hpo.search.asha import Promotion, RungHistory
-    from hpo.search.budget import Budget
-    from studies.config.hyperparameters import Hyperparameters
-    from studies.training.objective import RungReport
+    from studies.training.trial import RungReport
 
     Train = Callable[[Hyperparameters, Path, Callable[[RungReport], None]], float]
-
-
-def cache_folder() -> Path:
-    """Where activations are cached, for all studies."""
-    return home() / "cache"
 
 
 class Search:
@@ -46,10 +56,6 @@ class Search:
     """
 
     def __init__(self, database: Database, spec: StudySpec, scenes: Collection[str], train: Train) -> None:
-        from hpo.search.pruner import RecallPruner, RecordedHistory
-        from hpo.search.space import make_sampler
-        from hpo.search.trial_queue import Claims
-        from hpo.search.trial_run import open_study
 
         self._records, self._spec, self._train = Records(database.engine), spec, train
         pruner, metric = spec.pruner, f"recall@{spec.protocol.k}"
@@ -74,22 +80,14 @@ class Search:
         Raises:
             KeyboardInterrupt: after the trial was put back.
         """
-        from hpo.search.trial_run import run_next
-
         return run_next(self._claims, self._budget, self.objective, self._take_up)
 
     def run_all(self) -> Iterator[TrialState]:
         """Runs trials until the search has ended, and yields how each did; see `hpo.search.trial_run.run_all`."""
-        from hpo.search.trial_run import run_all
-
         return run_all(self._claims, self._budget, self.objective, self._take_up)
 
     def objective(self, trial: optuna.Trial) -> float:
         """Trains the trial's configuration, reporting and maybe pruning at each rung."""
-        from hpo.dashboard.artifacts import attach_checkpoint
-        from hpo.search.space import suggest
-        from hpo.search.trial_chains import AT_ONCE, COST, FROM_RUNG, origin
-
         with self._storage.together():
             values = suggest(trial, self._spec.search)
         frozen = trial._cached_frozen_trial  # as it was asked for: reading it again costs seven queries
@@ -145,10 +143,6 @@ class Search:
         Raises:
             optuna.TrialPruned: it stops.
         """
-        import optuna
-
-        from hpo.search.trial_chains import REASON, SPARED
-
         if self._pruner is None:
             return
         decision = self._pruner.decide(self._results.read(), number, rung)
@@ -164,8 +158,6 @@ class Search:
         Raises:
             Paused: says why.
         """
-        from hpo.search.trial_run import Paused
-
         if self._claims.called_off():
             raise Paused("the study was stopped, or its time is over")
         if self._budget.may_be_exhausted and (reason := self._budget.exhausted(self.study.get_trials(deepcopy=False))):
@@ -173,8 +165,6 @@ class Search:
 
     def _take_up(self, trials: Sequence[FrozenTrial]) -> bool:
         """Queues the stopped trial that goes on before anything new begins, if there is one: under the study's lock."""
-        from hpo.search.trial_chains import continuation, paused, stories
-
         known = stories(trials)
         found = taken_up(self._spec, known, self._results.read)
         if found is not None:
@@ -192,11 +182,6 @@ def taken_up(
         known: its trials, by story.
         history: gives what every trial measured at every rung.
     """
-    from optuna.trial import TrialState
-
-    from hpo.search.asha import completion, promotion
-    from hpo.search.trial_chains import counts, paused
-
     if spec.pruner.kind != "recall":
         return None
     stopped, measured = paused(known), history()
@@ -214,9 +199,6 @@ def ended_by(spec: StudySpec, trials: Sequence[FrozenTrial]) -> str | None:
         spec: the study.
         trials: all of its search; what they have reported says what each measured.
     """
-    from hpo.search.asha import RungHistory
-    from hpo.search.trial_chains import stories
-
     budget = search_budget(spec)
 
     def reported() -> RungHistory:
@@ -235,8 +217,6 @@ def ended_by(spec: StudySpec, trials: Sequence[FrozenTrial]) -> str | None:
 
 def search_budget(spec: StudySpec) -> Budget:
     """What ends the study's search."""
-    from hpo.search.budget import Budget
-
     search, minutes = spec.search, spec.search.cost_minutes
     return Budget(search.trials, None if minutes is None else 60 * minutes, search.target_recall, search.patience)
 
@@ -258,12 +238,5 @@ def winners(study: optuna.Study, count: int) -> list[FrozenTrial]:
 
 def ranked(study: optuna.Study) -> list[FrozenTrial]:
     """The finished trials, best first."""
-    from optuna.trial import TrialState
-
     finished = [t for t in study.get_trials(deepcopy=False) if t.state == TrialState.COMPLETE and t.value is not None]
     return sorted(finished, key=lambda t: (-(t.value or 0.0), t.number))
-
-
-def log_folder(name: str) -> Path:
-    """Where a study's workers write their logs."""
-    return study_folder(name) / "logs"

@@ -5,18 +5,21 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from optuna import Study
+from optuna.trial import FrozenTrial
 
 from hpo.registry import distillation_name
+from hpo.search.loop import ended_by, search_budget
+from hpo.search.trial_chains import COST, ERROR, REASON, SPARED, cost, counts, origin, stories
+from hpo.search.trial_run import open_study
+from hpo.stages import EVALUATION
 from storage.database.control import Control, Orders
 from storage.database.leases import Lease, Leases
 from storage.database.postgres import Database
 from storage.database.records import Records
 from studies.config.spec import StudySpec
-
-if TYPE_CHECKING:
-    from optuna import Study
-    from optuna.trial import FrozenTrial
 
 
 @dataclass(frozen=True)
@@ -167,7 +170,6 @@ class Observer:
     """
 
     def __init__(self, database: Database, spec: StudySpec) -> None:
-        from hpo.search.trial_run import open_study
 
         self._database, self._spec = database, spec
         self._study = open_study(database.storage, spec.name)
@@ -181,8 +183,6 @@ class Observer:
         return replace(shot, students=self._distilled()) if shot.finished else shot
 
     def _distilled(self) -> Students | None:
-        from hpo.job import EVALUATION
-        from hpo.search.trial_run import open_study
 
         name = distillation_name(self._spec.name)
         try:
@@ -218,9 +218,6 @@ def summarise(
         leases: of the running ones, by number.
         orders: to the workers.
     """
-    from hpo.search.loop import ended_by, search_budget
-    from hpo.search.trial_chains import cost, counts, stories
-
     known, limits, orders = stories(trials), search_budget(spec), orders or Orders()
     spent = sum(map(counts, known.values()))
     rungs = tuple(spec.pruner.rungs)
@@ -254,7 +251,6 @@ def summarise(
 
 
 def _view(trial: FrozenTrial, rungs: Sequence[int], leases: Mapping[int, Lease]) -> TrialView:
-    from hpo.search.trial_chains import COST, ERROR, REASON, SPARED, origin
 
     values = [trial.intermediate_values.get(step) for step in rungs]
     lease = leases.get(trial.number) if trial.state.name == "RUNNING" else None

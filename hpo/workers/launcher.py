@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
-from hpo.search.loop import log_folder
+from hpo.dashboard.page import Page
+from hpo.search.trial_queue import Claims
+from hpo.search.trial_run import open_study
 from hpo.status.console import Console
 from hpo.status.snapshot import Observer, Snapshot
 from hpo.status.watch import LiveTable
-from hpo.workers.engines import EngineName
+from hpo.workers.engines import Engine, EngineName
+from hpo.workers.engines.local import LocalEngine
+from hpo.workers.engines.ray import RayEngine
+from hpo.workers.supervisor import supervise
 from storage.database.control import Control
 from storage.database.postgres import Database
 from storage.errors import InputError, StudyStopped
+from storage.home import log_folder
 from studies.config.spec import StudySpec
-
-if TYPE_CHECKING:
-    from hpo.workers.engines import Engine
 
 
 def launch(
@@ -37,9 +39,6 @@ def launch(
         StudyStopped: `hpo stop` ended it before its budget did.
         KeyboardInterrupt: after the workers have put their running trials back.
     """
-    from hpo.dashboard.page import Page
-    from hpo.workers.supervisor import supervise
-
     page, control = Page(database, spec), Control(database.engine, spec.name)
 
     def called_off() -> bool:
@@ -95,13 +94,9 @@ def make_engine(
         case EngineName.external:
             return None
         case EngineName.ray:
-            from hpo.workers.engines.ray import RayEngine
-
             return RayEngine(spec, database.url, address)
         case EngineName.local:
             import torch
-
-            from hpo.workers.engines.local import LocalEngine
 
             count = search_workers(spec, workers)
             return LocalEngine(spec.name, database.url, count, log_folder(spec.name), torch.cuda.device_count())
@@ -118,9 +113,6 @@ def _follow(look: Callable[[], Snapshot], called_off: Callable[[], bool]) -> Non
 
 def settle(database: Database, spec: StudySpec) -> None:
     """Puts back what workers that were killed here have left running."""
-    from hpo.search.trial_queue import Claims
-    from hpo.search.trial_run import open_study
-
     study = open_study(database.storage, spec.name)
     Claims(database, study, spec.name, spec.search.retries).others_run()
 

@@ -8,18 +8,21 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from optuna.trial import TrialState
+
 from hpo.registry import load_spec_of, version
-from hpo.search.loop import Search, cache_folder
+from hpo.search.loop import Search
 from hpo.search.trial_run import MAX_FAILURES_IN_A_ROW
 from hpo.status.console import Console
 from storage.database.control import Control
 from storage.database.postgres import Database
 from storage.database.records import Records
 from storage.errors import InputError, ScenetuneError
+from storage.home import cache_folder
+from studies.config.hyperparameters import Hyperparameters
 
 if TYPE_CHECKING:
-    from studies.config.hyperparameters import Hyperparameters
-    from studies.training.objective import RungReport
+    from studies.training.trial import RungReport
 
 log = logging.getLogger(__name__)
 
@@ -41,10 +44,9 @@ def work(database: Database, name: str, *, workers: int = 1, threads: int | None
         ScenetuneError: several trials failed in a row: the fault is not the configurations'.
         KeyboardInterrupt: after the running trial was put back.
     """
-    from optuna.trial import TrialState
-
     from studies.model.device import share_cores
-    from studies.training.objective import prepare, run_trial
+    from studies.training.objective import run_trial
+    from studies.training.problem import prepare
 
     share_cores(workers, threads)
     spec = load_spec_of(database, name)

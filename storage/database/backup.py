@@ -10,10 +10,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import sqlalchemy
+from psycopg2.extensions import make_dsn
 
 from storage.database.migrations import SCHEMA
-from storage.database.postgres import connected, create_engine, hide_password, normalise_url
+from storage.database.postgres import connected, create_engine
 from storage.database.server_files import Account, server_programs
+from storage.database.urls import hide_password, normalise_url
 from storage.errors import InputError
 
 _PROGRAMS = ("pg_dump", "pg_restore")
@@ -105,8 +107,6 @@ def _make_room(connection: sqlalchemy.Connection, shown: str) -> None:
 
 def _address(engine: sqlalchemy.Engine) -> str:
     """Return the URL's parameters as libpq takes them, but no secret: every user sees a command line."""
-    from psycopg2.extensions import make_dsn  # type: ignore[import-untyped]
-
     secret = ("password", "sslpassword")
     return str(make_dsn(**{name: value for name, value in _parameters(engine).items() if name not in secret}))
 

@@ -232,7 +232,7 @@ class EmbeddedPostgres:
             return []
 
     def _answers(self) -> bool:
-        import psycopg2  # type: ignore[import-untyped]
+        import psycopg2
 
         try:
             psycopg2.connect(**self._connection("postgres")).close()

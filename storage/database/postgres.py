@@ -1,7 +1,6 @@
 """From a URL to the one object that the rest of the program passes around: a checked, migrated `Database`."""
 
 import os
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -9,9 +8,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import sqlalchemy
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError
+from sqlalchemy.exc import DBAPIError
 
+from storage.database import migrations
 from storage.database.embedded import EmbeddedPostgres
+from storage.database.retry import is_transient, patiently
+from storage.database.urls import hide_password, normalise_url
 from storage.errors import DatabaseUnreachable, InputError
 from storage.home import home
 
@@ -20,11 +22,8 @@ if TYPE_CHECKING:
 
     from storage.database.retrying_storage import PatientStorage
 
-DRIVER = "postgresql+psycopg2"
 # Any number that is nobody else's: it serialises the making of tables on one database.
 _SETUP_LOCK = 0x5CE7E70E
-_ACCEPTED = "accepted is postgresql://user:password@host:5432/database, percent-encoded where needed"
-
 
 _OPTUNAS = "Optuna's tables"
 _OURS = "scenetune's tables"
@@ -49,37 +48,6 @@ class Database:
     url: str
     engine: sqlalchemy.Engine
     storage: "PatientStorage"
-
-
-def normalise_url(url: str) -> str:
-    """Return a PostgreSQL URL in the one form used inside, `postgresql+psycopg2://`, its parameters kept.
-
-    Raises:
-        InputError: It is not the URL of a PostgreSQL database.
-    """
-    try:
-        parsed = make_url(url.strip())
-    except (ArgumentError, ValueError) as error:
-        raise InputError(f"database URL {hide_password(url)!r} cannot be read: {_ACCEPTED}") from error
-    if parsed.drivername not in ("postgres", "postgresql", DRIVER):
-        raise InputError(f"database URL {hide_password(url)!r} is not for PostgreSQL: {_ACCEPTED}")
-    if "@" in (parsed.host or ""):
-        # The rest of the password would be taken for the host, and shown as one when it is not found.
-        raise InputError(f"database URL {hide_password(url)!r} has two @: write %40 for one in a password")
-    return parsed.set(drivername=DRIVER).render_as_string(hide_password=False)
-
-
-def hide_password(url: str) -> str:
-    """Return the text with every place where a password may stand masked; it need not be a valid URL.
-
-    It would rather hide too much than show a character of a password that was not percent-encoded.
-    """
-    hidden = re.sub(r"(password\s*=)[^&]*", r"\1***", url, flags=re.IGNORECASE)
-    with_user = re.sub(r"^([^:]*://[^:]*:|[^:/]*:(?!//)).*@", r"\1***@", hidden, flags=re.DOTALL)
-    if with_user != hidden:
-        return with_user
-    # No host after a colon, and no number: perhaps a password whose `@host` was forgotten.
-    return re.sub(r"(://[^:]*:)(?!\d*(?:[/?]|$)).*", r"\1***", hidden, flags=re.DOTALL)
 
 
 def database_url(explicit: str | None) -> str:
@@ -121,8 +89,6 @@ def open_storage(url: str) -> "PatientStorage":
     """
     url = normalise_url(url)
     with _setup(url) as (connection, storage):
-        from storage.database import migrations
-
         older = _older_tables(connection, storage, url)
         if older:
             have = " and ".join(
@@ -158,8 +124,6 @@ def upgrade_database(url: str) -> list[str]:
     """
     url = normalise_url(url)
     with _setup(url) as (connection, storage):
-        from storage.database import migrations
-
         older = _older_tables(connection, storage, url)
         if any(tables == _OPTUNAS for tables, _, _ in older):
             storage.upgrade()
@@ -179,7 +143,6 @@ def connect(url: str, *, wait: bool = False) -> Database:
 
 
 def _open_when_back(url: str) -> "PatientStorage":
-    from storage.database.retry import is_transient, patiently
 
     @patiently
     def attempt() -> "PatientStorage":
@@ -218,7 +181,7 @@ def _setup(url: str) -> Iterator[tuple[sqlalchemy.Connection, "PatientStorage"]]
             connection.execute(sqlalchemy.select(sqlalchemy.func.pg_advisory_xact_lock(_SETUP_LOCK)))
             yield connection, _optuna_storage(connection, url)
     except DBAPIError as error:
-        from psycopg2.errors import InsufficientPrivilege  # type: ignore[import-untyped]
+        from psycopg2.errors import InsufficientPrivilege
 
         if isinstance(error.orig, InsufficientPrivilege):
             raise InputError(
@@ -231,7 +194,6 @@ def _setup(url: str) -> Iterator[tuple[sqlalchemy.Connection, "PatientStorage"]]
 
 
 def _optuna_storage(connection: sqlalchemy.Connection, url: str) -> "PatientStorage":
-    from storage.database.retry import patiently
     from storage.database.retrying_storage import PatientStorage
 
     # Tables of another version stay as they are: `_older_tables` speaks of them in our words.
@@ -246,8 +208,6 @@ def _older_tables(connection: sqlalchemy.Connection, storage: "PatientStorage", 
     Raises:
         InputError: Some are newer.
     """
-    from storage.database import migrations
-
     stands = [(_OPTUNAS, storage.get_current_version(), storage.get_all_versions())]
     ours = migrations.current_version(connection)
     if ours is not None:

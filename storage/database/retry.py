@@ -11,10 +11,11 @@ import threading
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
+import psycopg2
 from sqlalchemy.exc import DBAPIError, PendingRollbackError
 from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_delay, wait_random_exponential
 
-from storage.database.postgres import hide_password
+from storage.database.urls import hide_password
 from storage.errors import DatabaseUnreachable, ScenetuneError
 
 P = ParamSpec("P")
@@ -90,8 +91,6 @@ def retrying() -> bool:
 
 def is_transient(error: BaseException) -> bool:
     """Tell whether a failure is a passing fault of the database, whoever has wrapped it meanwhile."""
-    import psycopg2  # type: ignore[import-untyped]
-
     fault = _fault(error)
     driver = fault.orig if isinstance(fault, DBAPIError) else fault
     if not isinstance(driver, psycopg2.Error):
@@ -107,8 +106,6 @@ def is_transient(error: BaseException) -> bool:
 
 def _fault(error: BaseException | None) -> BaseException | None:
     """Return the error of the database that lies under an exception, if one does."""
-    import psycopg2
-
     while error is not None and not isinstance(error, DBAPIError | psycopg2.Error):
         if isinstance(error, ScenetuneError):
             # Its words are for a person: whoever raised it has given up.

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 
 from storage.errors import ArtifactsUnavailable, CorruptArtifact
 from storage.files import store
@@ -136,14 +137,12 @@ def load(path: Path, device: str = "cpu") -> Checkpoint:
 
 
 def _weights(path: Path, device: str) -> dict[str, torch.Tensor]:
-    from safetensors.torch import load_file
 
     return load_file(path / WEIGHTS, device=device)
 
 
 def _write(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, Any]) -> None:
     import torch
-    from safetensors.torch import save_file
 
     # A copy per tensor: safetensors refuses shared memory and strides.
     copies = {

@@ -6,7 +6,6 @@ its parts define the experiment (`identity`), so that a study resumed under a ch
 
 from __future__ import annotations
 
-import itertools
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -15,20 +14,19 @@ from pydantic import (
     Field,
     PositiveInt,
     ValidationError,
-    ValidationInfo,
     field_validator,
     model_validator,
 )
 
 from storage.errors import InputError
-from storage.files.artifacts import check_study_name
+from storage.home import check_study_name
 from studies.config.distill_section import DistillSection
+from studies.config.protocol_section import ProtocolSection, increasing
 from studies.config.search_domains import Section, values_of
 from studies.config.search_section import SearchSection
 from studies.config.validation_errors import explain, show
 from studies.data.sources import DataSection
 
-Fraction = Annotated[float, Field(gt=0, lt=1)]
 # What an export holds, and how its weights are stored.
 Format = Literal["hf", "onnx", "onnx-int8"]
 Precision = Literal["fp32", "fp16", "bf16"]
@@ -43,53 +41,6 @@ _CHANGEABLE = (
 
 def _plain() -> list[Format]:
     return ["hf"]
-
-
-def _increasing(name: str, values: list[int]) -> list[int]:
-    if any(later <= earlier for earlier, later in itertools.pairwise(values)):
-        raise ValueError(f"{name} must increase, got {values}")
-    return values
-
-
-class ProtocolSection(Section):
-    """How a recall is measured: docs/protocol.md says why."""
-
-    shots: PositiveInt = 5
-    report_shots: list[PositiveInt] = Field(default_factory=lambda: [1, 5, 10, 20], min_length=1)
-    k: PositiveInt = 10
-    candidates: Literal["scene", "all"] = "scene"
-    products: bool = True
-    repeat: Literal["allow", "exclude"] = "allow"
-    window_days: Annotated[int | float, Field(gt=0)] = 28
-    history: PositiveInt = 32
-    queries: PositiveInt = 64
-    openings: Annotated[int, Field(ge=5)] = 5
-    train_queries: PositiveInt = 24
-    train_openings: PositiveInt = 12
-    split: tuple[Fraction, Fraction, Fraction] = (0.6, 0.2, 0.2)
-    timeline: tuple[Fraction, Fraction] = (0.6, 0.8)
-    seed: Annotated[int, Field(ge=0)] = 0
-
-    @field_validator("split", "timeline", mode="before")
-    @classmethod
-    def _list_to_tuple(cls, value: Any, info: ValidationInfo) -> Any:
-        wanted = len(get_args(cls.model_fields[str(info.field_name)].annotation))
-        if isinstance(value, list) and len(value) != wanted:
-            raise ValueError(f"takes {wanted} fractions, got {value}")
-        return tuple(value) if isinstance(value, list) else value
-
-    @field_validator("report_shots")
-    @classmethod
-    def _shots_increase(cls, shots: list[int]) -> list[int]:
-        return _increasing("report_shots", shots)
-
-    @model_validator(mode="after")
-    def _consistent(self) -> ProtocolSection:
-        if abs(sum(self.split) - 1) > 1e-6:
-            raise ValueError(f"split must add up to 1, got {list(self.split)} = {sum(self.split):g}")
-        if self.timeline[0] >= self.timeline[1]:
-            raise ValueError(f"timeline must increase, got {list(self.timeline)}")
-        return self
 
 
 class TeacherSection(Section):
@@ -122,7 +73,7 @@ class PrunerSection(Section):
     @field_validator("rungs")
     @classmethod
     def _rungs_increase(cls, rungs: list[int]) -> list[int]:
-        return _increasing("rungs", rungs)
+        return increasing("rungs", rungs)
 
 
 class FinalistsSection(Section):

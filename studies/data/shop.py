@@ -7,55 +7,28 @@ from __future__ import annotations
 
 import time
 from string import Formatter
-from typing import TYPE_CHECKING
 
 import polars as pl
 
 from storage.errors import InputError
+from studies.data.file_keys import FileKeys, Positive
 from studies.data.readers import ROW, TIME, Rows, Table, hint
 from studies.data.source import Tables
+from studies.data.text_template import text_fields
 from studies.data.times import BLANKS, Clock, tidy, to_seconds
-
-if TYPE_CHECKING:
-    from studies.data.files import Files, Positive
 
 # Columns of ours beside those of a file; a "#" keeps them apart from the user's names.
 _USER, _PRODUCT, _SCENE, _TEXT, _SECONDS = "#user", "#product", "#scene", "#text", "#seconds"
 _DAY = 86_400
 
 
-def read(keys: Files) -> Tables:
+def read(keys: FileKeys) -> Tables:
     """Reads the tables that the study file names.
 
     Raises:
         InputError: they are not as the keys say; the message names file, column or row, and the remedy.
     """
     return _Shop(keys).read()
-
-
-def text_fields(text: str | list[str]) -> list[str]:
-    """The columns that `data.text` names.
-
-    Raises:
-        ValueError: no column is named, or a template is broken or holds more than names.
-    """
-    if not text:
-        raise ValueError('names no column; give one, a list of them, or a template such as "{title} by {brand}"')
-    if isinstance(text, list):
-        return text
-    if "{" not in text:
-        return [text]
-    try:
-        pieces = list(Formatter().parse(text))
-    except ValueError as error:
-        raise ValueError(
-            f"{text!r} is not a template ({error}); write columns as {{title}}, a brace as {{{{"
-        ) from error
-    if any(name == "" or form or conversion for _, name, form, conversion in pieces if name is not None):
-        raise ValueError(f"{text!r} holds more than names in braces; write {{title}}, without a format or conversion")
-    if fields := [name for _, name, _, _ in pieces if name is not None]:
-        return list(dict.fromkeys(fields))
-    raise ValueError(f"{text!r} names no column; write columns as {{title}}")
 
 
 def _rendered(text: str | list[str]) -> pl.Expr:
@@ -107,7 +80,7 @@ def _spellings(value: str | bool | int | float) -> list[str]:
 class _Shop:
     """One reading: the opened tables, and what was dropped and noted on the way."""
 
-    def __init__(self, keys: Files) -> None:
+    def __init__(self, keys: FileKeys) -> None:
         self.keys = keys
         self.dropped: dict[str, int] = {}
         self.notes: list[str] = []

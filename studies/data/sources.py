@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import numpy as np
 import polars as pl
@@ -12,15 +12,13 @@ from pydantic import Field
 
 from storage.errors import InputError
 from storage.files.atomic import sha256
+from studies.config.protocol_section import ProtocolSection
 from studies.data import stored
 from studies.data.completejourney import CompleteJourney
 from studies.data.dataset import Dataset, Ints, build, keep_first_takes, keep_scenes
 from studies.data.files import Files
 from studies.data.source import Source
 from studies.progress import NOBODY, Listener
-
-if TYPE_CHECKING:
-    from studies.config.spec import ProtocolSection
 
 # A new source is added here and nowhere else.
 DataSection = Annotated[CompleteJourney | Files, Field(discriminator="source")]

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from storage.errors import InputError
-from studies.config.spec import ProtocolSection
+from studies.config.protocol_section import ProtocolSection
 from studies.data.dataset import Dataset, Ints
 from studies.episodes.sampler import DAY, Episode
 from studies.episodes.split import PARTS, Part, Split

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from storage.errors import InputError
-from studies.config.spec import ProtocolSection
+from studies.config.protocol_section import ProtocolSection
 from studies.data.dataset import Dataset, Ints
 from studies.episodes.lexicon import Lexicon, overlap
 from studies.episodes.scene_texts import SceneTexts

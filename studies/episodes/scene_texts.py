@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from studies.config.spec import ProtocolSection
+from studies.config.protocol_section import ProtocolSection
 from studies.data.dataset import Dataset, Ints
 from studies.episodes.catalogue_terms import terms, weigh_fields
 from studies.episodes.lexicon import Lexicon, count_words

@@ -13,7 +13,7 @@ from typing import Literal
 import numpy as np
 
 from storage.errors import InputError
-from studies.config.spec import ProtocolSection
+from studies.config.protocol_section import ProtocolSection
 from studies.data.dataset import Dataset, Ints
 from studies.data.sources import by_digest
 

@@ -6,7 +6,6 @@ Each is an `evaluate.System` and sees of an episode what a learner sees: candida
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -17,9 +16,7 @@ from torch import Tensor
 from studies.data.dataset import Dataset, Ints
 from studies.episodes.catalogue_terms import TERMS
 from studies.episodes.sampler import Episode
-
-if TYPE_CHECKING:
-    from studies.evaluation.evaluate import System
+from studies.evaluation.evaluate import System
 
 # The one to beat: five purchases say much about what sells.
 POPULARITY = "support popularity"

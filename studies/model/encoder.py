@@ -6,6 +6,7 @@ transformers' ordinary `from_pretrained`. Only safetensors weights are read and 
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -159,8 +161,6 @@ def _read(teacher: TeacherSection) -> BertModel:
 @contextmanager
 def _named(teacher: TeacherSection) -> Iterator[None]:
     """Says of what goes wrong in the block which encoder it is about, and which there may be."""
-    from safetensors import SafetensorError
-
     try:
         yield
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
@@ -246,8 +246,6 @@ def locate(teacher: TeacherSection) -> tuple[Path | str, str | None]:
 
 def _check_folder(folder: Path, expected: str | None) -> str:
     """The SHA-256 of a folder's weights."""
-    from safetensors import safe_open
-
     weights = folder / "model.safetensors"
     if not weights.is_file():
         raise InputError(
@@ -269,7 +267,6 @@ def _check_folder(folder: Path, expected: str | None) -> str:
 
 
 def _digest(model: BertModel) -> str:
-    import hashlib
 
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):

@@ -1,219 +1,22 @@
 """What one trial does: meta-train a learner rung by rung, reporting validation recall and measured cost at each.
 
-`prepare` reads data and texts once per process; `run_trial` is called per configuration. Neither knows Optuna: the
-caller's `report` decides what a report is worth and raises to stop the trial.
+It knows no Optuna: the caller's `report` decides what a report is worth and raises to stop the trial.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from functools import cached_property
+from collections.abc import Callable
 from pathlib import Path
-
-import torch
-from torch import Tensor
 
 from storage.errors import InputError
 from storage.files import checkpoints
-from studies.config.distill_section import DistillSection
-from studies.config.hyperparameters import Hyperparameters, moves_encoder
-from studies.config.search_domains import Range, values_of
-from studies.config.search_section import SearchSection
-from studies.config.spec import StudySpec
-from studies.data.dataset import Dataset
-from studies.data.sources import load as load_data
-from studies.episodes.audit import audit_data, audit_episodes, refuse_leaks
-from studies.episodes.lexicon import Lexicon
-from studies.episodes.sampler import Episode, EpisodeSampler
-from studies.episodes.scene_texts import visible_items
-from studies.episodes.split import Part, Split, split
-from studies.evaluation.evaluate import Adapted, ItemVectors, evaluate
-from studies.evaluation.metrics import Evaluation
-from studies.learners import Learner, build
-from studies.model import encoder as encoders
-from studies.model.activation_cache import EmbeddingCache
-from studies.model.device import device, free_memory
-from studies.model.encoder import Encoder, Ragged
-from studies.model.recommender import Head, Recommender
-from studies.model.towers import attention_for, build_tower
-from studies.progress import NOBODY, Listener, Progress
-from studies.training.memory import refuse_too_large
+from studies.config.hyperparameters import Hyperparameters
+from studies.learners import Learner
+from studies.model.device import device
 from studies.training.outer_loop import load_weights
+from studies.training.problem import Problem
 from studies.training.trial import RungReport, Trial
-
-
-class Problem:
-    """All that the trials of a study share: data, split, encoder, cached activations, episodes.
-
-    Episodes are sampled when first asked for, so a search never touches a test scene.
-
-    Attributes:
-        listener: is told of long steps.
-    """
-
-    def __init__(
-        self,
-        spec: StudySpec,
-        data: Dataset,
-        parts: Split,
-        encoder: Encoder,
-        folder: Path,
-        listener: Listener = NOBODY,
-    ) -> None:
-        self.spec, self.data, self.split, self.encoder, self.listener = spec, data, parts, encoder, listener
-        with listener.progress("splitting texts into tokens") as progress:
-            tokens = encoders.tokenize(encoder.tokenizer, data.texts, spec.teacher.max_tokens, progress)
-        self.tokens: Ragged = tokens
-        self.cache = EmbeddingCache(folder, encoder, self.tokens)
-        with listener.progress("counting the texts' words") as progress:
-            self._sampler = EpisodeSampler(data, parts, spec.protocol, progress)
-        self._episodes: dict[Part, list[Episode]] = {}
-        self._by_shots: dict[Part, dict[int, list[Episode]]] = {}
-
-    @property
-    def train(self) -> list[Episode]:
-        """Meta-training episodes, on the device."""
-        return self.episodes("train")
-
-    @property
-    def validation(self) -> list[Episode]:
-        """Meta-validation episodes, on the device."""
-        return self.episodes("validation")
-
-    @property
-    def test(self) -> list[Episode]:
-        """Meta-test episodes, on the device: for the one evaluation at the end."""
-        return self.episodes("test")
-
-    def episodes(self, part: Part) -> list[Episode]:
-        """A part's episodes, on the device; audited and kept from the first call on."""
-        if part not in self._episodes:
-            self._episodes[part] = self._audited(part, self._sampled(part))
-        return self._episodes[part]
-
-    def redrawn(self, part: Part, draws: int) -> list[Episode]:
-        """A part's episodes again with other openings, hence other supports, and other query users, so many times."""
-        drawn = [episode for draw in range(1, draws + 1) for episode in self._sampled(part, draw)]
-        return self._audited(part, drawn)
-
-    def by_shots(self, part: Part) -> dict[int, list[Episode]]:
-        """Episodes with the same queries under each of the protocol's `report_shots` that the data allow."""
-        if part not in self._by_shots:
-            with self.listener.progress(f"sampling meta-{part} episodes of other sizes") as progress:
-                nested = self._sampler.nested(part, self.spec.protocol.report_shots, progress)
-            self._by_shots[part] = {shots: self._audited(part, episodes) for shots, episodes in nested.items()}
-        return self._by_shots[part]
-
-    def _sampled(self, part: Part, draw: int = 0) -> list[Episode]:
-        with self.listener.progress(f"sampling episodes of meta-{part} scenes") as progress:
-            return self._sampler.sample(part, draw, progress)
-
-    def _audited(self, part: Part, episodes: Sequence[Episode]) -> list[Episode]:
-        with self.listener.progress(f"auditing meta-{part} episodes") as progress:
-            findings = audit_episodes(self.data, self.split, self.spec.protocol, part, episodes, progress)
-        refuse_leaks(findings)
-        return [episode.to(device()) for episode in episodes]
-
-    @cached_property
-    def visible_items(self) -> Tensor:
-        """(N,) items whose texts training may read, ascending, on the device."""
-        return torch.from_numpy(visible_items(self.data, self.split, self.spec.protocol)).to(device())
-
-    @property
-    def lexicon(self) -> Lexicon:
-        """The words of these texts."""
-        return self._sampler.lexicon
-
-    def learner(self, hyperparameters: Hyperparameters, together: int | None = None) -> Learner:
-        """A freshly initialised learner; the same seed gives every trial the same start.
-
-        Args:
-            hyperparameters: the trial's values.
-            together: most episodes of a meta-batch held together; all if left out.
-        """
-        torch.manual_seed(self.spec.search.seed)
-        attention = attention_for(self.spec.teacher.attention, hyperparameters.learner)
-        compiled = self.spec.teacher.compile and not moves_encoder(hyperparameters)
-        tower = build_tower(self.encoder, self.cache, hyperparameters.trainable_layers, attention, compiled=compiled)
-        head = Head(self.encoder.width, learned_rates=hyperparameters.learned_rates)
-        head.start_from(self.cache.pooled()[self.visible_items.cpu()])
-        head.train_only(hyperparameters.head)
-        model = Recommender(tower, head)
-        at_once = self.spec.search.episodes_at_once
-        return build(model.to(device()), hyperparameters, at_once=at_once, together=together)
-
-    def refuse_too_large(self, workers: int) -> None:
-        """Refuses a search whose largest trial does not fit into the memory of one of so many workers.
-
-        Raises:
-            InputError: names the learner, what it needs and what to lower.
-        """
-        available = free_memory() // workers
-        refuse_too_large(self.spec.search, self.train, self.tokens.lengths, self.encoder, available)
-
-    def evaluate(self, learner: Learner, episodes: Sequence[Episode], progress: Progress | None = None) -> Evaluation:
-        """A learner's figures on `episodes`."""
-        vectors = ItemVectors(learner.model.tower, episodes, self.tokens.lengths)
-        return evaluate(Adapted(learner, vectors), episodes, self.data.scenes, self.spec.protocol.k, progress)
-
-
-def prepare(spec: StudySpec, cache: Path, *, listener: Listener = NOBODY, data: Dataset | None = None) -> Problem:
-    """Reads a study's data and encoder and makes sure that the activations of its frozen layers are cached.
-
-    Args:
-        spec: the study.
-        cache: folder of the caches that all processes share.
-        listener: told of long steps, now and whenever the problem is asked for something that takes long.
-        data: the data set, where the caller has read it already.
-
-    Raises:
-        InputError: data, protocol or encoder cannot give a meaningful study.
-    """
-    data = data or load_data(spec.data, spec.protocol, cache, listener)
-    parts = split(data, spec.protocol)
-    refuse_leaks(audit_data(data, parts))
-    encoder = encoders.load(spec.teacher)
-    trainable = trainable_choices(spec.search)
-    if max(trainable) > encoder.layers:
-        raise InputError(
-            f"trainable_layers goes up to {max(trainable)}, but the encoder {encoder.name!r} has {encoder.layers} "
-            "layers; lower it in [search.space]"
-        )
-    _check_student(spec.distill, encoder)
-    problem = Problem(spec, data, parts, encoder, cache, listener)
-    with listener.progress("encoding texts") as progress:
-        # 0 always: the zero-shot baseline and the student's targets read the frozen encoder's output.
-        problem.cache.build({0, *trainable}, progress)
-    return problem
-
-
-def _check_student(section: DistillSection, encoder: Encoder) -> None:
-    """Refuses, before anything is searched, students that the encoder cannot have.
-
-    Raises:
-        InputError: they are deeper or wider than it, or their width is no multiple of its attention heads'.
-    """
-    if (layers := max(values_of(section.space["layers"]))) > encoder.layers:
-        raise InputError(
-            f"distill.space.layers goes up to {layers}, but the encoder {encoder.name!r} has {encoder.layers} layers; "
-            "a student cannot have more layers than its teacher"
-        )
-    head = encoder.width // int(encoder.config.num_attention_heads)
-    for width in values_of(section.space["width"]):
-        if width > encoder.width or width % head:
-            raise InputError(
-                f"distill.space.width = {width}: the encoder {encoder.name!r} is {encoder.width} wide, with attention "
-                f"heads of {head}; give a multiple of {head} up to {encoder.width}, or 0 for all of it"
-            )
-
-
-def trainable_choices(search: SearchSection) -> list[int]:
-    """Every number of trainable layers that the search space holds."""
-    domain = search.space["trainable_layers"]
-    if isinstance(domain, Range):
-        return list(range(int(domain.low), int(domain.high) + 1))
-    return [int(value) for value in domain] if isinstance(domain, list) else [int(domain)]
 
 
 def run_trial(
@@ -268,6 +71,3 @@ def load_teacher(problem: Problem, folder: Path) -> Learner:
             "it was written by another version: delete the study and launch it again"
         ) from error
     return learner
-
-
-__all__ = ["Problem", "RungReport", "load_teacher", "prepare", "run_trial", "trainable_choices"]

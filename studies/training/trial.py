@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 from storage.errors import InputError, OutOfMemory
 from storage.files import checkpoints
@@ -17,9 +17,7 @@ from studies.model.device import device
 from studies.training.cost_model import rung_updates
 from studies.training.out_of_memory import halved, recognised
 from studies.training.outer_loop import Diverged, Trainer
-
-if TYPE_CHECKING:
-    from studies.training.objective import Problem
+from studies.training.problem import Problem
 
 T = TypeVar("T")
 

@@ -13,8 +13,8 @@ from optuna_dashboard import save_note
 from optuna_dashboard._custom_plot_data import get_plotly_graph_objects
 from optuna_dashboard._note import get_note
 
+from hpo.artifacts import attach_checkpoint
 from hpo.dashboard import note, plots, server
-from hpo.dashboard.artifacts import attach_checkpoint
 from hpo.dashboard.downloads import ToBrowsers
 from hpo.dashboard.facts import ENOUGH_TRIALS, Gatherer, importance
 from hpo.dashboard.page import Page
@@ -25,7 +25,7 @@ from storage.database.postgres import connect
 from storage.database.records import Records
 from storage.errors import InputError
 from storage.files import checkpoints
-from storage.files.artifacts import trial_folder
+from storage.home import trial_folder
 from tests import report_document
 from tests.watched import searched, spec
 

@@ -6,16 +6,17 @@ from functools import partial
 import pytest
 from optuna.trial import TrialState
 
-from hpo.job import EVALUATION
 from hpo.registry import register
 from hpo.results.distillation import choose, distil, distil_study, open_distillation
 from hpo.results.students import dominates, students, take
 from hpo.search.loop import Search
+from hpo.stages import EVALUATION
 from hpo.status.console import Console
 from storage.database.records import Records
 from storage.errors import InputError
-from storage.files.artifacts import study_folder, trial_folder
-from studies.training.objective import prepare, run_trial
+from storage.home import study_folder, trial_folder
+from studies.training.objective import run_trial
+from studies.training.problem import prepare
 from tests.synthetic import planted_dataset, tiny_encoder, tiny_spec
 
 

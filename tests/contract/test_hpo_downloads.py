@@ -14,15 +14,15 @@ from optuna.artifacts.exceptions import ArtifactNotFound
 from optuna.trial import TrialState
 
 from distill.export.manifest import FORMAT, HEAD, LEXICON, MANIFEST, SERVED, seal
-from hpo.dashboard import artifacts
+from hpo import artifacts
 from hpo.dashboard.downloads import Artifacts
 from hpo.dashboard.page import Page
-from hpo.job import EVALUATION, EXPORT
 from hpo.search.trial_chains import origin
+from hpo.stages import EVALUATION, export_stage
 from storage.database.records import Records
 from storage.errors import InputError
 from storage.files import checkpoints
-from storage.files.artifacts import study_folder, trial_folder
+from storage.home import study_folder, trial_folder
 from tests import report_document
 from tests.contract import test_hpo_search
 from tests.contract.test_hpo_dashboard import distilled, serving, study  # noqa: F401 - fixtures
@@ -41,7 +41,7 @@ def exported(database, tmp_path):
     records.finish_stage(NAME, EVALUATION, document["evaluation"] | {"data": document["data"]})
     folder = tmp_path / "exports" / "small"
     write_export(folder)
-    records.finish_stage(NAME, f"{EXPORT} {folder}", {"folder": str(folder)})
+    records.finish_stage(NAME, export_stage(folder), {"folder": str(folder)})
     Page(database, made).write()
     return folder
 

@@ -22,9 +22,9 @@ from storage.database.embedded import EmbeddedPostgres
 from storage.database.postgres import connect
 from storage.database.records import Records, RungResult
 from storage.errors import InputError
-from storage.files.artifacts import trial_folder
+from storage.home import trial_folder
 from studies.config.spec import parse_spec
-from studies.training.objective import RungReport
+from studies.training.trial import RungReport
 
 SCENES = ("tea", "cheese")
 RUNGS = [10, 30, 90]

@@ -28,7 +28,7 @@ from studies.config.hyperparameters import Hyperparameters
 from studies.config.spec import Format, Precision, parse_spec
 from studies.model.device import full_precision
 from studies.model.encoder import Encoder, tokenize
-from studies.training.objective import Problem, prepare
+from studies.training.problem import Problem, prepare
 from tests.synthetic import planted_dataset, tiny_encoder, tiny_spec
 
 FORMATS: tuple[Format, ...] = ("hf", "onnx", "onnx-int8")

@@ -24,7 +24,7 @@ from studies.episodes.sampler import Episode
 from studies.evaluation.metrics import top_k
 from studies.model.device import full_precision
 from studies.model.encoder import tokenize
-from studies.training.objective import Problem, prepare
+from studies.training.problem import Problem, prepare
 from tests.served import export_to, untrained
 from tests.synthetic import planted_dataset, tiny_encoder, tiny_spec
 

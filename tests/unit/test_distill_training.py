@@ -26,7 +26,7 @@ from studies.model import encoder as encoders
 from studies.model.device import autocast, fast_bf16, full_precision
 from studies.model.encoder import Encoder, Ragged, tokenize
 from studies.model.towers import build_tower
-from studies.training.objective import Problem, prepare
+from studies.training.problem import Problem, prepare
 from tests.heard import Heard
 from tests.synthetic import planted_dataset, tiny_encoder, tiny_spec
 

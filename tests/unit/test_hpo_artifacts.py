@@ -9,8 +9,8 @@ import pytest
 from optuna.artifacts import _upload
 from optuna_dashboard.artifact import _backend
 
-from hpo.dashboard import artifacts
-from hpo.dashboard.artifacts import Artifact, checkpoint, checkpoint_name, export, export_name, parse, report
+from hpo import artifacts
+from hpo.artifacts import Artifact, checkpoint, checkpoint_name, export, export_name, parse, report
 
 ROOT = Path(__file__).parents[2]
 # What optuna-dashboard's routes take for an id, and what its columns hold.

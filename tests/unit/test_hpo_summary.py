@@ -8,7 +8,7 @@ import torch
 
 from hpo.results import summary
 from hpo.results.summary import Scored
-from studies.config.spec import ProtocolSection
+from studies.config.protocol_section import ProtocolSection
 from studies.episodes.sampler import EpisodeSampler
 from studies.episodes.split import split
 from studies.evaluation.baselines import POPULARITY

@@ -7,8 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from storage.errors import InputError
-from storage.files.artifacts import study_folder, trial_folder
-from storage.home import home
+from storage.home import home, study_folder, trial_folder
 
 
 def test_home_is_made_private_and_ignored_by_git(tmp_path: Path) -> None:

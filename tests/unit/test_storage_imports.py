@@ -13,10 +13,10 @@ ROOT = Path(__file__).parents[2]
     ("modules", "banned"),
     [
         (
-            "storage.errors storage.home storage.database.embedded storage.files.artifacts",
+            "storage.errors storage.home storage.database.embedded",
             "torch optuna sqlalchemy alembic psycopg2",
         ),
-        ("storage.database.postgres storage.database.records", "torch optuna alembic"),
+        ("storage.database.postgres storage.database.records", "torch optuna"),
     ],
 )
 def test_import_stays_light(modules: str, banned: str) -> None:

@@ -13,7 +13,7 @@ from moto.server import ThreadedMotoServer
 
 from storage.errors import CorruptArtifact, InputError, ScenetuneError
 from storage.files import checkpoints, store
-from storage.files.artifacts import study_folder, trial_folder
+from storage.home import study_folder, trial_folder
 
 ROOT = Path(__file__).parents[2]
 

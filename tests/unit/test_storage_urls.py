@@ -9,7 +9,8 @@ from sqlalchemy import event
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import OperationalError
 
-from storage.database.postgres import connect, create_engine, hide_password, normalise_url
+from storage.database.postgres import connect, create_engine
+from storage.database.urls import hide_password, normalise_url
 from storage.errors import DatabaseUnreachable, InputError
 
 MARK = "Zq7"

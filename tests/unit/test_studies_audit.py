@@ -9,13 +9,13 @@ import pytest
 import torch
 
 from storage.errors import InputError
-from studies.config.spec import ProtocolSection
+from studies.config.protocol_section import ProtocolSection
 from studies.data.dataset import Dataset, build, keep_first_takes
 from studies.data.source import Tables
 from studies.episodes.audit import Finding, audit_data, audit_episodes, refuse_leaks
 from studies.episodes.sampler import Episode, EpisodeSampler
 from studies.episodes.split import PARTS, Split, split
-from studies.training.objective import prepare
+from studies.training.problem import prepare
 from tests.synthetic import planted_dataset, tiny_encoder, tiny_spec
 
 PROTOCOL = ProtocolSection(shots=3, k=5, history=4, queries=6, split=(0.5, 0.25, 0.25), train_openings=4)

@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 import torch
 
-from studies.config.spec import ProtocolSection
+from studies.config.protocol_section import ProtocolSection
 from studies.data.dataset import Dataset, build
 from studies.data.source import Tables
 from studies.episodes.sampler import Episode, EpisodeSampler

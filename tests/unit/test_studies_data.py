@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from storage.errors import InputError
-from studies.config.spec import ProtocolSection
+from studies.config.protocol_section import ProtocolSection
 from studies.data import sources, stored
 from studies.data.completejourney import CompleteJourney
 from studies.data.dataset import Dataset, build, keep_first_takes, keep_scenes

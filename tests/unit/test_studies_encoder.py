@@ -20,7 +20,8 @@ from studies.model.activation_cache import EmbeddingCache
 from studies.model.device import fast_bf16, full_precision
 from studies.model.encoder import MINILM_SHA256, Encoder, Ragged, by_length, load, pool, run_layers, tokenize
 from studies.model.towers import TopLayersTower, build_tower
-from studies.training.objective import prepare, run_trial
+from studies.training.objective import run_trial
+from studies.training.problem import prepare
 from tests.synthetic import BRANDS, COLOURS, SCENES, SIZES, planted_dataset, tiny_encoder, tiny_spec
 
 CPU = torch.device("cpu")

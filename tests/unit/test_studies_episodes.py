@@ -12,7 +12,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from storage.errors import InputError
-from studies.config.spec import ProtocolSection
+from studies.config.protocol_section import ProtocolSection
 from studies.data.dataset import Dataset, build, keep_first_takes
 from studies.data.source import Tables
 from studies.episodes.sampler import DAY, Episode, EpisodeSampler

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.feature_extraction.text import HashingVectorizer, TfidfVectorizer
 
-from studies.config.spec import ProtocolSection
+from studies.config.protocol_section import ProtocolSection
 from studies.episodes.lexicon import BUCKETS, Lexicon, count_words, overlap
 from studies.episodes.sampler import EpisodeSampler
 from studies.episodes.split import split

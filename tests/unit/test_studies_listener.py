@@ -6,7 +6,7 @@ import pytest
 
 from studies.data import sources
 from studies.data.files import Files
-from studies.training.objective import prepare
+from studies.training.problem import prepare
 from tests.heard import Heard
 from tests.synthetic import planted_dataset, tiny_encoder, tiny_spec
 

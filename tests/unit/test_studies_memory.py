@@ -14,7 +14,7 @@ from studies.config.hyperparameters import Hyperparameters, LearnerName
 from studies.config.search_section import SearchSection
 from studies.model.device import free_memory
 from studies.training.memory import Shape, refuse_too_large, trial_bytes
-from studies.training.objective import Problem, prepare
+from studies.training.problem import Problem, prepare
 from tests.synthetic import planted_dataset, tiny_encoder, tiny_spec
 
 

@@ -16,8 +16,10 @@ from studies.config.hyperparameters import Hyperparameters
 from studies.learners import Learner
 from studies.learners.tasks import meta_batch
 from studies.model.device import full_precision
-from studies.training.objective import Problem, RungReport, load_teacher, prepare, run_trial
+from studies.training.objective import load_teacher, run_trial
 from studies.training.out_of_memory import recognised
+from studies.training.problem import Problem, prepare
+from studies.training.trial import RungReport
 from tests.synthetic import planted_dataset, tiny_encoder, tiny_spec
 
 ANIL = Hyperparameters("anil", 5e-3, meta_batch_size=4, inner_lr=0.05, inner_steps=2)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from studies.config.spec import ProtocolSection
+from studies.config.protocol_section import ProtocolSection
 from studies.episodes.sampler import Episode, EpisodeSampler
 from studies.episodes.split import split
 from studies.training.candidate_sampling import thin

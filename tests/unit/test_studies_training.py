@@ -20,8 +20,10 @@ from studies.evaluation.baselines import Random, SupportPopularity, ZeroShot
 from studies.evaluation.evaluate import Adapted, ItemVectors, evaluate
 from studies.learners import LEARNERS
 from studies.learners.tasks.scene_task import ranking_loss
-from studies.training.objective import Problem, RungReport, load_teacher, prepare, run_trial
+from studies.training.objective import load_teacher, run_trial
 from studies.training.outer_loop import Diverged, ScheduledAdamW, Trainer
+from studies.training.problem import Problem, prepare
+from studies.training.trial import RungReport
 from tests.synthetic import planted_dataset, tiny_encoder, tiny_spec
 
 EVERY = sorted(LEARNERS)

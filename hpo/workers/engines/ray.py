@@ -15,11 +15,11 @@ from typing import Any
 
 from sqlalchemy.engine import make_url
 
-from hpo.search.loop import log_folder
 from hpo.workers.engines import Ended
 from hpo.workers.engines.local import Process, worker_command
+from hpo.workers.parent_watchdog import LAUNCHER
 from storage.errors import InputError
-from storage.home import home
+from storage.home import home, log_folder
 from studies.config.spec import StudySpec
 
 CONNECT_SECONDS = 10.0
@@ -68,8 +68,6 @@ class Host:
 
     def run(self, url: str, environment: dict[str, str]) -> None:
         """Starts the worker process."""
-        from hpo.workers.parent_watchdog import LAUNCHER
-
         ours = environment | dict(os.environ) | {"HPO_DATABASE_URL": url, LAUNCHER: str(os.getpid())}
         os.environ["HPO_HOME"] = ours["HPO_HOME"]
         log = log_folder(self._name) / f"worker-{self._number}.log"

@@ -9,17 +9,16 @@ from __future__ import annotations
 import json
 import mimetypes
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
+import optuna
+from optuna.trial import TrialState
+
+from hpo.search.trial_chains import origin
 from storage.errors import InputError
-from storage.files.artifacts import check_study_name
-
-if TYPE_CHECKING:
-    import optuna
+from storage.home import check_study_name
 
 # Optuna's, of attributes of a trial or a study; and optuna-dashboard's, of a study's for a trial that has ended.
 PREFIX, FOR_TRIAL = "artifacts:", "dashboard:artifacts:"
@@ -86,10 +85,6 @@ def attach_checkpoint(trial: optuna.Trial, number: int) -> None:
 
 def attached_checkpoints(study: optuna.Study) -> dict[int, str]:
     """Where the dashboard has the checkpoints that are registered with a study's finished trials, by number."""
-    from optuna.trial import TrialState
-
-    from hpo.search.trial_chains import origin
-
     found = {}
     for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
         made = checkpoint(study.study_name, origin(trial))
@@ -101,17 +96,6 @@ def attached_checkpoints(study: optuna.Study) -> dict[int, str]:
 def address(study_id: int, artifact: Artifact, trial_id: int | None = None) -> str:
     """Where the dashboard has an artifact of a study, or of one of its trials."""
     return f"/artifacts/{study_id}/{'' if trial_id is None else f'{trial_id}/'}{artifact.id}"
-
-
-def exported_folders(stages: Mapping[str, Mapping[str, Any]]) -> tuple[Path, ...]:
-    """The folders that a study was exported to, here or elsewhere, the oldest first.
-
-    Args:
-        stages: of `Records.stage_results`.
-    """
-    from hpo.job import EXPORT
-
-    return tuple(Path(result["folder"]) for name, result in stages.items() if name.startswith(f"{EXPORT} "))
 
 
 def checkpoint_name(artifact: Artifact) -> str:
