@@ -70,14 +70,14 @@ def prepare(folder: Path, suffix: str) -> int:
     from studies.data import sources
     from studies.episodes.audit import audit_data, refuse_leaks
     from studies.episodes.sampler import EpisodeSampler
-    from studies.episodes.split import PARTS, split
+    from studies.episodes.split import SPLIT_NAMES, split
 
     spec = load_spec(folder / f"{suffix}.toml")
     data = sources.load(spec.data, spec.protocol, folder / f"cache-{suffix}")
     parts = split(data, spec.protocol)
     refuse_leaks(audit_data(data, parts))
     sampler = EpisodeSampler(data, parts, spec.protocol)
-    for part in PARTS:
+    for part in SPLIT_NAMES:
         sampler.sample(part)
     return len(sources.read(spec.data, folder / f"cache-{suffix}").time)
 

@@ -46,7 +46,7 @@ from rich.table import Table
 from hpo.registry import register
 from hpo.search.loop import Search
 from hpo.search.space import suggest
-from hpo.search.trial_chains import counts, stories
+from hpo.search.trial_chains import chains, counts
 from storage.database.embedded import EmbeddedPostgres
 from storage.database.postgres import connect
 from storage.files.atomic import atomic_write
@@ -61,7 +61,7 @@ RUNGS = [10, 30, 90]
 SCENES = ("tea", "cheese")
 BEAT_SECONDS, GRACE_SECONDS = 10, 60
 # A worker that says nothing for so long has died.
-PATIENCE_SECONDS = 300
+RETRY_SECONDS = 300
 # Imported once, in the process that all workers are forked from; that process never connects to anything.
 PRELOADED = [
     "studies.training.objective",
@@ -253,8 +253,8 @@ def _work(system: str, address: str, spec: StudySpec, connected: Any, begin: Any
         worker = OurWorker(address, spec) if system == OURS else OptunaWorker(address, spec)
         seen = worker._seen
         worker.flush()
-        connected.wait(PATIENCE_SECONDS)
-        begin.wait(PATIENCE_SECONDS)
+        connected.wait(RETRY_SECONDS)
+        begin.wait(RETRY_SECONDS)
         worker.work()
     except Exception as error:
         connected.abort()  # nobody shall wait for this one
@@ -307,17 +307,17 @@ def measure(context: Any, url: str, address: str, system: str, name: str, worker
     processes = [context.Process(target=_work, args=arguments, daemon=True) for _ in range(workers)]
     for process in processes:
         process.start()
-    connected.wait(PATIENCE_SECONDS)
+    connected.wait(RETRY_SECONDS)
     commits, syncs = counted(database.engine)
-    begin.wait(PATIENCE_SECONDS)
+    begin.wait(RETRY_SECONDS)
     started = time.monotonic()
-    timings = [answers.get(timeout=PATIENCE_SECONDS) for _ in processes]
+    timings = [answers.get(timeout=RETRY_SECONDS) for _ in processes]
     for process in processes:
         process.join()
     time.sleep(0.5)  # the server's processes leave their counts as they end
     after = counted(database.engine)
     found = optuna.load_study(storage=database.storage, study_name=name).get_trials(deepcopy=False)
-    run = sum(map(counts, stories(found).values())) if system == OURS else len(found)
+    run = sum(map(counts, chains(found).values())) if system == OURS else len(found)
     database.engine.dispose()
     seconds = max(each.ended for each in timings) - started
     return Cell(trials, run, seconds, timings, after[0] - commits, after[1] - syncs)

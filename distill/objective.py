@@ -29,7 +29,7 @@ from studies.evaluation.evaluate import Adapted, ItemVectors, RunWriter, encode_
 from studies.evaluation.evaluate import evaluate as evaluate_system
 from studies.evaluation.metrics import Evaluation
 from studies.model.device import device, full_precision
-from studies.progress import NOBODY, Listener
+from studies.progress import SILENT, ProgressReporter
 from studies.training.out_of_memory import recognised
 from studies.training.outer_loop import Diverged, load_weights
 from studies.training.problem import Problem
@@ -60,7 +60,7 @@ class Distillation:
         self.targets = compute_targets(problem, self.teachers, episodes, folder)
         if max(values_of(section.space["hidden"])) > 0:
             layers = {int(count) for count in values_of(section.space["layers"])}
-            with problem.listener.progress("encoding texts layer by layer") as progress:
+            with problem.reporter.progress("encoding texts layer by layer") as progress:
                 problem.cache.build(needed(problem.encoder.layers, layers, self._trained), progress)
         self._texts = cache(self._read_texts)
 
@@ -171,7 +171,7 @@ def evaluate(
     student: Student,
     problem: Problem,
     episodes: Sequence[Episode],
-    listener: Listener = NOBODY,
+    reporter: ProgressReporter = SILENT,
     dump: RunWriter | None = None,
 ) -> Evaluation:
     """A student's figures on `episodes`, in fp32: they are published, and the export must reproduce them.
@@ -180,14 +180,14 @@ def evaluate(
         student: its tower must hold the tokens of `problem`'s items.
         problem: the study's data.
         episodes: what to score; each distinct item is encoded once.
-        listener: told of texts encoded and of episodes scored.
+        reporter: told of texts encoded and of episodes scored.
         dump: called with each episode and its ranking.
     """
     with full_precision():
-        with listener.progress("encoding texts with the student") as progress:
+        with reporter.progress("encoding texts with the student") as progress:
             vectors = ItemVectors(student.tower, episodes, problem.tokens.lengths, progress)
         system, names = Adapted(student.learner, vectors), problem.data.scenes
-        with listener.progress("scoring episodes") as progress:
+        with reporter.progress("scoring episodes") as progress:
             return evaluate_system(system, episodes, names, problem.spec.protocol.k, progress, dump)
 
 
@@ -208,7 +208,7 @@ def latency(problem: Problem, student: Student, texts: int = 256, rounds: int = 
     towers = (student.tower, TokenTower(problem.encoder.model, problem.tokens).to(device()))
     items = torch.linspace(0, len(problem.tokens) - 1, min(texts, len(problem.tokens))).long()
     ratios = []
-    with problem.listener.progress("timing the student beside its teacher") as progress:
+    with problem.reporter.progress("timing the student beside its teacher") as progress:
         for done in range(1, rounds + 2):
             ours, theirs = (_seconds(tower, items) for tower in towers)
             ratios.append(ours / theirs)

@@ -76,7 +76,7 @@ def compute_targets(
     """Asks the teachers, or reads what they said when these were asked the same before.
 
     Args:
-        problem: the study's data; its listener is told of the episodes, counted for every teacher.
+        problem: the study's data; its reporter is told of the episodes, counted for every teacher.
         teachers: the winners, best first.
         episodes: positions in `problem.train` whose scores are needed.
         folder: where answers are kept; nowhere if left out.
@@ -94,14 +94,14 @@ def compute_targets(
 
 
 def _ask(problem: Problem, teachers: Sequence[Teacher], asked: Sequence[int], items: Tensor) -> dict[str, Tensor]:
-    lengths, listener = problem.tokens.lengths, problem.listener
-    with listener.progress("encoding texts with the best teacher") as encoded:
+    lengths, reporter = problem.tokens.lengths, problem.reporter
+    with reporter.progress("encoding texts with the best teacher") as encoded:
         said = {"vectors": encode_items(teachers[0].learner.model.tower, items, lengths, encoded)}
     scores: dict[int, list[Tensor]] = {index: [] for index in asked}
     episodes = [problem.train[index] for index in asked]
-    with listener.progress("asking the teachers") as progress:
+    with reporter.progress("asking the teachers") as progress:
         for number, teacher in enumerate(teachers if asked else []):
-            with listener.progress(f"encoding texts with teacher {teacher.trial}") as encoded:
+            with reporter.progress(f"encoding texts with teacher {teacher.trial}") as encoded:
                 vectors = ItemVectors(teacher.learner.model.tower, episodes, lengths, encoded)
             for done, (index, episode) in enumerate(zip(asked, episodes, strict=True), start=1):
                 adapted = teacher.learner.adapt(episode, vectors.of(episode))

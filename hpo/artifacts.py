@@ -63,7 +63,7 @@ class Artifact:
 
 
 def checkpoint(study: str, trial: int) -> Artifact:
-    """The last checkpoint of a trial, of which the first of its story has the folder."""
+    """The last checkpoint of a trial, of which the first of its chain has the folder."""
     return Artifact("checkpoint", study, str(trial))
 
 

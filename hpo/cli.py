@@ -53,7 +53,7 @@ def options(debug: Annotated[bool, typer.Option(help="Show the traceback of an e
     settings.debug = debug
 
 
-class Part(StrEnum):
+class SplitName(StrEnum):
     """The held-out parts of a study's scenes, as the command line names them."""
 
     validation = "validation"
@@ -119,7 +119,7 @@ def report(
 @verb("hpo baselines studies/quickstart.toml")
 def baselines(
     study: StudyFile,
-    part: Annotated[Part, typer.Option(help="Whose scenes to score.")] = Part.validation,
+    part: Annotated[SplitName, typer.Option(help="Whose scenes to score.")] = SplitName.validation,
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="Also write a report there.")] = None,
     trec: Trec = None,
     as_json: Json = False,

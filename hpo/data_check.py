@@ -17,20 +17,20 @@ from studies.data.dataset import Dataset, Ints
 from studies.data.sources import read, worth_a_study
 from studies.episodes.audit import Finding, audit_data, audit_episodes, refuse_leaks
 from studies.episodes.sampler import DAY, EpisodeSampler
-from studies.episodes.split import PARTS, Split, split
-from studies.progress import NOBODY, Listener
+from studies.episodes.split import SPLIT_NAMES, Split, split
+from studies.progress import SILENT, ProgressReporter
 
 # Intervals over fewer test scenes than this are too wide to tell systems apart.
 FEW_SCENES = 10
 
 
-def check(spec: StudySpec, cache: Path, listener: Listener = NOBODY) -> dict[str, Any]:
+def check(spec: StudySpec, cache: Path, reporter: ProgressReporter = SILENT) -> dict[str, Any]:
     """Reads a study's data, samples its episodes as the study would, and audits them.
 
     Args:
         spec: the study.
         cache: folder of the caches.
-        listener: told of long steps.
+        reporter: told of long steps.
 
     Returns:
         What was read and dropped, warnings, parts and audit findings; `error` says why no study is possible, where
@@ -39,7 +39,7 @@ def check(spec: StudySpec, cache: Path, listener: Listener = NOBODY) -> dict[str
     Raises:
         InputError: the data cannot be read at all.
     """
-    everything = read(spec.data, cache, listener)
+    everything = read(spec.data, cache, reporter)
     report: dict[str, Any] = {
         "source": spec.data.source,
         "rows_read": everything.rows_read,
@@ -56,7 +56,7 @@ def check(spec: StudySpec, cache: Path, listener: Listener = NOBODY) -> dict[str
         parts = split(data, spec.protocol)
         report["warnings"] = _warnings(everything, data)
         findings = {finding.check: finding for finding in audit_data(data, parts)}
-        _sample(data, parts, spec.protocol, report, findings, listener)
+        _sample(data, parts, spec.protocol, report, findings, reporter)
         report["audit"] = [asdict(finding) for finding in findings.values()]
         refuse_leaks(findings.values())
     except InputError as error:
@@ -103,13 +103,13 @@ def _sample(
     protocol: ProtocolSection,
     report: dict[str, Any],
     findings: dict[str, Finding],
-    listener: Listener,
+    reporter: ProgressReporter,
 ) -> None:
     """Fills in each part, and of each check on its episodes the worst finding of all parts."""
-    with listener.progress("counting the texts' words") as progress:
+    with reporter.progress("counting the texts' words") as progress:
         sampler = EpisodeSampler(data, parts, protocol, progress)
-    for part in PARTS:
-        with listener.progress(f"sampling episodes of meta-{part} scenes") as progress:
+    for part in SPLIT_NAMES:
+        with reporter.progress(f"sampling episodes of meta-{part} scenes") as progress:
             episodes = sampler.sample(part, progress=progress)
         used = {episode.scene for episode in episodes}
         report["parts"][part] = {
@@ -123,7 +123,7 @@ def _sample(
         if part != "train" and len(used) < FEW_SCENES:
             said = f"only {len(used)} meta-{part} scenes have an episode"
             report["warnings"].append(f"{said}: intervals over so few are too wide to tell systems apart")
-        with listener.progress(f"auditing meta-{part} episodes") as progress:
+        with reporter.progress(f"auditing meta-{part} episodes") as progress:
             found = audit_episodes(data, parts, protocol, part, episodes, progress)
         for finding in found:
             severity = ["ok", "note", "leak"]

@@ -103,7 +103,7 @@ def begin(
         f"{spec.name}: {len(data.time):,} interactions, {len(data.texts):,} items, {len(data.scenes)} scenes, "
         f"{data.users:,} users"
     )
-    problem = prepare(spec, cache_folder(), listener=console, data=data)
+    problem = prepare(spec, cache_folder(), reporter=console, data=data)
     problem.refuse_too_large(search_workers(spec, workers))
     return register(database, spec, data.fingerprint), problem
 

@@ -10,7 +10,7 @@ from typing import Protocol
 Progress = Callable[[int, int], None]
 
 
-class Listener(Protocol):
+class ProgressReporter(Protocol):
     """Is told of long steps."""
 
     def note(self, text: str) -> None:
@@ -20,7 +20,7 @@ class Listener(Protocol):
         """For the time of a step; what it gives is called with (done, in all)."""
 
 
-class Nobody:
+class Silent:
     """Hears nothing."""
 
     def note(self, text: str) -> None:
@@ -32,4 +32,4 @@ class Nobody:
         yield lambda done, total: None
 
 
-NOBODY = Nobody()
+SILENT = Silent()

@@ -1,4 +1,4 @@
-"""A listener of long steps that keeps what it is told."""
+"""A reporter of long steps that keeps what it is told."""
 
 from collections import defaultdict
 from collections.abc import Iterator

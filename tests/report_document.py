@@ -155,7 +155,7 @@ def _search(rng):
         "states": {"complete": 6, "pruned": 10, "fail": 1},
         "cost_seconds": 59.0,
         "unpruned_seconds": 179.0,
-        "spared": [2, 9],
+        "control_group": [2, 9],
         "false_prunes": [9],
         "best": 4,
         "history": history,

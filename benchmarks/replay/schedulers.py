@@ -203,15 +203,15 @@ class Ours:
     def next(self) -> Run | None:
         """A stopped configuration that ranks high enough by now, else a new one, else one to finish with."""
         if self._promote and (found := promotion(self._history, self._paused, eta=self._eta)):
-            return self._take_up(found)
+            return self._promote(found)
         asked = self._proposals.ask()
         if asked is not None:
             self._going.add(asked.row)
             return asked
         found = completion(self._history, self._paused, finished=len(self._going), wanted=WANTED)
-        return self._take_up(found) if found and self._promote else None
+        return self._promote(found) if found and self._promote else None
 
-    def _take_up(self, found: Promotion) -> Run:
+    def _promote(self, found: Promotion) -> Run:
         self._paused.remove(found.trial)
         self._going.add(found.trial)
         self._proposals.take_up(found.trial, found.rung, found.reason)
@@ -222,12 +222,12 @@ class Ours:
         rung, value = self.rungs.index(run.rung), float(self._curves.means[run.row, run.rung])
         self._history.add(run.row, rung, value)
         self._proposals.trials[run.row].report(value, self._curves.updates[run.rung])
-        exempt = is_exempt(run.row, self._keep, self._seed)
-        decision = decide(self._history, run.row, rung, eta=self._eta, exempt=exempt)
+        control = is_exempt(run.row, self._keep, self._seed)
+        decision = decide(self._history, run.row, rung, eta=self._eta, control=control)
         if decision.prune:
             self._proposals.stop(run.row)
             self._going.discard(run.row)
-            if decision.outranked:
+            if decision.below_quota:
                 self._paused.add(run.row)
         return not decision.prune
 

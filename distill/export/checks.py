@@ -32,7 +32,7 @@ from studies.evaluation.evaluate import encode_items
 from studies.evaluation.metrics import top_k
 from studies.model.device import device, full_precision
 from studies.model.encoder import tokenize
-from studies.progress import NOBODY, Progress
+from studies.progress import SILENT, Progress
 from studies.training.problem import Problem
 
 # The least cosine of any text's vector to the student's own, by the precision of the weights. Measured on MiniLM and
@@ -68,8 +68,8 @@ def check(student: Student, draft: Path, manifest: Mapping[str, Any], problem: P
     )
     texts = [*PROBES, *(problem.data.texts[item] for item in items.tolist())] if problem else list(PROBES)
     ours = _own_vectors(student, texts)
-    listener = problem.listener if problem is not None else NOBODY
-    listener.note(f"comparing vectors in a fresh process: {', '.join(formats)}")
+    reporter = problem.reporter if problem is not None else SILENT
+    reporter.note(f"comparing vectors in a fresh process: {', '.join(formats)}")
     for opener, vectors in strangers_vectors(draft, texts, list(formats)).items():
         name = "hf" if opener == "sentence-transformers" else opener
         precision = {"hf": manifest["precision"], "onnx-int8": "int8"}.get(name, "fp32")
@@ -83,7 +83,7 @@ def check(student: Student, draft: Path, manifest: Mapping[str, Any], problem: P
             lists = [top_k(_scores(student, e, t), LIST) for e, t in zip(episodes, tables, strict=True)]
             formats[name]["overlap"] = _compare_lists(opener, precision, student, episodes, lists)
     if problem is not None and episodes:
-        listener.note("comparing lists in a fresh process")
+        reporter.note("comparing lists in a fresh process")
         lists = served_lists(draft, [_in_words(problem, episode) for episode in episodes])
         formats["hf"]["served_overlap"] = _compare_lists("served", manifest["precision"], student, episodes, lists)
         if "onnx-int8" in formats:
@@ -97,9 +97,9 @@ def weigh_int8(student: Student, draft: Path, problem: Problem) -> dict[str, Any
         ScenetuneError: they cost more than `MAX_LOSS` of the recall.
     """
     graphs = {name: draft / path for name, path in GRAPHS.items()}
-    problem.listener.note("measuring what 8-bit weights cost in recall and bring in speed")
-    full = evaluate(student, problem, problem.validation, problem.listener).mean()
-    small = evaluate(through(graphs["onnx-int8"], student), problem, problem.validation, problem.listener).mean()
+    problem.reporter.note("measuring what 8-bit weights cost in recall and bring in speed")
+    full = evaluate(student, problem, problem.validation, problem.reporter).mean()
+    small = evaluate(through(graphs["onnx-int8"], student), problem, problem.validation, problem.reporter).mean()
     if not small >= (1 - MAX_LOSS) * full:
         raise ScenetuneError(
             f"with 8-bit weights recall@{problem.spec.protocol.k} on the validation scenes falls from {full:.4f} to "
@@ -109,7 +109,7 @@ def weigh_int8(student: Student, draft: Path, problem: Problem) -> dict[str, Any
     tokens = student.tower.tokens
     here = TokenTower(copy.deepcopy(student.tower.model).cpu(), tokens, copy.deepcopy(student.tower.projection))
     towers: dict[str, nn.Module] = {name: OnnxTower(path, tokens) for name, path in graphs.items()}
-    with problem.listener.progress("timing its graphs") as progress:
+    with problem.reporter.progress("timing its graphs") as progress:
         rates = _rates(towers | {"torch": here.cpu()}, tokens.lengths, progress)
     return {"recall": small, "recall_fp32": full, "texts_per_second": rates}
 

@@ -20,7 +20,7 @@ from storage.errors import InputError
 from storage.files.atomic import atomic_folder
 from studies.config.spec import Format, Precision
 from studies.episodes.lexicon import Lexicon
-from studies.progress import NOBODY, Listener
+from studies.progress import SILENT, ProgressReporter
 from studies.training.problem import Problem
 
 
@@ -45,7 +45,7 @@ def export(
         formats: "hf", and with it "onnx", and with that "onnx-int8".
         precision: in which model.safetensors is stored; graphs and head stay fp32.
         replace: put the export in the place of an older one.
-        problem: the study's data, by which lists are compared and 8-bit weights are measured; its listener is told of
+        problem: the study's data, by which lists are compared and 8-bit weights are measured; its reporter is told of
             each stage.
 
     Raises:
@@ -58,12 +58,12 @@ def export(
     if "onnx" in formats:
         check_packages()
     described = describe(student, manifest, formats, precision)
-    listener = problem.listener if problem is not None else NOBODY
+    reporter = problem.reporter if problem is not None else SILENT
     with atomic_folder(folder, replace) as draft:
         write_encoder(student, draft, precision)
         write_sentence_transformers(student, draft, precision)
         write_head(student.head, lexicon, draft)
-        _write_graphs(student, draft, formats, listener)
+        _write_graphs(student, draft, formats, reporter)
         seal(draft, described)  # so that the draft opens
         _check_parity(student, draft, described, problem)
         (draft / "README.md").write_text(model_card(described), encoding="utf-8")
@@ -81,13 +81,13 @@ def check_replaceable(folder: Path, *, replace: bool) -> None:
         raise InputError(f"{folder} exists and is not an export, so it is not replaced; name another folder")
 
 
-def _write_graphs(student: Student, draft: Path, formats: Sequence[Format], listener: Listener) -> None:
+def _write_graphs(student: Student, draft: Path, formats: Sequence[Format], reporter: ProgressReporter) -> None:
     if "onnx" not in formats:
         return
     graph = draft / GRAPHS["onnx"]
     graph.parent.mkdir()
-    listener.note("writing the ONNX graph")
+    reporter.note("writing the ONNX graph")
     write_onnx(student, graph)
     if "onnx-int8" in formats:
-        listener.note("writing the ONNX graph with 8-bit weights")
+        reporter.note("writing the ONNX graph with 8-bit weights")
         write_int8(graph, draft / GRAPHS["onnx-int8"])

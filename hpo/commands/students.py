@@ -52,7 +52,7 @@ def export(
     job.check_export(Records(opened.engine), spec, folder, force=force)
 
     console = Console()
-    problem = prepare(spec, cache_folder(), listener=console)
+    problem = prepare(spec, cache_folder(), reporter=console)
     typer.echo(job.export(opened, spec, problem, folder, console, force=force))
 
 

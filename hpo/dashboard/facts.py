@@ -32,13 +32,13 @@ class Reached:
     """A trial at the last rung.
 
     Attributes:
-        story: number of the first trial of its story.
+        chain: number of the first trial of its chain.
         recall: on the validation scenes.
         spent: measured seconds of the whole search by then.
         scenes: recall by scene.
     """
 
-    story: int
+    chain: int
     recall: float
     spent: float
     scenes: Mapping[str, float]
@@ -84,9 +84,9 @@ class Facts:
     @property
     def ranked(self) -> list[tuple[TrialView, Reached]]:
         """Finished trials, best first, with what they reached."""
-        known = {each.story: each for each in self.finished}
-        views = [view for view in self.shot.trials if view.state == "complete" and view.story in known]
-        pairs = [(view, known[view.story]) for view in views]
+        known = {each.chain: each for each in self.finished}
+        views = [view for view in self.shot.trials if view.state == "complete" and view.chain in known]
+        pairs = [(view, known[view.chain]) for view in views]
         return sorted(pairs, key=lambda pair: (-pair[1].recall, pair[0].number))
 
 

@@ -118,7 +118,7 @@ def _learners(facts: Facts) -> str:
 def behind(reached: Reached, best: Reached) -> str:
     """A trial's recall less that of the best, paired by scene, in words; empty of the best itself."""
     shared = sorted(reached.scenes.keys() & best.scenes.keys())
-    if reached.story == best.story or not shared:
+    if reached.chain == best.chain or not shared:
         return ""
     found = bootstrap(np.array([reached.scenes[name] - best.scenes[name] for name in shared]))
     return spelled(vars(found), "{:+.4f}") + ("" if found.excludes_zero else ", within noise")
@@ -144,12 +144,12 @@ def _cost(facts: Facts) -> str:
     share = 1 - shot.cost_seconds / shot.unpruned_seconds
     said += f"; unpruned about {duration(shot.unpruned_seconds)}: {share:.0%} saved."
     count = facts.spec.finalist_count()
-    spared, false = shot.spared, shot.false_prunes(count)
-    if not spared:
+    kept, false = shot.control_group, shot.false_prunes(count)
+    if not kept:
         return f"{said} No trial was kept against its rank, so what pruning lost was not measured."
     names = f" ({', '.join(f'#{view.number}' for view in false)})" if false else ""
     return (
-        f"{said} False prunes: of {plural(len(spared), 'trial')} kept to the end against the rank, {len(false)} ended "
+        f"{said} False prunes: of {plural(len(kept), 'trial')} kept to the end against the rank, {len(false)} ended "
         f"among the best {count}{names}."
     )
 
@@ -191,7 +191,7 @@ def _files(facts: Facts) -> str:
     name, (view, reached) = facts.spec.name, facts.ranked[0]
     link = _link("download", facts.checkpoints.get(view.number))
     trial = _trial(facts.search, view.number)
-    lines = [f"best checkpoint, of {trial}: {link}`{trial_folder(name, reached.story)}`"]
+    lines = [f"best checkpoint, of {trial}: {link}`{trial_folder(name, reached.chain)}`"]
     if facts.evaluation is not None:
         lines.append(f"[report]({artifacts.address(facts.search, artifacts.report(name))})")
         for folder in facts.exports:

@@ -93,7 +93,7 @@ class Page:
         text += note.kept(get_note(study))
         known = storage.get_study_system_attrs(study_id)
         # In one transaction: half of a figure cannot be drawn.
-        with storage.together():
+        with storage.one_transaction():
             save_note(study, text)
             for name, figure in figures.items():
                 save_plotly_graph_object(study, figure, graph_object_id=name)

@@ -69,12 +69,12 @@ def search_sentence(found: Figures) -> str:
 
 def spared_sentence(found: Figures) -> str:
     """What the bracket that no rank stops says of the pruning."""
-    spared, lost, best = found["spared"], found["false_prunes"], found["best"]
-    if not spared:
+    kept, lost, best = found["control_group"], found["false_prunes"], found["best"]
+    if not kept:
         return "No trial was kept to the end against its rank, so nothing here says whether pruning lost a good one."
     would = ", ".join(f"trial {number}" for number in lost) if lost else "none"
     return (
-        f"{plural(len(spared), 'trial')} went to the end although the rank would have stopped it, to measure what "
+        f"{plural(len(kept), 'trial')} went to the end although the rank would have stopped it, to measure what "
         f"pruning loses: {would} ended among the best {best}."
     )
 

@@ -40,14 +40,14 @@ def search_figures(shot: Snapshot, best: int) -> dict[str, Any]:
 
     Args:
         shot: of its end.
-        best: a spared trial that ended among so many best ones is one that pruning would have lost.
+        best: a trial of the control group that ended among so many best ones is one that pruning would have lost.
     """
     return {
         "trials": shot.spent,
         "states": shot.states,
         "cost_seconds": shot.cost_seconds,
         "unpruned_seconds": shot.unpruned_seconds,
-        "spared": [view.number for view in shot.spared],
+        "control_group": [view.number for view in shot.control_group],
         "false_prunes": [view.number for view in shot.false_prunes(best)],
         "best": best,
     }
@@ -77,7 +77,7 @@ def _history(shot: Snapshot, rungs: list[RungResult]) -> list[dict[str, Any]]:
             "state": view.state,
             "params": view.params,
             "rungs": [
-                {"step": step, "recall": recall, "cost_seconds": costs.get((view.story, rung))}
+                {"step": step, "recall": recall, "cost_seconds": costs.get((view.chain, rung))}
                 for rung, (step, recall) in enumerate(zip(shot.rungs, view.recalls, strict=False))
                 if recall is not None
             ],

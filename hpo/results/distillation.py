@@ -24,7 +24,7 @@ from hpo.search.loop import ranked, winners
 from hpo.search.pruner import RecallPruner
 from hpo.search.space import SeededByTrial, student_start, suggest_student
 from hpo.search.trial_chains import COST, REASON, origin
-from hpo.search.trial_queue import Claims
+from hpo.search.trial_queue import TrialQueue
 from hpo.search.trial_run import Paused, open_study, run_all
 from hpo.stages import EVALUATION
 from hpo.status.console import Console
@@ -107,7 +107,7 @@ def distil_study(database: Database, spec: StudySpec, console: Console) -> list[
             )
         return students(study, spec)
     winners(open_search(database, spec), 1)  # before anything is read
-    problem = prepare(spec, cache_folder(), listener=console)
+    problem = prepare(spec, cache_folder(), reporter=console)
     teachers, _, _ = choose(database, spec, problem, console)
     distil(database, spec, problem, teachers, console)
     return students(open_distillation(database, spec), spec)
@@ -143,7 +143,7 @@ class _Work:
         with Records(database.engine).exclusive(self.study.study_name):
             start = student_start(spec.distill)
             self.study.enqueue_trial(start, skip_if_exists=True)
-        self._claims = Claims(database, self.study, spec.name, spec.search.retries, timed=False)
+        self._queue = TrialQueue(database, self.study, spec.name, spec.search.retries, timed=False)
         self._page, self._storage = Page(database, spec), database.storage
         section, pruner = spec.distill, spec.pruner
         self._pruner = None
@@ -163,10 +163,10 @@ class _Work:
         Raises:
             StudyStopped: `hpo stop` ended it.
         """
-        for _ in run_all(self._claims, Budget(self._spec.distill.trials), self._objective):
+        for _ in run_all(self._queue, Budget(self._spec.distill.trials), self._objective):
             self._page.write_when_due()
         self._page.write()
-        if self._claims.called_off():
+        if self._queue.stop_requested():
             raise StudyStopped(f"study {self._spec.name!r} was stopped; hpo run with its study file goes on")
 
     def _objective(self, trial: optuna.Trial) -> float | list[float]:
@@ -178,7 +178,7 @@ class _Work:
 
             def advance(step: int) -> None:
                 progress(step, section.steps)
-                self._claims.advance(step / section.steps)
+                self._queue.advance(step / section.steps)
 
             recall = shared.run_trial(values, folder, self._reporter(trial), advance)
         if not math.isfinite(recall):
@@ -195,15 +195,15 @@ class _Work:
         section = self._spec.distill
 
         def report(step: int, recall: float, cost_seconds: float) -> None:
-            self._claims.check(trial)
-            with self._storage.together():
+            self._queue.check(trial)
+            with self._storage.one_transaction():
                 if len(section.objectives) == 1 and step not in known:
                     trial.report(recall, step)
                 trial.set_user_attr(COST, round(cost_seconds, 2))
                 if step == section.steps and math.isfinite(recall):
                     attach_checkpoint(trial, trial.number)
             self._judge(trial)
-            if step < section.steps and self._claims.called_off():
+            if step < section.steps and self._queue.stop_requested():
                 raise Paused("the study was stopped")
 
         return report

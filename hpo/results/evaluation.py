@@ -30,14 +30,14 @@ from storage.errors import InputError
 from storage.home import cache_folder
 from studies.config.spec import Format, StudySpec, parse_spec
 from studies.data.source import Source
-from studies.episodes.split import Part
+from studies.episodes.split import SplitName
 from studies.evaluation import trec
 from studies.evaluation.baselines import POPULARITY, build_baselines
 from studies.evaluation.evaluate import Adapted, ItemVectors, System, Unadapted, encode_items, evaluate
 from studies.evaluation.intervals import bootstrap
 from studies.model.device import device, full_precision
 from studies.model.encoder import tokenize
-from studies.progress import NOBODY, Listener
+from studies.progress import SILENT, ProgressReporter
 from studies.training.problem import Problem, prepare
 
 # A system with its kind, as in `Scored`.
@@ -57,7 +57,7 @@ def evaluate_all(
     """Scores baselines, teachers and student on the test scenes.
 
     Args:
-        problem: the study's data; its listener is told of the systems scored.
+        problem: the study's data; its reporter is told of the systems scored.
         teachers: the winners, best first.
         rival: the best of plain fine-tuning, which may be among the winners.
         student: the best student.
@@ -82,25 +82,27 @@ def evaluate_all(
     }
 
 
-def evaluate_baselines(spec: StudySpec, part: Part, listener: Listener, dump: Path | None = None) -> dict[str, Any]:
+def evaluate_baselines(
+    spec: StudySpec, part: SplitName, reporter: ProgressReporter, dump: Path | None = None
+) -> dict[str, Any]:
     """Scores what learns nothing on a part's scenes.
 
     Args:
         spec: the study; it need not have been launched.
         part: whose scenes.
-        listener: told of long steps.
+        reporter: told of long steps.
         dump: folder for the rankings in TREC formats; must not exist.
 
     Raises:
         InputError: data, protocol or encoder cannot give a meaningful study.
     """
-    problem = prepare(spec, cache_folder(), listener=listener)
+    problem = prepare(spec, cache_folder(), reporter=reporter)
     with full_precision():
         results = _score(problem, part, _baselines(problem, part), "scoring baselines", dump)
     return _summarise(problem, part, results)
 
 
-def _baselines(problem: Problem, part: Part) -> dict[str, Entry]:
+def _baselines(problem: Problem, part: SplitName) -> dict[str, Entry]:
     known_until = problem.split.period[part][0]
     training = problem.split.scenes["train"]
     systems = build_baselines(
@@ -118,7 +120,7 @@ def _learned(
     entries: dict[str, Entry] = {}
 
     def encoded(name: str, tower: nn.Module) -> ItemVectors:
-        with problem.listener.progress(f"encoding texts with {name}") as progress:
+        with problem.reporter.progress(f"encoding texts with {name}") as progress:
             return ItemVectors(tower, episodes, lengths, progress)
 
     for teacher in teachers:
@@ -139,14 +141,14 @@ def _label(teacher: Teacher) -> str:
 
 
 def _score(
-    problem: Problem, part: Part, entries: Mapping[str, Entry], label: str, dump: Path | None
+    problem: Problem, part: SplitName, entries: Mapping[str, Entry], label: str, dump: Path | None
 ) -> dict[str, Scored]:
     """Every system on a part's episodes, and on those with supports of several sizes."""
     episodes, by_shots = problem.episodes(part), problem.by_shots(part)
     k, names = problem.spec.protocol.k, problem.data.scenes
     results: dict[str, Scored] = {}
     writing = trec.dump(dump, problem.data, episodes) if dump else nullcontext()
-    with problem.listener.progress(label) as progress, writing as writer:
+    with problem.reporter.progress(label) as progress, writing as writer:
         for name, (kind, system) in entries.items():
             results[name] = Scored(
                 kind=kind,
@@ -157,7 +159,7 @@ def _score(
     return results
 
 
-def _summarise(problem: Problem, part: Part, results: Mapping[str, Scored]) -> dict[str, Any]:
+def _summarise(problem: Problem, part: SplitName, results: Mapping[str, Scored]) -> dict[str, Any]:
     episodes, spec = problem.episodes(part), problem.spec
     every_item = spec.protocol.candidates == "all"
     vectors = problem.cache.pooled()
@@ -186,7 +188,7 @@ def _summarise(problem: Problem, part: Part, results: Mapping[str, Scored]) -> d
 
 def evaluate_export(
     folder: Path,
-    listener: Listener = NOBODY,
+    reporter: ProgressReporter = SILENT,
     dump: Path | None = None,
     data: Source | None = None,
     format: Format = "hf",
@@ -195,7 +197,7 @@ def evaluate_export(
 
     Args:
         folder: the export.
-        listener: told of long steps.
+        reporter: told of long steps.
         dump: folder for the rankings in TREC formats; must not exist.
         data: where the study's data are now; where the manifest says if left out.
         format: which of its encoders gives the vectors.
@@ -211,7 +213,7 @@ def evaluate_export(
         raise InputError(f"{folder} has no format {format}, it has {', '.join(held)}; export it with --format {format}")
     spec = parse_spec(exported.manifest["spec"], f"the manifest of {folder}")
     spec = spec if data is None else spec.model_copy(update={"data": data})
-    problem = prepare(spec, cache_folder(), listener=listener)
+    problem = prepare(spec, cache_folder(), reporter=reporter)
     if problem.data.fingerprint != exported.manifest["data_fingerprint"]:
         raise InputError(
             f"{folder} was evaluated on other data (fingerprint {exported.manifest['data_fingerprint'][:12]}, here "
@@ -223,7 +225,7 @@ def evaluate_export(
     writing = trec.dump(dump, problem.data, problem.test) if dump else nullcontext()
     with writing as writer:
         run = writer.run("student") if writer else None
-        result = evaluate_student(student, problem, problem.test, listener, run)
+        result = evaluate_student(student, problem, problem.test, reporter, run)
     recorded = exported.manifest["metrics"]
     return {
         "study": spec.name,
@@ -243,7 +245,7 @@ def inference_figures(problem: Problem, teacher: Teacher, student: Student) -> d
     items = torch.linspace(0, len(lengths) - 1, min(THROUGHPUT_TEXTS, len(lengths))).long()
     for tower in towers.values():
         encode_items(tower, items[:64], lengths)
-    with problem.listener.progress("timing student and teacher") as progress:
+    with problem.reporter.progress("timing student and teacher") as progress:
         for done in range(1, ROUNDS + 1):
             for name, tower in towers.items():
                 rates[name].append(_rate(tower, items, lengths))

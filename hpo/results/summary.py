@@ -12,7 +12,7 @@ import torch
 
 from studies.data.dataset import Dataset
 from studies.episodes.sampler import Episode
-from studies.episodes.split import Part, Split
+from studies.episodes.split import Split, SplitName
 from studies.evaluation.baselines import POPULARITY, TEXT_FREE
 from studies.evaluation.intervals import Floats, bootstrap_ratio, interval
 from studies.evaluation.metrics import METRICS, Evaluation, compare
@@ -86,7 +86,7 @@ def curve(results: Mapping[str, Scored], wanted: Sequence[int]) -> Json:
 def scene_facts(
     data: Dataset,
     split: Split,
-    part: Part,
+    part: SplitName,
     episodes: Sequence[Episode],
     vectors: torch.Tensor,
     *,
@@ -117,7 +117,7 @@ def scene_facts(
     }
 
 
-def _mean_vectors(data: Dataset, split: Split, part: Part, vectors: torch.Tensor) -> torch.Tensor:
+def _mean_vectors(data: Dataset, split: Split, part: SplitName, vectors: torch.Tensor) -> torch.Tensor:
     means = [vectors[torch.tensor(data.items_of(int(scene)))].mean(0) for scene in split.scenes[part]]
     return torch.nn.functional.normalize(torch.stack(means), dim=1)
 

@@ -20,13 +20,13 @@ class Decision:
     Attributes:
         prune: it stops here.
         reason: for people.
-        outranked: its rank alone would have stopped it: false for one that diverged, true for one that is kept to
+        below_quota: its rank alone would have stopped it: false for one that diverged, true for one that is kept to
             measure false prunes.
     """
 
     prune: bool
     reason: str
-    outranked: bool = False
+    below_quota: bool = False
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ def quota(reached: int, eta: int) -> int:
 
 
 def decide(
-    history: RungHistory, trial: int, rung: int, *, eta: int, exempt: bool = False, metric: str = "recall"
+    history: RungHistory, trial: int, rung: int, *, eta: int, control: bool = False, metric: str = "recall"
 ) -> Decision:
     """Decides on a trial whose result at a rung has just been added to the history.
 
@@ -106,7 +106,7 @@ def decide(
         trial: the one to decide on.
         rung: where it is, from 0; at the last one nothing is left to save.
         eta: one in `eta` goes on.
-        exempt: the trial belongs to the bracket that is never stopped for its rank, which shows what pruning loses.
+        control: the trial belongs to the bracket that is never stopped for its rank, which shows what pruning loses.
         metric: what to call the figure.
     """
     value, place = history.recall(trial, rung), f"rung {rung + 1} of {history.rungs}"
@@ -117,9 +117,9 @@ def decide(
     standing, going = _standing(history, trial, rung, eta, metric)
     if history.rank(trial, rung) <= quota(history.reached(rung), eta):
         return Decision(False, f"{standing}; {going}")
-    if exempt:
-        return Decision(False, f"{standing}; only {going}, but it is kept to measure false prunes", outranked=True)
-    return Decision(True, f"{standing}; only {going}", outranked=True)
+    if control:
+        return Decision(False, f"{standing}; only {going}, but it is kept to measure false prunes", below_quota=True)
+    return Decision(True, f"{standing}; only {going}", below_quota=True)
 
 
 def promotion(history: RungHistory, paused: Collection[int], *, eta: int, metric: str = "recall") -> Promotion | None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from optuna.trial import FrozenTrial, TrialState
 
-from hpo.search.trial_chains import CONTINUES, cost, counts, stories
+from hpo.search.trial_chains import CONTINUES, chains, cost, counts
 
 
 @dataclass(frozen=True)
@@ -39,13 +39,13 @@ class Budget:
         if (reason := self.exhausted(trials)) is not None:
             return reason
         continues = any(trial.state == TrialState.WAITING and CONTINUES in trial.user_attrs for trial in trials)
-        if not continues and sum(map(counts, stories(trials).values())) >= self.trials:
+        if not continues and sum(map(counts, chains(trials).values())) >= self.trials:
             return f"{self.trials} trials"
         return None
 
     def exhausted(self, trials: Sequence[FrozenTrial]) -> str | None:
         """Why nothing may go on, not even what was stopped and would be taken up again; None where it may."""
-        if self.cost_seconds is not None and sum(map(cost, stories(trials).values())) >= self.cost_seconds:
+        if self.cost_seconds is not None and sum(map(cost, chains(trials).values())) >= self.cost_seconds:
             return f"{self.cost_seconds / 60:g} minutes of cost"
         if self.target is None and self.patience is None:
             return None  # nothing here asks for a best trial, which a search of several objectives has not

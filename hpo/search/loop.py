@@ -17,17 +17,17 @@ from hpo.search.pruner import RecallPruner, RecordedHistory
 from hpo.search.space import make_sampler, suggest
 from hpo.search.trial_chains import (
     AT_ONCE,
+    CONTROL_GROUP,
     COST,
     FROM_RUNG,
     REASON,
-    SPARED,
+    chains,
     continuation,
     counts,
     origin,
     paused,
-    stories,
 )
-from hpo.search.trial_queue import Claims
+from hpo.search.trial_queue import TrialQueue
 from hpo.search.trial_run import Paused, open_study, run_all, run_next
 from storage.database.postgres import Database
 from storage.database.records import Records, RungResult
@@ -67,12 +67,12 @@ class Search:
             self._pruner = RecallPruner(pruner.rungs, pruner.eta, pruner.keep, spec.search.seed, metric=metric)
         self.study = open_study(database.storage, spec.name, make_sampler(spec.search), self._pruner)
         self._storage = database.storage
-        self._claims = Claims(database, self.study, spec.name, spec.search.retries)
+        self._queue = TrialQueue(database, self.study, spec.name, spec.search.retries)
         self._budget = search_budget(spec)
 
-    def advance(self, share: float) -> None:
+    def advance(self, progress: float) -> None:
         """Notes how much of the running trial is done, from 0 to 1, for those who watch."""
-        self._claims.advance(share)
+        self._queue.advance(progress)
 
     def run_next(self) -> TrialState | None:
         """Runs the next trial to its end; None when no further one may start, whatever the number of workers.
@@ -80,25 +80,25 @@ class Search:
         Raises:
             KeyboardInterrupt: after the trial was put back.
         """
-        return run_next(self._claims, self._budget, self.objective, self._take_up)
+        return run_next(self._queue, self._budget, self.objective, self._promote)
 
     def run_all(self) -> Iterator[TrialState]:
         """Runs trials until the search has ended, and yields how each did; see `hpo.search.trial_run.run_all`."""
-        return run_all(self._claims, self._budget, self.objective, self._take_up)
+        return run_all(self._queue, self._budget, self.objective, self._promote)
 
     def objective(self, trial: optuna.Trial) -> float:
         """Trains the trial's configuration, reporting and maybe pruning at each rung."""
-        with self._storage.together():
+        with self._storage.one_transaction():
             values = suggest(trial, self._spec.search)
         frozen = trial._cached_frozen_trial  # as it was asked for: reading it again costs seven queries
         number = origin(frozen)
 
         def report(reached: RungReport) -> None:
-            self._claims.check(trial)
+            self._queue.check(trial)
             self._record(number, reached)
             # Optuna is told of the nominal resource, which is the same for all trials at a rung.
             step = self._spec.pruner.rungs[reached.rung]
-            with self._storage.together():
+            with self._storage.one_transaction():
                 if step not in frozen.intermediate_values:
                     trial.report(reached.recall, step)
                 trial.set_user_attr(COST, round(reached.cost_seconds, 2))
@@ -149,8 +149,8 @@ class Search:
         trial.set_user_attr(REASON, decision.reason)
         if decision.prune:
             raise optuna.TrialPruned(decision.reason)
-        if decision.outranked:
-            trial.set_user_attr(SPARED, rung)
+        if decision.below_quota:
+            trial.set_user_attr(CONTROL_GROUP, rung)
 
     def _pause(self) -> None:
         """Lets a trial wait at the rung that it has reached where the search shall not go on.
@@ -158,28 +158,28 @@ class Search:
         Raises:
             Paused: says why.
         """
-        if self._claims.called_off():
+        if self._queue.stop_requested():
             raise Paused("the study was stopped, or its time is over")
         if self._budget.may_be_exhausted and (reason := self._budget.exhausted(self.study.get_trials(deepcopy=False))):
             raise Paused(reason)
 
-    def _take_up(self, trials: Sequence[FrozenTrial]) -> bool:
+    def _promote(self, trials: Sequence[FrozenTrial]) -> bool:
         """Queues the stopped trial that goes on before anything new begins, if there is one: under the study's lock."""
-        known = stories(trials)
-        found = taken_up(self._spec, known, self._results.read)
+        known = chains(trials)
+        found = next_promotion(self._spec, known, self._results.read)
         if found is not None:
             self.study.add_trial(continuation(paused(known)[found.trial], found.rung, found.reason))
         return found is not None
 
 
-def taken_up(
+def next_promotion(
     spec: StudySpec, known: Mapping[int, list[FrozenTrial]], history: Callable[[], RungHistory]
 ) -> Promotion | None:
     """The stopped trial that goes on before anything new begins, if there is one.
 
     Args:
         spec: the study.
-        known: its trials, by story.
+        known: its trials, by chain.
         history: gives what every trial measured at every rung.
     """
     if spec.pruner.kind != "recall":
@@ -187,7 +187,7 @@ def taken_up(
     stopped, measured = paused(known), history()
     found = promotion(measured, stopped, eta=spec.pruner.eta, metric=f"recall@{spec.protocol.k}")
     if found is None and sum(map(counts, known.values())) >= spec.search.trials:
-        going = sum(story[-1].state in (TrialState.COMPLETE, TrialState.RUNNING) for story in known.values())
+        going = sum(chain[-1].state in (TrialState.COMPLETE, TrialState.RUNNING) for chain in known.values())
         found = completion(measured, stopped, finished=going, wanted=spec.finalist_count())
     return found
 
@@ -203,16 +203,16 @@ def ended_by(spec: StudySpec, trials: Sequence[FrozenTrial]) -> str | None:
 
     def reported() -> RungHistory:
         history = RungHistory(len(spec.pruner.rungs))
-        for first, story in stories(trials).items():
+        for first, chain in chains(trials).items():
             for rung, step in enumerate(spec.pruner.rungs):
-                if (recall := story[-1].intermediate_values.get(step)) is not None:
+                if (recall := chain[-1].intermediate_values.get(step)) is not None:
                     history.add(first, rung, recall)
         return history
 
     reason = budget.spent(trials)
     if reason is None or budget.exhausted(trials) is not None:
         return reason
-    return None if taken_up(spec, stories(trials), reported) else reason
+    return None if next_promotion(spec, chains(trials), reported) else reason
 
 
 def search_budget(spec: StudySpec) -> Budget:

@@ -144,8 +144,8 @@ class RecallPruner(optuna.pruners.BasePruner):
 
     def decide(self, history: RungHistory, number: int, rung: int) -> Decision:
         """The decision on a trial whose result at the rung is in the history."""
-        exempt = is_exempt(number, self._keep, self._seed)
-        return decide(history, number, rung, eta=self._eta, exempt=exempt, metric=self._metric)
+        control = is_exempt(number, self._keep, self._seed)
+        return decide(history, number, rung, eta=self._eta, control=control, metric=self._metric)
 
     def _recorded_history(self, study: str) -> RecordedHistory:
         assert self._records is not None

@@ -24,7 +24,7 @@ from storage.database.control import Control
 from storage.database.leases import BEAT_SECONDS, Leases, Worker
 from storage.database.postgres import Database
 from storage.database.records import Records
-from storage.database.retry import patiently
+from storage.database.retry import retry_transient
 from storage.errors import LockLost
 
 log = logging.getLogger(__name__)
@@ -36,7 +36,7 @@ class LeaseLost(Exception):
     """The trial is another worker's by now: this one was silent for too long. Nothing of it may be written."""
 
 
-class Claims:
+class TrialQueue:
     """One worker's dealings with the trials of a study.
 
     Args:
@@ -53,11 +53,11 @@ class Claims:
         self._records, self._leases = Records(database.engine), Leases(database.engine, study.study_name)
         self._control = Control(database.engine, name)
         self._me = Worker.here()
-        self._share: float | None = None
+        self._progress: float | None = None
 
-    def advance(self, share: float) -> None:
+    def advance(self, progress: float) -> None:
         """Notes how much of the running trial is done, from 0 to 1; the next heartbeat says so."""
-        self._share = share
+        self._progress = progress
 
     def ask(self, budget: Budget, resume: Resume | None = None) -> optuna.Trial | None:
         """The next trial, this worker's own; None when no further one may start.
@@ -71,8 +71,8 @@ class Claims:
             trial: optuna.Trial | None = None
             try:
                 with self._records.exclusive(self.study.study_name):
-                    trials = self._reclaim()
-                    if self.called_off():
+                    trials = self._requeue_stale()
+                    if self.stop_requested():
                         return None
                     queued = resume is not None and not budget.exhausted(trials) and resume(trials)
                     if not queued and budget.spent(trials):
@@ -85,9 +85,9 @@ class Claims:
             if trial is not None:
                 # Another may have been inside as well: the budget may be overspent, or the trial the other's by now.
                 with contextlib.suppress(LeaseLost):
-                    self.put_back(trial)
+                    self.requeue(trial)
 
-    def called_off(self) -> bool:
+    def stop_requested(self) -> bool:
         """Whether the study was stopped, or its time is over."""
         orders = self._control.orders()
         return orders.stop is not None or (self._timed and orders.late)
@@ -96,7 +96,7 @@ class Claims:
         """Whether any trial of the study runs, so that work may come of it; what dead workers left is put back."""
         try:
             with self._records.exclusive(self.study.study_name):
-                return any(trial.state == TrialState.RUNNING for trial in self._reclaim())
+                return any(trial.state == TrialState.RUNNING for trial in self._requeue_stale())
         except LockLost:
             return True  # as far as is known
 
@@ -105,7 +105,7 @@ class Claims:
         if not self._leases.held(trial.number, self._me):
             raise LeaseLost(f"trial {trial.number} was given to another worker while this one could not be heard of")
 
-    def put_back(self, trial: optuna.Trial) -> None:
+    def requeue(self, trial: optuna.Trial) -> None:
         """Gives up a trial for the next worker to go on with."""
         self._end(trial, lambda: self._wait(trial._trial_id))
 
@@ -136,7 +136,7 @@ class Claims:
 
         self._end(trial, write)
 
-    @patiently
+    @retry_transient
     def _end(self, trial: optuna.Trial, write: Callable[[], object]) -> None:
         with self._leases.ending(trial.number, self._me) as mine:
             if not mine:
@@ -147,7 +147,7 @@ class Claims:
         with contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError):
             self._storage.set_trial_state_values(trial_id, TrialState.WAITING)
 
-    def _reclaim(self) -> list[FrozenTrial]:
+    def _requeue_stale(self) -> list[FrozenTrial]:
         """Puts back what dead workers have left running; under the study's lock. Returns all trials as they are then.
 
         A trial that runs without a lease is one that was begun and not taken: both happen under the same lock, which
@@ -158,14 +158,14 @@ class Claims:
         orphans = [trial for trial in trials if trial.state == TrialState.RUNNING and trial.number not in living]
         for trial in orphans:
             if trial.number in lost:
-                self._revive(trial)
+                self._retry_stale(trial)
             else:
                 self._wait(trial._trial_id)
         if lost:
             self._leases.end(lost)
         return self.study.get_trials(deepcopy=False) if orphans else trials
 
-    def _revive(self, trial: FrozenTrial) -> None:
+    def _retry_stale(self, trial: FrozenTrial) -> None:
         rung = len(trial.intermediate_values)
         lost = [*trial.user_attrs.get(LOST, []), rung]
         with contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError):
@@ -185,12 +185,12 @@ class Claims:
         Where another has the trial by now, the block hears of it from `check` at its next rung.
         """
         done = threading.Event()
-        self._share = None
+        self._progress = None
 
         def beat() -> None:
             while not done.wait(BEAT_SECONDS):
                 try:
-                    self._leases.renew(trial.number, self._me, self._share)
+                    self._leases.renew(trial.number, self._me, self._progress)
                     stop = self._control.orders().stop == "now"
                 except Exception:
                     log.warning("no heartbeat for trial %d; trying again", trial.number, exc_info=True)

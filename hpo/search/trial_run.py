@@ -19,7 +19,7 @@ from optuna.trial import TrialState
 from hpo.search.budget import Budget
 from hpo.search.signals import Shield, shielded
 from hpo.search.trial_chains import ERROR, REASON
-from hpo.search.trial_queue import Claims, LeaseLost, Resume
+from hpo.search.trial_queue import LeaseLost, Resume, TrialQueue
 from storage.errors import ArtifactsUnavailable, DatabaseUnreachable
 
 log = logging.getLogger(__name__)
@@ -45,7 +45,9 @@ def open_study(storage: Any, name: str, sampler: Any = None, pruner: Any = None,
     return optuna.load_study(storage=storage, study_name=name, sampler=sampler, pruner=pruner)
 
 
-def run_all(claims: Claims, budget: Budget, objective: Objective, resume: Resume | None = None) -> Iterator[TrialState]:
+def run_all(
+    queue: TrialQueue, budget: Budget, objective: Objective, resume: Resume | None = None
+) -> Iterator[TrialState]:
     """Runs trials until the study has ended, and yields how each did.
 
     A worker that finds nothing to do stays while others run: one of them may die and leave its trial, or end so that a
@@ -55,20 +57,22 @@ def run_all(claims: Claims, budget: Budget, objective: Objective, resume: Resume
         KeyboardInterrupt: as `run_next` does.
     """
     while True:
-        state = run_next(claims, budget, objective, resume)
+        state = run_next(queue, budget, objective, resume)
         if state is not None:
             yield state
-        elif claims.others_run() and not claims.called_off():
+        elif queue.others_run() and not queue.stop_requested():
             time.sleep(WAIT_SECONDS)
         else:
             return
 
 
-def run_next(claims: Claims, budget: Budget, objective: Objective, resume: Resume | None = None) -> TrialState | None:
+def run_next(
+    queue: TrialQueue, budget: Budget, objective: Objective, resume: Resume | None = None
+) -> TrialState | None:
     """Asks for the next trial and runs it to its end; None when no further one may start.
 
     Args:
-        claims: this worker's dealings with the study.
+        queue: this worker's dealings with the study.
         budget: exact in trials across workers.
         objective: the trial's value, or one for each of the study's directions.
         resume: hears all trials before a new one is asked for, may queue one that was stopped, and says whether it did.
@@ -77,15 +81,15 @@ def run_next(claims: Claims, budget: Budget, objective: Objective, resume: Resum
         KeyboardInterrupt: on Ctrl-C or SIGTERM; the trial waits to go on.
     """
     with shielded() as shield:
-        trial = claims.ask(budget, resume)
+        trial = queue.ask(budget, resume)
         if trial is None:
             return None
-        state = run(claims, trial, objective, shield)
+        state = run(queue, trial, objective, shield)
         log.info("trial %d: %s", trial.number, state.name)
         return state
 
 
-def run(claims: Claims, trial: optuna.Trial, objective: Objective, shield: Shield) -> TrialState:
+def run(queue: TrialQueue, trial: optuna.Trial, objective: Objective, shield: Shield) -> TrialState:
     """Runs one trial to its end and tells the study; returns WAITING for one that goes on later, maybe elsewhere.
 
     A KeyboardInterrupt (Ctrl-C, SIGTERM) puts the trial back and goes on upwards, as does a full disk; a database that
@@ -93,15 +97,15 @@ def run(claims: Claims, trial: optuna.Trial, objective: Objective, shield: Shiel
     """
     try:
         try:
-            end = _end(claims, trial, objective, shield)
+            end = _end(queue, trial, objective, shield)
         except (KeyboardInterrupt, ArtifactsUnavailable):
             with contextlib.suppress(LeaseLost):
-                claims.put_back(trial)
+                queue.requeue(trial)
             raise
         if end.state == TrialState.WAITING:
-            claims.put_back(trial)
+            queue.requeue(trial)
         else:
-            claims.tell(trial, end.value, end.state, end.why)
+            queue.tell(trial, end.value, end.state, end.why)
     except LeaseLost as lost:
         log.warning("%s", lost)
         return TrialState.WAITING
@@ -117,11 +121,11 @@ class _End:
     why: Mapping[str, str] | None = None
 
 
-def _end(claims: Claims, trial: optuna.Trial, objective: Objective, shield: Shield) -> _End:
+def _end(queue: TrialQueue, trial: optuna.Trial, objective: Objective, shield: Shield) -> _End:
     """Runs the objective; its exceptions fail the trial with their reason, and are logged."""
     try:
         # The lease is renewed until here, and given back by whoever tells the end.
-        with claims.heartbeat(trial), shield.lifted():
+        with queue.heartbeat(trial), shield.lifted():
             value = objective(trial)
     except optuna.TrialPruned:
         return _End(TrialState.PRUNED)

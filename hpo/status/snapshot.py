@@ -12,7 +12,7 @@ from optuna.trial import FrozenTrial
 
 from hpo.registry import distillation_name
 from hpo.search.loop import ended_by, search_budget
-from hpo.search.trial_chains import COST, ERROR, REASON, SPARED, cost, counts, origin, stories
+from hpo.search.trial_chains import CONTROL_GROUP, COST, ERROR, REASON, chains, cost, counts, origin
 from hpo.search.trial_run import open_study
 from hpo.stages import EVALUATION
 from storage.database.control import Control, Orders
@@ -33,9 +33,9 @@ class TrialView:
         cost_seconds: measured training and evaluation time.
         reason: the pruner's words, or the error.
         params: the configuration.
-        story: number of the first trial of its story, which its rung results go by.
-        spared: it was kept to measure false prunes where its rank would have stopped it.
-        share: of a running trial, how much of its training is done, from 0 to 1, as of its worker's last heartbeat;
+        chain: number of the first trial of its chain, which its rung results go by.
+        control_group: it was kept to measure false prunes where its rank would have stopped it.
+        progress: of a running trial, how much of its training is done, from 0 to 1, as of its worker's last heartbeat;
             None while unknown.
         silent_seconds: of a running trial, since its worker was last heard of.
     """
@@ -47,9 +47,9 @@ class TrialView:
     cost_seconds: float
     reason: str
     params: dict[str, Any]
-    story: int
-    spared: bool
-    share: float | None = None
+    chain: int
+    control_group: bool
+    progress: float | None = None
     silent_seconds: float | None = None
 
     @property
@@ -65,13 +65,13 @@ class Students:
     Attributes:
         budget: trials in all.
         states: number of trials per state, in lower case.
-        share: how much of the trial that runs is done, from 0 to 1; None while unknown.
+        progress: how much of the trial that runs is done, from 0 to 1; None while unknown.
         evaluated: whether the test scenes were scored.
     """
 
     budget: int
     states: dict[str, int]
-    share: float | None
+    progress: float | None
     evaluated: bool
 
 
@@ -93,7 +93,7 @@ class Snapshot:
         stopping: `hpo stop` holds.
         states: number of trials per state, in lower case.
         rungs: resource at each rung.
-        trials: the last trial of each story: a retry or continuation stands for what it goes on with.
+        trials: the last trial of each chain: a retry or continuation stands for what it goes on with.
         trials_per_hour: at what trials have cost so far, with as many workers as run; None while unknown.
         seconds_left: estimate; None while nothing has finished.
         cost_seconds: measured cost of all trials.
@@ -122,16 +122,16 @@ class Snapshot:
     students: Students | None = None
 
     @property
-    def spared(self) -> list[TrialView]:
+    def control_group(self) -> list[TrialView]:
         """The finished trials that were kept to measure false prunes where their rank would have stopped them."""
-        return [trial for trial in self.trials if trial.spared and trial.state == "complete"]
+        return [trial for trial in self.trials if trial.control_group and trial.state == "complete"]
 
     def false_prunes(self, best: int) -> list[TrialView]:
-        """Those of the spared trials that ended among the best so many finished ones: pruning would have lost them."""
+        """Trials of the control group that ended among the best so many: pruning would have lost them."""
         finished = sorted(
             (t for t in self.trials if t.state == "complete"), key=lambda t: (-(t.recall or 0.0), t.number)
         )
-        return [trial for trial in finished[:best] if trial.spared]
+        return [trial for trial in finished[:best] if trial.control_group]
 
     @property
     def finished(self) -> bool:
@@ -190,11 +190,11 @@ class Observer:
         except KeyError:
             return None
         states = [trial.state.name.lower() for trial in self._students.get_trials(deepcopy=False)]
-        shares = [lease.share for lease in Leases(self._database.engine, name).all().values()]
+        progresses = [lease.progress for lease in Leases(self._database.engine, name).all().values()]
         return Students(
             budget=self._spec.distill.trials,
             states={state: states.count(state) for state in set(states)},
-            share=next((share for share in shares if share is not None), None),
+            progress=next((progress for progress in progresses if progress is not None), None),
             evaluated=Records(self._database.engine).stage_result(self._spec.name, EVALUATION) is not None,
         )
 
@@ -218,10 +218,10 @@ def summarise(
         leases: of the running ones, by number.
         orders: to the workers.
     """
-    known, limits, orders = stories(trials), search_budget(spec), orders or Orders()
+    known, limits, orders = chains(trials), search_budget(spec), orders or Orders()
     spent = sum(map(counts, known.values()))
     rungs = tuple(spec.pruner.rungs)
-    views = tuple(_view(story[-1], rungs, leases or {}) for story in known.values())
+    views = tuple(_view(chain[-1], rungs, leases or {}) for chain in known.values())
     states: dict[str, int] = {}
     for view in views:
         states[view.state] = states.get(view.state, 0) + 1
@@ -262,9 +262,9 @@ def _view(trial: FrozenTrial, rungs: Sequence[int], leases: Mapping[int, Lease])
         cost_seconds=float(trial.user_attrs.get(COST, 0.0)),
         reason=str(trial.user_attrs.get(ERROR) or trial.user_attrs.get(REASON, "")),
         params=dict(trial.params),
-        story=origin(trial),
-        spared=SPARED in trial.user_attrs,
-        share=None if lease is None else lease.share,
+        chain=origin(trial),
+        control_group=CONTROL_GROUP in trial.user_attrs,
+        progress=None if lease is None else lease.progress,
         silent_seconds=None if lease is None else lease.silent_seconds,
     )
 
@@ -287,7 +287,7 @@ def _seconds_left(shot: Snapshot, mean: float, running: Sequence[TrialView]) -> 
     if not mean:
         return None
     workers = max(1, len(running))
-    begun = sum(1 - (0.5 if view.share is None else view.share) for view in running)
+    begun = sum(1 - (0.5 if view.progress is None else view.progress) for view in running)
     limits = [mean * (max(0, shot.budget - shot.spent) + begun) / workers]
     if shot.cost_limit_seconds is not None:
         limits.append((shot.cost_limit_seconds - shot.cost_seconds) / workers)

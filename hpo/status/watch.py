@@ -79,9 +79,11 @@ def heading(shot: Snapshot) -> list[str]:
     lines += [f"pace: {', '.join(pace)}"] if pace else []
     if students := shot.students:
         ended = ", ".join(f"{count} {state}" for state, count in sorted(students.states.items()))
-        share = "" if students.share is None else f", {students.share:.0%} trained"
+        progress = "" if students.progress is None else f", {students.progress:.0%} trained"
         scored = f"; test scenes scored: hpo report {shot.name}" if students.evaluated else ""
-        lines.append(f"students: {sum(students.states.values())} of {students.budget} trials ({ended}{share}){scored}")
+        lines.append(
+            f"students: {sum(students.states.values())} of {students.budget} trials ({ended}{progress}){scored}"
+        )
     return lines
 
 
@@ -226,7 +228,7 @@ def _why(view: TrialView) -> str:
         return re.sub(r"^recall\S* \S+ (?=ranks)", "", view.reason)
     if view.silent_seconds is not None and view.silent_seconds > SILENT_SECONDS:
         return f"its worker is silent for {duration(view.silent_seconds)}"
-    return "" if view.share is None else f"{view.share:.0%} trained"
+    return "" if view.progress is None else f"{view.progress:.0%} trained"
 
 
 def _rank(view: TrialView) -> tuple[bool, int, float, int]:
@@ -236,4 +238,4 @@ def _rank(view: TrialView) -> tuple[bool, int, float, int]:
 
 
 def _without_silence(view: TrialView) -> tuple[object, ...]:
-    return (view.number, view.state, view.learner, view.recalls, view.share, view.reason)
+    return (view.number, view.state, view.learner, view.recalls, view.progress, view.reason)

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 
 from hpo.dashboard.page import Page
-from hpo.search.trial_queue import Claims
+from hpo.search.trial_queue import TrialQueue
 from hpo.search.trial_run import open_study
 from hpo.status.console import Console
 from hpo.status.snapshot import Observer, Snapshot
@@ -41,7 +41,7 @@ def launch(
     """
     page, control = Page(database, spec), Control(database.engine, spec.name)
 
-    def called_off() -> bool:
+    def stop_requested() -> bool:
         orders = control.orders()
         return orders.stop is not None or orders.late
 
@@ -59,11 +59,14 @@ def launch(
 
         if engine is None:
             console.note(f"waiting for workers: hpo worker {spec.name}, with this database and the same data")
-            _follow(look, called_off)
+            _follow(look, stop_requested)
         else:
             try:
                 supervise(
-                    engine, search_workers(spec, workers), lambda: look().reached, lambda: shot.finished or called_off()
+                    engine,
+                    search_workers(spec, workers),
+                    lambda: look().reached,
+                    lambda: shot.finished or stop_requested(),
                 )
             finally:
                 settle(database, spec)
@@ -102,11 +105,11 @@ def make_engine(
             return LocalEngine(spec.name, database.url, count, log_folder(spec.name), torch.cuda.device_count())
 
 
-def _follow(look: Callable[[], Snapshot], called_off: Callable[[], bool]) -> None:
+def _follow(look: Callable[[], Snapshot], stop_requested: Callable[[], bool]) -> None:
     """Shows the search until it has ended, or was called off and nothing runs any more."""
     while True:
         shot = look()
-        if shot.finished or (called_off() and not shot.running):
+        if shot.finished or (stop_requested() and not shot.running):
             return
         time.sleep(1.0)
 
@@ -114,7 +117,7 @@ def _follow(look: Callable[[], Snapshot], called_off: Callable[[], bool]) -> Non
 def settle(database: Database, spec: StudySpec) -> None:
     """Puts back what workers that were killed here have left running."""
     study = open_study(database.storage, spec.name)
-    Claims(database, study, spec.name, spec.search.retries).others_run()
+    TrialQueue(database, study, spec.name, spec.search.retries).others_run()
 
 
 def search_workers(spec: StudySpec, workers: int | None = None) -> int:

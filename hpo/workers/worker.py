@@ -51,7 +51,7 @@ def work(database: Database, name: str, *, workers: int = 1, threads: int | None
     share_cores(workers, threads)
     spec = load_spec_of(database, name)
     _check_version(Control(database.engine, name).orders().version, name)
-    problem = prepare(spec, cache_folder(), listener=Console())
+    problem = prepare(spec, cache_folder(), reporter=Console())
     stored = Records(database.engine).load_study(name)
     if stored is not None and stored.fingerprint != problem.data.fingerprint:
         raise InputError(

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert
 
 from storage.database.records import SCHEMA, metadata
-from storage.database.retry import patiently
+from storage.database.retry import retry_transient
 
 # "rung": running trials pause at their next rung; "now": they are interrupted and go on from their last one.
 Stop = Literal["rung", "now"]
@@ -53,7 +53,7 @@ class Control:
     def __init__(self, engine: sa.Engine, study: str) -> None:
         self._engine, self._study = engine, study
 
-    @patiently
+    @retry_transient
     def start(self, version: str, seconds: float | None) -> None:
         """Withdraw any order to stop; give the workers so many seconds from now, or as long as they need."""
         deadline = None if seconds is None else sa.func.now() + sa.func.make_interval(0, 0, 0, 0, 0, 0, seconds)
@@ -62,13 +62,13 @@ class Control:
         with self._engine.begin() as connection:
             connection.execute(statement.on_conflict_do_update(index_elements=[_columns.study], set_=values))
 
-    @patiently
+    @retry_transient
     def stop(self, how: Stop) -> None:
         """Order the workers to stop."""
         with self._engine.begin() as connection:
             connection.execute(sa.update(control_table).where(_columns.study == self._study).values(stop=how))
 
-    @patiently
+    @retry_transient
     def orders(self) -> Orders:
         """Return what holds now; nothing does for a study that was never started."""
         late = sa.func.coalesce(_columns.deadline < sa.func.now(), sa.false())

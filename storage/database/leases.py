@@ -22,7 +22,7 @@ import psutil
 import sqlalchemy as sa
 
 from storage.database.records import metadata
-from storage.database.retry import patiently
+from storage.database.retry import retry_transient
 
 BEAT_SECONDS = 10.0
 # A worker deep in native code may miss a beat or two.
@@ -42,7 +42,7 @@ lease_table = sa.Table(
     sa.Column("started", sa.Double, nullable=False),
     sa.Column("beat_at", sa.DateTime(timezone=True), nullable=False, server_default=sa.func.now()),
     sa.Column("suspected_at", sa.DateTime(timezone=True)),
-    sa.Column("share", sa.Double),
+    sa.Column("progress", sa.Double),
 )
 _columns = lease_table.c
 
@@ -75,11 +75,11 @@ class Lease:
     """What is known of a trial that somebody works on.
 
     Attributes:
-        share: how much of the trial's training is done, from 0 to 1; None while unknown.
+        progress: how much of the trial's training is done, from 0 to 1; None while unknown.
         silent_seconds: since the worker was last heard of, by the server's clock.
     """
 
-    share: float | None
+    progress: float | None
     silent_seconds: float
 
 
@@ -94,7 +94,7 @@ class Leases:
     def __init__(self, engine: sa.Engine, study: str) -> None:
         self._engine, self._study = engine, study
 
-    @patiently
+    @retry_transient
     def take(self, trial: int, worker: Worker) -> bool:
         """Take the lease on a trial that nobody holds; return whether this worker has it now."""
         values = {"study": self._study, "trial": trial, "worker": worker.name}
@@ -105,23 +105,23 @@ class Leases:
             holder = connection.scalar(sa.select(_columns.worker).where(*self._key(trial)))
         return bool(holder == worker.name)
 
-    @patiently
-    def renew(self, trial: int, worker: Worker, share: float | None = None) -> bool:
+    @retry_transient
+    def renew(self, trial: int, worker: Worker, progress: float | None = None) -> bool:
         """Say that the worker lives, and how much of the trial is done; return whether the lease was still its own."""
-        renewed = sa.update(lease_table).values(beat_at=sa.func.now(), suspected_at=None, share=share)
+        renewed = sa.update(lease_table).values(beat_at=sa.func.now(), suspected_at=None, progress=progress)
         with self._engine.begin() as connection:
             return connection.execute(renewed.where(*self._key(trial, worker))).rowcount == 1
 
-    @patiently
+    @retry_transient
     def all(self) -> dict[int, Lease]:
         """Return every lease by its trial, those of the dead too."""
         # `now` is when our transaction began: a beat that came since would be in the future.
         silent = sa.func.extract("epoch", sa.func.clock_timestamp() - _columns.beat_at).cast(sa.Double)
-        query = sa.select(_columns.trial, _columns.share, silent).where(_columns.study == self._study)
+        query = sa.select(_columns.trial, _columns.progress, silent).where(_columns.study == self._study)
         with self._engine.connect() as connection:
             return {trial: Lease(*rest) for trial, *rest in connection.execute(query)}
 
-    @patiently
+    @retry_transient
     def held(self, trial: int, worker: Worker) -> bool:
         """Tell whether the lease is still this worker's."""
         with self._engine.connect() as connection:
@@ -139,7 +139,7 @@ class Leases:
             yield connection.scalar(sa.select(sa.literal(1)).where(*mine).with_for_update()) is not None
             connection.execute(sa.delete(lease_table).where(*mine))
 
-    @patiently
+    @retry_transient
     def survey(self) -> tuple[dict[int, str], dict[int, str]]:
         """Tell the leases of the living from those of workers that are dead on this machine, or silent for long.
 
@@ -162,7 +162,7 @@ class Leases:
             (lost if row.silent or dead else living)[row.trial] = row.worker
         return living, lost
 
-    @patiently
+    @retry_transient
     def end(self, lost: Mapping[int, str]) -> None:
         """End leases, each if it is still that worker's.
 

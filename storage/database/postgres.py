@@ -12,7 +12,7 @@ from sqlalchemy.exc import DBAPIError
 
 from storage.database import migrations
 from storage.database.embedded import EmbeddedPostgres
-from storage.database.retry import is_transient, patiently
+from storage.database.retry import is_transient, retry_transient
 from storage.database.urls import hide_password, normalise_url
 from storage.errors import DatabaseUnreachable, InputError
 from storage.home import home
@@ -20,7 +20,7 @@ from storage.home import home
 if TYPE_CHECKING:
     from optuna.storages import RDBStorage
 
-    from storage.database.retrying_storage import PatientStorage
+    from storage.database.retrying_storage import RetryingStorage
 
 # Any number that is nobody else's: it serialises the making of tables on one database.
 _SETUP_LOCK = 0x5CE7E70E
@@ -47,7 +47,7 @@ class Database:
 
     url: str
     engine: sqlalchemy.Engine
-    storage: "PatientStorage"
+    storage: "RetryingStorage"
 
 
 def database_url(explicit: str | None) -> str:
@@ -77,7 +77,7 @@ def connected(engine: sqlalchemy.Engine, url: str) -> sqlalchemy.Connection:
         ) from error
 
 
-def open_storage(url: str) -> "PatientStorage":
+def open_storage(url: str) -> "RetryingStorage":
     """Return Optuna's storage on a database that was checked, with its tables and ours made when there are none.
 
     Several processes may do so at once on an empty database. A server that does not answer is an error here and now;
@@ -102,7 +102,7 @@ def open_storage(url: str) -> "PatientStorage":
     return storage
 
 
-def impatient_storage(url: str) -> "RDBStorage":
+def failing_storage(url: str) -> "RDBStorage":
     """Return Optuna's storage on an opened database for one who watches: a call fails at once while it is away."""
     from optuna.storages import RDBStorage
 
@@ -142,10 +142,10 @@ def connect(url: str, *, wait: bool = False) -> Database:
     return Database(normalise_url(url), storage.engine, storage)
 
 
-def _open_when_back(url: str) -> "PatientStorage":
+def _open_when_back(url: str) -> "RetryingStorage":
 
-    @patiently
-    def attempt() -> "PatientStorage":
+    @retry_transient
+    def attempt() -> "RetryingStorage":
         try:
             return open_storage(url)
         except DatabaseUnreachable as error:
@@ -173,7 +173,7 @@ def _engine_settings(url: URL) -> dict[str, Any]:
 
 
 @contextmanager
-def _setup(url: str) -> Iterator[tuple[sqlalchemy.Connection, "PatientStorage"]]:
+def _setup(url: str) -> Iterator[tuple[sqlalchemy.Connection, "RetryingStorage"]]:
     """Yield a transaction that alone may make or change tables, and the storage on Optuna's, made when missing."""
     engine = create_engine(url)
     try:
@@ -193,16 +193,16 @@ def _setup(url: str) -> Iterator[tuple[sqlalchemy.Connection, "PatientStorage"]]
         engine.dispose()
 
 
-def _optuna_storage(connection: sqlalchemy.Connection, url: str) -> "PatientStorage":
-    from storage.database.retrying_storage import PatientStorage
+def _optuna_storage(connection: sqlalchemy.Connection, url: str) -> "RetryingStorage":
+    from storage.database.retrying_storage import RetryingStorage
 
     # Tables of another version stay as they are: `_older_tables` speaks of them in our words.
     exist = sqlalchemy.inspect(connection).has_table("version_info")
     settings = _engine_settings(make_url(url))
-    return patiently(PatientStorage)(url, settings, skip_compatibility_check=True, skip_table_creation=exist)
+    return retry_transient(RetryingStorage)(url, settings, skip_compatibility_check=True, skip_table_creation=exist)
 
 
-def _older_tables(connection: sqlalchemy.Connection, storage: "PatientStorage", url: str) -> list[_Older]:
+def _older_tables(connection: sqlalchemy.Connection, storage: "RetryingStorage", url: str) -> list[_Older]:
     """Return which tables are older than this program; those that are not there are none.
 
     Raises:

@@ -15,7 +15,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import JSONB, insert
 
-from storage.database.retry import patiently
+from storage.database.retry import retry_transient
 from storage.errors import LockLost
 
 SCHEMA = "scenetune_records"
@@ -88,7 +88,7 @@ class RungResult:
 
     Attributes:
         study: Name of a saved study.
-        trial: Optuna's number of the trial; for a retried or continued one, of the first trial of its story.
+        trial: Optuna's number of the trial; for a retried or continued one, of the first trial of its chain.
         rung: From 0.
         step: The resource step at which it was measured.
         recall: Macro average over scenes; may be NaN or infinite.
@@ -160,7 +160,7 @@ class Records:
         """Remove a study with its rung results and stages, if there is one; Optuna's own is left alone."""
         self._write(sa.delete(study_table).where(study_table.c.name == name))
 
-    @patiently
+    @retry_transient
     def record_rung(self, result: RungResult) -> None:
         """Record a result in the place of an earlier one of the same trial and rung."""
         values = asdict(result) | {
@@ -217,7 +217,7 @@ class Records:
         query = sa.select(columns.name, columns.result).where(columns.study == study)
         return {row["name"]: row["result"] for row in self._read(query.order_by(columns.finished_at, columns.name))}
 
-    @patiently
+    @retry_transient
     def _locked(self, name: str) -> sa.Connection:
         connection = self._engine.connect()
         try:
@@ -227,12 +227,12 @@ class Records:
             raise
         return connection
 
-    @patiently
+    @retry_transient
     def _write(self, statement: sa.Executable) -> None:
         with self._engine.begin() as connection:
             connection.execute(statement)
 
-    @patiently
+    @retry_transient
     def _read(self, query: sa.Select[Any]) -> list[dict[str, Any]]:
         with self._engine.connect() as connection:
             return [dict(row) for row in connection.execute(query).mappings()]

@@ -24,7 +24,7 @@ R = TypeVar("R")
 log = logging.getLogger(__name__)
 
 # Long enough for a server's update or a failover; then a person is needed.
-PATIENCE_SECONDS = 600.0
+RETRY_SECONDS = 600.0
 _FIRST_WAIT_SECONDS = 0.05
 _LONGEST_WAIT_SECONDS = 2.0
 # Lost connections; serialization, deadlock; too many clients; shutdown, crash, starting up; cut for being idle.
@@ -50,14 +50,14 @@ class _Call(threading.local):
 _call = _Call()
 
 
-def patiently(function: Callable[P, R]) -> Callable[P, R]:
+def retry_transient(function: Callable[P, R]) -> Callable[P, R]:
     """Make a function that talks to the database be repeated while a passing fault keeps it from succeeding.
 
     Of patient functions that call each other, the outermost alone repeats. The function bears being repeated after it
     succeeded unheard; `retrying` tells it that this may be so.
 
     Raises:
-        DatabaseUnreachable: The fault lasted for `PATIENCE_SECONDS`.
+        DatabaseUnreachable: The fault lasted for `RETRY_SECONDS`.
     """
 
     @functools.wraps(function)
@@ -68,7 +68,7 @@ def patiently(function: Callable[P, R]) -> Callable[P, R]:
             retry=retry_if_exception(is_transient),
             # Random, so that the workers that lost the server together do not come back together.
             wait=wait_random_exponential(2 * _FIRST_WAIT_SECONDS, _LONGEST_WAIT_SECONDS, min=_FIRST_WAIT_SECONDS),
-            stop=stop_after_delay(PATIENCE_SECONDS),
+            stop=stop_after_delay(RETRY_SECONDS),
             before=_begin,
             before_sleep=_announce,
             retry_error_callback=_give_up,
@@ -121,7 +121,7 @@ def _begin(state: RetryCallState) -> None:
 
 def _announce(state: RetryCallState) -> None:
     if state.attempt_number == 1:
-        log.warning("the database failed (%s): trying again for up to %.0f s", _words(state), PATIENCE_SECONDS)
+        log.warning("the database failed (%s): trying again for up to %.0f s", _words(state), RETRY_SECONDS)
 
 
 def _give_up(state: RetryCallState) -> None:

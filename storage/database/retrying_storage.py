@@ -13,7 +13,7 @@ from optuna.storages._rdb import models
 from optuna.storages._rdb.storage import _create_scoped_session
 from optuna.trial import TrialState
 
-from storage.database.retry import patiently, retrying
+from storage.database.retry import retry_transient, retrying
 
 # What bears being repeated as it stands; the last ones are called by the cache that Optuna puts around a storage.
 _REPEATED = (
@@ -41,12 +41,12 @@ _REPEATED = (
     "_get_stale_trial_ids",
 )
 
-# What `PatientStorage.together` holds back in this thread.
+# What `RetryingStorage.one_transaction` holds back in this thread.
 _Write = Callable[[Any], None]
 _held: ContextVar[list[_Write] | None] = ContextVar("held", default=None)
 
 
-class PatientStorage(RDBStorage):
+class RetryingStorage(RDBStorage):
     """Repeats what a passing fault of the database has interrupted; built like `RDBStorage`.
 
     A call may have succeeded although its connection broke before the answer came. Such a call is repeated without
@@ -56,7 +56,7 @@ class PatientStorage(RDBStorage):
     """
 
     @contextmanager
-    def together(self) -> Iterator[None]:
+    def one_transaction(self) -> Iterator[None]:
         """Store what the block sets of running trials at its end, in one transaction instead of one for each.
 
         It holds for parameters, intermediate values and attributes, which nobody reads before, and for a study's system
@@ -76,7 +76,7 @@ class PatientStorage(RDBStorage):
             if writes and not interrupted:
                 self._store(writes)
 
-    @patiently
+    @retry_transient
     def _store(self, writes: Sequence[_Write]) -> None:
         # Stored already where an unheard attempt has succeeded.
         with _create_scoped_session(self.scoped_session, ignore_integrity_error=retrying()) as session:
@@ -89,7 +89,7 @@ class PatientStorage(RDBStorage):
         else:
             writes.append(write)
 
-    @patiently
+    @retry_transient
     def _set_trial_param(
         self,
         trial_id: int,
@@ -101,30 +101,30 @@ class PatientStorage(RDBStorage):
         values = (trial_id, param_name, param_value_internal, distribution, previous_distribution)
         self._write(lambda session: self._set_trial_param_without_commit(session, *values))
 
-    @patiently
+    @retry_transient
     def set_trial_intermediate_value(self, trial_id: int, step: int, intermediate_value: float) -> None:
         """Set what a trial has reported."""
         values = (trial_id, step, intermediate_value)
         self._write(lambda session: self._set_trial_intermediate_value_without_commit(session, *values))
 
-    @patiently
+    @retry_transient
     def set_trial_user_attr(self, trial_id: int, key: str, value: Any) -> None:
         """Set an attribute of a trial."""
         values = (models.TrialUserAttributeModel, trial_id, key, value)
         self._write(lambda session: self._set_trial_attr_without_commit(session, *values))
 
-    @patiently
+    @retry_transient
     def set_trial_system_attr(self, trial_id: int, key: str, value: Any) -> None:
         """Set a system attribute of a trial."""
         values = (models.TrialSystemAttributeModel, trial_id, key, value)
         self._write(lambda session: self._set_trial_attr_without_commit(session, *values))
 
-    @patiently
+    @retry_transient
     def set_study_system_attr(self, study_id: int, key: str, value: Any) -> None:
         """Set a system attribute of a study."""
         self._write(lambda session: _set_study_system_attr(session, study_id, key, value))
 
-    @patiently
+    @retry_transient
     def delete_study(self, study_id: int) -> None:
         """Delete a study; one that an unheard attempt has deleted is gone, as was wanted."""
         try:
@@ -133,7 +133,7 @@ class PatientStorage(RDBStorage):
             if not retrying():
                 raise
 
-    @patiently
+    @retry_transient
     def set_trial_state_values(self, trial_id: int, state: TrialState, values: Sequence[float] | None = None) -> bool:
         """Set a trial's state and values; where an unheard attempt has finished the trial so, that is success."""
         try:
@@ -157,4 +157,4 @@ def _set_study_system_attr(session: Any, study_id: int, key: str, value: Any) ->
 
 
 for _name in _REPEATED:
-    setattr(PatientStorage, _name, patiently(getattr(RDBStorage, _name)))
+    setattr(RetryingStorage, _name, retry_transient(getattr(RDBStorage, _name)))

@@ -29,7 +29,7 @@ _COMPRESSED = (".gz", ".zst", ".bz2")
 
 
 @dataclass(frozen=True)
-class Part:
+class FilePart:
     """One file of a table: where it is, its format, and the columns that its folders are named for."""
 
     path: Path
@@ -37,7 +37,7 @@ class Part:
     folders: dict[str, str | None] = field(default_factory=dict)
 
 
-def find_parts(key: str, paths: Sequence[str]) -> list[Part]:
+def find_parts(key: str, paths: Sequence[str]) -> list[FilePart]:
     """The files that paths of the study file name; folders are searched to the bottom, in sorted order.
 
     Args:
@@ -47,7 +47,7 @@ def find_parts(key: str, paths: Sequence[str]) -> list[Part]:
     Raises:
         InputError: a path does not exist, a folder holds no file, or the files are of several formats.
     """
-    found: dict[Path, Part] = {}
+    found: dict[Path, FilePart] = {}
     for part in (part for path in paths for part in _parts_at(key, Path(path))):
         # A file that is named twice, on its own and by a folder, is read once.
         found[part.path] = max(found.get(part.path, part), part, key=lambda same: len(same.folders))
@@ -61,19 +61,19 @@ def find_parts(key: str, paths: Sequence[str]) -> list[Part]:
     return parts
 
 
-def _parts_at(key: str, path: Path) -> list[Part]:
+def _parts_at(key: str, path: Path) -> list[FilePart]:
     if not path.exists():
         raise InputError(
             f"data.{key}: {path} does not exist; relative paths are looked up from the study file's folder: "
             "correct the path"
         )
     if not path.is_dir():
-        return [Part(path, _format_of(key, path))]
+        return [FilePart(path, _format_of(key, path))]
     files = [file for file in sorted(path.rglob("*")) if file.is_file()]
     shown = [file for file in files if not any(name.startswith((".", "_")) for name in file.relative_to(path).parts)]
     if not shown:
         raise InputError(f"data.{key}: the folder {path} holds no files; accepted are {ACCEPTED}: name another folder")
-    return [Part(file, _format_of(key, file), _folders(file.relative_to(path))) for file in shown]
+    return [FilePart(file, _format_of(key, file), _folders(file.relative_to(path))) for file in shown]
 
 
 def _format_of(key: str, path: Path) -> str:
@@ -240,7 +240,7 @@ def _explained(path: Path) -> Iterator[None]:
 class _Parquet:
     first_row = 1
 
-    def __init__(self, part: Part) -> None:
+    def __init__(self, part: FilePart) -> None:
         self.part = part
         self.schema = pl.scan_parquet(part.path, glob=False, hive_partitioning=False).collect_schema()
         self.columns = list(dict.fromkeys([*self.schema, *part.folders]))
@@ -281,7 +281,7 @@ def _as_text(path: Path, name: str, dtype: pl.DataType, whole: bool) -> pl.Expr:
 class _Text:
     first_row = 2
 
-    def __init__(self, part: Part, delimiter: str | None, encoding: str | None) -> None:
+    def __init__(self, part: FilePart, delimiter: str | None, encoding: str | None) -> None:
         self.part = part
         self.file = TextFile(part.path, part.format.startswith("RecBole"), delimiter, encoding)
         self.columns = list(dict.fromkeys([*filter(None, self.file.columns), *part.folders]))

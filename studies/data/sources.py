@@ -18,7 +18,7 @@ from studies.data.completejourney import CompleteJourney
 from studies.data.dataset import Dataset, Ints, build, keep_first_takes, keep_scenes
 from studies.data.files import Files
 from studies.data.source import Source
-from studies.progress import NOBODY, Listener
+from studies.progress import SILENT, ProgressReporter
 
 # A new source is added here and nowhere else.
 DataSection = Annotated[CompleteJourney | Files, Field(discriminator="source")]
@@ -27,19 +27,19 @@ LARGE = 20_000_000
 SOURCES: dict[str, type[Source]] = {"completejourney": CompleteJourney, "files": Files}
 
 
-def load(section: Source, protocol: ProtocolSection, cache: Path, listener: Listener = NOBODY) -> Dataset:
+def load(section: Source, protocol: ProtocolSection, cache: Path, reporter: ProgressReporter = SILENT) -> Dataset:
     """The study's data: read, or taken from the cache, and cut to the scenes worth a study.
 
     Args:
         section: the source with its keys.
         protocol: says whether repeated interactions count, and what is a candidate.
         cache: folder of the caches that all processes share.
-        listener: see `read`.
+        reporter: see `read`.
 
     Raises:
         InputError: no scene is large enough, or the source cannot be read.
     """
-    return worth_a_study(read(section, cache, listener), section, protocol)
+    return worth_a_study(read(section, cache, reporter), section, protocol)
 
 
 def worth_a_study(data: Dataset, section: Source, protocol: ProtocolSection) -> Dataset:
@@ -66,13 +66,13 @@ def worth_a_study(data: Dataset, section: Source, protocol: ProtocolSection) -> 
     return data
 
 
-def read(section: Source, cache: Path, listener: Listener = NOBODY) -> Dataset:
+def read(section: Source, cache: Path, reporter: ProgressReporter = SILENT) -> Dataset:
     """All that a source holds, from the cache where the same files were read in the same way before.
 
     Args:
         section: the source with its keys.
         cache: folder of the caches that all processes share.
-        listener: told where the files are so large that reading them takes long.
+        reporter: told where the files are so large that reading them takes long.
 
     Raises:
         InputError: a file is missing, cannot be read, or changes while it is read.
@@ -91,10 +91,10 @@ def read(section: Source, cache: Path, listener: Listener = NOBODY) -> Dataset:
     # How long either takes is not known beforehand: its size is all that can be said.
     large = (size := sum(state[0] for state in before)) >= LARGE
     if large:
-        listener.note(f"reading {len(files)} file{'s' * (len(files) > 1)}, {size / 1e6:,.0f} MB")
+        reporter.note(f"reading {len(files)} file{'s' * (len(files) > 1)}, {size / 1e6:,.0f} MB")
     tables = section.read()
     if large:
-        listener.note(f"coding {len(tables.interactions):,} interactions")
+        reporter.note(f"coding {len(tables.interactions):,} interactions")
     data = build(tables)
     for file, state in zip(files, before, strict=True):
         if _state(file) != state:

@@ -18,7 +18,7 @@ from storage.errors import InputError
 from studies.config.protocol_section import ProtocolSection
 from studies.data.dataset import Dataset, Ints
 from studies.episodes.sampler import DAY, Episode
-from studies.episodes.split import PARTS, Part, Split
+from studies.episodes.split import SPLIT_NAMES, Split, SplitName
 from studies.progress import Progress
 
 # A log with days for times can hold the same purchase in two stores by honest chance; more than this is a copy.
@@ -62,7 +62,7 @@ def audit_data(data: Dataset, split: Split) -> list[Finding]:
 def _scenes_shared(data: Dataset, split: Split) -> Finding:
     check = "scenes shared between splits"
     part_of: dict[str, str] = {}
-    for part in PARTS:
+    for part in SPLIT_NAMES:
         for code in split.scenes[part]:
             # "Tea" and "tea " are one scene written twice.
             name = " ".join(data.scenes[code].casefold().split())
@@ -73,7 +73,7 @@ def _scenes_shared(data: Dataset, split: Split) -> Finding:
 
 def _periods(split: Split) -> Finding:
     check = "periods in order"
-    for earlier, later in pairwise(PARTS):
+    for earlier, later in pairwise(SPLIT_NAMES):
         if split.period[earlier][1] > split.period[later][0]:
             return Finding(check, "leak", f"the {later} period begins before the {earlier} period ends")
     return Finding(check, "ok", "training ends before validation begins, validation before test")
@@ -83,7 +83,7 @@ def _events_twice(data: Dataset, split: Split) -> Finding:
     """The same user taking the same item at the same second, in scenes of different parts."""
     check = "interactions in two splits"
     part_of = np.zeros(len(data.scenes), dtype=np.int64)
-    for code, part in enumerate(PARTS):
+    for code, part in enumerate(SPLIT_NAMES):
         part_of[split.scenes[part]] = code
     parts = part_of[data.scene]
     # Rows are sorted by time, user, item and scene: copies are neighbours.
@@ -93,7 +93,8 @@ def _events_twice(data: Dataset, split: Split) -> Finding:
     for earlier, later in ((0, 1), (0, 2), (1, 2)):
         twice = int(((pairs[0] == earlier) & (pairs[1] == later)).sum()) / max(1, int((parts == later).sum()))
         if twice > 0 and worst.status != "leak":
-            said = f"{twice:.1%} of the meta-{PARTS[later]} interactions are in meta-{PARTS[earlier]} scenes too"
+            late, early = SPLIT_NAMES[later], SPLIT_NAMES[earlier]
+            said = f"{twice:.1%} of the meta-{late} interactions are in meta-{early} scenes too"
             worst = Finding(check, "leak" if twice > TWICE else "note", said)
     return worst
 
@@ -111,7 +112,7 @@ def audit_episodes(
     data: Dataset,
     split: Split,
     protocol: ProtocolSection,
-    part: Part,
+    part: SplitName,
     episodes: Sequence[Episode],
     progress: Progress | None = None,
 ) -> list[Finding]:
@@ -144,13 +145,13 @@ _EPISODE_CHECKS = (
 )
 
 
-def _episode_finding(check: str, found: list[str], part: Part, total: int) -> Finding:
+def _episode_finding(check: str, found: list[str], part: SplitName, total: int) -> Finding:
     if found:
         return Finding(check, "leak", f"{len(found)} of {total} meta-{part} episodes, the first in {found[0]}")
     return Finding(check, "ok", f"none of {total} meta-{part} episodes")
 
 
-def _common_items(episodes: Sequence[Episode], protocol: ProtocolSection, part: Part) -> Finding:
+def _common_items(episodes: Sequence[Episode], protocol: ProtocolSection, part: SplitName) -> Finding:
     check = "items common to support and query"
     asked = sum(int(episode.relevant.sum()) for episode in episodes)
     common = sum(int(episode.relevant[:, list(set(episode.support.tolist()))].sum()) for episode in episodes)

@@ -21,7 +21,7 @@ from studies.config.protocol_section import ProtocolSection
 from studies.data.dataset import Dataset, Ints
 from studies.episodes.lexicon import Lexicon, overlap
 from studies.episodes.scene_texts import SceneTexts
-from studies.episodes.split import MINIMUM_SCENES, Part, Split
+from studies.episodes.split import MINIMUM_SCENES, Split, SplitName
 from studies.progress import Progress
 
 DAY = 86_400
@@ -117,7 +117,7 @@ class EpisodeSampler:
         self._texts = SceneTexts(data, split, protocol, progress)
         self.lexicon: Lexicon = self._texts.lexicon
 
-    def sample(self, part: Part, draw: int = 0, progress: Progress | None = None) -> list[Episode]:
+    def sample(self, part: SplitName, draw: int = 0, progress: Progress | None = None) -> list[Episode]:
         """All episodes of a part, in a fixed order: by scene, then by opening.
 
         Openings are spread over the part's period, one drawn at random in each of as many equal slices; an opening
@@ -151,7 +151,9 @@ class EpisodeSampler:
             )
         return episodes
 
-    def nested(self, part: Part, shots: Sequence[int], progress: Progress | None = None) -> dict[int, list[Episode]]:
+    def nested(
+        self, part: SplitName, shots: Sequence[int], progress: Progress | None = None
+    ) -> dict[int, list[Episode]]:
         """Episodes of the same openings and the same queries under supports of several sizes.
 
         The queries lie after the largest support, so that recall against shots changes with the support alone. Sizes
@@ -174,7 +176,7 @@ class EpisodeSampler:
                 return episodes
         return {}
 
-    def _after(self, part: Part, shots: int, settled: int) -> list[Episode]:
+    def _after(self, part: SplitName, shots: int, settled: int) -> list[Episode]:
         episodes = []
         for scene in self._split.scenes[part]:
             times = self._openings(part, np.random.default_rng([self._protocol.seed, int(scene)]))
@@ -185,7 +187,7 @@ class EpisodeSampler:
                 episodes += [] if episode is None else [episode]
         return episodes
 
-    def _openings(self, part: Part, rng: np.random.Generator) -> list[int]:
+    def _openings(self, part: SplitName, rng: np.random.Generator) -> list[int]:
         protocol = self._protocol
         count = protocol.train_openings if part == "train" else protocol.openings
         begin, end = self._split.period[part]

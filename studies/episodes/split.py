@@ -17,9 +17,9 @@ from studies.config.protocol_section import ProtocolSection
 from studies.data.dataset import Dataset, Ints
 from studies.data.sources import by_digest
 
-Part = Literal["train", "validation", "test"]
-PARTS: tuple[Part, ...] = ("train", "validation", "test")
-MINIMUM_SCENES: dict[Part, int] = {"train": 4, "validation": 3, "test": 3}
+SplitName = Literal["train", "validation", "test"]
+SPLIT_NAMES: tuple[SplitName, ...] = ("train", "validation", "test")
+MINIMUM_SCENES: dict[SplitName, int] = {"train": 4, "validation": 3, "test": 3}
 
 
 @dataclass(frozen=True)
@@ -31,8 +31,8 @@ class Split:
         period: part → (start, end) in UTC seconds; a part's windows open and close within it.
     """
 
-    scenes: dict[Part, Ints]
-    period: dict[Part, tuple[int, int]]
+    scenes: dict[SplitName, Ints]
+    period: dict[SplitName, tuple[int, int]]
 
     @property
     def held_out(self) -> Ints:
@@ -48,24 +48,24 @@ def split(data: Dataset, protocol: ProtocolSection) -> Split:
     """
     order = by_digest(data.scenes, protocol.seed)
     total = len(order)
-    held = {part: round(fraction * total) for part, fraction in zip(PARTS, protocol.split, strict=True)}
+    held = {part: round(fraction * total) for part, fraction in zip(SPLIT_NAMES, protocol.split, strict=True)}
     held["train"] = total - held["validation"] - held["test"]
-    for part in PARTS:
+    for part in SPLIT_NAMES:
         if held[part] < MINIMUM_SCENES[part]:
             raise InputError(
                 f"{total} {'scene leaves' if total == 1 else 'scenes leave'} {held[part]} for meta-{part}, which needs "
                 f"at least {MINIMUM_SCENES[part]}; lower the minima in [data], raise max_scenes, or change "
                 "protocol.split"
             )
-    ends = np.cumsum([held[part] for part in PARTS])
-    scenes = dict(zip(PARTS, np.split(order, ends[:-1]), strict=True))
+    ends = np.cumsum([held[part] for part in SPLIT_NAMES])
+    scenes = dict(zip(SPLIT_NAMES, np.split(order, ends[:-1]), strict=True))
     return Split(scenes={part: np.sort(codes) for part, codes in scenes.items()}, period=_periods(data, protocol))
 
 
-def _periods(data: Dataset, protocol: ProtocolSection) -> dict[Part, tuple[int, int]]:
+def _periods(data: Dataset, protocol: ProtocolSection) -> dict[SplitName, tuple[int, int]]:
     start, end = int(data.time[0]), int(data.time[-1]) + 1
     cuts = [start, *(start + round(fraction * (end - start)) for fraction in protocol.timeline), end]
-    periods = {part: (cuts[i], cuts[i + 1]) for i, part in enumerate(PARTS)}
+    periods = {part: (cuts[i], cuts[i + 1]) for i, part in enumerate(SPLIT_NAMES)}
     for part, (opens, closes) in periods.items():
         days = (closes - opens) / 86_400
         if days <= protocol.window_days:

@@ -19,11 +19,11 @@ from studies.config.hyperparameters import Hyperparameters
 from studies.episodes.sampler import Episode
 from studies.learners.inner_loop import Task, Weights, descend
 from studies.learners.tasks.meta_batch import scene_tasks
-from studies.learners.tasks.scene_task import Part, SceneTask
+from studies.learners.tasks.scene_task import AdaptedParameters, SceneTask
 from studies.model.recommender import AdaptedScene, Recommender
 
 # Opens the tasks of a meta-batch: (model, episodes, part) → a context that yields them.
-Tasks = Callable[[Any, Sequence[Any], Part], AbstractContextManager[Any]]
+Tasks = Callable[[Any, Sequence[Any], AdaptedParameters], AbstractContextManager[Any]]
 
 
 class Learner(ABC):
@@ -37,7 +37,7 @@ class Learner(ABC):
         together: most episodes of a meta-batch whose texts and graphs are held together; all if left out.
     """
 
-    part: ClassVar[Part]
+    part: ClassVar[AdaptedParameters]
     second_order: ClassVar[bool] = False
 
     def __init__(

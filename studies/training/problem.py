@@ -24,7 +24,7 @@ from studies.episodes.audit import audit_data, audit_episodes, refuse_leaks
 from studies.episodes.lexicon import Lexicon
 from studies.episodes.sampler import Episode, EpisodeSampler
 from studies.episodes.scene_texts import visible_items
-from studies.episodes.split import Part, Split, split
+from studies.episodes.split import Split, SplitName, split
 from studies.evaluation.evaluate import Adapted, ItemVectors, evaluate
 from studies.evaluation.metrics import Evaluation
 from studies.learners import Learner, build
@@ -34,7 +34,7 @@ from studies.model.device import device, free_memory
 from studies.model.encoder import Encoder, Ragged
 from studies.model.recommender import Head, Recommender
 from studies.model.towers import attention_for, build_tower
-from studies.progress import NOBODY, Listener, Progress
+from studies.progress import SILENT, Progress, ProgressReporter
 from studies.training.memory import refuse_too_large
 
 
@@ -44,7 +44,7 @@ class Problem:
     Episodes are sampled when first asked for, so a search never touches a test scene.
 
     Attributes:
-        listener: is told of long steps.
+        reporter: is told of long steps.
     """
 
     def __init__(
@@ -54,17 +54,17 @@ class Problem:
         parts: Split,
         encoder: Encoder,
         folder: Path,
-        listener: Listener = NOBODY,
+        reporter: ProgressReporter = SILENT,
     ) -> None:
-        self.spec, self.data, self.split, self.encoder, self.listener = spec, data, parts, encoder, listener
-        with listener.progress("splitting texts into tokens") as progress:
+        self.spec, self.data, self.split, self.encoder, self.reporter = spec, data, parts, encoder, reporter
+        with reporter.progress("splitting texts into tokens") as progress:
             tokens = encoders.tokenize(encoder.tokenizer, data.texts, spec.teacher.max_tokens, progress)
         self.tokens: Ragged = tokens
         self.cache = EmbeddingCache(folder, encoder, self.tokens)
-        with listener.progress("counting the texts' words") as progress:
+        with reporter.progress("counting the texts' words") as progress:
             self._sampler = EpisodeSampler(data, parts, spec.protocol, progress)
-        self._episodes: dict[Part, list[Episode]] = {}
-        self._by_shots: dict[Part, dict[int, list[Episode]]] = {}
+        self._episodes: dict[SplitName, list[Episode]] = {}
+        self._by_shots: dict[SplitName, dict[int, list[Episode]]] = {}
 
     @property
     def train(self) -> list[Episode]:
@@ -81,31 +81,31 @@ class Problem:
         """Meta-test episodes, on the device: for the one evaluation at the end."""
         return self.episodes("test")
 
-    def episodes(self, part: Part) -> list[Episode]:
+    def episodes(self, part: SplitName) -> list[Episode]:
         """A part's episodes, on the device; audited and kept from the first call on."""
         if part not in self._episodes:
             self._episodes[part] = self._audited(part, self._sampled(part))
         return self._episodes[part]
 
-    def redrawn(self, part: Part, draws: int) -> list[Episode]:
+    def redrawn(self, part: SplitName, draws: int) -> list[Episode]:
         """A part's episodes again with other openings, hence other supports, and other query users, so many times."""
         drawn = [episode for draw in range(1, draws + 1) for episode in self._sampled(part, draw)]
         return self._audited(part, drawn)
 
-    def by_shots(self, part: Part) -> dict[int, list[Episode]]:
+    def by_shots(self, part: SplitName) -> dict[int, list[Episode]]:
         """Episodes with the same queries under each of the protocol's `report_shots` that the data allow."""
         if part not in self._by_shots:
-            with self.listener.progress(f"sampling meta-{part} episodes of other sizes") as progress:
+            with self.reporter.progress(f"sampling meta-{part} episodes of other sizes") as progress:
                 nested = self._sampler.nested(part, self.spec.protocol.report_shots, progress)
             self._by_shots[part] = {shots: self._audited(part, episodes) for shots, episodes in nested.items()}
         return self._by_shots[part]
 
-    def _sampled(self, part: Part, draw: int = 0) -> list[Episode]:
-        with self.listener.progress(f"sampling episodes of meta-{part} scenes") as progress:
+    def _sampled(self, part: SplitName, draw: int = 0) -> list[Episode]:
+        with self.reporter.progress(f"sampling episodes of meta-{part} scenes") as progress:
             return self._sampler.sample(part, draw, progress)
 
-    def _audited(self, part: Part, episodes: Sequence[Episode]) -> list[Episode]:
-        with self.listener.progress(f"auditing meta-{part} episodes") as progress:
+    def _audited(self, part: SplitName, episodes: Sequence[Episode]) -> list[Episode]:
+        with self.reporter.progress(f"auditing meta-{part} episodes") as progress:
             findings = audit_episodes(self.data, self.split, self.spec.protocol, part, episodes, progress)
         refuse_leaks(findings)
         return [episode.to(device()) for episode in episodes]
@@ -153,19 +153,21 @@ class Problem:
         return evaluate(Adapted(learner, vectors), episodes, self.data.scenes, self.spec.protocol.k, progress)
 
 
-def prepare(spec: StudySpec, cache: Path, *, listener: Listener = NOBODY, data: Dataset | None = None) -> Problem:
+def prepare(
+    spec: StudySpec, cache: Path, *, reporter: ProgressReporter = SILENT, data: Dataset | None = None
+) -> Problem:
     """Reads a study's data and encoder and makes sure that the activations of its frozen layers are cached.
 
     Args:
         spec: the study.
         cache: folder of the caches that all processes share.
-        listener: told of long steps, now and whenever the problem is asked for something that takes long.
+        reporter: told of long steps, now and whenever the problem is asked for something that takes long.
         data: the data set, where the caller has read it already.
 
     Raises:
         InputError: data, protocol or encoder cannot give a meaningful study.
     """
-    data = data or load_data(spec.data, spec.protocol, cache, listener)
+    data = data or load_data(spec.data, spec.protocol, cache, reporter)
     parts = split(data, spec.protocol)
     refuse_leaks(audit_data(data, parts))
     encoder = encoders.load(spec.teacher)
@@ -176,8 +178,8 @@ def prepare(spec: StudySpec, cache: Path, *, listener: Listener = NOBODY, data: 
             "layers; lower it in [search.space]"
         )
     _check_student(spec.distill, encoder)
-    problem = Problem(spec, data, parts, encoder, cache, listener)
-    with listener.progress("encoding texts") as progress:
+    problem = Problem(spec, data, parts, encoder, cache, reporter)
+    with reporter.progress("encoding texts") as progress:
         # 0 always: the zero-shot baseline and the student's targets read the frozen encoder's output.
         problem.cache.build({0, *trainable}, progress)
     return problem

@@ -67,7 +67,7 @@ def test_the_page_says_who_won_and_by_how_much_what_it_cost_and_where_it_is(data
     facts = Gatherer(database, study).gather()
     best, reached = facts.ranked[0]
     assert f"| #{best.number} | {best.learner} | {reached.recall:.4f} [" in text
-    assert str(trial_folder(study.name, reached.story)) in text
+    assert str(trial_folder(study.name, reached.chain)) in text
     assert "saved" in text
     assert "False prunes: of" in text
     assert facts.record.fingerprint[:16] in text

@@ -15,7 +15,7 @@ from hpo.lifecycle import check_startable
 from hpo.registry import register
 from hpo.search.loop import Search
 from hpo.search.pruner import RecallPruner
-from hpo.search.trial_chains import CONTINUES, ERROR, REASON, SPARED, origin, stories
+from hpo.search.trial_chains import CONTINUES, CONTROL_GROUP, ERROR, REASON, chains, origin
 from hpo.status.snapshot import snapshot
 from storage.database.control import Control
 from storage.database.embedded import EmbeddedPostgres
@@ -65,8 +65,8 @@ def played(values, folder, report, recall=recall_of):
 
 
 def latest(trials):
-    """The last trial of each story."""
-    return [story[-1] for story in stories(trials).values()]
+    """The last trial of each chain."""
+    return [chain[-1] for chain in chains(trials).values()]
 
 
 def search(database, study, train=played):
@@ -85,13 +85,13 @@ def test_a_search_stops_most_trials_and_finishes_the_best(database):
     """The one thing a pruner is for."""
     study = spec(trials=27)
     trials = run(database, study)
-    known = stories(trials)
+    known = chains(trials)
     assert len(known) == 27
-    finished = [story[-1] for story in known.values() if story[-1].state == TrialState.COMPLETE]
+    finished = [chain[-1] for chain in known.values() if chain[-1].state == TrialState.COMPLETE]
     best = max(trials, key=lambda trial: trial.params["outer_lr"])
     assert origin(best) in {origin(trial) for trial in finished}
     assert 2 <= len(finished) < 14
-    stopped = [story[-1] for story in known.values() if story[-1].state == TrialState.PRUNED]
+    stopped = [chain[-1] for chain in known.values() if chain[-1].state == TrialState.PRUNED]
     assert all("go on" in trial.user_attrs[REASON] or "goes on" in trial.user_attrs[REASON] for trial in stopped)
     assert all("recall@10" in trial.user_attrs[REASON] for trial in stopped)
     results = Records(database.engine).rung_results("s")
@@ -114,14 +114,14 @@ def test_a_stopped_trial_goes_on_from_its_checkpoint_as_one_story(database):
         return played(values, folder, report, recall)
 
     trials = run(database, spec(trials=6), train)
-    stopped, again = stories(trials)[1][:2]
+    stopped, again = chains(trials)[1][:2]
     assert (stopped.state, stopped.last_step) == (TrialState.PRUNED, RUNGS[0])
     assert (again.user_attrs[CONTINUES], again.last_step) == (1, RUNGS[1])
     assert again.params == stopped.params
     assert again.intermediate_values[RUNGS[0]] == 0.4, "the whole curve in one trial"
-    assert folders.count(trial_folder("s", 1)) == len(stories(trials)[1]), "every part of it from one checkpoint"
+    assert folders.count(trial_folder("s", 1)) == len(chains(trials)[1]), "every part of it from one checkpoint"
     shot = snapshot(database, spec(trials=6))
-    assert [view.story for view in shot.trials] == sorted(stories(trials))
+    assert [view.chain for view in shot.trials] == sorted(chains(trials))
     assert len(shot.trials) == shot.spent == 6
     assert shot.cost_seconds == sum(max(t.intermediate_values) for t in latest(trials)), (
         "what it cost before counts once"
@@ -163,11 +163,11 @@ def test_the_bracket_that_is_kept_finishes_and_is_counted_in_the_snapshot(databa
     study = spec(trials=9, keep=1.0)
     trials = run(database, study)
     assert all(trial.state == TrialState.COMPLETE for trial in trials)
-    spared = [trial for trial in trials if SPARED in trial.user_attrs]
+    control_group = [trial for trial in trials if CONTROL_GROUP in trial.user_attrs]
     shot = snapshot(database, study)
-    assert len(shot.spared) == len(spared) > 0
+    assert len(shot.control_group) == len(control_group) > 0
     finished = sorted(trials, key=lambda trial: -trial.value)
-    assert {t.number for t in shot.false_prunes(3)} == {t.number for t in finished[:3] if SPARED in t.user_attrs}
+    assert {t.number for t in shot.false_prunes(3)} == {t.number for t in finished[:3] if CONTROL_GROUP in t.user_attrs}
 
 
 def test_nothing_is_taken_up_again_once_the_cost_is_spent(database):
@@ -342,7 +342,7 @@ def test_a_search_goes_on_after_the_database_was_restarted(tmp_path):
         server.stop()
         server.start()
         assert len(list(joined.run_all())) >= 3
-        assert len(stories(joined.study.trials)) == 6
+        assert len(chains(joined.study.trials)) == 6
         assert joined._results.read().reached(0) == 6
     finally:
         database.engine.dispose()
@@ -367,11 +367,11 @@ def test_several_workers_keep_the_budget_and_take_nothing_up_twice(database):
     for worker in workers:
         worker.join()
         assert worker.exitcode == 0
-    known = stories(optuna.load_study(storage=database.storage, study_name="s").trials)
+    known = chains(optuna.load_study(storage=database.storage, study_name="s").trials)
     assert len(known) == 24
-    for story in known.values():
-        assert all(trial.state == TrialState.PRUNED for trial in story[:-1])
-        steps = [trial.last_step for trial in story]
+    for chain in known.values():
+        assert all(trial.state == TrialState.PRUNED for trial in chain[:-1])
+        steps = [trial.last_step for trial in chain]
         assert steps == sorted(set(steps)), "each continuation gets farther"
     results = Records(database.engine).rung_results("s")
     best = sorted((r for r in results if r.rung == 0), key=lambda r: -r.recall)[:8]

@@ -15,7 +15,7 @@ from hpo.registry import register
 from hpo.search.budget import Budget
 from hpo.search.space import suggest
 from hpo.search.trial_chains import COST, ERROR, LOST, REASON, counts
-from hpo.search.trial_queue import Claims
+from hpo.search.trial_queue import TrialQueue
 from hpo.search.trial_run import Paused, open_study, run_all, run_next
 from storage.database import leases
 from storage.database.control import Control
@@ -31,11 +31,11 @@ def study(database):
 
 
 @pytest.fixture
-def claims(database, study):
-    return Claims(database, study, "s", retries=3)
+def queue(database, study):
+    return TrialQueue(database, study, "s", retries=3)
 
 
-def attempt(claims, outcome):
+def attempt(queue, outcome):
     """Runs one trial whose objective returns or raises `outcome` after reporting at one rung."""
 
     def objective(trial):
@@ -46,7 +46,7 @@ def attempt(claims, outcome):
             raise outcome
         return outcome
 
-    return run_next(claims, Budget(100), objective)
+    return run_next(queue, Budget(100), objective)
 
 
 def other_worker(name="other"):
@@ -76,61 +76,61 @@ def silence(database, seconds):
         )
 
 
-def test_a_diverged_trial_spends_budget_and_says_why(study, claims):
+def test_a_diverged_trial_spends_budget_and_says_why(study, queue):
     """Optuna fails a trial whose value is NaN: not counted, it would be replaced without end."""
-    assert attempt(claims, float("nan")) == TrialState.PRUNED
+    assert attempt(queue, float("nan")) == TrialState.PRUNED
     trial = study.trials[0]
     assert counts([trial])
     assert "diverged" in trial.user_attrs[REASON]
 
 
-def test_an_error_keeps_its_reason_spends_budget_and_does_not_stop_the_worker(study, claims):
+def test_an_error_keeps_its_reason_spends_budget_and_does_not_stop_the_worker(study, queue):
     """A bad configuration must neither end the search nor be tried for ever."""
-    assert attempt(claims, RuntimeError("out of memory")) == TrialState.FAIL
+    assert attempt(queue, RuntimeError("out of memory")) == TrialState.FAIL
     trial = study.trials[0]
     assert trial.user_attrs[ERROR] == "RuntimeError: out of memory"
     assert counts([trial])
 
 
 @pytest.mark.parametrize("outcome", [KeyboardInterrupt(), Paused("stopped")])
-def test_what_is_interrupted_or_paused_goes_on_as_the_same_trial(study, claims, outcome):
+def test_what_is_interrupted_or_paused_goes_on_as_the_same_trial(study, queue, outcome):
     """It must cost neither the configuration, nor its values so far, nor a place in the budget, nor a number."""
     try:
-        assert attempt(claims, outcome) == TrialState.WAITING
+        assert attempt(queue, outcome) == TrialState.WAITING
     except KeyboardInterrupt:
         assert isinstance(outcome, KeyboardInterrupt)
     (waiting,) = study.trials
     assert waiting.state == TrialState.WAITING
     assert not counts([waiting])
-    assert attempt(claims, 1.0) == TrialState.COMPLETE
+    assert attempt(queue, 1.0) == TrialState.COMPLETE
     (finished,) = study.trials
     assert finished.params == waiting.params
     assert finished.intermediate_values == {10: 0.5}
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupt_right_after_asking_leaves_no_trial_running(study, claims, number, monkeypatch):
+def test_an_interrupt_right_after_asking_leaves_no_trial_running(study, queue, number, monkeypatch):
     """Optuna has stored the trial, nobody guards it yet: it would stay running, and spend budget, for ever."""
-    ask = claims.ask
-    monkeypatch.setattr(claims, "ask", lambda *a: (ask(*a), os.kill(os.getpid(), number))[0])
+    ask = queue.ask
+    monkeypatch.setattr(queue, "ask", lambda *a: (ask(*a), os.kill(os.getpid(), number))[0])
     before = signal.getsignal(number)
     with pytest.raises(KeyboardInterrupt):
-        run_next(claims, Budget(100), lambda trial: 1.0)
+        run_next(queue, Budget(100), lambda trial: 1.0)
     assert [t.state for t in study.trials] == [TrialState.WAITING]
     assert signal.getsignal(number) == before
 
 
-def test_an_interrupt_while_the_value_is_told_waits_until_it_is(study, claims, monkeypatch):
+def test_an_interrupt_while_the_value_is_told_waits_until_it_is(study, queue, monkeypatch):
     """The trial is finished: its value must be kept, and the worker must stop all the same."""
     tell = study.tell
     monkeypatch.setattr(study, "tell", lambda *a, **k: (os.kill(os.getpid(), signal.SIGTERM), tell(*a, **k))[1])
     with pytest.raises(KeyboardInterrupt):
-        run_next(claims, Budget(100), lambda trial: 1.0)
+        run_next(queue, Budget(100), lambda trial: 1.0)
     assert [t.state for t in study.trials] == [TrialState.COMPLETE]
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_an_interrupt_that_a_destructor_swallows_still_stops_the_trial(study, claims):
+def test_an_interrupt_that_a_destructor_swallows_still_stops_the_trial(study, queue):
     """Python prints and drops what a destructor raises: the worker would go on until it is killed."""
 
     class Interrupted:
@@ -143,27 +143,27 @@ def test_an_interrupt_that_a_destructor_swallows_still_stops_the_trial(study, cl
         return 1.0
 
     with pytest.raises(KeyboardInterrupt):
-        run_next(claims, Budget(100), objective)
+        run_next(queue, Budget(100), objective)
     assert [t.state for t in study.trials] == [TrialState.WAITING]
 
 
-def test_a_silent_worker_is_suspected_first_and_loses_its_trial_only_if_it_stays_silent(database, study, claims):
+def test_a_silent_worker_is_suspected_first_and_loses_its_trial_only_if_it_stays_silent(database, study, queue):
     """After an outage of the database everyone has been silent: whoever asks first must not reap the living."""
     trial = study.ask()
     held = Leases(database.engine, "s")
     assert held.take(trial.number, other_worker())
     silence(database, leases.SILENT_SECONDS + 1)
-    assert claims.others_run(), "suspected, not dead"
+    assert queue.others_run(), "suspected, not dead"
     assert held.renew(trial.number, other_worker()), "it lives"
     silence(database, leases.SUSPECT_SECONDS + 1)
-    assert claims.others_run(), "suspected anew"
+    assert queue.others_run(), "suspected anew"
     silence(database, leases.SUSPECT_SECONDS + 1)
-    assert not claims.others_run()
+    assert not queue.others_run()
     assert study.trials[0].state == TrialState.WAITING
     assert not held.renew(trial.number, other_worker())
 
 
-def test_a_worker_that_lost_its_trial_writes_nothing_of_it(database, study, claims):
+def test_a_worker_that_lost_its_trial_writes_nothing_of_it(database, study, queue):
     """Cut off for minutes and back: the trial is another's by now, which must not find it ended under its hands."""
     held = Leases(database.engine, "s")
 
@@ -172,38 +172,38 @@ def test_a_worker_that_lost_its_trial_writes_nothing_of_it(database, study, clai
         assert held.take(trial.number, other_worker())
         return 0.9
 
-    assert run_next(claims, Budget(10), objective) == TrialState.WAITING
+    assert run_next(queue, Budget(10), objective) == TrialState.WAITING
     (trial,) = study.trials
     assert trial.state == TrialState.RUNNING
     assert trial.value is None
     assert held.survey() == ({0: "other"}, {})
 
 
-def test_a_trial_whose_worker_died_here_goes_on_at_once(database, study, claims):
+def test_a_trial_whose_worker_died_here_goes_on_at_once(database, study, queue):
     """On the same machine the process's absence is proof: nobody needs to wait a minute for it."""
     trial = study.ask()
     here = Worker.here()
     Leases(database.engine, "s").take(trial.number, Worker("dead", here.host, 2**22 + 1, here.started))
-    assert attempt(claims, 1.0) == TrialState.COMPLETE
+    assert attempt(queue, 1.0) == TrialState.COMPLETE
     assert [(t.number, t.state) for t in study.trials] == [(0, TrialState.COMPLETE)]
 
 
-def test_a_reused_process_id_is_not_taken_for_the_worker(database, study, claims):
+def test_a_reused_process_id_is_not_taken_for_the_worker(database, study, queue):
     """A dead worker's number, given to some daemon, would keep its trial for ever."""
     trial = study.ask()
     here = Worker.here()
     Leases(database.engine, "s").take(trial.number, Worker("dead", here.host, here.pid, here.started - 3600))
-    assert not claims.others_run()
+    assert not queue.others_run()
 
 
-def test_a_heartbeat_says_how_far_the_trial_is(database, claims, monkeypatch):
+def test_a_heartbeat_says_how_far_the_trial_is(database, queue, monkeypatch):
     """Between its rungs a trial of an hour would look the same as one that hangs."""
     monkeypatch.setattr("hpo.search.trial_queue.BEAT_SECONDS", 0.01)
     held, seen = Leases(database.engine, "s"), []
 
     def objective(trial):
         for share in (0.25, 0.5):
-            claims.advance(share)
+            queue.advance(share)
             for _ in range(1000):
                 if held.all()[trial.number].share == share:
                     break
@@ -211,38 +211,38 @@ def test_a_heartbeat_says_how_far_the_trial_is(database, claims, monkeypatch):
             seen.append(held.all()[trial.number])
         return 1.0
 
-    assert run_next(claims, Budget(1), objective) == TrialState.COMPLETE
+    assert run_next(queue, Budget(1), objective) == TrialState.COMPLETE
     assert [lease.share for lease in seen] == [0.25, 0.5]
     assert all(0 <= lease.silent_seconds < SILENT_SECONDS for lease in seen)
     assert held.all() == {}
 
 
-def test_a_trial_begun_without_a_lease_is_taken_up_and_has_lost_no_worker(study, claims):
+def test_a_trial_begun_without_a_lease_is_taken_up_and_has_lost_no_worker(study, queue):
     """Whoever began it died, or the database went between the two: nobody would ever miss it, and it killed nobody."""
     study.ask()
-    assert attempt(claims, 1.0) == TrialState.COMPLETE
+    assert attempt(queue, 1.0) == TrialState.COMPLETE
     (trial,) = study.trials
     assert LOST not in trial.user_attrs
 
 
-def test_looking_for_the_dead_leaves_them_to_whoever_puts_their_trials_back(database, study, claims):
+def test_looking_for_the_dead_leaves_them_to_whoever_puts_their_trials_back(database, study, queue):
     """`hpo stop` and `hpo delete` look as well: a loss that only they had seen would count for nothing."""
-    claims.ask(Budget(1))
+    queue.ask(Budget(1))
     bury_workers(database)
     leases = Leases(database.engine, "s")
     assert leases.survey() == ({}, {0: "dead"})
     assert leases.survey() == ({}, {0: "dead"})
-    assert not claims.others_run()
+    assert not queue.others_run()
     assert leases.survey() == ({}, {})
     assert study.trials[0].user_attrs[LOST] == [0]
 
 
-def test_a_trial_that_kills_its_workers_fails_in_the_end_and_says_so(database, study, claims):
+def test_a_trial_that_kills_its_workers_fails_in_the_end_and_says_so(database, study, queue):
     """One that takes all memory would take every worker of the study with it."""
     for _ in range(4):
-        assert claims.ask(Budget(1)) is not None
+        assert queue.ask(Budget(1)) is not None
         bury_workers(database)
-    assert claims.ask(Budget(1)) is None
+    assert queue.ask(Budget(1)) is None
     (trial,) = study.trials
     assert trial.state == TrialState.FAIL
     assert "its worker was lost 4 times before rung 1" in trial.user_attrs[ERROR]
@@ -259,7 +259,7 @@ def cut_all(database):
     connection.close()
 
 
-def test_a_lock_lost_while_asking_leaves_one_trial_and_one_owner(database, study, claims):
+def test_a_lock_lost_while_asking_leaves_one_trial_and_one_owner(database, study, queue):
     """The server restarts just then: another worker may have been inside, so the question is asked again."""
     cuts = iter([True, False])
 
@@ -268,35 +268,35 @@ def test_a_lock_lost_while_asking_leaves_one_trial_and_one_owner(database, study
             cut_all(database)
         return False
 
-    trial = claims.ask(Budget(1), resume)
+    trial = queue.ask(Budget(1), resume)
     assert trial is not None
     assert [t.state for t in study.trials] == [TrialState.RUNNING]
     living, lost = Leases(database.engine, "s").survey()
     assert living.keys() == {trial.number}
     assert not lost
-    assert claims.ask(Budget(1)) is None
-    assert claims.others_run()
+    assert queue.ask(Budget(1)) is None
+    assert queue.others_run()
 
 
-def test_nothing_begins_after_a_stop_until_it_is_withdrawn(database, study, claims):
+def test_nothing_begins_after_a_stop_until_it_is_withdrawn(database, study, queue):
     """`hpo stop` that lets one more trial begin has to be given again."""
     register(database, parse_spec(GRID | {"name": "s"}), "f")
     control = Control(database.engine, "s")
     control.stop("rung")
-    assert claims.ask(Budget(10)) is None
+    assert queue.ask(Budget(10)) is None
     control.start("1", None)
-    assert claims.ask(Budget(10)) is not None
+    assert queue.ask(Budget(10)) is not None
 
 
-def test_nothing_begins_after_the_deadline_of_a_launch(database, study, claims):
+def test_nothing_begins_after_the_deadline_of_a_launch(database, study, queue):
     """By the server's clock: a worker whose own is an hour off must neither stop early nor go on."""
     register(database, parse_spec(GRID | {"name": "s"}), "f")
     control = Control(database.engine, "s")
     control.start("1", 0.05)
     time.sleep(0.1)
-    assert claims.called_off()
-    assert claims.ask(Budget(10)) is None
-    untimed = Claims(database, study, "s", 3, timed=False)
+    assert queue.stop_requested()
+    assert queue.ask(Budget(10)) is None
+    untimed = TrialQueue(database, study, "s", 3, timed=False)
     assert untimed.ask(Budget(10)) is not None, "what comes after the search has time"
 
 
@@ -308,10 +308,10 @@ def test_nothing_begins_after_the_deadline_of_a_launch(database, study, claims):
         (Budget(3), [0.1, 0.2, 0.3], "3 trials"),
     ],
 )
-def test_a_search_ends_when_its_budget_says_so(study, claims, budget, recalls, ended_by):
+def test_a_search_ends_when_its_budget_says_so(study, queue, budget, recalls, ended_by):
     """Every limit ends it at the trial that reaches it, and says which it was."""
     given = iter(recalls)
-    assert list(run_all(claims, budget, lambda trial: next(given))) == [TrialState.COMPLETE] * len(recalls)
+    assert list(run_all(queue, budget, lambda trial: next(given))) == [TrialState.COMPLETE] * len(recalls)
     assert ended_by in budget.spent(study.trials)
 
 
@@ -343,8 +343,8 @@ def test_a_grid_is_queued_once_and_is_the_budget(database):
     register(database, parse_spec(GRID), "fingerprint")
     assert len(study.trials) == 6
     tried = set()
-    claims = Claims(database, study, "g", 3)
-    while run_next(claims, Budget(spec.search.trials), lambda t: float(tried.add(suggest(t, spec.search)) or 1)):
+    queue = TrialQueue(database, study, "g", 3)
+    while run_next(queue, Budget(spec.search.trials), lambda t: float(tried.add(suggest(t, spec.search)) or 1)):
         pass
     assert len(tried) == 6
 
@@ -358,8 +358,8 @@ def test_other_data_under_an_old_name_are_refused(database):
 
 def _worker(url: str, seed: int, budget: int) -> None:
     database = connect(url)
-    claims = Claims(database, open_study(database.storage, "s", optuna.samplers.RandomSampler(seed)), "s", 3)
-    while run_next(claims, Budget(budget), lambda trial: trial.suggest_float("x", 0, 1)):
+    queue = TrialQueue(database, open_study(database.storage, "s", optuna.samplers.RandomSampler(seed)), "s", 3)
+    while run_next(queue, Budget(budget), lambda trial: trial.suggest_float("x", 0, 1)):
         time.sleep(random.Random(seed).random() / 50)
 
 
@@ -377,7 +377,7 @@ def test_the_budget_is_exact_with_several_workers(study, database):
     assert {t.state for t in study.trials} == {TrialState.COMPLETE}
 
 
-def test_the_search_ends_when_its_trials_have_cost_what_they_may(study, claims):
+def test_the_search_ends_when_its_trials_have_cost_what_they_may(study, queue):
     """What an interrupted trial has cost counts on: forgotten, or counted twice, the search would end elsewhere."""
     budget = Budget(trials=100, cost_seconds=10)
 
@@ -386,7 +386,7 @@ def test_the_search_ends_when_its_trials_have_cost_what_they_may(study, claims):
             trial.set_user_attr(COST, seconds)
             return 1.0
 
-        return run_next(claims, budget, objective)
+        return run_next(queue, budget, objective)
 
     def interrupted(trial):
         trial.set_user_attr(COST, 5.0)
@@ -394,23 +394,23 @@ def test_the_search_ends_when_its_trials_have_cost_what_they_may(study, claims):
 
     spend(4.0)
     with pytest.raises(KeyboardInterrupt):
-        run_next(claims, budget, interrupted)
+        run_next(queue, budget, interrupted)
     assert spend(5.5) == TrialState.COMPLETE, "the interrupted one"
     assert spend(1.0) == TrialState.COMPLETE
     assert spend(1.0) is None
     assert len(study.trials) == 3
 
 
-def test_a_full_disk_ends_the_worker_and_not_its_trial(study, claims):
+def test_a_full_disk_ends_the_worker_and_not_its_trial(study, queue):
     """Three trials would fail for it within minutes, and a night's search with them."""
     with pytest.raises(ArtifactsUnavailable):
-        attempt(claims, ArtifactsUnavailable("cannot write the checkpoint"))
+        attempt(queue, ArtifactsUnavailable("cannot write the checkpoint"))
     assert [t.state for t in study.trials] == [TrialState.WAITING]
-    assert attempt(claims, 1.0) == TrialState.COMPLETE
+    assert attempt(queue, 1.0) == TrialState.COMPLETE
 
 
 @pytest.mark.parametrize("outcome", [optuna.TrialPruned(), Paused("stopped"), RuntimeError("boom")])
-def test_however_a_trial_ends_losing_it_is_no_fault_of_the_workers(database, study, claims, outcome):
+def test_however_a_trial_ends_losing_it_is_no_fault_of_the_workers(database, study, queue, outcome):
     """An exception out of the worker would end the whole search with it."""
 
     def objective(trial):
@@ -418,7 +418,7 @@ def test_however_a_trial_ends_losing_it_is_no_fault_of_the_workers(database, stu
         assert Leases(database.engine, "s").take(trial.number, other_worker())
         raise outcome
 
-    assert run_next(claims, Budget(10), objective) == TrialState.WAITING
+    assert run_next(queue, Budget(10), objective) == TrialState.WAITING
     (trial,) = study.trials
     assert trial.state == TrialState.RUNNING
     assert ERROR not in trial.user_attrs

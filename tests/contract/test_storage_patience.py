@@ -24,8 +24,8 @@ from storage.database import retry
 from storage.database.embedded import EmbeddedPostgres
 from storage.database.postgres import Database, connect, create_engine
 from storage.database.records import Records, RungResult
-from storage.database.retry import is_transient, patiently, retrying
-from storage.database.retrying_storage import PatientStorage
+from storage.database.retry import is_transient, retry_transient, retrying
+from storage.database.retrying_storage import RetryingStorage
 from storage.database.server_files import recorded_socket
 from storage.errors import DatabaseUnreachable, LockLost
 
@@ -82,7 +82,7 @@ def test_every_call_of_optunas_storage_is_patient() -> None:
         if "_create_scoped_session" in inspect.getsource(function) and not name.startswith("__")
     }
     silent = {"get_heartbeat_interval", "get_heartbeat_stale_trial_callback"}
-    missing = {name for name in called | own if not hasattr(getattr(PatientStorage, name), "__wrapped__")}
+    missing = {name for name in called | own if not hasattr(getattr(RetryingStorage, name), "__wrapped__")}
     assert missing - silent == set()
 
 
@@ -255,7 +255,7 @@ def test_trial_finished_otherwise_meanwhile_is_an_error(lossy: Database, proxy: 
     """Two workers that believe they have finished one trial would each report their own value."""
     trial = running_trial(lossy.storage)
 
-    @patiently
+    @retry_transient
     def finish_twice() -> None:
         lossy.storage.set_trial_state_values(trial, TrialState.COMPLETE, [0.9 if retrying() else 0.5])
 
@@ -305,7 +305,7 @@ def test_waiting_for_a_lock_outlives_a_cut_connection(database: Database) -> Non
 
 def test_patience_ends_with_the_servers_words(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     """Waiting for ever hides a dead server; ten minutes at each of several levels is as good as for ever."""
-    monkeypatch.setattr(retry, "PATIENCE_SECONDS", 0.3)
+    monkeypatch.setattr(retry, "RETRY_SECONDS", 0.3)
     calls = []
 
     def fail() -> None:
@@ -314,7 +314,7 @@ def test_patience_ends_with_the_servers_words(database: Database, monkeypatch: p
             connection.exec_driver_sql("SELECT pg_terminate_backend(pg_backend_pid())")
 
     with pytest.raises(DatabaseUnreachable, match=r"failed for \d s \(.*terminat.*\): .* run the same command"):
-        patiently(patiently(fail))()
+        retry_transient(retry_transient(fail))()
     assert 1 < len(calls) < 10
     assert calls[-1] - calls[0] < 3
 
@@ -323,7 +323,7 @@ def test_interrupt_ends_the_wait_at_once() -> None:
     """Ctrl-C during an outage must not wait for the server."""
     calls = []
 
-    @patiently
+    @retry_transient
     def interrupted() -> None:
         calls.append(True)
         raise KeyboardInterrupt
@@ -391,7 +391,7 @@ def test_what_is_set_together_is_stored_together_pruned_or_not(database: Databas
     trial = study.ask()
 
     def rung() -> None:
-        with database.storage.together():
+        with database.storage.one_transaction():
             trial.suggest_float("x", 0, 1)
             trial.suggest_categorical("y", ["a", "b"])
             trial.report(0.5, 10)
@@ -416,7 +416,7 @@ def test_what_is_interrupted_while_set_together_is_not_stored_by_half(database: 
     trial = study.ask()
 
     def suggest() -> None:
-        with database.storage.together():
+        with database.storage.one_transaction():
             trial.suggest_float("x", 0, 1)
             raise KeyboardInterrupt
 

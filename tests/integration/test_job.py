@@ -13,7 +13,7 @@ import pytest
 from optuna.trial import TrialState
 from optuna_dashboard._note import get_note
 
-from hpo.search.trial_chains import LOST, stories
+from hpo.search.trial_chains import LOST, chains
 from storage.database.postgres import connect
 from storage.database.records import Records
 from tests.mini import call, hpo, mini, start
@@ -75,7 +75,7 @@ def test_the_job_goes_from_data_to_a_student_that_transformers_opens(database_ur
 
     # Plain Optuna sees the study; nothing is left running; budgets are exact.
     trials = trials_of(database_url)
-    assert len(stories(trials)) == 5
+    assert len(chains(trials)) == 5
     assert all(t.state in (TrialState.COMPLETE, TrialState.PRUNED) for t in trials)
 
     # Their pages in the dashboard are those of the end.
@@ -150,7 +150,7 @@ def test_ctrl_c_stops_in_order_and_the_same_command_goes_on(database_url, tmp_pa
     after = {t.number: t for t in trials_of(database_url)}
     finished = [n for n, t in before.items() if t.state == TrialState.COMPLETE]
     assert all(after[n].datetime_complete == before[n].datetime_complete for n in finished)
-    last = [story[-1] for story in stories(after.values()).values()]
+    last = [chain[-1] for chain in chains(after.values()).values()]
     ended = [t for t in last if t.state in (TrialState.COMPLETE, TrialState.PRUNED)]
     assert len(ended) == 6
     configurations = [json.dumps(t.params, sort_keys=True) for t in ended]
@@ -279,7 +279,7 @@ def test_workers_started_elsewhere_do_the_work_of_a_launch_that_starts_none(data
     for worker in (early, late):
         _, said = worker.communicate(timeout=60)
         assert worker.returncode == 0, said
-    assert len(stories(trials_of(database_url))) == 3
+    assert len(chains(trials_of(database_url))) == 3
 
 
 @pytest.mark.slow
@@ -291,7 +291,7 @@ def test_two_launches_at_once_share_one_search(database_url, tmp_path):
         _, errors = process.communicate(timeout=400)
         assert process.returncode == 0, errors
     trials = trials_of(database_url)
-    assert len(stories(trials)) == 4
+    assert len(chains(trials)) == 4
     assert all(t.state.is_finished() for t in trials)
 
 

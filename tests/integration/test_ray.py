@@ -13,7 +13,7 @@ import psutil
 import pytest
 from optuna.trial import TrialState
 
-from hpo.search.trial_chains import LOST, stories
+from hpo.search.trial_chains import LOST, chains
 from hpo.workers.supervisor import STOP_SECONDS
 from tests.integration.test_job import trials_of, wait_for
 from tests.mini import hpo, mini, start
@@ -96,7 +96,7 @@ def finished(process, url: str, trials: int) -> str:
     assert process.returncode == 0, errors
     found = trials_of(url)
     # A stopped trial that is taken up again is a trial of Optuna's more, and none of the budget.
-    assert len(stories(found)) == trials
+    assert len(chains(found)) == trials
     assert len({trial.number for trial in found}) == len(found)
     assert {trial.state for trial in found} <= {TrialState.COMPLETE, TrialState.PRUNED}
     return errors

@@ -157,7 +157,7 @@ def test_teachers_are_adapted_and_weighted_by_their_recall(problem: Problem) -> 
 def test_teachers_are_asked_once(problem: Problem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every resumed distillation would pay for its teachers again; and other teachers must not get these answers."""
     heard = Heard()
-    monkeypatch.setattr(problem, "listener", heard)
+    monkeypatch.setattr(problem, "reporter", heard)
 
     def ask(one: Teacher) -> Distillation:
         return Distillation(problem, [one], tmp_path)

@@ -73,7 +73,7 @@ def test_a_result_that_is_given_again_replaces_the_earlier_one(results):
 def test_a_diverged_trial_stops_at_once_and_never_comes_back(value):
     """NaN compares as neither better nor worse: without its own rule it would train on, or be promoted."""
     made = history([value, 0.2, 0.1])
-    decision = decide(made, 0, 0, eta=3, exempt=True)
+    decision = decide(made, 0, 0, eta=3, control=True)
     assert decision.prune
     assert "diverged" in decision.reason
     assert made.reached(0) == 2
@@ -93,8 +93,8 @@ def test_reasons_say_figure_rank_and_how_many_go_on():
     made = history([0.5] * 3 + [0.31] + [0.4] * 8)
     words = "recall@10 0.3100 ranks 12 of 12 at rung 1 of 3; only the top 4 go on"
     assert decide(made, 3, 0, eta=3, metric="recall@10").reason == words
-    kept = decide(made, 3, 0, eta=3, exempt=True)
-    assert (kept.prune, kept.outranked) == (False, True)
+    kept = decide(made, 3, 0, eta=3, control=True)
+    assert (kept.prune, kept.below_quota) == (False, True)
     assert kept.reason.endswith("but it is kept to measure false prunes")
     assert decide(made, 0, 0, eta=3).reason == "recall 0.5000 ranks 1 of 12 at rung 1 of 3; the top 4 go on"
 

@@ -46,7 +46,7 @@ def result(low, high, lift):
             "states": {"complete": 3, "pruned": 1},
             "cost_seconds": 60,
             "unpruned_seconds": 80,
-            "spared": [1, 3],
+            "control_group": [1, 3],
             "false_prunes": [3],
             "best": 2,
         },
@@ -78,7 +78,7 @@ def test_it_says_what_pruning_may_have_lost_and_what_the_finalists_second_look_c
     assert "2 trials went to the end although the rank would have stopped" in shown
     assert "trial 3 ended among the best 2" in shown
     assert "trial 1, no longer leads, trial 3 does; +0.0040 of its lead" in shown
-    found["search"] |= {"spared": [], "false_prunes": []}
+    found["search"] |= {"control_group": [], "false_prunes": []}
     del found["evaluation"]["finalists"]
     print_result(found, Console())
     assert "No trial was kept to the end" in capsys.readouterr().out

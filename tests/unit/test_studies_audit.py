@@ -14,7 +14,7 @@ from studies.data.dataset import Dataset, build, keep_first_takes
 from studies.data.source import Tables
 from studies.episodes.audit import Finding, audit_data, audit_episodes, refuse_leaks
 from studies.episodes.sampler import Episode, EpisodeSampler
-from studies.episodes.split import PARTS, Split, split
+from studies.episodes.split import SPLIT_NAMES, Split, split
 from studies.training.problem import prepare
 from tests.synthetic import planted_dataset, tiny_encoder, tiny_spec
 
@@ -48,7 +48,7 @@ def test_honest_data_and_episodes_pass(data: Dataset, repeat: str) -> None:
     parts = split(shop, protocol)
     sampler = EpisodeSampler(shop, parts, protocol)
     assert leaks(audit_data(shop, parts)) == set()
-    for part in PARTS:
+    for part in SPLIT_NAMES:
         found = audit_episodes(shop, parts, protocol, part, sampler.sample(part))
         assert leaks(found) == set()
         assert len({finding.check for finding in found}) == 5

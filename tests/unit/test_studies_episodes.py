@@ -16,7 +16,7 @@ from studies.config.protocol_section import ProtocolSection
 from studies.data.dataset import Dataset, build, keep_first_takes
 from studies.data.source import Tables
 from studies.episodes.sampler import DAY, Episode, EpisodeSampler
-from studies.episodes.split import MINIMUM_SCENES, PARTS, Part, Split, split
+from studies.episodes.split import MINIMUM_SCENES, SPLIT_NAMES, Split, SplitName, split
 from tests.synthetic import planted_dataset
 
 PROTOCOL = ProtocolSection(
@@ -136,9 +136,9 @@ def sampler(data: Dataset, parts: Split) -> EpisodeSampler:
     return EpisodeSampler(data, parts, PROTOCOL)
 
 
-@pytest.mark.parametrize("part", PARTS)
+@pytest.mark.parametrize("part", SPLIT_NAMES)
 def test_sampled_episodes_equal_the_slow_reading_of_the_protocol(
-    data: Dataset, parts: Split, sampler: EpisodeSampler, part: Part
+    data: Dataset, parts: Split, sampler: EpisodeSampler, part: SplitName
 ) -> None:
     """Any leak or shift here makes every later recall wrong, and nothing else would show it."""
     episodes = sampler.sample(part)
@@ -148,9 +148,9 @@ def test_sampled_episodes_equal_the_slow_reading_of_the_protocol(
         slow.check(episode, data.scenes[episode.scene], PROTOCOL.train_queries if part == "train" else PROTOCOL.queries)
 
 
-@pytest.mark.parametrize("part", PARTS)
+@pytest.mark.parametrize("part", SPLIT_NAMES)
 def test_episodes_stay_in_their_part_and_their_period(
-    data: Dataset, parts: Split, sampler: EpisodeSampler, part: Part
+    data: Dataset, parts: Split, sampler: EpisodeSampler, part: SplitName
 ) -> None:
     """A window that reaches into the next period trains on the time that is to be predicted."""
     begin, end = parts.period[part]
@@ -176,7 +176,7 @@ def test_training_never_touches_an_item_of_a_held_out_scene(
 
 @pytest.mark.parametrize("part", ["validation", "test"])
 def test_a_held_out_episode_shows_no_other_held_out_scene(
-    data: Dataset, parts: Split, sampler: EpisodeSampler, part: Part
+    data: Dataset, parts: Split, sampler: EpisodeSampler, part: SplitName
 ) -> None:
     """Another held-out scene's items in a history are the answers of another episode."""
     for episode in sampler.sample(part):
@@ -186,7 +186,7 @@ def test_a_held_out_episode_shows_no_other_held_out_scene(
 
 def test_sampling_twice_gives_the_same_episodes_and_another_seed_others(data: Dataset, parts: Split) -> None:
     """Workers sample on their own: if they differ, their trials' recalls are not comparable."""
-    for part in PARTS:
+    for part in SPLIT_NAMES:
         first = EpisodeSampler(data, parts, PROTOCOL).sample(part)
         assert equal(first, EpisodeSampler(planted_dataset(), split(data, PROTOCOL), PROTOCOL).sample(part))
         other = PROTOCOL.model_copy(update={"seed": 1})
@@ -296,14 +296,14 @@ def test_a_split_is_disjoint_complete_ordered_in_time_and_stable(
             split(data, protocol)
         return
     parts = split(data, protocol)
-    codes = [set(parts.scenes[part].tolist()) for part in PARTS]
+    codes = [set(parts.scenes[part].tolist()) for part in SPLIT_NAMES]
     assert set.union(*codes) == set(range(scenes))
     assert all(a.isdisjoint(b) for a, b in combinations(codes, 2))
     assert [len(c) for c in codes[1:]] == [round(f * scenes) for f in fractions[1:]]
     assert set(parts.held_out.tolist()) == codes[1] | codes[2]
     again = split(named_scenes(scenes), protocol)
-    assert all((parts.scenes[part] == again.scenes[part]).all() for part in PARTS)
-    (a, b), (c, d), (e, f) = (parts.period[part] for part in PARTS)
+    assert all((parts.scenes[part] == again.scenes[part]).all() for part in SPLIT_NAMES)
+    (a, b), (c, d), (e, f) = (parts.period[part] for part in SPLIT_NAMES)
     assert a == data.time[0] < b == c < d == e < f == data.time[-1] + 1
 
 
@@ -318,7 +318,7 @@ def test_the_timeline_cuts_the_periods_where_the_protocol_says(data: Dataset) ->
     """Fractions applied to rows in place of time would move the cut in a shop that grows."""
     begin, end = int(data.time[0]), int(data.time[-1]) + 1
     parts = split(data, PROTOCOL.model_copy(update={"timeline": (0.5, 0.75)}))
-    cuts = [parts.period[part][1] for part in PARTS]
+    cuts = [parts.period[part][1] for part in SPLIT_NAMES]
     assert cuts == [begin + round(0.5 * (end - begin)), begin + round(0.75 * (end - begin)), end]
 
 

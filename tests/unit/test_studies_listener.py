@@ -15,7 +15,7 @@ def test_every_long_step_of_a_problem_reports_to_its_end(tmp_path: Path) -> None
     """On five million rows each of these takes many seconds, during which a silent program looks hung."""
     spec, data = tiny_spec(tiny_encoder(tmp_path / "bert")), planted_dataset()
     first, second = Heard(), Heard()
-    problem = prepare(spec, tmp_path / "cache", listener=first, data=data)
+    problem = prepare(spec, tmp_path / "cache", reporter=first, data=data)
     episodes = problem.train, problem.validation, problem.test
     problem.by_shots("test")
     texts, parts = len(data.texts), ("train", "validation", "test")
@@ -28,7 +28,7 @@ def test_every_long_step_of_a_problem_reports_to_its_end(tmp_path: Path) -> None
         assert first.reports[f"auditing meta-{part} episodes"][len(drawn) - 1] == (len(drawn), len(drawn))
     sizes = len(problem.by_shots("test"))
     assert first.reports["sampling meta-test episodes of other sizes"][-1] == (sizes, sizes)
-    prepare(spec, tmp_path / "cache", listener=second, data=data)
+    prepare(spec, tmp_path / "cache", reporter=second, data=data)
     assert "encoding texts" not in second.reports
 
 

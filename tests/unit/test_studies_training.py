@@ -15,7 +15,7 @@ from storage.files import checkpoints
 from studies.config.hyperparameters import Hyperparameters, LearnerName
 from studies.data.dataset import Dataset
 from studies.episodes.sampler import EpisodeSampler
-from studies.episodes.split import Part
+from studies.episodes.split import SplitName
 from studies.evaluation.baselines import Random, SupportPopularity, ZeroShot
 from studies.evaluation.evaluate import Adapted, ItemVectors, evaluate
 from studies.learners import LEARNERS
@@ -236,7 +236,7 @@ def test_a_search_never_samples_a_test_episode(
     """Test scenes are scored once, at the end: a search that has them in memory will sooner or later use them."""
     fresh = Problem(problem.spec, data, problem.split, problem.encoder, tmp_path / "cache")
     fresh.cache.build({0})
-    sampled: set[Part] = set()
+    sampled: set[SplitName] = set()
     honest = EpisodeSampler.sample
     monkeypatch.setattr(
         EpisodeSampler, "sample", lambda self, part, *rest: sampled.add(part) or honest(self, part, *rest)

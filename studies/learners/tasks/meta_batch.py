@@ -12,7 +12,7 @@ from torch import Tensor
 
 from studies.episodes.sampler import Episode
 from studies.learners.tasks.inputs import gather
-from studies.learners.tasks.scene_task import Part, SceneTask, Tokens, encoder_adapts, top_layers
+from studies.learners.tasks.scene_task import AdaptedParameters, SceneTask, Tokens, encoder_adapts, top_layers
 from studies.model.recommender import Recommender
 from studies.model.towers import TopLayersTower
 
@@ -25,7 +25,7 @@ FILL = 2**16
 def scene_tasks(
     model: Recommender,
     episodes: Sequence[Episode],
-    part: Part,
+    part: AdaptedParameters,
     *,
     support_batch_size: int | None = None,
     at_once: int | None = None,

@@ -22,7 +22,7 @@ from studies.model.towers import TopLayersTower, in_groups
 
 # What adapts to a scene: nothing; the direction of taste and the weights of the score's terms; all of the head; all
 # that trains, the encoder's top layers included. A bias per candidate adapts with any of the last three.
-Part = Literal["nothing", "tail", "head", "everything"]
+AdaptedParameters = Literal["nothing", "tail", "head", "everything"]
 # The users of an episode: those of `Inputs`.
 Who = Literal["supporters", "askers"]
 _TAIL = ("head.scene", "head.gates")
@@ -64,7 +64,7 @@ class SceneTask:
         inputs: Inputs,
         vectors: Callable[[], Tensor],
         tokens: Tokens | None,
-        part: Part,
+        part: AdaptedParameters,
         *,
         training: bool,
         support_batch_size: int | None = None,
@@ -82,7 +82,7 @@ class SceneTask:
         model: Recommender,
         episode: Episode,
         vectors: Tensor,
-        part: Part,
+        part: AdaptedParameters,
         *,
         training: bool,
         support_batch_size: int | None = None,
@@ -229,7 +229,7 @@ class SceneTask:
         return torch.zeros(self._inputs.present.shape).to(self._model.head.scene)
 
 
-def encoder_adapts(model: Recommender, part: Part) -> bool:
+def encoder_adapts(model: Recommender, part: AdaptedParameters) -> bool:
     """Whether the inner loop moves weights of the encoder."""
     return part == "everything" and model.encoder_trains
 
@@ -269,7 +269,7 @@ def _of_head(weights: Weights) -> Weights:
     return {name.removeprefix("head."): w for name, w in weights.items() if name.startswith("head.")}
 
 
-def _adapts(name: str, part: Part) -> bool:
+def _adapts(name: str, part: AdaptedParameters) -> bool:
     if part == "tail":
         return name in _TAIL
     return not _is_rate(name) and (part == "everything" or name.startswith("head."))

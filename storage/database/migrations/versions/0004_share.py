@@ -13,9 +13,9 @@ SCHEMA = "scenetune_records"
 
 def upgrade() -> None:
     """Add the column."""
-    op.add_column("lease", sa.Column("share", sa.Double), schema=SCHEMA)
+    op.add_column("lease", sa.Column("progress", sa.Double), schema=SCHEMA)
 
 
 def downgrade() -> None:
     """Drop it."""
-    op.drop_column("lease", "share", schema=SCHEMA)
+    op.drop_column("lease", "progress", schema=SCHEMA)
