@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 
 from storage.errors import ArtifactsUnavailable, CorruptArtifact
 from storage.files import store
 from storage.files.atomic import atomic_folder, discard, sha256, sweep
 
+# Torch is imported where tensors are read or written: the dashboard serves checkpoints as files, without it.
 if TYPE_CHECKING:
     import torch
 
@@ -137,12 +137,14 @@ def load(path: Path, device: str = "cpu") -> Checkpoint:
 
 
 def _weights(path: Path, device: str) -> dict[str, torch.Tensor]:
+    from safetensors.torch import load_file
 
     return load_file(path / WEIGHTS, device=device)
 
 
 def _write(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, Any]) -> None:
     import torch
+    from safetensors.torch import save_file
 
     # A copy per tensor: safetensors refuses shared memory and strides.
     copies = {

@@ -202,17 +202,17 @@ def test_a_heartbeat_says_how_far_the_trial_is(database, queue, monkeypatch):
     held, seen = Leases(database.engine, "s"), []
 
     def objective(trial):
-        for share in (0.25, 0.5):
-            queue.advance(share)
+        for progress in (0.25, 0.5):
+            queue.advance(progress)
             for _ in range(1000):
-                if held.all()[trial.number].share == share:
+                if held.all()[trial.number].progress == progress:
                     break
                 time.sleep(0.01)
             seen.append(held.all()[trial.number])
         return 1.0
 
     assert run_next(queue, Budget(1), objective) == TrialState.COMPLETE
-    assert [lease.share for lease in seen] == [0.25, 0.5]
+    assert [lease.progress for lease in seen] == [0.25, 0.5]
     assert all(0 <= lease.silent_seconds < SILENT_SECONDS for lease in seen)
     assert held.all() == {}
 
