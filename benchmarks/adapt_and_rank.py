@@ -78,10 +78,10 @@ def texts_of(folder: Path | None) -> list[str]:
     if folder is not None:
         found: list[str] = json.loads((folder / "texts.json").read_text())
         return found
-    from studies.data.sources import load
+    from studies.data.loading import load_data
 
     spec = load_spec(Path("studies/completejourney.toml"))
-    return list(load(spec.data, spec.protocol, cache_folder()).texts)
+    return list(load_data(spec.data, spec.protocol, cache_folder()).texts)
 
 
 def grown(texts: Sequence[str], count: int) -> list[str]:

@@ -67,19 +67,19 @@ def write_shop(folder: Path, interactions: int, items: int) -> None:
 def prepare(folder: Path, suffix: str) -> int:
     """Everything before texts are encoded; returns the number of rows."""
     from studies.config.spec import load_spec
-    from studies.data import sources
+    from studies.data import loading
     from studies.episodes.audit import audit_data, refuse_leaks
     from studies.episodes.sampler import EpisodeSampler
-    from studies.episodes.split import SPLIT_NAMES, split
+    from studies.episodes.split import SPLIT_NAMES, split_scenes
 
     spec = load_spec(folder / f"{suffix}.toml")
-    data = sources.load(spec.data, spec.protocol, folder / f"cache-{suffix}")
-    parts = split(data, spec.protocol)
+    data = loading.load_data(spec.data, spec.protocol, folder / f"cache-{suffix}")
+    parts = split_scenes(data, spec.protocol)
     refuse_leaks(audit_data(data, parts))
     sampler = EpisodeSampler(data, parts, spec.protocol)
     for part in SPLIT_NAMES:
         sampler.sample(part)
-    return len(sources.read(spec.data, folder / f"cache-{suffix}").time)
+    return len(loading.read_source(spec.data, folder / f"cache-{suffix}").time)
 
 
 def prepare_with_pandas(folder: Path, suffix: str) -> int:

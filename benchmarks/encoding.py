@@ -22,9 +22,9 @@ from sentence_transformers import SentenceTransformer
 from storage.files.atomic import atomic_write
 from storage.home import cache_folder
 from studies.config.spec import TeacherSection, load_spec
-from studies.data.sources import load
+from studies.data.loading import load_data
 from studies.model import encoder as encoders
-from studies.model.activation_cache import EmbeddingCache
+from studies.model.activation_cache import ActivationCache
 
 
 def seconds(work: Callable[[], object]) -> float:
@@ -36,7 +36,7 @@ def seconds(work: Callable[[], object]) -> float:
 def load_texts() -> tuple[str, ...]:
     """The quickstart's texts."""
     spec = load_spec(Path("studies/quickstart.toml"))
-    return load(spec.data, spec.protocol, cache_folder()).texts
+    return load_data(spec.data, spec.protocol, cache_folder()).texts
 
 
 def main() -> None:
@@ -57,7 +57,7 @@ def main() -> None:
 
     def encode() -> torch.Tensor:
         with tempfile.TemporaryDirectory() as cache:
-            built = EmbeddingCache(Path(cache), ours, tokens)
+            built = ActivationCache(Path(cache), ours, tokens)
             built.build([0])
             return built.pooled().clone()
 

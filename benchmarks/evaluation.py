@@ -29,7 +29,7 @@ from torch import Tensor
 from storage.files.atomic import atomic_write
 from studies.config.hyperparameters import Hyperparameters
 from studies.episodes.catalogue_terms import TERMS
-from studies.episodes.sampler import Episode
+from studies.episodes.episode import Episode
 from studies.evaluation import trec
 from studies.evaluation.evaluate import Adapted, ItemVectors, System, evaluate
 from studies.evaluation.metrics import METRICS, rank

@@ -31,7 +31,7 @@ from peers.environment import make_importable
 from peers.measures import gradient_errors, peak_mib, rates, train_in_turns
 
 from storage.files.atomic import atomic_write
-from studies.episodes.sampler import Episode
+from studies.episodes.episode import Episode
 from studies.evaluation.evaluate import evaluate
 from studies.evaluation.intervals import bootstrap
 from studies.evaluation.metrics import compare

@@ -24,7 +24,7 @@ from storage.errors import InputError
 from storage.files import checkpoints
 from studies.config.hyperparameters import Hyperparameters
 from studies.config.search_domains import values_of
-from studies.episodes.sampler import Episode
+from studies.episodes.episode import Episode
 from studies.evaluation.evaluate import Adapted, ItemVectors, RunWriter, encode_items
 from studies.evaluation.evaluate import evaluate as evaluate_system
 from studies.evaluation.metrics import Evaluation

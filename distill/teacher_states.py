@@ -6,7 +6,7 @@ from collections.abc import Collection
 
 from torch import Tensor
 
-from studies.model.activation_cache import EmbeddingCache
+from studies.model.activation_cache import ActivationCache
 from studies.model.encoder import Ragged
 
 
@@ -26,7 +26,7 @@ class TeacherStates:
         layers: the student's layers that are compared, from 1.
     """
 
-    def __init__(self, cache: EmbeddingCache, depth: int, layers: int, trained: int) -> None:
+    def __init__(self, cache: ActivationCache, depth: int, layers: int, trained: int) -> None:
         above = _above(depth, layers, trained)
         self.layers = list(above)
         self._states: list[Ragged] = [cache.hidden(top) for top in above.values()]
@@ -37,7 +37,7 @@ class TeacherStates:
 
 
 def needed(depth: int, layers: Collection[int], trained: int) -> set[int]:
-    """What `EmbeddingCache.build` must have been given for students of these numbers of layers."""
+    """What `ActivationCache.build` must have been given for students of these numbers of layers."""
     return {top for count in layers for top in _above(depth, count, trained).values()}
 
 

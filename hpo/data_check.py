@@ -14,10 +14,11 @@ from storage.errors import InputError
 from studies.config.protocol_section import ProtocolSection
 from studies.config.spec import StudySpec
 from studies.data.dataset import Dataset, Ints
-from studies.data.sources import read, worth_a_study
+from studies.data.loading import read_source
+from studies.data.scene_selection import select_scenes
 from studies.episodes.audit import Finding, audit_data, audit_episodes, refuse_leaks
-from studies.episodes.sampler import DAY, EpisodeSampler
-from studies.episodes.split import SPLIT_NAMES, Split, split
+from studies.episodes.sampler import EpisodeSampler
+from studies.episodes.split import DAY, SPLIT_NAMES, Split, split_scenes
 from studies.progress import SILENT, ProgressReporter
 
 # Intervals over fewer test scenes than this are too wide to tell systems apart.
@@ -39,7 +40,7 @@ def check(spec: StudySpec, cache: Path, reporter: ProgressReporter = SILENT) -> 
     Raises:
         InputError: the data cannot be read at all.
     """
-    everything = read(spec.data, cache, reporter)
+    everything = read_source(spec.data, cache, reporter)
     report: dict[str, Any] = {
         "source": spec.data.source,
         "rows_read": everything.rows_read,
@@ -51,9 +52,9 @@ def check(spec: StudySpec, cache: Path, reporter: ProgressReporter = SILENT) -> 
         "error": None,
     }
     try:
-        data = worth_a_study(everything, spec.data, spec.protocol)
+        data = select_scenes(everything, spec.data, spec.protocol)
         report |= _facts(data)
-        parts = split(data, spec.protocol)
+        parts = split_scenes(data, spec.protocol)
         report["warnings"] = _warnings(everything, data)
         findings = {finding.check: finding for finding in audit_data(data, parts)}
         _sample(data, parts, spec.protocol, report, findings, reporter)

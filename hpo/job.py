@@ -35,7 +35,7 @@ from storage.errors import InputError
 from storage.files.store import check_store
 from storage.home import cache_folder, trial_folder
 from studies.config.spec import StudySpec
-from studies.data.sources import load
+from studies.data.loading import load_data
 from studies.training.problem import Problem, prepare
 
 
@@ -98,7 +98,7 @@ def begin(
         InputError: the study or its data are at fault, or a trial would not fit into a worker's memory.
     """
     check_store()
-    data = load(spec.data, spec.protocol, cache_folder(), console)
+    data = load_data(spec.data, spec.protocol, cache_folder(), console)
     console.note(
         f"{spec.name}: {len(data.time):,} interactions, {len(data.texts):,} items, {len(data.scenes)} scenes, "
         f"{data.users:,} users"

@@ -1,4 +1,4 @@
-"""Who is told how far a long step is: a terminal or a log file, by `hpo.status.console.Console`; or nobody."""
+"""The interface through which long steps report their progress; `hpo.status.console.Console` shows it."""
 
 from __future__ import annotations
 
@@ -6,30 +6,30 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
 
-# Told of (done, in all), in the step's own unit.
+# Called with (done, in all), in the step's own unit.
 Progress = Callable[[int, int], None]
 
 
 class ProgressReporter(Protocol):
-    """Is told of long steps."""
+    """Receives the progress of long steps."""
 
     def note(self, text: str) -> None:
-        """One line about what happens: for steps without a unit that time left could be told by."""
+        """Show one line of text, for a step whose remaining time cannot be estimated."""
 
     def progress(self, label: str) -> AbstractContextManager[Progress]:
-        """For the time of a step; what it gives is called with (done, in all)."""
+        """Return a context for the duration of a step; its value is called with (done, in all)."""
 
 
-class Silent:
-    """Hears nothing."""
+class SilentReporter:
+    """Discards all progress."""
 
     def note(self, text: str) -> None:
-        """Drops it."""
+        """Discard the text."""
 
     @contextmanager
     def progress(self, label: str) -> Iterator[Progress]:
-        """Drops what is reported."""
+        """Discard the progress of the step."""
         yield lambda done, total: None
 
 
-SILENT = Silent()
+SILENT = SilentReporter()

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from studies.config.spec import TeacherSection
-from studies.model.activation_cache import EmbeddingCache
+from studies.model.activation_cache import ActivationCache
 from studies.model.encoder import Encoder, load, tokenize
 from tests.synthetic import BRANDS, COLOURS, SCENES, SIZES
 
@@ -20,11 +20,11 @@ TEXTS = [
 SEVERAL_BATCHES = TEXTS * 100
 
 
-def cache(folder: Path, encoder: Encoder, texts: list[str] = TEXTS) -> EmbeddingCache:
-    return EmbeddingCache(folder, encoder, tokenize(encoder.tokenizer, texts, 32))
+def cache(folder: Path, encoder: Encoder, texts: list[str] = TEXTS) -> ActivationCache:
+    return ActivationCache(folder, encoder, tokenize(encoder.tokenizer, texts, 32))
 
 
-def computes(built: EmbeddingCache, layers: Collection[int]) -> bool:
+def computes(built: ActivationCache, layers: Collection[int]) -> bool:
     """Builds; whether anything had to be computed."""
     calls: list[int] = []
     built.build(layers, lambda done, total: calls.append(done))

@@ -14,9 +14,10 @@ import polars as pl
 import torch
 
 from studies.config.spec import StudySpec, parse_spec
-from studies.data.dataset import Dataset, build
+from studies.data.coding import build_dataset
+from studies.data.dataset import Dataset
 from studies.data.source import Tables
-from studies.episodes.sampler import Episode
+from studies.episodes.episode import Episode
 
 COLOURS = ("red", "blue", "green", "black", "white", "yellow")
 BRANDS = ("acme", "bolt", "corvo", "delta", "elba", "fjord")
@@ -112,7 +113,7 @@ def planted_shop(
             times = START + rng.integers(0, 365 * DAY, len(taken))
             rows.append(pl.DataFrame({"user": np.full(len(taken), user), "product": taken, "time": times}))
     log = pl.concat(rows)
-    data = build(Tables(log, items.select("product", "scene", "text"), len(log)))
+    data = build_dataset(Tables(log, items.select("product", "scene", "text"), len(log)))
     by_code = np.array(data.user_ids, dtype=int)[:, None], np.array(data.item_ids, dtype=int)[None]
     return data, Oracle(odds[by_code])
 

@@ -12,7 +12,7 @@ import torch
 from peers import problems
 from peers.libraries import PEERS, Learn2Learn
 from studies.config.hyperparameters import Hyperparameters, LearnerName
-from studies.episodes.sampler import Episode
+from studies.episodes.episode import Episode
 from studies.model.recommender import Recommender
 from studies.training.problem import Problem
 

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from studies.episodes.sampler import Episode
+from studies.episodes.episode import Episode
 from studies.learners import LEARNERS
 from studies.learners.tasks.scene_task import ranking_loss
 from studies.model.recommender import AdaptedScene, Head, Reading, Recommender, Texts

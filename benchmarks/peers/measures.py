@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from peers.cases import System
-from studies.episodes.sampler import Episode
+from studies.episodes.episode import Episode
 from studies.model.device import device, full_precision
 from studies.training.outer_loop import Trainer
 

@@ -27,7 +27,7 @@ from distill.objective import evaluate
 from distill.serving.onnx_tower import OnnxTower, through
 from distill.student import Student, TokenTower
 from storage.errors import ScenetuneError
-from studies.episodes.sampler import Episode
+from studies.episodes.episode import Episode
 from studies.evaluation.evaluate import encode_items
 from studies.evaluation.metrics import top_k
 from studies.model.device import device, full_precision

@@ -19,7 +19,7 @@ from distill.student import Student
 from storage.errors import InputError
 from storage.files.atomic import atomic_folder
 from studies.config.spec import Format, Precision
-from studies.episodes.lexicon import Lexicon
+from studies.episodes.tfidf import Lexicon
 from studies.progress import SILENT, ProgressReporter
 from studies.training.problem import Problem
 

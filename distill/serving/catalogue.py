@@ -22,9 +22,9 @@ from torch import Tensor
 
 from distill.serving.scene import History, Scene, Vectors, shorten
 from storage.errors import InputError
-from studies.episodes.catalogue_terms import Coded, Coder
-from studies.episodes.lexicon import Lexicon, count_words, overlap
-from studies.episodes.sampler import Episode
+from studies.episodes.catalogue_terms import CodedTexts, TextCoder
+from studies.episodes.episode import Episode
+from studies.episodes.tfidf import Lexicon, count_words, overlap
 from studies.learners import Learner
 from studies.model.device import device
 from studies.progress import Progress
@@ -78,13 +78,13 @@ class _Items:
     place: dict[str, int]
     vectors: Tensor
     words: Any
-    coded: Coded
+    coded: CodedTexts
     products: Ints
     whole: _Scenery
 
     @classmethod
     def of(
-        cls, student: Known, place: dict[str, int], vectors: Tensor, words: Any, coded: Coded, products: Ints
+        cls, student: Known, place: dict[str, int], vectors: Tensor, words: Any, coded: CodedTexts, products: Ints
     ) -> _Items:
         """With all that can be made before a scene asks for it."""
         whole = _weighed(student, words, coded, products)
@@ -100,7 +100,7 @@ class _Items:
         return _weighed(self.student, self.words[rows], self.coded.take(rows), self.products[rows])
 
 
-def _weighed(student: Known, words: Any, coded: Coded, products: Ints) -> _Scenery:
+def _weighed(student: Known, words: Any, coded: CodedTexts, products: Ints) -> _Scenery:
     # A study whose systems do not know the number of products has a zero in its place.
     terms = coded.terms(products if student.products else None)
     weighed = student.lexicon.weigh(words, counted=student.counted)
@@ -126,7 +126,7 @@ class Catalogue:
         products: Sequence[int] | None = None,
         progress: Progress | None = None,
     ) -> None:
-        self._student, self._coder, self._adding = student, Coder(), Lock()
+        self._student, self._coder, self._adding = student, TextCoder(), Lock()
         if len(texts) == 0:
             raise InputError("there are no candidates; give the texts of the scene's items")
         counted = _check_texts(texts, products)
@@ -167,7 +167,7 @@ class Catalogue:
                 old.place | {text: len(old.place) + number for number, text in enumerate(new)},
                 torch.cat([old.vectors, self._student.embed(new, progress)]),
                 sp.vstack([old.words, count_words(new)], format="csr"),
-                old.coded.then(self._coder.code(new)),
+                old.coded.concatenate(self._coder.code(new)),
                 np.concatenate([old.products, counted[rows]]),
             )
 

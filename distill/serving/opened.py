@@ -19,7 +19,7 @@ from distill.export.manifest import HEAD, LEXICON, PROJECTION, verify
 from distill.hyperparameters import StudentHyperparameters
 from distill.student import Student, Texts, assemble
 from studies.config.hyperparameters import Hyperparameters
-from studies.episodes.lexicon import BUCKETS, Lexicon
+from studies.episodes.tfidf import BUCKETS, Lexicon
 from studies.model.encoder import Ragged, quiet_transformers
 from studies.model.recommender import Head
 

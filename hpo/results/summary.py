@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from studies.data.dataset import Dataset
-from studies.episodes.sampler import Episode
+from studies.episodes.episode import Episode
 from studies.episodes.split import Split, SplitName
 from studies.evaluation.baselines import POPULARITY, TEXT_FREE
 from studies.evaluation.intervals import Floats, bootstrap_ratio, interval

@@ -1,1 +1,1 @@
-"""Sources of interactions and items, each one file behind one function, and the `Dataset` they all return."""
+"""Data: the sources of interactions and items, and the `Dataset` that each of them becomes."""

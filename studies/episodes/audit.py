@@ -1,7 +1,7 @@
-"""The leakage audit: what would make a recall too good to be true, looked for in the data and in the episodes.
+"""The leakage audit: searches data and episodes for leaks that would inflate a recall.
 
-It reads the log itself and trusts nothing that the sampler derived. `hpo data check` shows its findings; every study
-runs it on the data and on each part's episodes before it uses them, and refuses to go on where something leaks.
+It reads the log itself and uses nothing that the sampler derived. `hpo data check` shows its findings. Every study runs
+it on the data and on each split's episodes before it uses them, and stops where something leaks.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ import numpy.typing as npt
 from storage.errors import InputError
 from studies.config.protocol_section import ProtocolSection
 from studies.data.dataset import Dataset, Ints
-from studies.episodes.sampler import DAY, Episode
-from studies.episodes.split import SPLIT_NAMES, Split, SplitName
+from studies.episodes.episode import Episode
+from studies.episodes.split import DAY, SPLIT_NAMES, Split, SplitName
 from studies.progress import Progress
 
-# A log with days for times can hold the same purchase in two stores by honest chance; more than this is a copy.
-TWICE = 0.01
+# In a log whose times are days, the same purchase can be in two stores by chance; a larger fraction is a copy.
+MAX_DUPLICATES = 0.01
 
 
 @dataclass(frozen=True)
@@ -30,9 +30,9 @@ class Finding:
     """The outcome of one check.
 
     Attributes:
-        check: what was looked for.
-        status: "leak" invalidates every recall; a "note" is worth knowing; "ok" was looked for and is not there.
-        detail: what was found, with numbers.
+        check: Name of the check.
+        status: "leak" if it invalidates every recall, "note" for a remark, "ok" if nothing was found.
+        detail: What was found, with numbers.
     """
 
     check: str
@@ -41,10 +41,10 @@ class Finding:
 
 
 def refuse_leaks(findings: Iterable[Finding]) -> None:
-    """Stops a study whose figures would mean nothing.
+    """Stop a study whose data or episodes leak.
 
     Raises:
-        InputError: something leaks; says what and where.
+        InputError: A finding is a leak; the message names its check and the first case.
     """
     for finding in findings:
         if finding.status == "leak":
@@ -55,20 +55,21 @@ def refuse_leaks(findings: Iterable[Finding]) -> None:
 
 
 def audit_data(data: Dataset, split: Split) -> list[Finding]:
-    """Checks that need no episodes: scenes, periods, and what held-out scenes share with training."""
+    """Return the findings that need no episodes: on scenes, periods, and what held-out scenes share with training."""
     return [_scenes_shared(data, split), _periods(split), _events_twice(data, split), _texts_seen(data, split)]
 
 
 def _scenes_shared(data: Dataset, split: Split) -> Finding:
     check = "scenes shared between splits"
-    part_of: dict[str, str] = {}
-    for part in SPLIT_NAMES:
-        for code in split.scenes[part]:
+    split_of: dict[str, str] = {}
+    for split_name in SPLIT_NAMES:
+        for code in split.scenes[split_name]:
+            scene = data.scenes[code]
             # "Tea" and "tea " are one scene written twice.
-            name = " ".join(data.scenes[code].casefold().split())
-            if part_of.setdefault(name, part) != part:
-                return Finding(check, "leak", f"scene {data.scenes[code]!r} is in meta-{part} and meta-{part_of[name]}")
-    return Finding(check, "ok", f"{len(part_of)} scenes, each in one part")
+            normalised = " ".join(scene.casefold().split())
+            if (other := split_of.setdefault(normalised, split_name)) != split_name:
+                return Finding(check, "leak", f"scene {scene!r} is in meta-{split_name} and meta-{other}")
+    return Finding(check, "ok", f"{len(split_of)} scenes, each in one split")
 
 
 def _periods(split: Split) -> Finding:
@@ -80,22 +81,22 @@ def _periods(split: Split) -> Finding:
 
 
 def _events_twice(data: Dataset, split: Split) -> Finding:
-    """The same user taking the same item at the same second, in scenes of different parts."""
+    """Find the same user taking the same item at the same second in scenes of different splits."""
     check = "interactions in two splits"
-    part_of = np.zeros(len(data.scenes), dtype=np.int64)
-    for code, part in enumerate(SPLIT_NAMES):
-        part_of[split.scenes[part]] = code
-    parts = part_of[data.scene]
+    split_of_scene = np.zeros(len(data.scenes), dtype=np.int64)
+    for code, split_name in enumerate(SPLIT_NAMES):
+        split_of_scene[split.scenes[split_name]] = code
+    splits = split_of_scene[data.scene]
     # Rows are sorted by time, user, item and scene: copies are neighbours.
-    same = (np.diff(data.time) == 0) & (np.diff(data.user) == 0) & (np.diff(data.item) == 0) & (np.diff(parts) != 0)
-    pairs = np.sort(np.stack([parts[:-1][same], parts[1:][same]]), axis=0)
-    worst = Finding(check, "ok", "no user takes the same item at the same second in scenes of two parts")
+    same = (np.diff(data.time) == 0) & (np.diff(data.user) == 0) & (np.diff(data.item) == 0) & (np.diff(splits) != 0)
+    pairs = np.sort(np.stack([splits[:-1][same], splits[1:][same]]), axis=0)
+    worst = Finding(check, "ok", "no user takes the same item at the same second in scenes of two splits")
     for earlier, later in ((0, 1), (0, 2), (1, 2)):
-        twice = int(((pairs[0] == earlier) & (pairs[1] == later)).sum()) / max(1, int((parts == later).sum()))
+        twice = int(((pairs[0] == earlier) & (pairs[1] == later)).sum()) / max(1, int((splits == later).sum()))
         if twice > 0 and worst.status != "leak":
             late, early = SPLIT_NAMES[later], SPLIT_NAMES[earlier]
-            said = f"{twice:.1%} of the meta-{late} interactions are in meta-{early} scenes too"
-            worst = Finding(check, "leak" if twice > TWICE else "note", said)
+            detail = f"{twice:.1%} of the meta-{late} interactions are in meta-{early} scenes too"
+            worst = Finding(check, "leak" if twice > MAX_DUPLICATES else "note", detail)
     return worst
 
 
@@ -112,19 +113,28 @@ def audit_episodes(
     data: Dataset,
     split: Split,
     protocol: ProtocolSection,
-    part: SplitName,
+    split_name: SplitName,
     episodes: Sequence[Episode],
     progress: Progress | None = None,
 ) -> list[Finding]:
-    """Checks every episode of a part against the log; `progress` is called with (episodes checked, in all)."""
+    """Return the findings on every episode of a split, checked against the log.
+
+    Args:
+        data: The shop.
+        split: Split of its scenes.
+        protocol: Definition of an episode.
+        split_name: The split of the episodes.
+        episodes: All episodes of that split.
+        progress: Called with (episodes checked, episodes in all).
+    """
     log = _Log(data, split, protocol)
     problems: dict[str, list[str]] = {name: [] for name in _EPISODE_CHECKS}
     for number, episode in enumerate(episodes, start=1):
         where = f"scene {data.scenes[episode.scene]!r} opened at {episode.opened}"
-        begin, end = split.period[part]
+        begin, end = split.period[split_name]
         closes = episode.opened + round(protocol.window_days * DAY)
-        if episode.scene not in split.scenes[part] or episode.opened < begin or closes > end:
-            problems["episodes outside their part"].append(where)
+        if episode.scene not in split.scenes[split_name] or episode.opened < begin or closes > end:
+            problems["episodes outside their split"].append(where)
         if not log.support_is_first(episode):
             problems["support not the first interactions"].append(where)
         if not log.query_is_later(episode):
@@ -133,39 +143,39 @@ def audit_episodes(
             problems["history reaching past an interaction"].append(where)
         if progress is not None:
             progress(number, len(episodes))
-    findings = [_episode_finding(check, found, part, len(episodes)) for check, found in problems.items()]
-    return [*findings, _common_items(episodes, protocol, part)]
+    findings = [_episode_finding(check, found, split_name, len(episodes)) for check, found in problems.items()]
+    return [*findings, _common_items(episodes, protocol, split_name)]
 
 
 _EPISODE_CHECKS = (
-    "episodes outside their part",
+    "episodes outside their split",
     "support not the first interactions",
     "support later than query",
     "history reaching past an interaction",
 )
 
 
-def _episode_finding(check: str, found: list[str], part: SplitName, total: int) -> Finding:
+def _episode_finding(check: str, found: list[str], split_name: SplitName, total: int) -> Finding:
     if found:
-        return Finding(check, "leak", f"{len(found)} of {total} meta-{part} episodes, the first in {found[0]}")
-    return Finding(check, "ok", f"none of {total} meta-{part} episodes")
+        return Finding(check, "leak", f"{len(found)} of {total} meta-{split_name} episodes, the first in {found[0]}")
+    return Finding(check, "ok", f"none of {total} meta-{split_name} episodes")
 
 
-def _common_items(episodes: Sequence[Episode], protocol: ProtocolSection, part: SplitName) -> Finding:
+def _common_items(episodes: Sequence[Episode], protocol: ProtocolSection, split_name: SplitName) -> Finding:
     check = "items common to support and query"
-    asked = sum(int(episode.relevant.sum()) for episode in episodes)
+    answers = sum(int(episode.relevant.sum()) for episode in episodes)
     common = sum(int(episode.relevant[:, list(set(episode.support.tolist()))].sum()) for episode in episodes)
     again = sum(int((episode.relevant & episode.excluded).sum()) for episode in episodes)
     if again:
-        return Finding(check, "leak", f"{again} answers of meta-{part} are items that their user had before")
-    said = f"{common / max(1, asked):.0%} of the answers of meta-{part} are items of the support"
+        return Finding(check, "leak", f"{again} answers of meta-{split_name} are items that their user had before")
+    detail = f"{common / max(1, answers):.0%} of the answers of meta-{split_name} are items of the support"
     if protocol.repeat == "allow":
-        said += ", which new-item recall leaves out"
-    return Finding(check, "note" if common else "ok", said)
+        detail += ", which new-item recall leaves out"
+    return Finding(check, "note" if common else "ok", detail)
 
 
 class _Log:
-    """The log by user, and what an episode may have of it."""
+    """The log by user; checks what an episode may contain of it."""
 
     def __init__(self, data: Dataset, split: Split, protocol: ProtocolSection) -> None:
         self._data, self._protocol = data, protocol
@@ -174,7 +184,7 @@ class _Log:
         self._of_user = np.split(order, np.searchsorted(data.user[order], np.arange(1, data.users)))
 
     def support_is_first(self, episode: Episode) -> bool:
-        """Whether the support is what the scene saw first after opening, in order."""
+        """Return whether the support is the scene's first interactions after the opening, in order."""
         data, rows = self._data, episode.rows.cpu().numpy()
         scene = (data.scene[rows] == episode.scene).all()
         items = (data.item[rows] == episode.items[episode.support].cpu().numpy()).all()
@@ -183,7 +193,7 @@ class _Log:
         return bool(scene and items and (np.diff(rows) > 0).all() and earlier <= len(rows) - 1)
 
     def query_is_later(self, episode: Episode) -> bool:
-        """Whether each answer was taken in this scene after the support and inside the window."""
+        """Return whether each answer was taken in this scene after the support and within the window."""
         data = self._data
         adapted = data.time[episode.rows[-1]]
         closes = episode.opened + round(self._protocol.window_days * DAY)
@@ -196,11 +206,11 @@ class _Log:
         return True
 
     def histories_are_past(self, episode: Episode) -> bool:
-        """Whether every history holds only what its user took before, and nothing of another held-out scene."""
+        """Return whether every history has only earlier items of its user, and none of another held-out scene."""
         data = self._data
         items = episode.items.cpu().numpy()
         rows = episode.rows.tolist()
-        # Up to, and not including: the support's own moment for its users, the moment after the last for a query's.
+        # A support user's history ends before the interaction, a query user's with the last support interaction.
         moments = [(int(data.user[row]), int(data.time[row])) for row in rows]
         adapted = int(data.time[rows[-1]]) + 1
         moments += [(user, adapted) for user in episode.users.tolist()]

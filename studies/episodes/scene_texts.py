@@ -1,4 +1,4 @@
-"""What the texts of a scene say of its candidates, for the episodes that are sampled from it."""
+"""Features of the texts of a scene's candidates, computed once for the episodes of the scene."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ import numpy.typing as npt
 from studies.config.protocol_section import ProtocolSection
 from studies.data.dataset import Dataset, Ints
 from studies.episodes.catalogue_terms import terms, weigh_fields
-from studies.episodes.lexicon import Lexicon, count_words
 from studies.episodes.split import Split
+from studies.episodes.tfidf import Lexicon, count_words
 from studies.progress import Progress
 
 
 @dataclass(frozen=True)
-class Said:
-    """What C texts say.
+class TextFeatures:
+    """Features of the texts of C candidates.
 
     Attributes:
-        words: (C, W) sparse rows of `Lexicon.weigh`.
-        fields: (C, F) sparse rows of `studies.episodes.catalogue_terms.weigh_fields`.
-        terms: (C, T) of `studies.episodes.catalogue_terms.terms`.
+        words: (C, W) sparse rows of length 1, of `Lexicon.weigh`.
+        fields: (C, F) sparse rows of length 1, of `studies.episodes.catalogue_terms.weigh_fields`.
+        terms: (C, T) catalogue terms, of `studies.episodes.catalogue_terms.terms`.
     """
 
     words: Any
@@ -32,16 +32,16 @@ class Said:
 
 
 class SceneTexts:
-    """Reads the texts of a data set's scenes.
+    """Computes the text features of a data set's scenes.
 
     Args:
-        data: the shop.
-        split: of its scenes.
-        protocol: which items are candidates.
-        progress: called with (texts done, texts in all) while words are counted.
+        data: The shop.
+        split: Split of its scenes.
+        protocol: Which items are candidates.
+        progress: Called with (texts done, texts in all) while words are counted.
 
     Attributes:
-        lexicon: the words of the texts that training may read.
+        lexicon: Word frequencies of the texts that training may read.
     """
 
     def __init__(
@@ -51,14 +51,14 @@ class SceneTexts:
         self._held_out = frozenset(int(scene) for scene in split.held_out)
         self._words = count_words(data.texts, progress)
         self.lexicon = Lexicon.of(self._words[visible_items(data, split, protocol)])
-        self._last: tuple[int, Said] | None = None
+        self._last: tuple[int, TextFeatures] | None = None
 
     def candidates(self, scene: int) -> Ints:
-        """(C,) items that a recommender ranks in a scene, ascending."""
+        """Return the (C,) codes of the items that a recommender ranks in a scene, ascending."""
         return np.arange(len(self._data.texts)) if self._protocol.candidates == "all" else self._data.items_of(scene)
 
-    def of(self, scene: int) -> Said:
-        """What the candidates' texts say; kept until another scene is asked for: openings come one after another."""
+    def features(self, scene: int) -> TextFeatures:
+        """Return the features of a scene's candidates; those of the last scene are cached for its other openings."""
         every = self._protocol.candidates == "all"
         key = -1 if every else scene
         if self._last is None or self._last[0] != key:
@@ -66,11 +66,11 @@ class SceneTexts:
             texts = [self._data.texts[item] for item in candidates]
             products = self._data.products[candidates] if self._protocol.products else None
             words = self.lexicon.weigh(self._words[candidates], counted=every or scene not in self._held_out)
-            self._last = key, Said(words, weigh_fields(texts), terms(texts, products))
+            self._last = key, TextFeatures(words, weigh_fields(texts), terms(texts, products))
         return self._last[1]
 
 
 def visible_items(data: Dataset, split: Split, protocol: ProtocolSection) -> Ints:
-    """(N,) items whose texts training may read, ascending."""
+    """Return the (N,) codes of the items whose texts training may read, ascending."""
     # Where every item is a candidate everywhere, no item belongs to a held-out scene.
     return np.arange(len(data.texts)) if protocol.candidates == "all" else data.items_in(split.scenes["train"])

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from studies.data.dataset import Dataset, Ints
 from studies.episodes.catalogue_terms import TERMS
-from studies.episodes.sampler import Episode
+from studies.episodes.episode import Episode
 from studies.evaluation.evaluate import System
 
 # The one to beat: five purchases say much about what sells.

@@ -8,7 +8,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from studies.episodes.sampler import Episode
+from studies.episodes.episode import Episode
 from studies.evaluation.metrics import Evaluation, episode_metrics, rank, summarise
 from studies.learners import Learner
 from studies.model.encoder import by_length

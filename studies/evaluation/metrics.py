@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from studies.episodes.sampler import Episode
+from studies.episodes.episode import Episode
 from studies.evaluation.intervals import Floats, Interval, bootstrap
 
 

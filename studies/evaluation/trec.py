@@ -27,7 +27,7 @@ from torch import Tensor
 from storage.errors import InputError
 from storage.files.atomic import atomic_folder
 from studies.data.dataset import Dataset
-from studies.episodes.sampler import Episode
+from studies.episodes.episode import Episode
 
 
 @contextmanager

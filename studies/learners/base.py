@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from studies.config.hyperparameters import Hyperparameters
-from studies.episodes.sampler import Episode
+from studies.episodes.episode import Episode
 from studies.learners.inner_loop import Task, Weights, descend
 from studies.learners.tasks.meta_batch import scene_tasks
 from studies.learners.tasks.scene_task import AdaptedParameters, SceneTask

@@ -44,7 +44,7 @@ _ENTRY = re.compile(r"[0-9a-f]{24}-top\d+")
 _DRAFT = re.compile(rf"\.{_ENTRY.pattern}\.[0-9a-f]+\.(new|old)")
 
 
-class EmbeddingCache:
+class ActivationCache:
     """Activations of one set of texts under one encoder.
 
     What `build` has made or found stays on disk for as long as this object lives: it holds a shared lock on each file,

@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from studies.config.hyperparameters import HeadPart
 from studies.episodes.catalogue_terms import TERMS
-from studies.episodes.sampler import Episode
+from studies.episodes.episode import Episode
 
 # Weights of the head that are scalars or stand for one direction; they train at a rate of their own.
 HEAD_SCALARS = ("scene", "gates", "sharpness", "bias_rate")

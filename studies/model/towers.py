@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from studies.config.hyperparameters import LearnerName
-from studies.model.activation_cache import EmbeddingCache
+from studies.model.activation_cache import ActivationCache
 from studies.model.device import autocast, device
 from studies.model.encoder import Encoder, Ragged, by_length, pool, run_layers
 
@@ -137,7 +137,7 @@ def attention_for(wanted: Literal["auto", "eager", "sdpa"], learner: LearnerName
 
 
 def build_tower(
-    encoder: Encoder, cache: EmbeddingCache, trainable_layers: int, attention: Attention, *, compiled: bool = False
+    encoder: Encoder, cache: ActivationCache, trainable_layers: int, attention: Attention, *, compiled: bool = False
 ) -> Tower:
     """The item tower of a trial, over activations that `cache.build` has computed.
 

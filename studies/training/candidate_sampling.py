@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from studies.episodes.sampler import Episode
+from studies.episodes.episode import Episode
 
 
 def thin(episode: Episode, most: int, rng: np.random.Generator) -> Episode:

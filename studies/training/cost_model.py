@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import torch
 
 from studies.config.spec import PrunerSection
-from studies.episodes.sampler import Episode
+from studies.episodes.episode import Episode
 from studies.learners import Learner
 from studies.model.device import device
 from studies.training.outer_loop import Trainer

@@ -27,7 +27,7 @@ from storage.errors import InputError
 from studies.config.hyperparameters import GRADIENT_LEARNERS, Hyperparameters, LearnerName, moves_encoder
 from studies.config.search_domains import values_of
 from studies.config.search_section import SearchSection
-from studies.episodes.sampler import Episode
+from studies.episodes.episode import Episode
 from studies.learners import LEARNERS
 from studies.learners.tasks.meta_batch import FILL
 from studies.model.encoder import Encoder

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from studies.episodes.sampler import Episode
+from studies.episodes.episode import Episode
 from studies.learners import Learner
 from studies.model.recommender import HEAD_SCALARS, INNER_RATES
 from studies.training.candidate_sampling import thin

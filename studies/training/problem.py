@@ -19,17 +19,18 @@ from studies.config.search_domains import Range, values_of
 from studies.config.search_section import SearchSection
 from studies.config.spec import StudySpec
 from studies.data.dataset import Dataset
-from studies.data.sources import load as load_data
+from studies.data.loading import load_data
 from studies.episodes.audit import audit_data, audit_episodes, refuse_leaks
-from studies.episodes.lexicon import Lexicon
-from studies.episodes.sampler import Episode, EpisodeSampler
+from studies.episodes.episode import Episode
+from studies.episodes.sampler import EpisodeSampler
 from studies.episodes.scene_texts import visible_items
-from studies.episodes.split import Split, SplitName, split
+from studies.episodes.split import Split, SplitName, split_scenes
+from studies.episodes.tfidf import Lexicon
 from studies.evaluation.evaluate import Adapted, ItemVectors, evaluate
 from studies.evaluation.metrics import Evaluation
 from studies.learners import Learner, build
 from studies.model import encoder as encoders
-from studies.model.activation_cache import EmbeddingCache
+from studies.model.activation_cache import ActivationCache
 from studies.model.device import device, free_memory
 from studies.model.encoder import Encoder, Ragged
 from studies.model.recommender import Head, Recommender
@@ -60,7 +61,7 @@ class Problem:
         with reporter.progress("splitting texts into tokens") as progress:
             tokens = encoders.tokenize(encoder.tokenizer, data.texts, spec.teacher.max_tokens, progress)
         self.tokens: Ragged = tokens
-        self.cache = EmbeddingCache(folder, encoder, self.tokens)
+        self.cache = ActivationCache(folder, encoder, self.tokens)
         with reporter.progress("counting the texts' words") as progress:
             self._sampler = EpisodeSampler(data, parts, spec.protocol, progress)
         self._episodes: dict[SplitName, list[Episode]] = {}
@@ -168,7 +169,7 @@ def prepare(
         InputError: data, protocol or encoder cannot give a meaningful study.
     """
     data = data or load_data(spec.data, spec.protocol, cache, reporter)
-    parts = split(data, spec.protocol)
+    parts = split_scenes(data, spec.protocol)
     refuse_leaks(audit_data(data, parts))
     encoder = encoders.load(spec.teacher)
     trainable = trainable_choices(spec.search)

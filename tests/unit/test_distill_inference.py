@@ -20,7 +20,7 @@ from distill.serving.scene import best
 from storage.errors import InputError
 from studies.config.hyperparameters import Hyperparameters
 from studies.episodes.catalogue_terms import TERMS
-from studies.episodes.sampler import Episode
+from studies.episodes.episode import Episode
 from studies.evaluation.metrics import top_k
 from studies.model.device import full_precision
 from studies.model.encoder import tokenize

@@ -10,7 +10,7 @@ from hpo.results import summary
 from hpo.results.summary import Scored
 from studies.config.protocol_section import ProtocolSection
 from studies.episodes.sampler import EpisodeSampler
-from studies.episodes.split import split
+from studies.episodes.split import split_scenes
 from studies.evaluation.baselines import POPULARITY
 from studies.evaluation.intervals import bootstrap
 from studies.evaluation.metrics import Evaluation, SceneMetrics
@@ -88,7 +88,7 @@ def test_facts_and_counts_are_those_of_the_episodes(candidates: str):
     """Counts such as "7,000 queries" are read as the size of the evidence."""
     data = planted_dataset()
     protocol = PROTOCOL.model_copy(update={"candidates": candidates})
-    parts = split(data, protocol)
+    parts = split_scenes(data, protocol)
     episodes = EpisodeSampler(data, parts, protocol).sample("test")
     vectors = torch.nn.functional.normalize(torch.randn(len(data.texts), 8, generator=torch.Generator().manual_seed(0)))
     facts = summary.scene_facts(data, parts, "test", episodes, vectors, every_item=candidates == "all")

@@ -10,11 +10,13 @@ import torch
 
 from storage.errors import InputError
 from studies.config.protocol_section import ProtocolSection
-from studies.data.dataset import Dataset, build, keep_first_takes
+from studies.data.coding import build_dataset
+from studies.data.dataset import Dataset, keep_first_interactions
 from studies.data.source import Tables
 from studies.episodes.audit import Finding, audit_data, audit_episodes, refuse_leaks
-from studies.episodes.sampler import Episode, EpisodeSampler
-from studies.episodes.split import SPLIT_NAMES, Split, split
+from studies.episodes.episode import Episode
+from studies.episodes.sampler import EpisodeSampler
+from studies.episodes.split import SPLIT_NAMES, Split, split_scenes
 from studies.training.problem import prepare
 from tests.synthetic import planted_dataset, tiny_encoder, tiny_spec
 
@@ -28,7 +30,7 @@ def data() -> Dataset:
 
 @pytest.fixture(scope="module")
 def parts(data: Dataset) -> Split:
-    return split(data, PROTOCOL)
+    return split_scenes(data, PROTOCOL)
 
 
 @pytest.fixture(scope="module")
@@ -44,8 +46,8 @@ def leaks(findings: list[Finding]) -> set[str]:
 def test_honest_data_and_episodes_pass(data: Dataset, repeat: str) -> None:
     """An audit that cries wolf is switched off."""
     protocol = PROTOCOL.model_copy(update={"repeat": repeat})
-    shop = keep_first_takes(data) if repeat == "exclude" else data
-    parts = split(shop, protocol)
+    shop = keep_first_interactions(data) if repeat == "exclude" else data
+    parts = split_scenes(shop, protocol)
     sampler = EpisodeSampler(shop, parts, protocol)
     assert leaks(audit_data(shop, parts)) == set()
     for part in SPLIT_NAMES:
@@ -100,7 +102,7 @@ def another_held_out_scene(episode: Episode, data: Dataset) -> Episode:
     """Puts an item of another test scene, which the user did take before, into a history."""
     user, adapted = int(episode.users[0]), data.time[episode.rows[-1]]
     mine = set(episode.items.tolist())
-    other = split(data, PROTOCOL).held_out
+    other = split_scenes(data, PROTOCOL).held_out
     rows = np.flatnonzero((data.user == user) & (data.time < adapted) & np.isin(data.scene, other))
     foreign = next(int(data.item[row]) for row in rows if int(data.item[row]) not in mine)
     column = torch.zeros(len(episode.query_history), 1)
@@ -133,7 +135,7 @@ def answers_had_before(episode: Episode, data: Dataset) -> Episode:
         (answers_in_history, "history reaching past an interaction"),
         (label_in_history, "history reaching past an interaction"),
         (another_held_out_scene, "history reaching past an interaction"),
-        (opens_in_training, "episodes outside their part"),
+        (opens_in_training, "episodes outside their split"),
         (answers_had_before, "items common to support and query"),
     ],
 )
@@ -176,18 +178,18 @@ def copied(share: float) -> Dataset:
         }
     )
     items = pl.DataFrame({"product": range(30), "text": [f"thing {n}" for n in range(30)]})
-    first = build(Tables(rows, items, count))
-    parts = split(first, PROTOCOL)
+    first = build_dataset(Tables(rows, items, count))
+    parts = split_scenes(first, PROTOCOL)
     train, test = (first.scenes[int(parts.scenes[part][0])] for part in ("train", "test"))
     copies = rows.filter(pl.col("scene") == test).sample(fraction=share, seed=1).with_columns(scene=pl.lit(train))
-    return build(Tables(pl.concat([rows, copies]), items, count + len(copies)))
+    return build_dataset(Tables(pl.concat([rows, copies]), items, count + len(copies)))
 
 
 @pytest.mark.parametrize(("share", "status"), [(0.0, "ok"), (0.01, "note"), (0.9, "leak")])
 def test_purchases_copied_from_a_test_scene_into_a_training_scene_are_found(share: float, status: str) -> None:
     """A category tree logged at two levels puts every test answer into training under another name."""
     data = copied(share)
-    found = {f.check: f for f in audit_data(data, split(data, PROTOCOL))}
+    found = {f.check: f for f in audit_data(data, split_scenes(data, PROTOCOL))}
     assert found["interactions in two splits"].status == status
     # Stores share their items by nature, which is said but is no leak.
     assert found["held-out texts seen in training"].status == "note"
@@ -216,7 +218,7 @@ def test_every_study_runs_the_audit(data: Dataset, tmp_path, monkeypatch: pytest
     seeds = (
         seed
         for seed in range(50)
-        if leaks(audit_data(renamed, split(renamed, spec.protocol.model_copy(update={"seed": seed}))))
+        if leaks(audit_data(renamed, split_scenes(renamed, spec.protocol.model_copy(update={"seed": seed}))))
     )
     seeded = tiny_spec(tmp_path / "encoder", protocol={"seed": next(seeds)})
     with pytest.raises(InputError, match="leakage audit: scenes shared between splits"):

@@ -9,10 +9,12 @@ import pytest
 import torch
 
 from studies.config.protocol_section import ProtocolSection
-from studies.data.dataset import Dataset, build
+from studies.data.coding import build_dataset
+from studies.data.dataset import Dataset
 from studies.data.source import Tables
-from studies.episodes.sampler import Episode, EpisodeSampler
-from studies.episodes.split import split
+from studies.episodes.episode import Episode
+from studies.episodes.sampler import EpisodeSampler
+from studies.episodes.split import split_scenes
 from studies.evaluation.baselines import (
     BM25,
     TEXT_FREE,
@@ -37,7 +39,7 @@ def data() -> Dataset:
 
 @pytest.fixture(scope="module")
 def episodes(data: Dataset) -> list[Episode]:
-    return EpisodeSampler(data, split(data, PROTOCOL), PROTOCOL).sample("validation")
+    return EpisodeSampler(data, split_scenes(data, PROTOCOL), PROTOCOL).sample("validation")
 
 
 def test_popularity_counts_the_supports_purchases_and_breaks_ties_at_random(episodes: list[Episode]) -> None:
@@ -113,14 +115,14 @@ def stores() -> Dataset:
         }
     )
     items = pl.DataFrame({"product": range(1, 31), "text": [f"thing {n}" for n in range(1, 31)]})
-    return build(Tables(log, items, count))
+    return build_dataset(Tables(log, items, count))
 
 
 def test_popularity_anywhere_counts_other_scenes_too_and_is_the_supports_own_where_nothing_is_shared(
     stores: Dataset, episodes: list[Episode]
 ) -> None:
     """In a new store the bar is what sells in all stores, not what five customers took."""
-    for episode in EpisodeSampler(stores, split(stores, PROTOCOL), PROTOCOL).sample("test"):
+    for episode in EpisodeSampler(stores, split_scenes(stores, PROTOCOL), PROTOCOL).sample("test"):
         scores = Popularity().scores(episode)
         more = scores - SupportPopularity().scores(episode)
         torch.testing.assert_close(more, episode.elsewhere.expand_as(scores), rtol=1e-4, atol=1e-3)
@@ -147,7 +149,7 @@ def test_bm25_ranks_as_bm25s_does(data: Dataset, episodes: list[Episode]) -> Non
 
 def test_item_knn_equals_the_cosines_of_user_sets(stores: Dataset) -> None:
     """Neighbours counted from the episode's own future would make ids look as good as clairvoyance."""
-    parts = split(stores, PROTOCOL)
+    parts = split_scenes(stores, PROTOCOL)
     begin = parts.period["test"][0]
     known = np.isin(stores.scene, parts.scenes["train"]) & (stores.time < begin)
     system = ItemKNN(stores, known)
@@ -174,7 +176,7 @@ def test_item_knn_equals_the_cosines_of_user_sets(stores: Dataset) -> None:
 def test_every_baseline_ranks_every_query_without_its_answers(data: Dataset, episodes: list[Episode]) -> None:
     """A baseline that peeks at what is relevant would set a bar that no honest system clears."""
     vectors = torch.randn(len(data.texts), 4, generator=torch.Generator().manual_seed(0))
-    parts = split(data, PROTOCOL)
+    parts = split_scenes(data, PROTOCOL)
     systems = build_baselines(data, parts.scenes["train"], parts.period["validation"][0], vectors)
     # No scenes share items, and no products a text: these would be the same as another.
     assert set(TEXT_FREE) - set(systems) == {"popularity anywhere", "products per item", "popularity + products"}

@@ -14,11 +14,12 @@ from hypothesis import strategies as st
 
 from storage.errors import InputError
 from studies.config.protocol_section import ProtocolSection
-from studies.data import sources, stored
+from studies.data import dataset_cache, loading
+from studies.data.coding import build_dataset
 from studies.data.completejourney import CompleteJourney
-from studies.data.dataset import Dataset, build, keep_first_takes, keep_scenes
+from studies.data.dataset import Dataset, keep_first_interactions, keep_scenes
+from studies.data.scene_selection import eligible_scenes, order_by_digest
 from studies.data.source import Source, Tables
-from studies.data.sources import by_digest, eligible
 from tests.synthetic import planted_dataset
 
 LOG_COLUMNS = ["user", "product", "time"]
@@ -36,7 +37,7 @@ CATALOGUE = [
 
 def made(log: list[tuple[Any, ...]], catalogue: list[tuple[Any, ...]] = CATALOGUE) -> Dataset:
     frame = pl.DataFrame(log, schema=LOG_COLUMNS, orient="row")
-    return build(Tables(frame, pl.DataFrame(catalogue, schema=ITEM_COLUMNS, orient="row"), len(log)))
+    return build_dataset(Tables(frame, pl.DataFrame(catalogue, schema=ITEM_COLUMNS, orient="row"), len(log)))
 
 
 def readable(data: Dataset) -> list[tuple[int, str, str]]:
@@ -124,7 +125,7 @@ def test_scenes_of_the_log_have_the_items_that_were_taken_there() -> None:
         orient="row",
     )
     items = pl.DataFrame({"product": [1, 2, 3], "text": ["tea", "cup", "never sold"]})
-    data = build(Tables(log, items, 4))
+    data = build_dataset(Tables(log, items, 4))
     assert readable(data) == [(10, "north", "tea"), (11, "north", "cup"), (12, "south", "cup")]
     assert catalogues(data) == {"north": ["cup", "tea"], "south": ["cup"]}
     assert data.user_ids == ("a", "b")
@@ -136,7 +137,7 @@ def test_scenes_of_the_log_have_the_items_that_were_taken_there() -> None:
 
 def test_only_the_first_of_a_users_interactions_with_an_item_counts_where_nothing_repeats() -> None:
     """A second view of a dress, counted as an answer, would reward recommending what is in the wardrobe."""
-    data = keep_first_takes(made([(10, 1, 5), (10, 1, 9), (10, 3, 7), (11, 1, 9), (10, 2, 6), (10, 2, 8)]))
+    data = keep_first_interactions(made([(10, 1, 5), (10, 1, 9), (10, 3, 7), (11, 1, 9), (10, 2, 6), (10, 2, 8)]))
     assert readable(data) == [(5, "tea", "green tea"), (6, "tea", "black tea"), (9, "tea", "green tea")]
     assert sum(data.dropped.values()) == 3
     assert data.rows_read == len(data.time) + sum(data.dropped.values())
@@ -264,18 +265,18 @@ def test_a_scene_must_reach_every_minimum_exactly(minima: dict[str, int], fit: s
         log += [(row % users, products[row % items], row) for row in range(count)]
     data = made(log, catalogue)
     section = Kept(path=Path(), **minima)
-    assert {data.scenes[code] for code in eligible(data, section)} == fit
+    assert {data.scenes[code] for code in eligible_scenes(data, section)} == fit
 
 
 def test_the_random_order_of_scenes_is_stable_when_a_scene_is_added() -> None:
     """A shuffle would move most scenes to another part, and old test scenes would be trained on."""
     names = tuple(f"scene {n}" for n in range(40))
-    before = [names[i] for i in by_digest(names, seed=3)]
+    before = [names[i] for i in order_by_digest(names, seed=3)]
     more = ("brand new", *names)
-    after = [more[i] for i in by_digest(more, seed=3)]
+    after = [more[i] for i in order_by_digest(more, seed=3)]
     assert [name for name in after if name != "brand new"] == before
     assert sorted(before) == sorted(names)
-    assert before != [names[i] for i in by_digest(names, seed=4)]
+    assert before != [names[i] for i in order_by_digest(names, seed=4)]
 
 
 def written(folder: Path, scenes: int = 8) -> Path:
@@ -290,20 +291,20 @@ def written(folder: Path, scenes: int = 8) -> Path:
 def test_min_and_max_scenes_select_real_scenes_and_count_the_rest(tmp_path: Path) -> None:
     """What a study leaves out must be countable from its data alone."""
     section = Kept(path=written(tmp_path), max_scenes=5)
-    loaded = sources.load(section, ProtocolSection(), tmp_path)
+    loaded = loading.load_data(section, ProtocolSection(), tmp_path)
     assert len(loaded.scenes) == 5
     assert loaded.rows_read == 300 == len(loaded.time) + sum(loaded.dropped.values())
     impossible = section.model_copy(update={"min_users": 1000})
     with pytest.raises(InputError, match=r"none of the 8 scenes has .*min_users = 1000.*lower them in \[data\]"):
-        sources.load(impossible, ProtocolSection(), tmp_path)
+        loading.load_data(impossible, ProtocolSection(), tmp_path)
 
 
 def test_what_was_read_is_cached_by_bytes_and_settings(tmp_path: Path) -> None:
     """A stale cache would run a study on last week's shop; a useless one would read an hour at every start."""
     path = written(tmp_path)
     reads.clear()
-    first = sources.read(Kept(path=path), tmp_path)
-    again = sources.read(Kept(path=path, min_users=3, max_scenes=2), tmp_path)  # not what reading depends on
+    first = loading.read_source(Kept(path=path), tmp_path)
+    again = loading.read_source(Kept(path=path, min_users=3, max_scenes=2), tmp_path)  # not what reading depends on
     assert len(reads) == 1
     assert vars(again).keys() == vars(first).keys()
     for name, value in vars(first).items():
@@ -311,10 +312,10 @@ def test_what_was_read_is_cached_by_bytes_and_settings(tmp_path: Path) -> None:
             name
         )
     os.utime(path, (1, 1))  # the same bytes
-    sources.read(Kept(path=path), tmp_path)
+    loading.read_source(Kept(path=path), tmp_path)
     assert len(reads) == 1
     path.write_text(path.read_text().replace("text 1", "other 1"))
-    assert sources.read(Kept(path=path), tmp_path).fingerprint != first.fingerprint
+    assert loading.read_source(Kept(path=path), tmp_path).fingerprint != first.fingerprint
     assert len(reads) == 2
 
 
@@ -322,7 +323,7 @@ def test_what_was_read_is_cached_by_bytes_and_settings(tmp_path: Path) -> None:
 def test_a_damaged_cache_is_read_anew(tmp_path: Path, damage: str) -> None:
     """Half a cached log, taken for the whole, would be a smaller shop under the same name."""
     path = written(tmp_path)
-    first = sources.read(Kept(path=path), tmp_path)
+    first = loading.read_source(Kept(path=path), tmp_path)
     (folder,) = (tmp_path / "data").iterdir()
     log = folder / "log.parquet"
     if damage == "truncate":
@@ -331,9 +332,9 @@ def test_a_damaged_cache_is_read_anew(tmp_path: Path, damage: str) -> None:
         pl.read_parquet(log)[:-1].write_parquet(log)
     else:
         (folder / "users.parquet").unlink()
-    assert stored.load(folder) is None
-    assert sources.read(Kept(path=path), tmp_path).fingerprint == first.fingerprint
-    assert stored.load(folder) is not None
+    assert dataset_cache.load(folder) is None
+    assert loading.read_source(Kept(path=path), tmp_path).fingerprint == first.fingerprint
+    assert dataset_cache.load(folder) is not None
 
 
 def test_a_file_that_changes_while_it_is_read_is_refused_and_not_cached(
@@ -341,15 +342,15 @@ def test_a_file_that_changes_while_it_is_read_is_refused_and_not_cached(
 ) -> None:
     """Half the old file and half the new is a shop that never was."""
     path = written(tmp_path)
-    build_tables = sources.build
+    build_tables = loading.build_dataset
 
     def meanwhile(tables: Tables) -> Dataset:
         path.write_text(path.read_text() + " ")
         return build_tables(tables)
 
-    monkeypatch.setattr(sources, "build", meanwhile)
+    monkeypatch.setattr(loading, "build_dataset", meanwhile)
     with pytest.raises(InputError, match=r"shop\.json changed while it was read; wait until it is written"):
-        sources.read(Kept(path=path), tmp_path)
+        loading.read_source(Kept(path=path), tmp_path)
     assert not (tmp_path / "data").exists()
 
 
@@ -358,7 +359,7 @@ def test_a_log_of_one_moment_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "shop.json"
     path.write_text(json.dumps([[["u", "p", 7], ["v", "p", 7]], [["p", "s", "t"]]]))
     with pytest.raises(InputError, match=r"all 2 interactions are at one time \(7 in UTC seconds\).*data\.time"):
-        sources.load(Kept(path=path), ProtocolSection(), tmp_path)
+        loading.load_data(Kept(path=path), ProtocolSection(), tmp_path)
 
 
 def test_a_log_that_loses_all_its_rows_says_why(tmp_path: Path) -> None:
@@ -366,18 +367,18 @@ def test_a_log_that_loses_all_its_rows_says_why(tmp_path: Path) -> None:
     path = tmp_path / "shop.json"
     path.write_text(json.dumps([[["u", "other", 7]], [["p", "s", "t"]]]))
     with pytest.raises(InputError, match=r"none of the 1 rows.*1: product not in the catalogue.*hpo data check"):
-        sources.load(Kept(path=path), ProtocolSection(), tmp_path)
+        loading.load_data(Kept(path=path), ProtocolSection(), tmp_path)
 
 
 def test_complete_journey_loads_whole() -> None:
     """Another release of the data package would give another benchmark under the same name."""
     section = CompleteJourney(source="completejourney")
-    data = build(section.read())
+    data = build_dataset(section.read())
     assert data.rows_read == 1_469_307 == len(data.time) + sum(data.dropped.values())
     assert data.users > 2_000
     assert (np.diff(data.time) >= 0).all()
     assert all(text == text.lower() and text.strip() for text in data.texts)
-    assert len(eligible(data, section)) > 80
+    assert len(eligible_scenes(data, section)) > 80
     assert len(set(data.texts)) == len(data.texts)
 
 

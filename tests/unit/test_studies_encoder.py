@@ -16,7 +16,7 @@ from storage.errors import InputError
 from storage.files.atomic import sha256
 from studies.config.hyperparameters import Hyperparameters
 from studies.config.spec import TeacherSection
-from studies.model.activation_cache import EmbeddingCache
+from studies.model.activation_cache import ActivationCache
 from studies.model.device import fast_bf16, full_precision
 from studies.model.encoder import MINILM_SHA256, Encoder, Ragged, by_length, load, pool, run_layers, tokenize
 from studies.model.towers import TopLayersTower, build_tower
@@ -220,10 +220,10 @@ def test_cached_embeddings_equal_the_plain_model(request: pytest.FixtureRequest,
     tokens = tokenize(encoder.tokenizer, TEXTS, 32)
     expected = torch.stack([plain(encoder, text) for text in TEXTS])
     with full_precision():
-        exact = EmbeddingCache(tmp_path / "fp32", encoder, tokens)
+        exact = ActivationCache(tmp_path / "fp32", encoder, tokens)
         exact.build({0})
     torch.testing.assert_close(exact.pooled(), expected, rtol=0, atol=2e-6)
-    usual = EmbeddingCache(tmp_path / "usual", encoder, tokens)
+    usual = ActivationCache(tmp_path / "usual", encoder, tokens)
     usual.build({0})
     # bf16 keeps 8 bits: one part in 256 per component, less in the mean.
     torch.testing.assert_close(usual.pooled(), expected, rtol=0, atol=8e-3 if fast_bf16() else 2e-6)
@@ -234,7 +234,7 @@ def test_cached_embeddings_equal_the_plain_model(request: pytest.FixtureRequest,
 def test_top_layers_over_cached_states_equal_the_whole_model(encoder: Encoder, tmp_path: Path, layers: int) -> None:
     """Split at the wrong depth, the trained encoder would start as another model than the frozen one."""
     tokens = tokenize(encoder.tokenizer, TEXTS, 32)
-    cache = EmbeddingCache(tmp_path, encoder, tokens)
+    cache = ActivationCache(tmp_path, encoder, tokens)
     with full_precision():
         cache.build({0, layers})
         tower = build_tower(encoder, cache, layers, "eager")
@@ -252,7 +252,7 @@ def test_top_layers_over_cached_states_equal_the_whole_model(encoder: Encoder, t
 
 def test_training_a_tower_does_not_change_the_shared_encoder(encoder: Encoder, tmp_path: Path) -> None:
     """Trials of one process share the encoder: layers not copied would carry one trial's training into the next."""
-    cache = EmbeddingCache(tmp_path, encoder, tokenize(encoder.tokenizer, TEXTS, 32))
+    cache = ActivationCache(tmp_path, encoder, tokenize(encoder.tokenizer, TEXTS, 32))
     cache.build({0, 1})
     before = {name: value.clone() for name, value in encoder.model.state_dict().items()}
     tower = build_tower(encoder, cache, 1, "eager")

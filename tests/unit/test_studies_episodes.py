@@ -13,10 +13,12 @@ from hypothesis import strategies as st
 
 from storage.errors import InputError
 from studies.config.protocol_section import ProtocolSection
-from studies.data.dataset import Dataset, build, keep_first_takes
+from studies.data.coding import build_dataset
+from studies.data.dataset import Dataset, keep_first_interactions
 from studies.data.source import Tables
-from studies.episodes.sampler import DAY, Episode, EpisodeSampler
-from studies.episodes.split import MINIMUM_SCENES, SPLIT_NAMES, Split, SplitName, split
+from studies.episodes.episode import Episode
+from studies.episodes.sampler import EpisodeSampler
+from studies.episodes.split import DAY, MINIMUM_SCENES, SPLIT_NAMES, Split, SplitName, split_scenes
 from tests.synthetic import planted_dataset
 
 PROTOCOL = ProtocolSection(
@@ -128,7 +130,7 @@ def data() -> Dataset:
 
 @pytest.fixture(scope="module")
 def parts(data: Dataset) -> Split:
-    return split(data, PROTOCOL)
+    return split_scenes(data, PROTOCOL)
 
 
 @pytest.fixture(scope="module")
@@ -188,7 +190,7 @@ def test_sampling_twice_gives_the_same_episodes_and_another_seed_others(data: Da
     """Workers sample on their own: if they differ, their trials' recalls are not comparable."""
     for part in SPLIT_NAMES:
         first = EpisodeSampler(data, parts, PROTOCOL).sample(part)
-        assert equal(first, EpisodeSampler(planted_dataset(), split(data, PROTOCOL), PROTOCOL).sample(part))
+        assert equal(first, EpisodeSampler(planted_dataset(), split_scenes(data, PROTOCOL), PROTOCOL).sample(part))
         other = PROTOCOL.model_copy(update={"seed": 1})
         assert not equal(first, EpisodeSampler(data, parts, other).sample(part))
 
@@ -237,9 +239,9 @@ def shops(draw: st.DrawFn) -> tuple[Dataset, ProtocolSection]:
         )
         catalogue = catalogue.drop("scene")
     catalogue = catalogue.with_columns(pl.col("product").cast(pl.Int64))
-    data = build(Tables(log, catalogue, len(log)))
+    data = build_dataset(Tables(log, catalogue, len(log)))
     if protocol.repeat == "exclude":
-        data = keep_first_takes(data)
+        data = keep_first_interactions(data)
     assume(data.time[-1] - data.time[0] > 5.1 * protocol.window_days * DAY)
     return data, protocol
 
@@ -249,7 +251,7 @@ def shops(draw: st.DrawFn) -> tuple[Dataset, ProtocolSection]:
 def test_any_opening_of_any_scene_equals_the_slow_reading(shop: tuple[Dataset, ProtocolSection], opened: int) -> None:
     """Ties of time, repeated purchases and openings at the edge are where an index is off by one."""
     data, protocol = shop
-    parts = split(data, protocol)
+    parts = split_scenes(data, protocol)
     sampler, slow = EpisodeSampler(data, parts, protocol), BruteForce(data, parts, protocol)
     for scene, name in enumerate(data.scenes):
         episode = sampler.episode(scene, opened, protocol.queries, np.random.default_rng(0))
@@ -293,15 +295,15 @@ def test_a_split_is_disjoint_complete_ordered_in_time_and_stable(
     data = named_scenes(scenes)
     if round(fractions[1] * scenes) < 3:
         with pytest.raises(InputError, match="meta-validation, which needs at least 3"):
-            split(data, protocol)
+            split_scenes(data, protocol)
         return
-    parts = split(data, protocol)
+    parts = split_scenes(data, protocol)
     codes = [set(parts.scenes[part].tolist()) for part in SPLIT_NAMES]
     assert set.union(*codes) == set(range(scenes))
     assert all(a.isdisjoint(b) for a, b in combinations(codes, 2))
     assert [len(c) for c in codes[1:]] == [round(f * scenes) for f in fractions[1:]]
     assert set(parts.held_out.tolist()) == codes[1] | codes[2]
-    again = split(named_scenes(scenes), protocol)
+    again = split_scenes(named_scenes(scenes), protocol)
     assert all((parts.scenes[part] == again.scenes[part]).all() for part in SPLIT_NAMES)
     (a, b), (c, d), (e, f) = (parts.period[part] for part in SPLIT_NAMES)
     assert a == data.time[0] < b == c < d == e < f == data.time[-1] + 1
@@ -311,20 +313,22 @@ def named_scenes(count: int) -> Dataset:
     names = [f"scene {n}" for n in range(count)]
     items = pl.DataFrame({"product": range(count), "scene": names, "text": ["x"] * count})
     log = pl.DataFrame({"user": [0] * count, "product": range(count), "time": [n * DAY for n in range(count)]})
-    return build(Tables(log, items, count))
+    return build_dataset(Tables(log, items, count))
 
 
 def test_the_timeline_cuts_the_periods_where_the_protocol_says(data: Dataset) -> None:
     """Fractions applied to rows in place of time would move the cut in a shop that grows."""
     begin, end = int(data.time[0]), int(data.time[-1]) + 1
-    parts = split(data, PROTOCOL.model_copy(update={"timeline": (0.5, 0.75)}))
+    parts = split_scenes(data, PROTOCOL.model_copy(update={"timeline": (0.5, 0.75)}))
     cuts = [parts.period[part][1] for part in SPLIT_NAMES]
     assert cuts == [begin + round(0.5 * (end - begin)), begin + round(0.75 * (end - begin)), end]
 
 
 def test_seeds_give_different_splits(data: Dataset) -> None:
     """A seed that is ignored would make "five seeds" one split five times."""
-    splits = {tuple(split(data, PROTOCOL.model_copy(update={"seed": s})).scenes["test"].tolist()) for s in range(8)}
+    splits = {
+        tuple(split_scenes(data, PROTOCOL.model_copy(update={"seed": s})).scenes["test"].tolist()) for s in range(8)
+    }
     assert len(splits) > 4
 
 
@@ -340,14 +344,14 @@ def test_too_few_scenes_for_a_part_are_refused_with_the_numbers(scenes: int, sai
     """A mean over one or two scenes is noise with a name."""
     fractions = (0.34, 0.33, 0.33) if scenes == 8 else (0.6, 0.2, 0.2)
     with pytest.raises(InputError, match=said):
-        split(named_scenes(scenes), ProtocolSection(split=fractions, window_days=1))
+        split_scenes(named_scenes(scenes), ProtocolSection(split=fractions, window_days=1))
 
 
 def test_a_period_shorter_than_one_window_is_refused_with_the_remedy(data: Dataset) -> None:
     """Otherwise windows would reach into the next period without a word."""
     protocol = PROTOCOL.model_copy(update={"window_days": 80})
     with pytest.raises(InputError, match=r"the validation period is 73\.\d days long.*window of 80 days; shorten"):
-        split(data, protocol)
+        split_scenes(data, protocol)
 
 
 def test_scenes_without_enough_interactions_are_refused_with_the_remedy(data: Dataset, parts: Split) -> None:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from studies.config.hyperparameters import Hyperparameters
 from studies.episodes.catalogue_terms import TERMS
-from studies.episodes.sampler import Episode
+from studies.episodes.episode import Episode
 from studies.evaluation.evaluate import Adapted, ItemVectors, System, Unadapted, evaluate
 from studies.evaluation.metrics import METRICS
 from studies.learners import Learner, build

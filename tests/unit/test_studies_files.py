@@ -21,8 +21,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from storage.errors import InputError
-from studies.data.dataset import build
-from studies.data.files import Files
+from studies.data.coding import build_dataset
+from studies.data.files.source import Files
 from studies.data.source import Tables
 
 LOG = (
@@ -75,7 +75,7 @@ def test_a_log_and_a_catalogue_become_the_two_tables(shop: Write) -> None:
     assert tables.rows_read == 3
     assert tables.dropped == {}
     assert any("seconds" in note for note in tables.notes)
-    assert len(build(tables).time) == 3
+    assert len(build_dataset(tables).time) == 3
 
 
 def test_a_stored_section_comes_back_as_it_was(shop: Write, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from torch.nn import functional
 from studies.config.hyperparameters import Hyperparameters, LearnerName
 from studies.config.spec import TeacherSection
 from studies.episodes.catalogue_terms import TERMS
-from studies.episodes.sampler import Episode
+from studies.episodes.episode import Episode
 from studies.learners import LEARNERS, Learner, build
 from studies.learners.finetune import FineTune
 from studies.learners.fomaml import FOMAML
@@ -26,7 +26,7 @@ from studies.learners.protonet import ProtoNet
 from studies.learners.reptile import Reptile
 from studies.learners.tasks.meta_batch import FILL, side_by_side
 from studies.learners.tasks.scene_task import SceneTask, ranking_loss
-from studies.model.activation_cache import EmbeddingCache
+from studies.model.activation_cache import ActivationCache
 from studies.model.device import full_precision
 from studies.model.encoder import load, tokenize
 from studies.model.recommender import AdaptedScene, Head, Recommender, Texts, texts_of
@@ -565,7 +565,7 @@ def reading_learner(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Learn
     folder: Path = tmp_path_factory.mktemp("encoder")
     encoder = load(TeacherSection(encoder=str(tiny_encoder(folder / "model"))))
     texts = [f"{COLOURS[i % 6]} {BRANDS[i // 6]}{' small' * (i % 3)} {SCENES[i % 2]}" for i in range(ITEMS)]
-    cache = EmbeddingCache(folder / "cache", encoder, tokenize(encoder.tokenizer, texts, 16))
+    cache = ActivationCache(folder / "cache", encoder, tokenize(encoder.tokenizer, texts, 16))
     cache.build({0, 2})
 
     def made(name: LearnerName, at_once: int | None = None) -> Learner:

@@ -15,7 +15,7 @@ from ir_measures import RR, P, R, Success, nDCG
 from torch import Tensor
 
 from studies.episodes.catalogue_terms import TERMS
-from studies.episodes.sampler import Episode
+from studies.episodes.episode import Episode
 from studies.evaluation.intervals import bootstrap, interval
 from studies.evaluation.metrics import (
     METRICS,

@@ -5,8 +5,9 @@ import pytest
 import torch
 
 from studies.config.protocol_section import ProtocolSection
-from studies.episodes.sampler import Episode, EpisodeSampler
-from studies.episodes.split import split
+from studies.episodes.episode import Episode
+from studies.episodes.sampler import EpisodeSampler
+from studies.episodes.split import split_scenes
 from studies.training.candidate_sampling import thin
 from tests.synthetic import planted_dataset
 
@@ -16,7 +17,7 @@ PROTOCOL = ProtocolSection(shots=3, history=8, queries=6, train_queries=2, split
 @pytest.fixture(scope="module")
 def episodes() -> list[Episode]:
     data = planted_dataset()
-    return EpisodeSampler(data, split(data, PROTOCOL), PROTOCOL).sample("train")
+    return EpisodeSampler(data, split_scenes(data, PROTOCOL), PROTOCOL).sample("train")
 
 
 def test_everything_taken_stays_and_the_rest_is_drawn_up_to_the_limit(episodes: list[Episode]) -> None:

@@ -10,7 +10,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from storage.errors import InputError
-from studies.data.times import TICKS, Clock, check_format, tidy, to_seconds
+from studies.data.files.times import TICKS, Clock, check_format, tidy, to_seconds
 
 moments = st.datetimes(datetime(1971, 1, 1), datetime(2037, 12, 31))
 zones = st.sampled_from(["UTC", "Europe/Berlin", "America/New_York", "Asia/Kolkata", "Australia/Lord_Howe"])

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from studies.config.spec import TeacherSection
-from studies.model.activation_cache import EmbeddingCache
+from studies.model.activation_cache import ActivationCache
 from studies.model.device import full_precision
 from studies.model.encoder import Encoder, load, tokenize
 from studies.model.towers import TopLayersTower, attention_for, build_tower
@@ -22,8 +22,8 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> Encoder:
 
 
 @pytest.fixture(scope="module")
-def cache(encoder: Encoder, tmp_path_factory: pytest.TempPathFactory) -> EmbeddingCache:
-    made = EmbeddingCache(tmp_path_factory.mktemp("cache"), encoder, tokenize(encoder.tokenizer, TEXTS, 16))
+def cache(encoder: Encoder, tmp_path_factory: pytest.TempPathFactory) -> ActivationCache:
+    made = ActivationCache(tmp_path_factory.mktemp("cache"), encoder, tokenize(encoder.tokenizer, TEXTS, 16))
     made.build({0, 2})
     return made
 
@@ -38,7 +38,7 @@ def vectors_and_gradients(tower: TopLayersTower) -> tuple[Tensor, dict[str, Tens
 @pytest.mark.slow
 @pytest.mark.parametrize("changes", [{"attention": "sdpa"}, {"attention": "eager", "compiled": True}], ids=str)
 def test_another_kernel_or_a_compiled_tower_gives_the_same_vectors_and_gradients(
-    encoder: Encoder, cache: EmbeddingCache, changes: dict[str, object], monkeypatch: pytest.MonkeyPatch
+    encoder: Encoder, cache: ActivationCache, changes: dict[str, object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A mask that a kernel reads in another way, or weights that a compiled copy keeps, would train something else."""
     # Traced for real; that the generated code computes what was traced is PyTorch's to test, and needs a C++ compiler.

@@ -17,7 +17,7 @@ from ir_measures import RR, P, R, Success, nDCG
 from torch import Tensor
 
 from storage.errors import InputError
-from studies.episodes.sampler import Episode
+from studies.episodes.episode import Episode
 from studies.evaluation import trec
 from studies.evaluation.evaluate import evaluate
 from studies.evaluation.metrics import rank

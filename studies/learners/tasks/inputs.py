@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
-from studies.episodes.sampler import Episode
+from studies.episodes.episode import Episode
 from studies.model.recommender import Texts
 
 

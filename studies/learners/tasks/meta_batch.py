@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from studies.episodes.sampler import Episode
+from studies.episodes.episode import Episode
 from studies.learners.tasks.inputs import gather
 from studies.learners.tasks.scene_task import AdaptedParameters, SceneTask, Tokens, encoder_adapts, top_layers
 from studies.model.recommender import Recommender

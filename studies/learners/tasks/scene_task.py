@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.func import functional_call
 from torch.nn import functional
 
-from studies.episodes.sampler import Episode
+from studies.episodes.episode import Episode
 from studies.learners.inner_loop import Weights, detached
 from studies.learners.tasks.inputs import Inputs, gather
 from studies.model.recommender import INNER_RATES, AdaptedScene, Evidence, Reading, Recommender

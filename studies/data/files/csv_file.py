@@ -1,7 +1,7 @@
-"""One CSV or RecBole file: its encoding, delimiter and header found out, its rows read strictly.
+"""Reads one CSV or RecBole file: detects its encoding, delimiter and header, and reads its rows strictly.
 
-A row of another width than the header, bytes that are not in the encoding and a quote that is never closed are errors:
-each of them, skipped, would lose rows that nobody counts.
+A row of another width than the header, bytes outside the encoding and an unclosed quote are errors: skipping them would
+lose rows without counting them.
 """
 
 from __future__ import annotations
@@ -30,30 +30,30 @@ _BOMS = (
 _DELIMITERS = ",;\t|"
 _HEAD = 1 << 18
 _BLOCK = 1 << 24
-# The last row given to the parser, after the file's own: when it does not come back, an open quote has swallowed it.
+# A row appended after the file's own. If the parser does not return it, an unclosed quote has swallowed it.
 _END = "#end"
 
 
 class TextFile:
-    """A file of separated columns, opened as far as its header.
+    """A file of delimited columns whose header has been read.
 
     Attributes:
-        columns: their names, in order; "" where the header leaves one out.
-        encoding: what its bytes are read as.
-        guessed: whether the encoding is a mere guess.
+        columns: Names of the columns, in order; "" where the header leaves one out.
+        encoding: Encoding of the file.
+        guessed: Whether the encoding is a guess.
     """
 
     def __init__(self, path: Path, recbole: bool, delimiter: str | None = None, encoding: str | None = None) -> None:
-        """Reads the header.
+        """Read the header.
 
         Args:
-            path: the file, possibly compressed.
-            recbole: whether it is one of RecBole's atomic files: tabs, no quotes, a type after each column's name.
-            delimiter: None to find out.
-            encoding: None to find out.
+            path: The file, possibly compressed.
+            recbole: Whether it is one of RecBole's atomic files: tabs, no quotes, a type after each column's name.
+            delimiter: Delimiter of the columns; None to detect it.
+            encoding: Encoding of the file; None to detect it.
 
         Raises:
-            InputError: the file is empty, not text, or two columns have one name.
+            InputError: The file is empty or not text, or two columns have one name.
         """
         self.path = path
         self.guessed = False
@@ -74,10 +74,11 @@ class TextFile:
                 raise InputError(f'{path} has {count} columns named "{name}"; rename all but one of them')
 
     def read(self, columns: list[str]) -> pl.DataFrame:
-        """Reads some columns as text, empty fields as null.
+        """Read some columns as text, with empty fields as null.
 
         Raises:
-            InputError: a row is of another width, a quote is never closed, or a byte is not in the encoding.
+            InputError: A row has another width than the header, a quote is not closed, or a byte is not in the
+                encoding.
         """
         try:
             table = self._parse(columns)
@@ -114,10 +115,10 @@ class TextFile:
         return text.removeprefix("\ufeff")
 
     def _fall_back(self, reason: str) -> None:
-        """Goes on in Windows' Western encoding, which text that is not UTF-8 mostly is.
+        """Switch to cp1252, the most common encoding of text that is not UTF-8.
 
         Raises:
-            InputError: the encoding is given, is known from the file's first bytes, or is UTF-8 but for a few bytes.
+            InputError: The encoding is given, is known from the file's first bytes, or is UTF-8 but for a few bytes.
         """
         signs = [sign for sign in self._head.decode("utf-8", "replace") if sign > "\x7f"]
         mostly_utf8 = signs.count("\ufffd") * 2 < len(signs)
@@ -163,7 +164,7 @@ class TextFile:
         return table.rename_columns(columns)
 
     def _ragged(self, columns: list[str], error: Exception) -> InputError:
-        """The parser names a row only when it reads without threads: read again, to the first bad row."""
+        """Return the error that names the first bad row; the parser tells it only when it reads without threads."""
         bad: list[Any] = []
 
         def on_bad(row: Any) -> str:
@@ -181,13 +182,13 @@ class TextFile:
 
 
 class _Stream:
-    """What the parser reads: the file as UTF-8, then the end mark."""
+    """The parser's input: the file as UTF-8, then the end row."""
 
     closed = False
 
     def __init__(self, raw: Any, encoding: str, end: bytes) -> None:
         self._raw, self._end, self._done = raw, end, False
-        # UTF-8 goes through as it is: the parser checks the columns it keeps.
+        # UTF-8 is not decoded here: the parser checks the columns it keeps.
         utf8 = codecs.lookup(encoding).name in ("utf-8", "utf-8-sig")
         self._decoder = None if utf8 else codecs.getincrementaldecoder(encoding)()
 
@@ -209,7 +210,7 @@ def _rows(text: str, delimiter: str, quotes: bool = True) -> Any:
 
 
 def _sniff(text: str, cut: bool) -> str:
-    """The delimiter that gives the first rows one and the same width, the widest of several."""
+    """Return the delimiter that gives the first rows equal widths; of several, the one of the largest width."""
 
     def rank(delimiter: str) -> tuple[bool, int]:
         try:
@@ -224,7 +225,7 @@ def _sniff(text: str, cut: bool) -> str:
 
 
 def _without_zeros(column: pl.Series) -> pl.Series:
-    """Whole numbers that were written as floats, as pandas writes integers with gaps: "12.0" means 12."""
+    """Return whole numbers without ".0", which pandas writes where an integer column has gaps."""
     values = column.drop_nulls()
     if len(values) == 0 or not values[0].endswith(".0") or not values.str.contains(r"^-?\d+\.0$").all():
         return column

@@ -1,7 +1,7 @@
-"""A time column as it stands in a file, turned into UTC seconds.
+"""Converts the time column of a file to UTC seconds.
 
-Numbers count from 1970 in a unit that is given or told by their size; everything else is a date, with or without a
-time of day and a zone. A value that cannot be read becomes null: the caller knows its row and says so.
+Numbers count from 1970, in a unit that is given or told by their size. Everything else is a date, with or without a
+time of day and a zone. A value that cannot be parsed becomes null; the caller reports its row.
 """
 
 from __future__ import annotations
@@ -16,25 +16,25 @@ from storage.errors import InputError
 # Ticks of each unit in a second.
 TICKS = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
 _NAMES = {"s": "seconds", "ms": "milliseconds", "us": "microseconds", "ns": "nanoseconds"}
-# How text says "nothing": the empty field, and what pandas and databases write for it.
+# Texts that mean a missing value: the empty field, and what pandas and databases write for it.
 BLANKS = ["", "nan", "NaN", "null", "NULL", "None", "<NA>", "NaT", "\\N"]
 
 _ISO = (
     r"^(\d{4}-\d\d-\d\d)"
     r"(?:[T ](\d\d:\d\d)(:\d\d)?(?:[.,]\d+)? ?(Z|z|[+-](?:0\d|1\d|2[0-3])(?::?[0-5]\d)?)?)?$"
 )
-# Rows per step when text is parsed: the pieces of a step take several times the memory of its column.
+# Rows per step when text is parsed: the intermediate columns take several times the memory of the text.
 _CHUNK = 1 << 20
 
 
 @dataclass(frozen=True)
 class Clock:
-    """How a time column is written.
+    """The format of a time column.
 
     Attributes:
-        unit: of numbers: "s", "ms", "us" or "ns"; None to tell it by their size.
-        format: of text, as strptime takes it; None for ISO 8601.
-        zone: the IANA time zone of times that name none.
+        unit: Unit of numbers: "s", "ms", "us" or "ns"; None to tell it by their size.
+        format: strptime format of text; None for ISO 8601.
+        zone: IANA time zone of times that name none.
     """
 
     unit: str | None = None
@@ -43,7 +43,7 @@ class Clock:
 
 
 def tidy(raw: pl.Series) -> pl.Series:
-    """The column with everything that stands for "no value" made null: NaN, empty text, `null` and the like."""
+    """Return the column with every missing value as null: NaN, empty text, "null" and the like."""
     if raw.dtype == pl.String:
         stripped = raw.str.strip_chars()
         return stripped.set(stripped.is_in(BLANKS), None)
@@ -51,17 +51,18 @@ def tidy(raw: pl.Series) -> pl.Series:
 
 
 def to_seconds(raw: pl.Series, clock: Clock) -> tuple[pl.Series, str | None]:
-    """Reads a tidy time column.
+    """Return a tidy time column in UTC seconds.
 
     Args:
-        raw: numbers, dates, datetimes or text; its name is the column's name in the file.
-        clock: how it is written.
+        raw: Numbers, dates, datetimes or text; its name is the column's name in the file.
+        clock: Its format.
 
     Returns:
-        UTC seconds, rounded down, null where the value is null or cannot be read; and what was guessed, if anything.
+        UTC seconds, rounded down, null where the value is null or cannot be parsed; and a note on the unit where it
+        was guessed.
 
     Raises:
-        InputError: the column is of a type that holds no times, or holds dates written as one number (20240131).
+        InputError: The column's type holds no times, or it holds dates written as one number (20240131).
     """
     if clock.format is not None and (raw.dtype.is_numeric() or raw.dtype == pl.String):
         digits = raw.cast(pl.Int64, strict=False) if raw.dtype.is_float() else raw
@@ -79,10 +80,10 @@ def to_seconds(raw: pl.Series, clock: Clock) -> tuple[pl.Series, str | None]:
 
 
 def check_format(form: str) -> None:
-    """Refuses a strptime format that cannot read a date back.
+    """Check that a strptime format reads back the date that it wrote.
 
     Raises:
-        ValueError: it lacks a part of the date, or has a directive that is not known.
+        ValueError: It lacks a part of the date, or has an unknown directive.
     """
     day = datetime(2024, 1, 31, 13, 45, 59, tzinfo=UTC)
     try:
@@ -98,7 +99,7 @@ def check_format(form: str) -> None:
 
 
 def _is_numeric(text: pl.Series) -> bool:
-    """Whether most of the first values are numbers: a few broken ones must not change how the rest is read."""
+    """Return whether most of the first values are numbers: a few broken ones must not decide for the rest."""
     head = text.drop_nulls().head(1000)
     return head.cast(pl.Float64, strict=False).count() * 2 > len(head)
 
@@ -114,7 +115,7 @@ def _from_numbers(raw: pl.Series, clock: Clock) -> tuple[pl.Series, str | None]:
         )
     whole = real.floor().cast(pl.Int64, strict=False)
     if not raw.dtype.is_float():
-        # As integers where they are: a count of nanoseconds has more digits than a float holds.
+        # Integers stay integers: a count of nanoseconds has more digits than a float holds.
         exact = raw.cast(pl.Int64, strict=False)
         whole = exact.zip_with(exact.is_not_null(), whole)
     return whole // TICKS[unit], note
@@ -161,7 +162,7 @@ def _from_text(text: pl.Series, clock: Clock) -> pl.Series:
 
 
 def _offset(zone: pl.Expr) -> pl.Expr:
-    """Seconds east of UTC that "Z", "+02", "+0200" and "+02:00" say; null where there is no zone."""
+    """Return the seconds east of UTC of "Z", "+02", "+0200" and "+02:00"; null where there is no zone."""
     digits = zone.str.replace_all(r"\D", "").str.pad_end(4, "0")
     seconds = digits.str.slice(0, 2).cast(pl.Int64, strict=False) * 3600
     seconds += digits.str.slice(2, 2).cast(pl.Int64, strict=False) * 60
@@ -176,7 +177,7 @@ def _strptime(text: pl.Series, form: str) -> pl.Series:
 def _to_utc(moment: pl.Series, zone: str) -> pl.Series:
     if getattr(moment.dtype, "time_zone", None) is None and zone != "UTC":
         local = _localise(moment, zone)
-        # A time that the clocks skipped: with the offset in force before, as Python's own datetime reads it.
+        # A time that the clocks skipped takes the offset in force before, as in Python's own datetime.
         day = timedelta(days=1)
         before = _localise(moment - day, zone).dt.epoch("s") + 86_400
         return local.dt.epoch("s").zip_with(local.is_not_null(), before)

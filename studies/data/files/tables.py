@@ -1,7 +1,7 @@
-"""The user's own files, read: paths and wanted columns in, one polars frame out.
+"""Reads tables of parquet, CSV or RecBole files: paths and columns in, one polars frame out.
 
-Every column arrives as text, so that the id 7 of a parquet file is the id "7" of a CSV; only times keep their type. A
-row keeps its position in its file, so that an error can name it.
+Every column is read as text, so that the id 7 of a parquet file equals the id "7" of a CSV; only times keep their type.
+Each row keeps its position in its file, so that errors can name it.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from urllib.parse import unquote
 import polars as pl
 
 from storage.errors import InputError
-from studies.data.csvs import TextFile
+from studies.data.files.csv_file import TextFile
 
-# Columns added to those of a file; a "#" keeps them apart from the user's names.
+# Columns added to those of a file; the "#" keeps them apart from the user's names.
 ROW, TIME = "#row", "#time"
 
 ACCEPTED = ".parquet, .pq, .csv, .tsv, .txt, .inter, .item, .user, and text also with .gz, .zst or .bz2"
@@ -30,7 +30,7 @@ _COMPRESSED = (".gz", ".zst", ".bz2")
 
 @dataclass(frozen=True)
 class FilePart:
-    """One file of a table: where it is, its format, and the columns that its folders are named for."""
+    """One file of a table: its path, its format, and the columns in the names of its folders (`store=1`)."""
 
     path: Path
     format: str
@@ -38,18 +38,18 @@ class FilePart:
 
 
 def find_parts(key: str, paths: Sequence[str]) -> list[FilePart]:
-    """The files that paths of the study file name; folders are searched to the bottom, in sorted order.
+    """Return the files of a table; folders are searched recursively, in sorted order.
 
     Args:
-        key: the study file's key, for errors.
-        paths: absolute paths of files and folders. Hidden files and those that start with "_" are left out.
+        key: The study file's key, for errors.
+        paths: Absolute paths of files and folders. Hidden files and those that start with "_" are left out.
 
     Raises:
-        InputError: a path does not exist, a folder holds no file, or the files are of several formats.
+        InputError: A path does not exist, a folder holds no file, or the files have several formats.
     """
     found: dict[Path, FilePart] = {}
     for part in (part for path in paths for part in _parts_at(key, Path(path))):
-        # A file that is named twice, on its own and by a folder, is read once.
+        # A file that is given twice, by its path and by its folder's, is read once.
         found[part.path] = max(found.get(part.path, part), part, key=lambda same: len(same.folders))
     parts = list(found.values())
     for part in parts[1:]:
@@ -100,10 +100,10 @@ class Rows:
     """Rows of a table.
 
     Attributes:
-        key: the study file's key that names it.
-        frame: the columns asked for, with `ROW` (position in all parts together) and, if asked for, `TIME`.
-        count: rows of the files, before any was left out.
-        parts: each part's path, first position, and the number its first row has in an editor.
+        key: The table's key in the study file.
+        frame: The columns that were read, with `ROW` (position in all files together) and, if asked for, `TIME`.
+        count: Rows of the files before any was left out.
+        parts: Each file's path, the position of its first row, and the line number of that row in an editor.
     """
 
     key: str
@@ -112,23 +112,23 @@ class Rows:
     parts: list[tuple[Path, int, int]]
 
     def place(self, position: int) -> str:
-        """Where a row stands: "log.csv row 17", as an editor numbers it (a header is row 1)."""
+        """Return the place of a row, such as "log.csv row 17", numbered as in an editor (a header is row 1)."""
         path, start, first = next(part for part in reversed(self.parts) if part[1] <= position)
         unique = sum(other.name == path.name for other, _, _ in self.parts) == 1
         return f"{path.name if unique else path} row {position - start + first}"
 
 
 class Table:
-    """One table of the study file, opened as far as the names of its columns."""
+    """One table of the study file; its files' columns are known, their rows not yet read."""
 
     def __init__(self, key: str, paths: Sequence[str], delimiter: str | None = None, encoding: str | None = None):
-        """Opens the files.
+        """Open the files and read the names of their columns.
 
         Args:
-            key: the key of the study file that names them.
-            paths: absolute paths, as `find_parts` takes them.
-            delimiter: of CSV; None to find out.
-            encoding: of text; None to find out.
+            key: The table's key in the study file.
+            paths: Absolute paths, as for `find_parts`.
+            delimiter: Delimiter of CSV; None to detect it.
+            encoding: Encoding of text; None to detect it.
         """
         self.key = key
         self._files: list[_Parquet | _Text] = []
@@ -139,30 +139,34 @@ class Table:
 
     @property
     def name(self) -> str:
-        """The name of its file, or of its first of several."""
+        """Return the path of the file, or of the first and the number of the others."""
         first = self._files[0].part.path
         return str(first) if len(self._files) == 1 else f"{first} and {len(self._files) - 1} more"
 
     def has(self, column: str) -> bool:
-        """Whether any of the files has the column."""
+        """Return whether any of the files has the column."""
         return any(column in file.columns for file in self._files)
 
     @property
     def columns(self) -> list[str]:
-        """Names of the columns of all files, each once."""
+        """Return the names of the columns of all files, each once."""
         return list(dict.fromkeys(name for file in self._files for name in file.columns))
 
     @property
     def notes(self) -> list[str]:
-        """What had to be guessed to read the files."""
+        """Return a sentence for each file whose encoding was guessed."""
         guessed = [file.part.path.name for file in self._files if isinstance(file, _Text) and file.file.guessed]
         return [f"{name} is not UTF-8 and was read as cp1252; data.encoding says otherwise." for name in guessed]
 
     def require(self, columns: Iterable[str], key: str) -> None:
-        """Refuses names that are not columns of every file.
+        """Check that every file has the columns.
+
+        Args:
+            columns: Names of the columns.
+            key: Key of the study file that names them, for errors.
 
         Raises:
-            InputError: it names the file, the nearest column and all there are.
+            InputError: A file lacks one; the message names the file, the nearest column and all columns.
         """
         for column in columns:
             for file in self._files:
@@ -173,15 +177,15 @@ class Table:
                     )
 
     def read(self, columns: Iterable[str], time: str | None = None, keep: pl.Expr | None = None) -> Rows:
-        """Reads columns as text.
+        """Read columns as text.
 
         Args:
-            columns: names, as the files have them.
-            time: the column that is also read with its own type, as `TIME`.
-            keep: which rows, as a condition on the columns read.
+            columns: Names of the columns.
+            time: A column to read with its own type too, as `TIME`.
+            keep: Condition on these columns that a row must meet; all rows without it.
 
         Raises:
-            InputError: a file is broken or empty, or its times are of another kind than those of the part before.
+            InputError: A file is broken, all are empty, or the files' times have different types.
         """
         wanted = list(dict.fromkeys(columns))
         frames: list[pl.DataFrame] = []
@@ -203,7 +207,7 @@ class Table:
 
 
 def hint(column: str, columns: Sequence[str]) -> str:
-    """The end of an error about a missing column: the nearest ones, and those there are."""
+    """Return the end of an error about a missing column: the nearest ones, and all of them."""
     lower = {name.lower(): name for name in columns}
     near = [lower[word] for word in difflib.get_close_matches(column.lower(), lower, n=2, cutoff=0.6)]
     shown = ", ".join(columns[:20]) + (f" and {len(columns) - 20} more" if len(columns) > 20 else "")
@@ -250,7 +254,7 @@ class _Parquet:
         source = source.with_columns(pl.lit(v, pl.String).alias(k) for k, v in self.part.folders.items())
         types = dict(self.schema) | dict.fromkeys(self.part.folders, pl.String())
         real = [name for name in columns if types[name].is_float()]
-        # An integer column with gaps is a float column to pandas: 12.0 means the id 12.
+        # pandas writes an integer column with gaps as floats: 12.0 means the id 12.
         whole = source.select(_is_whole(pl.col(n).fill_nan(None)) for n in real).collect() if real else None
         chosen = [
             _as_text(self.part.path, name, types[name], whole is not None and name in whole and whole[name].item())

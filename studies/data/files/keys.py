@@ -1,4 +1,4 @@
-"""The keys of `source = "files"`, and what can be checked of them without opening a file."""
+"""The keys of `source = "files"`, with the checks that need no file."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from studies.config.search_domains import Section
+from studies.data.files.text_template import text_fields
+from studies.data.files.times import check_format
 from studies.data.source import Source
-from studies.data.text_template import text_fields
-from studies.data.times import check_format
 
 Column = Annotated[str, Field(min_length=1)]
 
 
 class Positive(Section):
-    """Which rows of the log count: those with one of some values, or with a number that is large enough."""
+    """The rows of the log that are positive: a column has one of `values`, or a number of at least `at_least`."""
 
     column: Column
     values: Annotated[list[str | bool | int | float], Field(min_length=1)] | None = None
@@ -32,24 +32,24 @@ class Positive(Section):
 
 
 class FileKeys(Source):
-    """Where the files are, and what their columns mean.
+    """The paths of the files and the meaning of their columns.
 
     Attributes:
-        interactions: the log: a file, several, or a folder of parts. Relative paths count from the study file.
-        items: the catalogue; left out, the log's own columns describe the items.
-        users: a table of users, for a scene that is a matter of the user.
-        user: column of the user's id, in the log and in `users`.
-        item: column of the item's id, in the log and in `items`.
-        time: column of the interaction's time.
-        scene: column of the scene, looked for in `items`, then in the log, then in `users`.
-        text: what the encoder reads: a column, several, or a template such as "{title} by {brand}".
-        positive: which rows of the log count.
-        time_unit: unit of times that are numbers; left out, it is told by their size.
-        time_format: strptime format of times that are text; left out, they are ISO 8601.
+        interactions: The log: a file, several files, or a folder. Relative paths start at the study file's folder.
+        items: The catalogue. Without it, columns of the log describe the items.
+        users: The table of users, where the scene is a column of the user.
+        user: Column of the user's id, in the log and in `users`.
+        item: Column of the item's id, in the log and in `items`.
+        time: Column of the interaction's time.
+        scene: Column of the scene, searched in `items`, then in the log, then in `users`.
+        text: The item's text: a column, several columns, or a template such as "{title} by {brand}".
+        positive: Condition on the rows of the log that are used; all of them without it.
+        time_unit: Unit of times that are numbers. Without it, their size tells the unit.
+        time_format: strptime format of times that are text. Without it, they are ISO 8601.
         timezone: IANA zone of times that name none.
-        delimiter: of CSV; left out, it is found out.
-        encoding: of CSV; left out, it is found out.
-        invalid: whether a row without a usable id or time is an error, or is left out and counted.
+        delimiter: Delimiter of CSV. Without it, it is detected.
+        encoding: Encoding of CSV. Without it, it is detected.
+        invalid: Whether a row without a usable id or time is an error, or is dropped and counted.
     """
 
     paths: ClassVar[frozenset[str]] = frozenset({"interactions", "items", "users"})
@@ -101,7 +101,7 @@ class FileKeys(Source):
         known = sorted(zoneinfo.available_timezones())
         if name not in known:
             near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-            # People write the city alone.
+            # A common slip is the city alone.
             near = [zone for zone in known if zone.lower().endswith("/" + name.lower().replace(" ", "_"))] or near
             guess = f"did you mean {' or '.join(near)}?" if near else 'take an IANA name such as "Europe/Berlin"'
             raise ValueError(f"unknown time zone {name!r}; {guess}")
@@ -132,5 +132,5 @@ class FileKeys(Source):
 
     @property
     def scene_is_user(self) -> bool:
-        """Whether each user is a scene."""
+        """Return whether each user is a scene."""
         return self.scene == self.user

@@ -1,4 +1,4 @@
-"""A `Dataset` on disk, so that a second start takes seconds: parquet files and a page of JSON, written atomically."""
+"""Caches a `Dataset` on disk as parquet files and one JSON file, so that a later start takes seconds."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ import polars as pl
 from storage.files.atomic import atomic_folder
 from studies.data.dataset import Dataset
 
-# Raised whenever what is stored, or how a source's rows become a data set, changes.
+# Increase it whenever the stored form changes, or how a source's rows become a data set.
 FORMAT = 2
 
 
 def save(data: Dataset, folder: Path) -> None:
-    """Writes `data` into `folder`, in the place of what may be there."""
+    """Write `data` to `folder` atomically, replacing an earlier entry."""
     with atomic_folder(folder, replace=True) as draft:
         columns = {"user": data.user, "item": data.item, "scene": data.scene, "time": data.time}
         pl.DataFrame(columns).write_parquet(draft / "log.parquet")
@@ -36,7 +36,7 @@ def save(data: Dataset, folder: Path) -> None:
 
 
 def load(folder: Path) -> Dataset | None:
-    """What `save` wrote; None where nothing is stored, or not what was written."""
+    """Return the data set that `save` wrote, or None where there is none or it was altered."""
     try:
         about = json.loads((folder / "about.json").read_bytes())
         log = pl.read_parquet(folder / "log.parquet")

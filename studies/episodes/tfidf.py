@@ -1,7 +1,7 @@
-"""How alike two texts are by their words: what an encoder that averages tokens blurs, and a catalogue's texts live by.
+"""TF-IDF of item texts: how similar two texts are by their words, which an encoder that averages tokens blurs.
 
-Words and pairs of neighbouring words, weighted by how rare they are (TF-IDF, Salton & Buckley 1988), as hashed buckets:
-a new scene's words need no vocabulary that someone has to keep.
+Terms are words and pairs of neighbouring words, weighted by their rarity (TF-IDF; Salton & Buckley, "Term-weighting
+approaches in automatic text retrieval", 1988). They are hashed to buckets, so that new words need no stored vocabulary.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ _TEXTS_PER_REPORT = 10_000
 
 
 class Lexicon:
-    """In how many texts of the training scenes each word occurs.
+    """Document frequencies: in how many texts of the training scenes each bucket's terms occur.
 
     Args:
-        texts: number of texts counted.
-        frequency: (BUCKETS,) texts that hold a bucket's words.
+        texts: Number of texts counted.
+        frequency: (BUCKETS,) number of texts with a term of the bucket.
     """
 
     def __init__(self, texts: int, frequency: npt.NDArray[np.int64]) -> None:
@@ -35,32 +35,32 @@ class Lexicon:
 
     @classmethod
     def of(cls, counts: Any) -> Lexicon:
-        """The lexicon of some texts.
+        """Return the lexicon of some texts.
 
         Args:
-            counts: of `count_words`.
+            counts: (texts, BUCKETS) sparse counts, of `count_words`.
         """
         return cls(counts.shape[0], counts.getnnz(axis=0))
 
     def weigh(self, candidates: Any, *, counted: bool = False) -> Any:
-        """(C, BUCKETS) sparse rows of length 1: a scene's texts by their words' rarity, in this scene's terms alone.
+        """Return the (C, BUCKETS) TF-IDF rows of a scene's texts: sparse, of length 1.
 
-        A scene's own texts count in the weights as well: what all of its items are called tells none of them apart.
+        The scene's own texts are added to the frequencies: a word that all of its items share does not tell them apart.
 
         Args:
-            candidates: (C, BUCKETS) of `count_words`.
-            counted: whether the lexicon was made of these texts among others.
+            candidates: (C, BUCKETS) sparse counts of the scene's texts, of `count_words`.
+            counted: Whether the lexicon already counts these texts.
         """
         buckets = candidates.indices
         texts, frequency = self.texts, self.frequency[buckets]
         if not counted:
             texts += candidates.shape[0]
             frequency = frequency + np.bincount(buckets, minlength=BUCKETS)[buckets]
-        return of_length_one(candidates, candidates.data * (np.log((1 + texts) / (1 + frequency)) + 1))
+        return normalise_rows(candidates, candidates.data * (np.log((1 + texts) / (1 + frequency)) + 1))
 
 
-def of_length_one(rows: Any, weights: npt.NDArray[np.float64]) -> Any:
-    """The sparse rows with other numbers in their places, each row scaled to length 1."""
+def normalise_rows(rows: Any, weights: npt.NDArray[np.float64]) -> Any:
+    """Return sparse rows of length 1 with the pattern of `rows` and the (nonzeros,) `weights` as values."""
     row = np.repeat(np.arange(rows.shape[0]), np.diff(rows.indptr))
     length = np.sqrt(np.bincount(row, weights * weights, minlength=rows.shape[0]))
     scaled = weights * (1 / np.maximum(length, 1e-12))[row]
@@ -68,29 +68,29 @@ def of_length_one(rows: Any, weights: npt.NDArray[np.float64]) -> Any:
 
 
 def overlap(weighed: Any, support: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
-    """(K, C) cosine of the words of each support item and each candidate, in [0, 1].
+    """Return the (K, C) cosine of each support item and each candidate, in [0, 1].
 
     Args:
-        weighed: (C, W) sparse rows: of `Lexicon.weigh`, say.
-        support: (K,) positions among the candidates.
+        weighed: (C, W) sparse rows of length 1, such as those of `Lexicon.weigh`.
+        support: (K,) positions of the support's items among the candidates.
     """
     cosine: npt.NDArray[np.float64] = (weighed @ weighed[support].T).toarray()
     return np.ascontiguousarray(cosine.T, dtype=np.float32)
 
 
 def count_words(texts: Sequence[str], progress: Progress | None = None) -> Any:
-    """(n, BUCKETS) sparse counts of the words, and pairs of neighbouring words, of each text.
+    """Return the (n, BUCKETS) sparse counts of the words, and pairs of neighbouring words, of each text.
 
-    The buckets are those of scikit-learn's `HashingVectorizer` (MurmurHash3), which takes longer, and whose import
-    alone takes longer than that of all else in a worker but torch.
+    The buckets equal those of scikit-learn's `HashingVectorizer` (MurmurHash3), which is slower, and whose import alone
+    takes longer than all other imports of a worker but torch.
 
     Args:
-        texts: n of them.
-        progress: called with (texts done, texts in all).
+        texts: The n texts.
+        progress: Called with (texts done, texts in all).
     """
     buckets, ends = array("i"), array("q", [0])
     for number, text in enumerate(texts, start=1):
-        # White space alone separates: "tea," ends a field of the catalogue, which "tea" does not.
+        # Only white space separates words: "tea," ends a field of the catalogue, "tea" does not.
         words = text.lower().split()
         terms = chain(words, map(" ".join, pairwise(words)))
         buckets.extend(abs(mmh3.hash(term)) % BUCKETS for term in terms)

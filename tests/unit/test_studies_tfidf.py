@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from sklearn.feature_extraction.text import HashingVectorizer, TfidfVectorizer
 
 from studies.config.protocol_section import ProtocolSection
-from studies.episodes.lexicon import BUCKETS, Lexicon, count_words, overlap
 from studies.episodes.sampler import EpisodeSampler
-from studies.episodes.split import split
+from studies.episodes.split import split_scenes
+from studies.episodes.tfidf import BUCKETS, Lexicon, count_words, overlap
 from tests.synthetic import planted_dataset
 
 TEXTS = ["green tea, 20 bags", "black tea, 20 bags", "green apple", "Green tea, loose", "tea", ""]
@@ -34,7 +34,7 @@ def test_workers_and_served_students_do_without_scikit_learn() -> None:
     """Imported anywhere on their way, it and the pandas behind it would cost each of these processes seconds."""
     code = (
         "import sys, hpo.workers.worker, hpo.search.loop, studies.training.objective, distill.inference\n"
-        "from studies.episodes.lexicon import count_words\n"
+        "from studies.episodes.tfidf import count_words\n"
         "count_words(['green tea'])\n"
         "print({'sklearn', 'pandas', 'scipy.stats'} & set(sys.modules))"
     )
@@ -76,7 +76,7 @@ def test_an_episodes_overlap_is_that_of_its_support_and_candidates(part: str) ->
     """Positions taken for item codes would compare a purchase with another scene's words."""
     data = planted_dataset()
     protocol = ProtocolSection(shots=4, k=5, split=(0.5, 0.25, 0.25))
-    parts = split(data, protocol)
+    parts = split_scenes(data, protocol)
     trained = [data.texts[i] for i in data.items_in(parts.scenes["train"])]
     lexicon = Lexicon.of(count_words(trained))
     for episode in EpisodeSampler(data, parts, protocol).sample(part)[:6]:

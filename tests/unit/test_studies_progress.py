@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from studies.data import sources
-from studies.data.files import Files
+from studies.data import loading
+from studies.data.files.source import Files
 from studies.training.problem import prepare
 from tests.heard import Heard
 from tests.synthetic import planted_dataset, tiny_encoder, tiny_spec
@@ -38,10 +38,10 @@ def test_reading_large_files_is_announced_once(tmp_path: Path, monkeypatch: pyte
     log.write_text("user_id,item_id,timestamp,shop,title\n" + "".join(f"{n},i{n},{n + 9},s,t {n}\n" for n in range(50)))
     section = Files(source="files", interactions=[str(log)], scene="shop", text="title")
     small, large, again = Heard(), Heard(), Heard()
-    sources.read(section, tmp_path / "one", small)
+    loading.read_source(section, tmp_path / "one", small)
     assert small.notes == []
-    monkeypatch.setattr(sources, "LARGE", 1)
-    sources.read(section, tmp_path / "two", large)
-    sources.read(section, tmp_path / "two", again)
+    monkeypatch.setattr(loading, "LARGE", 1)
+    loading.read_source(section, tmp_path / "two", large)
+    loading.read_source(section, tmp_path / "two", again)
     assert large.notes == ["reading 1 file, 0 MB", "coding 50 interactions"]
     assert again.notes == []

@@ -1,59 +1,41 @@
-"""What the keys of `source = "files"` name, read and put together: the log, the items' texts, and every row's scene.
+"""Reads the tables of `source = "files"`, cleans their rows, and joins users, items, texts and scenes.
 
-Rows that cannot be used are an error or counted, as the study file wishes; none disappears unsaid.
+A row that cannot be used is an error, or is dropped and counted: `data.invalid` says which.
 """
 
 from __future__ import annotations
 
 import time
-from string import Formatter
 
 import polars as pl
 
 from storage.errors import InputError
-from studies.data.file_keys import FileKeys, Positive
-from studies.data.readers import ROW, TIME, Rows, Table, hint
+from studies.data.files.keys import FileKeys, Positive
+from studies.data.files.tables import ROW, TIME, Rows, Table, hint
+from studies.data.files.text_template import blank_to_null, render_text, text_fields
+from studies.data.files.times import BLANKS, Clock, tidy, to_seconds
 from studies.data.source import Tables
-from studies.data.text_template import text_fields
-from studies.data.times import BLANKS, Clock, tidy, to_seconds
 
-# Columns of ours beside those of a file; a "#" keeps them apart from the user's names.
+# Columns added to those of a file; the "#" keeps them apart from the user's names.
 _USER, _PRODUCT, _SCENE, _TEXT, _SECONDS = "#user", "#product", "#scene", "#text", "#seconds"
 _DAY = 86_400
 
 
-def read(keys: FileKeys) -> Tables:
-    """Reads the tables that the study file names.
+def read_tables(keys: FileKeys) -> Tables:
+    """Read and clean the tables that the study file names.
 
     Raises:
-        InputError: they are not as the keys say; the message names file, column or row, and the remedy.
+        InputError: A file, column or row is not as the keys say; the message names it, and the remedy.
     """
-    return _Shop(keys).read()
-
-
-def _rendered(text: str | list[str]) -> pl.Expr:
-    """The text of a row, null where all its fields are."""
-    fields = {name: _filled(pl.col(name).str.strip_chars(), [""]) for name in text_fields(text)}
-    if isinstance(text, list) or "{" not in text:
-        return _filled(pl.concat_str(list(fields.values()), separator=", ", ignore_nulls=True), [""])
-    pieces: list[pl.Expr] = []
-    for literal, name, _, _ in Formatter().parse(text):
-        pieces += [pl.lit(literal)] if literal else []
-        pieces += [fields[name].fill_null("")] if name is not None else []
-    told = pl.any_horizontal(field.is_not_null() for field in fields.values())
-    return pl.when(told).then(pl.concat_str(pieces).str.strip_chars())
+    return _TableReader(keys).read()
 
 
 def _identifier(column: str) -> pl.Expr:
-    return _filled(pl.col(column).str.strip_chars(), BLANKS)
+    return blank_to_null(pl.col(column).str.strip_chars(), BLANKS)
 
 
-def _filled(text: pl.Expr, blanks: list[str]) -> pl.Expr:
-    return pl.when(~text.is_in(blanks)).then(text)
-
-
-def _counted(positive: Positive) -> tuple[pl.Expr, pl.Expr]:
-    """Which rows count, and which hold something that is no number where a number is compared."""
+def _is_positive(positive: Positive) -> tuple[pl.Expr, pl.Expr]:
+    """Return whether a row is positive, and whether its value is not a number where numbers are compared."""
     text = pl.col(positive.column).str.strip_chars()
     if positive.values is not None:
         # 1 is "1" in one file and "1.0" in another; true is "true" or "True".
@@ -77,8 +59,8 @@ def _spellings(value: str | bool | int | float) -> list[str]:
     return [f"{value:.0f}", f"{value:.1f}"] if value == int(value) else [str(value)]
 
 
-class _Shop:
-    """One reading: the opened tables, and what was dropped and noted on the way."""
+class _TableReader:
+    """Reads the tables of one study file; collects the numbers of dropped rows and the notes."""
 
     def __init__(self, keys: FileKeys) -> None:
         self.keys = keys
@@ -87,17 +69,17 @@ class _Shop:
         self.log = Table("interactions", keys.interactions, keys.delimiter, keys.encoding)
         self.items = Table("items", keys.items, keys.delimiter, keys.encoding) if keys.items else None
         self.users = Table("users", keys.users, keys.delimiter, keys.encoding) if keys.users else None
-        self._require()
-        self.scenes = self._table_of_scenes()
+        self._check_columns()
+        self.scene_table = self._scene_table()
 
     def read(self) -> Tables:
         log, count = self._read_log()
-        items = self._items_of_log(log) if self.items is None else self._read_items(self.items)
-        if self.users is not None and self.scenes is self.users:
+        items = self._items_from_log(log) if self.items is None else self._read_items(self.items)
+        if self.users is not None and self.scene_table is self.users:
             log = log.join(self._read_users(self.users), on=_USER, how="left", maintain_order="left")
         elif self.users is not None:
-            self.notes.append(f"data.users was not needed: the scene is in data.{self.scenes.key}.")
-        self._refuse_empty(log, items)
+            self.notes.append(f"data.users was not needed: the scene is in data.{self.scene_table.key}.")
+        self._check_not_empty(log, items)
         guessed = [note for table in (self.log, self.items, self.users) if table for note in table.notes]
         own = {"user": _USER, "product": _PRODUCT, "time": _SECONDS, "scene": _SCENE, "text": _TEXT}
         log, items = (
@@ -106,7 +88,7 @@ class _Shop:
         )
         return Tables(log, items, count, self.dropped, (*self.notes, *guessed))
 
-    def _table_of_scenes(self) -> Table:
+    def _scene_table(self) -> Table:
         keys = self.keys
         if keys.scene_is_user:
             return self.log
@@ -122,7 +104,7 @@ class _Shop:
             f'data.scene: no column "{keys.scene}" in {where}{hint(keys.scene, columns)}; correct data.scene'
         )
 
-    def _require(self) -> None:
+    def _check_columns(self) -> None:
         keys = self.keys
         self.log.require([keys.user], "user")
         self.log.require([keys.item], "item")
@@ -135,55 +117,55 @@ class _Shop:
 
     def _read_log(self) -> tuple[pl.DataFrame, int]:
         keys, positive = self.keys, self.keys.positive
-        scened = self.scenes is self.log
+        has_scene = self.scene_table is self.log
         fields = text_fields(keys.text) if self.items is None else []
-        wanted = [keys.user, keys.item, *fields, *([keys.scene] if scened else [])]
+        wanted = [keys.user, keys.item, *fields, *([keys.scene] if has_scene else [])]
         if positive is None:
             rows = self.log.read(wanted, keys.time)
         else:
-            counts, unreadable = _counted(positive)
-            rows = self.log.read([*wanted, positive.column], keys.time, counts | unreadable)
+            is_positive, unreadable = _is_positive(positive)
+            rows = self.log.read([*wanted, positive.column], keys.time, is_positive | unreadable)
         frame = rows.frame.select(
             *{ROW, TIME, *fields, *([positive.column] if positive else [])},
             _identifier(keys.user).alias(_USER),
             _identifier(keys.item).alias(_PRODUCT),
-            *([_identifier(keys.scene).alias(_SCENE)] if scened else []),
+            *([_identifier(keys.scene).alias(_SCENE)] if has_scene else []),
         )
         if positive is not None:
             reason = _reason(positive)
-            self._refuse_unknown(positive, set(frame[positive.column].str.strip_chars().unique()))
+            self._check_positive_values(positive, set(frame[positive.column].str.strip_chars().unique()))
             self.dropped |= {reason: rows.count - len(frame)} if len(frame) < rows.count else {}
             remedy = "compare numbers with at_least and text with values"
-            frame = self._sift(
+            frame = self._reject(
                 rows, frame, unreadable, positive.column, f"{positive.column} not a number", remedy, positive.column
             )
         remedy = "fill them in"
-        frame = self._sift(rows, frame, pl.col(_USER).is_null(), keys.user, "row without user", remedy)
-        frame = self._sift(rows, frame, pl.col(_PRODUCT).is_null(), keys.item, "row without item", remedy)
-        return self._timed(rows, frame), rows.count
+        frame = self._reject(rows, frame, pl.col(_USER).is_null(), keys.user, "row without user", remedy)
+        frame = self._reject(rows, frame, pl.col(_PRODUCT).is_null(), keys.item, "row without item", remedy)
+        return self._convert_times(rows, frame), rows.count
 
-    def _timed(self, rows: Rows, frame: pl.DataFrame) -> pl.DataFrame:
+    def _convert_times(self, rows: Rows, frame: pl.DataFrame) -> pl.DataFrame:
         keys = self.keys
         raw = tidy(frame[TIME])
         frame = frame.with_columns(raw)
-        frame = self._sift(rows, frame, pl.col(TIME).is_null(), keys.time, "row without time", "fill them in")
+        frame = self._reject(rows, frame, pl.col(TIME).is_null(), keys.time, "row without time", "fill them in")
         seconds, note = to_seconds(frame[TIME].alias(keys.time), Clock(keys.time_unit, keys.time_format, keys.timezone))
         self.notes += [note] if note else []
         frame = frame.with_columns(seconds.alias(_SECONDS))
         form = f'"{keys.time_format}"' if keys.time_format else "a number or an ISO 8601 date"
-        frame = self._sift(
+        frame = self._reject(
             rows, frame, pl.col(_SECONDS).is_null(), keys.time, f"time that is not {form}", "set data.time_format", TIME
         )
         outside = (pl.col(_SECONDS) < 0) | (pl.col(_SECONDS) > int(time.time()) + _DAY)
         remedy = "set data.time_unit or data.time_format"
-        frame = self._sift(rows, frame, outside, keys.time, "time before 1970 or in the future", remedy, TIME)
+        frame = self._reject(rows, frame, outside, keys.time, "time before 1970 or in the future", remedy, TIME)
         return frame.drop(TIME)
 
-    def _items_of_log(self, log: pl.DataFrame) -> pl.DataFrame:
-        """One row per item of a log that describes its items itself: the text of its earliest row that has one."""
+    def _items_from_log(self, log: pl.DataFrame) -> pl.DataFrame:
+        """Return one row per item of a log without a catalogue, with the text of its earliest row that has one."""
         fields = text_fields(self.keys.text)
         distinct = log.group_by(_PRODUCT, *(pl.col(name) for name in fields)).agg(pl.col(_SECONDS).min())
-        texts = distinct.with_columns(_rendered(self.keys.text).alias(_TEXT)).sort(_SECONDS, _TEXT)
+        texts = distinct.with_columns(render_text(self.keys.text).alias(_TEXT)).sort(_SECONDS, _TEXT)
         of_item = pl.col(_TEXT).drop_nulls()
         items = texts.group_by(_PRODUCT).agg(of_item.first(), several=of_item.n_unique() > 1).sort(_PRODUCT)
         if count := int(items["several"].sum()):
@@ -192,26 +174,26 @@ class _Shop:
 
     def _read_items(self, table: Table) -> pl.DataFrame:
         keys = self.keys
-        scened = self.scenes is table
-        rows = table.read([keys.item, *text_fields(keys.text), *([keys.scene] if scened else [])])
+        has_scene = self.scene_table is table
+        rows = table.read([keys.item, *text_fields(keys.text), *([keys.scene] if has_scene else [])])
         frame = rows.frame.select(
             ROW,
             _identifier(keys.item).alias(_PRODUCT),
-            _rendered(keys.text).alias(_TEXT),
-            *([_identifier(keys.scene).alias(_SCENE)] if scened else []),
+            render_text(keys.text).alias(_TEXT),
+            *([_identifier(keys.scene).alias(_SCENE)] if has_scene else []),
         )
-        frame = self._sift(rows, frame, pl.col(_PRODUCT).is_null(), keys.item, "item without id", "fill them in")
-        return self._merged(table, frame, _PRODUCT, {_TEXT: "texts"} | ({_SCENE: "scenes"} if scened else {}))
+        frame = self._reject(rows, frame, pl.col(_PRODUCT).is_null(), keys.item, "item without id", "fill them in")
+        return self._merge_rows(table, frame, _PRODUCT, {_TEXT: "texts"} | ({_SCENE: "scenes"} if has_scene else {}))
 
     def _read_users(self, table: Table) -> pl.DataFrame:
         keys = self.keys
         rows = table.read([keys.user, keys.scene])
         frame = rows.frame.select(ROW, _identifier(keys.user).alias(_USER), _identifier(keys.scene).alias(_SCENE))
-        frame = self._sift(rows, frame, pl.col(_USER).is_null(), keys.user, "user without id", "fill them in")
-        return self._merged(table, frame, _USER, {_SCENE: "scenes"})
+        frame = self._reject(rows, frame, pl.col(_USER).is_null(), keys.user, "user without id", "fill them in")
+        return self._merge_rows(table, frame, _USER, {_SCENE: "scenes"})
 
-    def _merged(self, table: Table, frame: pl.DataFrame, key: str, values: dict[str, str]) -> pl.DataFrame:
-        """One row per id; rows that say the same are one, rows that contradict each other are an error."""
+    def _merge_rows(self, table: Table, frame: pl.DataFrame, key: str, values: dict[str, str]) -> pl.DataFrame:
+        """Return one row per id; equal rows are merged, contradicting rows are an error."""
         frame = frame.drop(ROW)
         if not frame[key].is_duplicated().any():
             return frame
@@ -230,7 +212,7 @@ class _Shop:
         self.notes.append(f"{len(frame) - len(merged):,} repeated rows of {table.name} were merged.")
         return merged
 
-    def _sift(
+    def _reject(
         self,
         rows: Rows,
         frame: pl.DataFrame,
@@ -240,7 +222,7 @@ class _Shop:
         remedy: str,
         shown: str | None = None,
     ) -> pl.DataFrame:
-        """Leaves the bad rows out and counts them, or refuses them, as `data.invalid` says."""
+        """Drop and count the bad rows, or raise InputError, as `data.invalid` says."""
         broken = frame.filter(bad)
         if broken.is_empty():
             return frame
@@ -258,8 +240,8 @@ class _Shop:
             self.notes.append(f"{len(broken):,} rows of data.{rows.key} were left out: {reason}.")
         return frame.filter(~bad)
 
-    def _refuse_unknown(self, positive: Positive, found: set[str]) -> None:
-        """Refuses a value that no row has, which is most often misspelt, and a bound that no row reaches."""
+    def _check_positive_values(self, positive: Positive, found: set[str]) -> None:
+        """Raise InputError for a value that no row has, or a bound that no row reaches."""
         unknown = [str(value) for value in positive.values or [] if not found & set(_spellings(value))]
         if found and not unknown:
             return
@@ -271,10 +253,13 @@ class _Shop:
             f"are {', '.join(map(repr, common))}: correct data.positive"
         )
 
-    def _refuse_empty(self, log: pl.DataFrame, items: pl.DataFrame) -> None:
+    def _check_not_empty(self, log: pl.DataFrame, items: pl.DataFrame) -> None:
         described = self.items or self.log
-        scened = items if self.scenes is self.items else log
-        for frame, column, table, key in ((items, _TEXT, described, "text"), (scened, _SCENE, self.scenes, "scene")):
+        has_scene = items if self.scene_table is self.items else log
+        for frame, column, table, key in (
+            (items, _TEXT, described, "text"),
+            (has_scene, _SCENE, self.scene_table, "scene"),
+        ):
             if len(frame) and frame[column].null_count() == len(frame):
                 raise InputError(
                     f"data.{key} = {getattr(self.keys, key)!r}: empty in every row of {table.name}; name a column "

@@ -1,0 +1,77 @@
+"""The episode: all that a recommender sees of one opening of a scene, and all that it is scored on.
+
+Its indices are local: `items` lists each distinct item of the episode once, the candidates first, so that each text is
+encoded once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Episode:
+    """One opening of one scene with its support and queries.
+
+    Shapes: C candidates, K support interactions, Q queries (one user each), M distinct items ≥ C, of which the last H
+    are the columns of the histories. Sampled episodes have H = M. In serving, histories have columns of their own
+    behind the candidates (H = M - C; a candidate in a history is listed twice), so that no matrix over all pairs of a
+    large catalogue's items is made.
+
+    Attributes:
+        scene: Scene code.
+        opened: Time of the opening, UTC seconds.
+        items: (M,) item codes of the episode; the first C are the candidates, ascending.
+        candidates: C.
+        support: (K,) position in `items` of each support interaction's item, in order of time.
+        support_history: (K, H) counts of each item in the support user's history just before the interaction.
+        query_history: (Q, H) counts of each item in the query user's history as of the last support interaction.
+        relevant: (Q, C) whether the user takes the candidate after the support and before the window closes.
+        excluded: (Q, C) whether the candidate is not ranked for the user, who had it before the query
+            (`protocol.repeat = "exclude"`); never relevant.
+        elsewhere: (C,) counts of each candidate in scenes that are not held out, up to the last support interaction;
+            zero where scenes share no items.
+        overlap: (K, C) cosine of the words of each support item and each candidate, in [0, 1].
+        fields: (K, C) cosine of their texts' fields, in [0, 1].
+        terms: (C, T) catalogue terms of each candidate, of `studies.episodes.catalogue_terms.terms`.
+        users: (Q,) user code of each query.
+        rows: (K,) row of the data set of each support interaction.
+    """
+
+    scene: int
+    opened: int
+    items: Tensor
+    candidates: int
+    support: Tensor
+    support_history: Tensor
+    query_history: Tensor
+    relevant: Tensor
+    excluded: Tensor
+    elsewhere: Tensor
+    overlap: Tensor
+    fields: Tensor
+    terms: Tensor
+    users: Tensor
+    rows: Tensor
+
+    @property
+    def first_held(self) -> int:
+        """Return the position in `items` of the histories' first column: 0, or C in serving."""
+        return len(self.items) - self.support_history.shape[1]
+
+    @cached_property
+    def support_others(self) -> Tensor:
+        """Return the (O,) positions of the items in any support user's history that are not candidates."""
+        others = self.support_history[:, self.candidates - self.first_held :]
+        return others.any(dim=0).nonzero().squeeze(1) + self.candidates
+
+    def to(self, device: torch.device) -> Episode:
+        """Return the same episode with its tensors on `device`."""
+        tensors = {field.name: getattr(self, field.name) for field in fields(self)}
+        moved: dict[str, Any] = {n: value.to(device) for n, value in tensors.items() if isinstance(value, Tensor)}
+        return replace(self, **moved)
