@@ -1,4 +1,4 @@
-"""`[protocol]`: how a recall is measured."""
+"""`[protocol]` of the study file: the definition of episodes, splits and metrics."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Fraction = Annotated[float, Field(gt=0, lt=1)]
 
 
 class ProtocolSection(Section):
-    """How a recall is measured: docs/protocol.md says why."""
+    """The definition of episodes, splits and metrics; docs/protocol.md explains each key."""
 
     shots: PositiveInt = 5
     report_shots: list[PositiveInt] = Field(default_factory=lambda: [1, 5, 10, 20], min_length=1)
@@ -34,9 +34,9 @@ class ProtocolSection(Section):
     @field_validator("split", "timeline", mode="before")
     @classmethod
     def _list_to_tuple(cls, value: Any, info: ValidationInfo) -> Any:
-        wanted = len(get_args(cls.model_fields[str(info.field_name)].annotation))
-        if isinstance(value, list) and len(value) != wanted:
-            raise ValueError(f"takes {wanted} fractions, got {value}")
+        count = len(get_args(cls.model_fields[str(info.field_name)].annotation))
+        if isinstance(value, list) and len(value) != count:
+            raise ValueError(f"takes {count} fractions, got {value}")
         return tuple(value) if isinstance(value, list) else value
 
     @field_validator("report_shots")
@@ -54,10 +54,10 @@ class ProtocolSection(Section):
 
 
 def increasing(name: str, values: list[int]) -> list[int]:
-    """Return the values of a key whose list must increase.
+    """Return the values of a key that must be strictly increasing.
 
     Raises:
-        ValueError: It does not.
+        ValueError: They are not.
     """
     if any(later <= earlier for earlier, later in itertools.pairwise(values)):
         raise ValueError(f"{name} must increase, got {values}")

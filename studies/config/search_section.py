@@ -1,4 +1,4 @@
-"""`[search]` and its tables: budgets, sampler, and the domain of every parameter, for all learners or for one."""
+"""`[search]` of the study file: budgets, sampler, and each parameter's domain, for all learners or for one."""
 
 from __future__ import annotations
 
@@ -22,14 +22,15 @@ from studies.config.search_domains import (
 
 
 class SearchSection(Section):
-    """The search: its budget, its sampler, and the space; a parameter left out keeps its default domain.
+    """The search: its budgets, its sampler, and the space. A parameter that is left out keeps its default domain.
 
-    The search ends when one of its budgets is spent: `trials`, `cost_minutes` of measured training and evaluation of
-    all workers together, `timeout_minutes` of wall clock since it was launched; or when a finished trial reaches
-    `target_recall`, or `patience` trials begun after the best one have ended without any becoming better.
+    The search ends when one of its budgets is spent: `trials`; `cost_minutes` of measured training and evaluation, all
+    workers together; `timeout_minutes` of wall clock since the launch. It also ends when a finished trial reaches
+    `target_recall`, or when `patience` trials that started after the best one have ended without improving on it.
 
-    `retries` is how often a trial whose worker died is tried again from the same rung. `start` lists configurations to
-    try first, whole or in part; `warm_start` names a study whose best `warm_start_trials` are tried first.
+    `retries` is the number of times that a trial whose worker was lost is resumed from the same rung. `start` lists
+    complete or partial configurations to try first. `warm_start` names a study whose best `warm_start_trials`
+    configurations are tried first.
     """
 
     trials: PositiveInt = 30
@@ -84,7 +85,7 @@ class SearchSection(Section):
     def _defaults_of_learners(cls, values: Any) -> Any:
         if not isinstance(values, dict):
             return values  # refused below
-        # A parameter that `[search.space]` names holds for all learners, so their own defaults of it go.
+        # `[search.space]` sets a parameter for all learners and so replaces their own defaults of it.
         space, given = values.get("space", {}), values.get("learners", {})
         if not (isinstance(space, dict) and isinstance(given, dict)):
             return values  # refused below
@@ -96,7 +97,7 @@ class SearchSection(Section):
         return values | {"learners": merged}
 
     def domain(self, name: str, learner: str) -> tuple[str, Domain]:
-        """What a parameter is called in the study where this learner draws it, and its domain there."""
+        """Return the name of a learner's parameter in the study, and its domain."""
         own = self.learners.get(learner, {})
         return (f"{learner}.{name}", own[name]) if name in own else (name, self.space[name])
 
@@ -112,10 +113,10 @@ class SearchSection(Section):
         return self
 
     def point(self, values: dict[str, Any]) -> dict[str, Any]:
-        """A configuration, whole or in part, under the names that its parameters have in the study.
+        """Return a complete or partial configuration by the names of its parameters in the study.
 
         Raises:
-            ValueError: a parameter is unknown, has no use there, or its value lies outside the space.
+            ValueError: A parameter is unknown or does not apply, or its value lies outside the space.
         """
         learners = values_of(self.space["learner"])
         learner = values.get("learner", learners[0] if len(learners) == 1 else None)
@@ -126,9 +127,8 @@ class SearchSection(Section):
         for name, value in values.items():
             if name not in self.space:
                 raise ValueError(f"unknown parameter {name!r}{nearest(name, self.space)}")
-            known, domain = (name, self.space[name]) if name in ("learner", "trainable_layers") else ("", 0)
-            if not known:
-                known, domain = self.domain(name, learner)
+            shared = name in ("learner", "trainable_layers")
+            known, domain = (name, self.space[name]) if shared else self.domain(name, learner)
             if not holds(domain, value):
                 raise ValueError(f"{known} = {value!r} lies outside its domain, {show_domain(domain)}")
             if not applies(name, learner, layers):

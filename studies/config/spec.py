@@ -1,7 +1,7 @@
-"""The study file: TOML in, one validated `StudySpec` out, or one clear error.
+"""The study file: TOML in, a validated `StudySpec` or one clear error out.
 
-First step of the path: every other part receives the spec, none reads the file again. The spec also knows which of
-its parts define the experiment (`identity`), so that a study resumed under a changed definition can be refused.
+First step of the path: all later steps receive the spec, none reads the file again. `StudySpec.identity` returns the
+keys that define the experiment, so that a study cannot be resumed under a changed definition.
 """
 
 from __future__ import annotations
@@ -27,12 +27,11 @@ from studies.config.search_section import SearchSection
 from studies.config.validation_errors import explain, show
 from studies.data.sources import DataSection
 
-# What an export holds, and how its weights are stored.
+# The formats of an export, and the precision of its weights.
 Format = Literal["hf", "onnx", "onnx-int8"]
 Precision = Literal["fp32", "fp16", "bf16"]
 
-
-# What of a search may differ from launch to launch: budgets, machines, where to begin.
+# Keys of [search] that may differ between launches of one study.
 _CHANGEABLE = (
     "trials", "cost_minutes", "timeout_minutes", "target_recall", "patience", "retries", "start", "warm_start",
     "warm_start_trials", "workers", "worker_cpus", "worker_gpus", "episodes_at_once",
@@ -44,10 +43,10 @@ def _plain() -> list[Format]:
 
 
 class TeacherSection(Section):
-    """The pretrained encoder the teachers are built on.
+    """The pretrained encoder of the teachers.
 
-    `attention` is the kernel of the layers that train: "auto" takes what is faster where the order of the gradient
-    allows a choice. `compile` runs them through `torch.compile` where the inner loop does not move them.
+    `attention` is the kernel of the layers that train: "auto" takes the faster one that has the derivatives the learner
+    needs. `compile` runs these layers through `torch.compile` where the inner loop does not move them.
     """
 
     encoder: str = "minilm"
@@ -58,10 +57,10 @@ class TeacherSection(Section):
 
 
 class PrunerSection(Section):
-    """When a hopeless trial stops: at rungs of a resource, the last of which ends the trial.
+    """The pruner and its rungs; the last rung ends a trial.
 
     `resource` is "updates" (meta-updates: the same search on any machine) or "seconds" (of training, by the measured
-    pace of the trial's own updates: learners compete at equal cost).
+    seconds of the trial's own updates: learners compete at equal cost).
     """
 
     kind: Literal["recall", "none"] = "recall"
@@ -77,16 +76,16 @@ class PrunerSection(Section):
 
 
 class FinalistsSection(Section):
-    """The search's best trials, looked at again on other draws of the validation scenes before winners are named."""
+    """The best trials, re-evaluated on other draws of the validation scenes before the winners are chosen."""
 
     count: PositiveInt = 4
     draws: PositiveInt = 3
 
 
 class ExportSection(Section):
-    """Where the best student goes, and how; relative folders count from the working directory.
+    """The folder and formats of the best student; relative folders start at the working directory.
 
-    `formats` always holds "hf", and "onnx" where it holds "onnx-int8"; `precision` is that of model.safetensors.
+    `formats` always contains "hf", and "onnx" where it contains "onnx-int8". `precision` is that of model.safetensors.
     """
 
     folder: str | None = None
@@ -150,7 +149,7 @@ class StudySpec(Section):
         return self
 
     def identity(self) -> dict[str, Any]:
-        """The parts that define the experiment; budgets, workers and folders may change between launches."""
+        """Return the keys that define the experiment: all but budgets, workers and folders, which may change."""
         spec = self.model_dump(mode="json")
         for path in self.data.paths:
             del spec["data"][path]
@@ -160,20 +159,20 @@ class StudySpec(Section):
         return spec
 
     def finalist_count(self) -> int:
-        """How many of the best trials are looked at again: the teachers are chosen among them."""
+        """Return the number of trials to re-evaluate; the teachers are chosen among them."""
         return max(self.finalists.count, self.distill.teachers)
 
     def export_folder(self) -> Path:
-        """Where `hpo run` puts the student."""
+        """Return the folder that `hpo run` exports the student to."""
         return Path(self.export.folder or f"exports/{self.name}")
 
 
 def load_spec(path: Path) -> StudySpec:
-    """Reads and validates a study file.
+    """Read and validate a study file.
 
     Raises:
-        InputError: the file is missing, is not TOML, or does not describe a study; the message names the place,
-            what stands there, and what is accepted.
+        InputError: The file is missing, is not TOML, or does not describe a study; the message names the place, the
+            value, and what is accepted.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -191,15 +190,15 @@ def load_spec(path: Path) -> StudySpec:
 
 
 def parse_spec(raw: dict[str, Any], origin: str = "the study file", folder: Path | None = None) -> StudySpec:
-    """Validates the parsed TOML (or a spec that `StudySpec.model_dump(mode="json")` wrote).
+    """Validate parsed TOML, or a spec that `StudySpec.model_dump(mode="json")` wrote.
 
     Args:
-        raw: the parsed file.
-        origin: what to call it in an error.
-        folder: what the paths of data files count from; the working directory if left out.
+        raw: The parsed file.
+        origin: Name of the file in errors.
+        folder: Folder that relative paths of data files start at; the working directory by default.
 
     Raises:
-        InputError: names the place, what stands there, and what is accepted.
+        InputError: A key or value is not valid; the message names the place, the value, and what is accepted.
     """
     try:
         return StudySpec.model_validate(raw, context={"folder": (folder or Path()).absolute()})
@@ -208,7 +207,7 @@ def parse_spec(raw: dict[str, Any], origin: str = "the study file", folder: Path
 
 
 def differences(stored: dict[str, Any], given: dict[str, Any], prefix: str = "") -> list[str]:
-    """Readable lines of what differs between two identities, one per key: `search.space.inner_lr: 0.1 → 0.2`."""
+    """Return the differences of two identities, one line per key: `search.space.inner_lr: 0.1 → 0.2`."""
     lines: list[str] = []
     for key in sorted(stored.keys() | given.keys()):
         old, new = stored.get(key, "absent"), given.get(key, "absent")

@@ -1,4 +1,4 @@
-"""Says in a study file's own words what pydantic found wrong with it."""
+"""Explains pydantic's validation errors in the terms of the study file."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from pydantic_core import ErrorDetails
 from studies.config.search_domains import DEFAULT_SPACE, nearest
 from studies.data.sources import SOURCES
 
-# What pydantic's kinds of mismatch mean in a study file's own words.
-_WANTED = {
+# The accepted kind of value for each of pydantic's error types.
+_ACCEPTED = {
     "model_type": "a table",
     "dict_type": "a table",
     "list_type": "a list",
@@ -27,24 +27,24 @@ _WANTED = {
 
 
 def explain(error: ValidationError, root: type[BaseModel]) -> str:
-    """One line on the first thing that is wrong: the place, what stands there, what is accepted.
+    """Return one line on the first problem: its place, the value, and what is accepted.
 
     Args:
-        error: what `root` raised.
-        root: the model of a whole study file.
+        error: The error that validating `root` raised.
+        root: The model of a whole study file.
     """
     problems = error.errors(include_url=False)
     # An unknown key is most often the cause of the rest (a misspelt required key is also "missing").
     first = next((p for p in problems if p["type"] == "extra_forbidden"), problems[0])
-    return _say(first, problems, root)
+    return _explain_problem(first, problems, root)
 
 
-def _say(problem: ErrorDetails, problems: Sequence[ErrorDetails], root: type[BaseModel]) -> str:
+def _explain_problem(problem: ErrorDetails, problems: Sequence[ErrorDetails], root: type[BaseModel]) -> str:
     keys = _all_keys(root)
     place, kind = _place(problem, keys), problem["type"]
     if kind == "extra_forbidden":
         key = str(problem["loc"][-1])
-        table = ".".join(str(part) for part in problem["loc"][:-1] if part in keys)
+        table = ".".join(str(key) for key in problem["loc"][:-1] if key in keys)
         where = f"in [{table}]" if table else "at the top level"
         return f"unknown key {key!r} {where}{nearest(key, _keys_of(problem['loc'][:-1], root))}"
     if kind == "union_tag_invalid":
@@ -56,33 +56,34 @@ def _say(problem: ErrorDetails, problems: Sequence[ErrorDetails], root: type[Bas
         return f"{place} is required; see studies/quickstart.toml for an example"
     if kind == "value_error":
         return f"{place}: {problem['ctx']['error']}" if place else str(problem["ctx"]["error"])
-    if kind in _WANTED:
-        # A union gives one problem per member: together they say what is accepted.
-        wanted = {_WANTED[p["type"]] for p in problems if _place(p, keys) == place and p["type"] in _WANTED}
-        wanted -= {"a whole number"} if wanted & {"a number", "a finite number"} else set()
-        return f"{place}: takes {' or '.join(sorted(wanted))}, got {show(problem['input'])}"
+    if kind in _ACCEPTED:
+        # A union has one problem per member: together they list what is accepted.
+        same_place = [p["type"] for p in problems if _place(p, keys) == place]
+        accepted = {_ACCEPTED[kind] for kind in same_place if kind in _ACCEPTED}
+        accepted -= {"a whole number"} if accepted & {"a number", "a finite number"} else set()
+        return f"{place}: takes {' or '.join(sorted(accepted))}, got {show(problem['input'])}"
     message = problem["msg"].removeprefix("Input ").replace(" after validation", "")
     return f"{place}: {message[0].lower()}{message[1:]}, got {show(problem['input'])}"
 
 
 def _place(problem: ErrorDetails, keys: set[str]) -> str:
-    # Names of union members are pydantic's own, not the user's: leave them out.
-    return ".".join(str(part) for part in problem["loc"] if part in keys or isinstance(part, int))
+    # Names of union members are pydantic's, not the user's.
+    return ".".join(str(key) for key in problem["loc"] if key in keys or isinstance(key, int))
 
 
 def _keys_of(place: Sequence[int | str], root: type[BaseModel]) -> list[str]:
-    """The keys that the table at a place of pydantic's takes."""
+    """Return the keys of the table at a location of pydantic's."""
     models: list[type[BaseModel]] = [root]
-    for part in place:
-        if part in SOURCES:
-            models = [SOURCES[str(part)]]
-        elif found := [m for model in models for m in _models_of(model, str(part))]:
+    for key in place:
+        if key in SOURCES:
+            models = [SOURCES[str(key)]]
+        elif found := [m for model in models for m in _models_of(model, str(key))]:
             models = found
-    return list(dict.fromkeys(key for model in models for key in model.model_fields))
+    return list(dict.fromkeys(name for model in models for name in model.model_fields))
 
 
 def _models_of(model: type[BaseModel], key: str) -> list[type[BaseModel]]:
-    """The tables that a key may hold, inside whatever union, list or table."""
+    """Return the models of the tables that a key takes, within unions, lists and dicts."""
     if key not in model.model_fields:
         return []
     found, kinds = [], [model.model_fields[key].annotation]
@@ -95,7 +96,7 @@ def _models_of(model: type[BaseModel], key: str) -> list[type[BaseModel]]:
 
 
 def show(value: Any) -> str:
-    """A value as a study file would have it, nearly."""
+    """Return a value nearly as a study file would write it."""
     if isinstance(value, dict):
         return "{" + ", ".join(f"{k} = {v}" for k, v in value.items()) + "}"
     return repr(value)

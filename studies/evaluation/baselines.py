@@ -1,6 +1,6 @@
-"""Rankings that learn nothing: what a recall must beat before it means anything.
+"""Baselines without meta-learning, which a learner's recall is compared with.
 
-Each is an `evaluate.System` and sees of an episode what a learner sees: candidates, support, histories.
+Each is an `evaluate.System` and reads of an episode what a learner reads: candidates, support, histories.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from studies.episodes.catalogue_terms import TERMS
 from studies.episodes.episode import Episode
 from studies.evaluation.evaluate import System
 
-# The one to beat: five purchases say much about what sells.
+# The strongest simple baseline.
 POPULARITY = "support popularity"
-# What reads no text: a student's lift is counted over the best of these.
+# The baselines that read no text; a student's lift is measured over the best of them.
 TEXT_FREE = ("random", POPULARITY, "popularity anywhere", "item-kNN", "products per item", "popularity + products")
 _TOKEN = r"\S+"
 
@@ -28,22 +28,22 @@ _TOKEN = r"\S+"
 def build_baselines(
     data: Dataset, training: Ints, until: int, vectors: Tensor, *, products: bool = True
 ) -> Mapping[str, System]:
-    """All baselines that the data allow, by the name they have in the tables.
+    """Return all baselines that the data allow, by their names in the results.
 
     Args:
-        data: the shop.
-        training: codes of the scenes that a baseline may know beforehand.
-        until: when what it knows beforehand ends, UTC seconds.
+        data: The shop.
+        training: Codes of the scenes whose interactions a baseline may use as training data.
+        until: End of these training data, UTC seconds.
         vectors: (items, D) embeddings of the untrained encoder.
-        products: whether systems may know how many products share an item's text.
+        products: Whether systems may read the number of products that share an item's text.
     """
-    counted = products and bool((data.products > 1).any())
+    has_counts = products and bool((data.products > 1).any())
     return {
         "random": Random(),
         POPULARITY: SupportPopularity(),
-        # Where scenes share no items, the same as the support's own.
+        # Equal to support popularity where scenes share no items.
         **({"popularity anywhere": Popularity()} if data.scenes_share_items else {}),
-        **({"products per item": Products(), "popularity + products": CountsAndProducts()} if counted else {}),
+        **({"products per item": Products(), "popularity + products": CountsAndProducts()} if has_counts else {}),
         "TF-IDF neighbours": TfidfNeighbours(),
         "popularity + TF-IDF": CountsAndWords(),
         "BM25": BM25(data.texts),
@@ -53,110 +53,112 @@ def build_baselines(
 
 
 class Random:
-    """A random order, the same at every run: the floor, K over the number of candidates."""
+    """A random order, the same in every run. Its expected recall is K over the number of candidates."""
 
     def scores(self, episode: Episode) -> Tensor:
-        """(Q, C) uniform scores, seeded by scene and opening."""
+        """Return (Q, C) uniform scores, seeded by scene and opening."""
         generator = torch.Generator().manual_seed(episode.opened * 100_003 + episode.scene)
         return torch.rand(episode.relevant.shape, generator=generator).to(episode.items.device)
 
 
 class SupportPopularity:
-    """How often the support took each candidate: the bar that reads no text.
+    """Counts of each candidate in the support.
 
-    Most candidates tie at zero. Ties are broken at random, differently for each user: in order of item id all users
-    would be shown the same few items, which makes the baseline weaker than it is.
+    Most candidates tie at zero. Ties are broken at random, differently for each user: broken by item id, all users
+    would get the same few items, which weakens the baseline.
     """
 
     def scores(self, episode: Episode) -> Tensor:
-        """(Q, C) counts and a random fraction."""
+        """Return (Q, C) counts plus a random fraction."""
         return _support_counts(episode) + Random().scores(episode) / 2
 
 
 class Popularity:
-    """How often anyone took each candidate in any scene that is known by then, the support included.
+    """Counts of each candidate in all scenes that are not held out, and in the support.
 
-    In a new store, what sells in the others; the same as popularity in the support where scenes share no items.
+    For a new store, these are the best sellers of the other stores. Equal to `SupportPopularity` where scenes share no
+    items.
     """
 
     def scores(self, episode: Episode) -> Tensor:
-        """(Q, C) counts; ties are broken at random."""
+        """Return (Q, C) counts; ties are broken at random."""
         return _support_counts(episode) + episode.elsewhere + Random().scores(episode) / 2
 
 
 class Products:
-    """How many of the shop's products share the candidate's text: what sells if every product sells alike."""
+    """Number of the shop's products that share the candidate's text: popularity if all products sold equally."""
 
     def scores(self, episode: Episode) -> Tensor:
-        """(Q, C) counts; ties are broken at random."""
+        """Return (Q, C) counts; ties are broken at random."""
         return _products(episode) + Random().scores(episode) / 2
 
 
 class CountsAndProducts:
-    """Support popularity with one purchase of every product imagined before (a flat Dirichlet prior over products)."""
+    """Support popularity plus one pseudo-count per product (a flat Dirichlet prior over products)."""
 
     def scores(self, episode: Episode) -> Tensor:
-        """(Q, C) counts; ties are broken at random."""
+        """Return (Q, C) counts; ties are broken at random."""
         return _support_counts(episode) + _products(episode) + Random().scores(episode) / 2
 
 
 class TfidfNeighbours:
-    """TF-IDF cosine between each candidate's words and those of the support's items, summed."""
+    """TF-IDF cosine between each candidate and the support's items, summed over the support."""
 
     def scores(self, episode: Episode) -> Tensor:
-        """(Q, C), the same for every user."""
+        """Return (Q, C) scores, the same for every user."""
         return episode.overlap.sum(0).expand(episode.relevant.shape)
 
 
 class CountsAndWords:
-    """Support popularity and TF-IDF neighbours added up: what both miss alone, without learning anything."""
+    """The sum of support popularity and TF-IDF neighbours."""
 
     def scores(self, episode: Episode) -> Tensor:
-        """(Q, C), the same for every user."""
+        """Return (Q, C) scores, the same for every user."""
         return (_support_counts(episode) + episode.overlap.sum(0)).expand(episode.relevant.shape)
 
 
 class BM25:
-    """BM25 of each candidate's text for the support's texts as the query.
+    """BM25 of each candidate's text with the support's texts as the query.
 
-    Source: Robertson & Zaragoza, "The Probabilistic Relevance Framework: BM25 and Beyond" (2009), eq. 3.15, with the
-    always positive idf of Lucene; every occurrence of a term in the support counts.
+    Source: Robertson & Zaragoza, "The Probabilistic Relevance Framework: BM25 and Beyond" (2009), eq. 3.15, with
+    Lucene's idf, which is always positive. Every occurrence of a term in the support counts.
 
     Args:
-        texts: (items,) all item texts; idf and the mean length come from these.
-        k1: saturation of a term's frequency.
-        b: how much long texts are held back.
+        texts: (items,) all item texts, from which idf and the mean length are computed.
+        k1: Saturation of a term's frequency.
+        b: Strength of the length normalisation, in [0, 1].
     """
 
     def __init__(self, texts: Sequence[str], k1: float = 1.2, b: float = 0.75) -> None:
-        # Imported here: it takes seconds, which every worker would spend for this one ranking.
+        # Imported here: scikit-learn takes seconds to import, and workers do not need it.
         from sklearn.feature_extraction.text import CountVectorizer
 
         self._counts = CountVectorizer(token_pattern=_TOKEN).fit_transform(texts).tocsr()
         frequency = self._counts.getnnz(axis=0)
         idf = np.log1p((len(texts) - frequency + 0.5) / (frequency + 0.5))
         length = np.asarray(self._counts.sum(axis=1)).ravel()
-        held_back = k1 * (1 - b + b * length / length.mean())
+        saturation = k1 * (1 - b + b * length / length.mean())
         weights = self._counts.astype(np.float64).tocoo()
-        weights.data = idf[weights.col] * weights.data * (k1 + 1) / (weights.data + held_back[weights.row])
+        weights.data = idf[weights.col] * weights.data * (k1 + 1) / (weights.data + saturation[weights.row])
         self._weights = weights.tocsr()
 
     def scores(self, episode: Episode) -> Tensor:
-        """(Q, C), the same for every user."""
+        """Return (Q, C) scores, the same for every user."""
         items = _candidates(episode)
         query = self._counts[items[episode.support.cpu().numpy()]].sum(axis=0)
-        return _for_everyone(self._weights[items] @ query.T, episode)
+        return _for_all_users(self._weights[items] @ query.T, episode)
 
 
 class ItemKNN:
-    """Cosine between who took the candidate and who took the items of the user's history, summed over the history.
+    """Cosine between the users of the candidate and the users of each history item, summed over the history.
 
-    Source: Sarwar et al., "Item-based collaborative filtering" (2001), section 3.1.1, on sets of users. A new scene's
-    own items are known from the support alone: each of its interactions counts as one user with what they had.
+    Source: Sarwar et al., "Item-based collaborative filtering recommendation algorithms" (2001), section 3.1.1, on sets
+    of users. The items of a new scene have only the users of the support: each of its interactions counts as one user
+    with that user's history.
 
     Args:
-        data: the shop.
-        rows: (interactions,) bool: what was known before the scene opened.
+        data: The shop.
+        rows: (interactions,) bool, the training data.
     """
 
     def __init__(self, data: Dataset, rows: npt.NDArray[np.bool_]) -> None:
@@ -166,7 +168,7 @@ class ItemKNN:
         self._taken = taken.tocsc()
 
     def scores(self, episode: Episode) -> Tensor:
-        """(Q, C); all zero for a user whose history shares no user with any candidate."""
+        """Return (Q, C) scores; all zero for a user whose history shares no user with any candidate."""
         items, support = episode.items.cpu().numpy(), episode.support.cpu().numpy()
         known = self._taken[:, items]
         had = (episode.support_history.cpu().numpy() > 0).astype(np.float64)
@@ -180,17 +182,17 @@ class ItemKNN:
 
 
 class ZeroShot:
-    """Cosine of the untrained encoder between each candidate and the user's mean history; reads no support.
+    """Inner product of each candidate and the user's summed history under the untrained encoder; reads no support.
 
     Args:
-        vectors: (items, D) frozen embeddings.
+        vectors: (items, D) embeddings of length 1.
     """
 
     def __init__(self, vectors: Tensor) -> None:
         self._vectors = vectors
 
     def scores(self, episode: Episode) -> Tensor:
-        """(Q, C); all zero for a user without history."""
+        """Return (Q, C) scores; all zero for a user without history."""
         items = self._vectors[episode.items.to(self._vectors.device)].to(episode.items.device)
         return episode.query_history @ items @ items[: episode.candidates].T
 
@@ -208,6 +210,6 @@ def _candidates(episode: Episode) -> Ints:
     return items
 
 
-def _for_everyone(scores: npt.ArrayLike, episode: Episode) -> Tensor:
+def _for_all_users(scores: npt.ArrayLike, episode: Episode) -> Tensor:
     row = torch.as_tensor(np.asarray(scores).ravel(), dtype=torch.float32).to(episode.items.device)
     return row.expand(episode.relevant.shape)

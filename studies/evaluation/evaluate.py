@@ -1,4 +1,4 @@
-"""Scores a system on episodes: the one piece of code that every learner, baseline and student is measured by."""
+"""Evaluates a system on episodes; learners, baselines and students all go through `evaluate`."""
 
 from __future__ import annotations
 
@@ -19,68 +19,69 @@ RunWriter = Callable[[Episode, Tensor], None]
 
 
 class System(Protocol):
-    """Anything that ranks a scene's candidates for an episode's queries, having seen its support."""
+    """Anything that scores an episode's candidates for its queries, given its support."""
 
     def scores(self, episode: Episode) -> Tensor:
-        """(Q, C) finite scores; must not depend on `episode.relevant`."""
+        """Return (Q, C) finite scores; they must not depend on `episode.relevant`."""
 
 
 class ItemVectors:
-    """The vectors of all items that some episodes touch, each encoded once.
+    """The vectors of all items of some episodes, each encoded once.
 
     Args:
-        tower: encodes them; what only histories hold is looked up where it has a locked side (`model/towers.py`).
-        episodes: what will be scored.
-        lengths: (items,) token counts, to encode texts of similar length together.
-        progress: called with (texts encoded, texts in all).
+        tower: Encodes the items. If it has a `locked` table (`studies.model.towers`), items that are only in histories
+            are looked up there.
+        episodes: The episodes to score.
+        lengths: (items,) token counts, to batch texts of similar length.
+        progress: Called with (texts encoded, texts in all).
     """
 
     def __init__(
         self, tower: nn.Module, episodes: Sequence[Episode], lengths: Tensor, progress: Progress | None = None
     ) -> None:
         self._locked: Tensor | None = getattr(tower, "locked", None)
-        self._items = torch.unique(torch.cat([self._read(episode) for episode in episodes]))
+        self._items = torch.unique(torch.cat([self._encoded_items(episode) for episode in episodes]))
         self._vectors = encode_items(tower, self._items, lengths, progress)
 
     def of(self, episode: Episode) -> Tensor:
-        """(M, D) vectors of the episode's items."""
-        read = self._vectors[torch.searchsorted(self._items, self._read(episode))]
+        """Return the (M, D) vectors of the episode's items."""
+        encoded = self._vectors[torch.searchsorted(self._items, self._encoded_items(episode))]
         if self._locked is None:
-            return read
-        return torch.cat([read, self._locked[episode.items[episode.candidates :]]])
+            return encoded
+        return torch.cat([encoded, self._locked[episode.items[episode.candidates :]]])
 
-    def _read(self, episode: Episode) -> Tensor:
-        """The items that the tower reads."""
+    def _encoded_items(self, episode: Episode) -> Tensor:
+        """Return the codes of the items that the tower encodes."""
         return episode.items if self._locked is None else episode.items[: episode.candidates]
 
 
 class Adapted:
-    """A learner as a system: adapts to every episode's support, then ranks.
+    """A learner as a system: it adapts to each episode's support, then scores.
 
     Args:
-        learner: the learner to measure.
-        vectors: of the items it will rank.
+        learner: The learner to evaluate.
+        vectors: Vectors of the episodes' items.
     """
 
     def __init__(self, learner: Learner, vectors: ItemVectors) -> None:
         self._learner, self._vectors = learner, vectors
 
     def scores(self, episode: Episode) -> Tensor:
-        """(Q, C) after adapting to the episode's support."""
+        """Return (Q, C) scores after adapting to the episode's support."""
         adapted = self._learner.adapt(episode, self._vectors.of(episode))
         with torch.no_grad():
             return adapted.scores(episode.query_history)
 
 
 class Unadapted:
-    """A meta-trained learner used directly, without adapting (direct transfer): what the support is worth to it.
+    """A meta-trained learner used without adapting (direct transfer), to measure what adapting adds.
 
-    The recommender as the outer loop left it; no weight moves, and the support's counts and neighbours are zero. A
-    query user's own history stays as it is, even where it holds what they took in the support.
+    No weight changes, and the support's counts and neighbours are zero. A query user's own history is used in full,
+    even where it contains their interactions of the support.
 
     Args:
-        learner: the learner to measure.
-        vectors: of the items it will rank.
+        learner: The learner to evaluate.
+        vectors: Vectors of the episodes' items.
     """
 
     def __init__(self, learner: Learner, vectors: ItemVectors) -> None:
@@ -88,7 +89,7 @@ class Unadapted:
 
     @torch.no_grad()
     def scores(self, episode: Episode) -> Tensor:
-        """(Q, C), whatever the episode's support."""
+        """Return (Q, C) scores that do not depend on the support."""
         head, vectors, history = self._head, self._vectors.of(episode), episode.query_history
         reading = head(vectors, episode.candidates, episode.support, texts_of(episode))
         scene = AdaptedScene(reading, head.scene, head.gates, vectors.new_zeros(episode.candidates))
@@ -97,7 +98,14 @@ class Unadapted:
 
 @torch.no_grad()
 def encode_items(tower: nn.Module, items: Tensor, lengths: Tensor, progress: Progress | None = None) -> Tensor:
-    """(M, D) vectors of `items`, in batches of similar length."""
+    """Return the (M, D) vectors of items, encoded in batches of similar length.
+
+    Args:
+        tower: Encodes them.
+        items: (M,) item codes.
+        lengths: (items,) token counts of all items.
+        progress: Called with (texts encoded, texts in all).
+    """
     was_training = tower.training
     tower.eval()
     vectors: Tensor | None = None
@@ -123,18 +131,18 @@ def evaluate(
     progress: Progress | None = None,
     dump: RunWriter | None = None,
 ) -> Evaluation:
-    """Scores `system` on every episode.
+    """Return the metrics of a system on some episodes.
 
     Args:
-        system: ranks the candidates.
-        episodes: what it is scored on.
-        scene_names: name of each scene code.
-        k: cut-off of the metrics.
-        progress: called with (episodes done, episodes in all).
-        dump: called with each episode and its (Q, C) ranking, such as a run of `studies.evaluation.trec`.
+        system: Scores the candidates.
+        episodes: The episodes to score.
+        scene_names: Name of each scene code.
+        k: Cut-off of the metrics.
+        progress: Called with (episodes done, episodes in all).
+        dump: Called with each episode and its (Q, C) ranking, such as a run of `studies.evaluation.trec`.
 
     Raises:
-        FloatingPointError: the system gave a score that is not finite.
+        FloatingPointError: A score of the system is not finite.
     """
     results = []
     for number, episode in enumerate(episodes, start=1):

@@ -1,4 +1,4 @@
-"""How sure a mean over scenes is: bootstrap intervals. Loads nothing heavy, for those who only show figures."""
+"""Bootstrap confidence intervals of means over scenes. Imports no torch, since reports use it too."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Floats = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean over scenes with its bootstrap confidence interval."""
+    """A mean over scenes with its bootstrap confidence interval [low, high]."""
 
     mean: float
     low: float
@@ -20,25 +20,25 @@ class Interval:
 
     @property
     def excludes_zero(self) -> bool:
-        """Whether zero lies outside the interval."""
+        """Return whether zero lies outside the interval."""
         return self.low > 0 or self.high < 0
 
 
 def bootstrap(values: Floats, *, confidence: float = 0.95, draws: int = 10_000, seed: int = 0) -> Interval:
-    """Percentile bootstrap of the mean over scenes (Efron & Tibshirani 1993, ch. 13).
+    """Return the percentile bootstrap of the mean over scenes (Efron & Tibshirani 1993, ch. 13).
 
     Args:
-        values: (scenes,) one figure per scene; scenes where it is NaN are left out.
-        confidence: coverage of the interval.
-        draws: resamples of the scenes.
-        seed: the same resamples for every system, so that intervals are comparable.
+        values: (scenes,) one value per scene; NaN values are left out.
+        confidence: Coverage of the interval.
+        draws: Number of resamples of the scenes.
+        seed: Seed of the resamples; with the same one, intervals of several systems are comparable.
 
     Raises:
-        ValueError: no scene has the figure (`interval` returns None instead).
+        ValueError: All values are NaN; `interval` returns None instead.
     """
     values = values[~np.isnan(values)]
     if not len(values):
-        raise ValueError("no scene has this figure: there is nothing to resample")
+        raise ValueError("no scene has this metric: there is nothing to resample")
     rng = np.random.default_rng(seed)
     means = values[rng.integers(0, len(values), (draws, len(values)))].mean(1)
     tail = (1 - confidence) / 2
@@ -47,16 +47,17 @@ def bootstrap(values: Floats, *, confidence: float = 0.95, draws: int = 10_000, 
 
 
 def bootstrap_ratio(numerators: Floats, denominators: Floats, *, draws: int = 10_000, seed: int = 0) -> Interval | None:
-    """Percentile bootstrap (95 %) of the ratio of two means over the same scenes, resampled together.
+    """Return the percentile bootstrap (95 %) of the ratio of two means over the same scenes, resampled together.
 
     Args:
-        numerators: (scenes,) one figure per scene.
-        denominators: (scenes,) likewise.
-        draws: resamples of the scenes.
-        seed: see `bootstrap`.
+        numerators: (scenes,) one value per scene.
+        denominators: (scenes,) one value per scene.
+        draws: Number of resamples of the scenes.
+        seed: Seed of the resamples.
 
     Returns:
-        None where the mean of the denominators is not above zero in 97.5 % of the resamples: the ratio has no bounds.
+        The interval, or None where the mean of the denominators is not above zero in 97.5 % of the resamples, so that
+        the ratio is unbounded.
     """
     chosen = np.random.default_rng(seed).integers(0, len(numerators), (draws, len(numerators)))
     above, below = numerators[chosen].mean(1), denominators[chosen].mean(1)
@@ -67,5 +68,5 @@ def bootstrap_ratio(numerators: Floats, denominators: Floats, *, draws: int = 10
 
 
 def interval(values: Floats) -> Interval | None:
-    """`bootstrap`, or None where no scene has the figure (no user without history, say)."""
+    """Return `bootstrap` of the values, or None where all are NaN (such as cold-user recall without cold users)."""
     return None if np.isnan(values).all() else bootstrap(values)

@@ -3,7 +3,7 @@
 recall@K is relevant items in the top K over *all* relevant items (not hit rate); a query with more than K relevant
 items cannot reach 1. Ties are broken by item id: candidates are in ascending order and the sort is stable.
 
-A figure that has nothing to average (no query of the kind) is NaN, and every average leaves NaN out.
+A metric without any query to average over is NaN, and averages leave NaN out.
 """
 
 from __future__ import annotations
@@ -22,21 +22,22 @@ from studies.evaluation.intervals import Floats, Interval, bootstrap
 
 @dataclass(frozen=True)
 class SceneMetrics:
-    """One system's figures on one scene, averaged over queries, then over the scene's episodes.
+    """The metrics of one system on one scene, averaged over queries, then over the scene's episodes.
 
     Attributes:
-        recall: relevant items in the top K, over all relevant items.
-        ndcg: binary gains in the top K, discounted by log₂(rank + 1), over those of an ideal ranking.
-        mrr: reciprocal rank of the first relevant item in the whole ranking.
-        hit_rate: whether any item in the top K is relevant.
-        precision: relevant items in the top K over K, also where there are fewer than K candidates (trec_eval's P@K).
-        accuracy: whether the first item is relevant (accuracy@1).
-        new_item_recall: recall over the relevant items that are not in the support.
-        cold_user_recall: recall of the queries whose user has no history at all.
-        coverage: candidates in the top K of any query of any of the scene's episodes, over all candidates.
-        popularity: lift of what is recommended: how many of the episode's query users take an item, averaged over all
-            (query, position) pairs of the top K, over the same average over all candidates; 1 is as popular as the
-            average candidate. It reads the queries' own takes: it describes a ranking and is never a goal.
+        recall: Relevant items in the top K over all relevant items.
+        ndcg: Binary gains in the top K, discounted by log₂(rank + 1), over those of the ideal ranking.
+        mrr: Reciprocal rank of the first relevant item in the whole ranking.
+        hit_rate: Whether any item in the top K is relevant.
+        precision: Relevant items in the top K over K, also where there are fewer than K candidates (trec_eval's P@K).
+        accuracy: Whether the first item is relevant (accuracy@1).
+        new_item_recall: Recall over the relevant items that are not in the support.
+        cold_user_recall: Recall of the queries whose user has no history.
+        coverage: Candidates in the top K of any query of the scene's episodes, over all candidates.
+        popularity: Popularity lift of the recommended items. An item's popularity is the number of the episode's query
+            users who take it; the lift is its average over all (query, position) pairs of the top K, over its average
+            over all candidates. 1 is the average candidate. It uses the answers, so it describes a ranking and is not
+            an objective.
     """
 
     recall: float
@@ -55,32 +56,32 @@ METRICS = tuple(field.name for field in fields(SceneMetrics))
 
 
 def top_k(scores: Tensor, k: int) -> Tensor:
-    """(Q, min(k, C)) candidates by falling score; equal scores in order of item id.
+    """Return the (Q, min(k, C)) positions of the candidates with the highest scores; ties by item id.
 
     Args:
-        scores: (Q, C).
-        k: length of the list shown to a user.
+        scores: (Q, C) scores.
+        k: Length of a list.
     """
     return torch.argsort(scores, dim=1, descending=True, stable=True)[:, :k]
 
 
 def rank(scores: Tensor, excluded: Tensor) -> Tensor:
-    """(Q, C) candidates by falling score, equal scores in order of item id, the excluded ones behind all others.
+    """Return the (Q, C) positions of the candidates by descending score; ties by item id, excluded ones last.
 
     Args:
         scores: (Q, C) finite scores.
-        excluded: (Q, C) bool.
+        excluded: (Q, C) bool, `Episode.excluded`.
     """
     return top_k(scores.masked_fill(excluded, -math.inf), scores.shape[1])
 
 
 def query_metrics(order: Tensor, episode: Episode, k: int) -> dict[str, Tensor]:
-    """(Q,) of each metric that a query has, in fp64; NaN where it is not defined for the query.
+    """Return the (Q,) values of each metric of a query, in fp64; NaN where it is undefined for the query.
 
     Args:
-        order: (Q, C) of `rank`.
-        episode: what was ranked; each query has a relevant candidate, and none that is excluded.
-        k: cut-off.
+        order: (Q, C) ranking, of `rank`.
+        episode: The ranked episode; each query has a relevant candidate that is not excluded.
+        k: Cut-off.
     """
     relevant, top = episode.relevant, order[:, :k]
     hits = relevant.gather(1, top).double()
@@ -98,7 +99,7 @@ def query_metrics(order: Tensor, episode: Episode, k: int) -> dict[str, Tensor]:
         "hit_rate": hits.amax(1),
         "precision": hits.sum(1) / k,
         "accuracy": hits[:, 0],
-        # 0 / 0 where nothing new is relevant: NaN, as it should be.
+        # 0 / 0 gives the NaN of a query without a new relevant item.
         "new_item_recall": (hits * new[top]).sum(1) / (relevant & new).sum(1),
         "cold_user_recall": recall.where(episode.query_history.sum(1) == 0, math.nan),
     }
@@ -106,11 +107,11 @@ def query_metrics(order: Tensor, episode: Episode, k: int) -> dict[str, Tensor]:
 
 @dataclass(frozen=True)
 class EpisodeMetrics:
-    """One system's figures on one episode.
+    """The metrics of one system on one episode.
 
     Attributes:
-        means: each metric but the coverage, averaged over the queries.
-        recommended: codes of the distinct items in anyone's top K.
+        means: Each metric but the coverage, averaged over the queries.
+        recommended: Codes of the distinct items in any query's top K.
         candidates: (C,) codes of all candidates.
     """
 
@@ -120,19 +121,19 @@ class EpisodeMetrics:
 
 
 def episode_metrics(order: Tensor, episode: Episode, k: int) -> EpisodeMetrics:
-    """The figures of one episode.
+    """Return the metrics of one episode.
 
     Args:
-        order: (Q, C) of `rank`.
-        episode: what was ranked.
-        k: cut-off.
+        order: (Q, C) ranking, of `rank`.
+        episode: The ranked episode.
+        k: Cut-off.
     """
     queries = query_metrics(order, episode, k)
     top = order[:, :k]
     recommended = top[~episode.excluded.gather(1, top)]
     takers = episode.relevant.sum(0).double()
     popularity = takers[recommended].mean() / takers.mean()
-    # One transfer from the device for all figures.
+    # One transfer from the device for all metrics.
     means = torch.cat([torch.stack(list(queries.values())).nanmean(1), popularity[None]]).tolist()
     candidates = episode.items[: episode.candidates]
     return EpisodeMetrics(
@@ -144,24 +145,24 @@ def episode_metrics(order: Tensor, episode: Episode, k: int) -> EpisodeMetrics:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """One system's figures per scene; systems evaluated on the same episodes are comparable scene by scene."""
+    """The metrics of one system per scene; evaluations on the same episodes are comparable scene by scene."""
 
     scenes: Mapping[str, SceneMetrics]
 
     def values(self, metric: str = "recall") -> Floats:
-        """(scenes,) in the order of scene names; NaN for a scene that has no query of the kind."""
+        """Return the (scenes,) values of a metric in the order of scene names; NaN where it is undefined."""
         return np.array([getattr(self.scenes[name], metric) for name in sorted(self.scenes)], dtype=np.float64)
 
     def mean(self, metric: str = "recall") -> float:
-        """Macro-average over the scenes that have the figure; NaN if none has."""
+        """Return the macro-average of a metric over the scenes where it is defined; NaN if there is none."""
         return _nanmean(self.values(metric))
 
 
 def compare(a: Evaluation, b: Evaluation, metric: str = "recall") -> Interval:
-    """How far `a` lies above `b`: bootstrap of the differences, paired scene by scene.
+    """Return the bootstrap of the differences `a` - `b`, paired scene by scene.
 
     Raises:
-        ValueError: the two were not evaluated on the same scenes, or no scene has the figure.
+        ValueError: The two were not evaluated on the same scenes, or no scene has the metric.
     """
     if different := sorted(a.scenes.keys() ^ b.scenes.keys()):
         raise ValueError(f"evaluated on different scenes, {different[0]!r} is only in one: nothing to pair")
@@ -169,14 +170,14 @@ def compare(a: Evaluation, b: Evaluation, metric: str = "recall") -> Interval:
 
 
 def summarise(episodes: Sequence[tuple[str, EpisodeMetrics]]) -> Evaluation:
-    """Averages episodes into scenes.
+    """Return the metrics per scene, averaged over its episodes.
 
     Args:
-        episodes: scene name and figures of each episode.
+        episodes: Scene name and metrics of each episode.
     """
     scenes: dict[str, list[EpisodeMetrics]] = {}
-    for name, figures in episodes:
-        scenes.setdefault(name, []).append(figures)
+    for name, metrics in episodes:
+        scenes.setdefault(name, []).append(metrics)
     return Evaluation({name: _summarise_scene(scenes[name]) for name in sorted(scenes)})
 
 
@@ -190,6 +191,6 @@ def _summarise_scene(episodes: Sequence[EpisodeMetrics]) -> SceneMetrics:
 
 
 def _nanmean(values: Floats) -> float:
-    """The mean of what is not NaN; NaN, without NumPy's warning, if nothing is."""
+    """Return the mean of the values that are not NaN; NaN, without NumPy's warning, if there is none."""
     values = values[~np.isnan(values)]
     return float(values.mean()) if len(values) else math.nan

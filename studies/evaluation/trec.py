@@ -1,4 +1,4 @@
-"""Writes relevance judgements and rankings in the TREC formats, for any evaluator to check the figures.
+"""Writes relevance judgements and rankings in the TREC formats, so that other evaluators can check the metrics.
 
     qrels.txt       query 0 docno relevance       one line per relevant item
     <system>.run    query Q0 docno rank score tag one line per candidate that is ranked, best first
@@ -7,8 +7,8 @@
 A query is `scene:opening:user`: the scene's name percent-encoded, the opening in epoch seconds, the user's code. A
 docno is `i` and the item's code. A candidate that is excluded for a query has no line there.
 
-The score of a line is the number of candidates − rank + 1, not the system's own: evaluators break ties each in their
-own way, and scores that fall strictly make every one of them see the order that was measured here.
+The score of a line is the number of candidates − rank + 1, not the system's own. Evaluators differ in how they break
+ties; with strictly decreasing scores all of them read the order that was measured here.
 """
 
 from __future__ import annotations
@@ -32,19 +32,19 @@ from studies.episodes.episode import Episode
 
 @contextmanager
 def dump(folder: Path, data: Dataset, episodes: Sequence[Episode]) -> Iterator[TrecDump]:
-    """Opens a dump of rankings of `episodes`; `folder` appears, whole, when the block ends without an exception.
+    """Open a dump of rankings; `folder` is created atomically when the block ends without an exception.
 
     >>> with dump(folder, data, episodes) as writer:
     ...     evaluate(student, episodes, data.scenes, k, dump=writer.run("student"))
 
     Args:
-        folder: must not exist.
-        data: names scenes and items.
-        episodes: every run must rank all of them, once each.
+        folder: Folder to create; it must not exist.
+        data: The shop, for the names of scenes and items.
+        episodes: The episodes that every run must rank, once each.
 
     Raises:
         InputError: `folder` exists, or two episodes would have the same queries.
-        ValueError: at the end, a run has not ranked every episode.
+        ValueError: At the end of the block, a run has not ranked every episode.
     """
     with atomic_folder(folder) as draft, ExitStack() as files:
         writer = TrecDump(draft, data, episodes, files)
@@ -53,7 +53,7 @@ def dump(folder: Path, data: Dataset, episodes: Sequence[Episode]) -> Iterator[T
 
 
 class TrecDump:
-    """An open dump: writes the judgements and the items at once, and each system's ranking as it is made."""
+    """An open dump: writes judgements and items at once, and each system's rankings episode by episode."""
 
     def __init__(self, folder: Path, data: Dataset, episodes: Sequence[Episode], files: ExitStack) -> None:
         self._folder, self._scenes, self._files = folder, data.scenes, files
@@ -71,24 +71,24 @@ class TrecDump:
                 file.write(f"i{item}\t{_one_line(data.item_ids[item])}\t{_one_line(data.texts[item])}\n")
 
     def run(self, system: str) -> Run:
-        """The run of one system: pass it to `evaluate`.
+        """Return the run of one system, to pass to `evaluate`.
 
         Raises:
-            InputError: the name leaves nothing for a file name, or what another run of this dump has.
+            InputError: The name gives no file name, or that of another run of this dump.
         """
         tag = re.sub(r"[^A-Za-z0-9.-]+", "_", system).strip("_.-")
         # Some file systems do not tell upper case from lower case.
         if not tag or tag.casefold() in self._runs:
             raise InputError(
                 f"the system {system!r} would be written to {tag + '.run'!r}, "
-                + ("which another one has: rename it" if tag else "which is no name: use letters or digits")
+                + ("as another one is: rename it" if tag else "which is not a name: use letters or digits")
             )
         file = self._files.enter_context(_create(self._folder / f"{tag}.run"))
         run = self._runs[tag.casefold()] = Run(file, tag, self._scenes, self._openings)
         return run
 
     def check(self) -> None:
-        """Raises ValueError if a run has not ranked every episode."""
+        """Raise ValueError if a run has not ranked every episode."""
         for run in self._runs.values():
             if run.missing:
                 raise ValueError(f"the run {run.tag!r} lacks {len(run.missing)} of the dump's episodes")
@@ -98,8 +98,8 @@ class Run:
     """One system's rankings, written episode by episode.
 
     Attributes:
-        tag: name of the run.
-        missing: (scene code, opening) of the episodes that are still to be ranked.
+        tag: Name of the run.
+        missing: (scene code, opening) of the episodes that are not yet ranked.
     """
 
     def __init__(self, file: TextIO, tag: str, scenes: Sequence[str], openings: set[tuple[int, int]]) -> None:
@@ -107,32 +107,32 @@ class Run:
         self._file, self._scenes = file, scenes
 
     def __call__(self, episode: Episode, order: Tensor) -> None:
-        """Writes an episode.
+        """Write the rankings of an episode.
 
         Args:
-            episode: what was ranked.
-            order: (Q, C) candidates, best first, the excluded ones last.
+            episode: The ranked episode.
+            order: (Q, C) ranking, best first, the excluded candidates last.
 
         Raises:
-            KeyError: the episode is not one of the dump's, or has been written before.
+            KeyError: The episode is not one of the dump's, or was written before.
         """
         self.missing.remove((episode.scene, episode.opened))
         documents = [f" Q0 {docno}" for docno in docnos(episode)]
         ends = [f" {rank} {episode.candidates - rank + 1} {self.tag}\n" for rank in range(1, episode.candidates + 1)]
         ranked = (~episode.excluded).sum(1).tolist()
         for query, row, length in zip(queries(episode, self._scenes), order.tolist(), ranked, strict=True):
-            # A run has millions of lines: only their joining is left to be done for each.
+            # A run has millions of lines: all that repeats is formatted above, and a line is only joined.
             lines = map(add, map(documents.__getitem__, row[:length]), ends)
             self._file.write(query + query.join(lines))
 
 
 def queries(episode: Episode, scenes: Sequence[str]) -> list[str]:
-    """(Q,) ids of an episode's queries, without white space."""
+    """Return the (Q,) ids of an episode's queries, without white space."""
     return [f"{quote(scenes[episode.scene], safe='')}:{episode.opened}:{user}" for user in episode.users.tolist()]
 
 
 def docnos(episode: Episode) -> list[str]:
-    """(C,) ids of an episode's candidates."""
+    """Return the (C,) ids of an episode's candidates."""
     return [f"i{item}" for item in episode.items[: episode.candidates].tolist()]
 
 

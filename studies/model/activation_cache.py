@@ -1,10 +1,10 @@
-"""Texts read once: activations of the frozen layers, cached on disk and shared by all trials and workers.
+"""Activations of the frozen layers, cached on disk and shared by all trials and workers.
 
-A trial that trains the top n layers of the encoder needs the hidden states below them; a frozen one needs only the
-pooled output. Both depend on nothing a trial changes, so one pass computes them and every process maps the files.
+A trial that trains the top n layers of the encoder needs the hidden states below them; a trial with a frozen encoder
+needs only the pooled output. Neither depends on the trial, so one pass computes both and every process maps the files.
 
-All studies' activations together take at most 20 GiB of disk, or `HPO_CACHE_GIB` GiB where that variable is set; those
-unused for longest make way for new ones.
+All studies' activations together take at most 20 GiB of disk, or `HPO_CACHE_GIB` GiB where that variable is set. The
+least recently used are removed for new ones.
 """
 
 from __future__ import annotations
@@ -33,27 +33,27 @@ from studies.model.device import autocast, device, fast_bf16
 from studies.model.encoder import Encoder, Ragged, by_length, pool, run_layers
 from studies.progress import Progress
 
-# Raised whenever what an entry holds changes.
+# Increase it whenever the contents of an entry change.
 FORMAT = 2
 DEFAULT_GIB = 20.0
 _GIB = 2**30
-# What precedes a matrix's values in its file.
+# Bytes before a matrix's values in its file.
 _NPY_HEADER = 128
 _ENTRY = re.compile(r"[0-9a-f]{24}-top\d+")
-# What `atomic_folder` calls the drafts of an entry.
+# Names that `atomic_folder` gives the drafts of an entry.
 _DRAFT = re.compile(rf"\.{_ENTRY.pattern}\.[0-9a-f]+\.(new|old)")
 
 
 class ActivationCache:
     """Activations of one set of texts under one encoder.
 
-    What `build` has made or found stays on disk for as long as this object lives: it holds a shared lock on each file,
-    which the kernel drops with the process however that ends, and only files that nobody holds are ever removed.
+    The entries that `build` made or found stay on disk while this object exists: it holds a shared lock on each file,
+    which the kernel releases when the process ends in any way, and only files without locks are removed.
 
     Args:
-        folder: where caches live; one folder below it per key (encoder, tokens, depth and precision).
-        encoder: the frozen encoder.
-        tokens: the texts' token ids.
+        folder: Folder of the cache; each entry is a folder in it, by encoder, tokens, depth and precision.
+        encoder: The frozen encoder.
+        tokens: Token ids of the texts.
     """
 
     def __init__(self, folder: Path, encoder: Encoder, tokens: Ragged) -> None:
@@ -65,41 +65,41 @@ class ActivationCache:
         weakref.finalize(self, self._held.close)
 
     def build(self, trainable_layers: Collection[int], progress: Progress | None = None) -> None:
-        """Computes what is missing for trials that train any of these numbers of layers, in one pass.
+        """Compute the missing entries for trials that train any of these numbers of layers, in one pass.
 
-        Safe with several processes: one computes while the others wait. Ctrl-C leaves nothing half-written.
+        Safe with several processes: one computes while the others wait. An interruption leaves no partial entry.
 
         Args:
-            trainable_layers: numbers of top layers that trials train; 0 for a frozen encoder.
-            progress: called with (texts done, texts in all).
+            trainable_layers: Numbers of top layers that trials train; 0 for a frozen encoder.
+            progress: Called with (texts done, texts in all).
 
         Raises:
-            InputError: `HPO_CACHE_GIB` is no size, or what is missing fits neither it nor the disk; nothing was
-                computed or removed then.
+            InputError: `HPO_CACHE_GIB` is not a size, or the missing entries do not fit its limit or the disk; nothing
+                is computed or removed then.
         """
         limit = cache_limit()
         wanted = sorted(set(trainable_layers))
-        # Found without the lock: a worker whose activations are there does not wait for another study's to be computed.
+        # Checked without the lock, so that a worker with complete entries does not wait for another study's.
         if not (missing := self._missing(wanted)):
             return
         self._folder.mkdir(parents=True, exist_ok=True)
-        # One builder at a time in all the folder: what it finds there is all that counts against the limit.
+        # One process at a time builds in the folder: the limit counts only what it finds there.
         with FileLock(self._folder / "activations.lock"):
             if missing := self._missing(missing):
                 self._refuse_too_large(wanted, limit)
                 _make_room(self._folder, sum(self._size(n) for n in missing), limit)
                 self._compute(missing, progress)
-                self._missing(missing)  # holds them before others may make room
+                self._missing(missing)  # locks them before another process may remove them
 
     def pooled(self) -> Tensor:
-        """(texts, D) fp32 embeddings of the frozen encoder."""
+        """Return the (texts, D) fp32 embeddings of the frozen encoder."""
         return torch.from_numpy(np.load(self._file(0), mmap_mode="c"))
 
     def hidden(self, trainable_layers: int) -> Ragged:
-        """What enters the top `trainable_layers` layers: ragged bf16 of shape (tokens, D).
+        """Return the input of the top `trainable_layers` layers: ragged bf16 of shape (tokens, D).
 
-        Hidden states; for all layers of the encoder, the rows of its word embeddings, before positions, token types
-        and LayerNorm, so that everything but the table of words can train.
+        These are hidden states. For all layers of the encoder they are word embeddings before positions, token types
+        and LayerNorm, so that all but the token table can train.
         """
         raw = np.load(self._file(trainable_layers), mmap_mode="c")
         return Ragged(torch.from_numpy(raw).view(torch.bfloat16), self._tokens.offsets)
@@ -108,10 +108,10 @@ class ActivationCache:
         return _file_of(self._folder / f"{self._key}-top{trainable_layers}")
 
     def _layout(self, trainable_layers: int) -> tuple[tuple[int, int], type[np.generic]]:
-        """Shape and type of an entry's matrix."""
+        """Return the shape and type of an entry's matrix."""
         if trainable_layers == 0:
             return (len(self._tokens), self._encoder.width), np.float32
-        # numpy has no bfloat16: the same 16 bits travel as int16.
+        # NumPy has no bfloat16: the same 16 bits are stored as int16.
         return (len(self._tokens.values), self._encoder.width), np.int16
 
     def _size(self, trainable_layers: int) -> int:
@@ -119,11 +119,11 @@ class ActivationCache:
         return math.prod(shape) * np.dtype(kind).itemsize + _NPY_HEADER
 
     def _missing(self, wanted: Collection[int]) -> list[int]:
-        """Those of `wanted` that are not there; the others are held from now on."""
+        """Return those of `wanted` that do not exist; the others are locked from now on."""
         return [n for n in wanted if not self._hold(n)]
 
     def _hold(self, trainable_layers: int) -> bool:
-        """Whether the entry is there; it counts as just used and stays until this object goes."""
+        """Lock an entry and mark it as used; return whether it exists."""
         try:
             descriptor = os.open(self._file(trainable_layers), os.O_RDONLY)
         except FileNotFoundError:
@@ -164,7 +164,7 @@ class ActivationCache:
                 matrix.flush()
 
     def _encode(self, rows: Tensor, into: dict[int, np.memmap[Any, Any]]) -> None:
-        """Runs (R,) texts through the encoder, as far as asked, and writes what enters each depth asked for."""
+        """Run (R,) texts through the encoder up to the last depth in `into`, and write the input of each depth."""
         model, tokens, depth = self._encoder.model, self._tokens, self._encoder.layers
         ids, mask = tokens.padded(rows, device())
         last = depth - min(into)
@@ -181,10 +181,10 @@ class ActivationCache:
 
 
 def cache_limit() -> int:
-    """Bytes that all cached activations together may take: `$HPO_CACHE_GIB` GiB, or 20 GiB where it is not set.
+    """Return the most bytes of all cached activations together: `$HPO_CACHE_GIB` GiB, by default 20.
 
     Raises:
-        InputError: it is set to something that is not a positive number.
+        InputError: The variable is not a positive number.
     """
     given = os.environ.get("HPO_CACHE_GIB") or str(DEFAULT_GIB)
     try:
@@ -200,14 +200,14 @@ def cache_limit() -> int:
 
 
 def _make_room(folder: Path, needed: int, limit: int) -> None:
-    """Removes the entries unused for longest until `needed` bytes fit; the caller holds the folder's lock.
+    """Remove the least recently used entries until `needed` bytes fit; the caller holds the folder's lock.
 
     Raises:
-        InputError: they would not fit were every entry that nobody uses removed; none is removed then.
+        InputError: The bytes would not fit without all unused entries either; none is removed then.
     """
     size = _entries(folder)
-    with ExitStack() as claims:
-        idle = [file for file in size if _claim(file, claims)]
+    with ExitStack() as locks:
+        idle = [file for file in size if _lock_unused(file, locks)]
         removable, free = sum(size[file] for file in idle), shutil.disk_usage(folder).free
         kept = sum(size.values()) - removable
         if needed > free + removable:
@@ -231,22 +231,22 @@ def _make_room(folder: Path, needed: int, limit: int) -> None:
 
 
 def _entries(folder: Path) -> dict[Path, int]:
-    """Sizes in bytes of the entries' files, those unused for longest first; removes what a killed process left."""
+    """Return the bytes of each entry's file, least recently used first; remove drafts of killed processes."""
     files = []
     for path in folder.iterdir():
         entry = _ENTRY.fullmatch(path.name)
         if entry and _file_of(path).exists():
             files.append(_file_of(path))
         elif entry or _DRAFT.fullmatch(path.name):
-            shutil.rmtree(path)  # whoever was making or removing it is gone, or we would not have the lock
+            shutil.rmtree(path)  # its process has ended, since the caller holds the lock
     return {file: file.stat().st_size for file in sorted(files, key=lambda file: file.stat().st_mtime_ns)}
 
 
-def _claim(file: Path, claims: ExitStack) -> bool:
-    """Whether nobody uses the entry of `file`; nobody can begin to until `claims` is closed."""
-    # Network file systems lock exclusively only what is open for writing.
+def _lock_unused(file: Path, locks: ExitStack) -> bool:
+    """Return whether the entry of `file` is unused; if so, it stays locked until `locks` is closed."""
+    # Network file systems need a descriptor for writing for an exclusive lock.
     descriptor = os.open(file, os.O_RDWR)
-    claims.callback(os.close, descriptor)
+    locks.callback(os.close, descriptor)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -255,10 +255,10 @@ def _claim(file: Path, claims: ExitStack) -> bool:
 
 
 def _create(file: Path, shape: tuple[int, int], kind: DTypeLike) -> np.memmap[Any, Any]:
-    """A matrix in a new file, to be written through memory, with its disk space reserved."""
+    """Create a memory-mapped matrix in a new file, with its disk space reserved."""
     matrix = np.lib.format.open_memmap(file, "w+", kind, shape)
     if hasattr(os, "posix_fallocate"):
-        # Running out of space while writing through memory is not an error one can catch: it kills the process.
+        # A full disk during a write through memory kills the process: it is not an error that can be caught.
         with file.open("r+b") as opened:
             try:
                 os.posix_fallocate(opened.fileno(), 0, file.stat().st_size)

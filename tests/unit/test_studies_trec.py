@@ -145,7 +145,7 @@ def test_systems_get_files_of_their_own(tmp_path: Path) -> None:
         for name in ("teacher 4 (fomaml)", "../TF-IDF neighbours"):
             writer.run(name)(episode, order)
         for name in ("teacher_4 fomaml", "Teacher 4 [fomaml]"):
-            with pytest.raises(InputError, match=r"'[Tt]eacher_4_fomaml\.run', which another one has"):
+            with pytest.raises(InputError, match=r"'[Tt]eacher_4_fomaml\.run', as another one is"):
                 writer.run(name)
         for name in ("", "..", "学生"):
             with pytest.raises(InputError, match="letters or digits"):
