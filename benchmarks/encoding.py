@@ -73,6 +73,11 @@ def main() -> None:
         for name, model in peers.items():
             times[name].append(seconds(lambda model=model: model.encode(list(texts), show_progress_bar=False)))
     rate = {name: len(texts) / statistics.median(values) for name, values in times.items()}
+    report(rate, list(peers), arguments.json)
+
+
+def report(rate: dict[str, float], peers: list[str], json_file: Path | None) -> None:
+    """Print the texts per second of ours against each peer; write them as JSON."""
     rows = [
         {
             "measure": "encode texts",
@@ -86,8 +91,8 @@ def main() -> None:
     ]
     for row in rows:
         print(f"ours {row['ours']:.0f} texts/s, {row['peer']} {row['peer_value']:.0f}: {row['ratio']:.2f}x")
-    if arguments.json:
-        atomic_write(arguments.json, json.dumps(rows, indent=2).encode())
+    if json_file:
+        atomic_write(json_file, json.dumps(rows, indent=2).encode())
 
 
 if __name__ == "__main__":

@@ -152,7 +152,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--quick", action="store_true", help="the quickstart's scenes, seconds for each learner")
     parser.add_argument("--study", type=Path, help="the study file; studies/completejourney.toml if left out")
     parser.add_argument("--minutes", type=float, default=6.0, help="of training and evaluation for each learner")
-    parser.add_argument("--no-products", action="store_true", help="nobody knows how many products share a text")
+    parser.add_argument("--no-products", action="store_true", help="no system knows how many products share a text")
     parser.add_argument("--layers", type=int, nargs="+", default=[0], help="choices of trainable_layers")
     parser.add_argument("--learners", nargs="+", default=LEARNERS, choices=LEARNERS, help="all if left out")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")

@@ -3,9 +3,9 @@
     python benchmarks/many_workers.py [--quick] [--workers N …] [--rounds N] [--json FILE]
 
 One embedded PostgreSQL, made for the run; 1, 8, 32 and 64 worker processes; trials that train nothing and report at
-three rungs, so that all time is book-keeping. Compared are our search with its pruner, leases and rung records; plain
+three rungs, so that all time is book-keeping. It compares our search with its pruner, leases and rung records; plain
 Optuna on PostgreSQL, with `optimize`, `MaxTrialsCallback`, the median pruner and heartbeats; and the same through
-Optuna's gRPC proxy, which knows no heartbeats. All draw at random from the same space.
+Optuna's gRPC proxy, which has no heartbeats. All sample at random from the same space.
 
 All workers are connected before the clock starts; it stops when the last trial has ended. An ask is counted until the
 trial has all its parameters, a report until the pruner has decided. The pruners differ in how many rungs a trial
@@ -20,16 +20,11 @@ import contextlib
 import importlib.util
 import itertools
 import json
-import logging
 import multiprocessing
 import os
 import platform
-import random
-import socket
 import tempfile
 import time
-import warnings
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -38,32 +33,22 @@ from typing import Any
 import numpy as np
 import optuna
 import sqlalchemy as sa
-from optuna.study import MaxTrialsCallback
-from optuna.trial import TrialState
+from contention.workers import OURS, PLAIN, PROXY, TIMEOUT_SECONDS, Timings, proxy_of, silence_logs, spec_of, work
 from rich.console import Console
 from rich.table import Table
 
 from hpo.registry import register
-from hpo.search.loop import Search
-from hpo.search.space import suggest
 from hpo.search.trial_chains import chains, counts
 from storage.database.embedded import EmbeddedPostgres
 from storage.database.postgres import connect
 from storage.files.atomic import atomic_write
-from studies.config.spec import StudySpec, parse_spec
-from studies.training.trial import RungReport
 
-OURS, PLAIN, PROXY = "ours", "Optuna", "Optuna, gRPC proxy"
 # Trials by number of workers, so that most cells take ten to twenty seconds on two slow cores.
 BUDGETS = {1: 40, 8: 60, 32: 80, 64: 96}
 QUICK_BUDGETS = {1: 30, 8: 40}
-RUNGS = [10, 30, 90]
-SCENES = ("tea", "cheese")
-BEAT_SECONDS, GRACE_SECONDS = 10, 60
-# A worker that says nothing for so long has died.
-RETRY_SECONDS = 300
 # Imported once, in the process that all workers are forked from; that process never connects to anything.
 PRELOADED = [
+    "contention.workers",
     "studies.training.objective",
     "hpo.search.trial_queue",
     "hpo.search.asha",
@@ -81,33 +66,16 @@ PRELOADED += [
 
 
 @dataclass
-class Timings:
-    """What one worker saw.
-
-    Attributes:
-        asks: seconds of each.
-        reports: seconds of each.
-        ended: when its last trial had ended, by the machine's monotonic clock.
-        errors: in words.
-    """
-
-    asks: list[float] = field(default_factory=list)
-    reports: list[float] = field(default_factory=list)
-    ended: float = 0.0
-    errors: list[str] = field(default_factory=list)
-
-
-@dataclass
 class Cell:
     """One system with one number of workers.
 
     Attributes:
-        wanted: trials, the budget.
-        trials: that were run.
-        seconds: until the last one had ended.
-        timings: of all workers.
-        commits: of the server.
-        syncs: of the server's log to disk.
+        wanted: Budget of trials.
+        trials: Trials that were run.
+        seconds: Seconds until the last one had ended.
+        timings: Measurements of all workers.
+        commits: Commits of the server.
+        syncs: Syncs of the server's log to disk.
     """
 
     wanted: int = 0
@@ -118,7 +86,7 @@ class Cell:
     syncs: int = 0
 
     def add(self, other: Cell) -> None:
-        """Pools another round of the same."""
+        """Add another round of the same."""
         self.wanted += other.wanted
         self.trials += other.trials
         self.seconds += other.seconds
@@ -128,164 +96,21 @@ class Cell:
 
     @property
     def rate(self) -> float:
-        """Trials per second."""
+        """Return the trials per second."""
         return self.trials / self.seconds
 
     @property
     def errors(self) -> list[str]:
-        """Of all workers."""
+        """Return the errors of all workers."""
         return [error for each in self.timings for error in each.errors]
 
     def milliseconds(self, what: str, percentile: float) -> float:
-        """Of `asks` or `reports`."""
+        """Return a percentile of `asks` or `reports`."""
         return 1e3 * float(np.percentile([each for seen in self.timings for each in getattr(seen, what)], percentile))
 
 
-def spec_of(name: str, trials: int) -> StudySpec:
-    """The study: the default search space and pruner, random proposals."""
-    search, pruner = {"trials": trials, "sampler": "random"}, {"rungs": RUNGS}
-    return parse_spec({"name": name, "data": {"source": "completejourney"}, "search": search, "pruner": pruner})
-
-
-def recall_of(values: Any, rung: int) -> float:
-    """What a trial reaches: known from its configuration, the same for every system."""
-    return 0.9 * random.Random(repr(values)).random() + 0.01 * rung
-
-
-class OurWorker:
-    """A worker of ours; training is played, with a checkpoint, since stopped trials go on."""
-
-    def __init__(self, address: str, spec: StudySpec) -> None:
-        self._seen, self._began = Timings(), 0.0
-        self._search = Search(connect(address), spec, SCENES, self._train)
-
-    def flush(self) -> None:
-        """Has the server count what connecting took."""
-        _flush(self._search._records._engine)
-
-    def work(self) -> Timings:
-        """Runs trials until the search has ended."""
-        self._began = time.monotonic()
-        for state in self._search.run_all():
-            self._seen.ended = self._began = time.monotonic()
-            if state == TrialState.FAIL:
-                self._seen.errors.append("a trial failed")
-        return self._seen
-
-    def _train(self, values: Any, folder: Path, report: Callable[[RungReport], None]) -> float:
-        self._seen.asks.append(time.monotonic() - self._began)
-        marker, value = folder / "rung", 0.0
-        folder.mkdir(parents=True, exist_ok=True)
-        for rung in range(int(marker.read_text()) if marker.exists() else 0, len(RUNGS)):
-            value = recall_of(values, rung)
-            marker.write_text(str(rung))
-            started = time.monotonic()
-            try:
-                report(RungReport(rung, RUNGS[rung], value, dict.fromkeys(SCENES, value), float(RUNGS[rung])))
-            finally:
-                self._seen.reports.append(time.monotonic() - started)
-        return value
-
-
-class OptunaWorker:
-    """A worker as Optuna's documentation has it."""
-
-    def __init__(self, address: str, spec: StudySpec) -> None:
-        self._seen, self._began, self._spec = Timings(), 0.0, spec
-        pruner, sampler = optuna.pruners.MedianPruner(), optuna.samplers.RandomSampler()
-        self._storage = optuna_storage(address)
-        self._study = optuna.load_study(storage=self._storage, study_name=spec.name, pruner=pruner, sampler=sampler)
-        self._study.get_trials()
-
-    def flush(self) -> None:
-        """Has the server count what connecting took."""
-        if isinstance(self._storage, optuna.storages.RDBStorage):
-            _flush(self._storage.engine)
-
-    def work(self) -> Timings:
-        """Runs trials until the budget is spent."""
-        self._began = time.monotonic()
-        # Running trials count as well: else every worker would begin one too many.
-        limit = MaxTrialsCallback(self._spec.search.trials, states=None)
-        self._study.optimize(self._objective, callbacks=[limit, self._end])
-        return self._seen
-
-    def _end(self, study: optuna.Study, trial: optuna.trial.FrozenTrial) -> None:
-        self._seen.ended = self._began = time.monotonic()
-
-    def _objective(self, trial: optuna.Trial) -> float:
-        values, value = suggest(trial, self._spec.search), 0.0
-        self._seen.asks.append(time.monotonic() - self._began)
-        for rung, step in enumerate(RUNGS):
-            value, started = recall_of(values, rung), time.monotonic()
-            trial.report(value, step)
-            stop = trial.should_prune()
-            self._seen.reports.append(time.monotonic() - started)
-            if stop:
-                raise optuna.TrialPruned
-        return value
-
-
-def optuna_storage(address: str) -> Any:
-    """Optuna's storage at a URL of PostgreSQL, or at `host:port` of its proxy."""
-    if "://" in address:
-        return optuna.storages.RDBStorage(address, heartbeat_interval=BEAT_SECONDS, grace_period=GRACE_SECONDS)
-    host, port = address.split(":")
-    return optuna.storages.GrpcStorageProxy(host=host, port=int(port))
-
-
-def _flush(engine: sa.Engine) -> None:
-    with engine.connect() as connection:
-        connection.execute(sa.text("SELECT pg_stat_force_next_flush()"))
-
-
-def _quiet() -> None:
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    logging.getLogger("hpo").setLevel(logging.ERROR)
-    warnings.simplefilter("ignore")
-
-
-def _work(system: str, address: str, spec: StudySpec, connected: Any, begin: Any, answers: Any) -> None:
-    """A worker process."""
-    _quiet()
-    seen = Timings()
-    try:
-        worker = OurWorker(address, spec) if system == OURS else OptunaWorker(address, spec)
-        seen = worker._seen
-        worker.flush()
-        connected.wait(RETRY_SECONDS)
-        begin.wait(RETRY_SECONDS)
-        worker.work()
-    except Exception as error:
-        connected.abort()  # nobody shall wait for this one
-        seen.errors.append(f"{type(error).__name__}: {error}"[:300])
-    answers.put(seen)
-
-
-def _proxy(url: str, port: int) -> None:
-    """The proxy's process."""
-    _quiet()
-    optuna.storages.run_grpc_proxy_server(optuna.storages.get_storage(url), host="localhost", port=port)
-
-
-@contextlib.contextmanager
-def proxy_of(context: Any, url: str) -> Iterator[str]:
-    """A proxy in a process of its own, its address."""
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
-    process = context.Process(target=_proxy, args=(url, port), daemon=True)
-    process.start()
-    try:
-        optuna.storages.GrpcStorageProxy(host="localhost", port=port).wait_server_ready(60)
-        yield f"localhost:{port}"
-    finally:
-        process.kill()
-        process.join()
-
-
 def counted(engine: sa.Engine) -> tuple[int, int]:
-    """The server's commits and syncs so far."""
+    """Return the server's commits and syncs so far."""
     with engine.connect() as connection:
         version = connection.dialect.server_version_info or (0,)
         newer = "SELECT sum(fsyncs) FROM pg_stat_io WHERE object = 'wal'"
@@ -296,7 +121,7 @@ def counted(engine: sa.Engine) -> tuple[int, int]:
 
 
 def measure(context: Any, url: str, address: str, system: str, name: str, workers: int, trials: int) -> Cell:
-    """Runs a study of so many trials with so many workers."""
+    """Run a study with the given numbers of workers and trials."""
     spec, database = spec_of(name, trials), connect(url)
     if system == OURS:
         spec = register(database, spec, "fingerprint")
@@ -304,17 +129,17 @@ def measure(context: Any, url: str, address: str, system: str, name: str, worker
         optuna.create_study(storage=database.storage, study_name=name, direction="maximize")
     answers, connected, begin = context.Queue(), context.Barrier(workers + 1), context.Barrier(workers + 1)
     arguments = (system, address, spec, connected, begin, answers)
-    processes = [context.Process(target=_work, args=arguments, daemon=True) for _ in range(workers)]
+    processes = [context.Process(target=work, args=arguments, daemon=True) for _ in range(workers)]
     for process in processes:
         process.start()
-    connected.wait(RETRY_SECONDS)
+    connected.wait(TIMEOUT_SECONDS)
     commits, syncs = counted(database.engine)
-    begin.wait(RETRY_SECONDS)
+    begin.wait(TIMEOUT_SECONDS)
     started = time.monotonic()
-    timings = [answers.get(timeout=RETRY_SECONDS) for _ in processes]
+    timings = [answers.get(timeout=TIMEOUT_SECONDS) for _ in processes]
     for process in processes:
         process.join()
-    time.sleep(0.5)  # the server's processes leave their counts as they end
+    time.sleep(0.5)  # the server's processes write their counts as they end
     after = counted(database.engine)
     found = optuna.load_study(storage=database.storage, study_name=name).get_trials(deepcopy=False)
     run = sum(map(counts, chains(found).values())) if system == OURS else len(found)
@@ -324,7 +149,7 @@ def measure(context: Any, url: str, address: str, system: str, name: str, worker
 
 
 def systems() -> list[str]:
-    """Those that can be run here."""
+    """Return the systems that can run here."""
     if importlib.util.find_spec("grpc") is None:
         print("no gRPC proxy: pip install grpcio protobuf", flush=True)
         return [OURS, PLAIN]
@@ -332,7 +157,7 @@ def systems() -> list[str]:
 
 
 def measure_all(budgets: dict[int, int], rounds: int) -> dict[tuple[int, str], Cell]:
-    """Every number of workers with every system, side by side."""
+    """Measure every number of workers with every system."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOADED)
     cells: dict[tuple[int, str], Cell] = {}
@@ -354,7 +179,7 @@ def measure_all(budgets: dict[int, int], rounds: int) -> dict[tuple[int, str], C
 
 
 def table_of(cells: dict[tuple[int, str], Cell]) -> Table:
-    """Everything."""
+    """Return the table of all cells."""
     heads = ["workers", "system", "trials/s", "ask ms: p50", "p99", "report ms: p50", "p99"]
     heads += ["a trial's: reports", "commits", "syncs", "errors", "trials", "of"]
     table = Table(*heads, box=None)
@@ -368,7 +193,7 @@ def table_of(cells: dict[tuple[int, str], Cell]) -> Table:
 
 
 def rows_of(cells: dict[tuple[int, str], Cell]) -> list[dict[str, Any]]:
-    """For --json: ours against each of the others; a ratio above 1 says that ours is better."""
+    """Return the rows of --json: ours against each other system; a ratio above 1 means that ours is better."""
     rows = []
     for (workers, system), theirs in cells.items():
         if system == OURS:
@@ -394,8 +219,8 @@ def rows_of(cells: dict[tuple[int, str], Cell]) -> list[dict[str, Any]]:
 
 
 def main() -> None:
-    """Measures everything."""
-    _quiet()
+    """Measure all cells and report them."""
+    silence_logs()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="1 and 8 workers, fewer trials")
     parser.add_argument("--workers", type=int, nargs="+", metavar="N", help="numbers of workers")

@@ -7,17 +7,15 @@ the distillation's space), and of their front the fastest that keeps 99 % of the
 scored on the test scenes beside its teacher, beside a student of the same shape that had no teacher (trained on what
 users took alone, for as many steps, of episodes), and beside one that was not trained at all. Then texts per second:
 teacher and student in the same code, the exported folder, and the teacher in SentenceTransformer.encode and in plain
-transformers, in turns. Without --products nobody knows how many products share a text, so that texts matter more.
+transformers, in turns. Without --products no system knows how many products share a text, so that texts matter more.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import statistics
 import tempfile
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,14 +23,12 @@ from typing import Any
 import torch
 from rich.console import Console
 from rich.table import Table
-from torch.utils.flop_counter import FlopCounterMode
-from trial_cost import product_rate
+from students.encoding_speed import row, speed_rows
 
 from distill.export.writer import export
 from distill.hyperparameters import StudentHyperparameters
-from distill.inference import StudentRecommender
 from distill.objective import Distillation, Teacher, latency, load_student, size
-from distill.student import Student, TokenTower, parameters, start, texts_in
+from distill.student import Student, parameters, start, texts_in
 from distill.trainer import Distiller
 from hpo.results.students import dominates
 from hpo.results.summary import Scored, retention
@@ -41,12 +37,11 @@ from storage.home import cache_folder
 from studies.config.hyperparameters import Hyperparameters
 from studies.config.spec import StudySpec, load_spec
 from studies.evaluation.baselines import TEXT_FREE, build_baselines
-from studies.evaluation.evaluate import Adapted, ItemVectors, System, encode_items, evaluate
+from studies.evaluation.evaluate import Adapted, ItemVectors, System, evaluate
 from studies.evaluation.intervals import bootstrap
 from studies.evaluation.metrics import compare
 from studies.learners import Learner
-from studies.model import encoder as encoders
-from studies.model.device import device, full_precision
+from studies.model.device import full_precision
 from studies.training.outer_loop import Trainer
 from studies.training.problem import Problem, prepare
 
@@ -93,9 +88,9 @@ def distil(shared: Distillation, folder: Path) -> list[dict[str, Any]]:
     best = max(row["recall"] for row in rows)
     enough = [row for row in rows if row["recall"] >= shared.problem.spec.distill.retain * best]
     taken = min(enough, key=lambda row: (row["latency"], -row["recall"]))
-    for row in rows:
-        row["front"] = not any(dominates(other, row) for other in rows)
-        row["taken"] = row is taken
+    for each in rows:
+        each["front"] = not any(dominates(other, each) for other in rows)
+        each["taken"] = each is taken
     return rows
 
 
@@ -150,74 +145,6 @@ def retention_rows(results: Mapping[str, Scored]) -> list[dict[str, Any]]:
             bounds = [gap.mean, gap.low, gap.high]
             rows.append(row(f"recall{label}", values[0], other, values[1], "recall@10", difference=bounds))
     return rows
-
-
-def speed_rows(problem: Problem, student: Student, folder: Path, count: int, rounds: int) -> list[dict[str, Any]]:
-    """Texts per second of every way to encode, in turns."""
-    from sentence_transformers import SentenceTransformer
-
-    texts = list(problem.data.texts)[:: max(1, len(problem.data.texts) // count)][:count]
-    items = torch.arange(len(problem.data.texts))[:: max(1, len(problem.data.texts) // count)][:count]
-    teacher = TokenTower(problem.encoder.model, problem.tokens).to(device())
-    source, _ = encoders.locate(problem.spec.teacher)
-    st = SentenceTransformer(str(source))
-    ways: dict[str, Callable[[], object]] = {
-        "teacher, our code": lambda: encode_items(teacher, items, problem.tokens.lengths),
-        "student, our code": lambda: encode_items(student.tower, items, student.tower.tokens.lengths),
-        "teacher, SentenceTransformer.encode": lambda: st.encode(texts, show_progress_bar=False),
-        "teacher, plain transformers": lambda: plain(problem, texts),
-        "student, SentenceTransformer.encode": (lambda s: lambda: s.encode(texts, show_progress_bar=False))(
-            SentenceTransformer(str(folder))
-        ),
-        "export, torch": (lambda s: lambda: s.embed(texts))(StudentRecommender.load(folder)),
-        "export, ONNX Runtime": (lambda s: lambda: s.embed(texts))(StudentRecommender.load(folder, "onnx")),
-    }
-    times: dict[str, list[float]] = {name: [] for name in ways}
-    peaks: list[float] = []
-    for number in range(rounds + 1):
-        peaks.append(product_rate())  # in turns as well: a busy machine slows all
-        for name, way in ways.items():
-            started = time.perf_counter()
-            way()
-            if number:  # the first round warms up
-                times[name].append(time.perf_counter() - started)
-    rate = {name: len(texts) / statistics.median(seconds) for name, seconds in times.items()}
-    pairs = [
-        ("student, our code", "teacher, our code"),
-        *((ours, peer) for ours in ("export, torch", "export, ONNX Runtime")
-          for peer in ("teacher, SentenceTransformer.encode", "teacher, plain transformers")),
-        ("student, SentenceTransformer.encode", "teacher, SentenceTransformer.encode"),
-    ]  # fmt: skip
-    peak = statistics.median(peaks)
-    for name, tower in (("teacher", teacher), ("student", student.tower)):
-        with FlopCounterMode(display=False) as counter:
-            encode_items(tower, items, tower.tokens.lengths)
-        share = counter.get_total_flops() / len(texts) * rate[f"{name}, our code"] / peak
-        flops = f"{counter.get_total_flops() / len(texts) / 1e6:.1f} MFLOP a text"
-        console.print(f"{name}: {flops}, {share:.0%} of the {peak / 1e9:.0f} GFLOP/s of one large product")
-    return [row("encode texts", rate[ours], peer, rate[peer], "texts/s", what=ours) for ours, peer in pairs]
-
-
-@torch.no_grad()
-def plain(problem: Problem, texts: list[str]) -> None:
-    """The teacher as its model card says: batches of 32 in the given order, padded to the longest."""
-    tokenizer, model = problem.encoder.tokenizer, problem.encoder.model
-    for first in range(0, len(texts), 32):
-        inputs = tokenizer(texts[first : first + 32], padding=True, truncation=True, return_tensors="pt").to(device())
-        hidden, mask = model(**inputs).last_hidden_state, inputs["attention_mask"][..., None]
-        torch.nn.functional.normalize((hidden * mask).sum(1) / mask.sum(1), dim=-1)
-
-
-def row(measure: str, ours: float, peer: str, value: float, unit: str, **more: Any) -> dict[str, Any]:
-    return {
-        "measure": measure,
-        "ours": ours,
-        "peer": peer,
-        "peer_value": value,
-        "ratio": ours / value,
-        "unit": unit,
-        **more,
-    }
 
 
 def main() -> None:

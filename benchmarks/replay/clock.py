@@ -107,7 +107,7 @@ def replay(curves: Curves, scheduler: Scheduler, workers: int, budget: float) ->
         if goes_on:
             scheduler.finish(run)
             trace.finished.append(Finish(trace.cost, run.row))
-        # Whoever waits for a result may be able to go on now: all idle workers ask.
+        # The result may allow waiting workers to continue: all idle workers ask again.
         for _ in range(workers - len(events)):
             start()
     trace.running = {run.row for *_, run in events}

@@ -1,4 +1,4 @@
-"""A search under faults: real worker processes and a real PostgreSQL; training is played (benchmarks/chaos.py)."""
+"""A search under faults: real worker processes and a real PostgreSQL; training is simulated (benchmarks/chaos.py)."""
 
 import os
 import shutil

@@ -1,0 +1,1 @@
+"""Helpers of benchmarks/many_workers.py."""

@@ -1,0 +1,92 @@
+"""The simulated search of benchmarks/chaos.py: its study, the journal of its workers, and training that only sleeps."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from hpo.registry import load_spec_of
+from hpo.search.loop import Search
+from hpo.workers.parent_watchdog import follow_launcher
+from storage.database.postgres import connect
+from storage.files import checkpoints
+from studies.config.hyperparameters import Hyperparameters
+from studies.config.spec import StudySpec, parse_spec
+from studies.training.trial import RungReport
+
+RUNGS = [10, 30, 90]
+STEP_SECONDS = 0.01
+SCENES = ("tea", "cheese")
+Report = Callable[[RungReport], None]
+
+
+def study(name: str, trials: int, seed: int = 0) -> StudySpec:
+    """Return a search with simulated training whose workers may be lost any number of times."""
+    space = {"learner": "protonet", "trainable_layers": 0, "outer_lr": {"low": 1e-4, "high": 1e-3}}
+    return parse_spec(
+        {
+            "name": name,
+            "data": {"source": "completejourney"},
+            "search": {"trials": trials, "seed": seed, "space": space, "retries": 1000},
+            "pruner": {"rungs": RUNGS, "keep": 0.1},
+        }
+    )
+
+
+class Journal:
+    """A file to which processes append lines: what they did, and when."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def write(self, **entry: Any) -> None:
+        """Append an entry as one line, in one write."""
+        line = json.dumps(entry | {"pid": os.getpid()}) + "\n"
+        descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+        os.write(descriptor, line.encode())
+        os.close(descriptor)
+
+    def read(self) -> list[dict[str, Any]]:
+        """Return all entries."""
+        return [json.loads(line) for line in self._path.read_text().splitlines()] if self._path.exists() else []
+
+
+def simulate_training(journal: Journal, values: Hyperparameters, folder: Path, report: Report) -> float:
+    """Take the time and write the checkpoints of a training, as `objective.run_trial` does; return the last recall."""
+    stored = checkpoints.newest_valid(folder)
+    done, recall = -1, 0.0
+    if stored is not None:
+        reached = RungReport(**stored[1]["reached"])
+        done, recall = reached.rung, reached.recall
+        report(reached)
+    for rung in range(done + 1, len(RUNGS)):
+        for _ in range(RUNGS[rung] - (RUNGS[rung - 1] if rung else 0)):
+            time.sleep(STEP_SECONDS)
+        recall = min(1.0, values.outer_lr * 900 + rung * 0.01)
+        reached = RungReport(rung, RUNGS[rung], recall, dict.fromkeys(SCENES, recall), float(RUNGS[rung]))
+        checkpoints.save(folder, RUNGS[rung], {"weight": torch.zeros(1000)}, {"reached": vars(reached)})
+        journal.write(trained=folder.name, rung=rung)
+        began = time.time()
+        report(reached)
+        journal.write(reported=folder.name, began=began, ended=time.time())
+    return recall
+
+
+def work(name: str, journal: Journal) -> None:
+    """Run a worker until the search ends."""
+    follow_launcher()
+    database = connect(os.environ["HPO_DATABASE_URL"], wait=True)
+    search = Search(
+        database,
+        load_spec_of(database, name),
+        SCENES,
+        lambda values, folder, report: simulate_training(journal, values, folder, report),
+    )
+    for _ in search.run_all():
+        pass
