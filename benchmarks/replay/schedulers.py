@@ -203,15 +203,15 @@ class Ours:
     def next(self) -> Run | None:
         """A stopped configuration that ranks high enough by now, else a new one, else one to finish with."""
         if self._promote and (found := promotion(self._history, self._paused, eta=self._eta)):
-            return self._promote(found)
+            return self._resume(found)
         asked = self._proposals.ask()
         if asked is not None:
             self._going.add(asked.row)
             return asked
         found = completion(self._history, self._paused, finished=len(self._going), wanted=WANTED)
-        return self._promote(found) if found and self._promote else None
+        return self._resume(found) if found and self._promote else None
 
-    def _promote(self, found: Promotion) -> Run:
+    def _resume(self, found: Promotion) -> Run:
         self._paused.remove(found.trial)
         self._going.add(found.trial)
         self._proposals.take_up(found.trial, found.rung, found.reason)
