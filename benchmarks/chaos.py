@@ -54,7 +54,7 @@ from storage.files import checkpoints
 from storage.files.atomic import atomic_write
 from studies.config.hyperparameters import Hyperparameters
 from studies.config.spec import StudySpec, parse_spec
-from studies.training.trial import RungReport
+from studies.training.rungs import RungReport
 
 RUNGS = [10, 30, 90]
 STEP_SECONDS = 0.01

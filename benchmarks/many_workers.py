@@ -51,7 +51,7 @@ from storage.database.embedded import EmbeddedPostgres
 from storage.database.postgres import connect
 from storage.files.atomic import atomic_write
 from studies.config.spec import StudySpec, parse_spec
-from studies.training.trial import RungReport
+from studies.training.rungs import RungReport
 
 OURS, PLAIN, PROXY = "ours", "Optuna", "Optuna, gRPC proxy"
 # Trials by number of workers, so that most cells take ten to twenty seconds on two slow cores.

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from distill.serving.backends import Backend, Embedder, Precision, open_encoder
 from distill.serving.catalogue import Catalogue, Known
-from distill.serving.opened import ExportedStudent, as_student, load_export
+from distill.serving.loader import ExportedStudent, as_student, load_export
 from distill.serving.scene import History, Ranking, Scene
 from distill.student import adapting
 from studies.learners import Learner

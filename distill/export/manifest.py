@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -61,7 +60,7 @@ def describe(
         "width": int(student.tower.model.config.hidden_size),
         "dimensions": int(student.head.project.weight.shape[1]),
         "learner": student.learner.hyperparameters.to_dict(),
-        "distillation": asdict(student.hyperparameters),
+        "distillation": student.hyperparameters.to_dict(),
         "vocabulary": {"kept": int(student.tower.model.config.vocab_size), "of": origin["encoder"].get("vocabulary")},
         "parameters": {"encoder": parameters(student.tower), "head": parameters(student.head)},
         "precision": precision,

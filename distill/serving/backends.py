@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from distill.export.onnx_graph import GRAPHS
 from distill.serving.onnx_tower import OnnxGraph
-from distill.serving.opened import ExportedStudent
+from distill.serving.loader import ExportedStudent
 from distill.student import project
 from storage.errors import InputError
 from studies.model.device import device, fast_bf16

@@ -16,7 +16,7 @@ from hpo.search.budget import Budget
 from hpo.search.pruner import RecallPruner, RecordedHistory
 from hpo.search.space import make_sampler, suggest
 from hpo.search.trial_chains import (
-    AT_ONCE,
+    MICRO_BATCH_SIZE,
     CONTROL_GROUP,
     COST,
     FROM_RUNG,
@@ -37,7 +37,7 @@ from studies.config.hyperparameters import Hyperparameters
 from studies.config.spec import StudySpec
 
 if TYPE_CHECKING:
-    from studies.training.trial import RungReport
+    from studies.training.rungs import RungReport
 
     Train = Callable[[Hyperparameters, Path, Callable[[RungReport], None]], float]
 
@@ -104,8 +104,8 @@ class Search:
                 trial.set_user_attr(COST, round(reached.cost_seconds, 2))
                 if reached.rung == 0:
                     trial.set_user_attr("seconds_per_update", round(reached.seconds_per_update, 4))
-                if reached.at_once is not None:
-                    trial.set_user_attr(AT_ONCE, reached.at_once)
+                if reached.micro_batch_size is not None:
+                    trial.set_user_attr(MICRO_BATCH_SIZE, reached.micro_batch_size)
                 if reached.rung + 1 == len(self._spec.pruner.rungs) and math.isfinite(reached.recall):
                     attach_checkpoint(trial, number)
                 # A trial that was taken up again has been decided on at the rung that it goes on from.

@@ -99,7 +99,7 @@ def as_student(exported: ExportedStudent, tokens: Ragged) -> Student:
         exported: of `load_export`.
         tokens: `tokenize(exported.tokenizer, texts, exported.max_tokens)` of a data set's texts.
     """
-    values = StudentHyperparameters(**exported.manifest["distillation"])
+    values = StudentHyperparameters.from_dict(exported.manifest["distillation"])
     texts = Texts(None, exported.tokenizer, tokens)
     return assemble(
         exported.model, exported.projection, exported.head, texts, exported.max_tokens, exported.learner, values
