@@ -56,7 +56,7 @@ class StudentHyperparameters:
         defaults = cls().to_dict()
         if unknown := sorted(values.keys() - defaults.keys()):
             raise ValueError(f"unknown hyperparameter {unknown[0]!r}; accepted: {', '.join(defaults)}")
-        all_values = defaults | values
+        all_values = defaults | dict(values)
         own = {name: all_values[key] for name, key in _own_keys().items()}
         weights = {name: all_values[name] for name in LOSSES}
         return cls(**own, weights=weights, settings={name: all_values[name] for name in loss_settings()})

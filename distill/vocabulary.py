@@ -26,7 +26,9 @@ if TYPE_CHECKING:
 
 
 def needed_tokens(tokenizer: PreTrainedTokenizerBase, tokens: Ragged, items: Tensor) -> Tensor:
-    """Return the (V,) ids that a trimmed vocabulary keeps, ascending: of these texts, single characters, special tokens.
+    """Return the (V,) ids that a trimmed vocabulary keeps, ascending.
+
+    Those are the tokens of these items' texts, all single characters, and the special tokens.
 
     Args:
         tokenizer: Of the whole vocabulary.
@@ -106,7 +108,7 @@ class SubwordDropout:
 
 
 def _shorter_tokens(token: str, prefix: str, vocabulary: Mapping[str, int]) -> list[int]:
-    """Return the longest shorter tokens that a token consists of, as WordPiece finds them; empty where there are none."""
+    """Return the longest shorter tokens that make up a token, as WordPiece finds them; empty where there are none."""
     word, continues = token.removeprefix(prefix), token != token.removeprefix(prefix)
     parts: list[int] = []
     start, longest = 0, len(word) - 1

@@ -9,7 +9,7 @@ from distill.losses.batches import RankingBatch
 
 
 def listwise_kl(batch: RankingBatch, temperature: float) -> Tensor:
-    """Return T² · KL(teacher ‖ student) of rankings softened by T, averaged over queries (Hinton et al. 2015, section 2).
+    """Return T² · KL(teacher ‖ student) of rankings softened by T, averaged over queries (Hinton et al. 2015, sec. 2).
 
     The candidates of a query are the classes, as in ListNet (Cao et al. 2007, eq. 3). T² keeps the gradient's size
     the same at any temperature. Written with logarithms throughout, so that a vanishing probability gives no NaN.

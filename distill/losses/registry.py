@@ -1,4 +1,4 @@
-"""From the rows of `studies/config/distill_losses.py` to functions: the weighted sum that a student's step minimises."""
+"""Computes the losses of `studies/config/distill_losses.py`: the weighted sum that a student's step minimises."""
 
 from __future__ import annotations
 

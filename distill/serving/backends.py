@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from distill.export.onnx_graph import GRAPHS
-from distill.serving.onnx_tower import OnnxGraph
 from distill.serving.loader import ExportedStudent
+from distill.serving.onnx_tower import OnnxGraph
 from distill.student import project
 from storage.errors import InputError
 from studies.model.device import device, fast_bf16

@@ -56,8 +56,8 @@ class DistillLoss:
 
 
 # By the name of the weight in `[distill.space]`, in the order in which the search suggests them (docs/distillation.md
-# describes each). The domains bring the terms to one order of magnitude: 1 - cosine of a matched student is near 0.05, a
-# cross-entropy over candidates near 4.
+# describes each). The domains bring the terms to one order of magnitude: 1 - cosine of a matched student is near 0.05,
+# a cross-entropy over candidates near 4.
 LOSSES: dict[str, DistillLoss] = {
     "embedding": DistillLoss(
         "distill.losses.embedding:embedding_loss", "vectors", Range(low=1.0, high=100.0, log=True), 10.0, aligns=True

@@ -1,6 +1,6 @@
 """What one search trial does: meta-train a learner rung by rung, reporting validation recall and cost at each.
 
-It does not know Optuna: the caller's `report` decides whether the trial continues, and raises to end it.
+It knows nothing of Optuna: the caller's `report` decides whether the trial continues, and raises to end it.
 """
 
 from __future__ import annotations

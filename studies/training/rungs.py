@@ -1,7 +1,7 @@
 """The loop of a trial from rung to rung: train, evaluate, keep a checkpoint, report.
 
-Search trials (`studies/training/objective.py`) and distillation trials (`distill/objective.py`) both run it. It does not
-know Optuna: the caller's `report` decides whether the trial continues, and raises to end it.
+Search trials (`studies/training/objective.py`) and distillation trials (`distill/objective.py`) both run it. It knows
+nothing of Optuna: the caller's `report` decides whether the trial continues, and raises to end it.
 """
 
 from __future__ import annotations
