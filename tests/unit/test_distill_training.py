@@ -21,6 +21,7 @@ from distill.teacher_states import TeacherStates, needed
 from distill.trainer import Distiller, draw_episode, subsample
 from storage.errors import InputError
 from storage.files import checkpoints
+from studies.config.distill_losses import LOSSES
 from studies.config.hyperparameters import Hyperparameters, LearnerName
 from studies.config.spec import TeacherSection
 from studies.model import encoder as encoders
@@ -409,3 +410,24 @@ def test_the_bundled_encoder_maps_exactly() -> None:
         ours = TokenTower(encoder_of(encoder, None, 6, "alternate"), tokens)(torch.arange(2))
         theirs = TokenTower(encoder.model, tokens)(torch.arange(2))
     torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)
+
+
+def test_a_narrow_students_states_are_compared_at_the_teachers_width(problem: Problem) -> None:
+    """Without the projection dimensions would be compared that mean different things."""
+    problem.cache.build(needed(4, {3}, 0))
+    shared = distillation(problem)
+    off = dict.fromkeys(LOSSES, 0.0)
+    values = student_values(**off | {"hidden": 2.0, "width": 16, "layers": 3, "spelling": 0.0, "batch_size": 4})
+    student, states = shared.start(values), shared.states(values)
+    projection = student.tower.projection
+    assert states is not None
+    assert projection is not None
+    loss = Distiller(student, shared.targets, problem.train, problem.spec.distill, states).text_loss()
+    rows = np.random.default_rng([problem.spec.distill.seed, 0]).choice(len(shared.targets.items), 4, replace=False)
+    items = shared.targets.items[torch.from_numpy(rows)]
+    read = student.tower.read(items, states=True)
+    squares = [
+        (projection(read.states[layer]) - theirs)[read.mask].square().mean()
+        for layer, theirs in zip(states.layers, states.of(items), strict=True)
+    ]
+    torch.testing.assert_close(loss, 2.0 * torch.stack(squares).mean(), rtol=0.02, atol=1e-4)  # bf16 where it is fast
