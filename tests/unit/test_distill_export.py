@@ -216,7 +216,7 @@ def test_8_bit_weights_that_cost_recall_are_refused(
     write_onnx(narrow, draft / GRAPHS["onnx"])
     write_int8(draft / GRAPHS["onnx"], draft / GRAPHS["onnx-int8"])
     with pytest.raises(ScenetuneError, match=r"falls from 0\.\d+ to 0\.\d+.*--format hf,onnx"):
-        export_checks.weigh_int8(narrow, draft, problem)
+        export_checks.measure_int8(narrow, draft, problem)
 
 
 def test_a_format_brings_along_what_it_is_made_from(problem: Problem) -> None:
@@ -382,7 +382,7 @@ def test_lists_of_another_head_leave_nothing(
         write(other, *rest)
 
     monkeypatch.setattr(exporting, "write_head", wrong)
-    monkeypatch.setattr(export_checks, "strangers_vectors", lambda *_: {})  # slow, and shown elsewhere
+    monkeypatch.setattr(export_checks, "fresh_process_vectors", lambda *_: {})  # slow, and shown elsewhere
     with pytest.raises(ScenetuneError, match="ranks otherwise"):
         export(student, problem.lexicon, tmp_path / "out", origin(problem), problem=problem)
     assert list(tmp_path.iterdir()) == []
@@ -428,5 +428,5 @@ def test_parity_is_checked_without_a_network(exported: Path, monkeypatch: pytest
 
     monkeypatch.setattr(export_checks.subprocess, "run", run)
     with pytest.raises(KeyboardInterrupt):
-        export_checks.strangers_vectors(exported, ["milk"], ["hf"])
+        export_checks.fresh_process_vectors(exported, ["milk"], ["hf"])
     assert seen["env"]["HF_HUB_OFFLINE"] == "1"
