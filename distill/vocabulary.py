@@ -131,6 +131,6 @@ def _wordpiece(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
     if kind != "WordPiece" or (state["post_processor"] or {}).get("type") != "TemplateProcessing":
         raise InputError(
             f"the encoder's tokenizer is {kind or type(tokenizer).__name__}, and only WordPiece, as BERT has, can "
-            'be trimmed to a catalogue; set distill.space.vocabulary = "full"'
+            'be cut down to a catalogue; set distill.space.vocabulary = "full"'
         )
     return state

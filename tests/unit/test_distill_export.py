@@ -53,7 +53,8 @@ def problem(tmp_path_factory: pytest.TempPathFactory) -> Problem:
 def distilled(problem: Problem, folder: Path, values: Hyperparameters, width: int = 0) -> Student:
     """A student after a few steps, so that no two parts of it are equal by accident."""
     distillation = Distillation(problem, [Teacher(0, 0.5, problem.learner(values))])
-    distillation.run_trial(StudentHyperparameters(temperature=3, width=width), folder, lambda *_: None)
+    student = StudentHyperparameters.from_dict({"temperature": 3.0, "width": width})
+    distillation.run_trial(student, folder, lambda reached: None)
     return load_student(problem, folder)
 
 
