@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import operator
-import pkgutil
 from collections.abc import Sequence
 
 from torch import Tensor
@@ -26,8 +25,7 @@ def loss(name: str, batch: Batch, values: StudentHyperparameters) -> Tensor:
         A scalar.
     """
     row = LOSSES[name]
-    function = pkgutil.resolve_name(row.function)
-    value: Tensor = function(batch, **{setting: values.settings[setting] for setting in row.settings})
+    value: Tensor = row.load()(batch, **{setting: values.settings[setting] for setting in row.settings})
     return value
 
 

@@ -1,14 +1,15 @@
 """The distillation's losses: one row each, which the study file, the search and the trainer all read.
 
-A new loss is a row of `LOSSES`, a function in `distill/losses/`, and a test. Rows hold no torch: the function is named
-here and imported by `distill/losses/registry.py` when a student trains.
+A new loss is a row of `LOSSES`, a function in `distill/losses/`, and a test. The study file is validated against the
+rows before torch is loaded, so nothing here imports it: `DistillLoss.load` imports the function when a student trains.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from importlib import import_module
+from typing import Any, Literal, NamedTuple
 
 from studies.config.search_domains import Domain, Numbers, Range
 
@@ -38,7 +39,7 @@ class DistillLoss:
     """One loss of the distillation.
 
     Attributes:
-        function: `module:function` of the function from a batch and the settings to a scalar.
+        implementation: The function from a batch and the settings to a scalar, as "module:function".
         reads: What the batch holds.
         domain: The domain of the weight unless the study file says otherwise.
         default: The weight in the first student.
@@ -47,12 +48,18 @@ class DistillLoss:
         settings: What the function takes beside the batch, by name.
     """
 
-    function: str
+    implementation: str
     reads: Reads
     domain: Domain
     default: float = 0.0
     aligns: bool = False
     settings: Mapping[str, Setting] = field(default_factory=dict)
+
+    def load(self) -> Callable[..., Any]:
+        """Import and return the function."""
+        module, name = self.implementation.split(":")
+        found: Callable[..., Any] = getattr(import_module(module), name)
+        return found
 
 
 # By the name of the weight in `[distill.space]`, in the order in which the search suggests them (docs/distillation.md

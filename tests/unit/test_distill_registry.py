@@ -1,6 +1,5 @@
 """A distillation loss is one row and one function: registered, it is searched, trained with, stored and reported."""
 
-import pkgutil
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -129,7 +128,7 @@ def test_losses_are_summed_batch_after_batch_with_their_weights() -> None:
 def test_a_row_names_a_function_of_the_batch_that_it_reads(name: str) -> None:
     """Found in the first training step instead, after the search of the teachers."""
     row = LOSSES[name]
-    hints = get_type_hints(pkgutil.resolve_name(row.function))
+    hints = get_type_hints(row.load())
     batches = {batch.reads: batch for batch in (VectorBatch, StateBatch, RankingBatch)}
     assert hints == {"batch": batches[row.reads], "return": Tensor, **dict.fromkeys(row.settings, float)}
 
