@@ -92,7 +92,7 @@ class _Items:
 
     @cached_property
     def texts(self) -> tuple[str, ...]:
-        """In order."""
+        """The items' texts, in order."""
         return tuple(self.place)
 
     def features(self, rows: Ints) -> _TextFeatures:
