@@ -431,3 +431,15 @@ def test_a_narrow_students_states_are_compared_at_the_teachers_width(problem: Pr
         for layer, theirs in zip(states.layers, states.of(items), strict=True)
     ]
     torch.testing.assert_close(loss, 2.0 * torch.stack(squares).mean(), rtol=0.02, atol=1e-4)  # bf16 where it is fast
+
+
+def test_every_layer_has_a_gradient_where_no_loss_reads_vectors(problem: Problem) -> None:
+    """AdamW leaves weights without a gradient alone: the layers above would not decay as those below do."""
+    problem.cache.build(needed(4, {2}, 0))
+    shared = distillation(problem)
+    student = shared.start(student_values(**dict.fromkeys(LOSSES, 0.0) | {"hidden": 1.0}))
+    states = shared.states(student.hyperparameters)
+    Distiller(student, shared.targets, problem.train, problem.spec.distill, states).text_loss().backward()  # type: ignore[no-untyped-call]
+    gradients = [parameter.grad for parameter in student.tower.model.transformer.parameters()]
+    assert all(gradient is not None for gradient in gradients)
+    assert [bool(gradient.any()) for gradient in gradients if gradient is not None].count(True) > 0
