@@ -138,7 +138,6 @@ class _Work:
     def __init__(
         self, database: Database, spec: StudySpec, problem: Problem, teachers: Sequence[Teacher], console: Console
     ) -> None:
-
         self._spec, self._problem, self._teachers, self._console = spec, problem, teachers, console
         self.study = open_distillation(database, spec, create=True)
         with Records(database.engine).exclusive(self.study.study_name):
@@ -162,14 +161,13 @@ class _Work:
 
     @functools.cached_property
     def _distillation(self) -> Distillation:
-
         return Distillation(self._problem, self._teachers, study_folder(self.study.study_name))
 
     def run(self) -> None:
-        """Runs what is left of the trials.
+        """Run what is left of the trials.
 
         Raises:
-            StudyStopped: `hpo stop` ended it.
+            StudyStopped: The study was stopped.
         """
         for _ in run_all(self._queue, Budget(self._spec.distill.trials), self._objective):
             self._page.write_when_due()
