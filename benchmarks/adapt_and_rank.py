@@ -34,7 +34,7 @@ from distill.export.writer import export
 from distill.hyperparameters import StudentHyperparameters
 from distill.inference import StudentRecommender, load_export
 from distill.serving.backends import Embedder, open_encoder
-from distill.serving.catalogue import Catalogue, Known
+from distill.serving.catalogue import Catalogue, StudentParts
 from distill.student import start, texts_in
 from storage.files.atomic import atomic_write
 from storage.home import cache_folder
@@ -120,7 +120,7 @@ def encode_rate(embedder: Embedder, texts: Sequence[str]) -> dict[str, float]:
     return {"texts_per_second": 1e3 * len(texts) / whole, "tokenizing": cut / whole}
 
 
-def measure(known: Known, embedder: Embedder, texts: list[str], times: int) -> dict[str, float]:
+def measure(known: StudentParts, embedder: Embedder, texts: list[str], times: int) -> dict[str, float]:
     """The figures of one catalogue under one learner and one backend."""
     generator = torch.Generator().manual_seed(0)
 
@@ -208,7 +208,7 @@ def run(folder: Path, texts: list[str], arguments: argparse.Namespace) -> Any:
     for number, name in enumerate(formats):
         backend: Any = "torch" if name == "hf" else name
         embedder = Embedder(exported, open_encoder(exported, backend, "fp32"))
-        known = StudentRecommender(copy.copy(exported), backend)._known
+        known = StudentRecommender(copy.copy(exported), backend)._parts
         rate = encode_rate(embedder, sample)
         for learner in [own, *(arguments.learners if number == 0 else [])]:
             chosen = known if learner == own else known._replace(learner=other_learner(learner, embedder.width))

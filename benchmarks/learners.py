@@ -35,7 +35,7 @@ from studies.learners import Learner
 from studies.model.device import full_precision
 from studies.training.objective import load_teacher, run_trial
 from studies.training.problem import Problem, prepare
-from studies.training.trial import RungReport
+from studies.training.rungs import RungReport
 
 # System → figure ("main", or a number of shots) → evaluation.
 Results = dict[str, dict[str, Evaluation]]

@@ -44,6 +44,7 @@ from studies.learners import Learner
 from studies.model.device import full_precision
 from studies.training.outer_loop import Trainer
 from studies.training.problem import Problem, prepare
+from studies.training.rungs import RungReport
 
 TEACHER = Hyperparameters(learner="protonet", outer_lr=1e-3, head="scalars")
 # Layers and width (0: the teacher's).
@@ -76,9 +77,9 @@ def distil(shared: Distillation, folder: Path) -> list[dict[str, Any]]:
         values = StudentHyperparameters(layers=layers, width=width)
         where, spent = folder / f"{layers}-{width}", 0.0
 
-        def report(step: int, recall: float, seconds: float) -> None:
+        def report(reached: RungReport) -> None:
             nonlocal spent
-            spent = seconds
+            spent = reached.cost_seconds
 
         recall = shared.run_trial(values, where, report)
         student = load_student(shared.problem, where)
@@ -97,7 +98,7 @@ def distil(shared: Distillation, folder: Path) -> list[dict[str, Any]]:
 def without_teacher(shared: Distillation, values: StudentHyperparameters, *, train: bool) -> Student:
     """A student of the same shape that starts from the pretrained encoder and an untrained head."""
     problem, section = shared.problem, shared.problem.spec.distill
-    alone = replace(values, embedding=0.0, listwise=0.0, hard=1.0)
+    alone = replace(values, weights={**values.weights, "embedding": 0.0, "listwise": 0.0, "hard": 1.0})
     texts = texts_in(problem, alone.vocabulary)
     student = start(problem.encoder, problem.learner(TEACHER), texts, problem.spec.teacher.max_tokens, alone)
     if train:

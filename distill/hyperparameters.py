@@ -5,11 +5,16 @@ Imports nothing heavy; `distill/objective.py` runs what this describes.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal
+
+from studies.config.distill_losses import LOSSES, default_settings, default_weights, loss_settings
 
 Init = Literal["alternate", "first", "last"]
 Vocabulary = Literal["catalogue", "full"]
+# Fields whose key in the study file is another.
+_KEYS = {"subword_dropout": "spelling"}
 
 
 @dataclass(frozen=True)
@@ -17,35 +22,55 @@ class StudentHyperparameters:
     """One point of the distillation's search space; the defaults are a sound first trial to enqueue.
 
     Attributes:
-        layers: transformer layers of the student.
-        width: size of its hidden states; 0 for the teacher's.
-        vocabulary: whether it keeps the teacher's whole vocabulary, or what the catalogue needs.
-        spelling: rate at which half of a batch's words are spelled by smaller pieces, for words that it lacks.
-        init: which of the teacher's layers it starts from (`distill/student.py`).
-        teachers: how many of the winners it ranks like, best first.
-        batch_size: texts per step.
-        lr: peak learning rate (AdamW).
-        embedding: weight of the loss of that name (`distill/losses/`), as for the next five; 0 leaves it out.
-        hidden: see `embedding`.
-        relational: see `embedding`.
-        listwise: see `embedding`.
-        margin: see `embedding`.
-        hard: weight of the teachers' own training loss: cross-entropy of what users really took.
-        temperature: T that softens both rankings in the listwise loss.
+        layers: Transformer layers of the student.
+        width: Size of its hidden states; 0 for the teacher's.
+        vocabulary: Whether it keeps the teacher's whole vocabulary, or only what the catalogue needs.
+        subword_dropout: Rate at which half of a batch's tokens are split into smaller ones, so that the student learns
+            to read words outside its vocabulary; `spelling` in the study file.
+        init: Which of the teacher's layers it starts from (`distill/initialisation.py`).
+        teachers: How many of the winners it learns to rank from, best first.
+        batch_size: Texts per step.
+        lr: Peak learning rate (AdamW).
+        weights: Weight of each loss (`studies/config/distill_losses.py`); 0 leaves it out.
+        settings: What the losses take beside their batches, such as the temperature.
     """
 
     layers: int = 2
     width: int = 0
     vocabulary: Vocabulary = "catalogue"
-    spelling: float = 0.3
+    subword_dropout: float = 0.3
     init: Init = "alternate"
     teachers: int = 1
     batch_size: int = 64
     lr: float = 1e-3
-    embedding: float = 10.0
-    hidden: float = 0.0
-    relational: float = 0.0
-    listwise: float = 1.0
-    margin: float = 0.0
-    hard: float = 0.3
-    temperature: float = 2.0
+    weights: Mapping[str, float] = field(default_factory=default_weights)
+    settings: Mapping[str, float] = field(default_factory=default_settings)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> StudentHyperparameters:
+        """Return the point with these values, by their names in the study file; others have their defaults.
+
+        Raises:
+            ValueError: A name is unknown.
+        """
+        defaults = cls().to_dict()
+        if unknown := sorted(values.keys() - defaults.keys()):
+            raise ValueError(f"unknown hyperparameter {unknown[0]!r}; accepted: {', '.join(defaults)}")
+        all_values = defaults | dict(values)
+        own = {name: all_values[key] for name, key in _own_keys().items()}
+        weights = {name: all_values[name] for name in LOSSES}
+        return cls(**own, weights=weights, settings={name: all_values[name] for name in loss_settings()})
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return all values by their names in the study file, in the order of the search space."""
+        own = {key: getattr(self, name) for name, key in _own_keys().items()}
+        return own | dict(self.weights) | dict(self.settings)
+
+    def uses(self, reads: str) -> bool:
+        """Return whether a loss that reads such batches has a weight above 0."""
+        return any(loss.reads == reads and self.weights[name] > 0 for name, loss in LOSSES.items())
+
+
+def _own_keys() -> dict[str, str]:
+    names = [each.name for each in fields(StudentHyperparameters) if each.name not in ("weights", "settings")]
+    return {name: _KEYS.get(name, name) for name in names}

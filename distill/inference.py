@@ -13,10 +13,10 @@ from pathlib import Path
 from torch import Tensor
 
 from distill.serving.backends import Backend, Embedder, Precision, open_encoder
-from distill.serving.catalogue import Catalogue, Known
-from distill.serving.opened import ExportedStudent, as_student, load_export
+from distill.serving.catalogue import Catalogue, StudentParts
+from distill.serving.loader import ExportedStudent, as_student, load_export
 from distill.serving.scene import History, Ranking, Scene
-from distill.student import adapting
+from distill.student import adapting_learner
 from studies.learners import Learner
 from studies.progress import Progress
 
@@ -26,9 +26,9 @@ __all__ = ["Catalogue", "ExportedStudent", "Ranking", "Scene", "StudentRecommend
 class StudentRecommender:
     """A recommender that adapts to a new scene from a handful of interactions, served from an export folder.
 
-    Everything runs on the GPU where there is one, and in fp32 unless another precision is asked for, so that it gives
-    what the export's figures were measured on. A history is a user's last items, oldest first; as in the study, no
-    more than the protocol's are read. One student, its catalogues and scenes serve several threads at once.
+    Everything runs on the GPU where there is one, and in fp32 unless `precision` is another, as the export's figures
+    were measured. A history is a user's last items, oldest first; as in the study, at most the protocol's number of
+    them is read. One student, its catalogues and scenes serve several threads at once.
 
     >>> student = StudentRecommender.load(folder)
     >>> catalogue = student.catalogue(["whole milk", "skim milk", "oat drink"])
@@ -47,9 +47,9 @@ class StudentRecommender:
         self.manifest = exported.manifest
         self._embedder = Embedder(exported, open_encoder(exported, backend, precision))
         protocol = exported.manifest["spec"]["protocol"]
-        self._known = Known(
+        self._parts = StudentParts(
             embed=self._embedder.embed,
-            learner=adapting(copy.deepcopy(exported.head), exported.learner),
+            learner=adapting_learner(copy.deepcopy(exported.head), exported.learner),
             lexicon=exported.lexicon,
             # Where every item of the shop is a candidate everywhere, training has read all of their texts.
             counted=protocol["candidates"] == "all",
@@ -59,48 +59,48 @@ class StudentRecommender:
 
     @classmethod
     def load(cls, folder: Path | str, backend: Backend = "torch", precision: Precision = "fp32") -> StudentRecommender:
-        """Opens an export.
+        """Open an export.
 
         Args:
-            folder: the export.
-            backend: what runs the encoder: torch, or ONNX Runtime on the export's graph or its 8-bit one.
-            precision: of the encoder in torch; "auto" is bf16 or fp16 where the hardware has units for it, else fp32.
+            folder: The export.
+            backend: What runs the encoder: torch, or ONNX Runtime on the export's graph or its 8-bit one.
+            precision: Of the encoder in torch; "auto" is bf16 or fp16 where the hardware has units for it, else fp32.
 
         Raises:
-            InputError: the folder is no export, of another version, or a file is missing or altered; the backend is
-                unknown, not installed or not in the export, or does not have the precision.
+            InputError: The folder is not an export, or of another version; a file is missing or altered; the backend
+                is unknown, not installed or not in the export, or does not have the precision.
         """
         return cls(load_export(Path(folder)), backend, precision)
 
     @property
     def learner(self) -> Learner:
         """Adapts the head to a scene."""
-        return self._known.learner
+        return self._parts.learner
 
     @property
     def longest_history(self) -> int:
         """How many of a user's last items are read."""
-        return self._known.longest_history
+        return self._parts.longest_history
 
     def embed(self, texts: Sequence[str], progress: Progress | None = None) -> Tensor:
-        """(n, D) vectors of length 1, on the device; `progress` is called with (texts done, texts in all)."""
+        """Return (n, D) vectors of length 1, on the device; `progress` is called with (texts done, texts in all)."""
         return self._embedder.embed(texts, progress)
 
     def catalogue(
         self, texts: Sequence[str], products: Sequence[int] | None = None, progress: Progress | None = None
     ) -> Catalogue:
-        """Embeds a catalogue, once for all scenes that are adapted from it.
+        """Embed a catalogue, once for all scenes that are adapted from it.
 
         Args:
-            texts: of the items, each once.
-            products: how many of the shop's products each text stands for; 1 each if left out.
-            progress: called with (texts embedded, texts in all).
+            texts: Of the items, each once.
+            products: How many of the shop's products each text stands for; 1 each if left out.
+            progress: Called with (texts embedded, texts in all).
 
         Raises:
-            InputError: no texts, one twice or without anything in it, or products that are not one positive number
-                per text.
+            InputError: There are no texts, a text is blank or given twice, or products are not one positive number per
+                text.
         """
-        return Catalogue(self._known, texts, products, progress)
+        return Catalogue(self._parts, texts, products, progress)
 
     def adapt(
         self,
@@ -108,15 +108,15 @@ class StudentRecommender:
         support: Sequence[tuple[History, int | str]],
         products: Sequence[int] | None = None,
     ) -> Scene:
-        """Adapts to a scene whose texts are needed only once; see `Catalogue.adapt`, which embeds nothing anew.
+        """Adapt to a scene whose texts are needed only once; `Catalogue.adapt` does not embed them again.
 
         Args:
-            candidates: texts of the scene's items, each once.
-            support: the scene's first interactions in order of time: the user's history before it, and the taken
-                item: its position among the candidates, or its text.
-            products: how many of the shop's products each candidate's text stands for; 1 each if left out.
+            candidates: Texts of the scene's items, each once.
+            support: The scene's first interactions in order of time, each with the user's history before it and the
+                taken item: its position among the candidates, or its text.
+            products: How many of the shop's products each candidate's text stands for; 1 each if left out.
 
         Raises:
-            InputError: as of `catalogue` and `Catalogue.adapt`.
+            InputError: See `catalogue` and `Catalogue.adapt`.
         """
         return self.catalogue(candidates, products).adapt(support)

@@ -1,8 +1,8 @@
-"""What a student starts from: its teacher's layers, and of these the strongest components where it is narrower.
+"""Initialises a student from its teacher's layers, and from the strongest components of these where it is narrower.
 
 DistilBERT is BERT without token types and pooler (Sanh et al. 2019), so a BERT layer fits a DistilBERT layer weight by
 weight. A narrower student keeps the components of the hidden states that LayerNorm scales most, and the attention heads
-and neurons with the largest weights on what they write (docs/decisions.md says what was compared).
+and neurons with the largest output weights (docs/decisions.md lists what was compared).
 """
 
 from __future__ import annotations
@@ -36,17 +36,17 @@ _EMBEDDINGS = ("word_embeddings.weight", "position_embeddings.weight", "LayerNor
 
 
 def student_config(encoder: Encoder, values: StudentHyperparameters, vocabulary: int | None = None) -> DistilBertConfig:
-    """The configuration of a student of an encoder.
+    """Return the configuration of a student of an encoder.
 
-    Dropout stays as the teacher has it, for whoever trains the student further; the distillation uses none.
+    Dropout stays the teacher's, for further training; the distillation uses none.
 
     Args:
-        encoder: the BERT that the teachers are built on.
-        values: the student's.
-        vocabulary: number of its tokens; the encoder's if left out.
+        encoder: The BERT that the teachers are built on.
+        values: The student's.
+        vocabulary: Number of its tokens; the encoder's if left out.
 
     Raises:
-        InputError: more layers or a greater width than the encoder has.
+        InputError: It has more layers or a greater width than the encoder.
     """
     from transformers import DistilBertConfig
 
@@ -80,20 +80,20 @@ def student_config(encoder: Encoder, values: StudentHyperparameters, vocabulary:
 def init_encoder(
     encoder: Encoder, teacher_tower: nn.Module | None, kept: Tensor | None, values: StudentHyperparameters
 ) -> tuple[DistilBertModel, nn.Linear | None]:
-    """An encoder that starts from its teacher's weights; with all layers and widths it computes what the teacher does.
+    """Return an encoder with its teacher's weights; at full depth and width it computes what the teacher does.
 
     Args:
-        encoder: the BERT that the teachers are built on.
-        teacher_tower: the best teacher's tower; the top layers that it trained take the place of the encoder's.
+        encoder: The BERT that the teachers are built on.
+        teacher_tower: The best teacher's tower; the top layers that it trained take the place of the encoder's.
         kept: (V,) the encoder's ids of the student's tokens; all of them if left out.
-        values: the student's; `init` says which layers it starts from: "alternate" (spread evenly, first and last
+        values: The student's; `init` names the layers it starts from: "alternate" (spread evenly, first and last
             included, as DistilBERT was made of BERT), "first" or "last".
 
     Returns:
         The encoder, and the projection from its width to the teacher's where it is narrower.
 
     Raises:
-        InputError: more layers or a greater width than the encoder has.
+        InputError: It has more layers or a greater width than the encoder.
     """
     from transformers import DistilBertModel
 
@@ -102,7 +102,7 @@ def init_encoder(
     if kept is not None:
         embeddings["word_embeddings.weight"] = embeddings["word_embeddings.weight"][kept]
     weights = {f"embeddings.{name}": embeddings[name] for name in _EMBEDDINGS}
-    for place, source in enumerate(chosen(len(layers), values.layers, values.init)):
+    for place, source in enumerate(chosen_layers(len(layers), values.layers, values.init)):
         for ours, theirs in _LAYER.items():
             for kind in ("weight", "bias"):
                 weights[f"transformer.layer.{place}.{ours}.{kind}"] = layers[source][f"{theirs}.{kind}"]
@@ -117,8 +117,8 @@ def init_encoder(
     return student, projection
 
 
-def chosen(depth: int, layers: int, init: Init) -> list[int]:
-    """Which of `depth` layers a student of `layers` starts from, lowest first."""
+def chosen_layers(depth: int, layers: int, init: Init) -> list[int]:
+    """Return which of `depth` layers a student of `layers` starts from, lowest first."""
     if init == "first":
         return list(range(layers))
     if init == "last":
@@ -127,7 +127,7 @@ def chosen(depth: int, layers: int, init: Init) -> list[int]:
 
 
 def _teacher_weights(encoder: Encoder, tower: nn.Module | None) -> tuple[list[dict[str, Tensor]], dict[str, Tensor]]:
-    """The teacher's layers, lowest first, and its embeddings; texts are single segments: token type 0 everywhere."""
+    """Return the teacher's layers, lowest first, and its embeddings; every token is of type 0."""
     bert = encoder.model
     stack = list(bert.encoder.layer)
     embeddings = bert.embeddings.state_dict()
@@ -136,7 +136,7 @@ def _teacher_weights(encoder: Encoder, tower: nn.Module | None) -> tuple[list[di
         stack[len(stack) - len(trained) :] = trained
         if tower.reader.embeddings is not None:
             embeddings |= tower.reader.embeddings.state_dict()
-    # One more summand of the position.
+    # DistilBERT has no token types: type 0, which is the same everywhere, is added to the positions.
     embeddings["position_embeddings.weight"] = (
         embeddings["position_embeddings.weight"] + embeddings["token_type_embeddings.weight"][0]
     )
@@ -144,14 +144,14 @@ def _teacher_weights(encoder: Encoder, tower: nn.Module | None) -> tuple[list[di
 
 
 def strongest_components(layers: Sequence[Mapping[str, Tensor]], width: int) -> Tensor:
-    """(W,) components of the hidden states that the LayerNorms of all layers scale most, ascending."""
+    """Return the (W,) components of the hidden states that the LayerNorms of all layers scale most, ascending."""
     norms = ("attention.output.LayerNorm.weight", "output.LayerNorm.weight")
     scale = torch.stack([layer[name] for layer in layers for name in norms]).square().sum(0)
     return scale.topk(width).indices.sort().values
 
 
 def _narrow(weights: Mapping[str, Tensor], kept: Tensor, config: DistilBertConfig) -> dict[str, Tensor]:
-    """The weights on the (W,) kept components, with the attention heads and neurons that write most to them."""
+    """Return the weights on the (W,) kept components, with the heads and neurons that write most to them."""
     narrow = {name: w[..., kept] for name, w in weights.items() if "_embeddings." in name or "orm." in name}
     for layer in range(config.n_layers):
         prefix = f"transformer.layer.{layer}."

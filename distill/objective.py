@@ -1,7 +1,7 @@
-"""What one distillation trial does: train a student, reporting validation recall and measured cost on the way.
+"""What one distillation trial does: train a student rung by rung, reporting validation recall and cost at each.
 
-The counterpart of `studies/training/objective.py`: `Distillation` asks the teachers once, `run_trial` is called per
-configuration, and the caller's `report` decides what a report is worth.
+The counterpart of `studies/training/objective.py`: `Distillation` computes the targets once, `run_trial` is called per
+configuration, and the caller's `report` decides whether the trial continues.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
 from functools import cache
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from distill.teacher_states import TeacherStates, needed
 from distill.trainer import Distiller, rank_episodes
 from storage.errors import InputError
 from storage.files import checkpoints
+from studies.config.distill_losses import LOSSES
 from studies.config.hyperparameters import Hyperparameters
 from studies.config.search_domains import values_of
 from studies.episodes.episode import Episode
@@ -31,23 +31,23 @@ from studies.evaluation.metrics import Evaluation
 from studies.model.device import device, full_precision
 from studies.progress import SILENT, ProgressReporter
 from studies.training.out_of_memory import recognised
-from studies.training.outer_loop import Diverged, load_weights
+from studies.training.outer_loop import load_weights
 from studies.training.problem import Problem
+from studies.training.rungs import RungReport, run_rungs, timed
 
-# Told of (step, validation recall@K, seconds so far); raises to stop the trial.
-Report = Callable[[int, float, float], None]
+OUT_OF_MEMORY = "distilling ran out of memory: lower distill.space.batch_size, or run fewer workers"
 
 
 class Distillation:
-    """All that the distillation trials of a study share.
+    """What the distillation trials of a study share: teachers, targets, texts.
 
     Args:
-        problem: the study's data.
-        teachers: the winners, in any order; the best by validation recall gives layers, head and inner loop.
-        folder: where the teachers' answers are kept; nowhere if left out.
+        problem: The study's data.
+        teachers: The winners, in any order; the best by validation recall gives layers, head and inner loop.
+        folder: Where the targets are kept; nowhere if left out.
 
     Raises:
-        InputError: no teachers.
+        InputError: There are no teachers.
     """
 
     def __init__(self, problem: Problem, teachers: Sequence[Teacher], folder: Path | None = None) -> None:
@@ -58,7 +58,8 @@ class Distillation:
         section = problem.spec.distill
         episodes = rank_episodes(section, len(problem.train))
         self.targets = compute_targets(problem, self.teachers, episodes, folder)
-        if max(values_of(section.space["hidden"])) > 0:
+        of_states = [name for name, loss in LOSSES.items() if loss.reads == "states"]
+        if any(max(values_of(section.space[name])) > 0 for name in of_states):
             layers = {int(count) for count in values_of(section.space["layers"])}
             with problem.reporter.progress("encoding texts layer by layer") as progress:
                 problem.cache.build(needed(problem.encoder.layers, layers, self._trained), progress)
@@ -76,77 +77,112 @@ class Distillation:
         self,
         hyperparameters: StudentHyperparameters,
         folder: Path,
-        report: Report,
+        report: Callable[[RungReport], None],
         progress: Callable[[int], None] | None = None,
     ) -> float:
-        """Distils one student and returns its validation recall, NaN where training diverged.
+        """Distil one student and return its validation recall, NaN where training diverged.
 
-        At each rung of the section it is evaluated, saved, then reported. Where `folder` already holds a checkpoint,
-        the trial goes on from it, and its last rung is reported again, in case it was not heard.
+        Where `folder` holds a checkpoint of an interrupted trial, its rung is reported again and training continues
+        from there.
 
         Args:
-            hyperparameters: the configuration.
-            folder: where the trial's checkpoints live.
-            report: told of each evaluation.
-            progress: told of the number of steps done, after each.
+            hyperparameters: The configuration.
+            folder: Where the trial's checkpoints are kept.
+            report: Called at each rung, after its checkpoint was written; raises to end the trial.
+            progress: Called with the number of steps done, after each.
 
         Raises:
-            OutOfMemory: there is too little memory for this student.
-            ArtifactsUnavailable: a checkpoint cannot be written or uploaded.
+            OutOfMemory: There is too little memory for this student.
+            ArtifactsUnavailable: A checkpoint cannot be written or uploaded.
         """
-        section = self.problem.spec.distill
-        student = self._start(hyperparameters)
-        distiller = Distiller(student, self.targets, self.problem.train, section, self._states(hyperparameters))
-        spent, recall = 0.0, float("nan")
+        student = self.start(hyperparameters)
+        section, states = self.problem.spec.distill, self.states(hyperparameters)
+        distiller = Distiller(student, self.targets, self.problem.train, section, states)
+        reached = None
         if stored := checkpoints.newest_valid(folder, str(device())):
             tensors, metadata = stored
             distiller.restore(tensors, metadata["step"])
-            spent, recall = metadata["cost_seconds"], metadata["recall"]
-            report(distiller.step, recall, spent)
-        for step in section.rungs:
-            if step <= distiller.step:
-                continue
-            started = time.perf_counter()
-            try:
-                with recognised("distilling ran out of memory: lower distill.space.batch_size, or run fewer workers"):
-                    distiller.train_to(step, progress)
-                    recall = evaluate(student, self.problem, self.problem.validation).mean()
-            except (Diverged, FloatingPointError):
-                report(distiller.step, float("nan"), spent + time.perf_counter() - started)
-                return float("nan")
-            spent += time.perf_counter() - started
-            self._save(distiller, folder, recall, spent)
-            report(step, recall, spent)
-        return recall
+            reached = RungReport(**metadata["reached"])
+        training = StudentTraining(self.problem, distiller, progress)
+        return run_rungs(training, folder, report, time.perf_counter(), reached)
 
-    def _start(self, values: StudentHyperparameters) -> Student:
+    def start(self, values: StudentHyperparameters) -> Student:
+        """Return a student before its first step.
+
+        Raises:
+            InputError: It has more layers or a greater width than the encoder.
+        """
         texts, max_tokens = self._texts(values.vocabulary), self.problem.spec.teacher.max_tokens
         return start(self.problem.encoder, self.teachers[0].learner, texts, max_tokens, values)
 
-    def _states(self, values: StudentHyperparameters) -> TeacherStates | None:
-        if values.hidden == 0:
+    def states(self, values: StudentHyperparameters) -> TeacherStates | None:
+        """Return the teacher's hidden states that a student is compared with; None where no loss reads any."""
+        if not values.uses("states"):
             return None
         states = TeacherStates(self.problem.cache, self.problem.encoder.layers, values.layers, self._trained)
-        return states if states.layers else None  # the teacher trained all that could be compared
+        return states if states.layers else None  # no cached states: the teacher trained these layers itself
 
-    def _save(self, distiller: Distiller, folder: Path, recall: float, cost_seconds: float) -> None:
-        student = distiller.student
+
+class StudentTraining:
+    """A student in training, as `run_rungs` drives it.
+
+    Args:
+        problem: The study's data.
+        distiller: Trains the student.
+        progress: Called with the number of steps done, after each.
+    """
+
+    micro_batch_size = None
+
+    def __init__(self, problem: Problem, distiller: Distiller, progress: Callable[[int], None] | None) -> None:
+        self._problem, self._distiller, self._progress = problem, distiller, progress
+
+    @property
+    def rungs(self) -> Sequence[int]:
+        """Steps at each rung."""
+        return self._problem.spec.distill.rungs
+
+    @property
+    def step(self) -> int:
+        """Steps done."""
+        return self._distiller.step
+
+    def train_to(self, step: int) -> float:
+        """Train until `step` steps are done; return seconds per step.
+
+        Raises:
+            Diverged: The loss or its gradient is not finite.
+            OutOfMemory: There is too little memory for this student.
+        """
+        with recognised(OUT_OF_MEMORY):
+            return timed(self._distiller, step, self._progress)
+
+    def evaluate(self) -> Evaluation:
+        """Return the figures on the validation episodes.
+
+        Raises:
+            OutOfMemory: There is too little memory for this student.
+        """
+        with recognised(OUT_OF_MEMORY):
+            return evaluate(self._distiller.student, self._problem, self._problem.validation)
+
+    def state(self) -> checkpoints.Checkpoint:
+        """Return tensors and metadata of a checkpoint."""
+        student = self._distiller.student
         metadata = {
-            "encoder": self.problem.encoder.identity,
-            "step": distiller.step,
-            "recall": recall,
-            "cost_seconds": cost_seconds,
+            "encoder": self._problem.encoder.identity,
+            "step": self.step,
             "learner": student.learner.hyperparameters.to_dict(),
-            "hyperparameters": asdict(student.hyperparameters),
+            "hyperparameters": student.hyperparameters.to_dict(),
         }
-        checkpoints.save(folder, distiller.step, distiller.state(), metadata)
+        return self._distiller.state(), metadata
 
 
 def load_student(problem: Problem, folder: Path) -> Student:
-    """The student that a distillation trial left in `folder`: of its last checkpoint, never of an earlier one.
+    """Return the student that a distillation trial saved in `folder`: of its last checkpoint, never of an earlier one.
 
     Raises:
-        InputError: the checkpoint is missing, damaged, or of another encoder.
+        InputError: The checkpoint is missing, damaged, or of another encoder.
     """
     tensors, metadata = checkpoints.last(folder, str(device()))
     if metadata.get("encoder") != problem.encoder.identity:
@@ -154,7 +190,8 @@ def load_student(problem: Problem, folder: Path) -> Student:
             f"the checkpoint {folder} holds a student of another encoder ({str(metadata.get('encoder'))[:12]}, this "
             f"study's is {problem.encoder.identity[:12]}); name a folder of this study's, or distil again"
         )
-    learner, values = Hyperparameters(**metadata["learner"]), StudentHyperparameters(**metadata["hyperparameters"])
+    learner = Hyperparameters(**metadata["learner"])
+    values = StudentHyperparameters.from_dict(metadata["hyperparameters"])
     max_tokens = problem.spec.teacher.max_tokens
     student = blank(problem.encoder, learner, texts_in(problem, values.vocabulary), max_tokens, values)
     try:
@@ -174,14 +211,14 @@ def evaluate(
     reporter: ProgressReporter = SILENT,
     dump: RunWriter | None = None,
 ) -> Evaluation:
-    """A student's figures on `episodes`, in fp32: they are published, and the export must reproduce them.
+    """Return a student's figures on `episodes`, in fp32: they are published, and the export must reproduce them.
 
     Args:
-        student: its tower must hold the tokens of `problem`'s items.
-        problem: the study's data.
-        episodes: what to score; each distinct item is encoded once.
-        reporter: told of texts encoded and of episodes scored.
-        dump: called with each episode and its ranking.
+        student: Its tower must hold the tokens of `problem`'s items.
+        problem: The study's data.
+        episodes: What to score; each distinct item is encoded once.
+        reporter: Shows how many texts are encoded and how many episodes are scored.
+        dump: Called with each episode and its ranking.
     """
     with full_precision():
         with reporter.progress("encoding texts with the student") as progress:
@@ -192,18 +229,18 @@ def evaluate(
 
 
 def size(problem: Problem, student: Student) -> float:
-    """Parameters of the student's encoder over those of the teacher's."""
+    """Return the parameters of the student's encoder over those of the teacher's."""
     return parameters(student.tower) / parameters(problem.encoder.model)
 
 
 def latency(problem: Problem, student: Student, texts: int = 256, rounds: int = 5) -> float:
-    """Time that the student's encoder takes over the teacher's for the same texts: the median of paired rounds.
+    """Return the student's encoding time over the teacher's for the same texts: the median of paired rounds.
 
     Args:
-        problem: the study's data.
-        student: its tower must hold the tokens of `problem`'s items.
-        texts: spread evenly over the catalogue.
-        rounds: one after the other, each encoder once in each, so that a busy machine slows both.
+        problem: The study's data.
+        student: Its tower must hold the tokens of `problem`'s items.
+        texts: How many texts, spread evenly over the catalogue.
+        rounds: How many rounds; each times both encoders in turn, so that a busy machine slows both.
     """
     towers = (student.tower, TokenTower(problem.encoder.model, problem.tokens).to(device()))
     items = torch.linspace(0, len(problem.tokens) - 1, min(texts, len(problem.tokens))).long()

@@ -1,4 +1,4 @@
-"""The student: a DistilBERT that starts from its teacher's weights, and the head that adapts on top of it.
+"""The student: a DistilBERT initialised from its teacher's weights, under a head that adapts to scenes.
 
 First step of the distillation; `distill/trainer.py` trains what is built here.
 """
@@ -26,13 +26,13 @@ if TYPE_CHECKING:
     from transformers import DistilBertModel, PreTrainedModel, PreTrainedTokenizerBase
 
 
-class Read(NamedTuple):
-    """What an encoder makes of texts.
+class Encoded(NamedTuple):
+    """Texts as an encoder reads them.
 
     Attributes:
         vectors: (M, D) of length 1.
-        states: the (M, L, W) input of the first layer and every layer's output, where they were asked for.
-        mask: (M, L) what is no padding.
+        states: The (M, L, W) input of the first layer and output of every layer, where they were requested.
+        mask: (M, L) true where there is a token.
     """
 
     vectors: Tensor
@@ -41,14 +41,14 @@ class Read(NamedTuple):
 
 
 class TokenTower(nn.Module):
-    """Item vectors from an encoder that reads the tokens themselves: the student's, or a whole BERT beside it.
+    """Item vectors from an encoder that reads all tokens: the student's, or a whole BERT.
 
     It stays in evaluation mode while it trains: without dropout a step is a function of its inputs alone, and a
-    student that matches given targets has no need of it.
+    student that matches given targets does not need it.
 
     Args:
-        model: the encoder; all of its weights train unless they are frozen already.
-        tokens: the items' texts, in the encoder's own vocabulary.
+        model: The encoder; all of its weights train unless they are frozen already.
+        tokens: The items' texts, in the encoder's own vocabulary.
         projection: (W → D, no bias) from a narrower encoder's vectors to those of the teacher's width.
     """
 
@@ -60,33 +60,33 @@ class TokenTower(nn.Module):
         self.eval()
 
     def forward(self, items: Tensor) -> Tensor:
-        """(M,) item codes → (M, D) vectors of length 1."""
+        """Return (M, D) vectors of length 1 of (M,) item codes."""
         return self.read(items).vectors
 
-    def read(self, items: Tensor, *, states: bool = False) -> Read:
-        """The vectors of (M,) item codes, with what every layer says of their tokens if asked for."""
+    def read(self, items: Tensor, *, states: bool = False) -> Encoded:
+        """Return the vectors of (M,) item codes, and every layer's states with `states`."""
         ids, mask = self.tokens.padded(items, self.model.device)
         with autocast():
             out = self.model(input_ids=ids, attention_mask=mask, output_hidden_states=states)
         pooled = pool(out.last_hidden_state, mask)
-        return Read(project(pooled, self.projection), out.hidden_states if states else (), mask)
+        return Encoded(project(pooled, self.projection), out.hidden_states if states else (), mask)
 
 
 def project(pooled: Tensor, projection: nn.Linear | None) -> Tensor:
-    """(M, W) vectors of length 1 → (M, D) of length 1."""
+    """Return (M, D) vectors of length 1 of (M, W) ones."""
     return pooled if projection is None else functional.normalize(projection(pooled), dim=-1)
 
 
 @dataclass(frozen=True)
 class Student:
-    """A compact recommender: an encoder of its own under a head that adapts as the best teacher's does.
+    """A compact recommender: its own encoder under a head that adapts as the best teacher's does.
 
     Attributes:
-        tower: turns items into vectors.
-        learner: adapts the head to a scene; it holds no tower, so no encoder weight moves in its inner loop.
-        tokenizer: of the encoder's vocabulary.
-        max_tokens: where texts are cut.
-        hyperparameters: what it was distilled with.
+        tower: Turns items into vectors.
+        learner: Adapts the head to a scene; it holds no tower, so no encoder weight moves in its inner loop.
+        tokenizer: The tokenizer of its vocabulary.
+        max_tokens: Most tokens of a text.
+        hyperparameters: What it was distilled with.
     """
 
     tower: TokenTower
@@ -97,12 +97,12 @@ class Student:
 
     @property
     def head(self) -> Head:
-        """What the learner adapts."""
+        """The head that the learner adapts."""
         return self.learner.model.head
 
     @property
     def model(self) -> Recommender:
-        """Tower and head as one module: all that is trained and saved."""
+        """Tower and head as one module: everything that is trained and saved."""
         return Recommender(self.tower, self.head)
 
 
@@ -111,8 +111,8 @@ class Texts(NamedTuple):
 
     Attributes:
         kept: (V,) the encoder's ids of its tokens, ascending; none where it is the encoder's own.
-        tokenizer: cuts texts into them.
-        tokens: the texts.
+        tokenizer: The tokenizer of the vocabulary.
+        tokens: The texts.
     """
 
     kept: Tensor | None
@@ -121,10 +121,10 @@ class Texts(NamedTuple):
 
 
 def texts_in(problem: Problem, vocabulary: Vocabulary) -> Texts:
-    """A study's texts in a student's vocabulary; the texts of held-out scenes do not decide on it.
+    """Return a study's texts in a student's vocabulary, which does not depend on the texts of held-out scenes.
 
     Raises:
-        InputError: the encoder's vocabulary cannot be cut down.
+        InputError: The encoder's vocabulary cannot be trimmed.
     """
     tokenizer = problem.encoder.tokenizer
     if vocabulary == "full":
@@ -135,17 +135,17 @@ def texts_in(problem: Problem, vocabulary: Vocabulary) -> Texts:
 
 
 def start(encoder: Encoder, teacher: Learner, texts: Texts, max_tokens: int, values: StudentHyperparameters) -> Student:
-    """A student before its first step: its encoder starts from the teacher's, its head is the teacher's.
+    """Return a student before its first step: its encoder is initialised from the teacher's, its head is the teacher's.
 
     Args:
-        encoder: the BERT that the teachers are built on.
-        teacher: the best of them; the top layers that it trained take the place of the encoder's.
-        texts: the study's, in the student's vocabulary.
-        max_tokens: where these are cut.
-        values: the student's.
+        encoder: The BERT that the teachers are built on.
+        teacher: The best of them; the top layers that it trained take the place of the encoder's.
+        texts: The study's, in the student's vocabulary.
+        max_tokens: Most tokens of a text.
+        values: The student's.
 
     Raises:
-        InputError: more layers or a greater width than the encoder has.
+        InputError: It has more layers or a greater width than the encoder.
     """
     model, projection = init_encoder(encoder, teacher.model.tower, texts.kept, values)
     head = copy.deepcopy(teacher.model.head)
@@ -155,7 +155,7 @@ def start(encoder: Encoder, teacher: Learner, texts: Texts, max_tokens: int, val
 def blank(
     encoder: Encoder, learner: Hyperparameters, texts: Texts, max_tokens: int, values: StudentHyperparameters
 ) -> Student:
-    """A student of the same shape whose weights are still to be loaded."""
+    """Return a student of the same shape, into which weights can be loaded."""
     from transformers import DistilBertModel
 
     config = student_config(encoder, values, None if texts.kept is None else len(texts.kept))
@@ -173,28 +173,28 @@ def assemble(
     learner: Hyperparameters,
     hyperparameters: StudentHyperparameters,
 ) -> Student:
-    """A student of its parts, on the device; its learner is the teacher's, with nothing of the encoder to adapt.
+    """Return a student made of its parts, on the device; it adapts as the teacher does, but with no encoder layer.
 
     Args:
-        model: its encoder.
-        projection: see `TokenTower`.
-        head: its head; moved, not copied.
-        texts: of the items it will be asked about, in its vocabulary.
-        max_tokens: where these were cut.
-        learner: the teacher's values; the inner loop is the same.
-        hyperparameters: what the student is distilled with.
+        model: Its encoder.
+        projection: See `TokenTower`.
+        head: Its head; moved, not copied.
+        texts: The items' texts in its vocabulary.
+        max_tokens: Most tokens of a text.
+        learner: The teacher's values; the inner loop is the same.
+        hyperparameters: What the student is distilled with.
     """
     tower = TokenTower(model, texts.tokens, projection).to(device())
-    return Student(tower, adapting(head, learner), texts.tokenizer, max_tokens, hyperparameters)
+    return Student(tower, adapting_learner(head, learner), texts.tokenizer, max_tokens, hyperparameters)
 
 
-def adapting(head: Head, learner: Hyperparameters) -> Learner:
-    """Adapts a head, on the device, as a teacher with these values does, with nothing of an encoder to adapt."""
+def adapting_learner(head: Head, learner: Hyperparameters) -> Learner:
+    """Return a learner, on the device, that adapts a head as a teacher with these values does, but no encoder layer."""
     values = Hyperparameters(**learner.to_dict() | {"trainable_layers": 0})
-    head.train_only(values.head)  # what the teacher's inner loop leaves alone, the student's must too
+    head.train_only(values.head)  # the student's inner loop moves what the teacher's moves
     return build(Recommender(nn.Identity(), head).to(device()), values)
 
 
 def parameters(module: nn.Module) -> int:
-    """Number of weights."""
+    """Return the number of weights."""
     return sum(parameter.numel() for parameter in module.parameters())

@@ -1,8 +1,7 @@
-"""Trains a student towards its targets: texts first, then rankings; resumable at any step.
+"""Trains a student to match its targets, on texts first and then on rankings; resumable at any step.
 
-Embedding matching comes first because it needs no episodes and does most of the work; ranking as the adapted teachers
-do comes after, with the texts still beside it. As in `studies/training/outer_loop.py`, everything random is a function
-of (seed, step).
+Matching vectors comes first because it needs no episodes and does most of the work. The ranking steps come after, with
+the texts still beside them. As in `studies/training/outer_loop.py`, everything random is a function of (seed, step).
 """
 
 from __future__ import annotations
@@ -14,42 +13,44 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from distill.losses import embedding_loss, hidden_loss, listwise_kl, margin_mse, relational_loss
+from distill.losses.batches import Batch, RankingBatch, StateBatch, VectorBatch
+from distill.losses.registry import weighted_sum
 from distill.student import Student, TokenTower
 from distill.targets import Targets
 from distill.teacher_states import TeacherStates
-from distill.vocabulary import Speller
+from distill.vocabulary import SubwordDropout
+from studies.config.distill_losses import LOSSES
 from studies.config.distill_section import DistillSection
 from studies.episodes.episode import Episode
-from studies.learners.tasks.scene_task import ranking_loss
 from studies.model.device import device
 from studies.model.encoder import by_length
-from studies.training.candidate_sampling import thin
+from studies.training.candidate_sampling import sample_candidates
 from studies.training.outer_loop import ScheduledAdamW, load_weights
 
+# Queries of a ranking step.
 QUERIES = 8
 # Candidates of a ranking step: what the support and the queries took, and others drawn at random.
 CANDIDATES = 48
 # Padded tokens per pass: with texts of similar length together, a third less of the work is padding.
 TOKENS = 2048
 WEIGHT_DECAY = 0.01
-# The head comes trained from the teacher, the encoder has lost most of its layers.
+# The head is the trained teacher's, while the encoder has lost most of its layers: the head's rate over the encoder's.
 HEAD_RATE = 0.1
 
 
 class Distiller:
     """Runs a distillation's steps; the optimizer is the teachers' (AdamW, warm-up, cosine decay, clipping).
 
-    The student adapts as its teachers did: the inner loop moves the head alone, while the outer gradient reaches the
-    encoder through the vectors that the head reads. Those are of the candidates; what only histories hold is read at
-    its target (as in `studies/model/towers.py`), a seventh of the work.
+    The student adapts as its teachers do: the inner loop moves the head alone, while the outer gradient reaches the
+    encoder through the candidates' vectors. A text that only histories hold is read from the targets, as in
+    `studies/model/towers.py`: a seventh of the work.
 
     Args:
-        student: trained in place.
-        targets: what to reproduce; must hold the scores of every episode that `rank_episodes` names.
-        episodes: meta-training episodes.
-        section: numbers of steps, and the seed of what each step reads.
-        states: the teacher's hidden states, where the hidden loss reads any.
+        student: The student; trained in place.
+        targets: What to match, with the scores of every episode that `rank_episodes` names.
+        episodes: Meta-training episodes.
+        section: Numbers of steps, and the seed of what each step reads.
+        states: The teacher's hidden states; None where no loss reads them.
     """
 
     def __init__(
@@ -64,8 +65,8 @@ class Distiller:
         self._targets, self._episodes, self._section, self._states = targets, episodes, section, states
         self._model = student.model
         values = student.hyperparameters
-        trimmed = values.vocabulary == "catalogue" and values.spelling > 0
-        self._speller = Speller(student.tokenizer, student.max_tokens) if trimmed else None
+        trimmed = values.vocabulary == "catalogue" and values.subword_dropout > 0
+        self._dropout = SubwordDropout(student.tokenizer, student.max_tokens) if trimmed else None
         if device().type == "cpu":
             # On short texts in bf16, SDPA's backward pass takes three times as long there (measured).
             student.tower.model.set_attn_implementation("eager")
@@ -79,120 +80,119 @@ class Distiller:
         return self._optimizer.step
 
     def train_to(self, step: int, progress: Callable[[int], None] | None = None) -> None:
-        """Trains until `step` steps are done.
+        """Train until `step` steps are done.
 
         Args:
-            step: where to stop.
-            progress: told of the number of steps done, after each.
+            step: Where to stop.
+            progress: Called with the number of steps done, after each.
 
         Raises:
-            Diverged: the loss or its gradient is not finite.
+            Diverged: The loss or its gradient is not finite.
         """
-        while self.step < step:
-            self._optimizer.update(self._backward)
-            if progress is not None:
-                progress(self.step)
+        self._optimizer.update_to(step, self._backward, progress)
 
     def _backward(self) -> float:
-        loss = self._read() if self.step < self._section.embed_steps else self._rank()
+        loss = self.text_loss() if self.step < self._section.embed_steps else self.ranking_loss()
         loss.backward()  # type: ignore[no-untyped-call]
         return float(loss.detach())
 
-    def _read(self) -> Tensor:
-        """The losses of a batch of texts."""
+    def text_loss(self) -> Tensor:
+        """Return the weighted losses of the current step's texts, a scalar."""
         targets, values = self._targets, self.student.hyperparameters
         rng = np.random.default_rng([self._section.seed, self.step])
         rows = rng.choice(len(targets.items), min(values.batch_size, len(targets.items)), replace=False)
         batch = torch.from_numpy(rows).to(targets.items.device)
         items, tower = targets.items[batch], self.student.tower
-        spelled = len(items) // 2 if self._speller else 0
+        split = len(items) // 2 if self._dropout else 0
+        states: StateBatch | None = None
         if self._states is None:
-            vectors, hidden = encode(tower, items[spelled:]), None
+            vectors = encode(tower, items[split:])
         else:
-            read = tower.read(items[spelled:], states=True)
-            ours, theirs = [read.states[layer] for layer in self._states.layers], self._states.of(items[spelled:])
-            vectors, hidden = read.vectors, hidden_loss(ours, theirs, read.mask, tower.projection)
-        if self._speller:
-            texts = self._speller.spell(tower.tokens.rows(items[:spelled]), values.spelling, rng)
+            read = tower.read(items[split:], states=True)
+            # A narrow student's states are compared at the teacher's width.
+            ours = [read.states[layer] for layer in self._states.layers]
+            ours = ours if tower.projection is None else [tower.projection(layer) for layer in ours]
+            vectors, states = read.vectors, StateBatch(ours, self._states.of(items[split:]), read.mask)
+        if self._dropout:
+            texts = self._dropout.split(tower.tokens.rows(items[:split]), values.subword_dropout, rng)
             other = TokenTower(tower.model, texts, tower.projection)
-            vectors = torch.cat([encode(other, torch.arange(spelled)), vectors])
-        loss = self._match(vectors, targets.vectors[batch])
-        return loss if hidden is None else loss + values.hidden * hidden
+            vectors = torch.cat([encode(other, torch.arange(split)), vectors])
+        return self._total(VectorBatch(vectors, targets.vectors[batch]), states)
 
-    def _match(self, vectors: Tensor, wanted: Tensor) -> Tensor:
-        values = self.student.hyperparameters
-        loss = values.embedding * embedding_loss(vectors, wanted)
-        return loss + values.relational * relational_loss(vectors, wanted) if values.relational else loss
-
-    def _rank(self) -> Tensor:
-        """All losses on a few queries of one episode; each distinct text is encoded once."""
-        index, rng = draw(self._section.seed, self.step, len(self._episodes))
+    def ranking_loss(self) -> Tensor:
+        """Return the weighted losses of the current step's queries, a scalar; each distinct text is encoded once."""
+        index, rng = draw_episode(self._section.seed, self.step, len(self._episodes))
         whole, values = self._episodes[index], self.student.hyperparameters
         size = min(QUERIES, len(whole.relevant))
         queries = torch.from_numpy(rng.choice(len(whole.relevant), size, replace=False)).to(whole.items.device)
-        episode, kept = asking(whole, queries, rng)
+        episode, kept = subsample(whole, queries, rng)
         items, count = episode.items, episode.candidates
-        # Vectors that are not pulled to their targets must not be compared with them: then histories are read as well.
-        own, wanted = count if values.embedding else len(items), self._targets.of(items)
+        # Targets stand in for the vectors of histories only where the student's vectors are drawn to them.
+        aligned = any(loss.aligns and values.weights[name] > 0 for name, loss in LOSSES.items())
+        own, wanted = count if aligned else len(items), self._targets.of(items)
         read = encode(self.student.tower, items[:own])
         vectors = torch.cat([read, wanted[own:]])
         scores = self.student.learner.adapt(episode, vectors, training=True).scores(episode.query_history)
-        loss = self._match(read, wanted[:own])
-        if values.listwise or values.margin:
-            teachers = self._targets.ranking(index, values.teachers)[queries][:, kept]
-            loss = loss + values.listwise * listwise_kl(scores, teachers, values.temperature)
-            loss = loss + values.margin * margin_mse(scores, teachers, episode.relevant, episode.excluded)
-        if values.hard:
-            loss = loss + values.hard * ranking_loss(scores, episode.relevant, episode.excluded)
-        return loss
+        teachers = self._targets.ranking(index, values.teachers)[queries][:, kept]
+        ranking = RankingBatch(scores, teachers, episode.relevant, episode.excluded)
+        return self._total(VectorBatch(read, wanted[:own]), ranking)
+
+    def _total(self, vectors: VectorBatch, more: Batch | None) -> Tensor:
+        values = self.student.hyperparameters
+        total = weighted_sum([vectors, more] if more else [vectors], values)
+        if total is not None and values.uses("vectors"):
+            return total
+        # The optimizer passes over weights without a gradient: with one of zero they decay as in every other step.
+        zero = 0 * vectors.student.sum()
+        return zero if total is None else zero + total
 
     def state(self) -> dict[str, Tensor]:
-        """Tensors of a checkpoint: all weights and the optimizer's moments."""
+        """Return the tensors of a checkpoint: all weights and the optimizer's moments."""
         return self._optimizer.state()
 
     def restore(self, tensors: Mapping[str, Tensor], step: int) -> None:
-        """Continues from what `state` gave after `step` steps."""
+        """Continue from what `state` returned after `step` steps."""
         load_weights(self._model, tensors)
         self._optimizer.restore(tensors, step)
 
 
 def encode(tower: TokenTower, items: Tensor) -> Tensor:
-    """(M, D) vectors of (M,) items, with their graph, in groups of similar length."""
+    """Return (M, D) vectors of (M,) items, with their graph, encoded in groups of similar length."""
     batches = [rows.to(items.device) for rows in by_length(tower.tokens.lengths[items.cpu()], TOKENS)]
     vectors = torch.cat([tower(items[rows]) for rows in batches])
     return vectors[torch.cat(batches).argsort()]
 
 
 def rank_episodes(section: DistillSection, count: int) -> set[int]:
-    """The episodes, out of `count`, that a distillation's ranking steps will read."""
-    return {draw(section.seed, step, count)[0] for step in range(section.embed_steps, section.steps)}
+    """Return the episodes, out of `count`, that the ranking steps of a distillation read."""
+    return {draw_episode(section.seed, step, count)[0] for step in range(section.embed_steps, section.steps)}
 
 
-def draw(seed: int, step: int, count: int) -> tuple[int, np.random.Generator]:
-    """The episode of a ranking step, out of `count`, and the generator for what else is random in the step."""
+def draw_episode(seed: int, step: int, count: int) -> tuple[int, np.random.Generator]:
+    """Return the episode of a ranking step, out of `count`, and the generator of what else is random in the step."""
     rng = np.random.default_rng([seed, step])
     return int(rng.integers(count)), rng
 
 
-def asking(whole: Episode, queries: Tensor, rng: np.random.Generator) -> tuple[Episode, Tensor]:
-    """The episode with some of its queries and candidates, and only the items that these and the support need.
+def subsample(whole: Episode, queries: Tensor, rng: np.random.Generator) -> tuple[Episode, Tensor]:
+    """Return the episode with some of its queries and candidates, and only the items that these and the support need.
 
     Args:
-        whole: the episode.
+        whole: The episode.
         queries: (R,) rows of its queries.
-        rng: draws the candidates that remain.
+        rng: Draws the candidates that remain.
 
     Returns:
         The smaller episode, and the (C',) positions of its candidates among the whole's.
     """
-    asked = replace(
+    some = replace(
         whole,
         query_history=whole.query_history[queries],
         relevant=whole.relevant[queries],
         excluded=whole.excluded[queries],
         users=whole.users[queries],
     )
-    small = thin(asked, CANDIDATES, rng)
+    small = sample_candidates(some, CANDIDATES, rng)
     kept = torch.searchsorted(whole.items[: whole.candidates], small.items[: small.candidates])
     read = small.support_history.any(0) | small.query_history.any(0)
     read[: small.candidates] = True

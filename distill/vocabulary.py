@@ -1,8 +1,8 @@
-"""A vocabulary cut down to what a catalogue needs: half of a small BERT is its table of tokens.
+"""Trims a vocabulary to what a catalogue needs: half of a small BERT is its table of tokens.
 
-WordPiece takes the longest piece it knows (Wu et al. 2016), so a text whose pieces are all kept is cut as before. Every
-piece of one character is kept as well: a word that the catalogue lacks falls into smaller pieces, at worst letters, and
-never into the unknown token unless it did so before.
+WordPiece takes the longest token it has (Wu et al. 2016), so a text whose tokens are all kept is tokenized as before.
+Every token of one character is kept as well: a word that the catalogue lacks is split into smaller tokens, at worst
+letters, and becomes the unknown token only where it was unknown before.
 """
 
 from __future__ import annotations
@@ -26,11 +26,13 @@ if TYPE_CHECKING:
 
 
 def needed_tokens(tokenizer: PreTrainedTokenizerBase, tokens: Ragged, items: Tensor) -> Tensor:
-    """(V,) ids that a trimmed vocabulary keeps, ascending: of these items' texts, of single characters, special ones.
+    """Return the (V,) ids that a trimmed vocabulary keeps, ascending.
+
+    Those are the tokens of these items' texts, all single characters, and the special tokens.
 
     Args:
-        tokenizer: the whole vocabulary's.
-        tokens: all items' texts.
+        tokenizer: Of the whole vocabulary.
+        tokens: All items' texts.
         items: (N,) items whose texts may be read.
     """
     ids, _ = tokens.padded(items, torch.device("cpu"))
@@ -41,21 +43,21 @@ def needed_tokens(tokenizer: PreTrainedTokenizerBase, tokens: Ragged, items: Ten
 
 
 def trim(tokenizer: PreTrainedTokenizerBase, kept: Tensor) -> PreTrainedTokenizerBase:
-    """A tokenizer of these pieces alone; a piece's new id is its place among them.
+    """Return a tokenizer of these tokens alone; a token's new id is its position among them.
 
     Args:
-        tokenizer: stays as it is.
+        tokenizer: Stays as it is.
         kept: (V,) ids, ascending, with all special tokens among them.
 
     Raises:
-        InputError: it is no WordPiece tokenizer.
+        InputError: The tokenizer is not WordPiece.
     """
     place = {old: new for new, old in enumerate(kept.tolist())}
     state = _wordpiece(tokenizer)
-    state["model"]["vocab"] = {p: place[old] for p, old in state["model"]["vocab"].items() if old in place}
+    state["model"]["vocab"] = {token: place[old] for token, old in state["model"]["vocab"].items() if old in place}
     for added in state["added_tokens"]:
         added["id"] = place[added["id"]]
-    # Cutting and padding are the caller's business; the ids of special tokens are the template's.
+    # The caller truncates and pads; the template holds the ids of special tokens.
     state["truncation"] = state["padding"] = None
     for special in state["post_processor"].get("special_tokens", {}).values():
         special["ids"] = [place[old] for old in special["ids"]]
@@ -64,15 +66,15 @@ def trim(tokenizer: PreTrainedTokenizerBase, kept: Tensor) -> PreTrainedTokenize
     return trimmed
 
 
-class Speller:
-    """Spells texts by smaller pieces now and then, so that a student learns to read words that its vocabulary lacks.
+class SubwordDropout:
+    """Splits tokens of training texts at random, so that a student learns to read words outside its vocabulary.
 
-    A piece gives way to the longest shorter ones, which may be split again: what WordPiece does with a word when a
-    piece is taken out of the vocabulary (Hiraoka 2022, MaxMatch-Dropout).
+    A token is replaced by the longest shorter ones, which may be split again: what WordPiece does with a word when a
+    token is taken out of the vocabulary (Hiraoka 2022, MaxMatch-Dropout).
 
     Args:
-        tokenizer: the student's.
-        max_tokens: no text becomes longer.
+        tokenizer: The student's.
+        max_tokens: No text becomes longer.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, max_tokens: int) -> None:
@@ -81,33 +83,33 @@ class Speller:
         self._max_tokens = max_tokens
         self._parts = {
             code: parts
-            for piece, code in vocabulary.items()
-            if piece not in special and (parts := _split(piece, prefix, vocabulary))
+            for token, code in vocabulary.items()
+            if token not in special and (parts := _shorter_tokens(token, prefix, vocabulary))
         }
 
-    def spell(self, texts: Ragged, rate: float, rng: np.random.Generator) -> Ragged:
-        """The same texts with each piece split at a rate, and its parts again at the same rate."""
+    def split(self, texts: Ragged, rate: float, rng: np.random.Generator) -> Ragged:
+        """Return the same texts with each token split at a rate, and its parts again at the same rate."""
         rows = [row.tolist() for row in torch.tensor_split(texts.values, texts.offsets[1:-1])]
-        spelled = [self._spell(row, rate, rng) for row in rows]
-        lengths = torch.tensor([0, *map(len, spelled)])
-        return Ragged(torch.tensor(list(itertools.chain(*spelled))), lengths.cumsum(0))
+        split = [self._split_text(row, rate, rng) for row in rows]
+        lengths = torch.tensor([0, *map(len, split)])
+        return Ragged(torch.tensor(list(itertools.chain(*split))), lengths.cumsum(0))
 
-    def _spell(self, row: list[int], rate: float, rng: np.random.Generator) -> list[int]:
-        room, done, rest = self._max_tokens - len(row), list[int](), row[::-1]
+    def _split_text(self, tokens: list[int], rate: float, rng: np.random.Generator) -> list[int]:
+        room, done, rest = self._max_tokens - len(tokens), list[int](), tokens[::-1]
         while rest:
-            piece = rest.pop()
-            parts = self._parts.get(piece)
+            token = rest.pop()
+            parts = self._parts.get(token)
             if parts is not None and len(parts) <= room + 1 and rng.random() < rate:
                 rest += parts[::-1]
                 room -= len(parts) - 1
             else:
-                done.append(piece)
+                done.append(token)
         return done
 
 
-def _split(piece: str, prefix: str, vocabulary: Mapping[str, int]) -> list[int]:
-    """The longest shorter pieces that a piece consists of, as WordPiece finds them; none where there are none."""
-    word, continues = piece.removeprefix(prefix), piece != piece.removeprefix(prefix)
+def _shorter_tokens(token: str, prefix: str, vocabulary: Mapping[str, int]) -> list[int]:
+    """Return the longest shorter tokens that make up a token, as WordPiece finds them; empty where there are none."""
+    word, continues = token.removeprefix(prefix), token != token.removeprefix(prefix)
     parts: list[int] = []
     start, longest = 0, len(word) - 1
     while start < len(word):

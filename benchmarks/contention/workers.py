@@ -22,7 +22,7 @@ from hpo.search.loop import Search
 from hpo.search.space import suggest
 from storage.database.postgres import connect
 from studies.config.spec import StudySpec, parse_spec
-from studies.training.trial import RungReport
+from studies.training.rungs import RungReport
 
 OURS, PLAIN, PROXY = "ours", "Optuna", "Optuna, gRPC proxy"
 RUNGS = [10, 30, 90]

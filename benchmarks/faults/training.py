@@ -18,7 +18,7 @@ from storage.database.postgres import connect
 from storage.files import checkpoints
 from studies.config.hyperparameters import Hyperparameters
 from studies.config.spec import StudySpec, parse_spec
-from studies.training.trial import RungReport
+from studies.training.rungs import RungReport
 
 RUNGS = [10, 30, 90]
 STEP_SECONDS = 0.01

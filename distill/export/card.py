@@ -87,10 +87,10 @@ inputs = tokenizer(["whole milk", "oat drink"], padding=True, truncation=True, r
 
 
 def model_card(manifest: Mapping[str, Any]) -> str:
-    """The README.md of an export.
+    """Return the README.md of an export.
 
     Args:
-        manifest: of `distill.export.manifest.describe`; `metrics` as `hpo.results.evaluation.evaluate_all` gives it, or
+        manifest: Of `distill.export.manifest.describe`; `metrics` as `hpo.results.evaluation.evaluate_all` gives it, or
             empty.
     """
     narrow, graphs = manifest["width"] < manifest["dimensions"], "onnx" in manifest["formats"]

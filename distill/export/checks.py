@@ -1,7 +1,7 @@
-"""What an export must show before it becomes visible: strangers get the student's own vectors and lists from it.
+"""Checks an export before it becomes visible: fresh processes must get the student's vectors and lists from it.
 
 `check` compares every format, opened in fresh processes without a network, with the student in this one, and measures
-what 8-bit weights cost in recall and bring in speed. What it measured goes into the manifest.
+recall and speed with 8-bit weights. What it measures goes into the manifest.
 """
 
 from __future__ import annotations
@@ -36,29 +36,30 @@ from studies.progress import SILENT, Progress
 from studies.training.problem import Problem
 
 # The least cosine of any text's vector to the student's own, by the precision of the weights. Measured on MiniLM and
-# small random encoders: 1 - 1e-13, 1 - 5e-7, 1 - 6e-5, and 0.97 to 0.9999 with 8-bit weights, whose judge is recall.
+# small random encoders: 1 - 1e-13, 1 - 5e-7, 1 - 6e-5, and 0.97 to 0.9999 with 8-bit weights, which recall checks.
 COSINE = {"fp32": 0.999999, "fp16": 0.9999, "bf16": 0.999, "int8": 0.9}
-# Of several lengths, so that padding shows; one is longer than any limit, one has letters most vocabularies lack.
+# Texts of several lengths, so that batches are padded; one is longer than any limit, one has letters that most
+# vocabularies lack.
 PROBES = ("milk", "whole milk, 1 l, own brand", "crème brûlée 北京", "dark chocolate with hazelnuts " * 200)
 SCENES, QUERIES, LIST = 3, 8, 10
-# Scores closer than this share of a list's span are a tie.
+# Scores closer than this fraction of a list's span are a tie.
 TIE = 1e-3
-# How much of its recall a student may lose to 8-bit weights.
+# The fraction of its recall that a student may lose to 8-bit weights.
 MAX_LOSS = 0.01
 RATED_TEXTS, ROUNDS = 256, 3
 
 
 def check(student: Student, draft: Path, manifest: Mapping[str, Any], problem: Problem | None) -> None:
-    """Compares a draft with the student; adds what it measured to the manifest's formats.
+    """Compare a draft with the student; add what was measured to the manifest's formats.
 
     Args:
-        student: what was written.
-        draft: with a manifest, so that it opens.
-        manifest: of `distill.export.manifest.describe`.
-        problem: the study's data; without it vectors of a few texts are compared, and no lists.
+        student: What was written.
+        draft: The folder, with a manifest, so that it opens.
+        manifest: Of `distill.export.manifest.describe`.
+        problem: The study's data; without it vectors of a few texts are compared, and no lists.
 
     Raises:
-        ScenetuneError: a fresh process does not open the draft, or gets other vectors or lists; or 8-bit weights cost
+        ScenetuneError: A fresh process does not open the draft, or gets other vectors or lists; or 8-bit weights cost
             more recall than they may.
     """
     formats: dict[str, dict[str, Any]] = manifest["formats"]
@@ -70,7 +71,7 @@ def check(student: Student, draft: Path, manifest: Mapping[str, Any], problem: P
     ours = _own_vectors(student, texts)
     reporter = problem.reporter if problem is not None else SILENT
     reporter.note(f"comparing vectors in a fresh process: {', '.join(formats)}")
-    for opener, vectors in strangers_vectors(draft, texts, list(formats)).items():
+    for opener, vectors in fresh_process_vectors(draft, texts, list(formats)).items():
         name = "hf" if opener == "sentence-transformers" else opener
         precision = {"hf": manifest["precision"], "onnx-int8": "int8"}.get(name, "fp32")
         cosine = _compare_vectors(opener, precision, ours, vectors)
@@ -84,17 +85,17 @@ def check(student: Student, draft: Path, manifest: Mapping[str, Any], problem: P
             formats[name]["overlap"] = _compare_lists(opener, precision, student, episodes, lists)
     if problem is not None and episodes:
         reporter.note("comparing lists in a fresh process")
-        lists = served_lists(draft, [_in_words(problem, episode) for episode in episodes])
+        lists = served_lists(draft, [_as_texts(problem, episode) for episode in episodes])
         formats["hf"]["served_overlap"] = _compare_lists("served", manifest["precision"], student, episodes, lists)
         if "onnx-int8" in formats:
-            formats["onnx-int8"] |= weigh_int8(student, draft, problem)
+            formats["onnx-int8"] |= measure_int8(student, draft, problem)
 
 
-def weigh_int8(student: Student, draft: Path, problem: Problem) -> dict[str, Any]:
-    """What 8-bit weights cost and bring: recall@K on all validation scenes, and texts per second on this CPU.
+def measure_int8(student: Student, draft: Path, problem: Problem) -> dict[str, Any]:
+    """Measure 8-bit weights: recall@K on all validation scenes, and texts per second on this CPU.
 
     Raises:
-        ScenetuneError: they cost more than `MAX_LOSS` of the recall.
+        ScenetuneError: They cost more than `MAX_LOSS` of the recall.
     """
     graphs = {name: draft / path for name, path in GRAPHS.items()}
     problem.reporter.note("measuring what 8-bit weights cost in recall and bring in speed")
@@ -114,40 +115,40 @@ def weigh_int8(student: Student, draft: Path, problem: Problem) -> dict[str, Any
     return {"recall": small, "recall_fp32": full, "texts_per_second": rates}
 
 
-def strangers_vectors(draft: Path, texts: Sequence[str], formats: Sequence[str]) -> dict[str, Tensor]:
-    """(n, D) vectors of the texts by format, from a process that knows nothing of ours.
+def fresh_process_vectors(draft: Path, texts: Sequence[str], formats: Sequence[str]) -> dict[str, Tensor]:
+    """Return (n, D) vectors of the texts by format, from a fresh process that imports none of our modules.
 
     Raises:
-        ScenetuneError: it could not open the draft.
+        ScenetuneError: It could not open the draft.
     """
     with TemporaryDirectory() as scratch:
         out = Path(scratch, "vectors.safetensors")
-        _ask("parity.py", draft, {"texts": texts, "formats": formats}, out)
+        _run_script("parity.py", draft, {"texts": texts, "formats": formats}, out)
         return load_file(out)
 
 
 def served_lists(draft: Path, scenes: Sequence[Mapping[str, Any]]) -> list[Tensor]:
-    """The (Q, k) lists of each scene that `StudentRecommender` gives in a fresh process.
+    """Return the (Q, k) lists of each scene that `StudentRecommender` gives in a fresh process.
 
     Raises:
-        ScenetuneError: it could not open the draft.
+        ScenetuneError: It could not open the draft.
     """
     with TemporaryDirectory() as scratch:
         out = Path(scratch, "lists.safetensors")
-        _ask("parity_lists.py", draft, {"scenes": scenes, "k": LIST}, out)
+        _run_script("parity_lists.py", draft, {"scenes": scenes, "k": LIST}, out)
         lists = load_file(out)
         return [lists[str(number)] for number in range(len(scenes))]
 
 
-def _ask(script: str, draft: Path, request: Mapping[str, Any], out: Path) -> None:
+def _run_script(script: str, draft: Path, request: Mapping[str, Any], out: Path) -> None:
     here = Path(__file__).parent
-    # No network, and no GPU: another process may fill it. Ours is found where this process found it.
+    # No network, and no GPU: another process may fill it. Our modules are found where this process found them.
     paths = os.pathsep.join(filter(None, [str(here.parent), os.environ.get("PYTHONPATH")]))
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": paths}
-    asked = out.with_name("request.json")
-    asked.write_text(json.dumps(request), encoding="utf-8")
-    # -P: the script's own folder must not shadow anybody's modules.
-    command = [sys.executable, "-P", str(here / script), str(draft), str(asked), str(out)]
+    file = out.with_name("request.json")
+    file.write_text(json.dumps(request), encoding="utf-8")
+    # -P: the script's own folder must not shadow installed modules.
+    command = [sys.executable, "-P", str(here / script), str(draft), str(file), str(out)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         lines = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
@@ -165,7 +166,7 @@ def _own_vectors(student: Student, texts: Sequence[str]) -> Tensor:
 
 
 def _compare_vectors(opener: str, precision: str, ours: Tensor, theirs: Tensor) -> float:
-    """The least cosine of a text's two vectors."""
+    """Return the least cosine of a text's two vectors."""
     cosine = float(torch.cosine_similarity(ours.double(), theirs.double(), dim=1).min())
     # Written so that NaN fails.
     if not cosine >= COSINE[precision]:
@@ -180,8 +181,8 @@ def _compare_vectors(opener: str, precision: str, ours: Tensor, theirs: Tensor) 
 def _compare_lists(
     opener: str, precision: str, student: Student, episodes: Sequence[Episode], lists: Sequence[Tensor]
 ) -> float:
-    """The mean overlap@10 of lists with the student's own; in fp32 they must be the same up to ties."""
-    shares = []
+    """Return the mean overlap@10 of lists with the student's own; in fp32 they must be the same up to ties."""
+    overlaps = []
     for episode, items in zip(episodes, lists, strict=True):
         scores = _scores(student, episode, _own_table(student, episode))
         own = top_k(scores, LIST)
@@ -193,14 +194,14 @@ def _compare_lists(
                 f"the exported model ({opener}) ranks otherwise than the student in a fresh process; nothing was "
                 "exported: check the versions of torch, transformers and onnxruntime"
             )
-        # In fp32 another item of the same score is no difference.
+        # In fp32 an item may be replaced by another of the same score.
         shared = (items[:, :, None] == own[:, None]).any(2) | (tied if precision == "fp32" else False)
-        shares.append(shared.float().mean(1))
-    return float(torch.cat(shares).mean())
+        overlaps.append(shared.float().mean(1))
+    return float(torch.cat(overlaps).mean())
 
 
 def _some(episodes: Sequence[Episode]) -> list[Episode]:
-    """A few episodes spread evenly, with a few of their queries."""
+    """Return a few episodes, spread evenly."""
     spread = dict.fromkeys(round(place) for place in torch.linspace(0, len(episodes) - 1, SCENES).tolist())
     return [episodes[place] for place in spread] if episodes else []
 
@@ -211,14 +212,14 @@ def _own_table(student: Student, episode: Episode) -> Tensor:
 
 
 def _scores(student: Student, episode: Episode, table: Tensor) -> Tensor:
-    """(Q, C) of the first few queries."""
+    """Return (Q, C) scores of the first few queries."""
     with full_precision():
         adapted = student.learner.adapt(episode, table.to(device()))
         return adapted.scores(episode.query_history[:QUERIES]).detach()
 
 
-def _in_words(problem: Problem, episode: Episode) -> dict[str, Any]:
-    """An episode as `StudentRecommender.adapt` and `rank` take it; the order within a history does not matter."""
+def _as_texts(problem: Problem, episode: Episode) -> dict[str, Any]:
+    """Return an episode as `StudentRecommender.adapt` and `rank` take it; the order within a history is arbitrary."""
     texts = [problem.data.texts[item] for item in episode.items.tolist()]
 
     def histories(counts: Tensor) -> list[list[str]]:
@@ -234,7 +235,7 @@ def _in_words(problem: Problem, episode: Episode) -> dict[str, Any]:
 
 
 def _rates(towers: Mapping[str, nn.Module], lengths: Tensor, progress: Progress) -> dict[str, float]:
-    """Texts per second of each, in alternating rounds, so that a busy machine slows all."""
+    """Return texts per second of each, in alternating rounds, so that a busy machine slows all."""
     items = torch.linspace(0, len(lengths) - 1, min(RATED_TEXTS, len(lengths))).long()
     seconds: dict[str, list[float]] = {name: [] for name in towers}
     with full_precision():

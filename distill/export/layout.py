@@ -1,4 +1,4 @@
-"""The files of an export that transformers and sentence-transformers read, and the head that is ours."""
+"""Writes the files of an export that transformers and sentence-transformers read, and the head that only we read."""
 
 from __future__ import annotations
 
@@ -21,34 +21,41 @@ DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "fp16": torch.flo
 
 
 def write_encoder(student: Student, draft: Path, precision: Precision = "fp32") -> None:
-    """Writes weights, configuration and tokenizer.
+    """Write weights, configuration and tokenizer.
 
     Args:
-        student: stays as it is.
-        draft: the folder.
-        precision: of the stored weights; the configuration names it, so that transformers opens the model in it.
+        student: Stays as it is.
+        draft: The folder.
+        precision: Of the stored weights; the configuration names it, so that transformers opens the model in it.
     """
     model = student.tower.model
     if precision != "fp32":
         model = copy.deepcopy(model)
         nn.Module.to(model, DTYPES[precision])
     model.save_pretrained(draft)
-    # A copy: the study goes on with its own. DistilBERT takes no token types.
+    # A copy, since the student keeps its own. DistilBERT takes no token types.
     copied = copy.deepcopy(student.tokenizer)
     copied.model_max_length = student.max_tokens
-    # Saved only where it was given at the start: hence both.
+    # The attribute is saved only where it was an argument of the tokenizer: hence both.
     copied.model_input_names = copied.init_kwargs["model_input_names"] = ["input_ids", "attention_mask"]
     copied.save_pretrained(draft)
 
 
 def write_sentence_transformers(student: Student, draft: Path, precision: Precision = "fp32") -> None:
-    """The layout that sentence-transformers and text-embeddings-inference read; without it TEI pools by CLS.
+    """Write the layout that sentence-transformers and text-embeddings-inference read; without it TEI pools by CLS.
 
     A narrow student's vectors are normalised before they are projected as well, which its Dense module leaves out:
     the projection has no bias, so only lengths differ, and the last module makes them 1.
+
+    Args:
+        student: Stays as it is.
+        draft: The folder.
+        precision: Of the stored projection.
     """
-    config, projection = student.tower.model.config, student.tower.projection
+    projection = student.tower.projection
+    modules = ["Transformer", "Pooling", *(["Dense"] if projection is not None else []), "Normalize"]
     layout: dict[str, Any] = {
+        "modules.json": [_module(place, kind) for place, kind in enumerate(modules)],
         "sentence_bert_config.json": {"max_seq_length": student.max_tokens, "do_lower_case": False},
         "config_sentence_transformers.json": {
             "__version__": {},
@@ -56,34 +63,16 @@ def write_sentence_transformers(student: Student, draft: Path, precision: Precis
             "default_prompt_name": None,
             "similarity_fn_name": "cosine",
         },
-        "1_Pooling/config.json": {
-            "word_embedding_dimension": config.hidden_size,
-            "pooling_mode_cls_token": False,
-            "pooling_mode_mean_tokens": True,
-            "pooling_mode_max_tokens": False,
-            "pooling_mode_mean_sqrt_len_tokens": False,
-        },
+        "1_Pooling/config.json": _mean_pooling(student.tower.model.config.hidden_size),
+        f"{len(modules) - 1}_Normalize/config.json": {},
     }
-    modules = ["Transformer", "Pooling"]
     if projection is not None:
-        modules.append("Dense")
         layout["2_Dense/config.json"] = {
             "in_features": projection.in_features,
             "out_features": projection.out_features,
             "bias": False,
             "activation_function": "torch.nn.modules.linear.Identity",
         }
-    modules.append("Normalize")
-    layout[f"{len(modules) - 1}_Normalize/config.json"] = {}
-    layout["modules.json"] = [
-        {
-            "idx": place,
-            "name": str(place),
-            "path": f"{place}_{kind}" if place else "",
-            "type": f"sentence_transformers.models.{kind}",
-        }
-        for place, kind in enumerate(modules)
-    ]
     for name, content in layout.items():
         path = draft / name
         path.parent.mkdir(exist_ok=True)
@@ -92,8 +81,33 @@ def write_sentence_transformers(student: Student, draft: Path, precision: Precis
         _save({"linear.weight": projection.weight.to(DTYPES[precision])}, draft / PROJECTION)
 
 
+def _module(place: int, kind: str) -> dict[str, Any]:
+    return {
+        "idx": place,
+        "name": str(place),
+        "path": f"{place}_{kind}" if place else "",
+        "type": f"sentence_transformers.models.{kind}",
+    }
+
+
+def _mean_pooling(width: int) -> dict[str, Any]:
+    return {
+        "word_embedding_dimension": width,
+        "pooling_mode_cls_token": False,
+        "pooling_mode_mean_tokens": True,
+        "pooling_mode_max_tokens": False,
+        "pooling_mode_mean_sqrt_len_tokens": False,
+    }
+
+
 def write_head(head: nn.Module, lexicon: Lexicon, draft: Path) -> None:
-    """What adapts and the words that it knows, whatever the encoder's precision."""
+    """Write the head and the lexicon, in fp32 whatever the encoder's precision.
+
+    Args:
+        head: The student's.
+        lexicon: The words of the texts that it was trained on.
+        draft: The folder.
+    """
     _save(dict(head.state_dict()), draft / HEAD)
     # Only the buckets that hold a word: a small part of all.
     used = torch.from_numpy(lexicon.frequency.nonzero()[0])

@@ -1,13 +1,12 @@
-"""What an export says of itself, and the check that it still is what it says.
+"""The manifest of an export: where it comes from, its figures, and the digest of every file.
 
-`distill/export/writer.py` writes the manifest, `distill/inference.py` refuses a folder that does not agree with it.
+`distill/export/writer.py` writes it, `distill/serving/loader.py` refuses a folder whose files differ from it.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,11 +24,11 @@ HEAD = "head.safetensors"
 LEXICON = "lexicon.safetensors"
 # Of a student narrower than its teacher; where sentence-transformers looks for a Dense module.
 PROJECTION = "2_Dense/model.safetensors"
-# What the caller of the export says: where the student comes from and how good it is.
+# Entries that the caller of the export gives: where the student comes from and how good it is.
 ORIGIN = ("study", "spec", "data_fingerprint", "encoder", "metrics")
-# Without these an export cannot be served, so a manifest that leaves one out vouches for nothing.
+# Files without which an export cannot be served: every manifest must list them.
 SERVED = ("config.json", "model.safetensors", "tokenizer.json", HEAD, LEXICON)
-# Whose versions decide on what an export holds.
+# Packages whose versions affect what an export holds.
 _PACKAGES = ("scenetune", "torch", "transformers")
 _ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 _REMEDY = "export the study again, or restore the folder from a copy"
@@ -38,16 +37,16 @@ _REMEDY = "export the study again, or restore the folder from a copy"
 def describe(
     student: Student, origin: Mapping[str, Any], formats: Sequence[Format] = ("hf",), precision: Precision = "fp32"
 ) -> dict[str, Any]:
-    """The manifest without its files: origin and figures as given, and what the student itself tells.
+    """Return the manifest without its files: origin and figures as given, and facts of the student.
 
     Args:
-        student: what is exported.
-        origin: the entries named in `ORIGIN`, and others, as JSON values.
-        formats: what the export holds; what is measured of each is written beside its name.
-        precision: of the stored weights.
+        student: What is exported.
+        origin: The entries named in `ORIGIN`, and others, as JSON values.
+        formats: What the export holds; the checks add what they measure of each.
+        precision: Of the stored weights.
 
     Raises:
-        ValueError: an entry of `ORIGIN` is missing.
+        ValueError: An entry of `ORIGIN` is missing.
     """
     from distill.student import parameters
 
@@ -61,7 +60,7 @@ def describe(
         "width": int(student.tower.model.config.hidden_size),
         "dimensions": int(student.head.project.weight.shape[1]),
         "learner": student.learner.hyperparameters.to_dict(),
-        "distillation": asdict(student.hyperparameters),
+        "distillation": student.hyperparameters.to_dict(),
         "vocabulary": {"kept": int(student.tower.model.config.vocab_size), "of": origin["encoder"].get("vocabulary")},
         "parameters": {"encoder": parameters(student.tower), "head": parameters(student.head)},
         "precision": precision,
@@ -71,7 +70,7 @@ def describe(
 
 
 def seal(folder: Path, manifest: Mapping[str, Any]) -> None:
-    """Writes the manifest last, over an older one: with the size and the SHA-256 of every other file."""
+    """Write the manifest last, over an older one, with the total size and the SHA-256 of every other file."""
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / MANIFEST)
     for path in files:
         path.chmod(0o644)  # safetensors makes its files private; an export is made to be passed on
@@ -84,10 +83,10 @@ def seal(folder: Path, manifest: Mapping[str, Any]) -> None:
 
 
 def verify(folder: Path) -> dict[str, Any]:
-    """The manifest of an export, every file of which is as it was written.
+    """Return the manifest of an export after checking that every file is as it was written.
 
     Raises:
-        InputError: the folder is no export, of another version, or a file is missing or altered.
+        InputError: The folder is not an export, or of another version; or a file is missing or altered.
     """
     manifest = read(folder)
     files: dict[str, str] = manifest["files"]
@@ -103,7 +102,7 @@ def verify(folder: Path) -> dict[str, Any]:
 
 
 def is_export(folder: Path) -> bool:
-    """Whether `folder` holds an export, intact or not, of this version or another."""
+    """Return whether `folder` holds an export, intact or not, of this version or another."""
     try:
         manifest = json.loads((folder / MANIFEST).read_bytes())
     except (OSError, ValueError):
@@ -112,10 +111,10 @@ def is_export(folder: Path) -> bool:
 
 
 def read(folder: Path) -> dict[str, Any]:
-    """The manifest of an export, whether its files still are what it says or not.
+    """Return the manifest of an export without checking the files.
 
     Raises:
-        InputError: the folder is no export, or one of another version.
+        InputError: The folder is not an export, or one of another version.
     """
     path = folder / MANIFEST
     try:

@@ -2,7 +2,7 @@
 
 Both graphs read `input_ids` and `attention_mask` (batch, tokens), int64, of any batch and length, and give
 `last_hidden_state` (batch, tokens, W) and `sentence_embedding` (batch, D) of length 1: pooling, projection and
-normalisation are inside, so that a server needs nothing but the graph and the tokenizer.
+normalisation are inside, so that a server needs only the graph and the tokenizer.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ if TYPE_CHECKING:
 
 INPUTS = ("input_ids", "attention_mask")
 OUTPUTS = ("last_hidden_state", "sentence_embedding")
-# Where an export has its graphs.
+# Paths of the graphs in an export.
 GRAPHS = {"onnx": "onnx/model.onnx", "onnx-int8": "onnx/model_int8.onnx"}
-# What writing and running a graph takes.
+# Packages that write and run a graph.
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 
 
 def check_packages() -> None:
-    """Refuses early, before anything is written.
+    """Raise before anything is written where a package is missing.
 
     Raises:
-        InputError: a package of the extra `export` is missing.
+        InputError: A package of the extra `export` is missing.
     """
     missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
@@ -50,14 +50,14 @@ def check_packages() -> None:
 
 
 def write_onnx(student: Student, path: Path) -> None:
-    """Writes the encoder's graph in fp32.
+    """Write the encoder's graph in fp32.
 
     Args:
-        student: stays as it is.
-        path: of the graph; its folder must exist.
+        student: Stays as it is.
+        path: Path of the graph; its folder must exist.
 
     Raises:
-        InputError: a package of the extra `export` is missing.
+        InputError: A package of the extra `export` is missing.
     """
     check_packages()
     graph = _Graph(copy.deepcopy(student.tower.model), copy.deepcopy(student.tower.projection)).cpu().float().eval()
@@ -81,7 +81,7 @@ def write_onnx(student: Student, path: Path) -> None:
 
 
 def _strip(path: Path) -> None:
-    """Takes out where in whose source each node comes from: paths of this machine, and a good part of a small graph."""
+    """Remove the source location of each node: it holds paths of this machine and is a good part of a small graph."""
     import onnx
 
     model = onnx.load(path)
@@ -93,14 +93,14 @@ def _strip(path: Path) -> None:
 
 
 def write_int8(fp32_path: Path, path: Path) -> None:
-    """Writes the graph with 8-bit weights; activations are quantised as they come (dynamic quantisation).
+    """Write the graph with 8-bit weights; activations are quantised at run time (dynamic quantisation).
 
     Args:
-        fp32_path: of `write_onnx`.
-        path: of the new graph; its folder must exist.
+        fp32_path: The graph that `write_onnx` wrote.
+        path: Path of the new graph; its folder must exist.
 
     Raises:
-        InputError: a package of the extra `export` is missing.
+        InputError: A package of the extra `export` is missing.
     """
     check_packages()
     from onnxruntime.quantization import QuantType, quantize_dynamic
@@ -131,7 +131,7 @@ class _Graph(nn.Module):
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """The exporter reports its steps on stdout and warns of matters that a user can do nothing about."""
+    """Silence the exporter, which prints its steps and warns of what a user cannot change."""
     disabled = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

@@ -1,9 +1,8 @@
-"""Opens an export as a stranger would and says what vectors it gives: `python parity.py EXPORT REQUEST.json OUT`.
+"""Embeds texts with an export and without scenetune: `python parity.py EXPORT REQUEST.json OUT`.
 
-`distill/export/writer.py` runs this file in a fresh process before an export becomes visible. It imports nothing of
-ours, so that what agrees here agrees for whoever downloads the folder. The request holds `texts` and `formats`; the
-answer is a safetensors file with the (n, D) vectors of each format, by its name, and those of sentence-transformers
-where that is installed.
+`distill/export/checks.py` runs this file in a fresh process before an export becomes visible. It imports none of our
+modules, as users of the folder may not have them. The request holds `texts` and `formats`; the output is a safetensors
+file with the (n, D) vectors of each format, by its name, and those of sentence-transformers where that is installed.
 """
 
 from __future__ import annotations
@@ -21,12 +20,12 @@ from torch.nn.functional import normalize
 from transformers import AutoModel, AutoTokenizer
 
 Opener = Callable[[Path, list[str]], torch.Tensor]
-# Sizes of the batches, over and over: neither a batch nor its longest text may matter.
+# Sizes of the batches, in turn: neither the size of a batch nor its longest text may change a vector.
 SIZES = (1, 2, 3, 5, 8, 32)
 
 
 def batches(texts: list[str]) -> Iterator[list[str]]:
-    """The texts in order, in batches of several sizes."""
+    """Yield the texts in order, in batches of several sizes."""
     rest = iter(texts)
     for size in itertools.cycle(SIZES):
         if not (batch := list(itertools.islice(rest, size))):
@@ -36,7 +35,7 @@ def batches(texts: list[str]) -> Iterator[list[str]]:
 
 @torch.inference_mode()
 def with_transformers(folder: Path, texts: list[str]) -> torch.Tensor:
-    """The mean of the last hidden states, projected where the encoder is narrow: as the model card tells."""
+    """Return the mean of the last hidden states, projected where the encoder is narrow, as the model card shows."""
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model = AutoModel.from_pretrained(folder).eval()
     dense = folder / "2_Dense" / "model.safetensors"
@@ -51,7 +50,7 @@ def with_transformers(folder: Path, texts: list[str]) -> torch.Tensor:
 
 
 def with_sentence_transformers(folder: Path, texts: list[str]) -> torch.Tensor:
-    """What `SentenceTransformer` makes of the folder's modules."""
+    """Return the vectors of `SentenceTransformer`, from the folder's modules."""
     from sentence_transformers import SentenceTransformer
 
     model = SentenceTransformer(str(folder), device="cpu")
@@ -60,7 +59,7 @@ def with_sentence_transformers(folder: Path, texts: list[str]) -> torch.Tensor:
 
 
 def with_onnx(folder: Path, texts: list[str], graph: str = "onnx/model.onnx") -> torch.Tensor:
-    """The graph's own sentence vectors."""
+    """Return the graph's sentence vectors."""
     import onnxruntime
 
     tokenizer = AutoTokenizer.from_pretrained(folder)
@@ -74,7 +73,7 @@ def with_onnx(folder: Path, texts: list[str], graph: str = "onnx/model.onnx") ->
 
 
 def with_int8(folder: Path, texts: list[str]) -> torch.Tensor:
-    """The same of the graph with 8-bit weights."""
+    """Return the sentence vectors of the graph with 8-bit weights."""
     return with_onnx(folder, texts, "onnx/model_int8.onnx")
 
 
@@ -82,10 +81,10 @@ OPENERS: dict[str, Opener] = {"hf": with_transformers, "onnx": with_onnx, "onnx-
 
 
 def main(export: Path, request: Path, out: Path) -> None:
-    """Answers one request."""
-    asked = json.loads(request.read_text(encoding="utf-8"))
-    texts = asked["texts"]
-    vectors = {name: OPENERS[name](export, texts) for name in asked["formats"]}
+    """Write the vectors that a request names."""
+    wanted = json.loads(request.read_text(encoding="utf-8"))
+    texts = wanted["texts"]
+    vectors = {name: OPENERS[name](export, texts) for name in wanted["formats"]}
     if importlib.util.find_spec("sentence_transformers") is not None:
         vectors["sentence-transformers"] = with_sentence_transformers(export, texts)
     save_file(vectors, out)

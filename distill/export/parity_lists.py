@@ -1,7 +1,7 @@
-"""Opens an export as its user would and says how it ranks: `python parity_lists.py EXPORT REQUEST.json OUT`.
+"""Ranks scenes with `StudentRecommender` in a fresh process: `python parity_lists.py EXPORT REQUEST.json OUT`.
 
-The other half of `distill/export/parity.py`, with our own library: texts go in, lists come out. The request holds
-`scenes` and `k`; the answer is a safetensors file with the (Q, k) positions of each scene's lists, by its number.
+The counterpart of `distill/export/parity.py`, with our own library. The request holds `scenes` and `k`; the output is a
+safetensors file with the (Q, k) positions of each scene's lists, by its number.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from distill.inference import StudentRecommender
 
 
 def main(export: Path, request: Path, out: Path) -> None:
-    """Answers one request."""
-    asked = json.loads(request.read_text(encoding="utf-8"))
+    """Write the lists that a request names."""
+    wanted = json.loads(request.read_text(encoding="utf-8"))
     student = StudentRecommender.load(export)
     lists = {}
-    for number, scene in enumerate(asked["scenes"]):
+    for number, scene in enumerate(wanted["scenes"]):
         support = [(history, taken) for history, taken in scene["support"]]
         adapted = student.adapt(scene["candidates"], support, scene["products"])
-        lists[str(number)] = adapted.rank(scene["histories"], asked["k"]).items.contiguous()
+        lists[str(number)] = adapted.rank(scene["histories"], wanted["k"]).items.contiguous()
     save_file(lists, out)
 
 

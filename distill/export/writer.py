@@ -1,7 +1,7 @@
 """Writes a student as one folder that transformers, sentence-transformers, ONNX Runtime and scenetune open.
 
-Last step of the path; the folder appears whole, or not at all. Fresh processes that know nothing of ours open the
-draft and must get the same vectors and lists before it becomes visible under its name.
+Last step of the path; the folder appears whole, or not at all. Fresh processes open the draft and must get the same
+vectors and lists before it becomes visible under its name.
 """
 
 from __future__ import annotations
@@ -35,24 +35,24 @@ def export(
     replace: bool = False,
     problem: Problem | None = None,
 ) -> Path:
-    """Writes `folder` and returns it.
+    """Write `folder` and return it.
 
     Args:
-        student: what to write, in fp32; its tokenizer's copy cuts at `max_tokens` and gives no token types.
-        lexicon: the words of the texts that the student was trained on.
-        folder: the export; must not exist.
-        manifest: where the student comes from and its figures: `distill.export.manifest.ORIGIN` names what is needed.
+        student: What to write, in fp32; the copy of its tokenizer truncates at `max_tokens` and gives no token types.
+        lexicon: The words of the texts that the student was trained on.
+        folder: The export; must not exist.
+        manifest: Where the student comes from and its figures: `distill.export.manifest.ORIGIN` names what is needed.
         formats: "hf", and with it "onnx", and with that "onnx-int8".
-        precision: in which model.safetensors is stored; graphs and head stay fp32.
-        replace: put the export in the place of an older one.
-        problem: the study's data, by which lists are compared and 8-bit weights are measured; its reporter is told of
-            each stage.
+        precision: In which model.safetensors is stored; graphs and head stay fp32.
+        replace: Put the export in the place of an older one.
+        problem: The study's data, on which lists are compared and 8-bit weights are measured; its reporter shows each
+            stage.
 
     Raises:
         InputError: `folder` exists, `replace` would destroy something that is not an export, or a package that a
-            format takes is missing.
-        ScenetuneError: a fresh process does not get the same vectors or lists, or 8-bit weights cost too much recall;
-            nothing is left behind.
+            format needs is missing.
+        ScenetuneError: A fresh process does not get the same vectors or lists, or 8-bit weights cost too much recall;
+            nothing was exported.
     """
     check_replaceable(folder, replace=replace)
     if "onnx" in formats:
@@ -72,7 +72,7 @@ def export(
 
 
 def check_replaceable(folder: Path, *, replace: bool) -> None:
-    """Refuses, before any work, to destroy what is no export.
+    """Raise where replacing a folder would destroy something that is not an export.
 
     Raises:
         InputError: `folder` is to be replaced and is not an export.

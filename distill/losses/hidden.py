@@ -1,30 +1,25 @@
-"""The same tokens, the same states between the layers."""
+"""Hidden-state loss: the student's states between layers are the teacher's."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
+from distill.losses.batches import StateBatch
 
-def hidden_loss(
-    student: Sequence[Tensor], teacher: Sequence[Tensor], mask: Tensor, projection: nn.Linear | None = None
-) -> Tensor:
-    """Mean squared difference of hidden states, of what is no padding (Jiao et al. 2020, TinyBERT, eq. 8).
+
+def hidden_loss(batch: StateBatch) -> Tensor:
+    """Return the mean squared difference of hidden states, padding left out (Jiao et al. 2020, TinyBERT, eq. 8).
 
     Args:
-        student: (B, L, W) states after some layers.
-        teacher: (B, L, D) states after the teacher's layers that these stand for.
-        mask: (B, L) true where there is a token.
-        projection: W → D, where the student is narrower.
+        batch: States, student and teacher: (B, L, D) each.
 
     Returns:
-        A scalar ≥ 0, the mean over layers, tokens and components.
+        A scalar of at least 0, the mean over layers, tokens and components.
     """
     losses = [
-        functional.mse_loss((ours if projection is None else projection(ours))[mask].float(), theirs[mask].float())
-        for ours, theirs in zip(student, teacher, strict=True)
+        functional.mse_loss(ours[batch.mask].float(), theirs[batch.mask].float())
+        for ours, theirs in zip(batch.student, batch.teacher, strict=True)
     ]
     return torch.stack(losses).mean()

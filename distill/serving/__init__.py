@@ -1,1 +1,1 @@
-"""Serving: an export opened, its encoder run by torch or ONNX Runtime, catalogues and scenes."""
+"""Serves an export: loads it, runs its encoder in torch or ONNX Runtime, adapts to scenes of a catalogue."""

@@ -1,6 +1,6 @@
-"""What runs a student's encoder: torch, or ONNX Runtime; and the way of texts into it.
+"""Runs a student's encoder, in torch or ONNX Runtime, on batches of texts.
 
-Texts are cut by the tokenizer's batched path, sorted by length and padded only within a batch.
+Texts are tokenized together, sorted by length, and padded only within a batch.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from distill.export.onnx_graph import GRAPHS
+from distill.serving.loader import ExportedStudent
 from distill.serving.onnx_tower import OnnxGraph
-from distill.serving.opened import ExportedStudent
 from distill.student import project
 from storage.errors import InputError
 from studies.model.device import device, fast_bf16
@@ -28,27 +28,28 @@ if TYPE_CHECKING:
 Backend = Literal["torch", "onnx", "onnx-int8"]
 Precision = Literal["fp32", "bf16", "fp16", "auto"]
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-# Padded tokens of a batch. On a CPU what stays in its caches: 2,048 is the fastest of 256 to 16,384, by a fifth over
-# 8,192 and half over the largest; batches of one length each, without padding, are no faster. On a GPU the study's own.
+# Padded tokens of a batch. On a CPU a batch should stay in its caches: 2,048 is the fastest of 256 to 16,384, by a
+# fifth over 8,192 and half over the largest; batches of one length, without padding, are no faster. On a GPU as in
+# training.
 _BUDGET = {"cpu": 2048, "cuda": 8192}
-# Texts that are cut at a time: the tokenizer's own records of a whole catalogue take more memory than its vectors.
-_CUT = 8192
+# Texts that are tokenized at a time: the tokenizer's records of a whole catalogue take more memory than its vectors.
+_TOKENIZED = 8192
 
 
 class Encoder(Protocol):
     """Runs a batch; several threads may at once."""
 
     def __call__(self, ids: Tensor, mask: Tensor) -> Tensor:
-        """(B, L) token ids and their mask, on the CPU → (B, D) vectors of length 1 in fp32, on the device."""
+        """Return (B, D) fp32 vectors of length 1, on the device, of (B, L) token ids and their mask, on the CPU."""
 
 
 class TorchEncoder:
     """The encoder in torch, on the GPU where there is one.
 
     Args:
-        model: its layers; in another precision than fp32 they are converted.
-        projection: from its vectors to the head's, where these are wider.
-        precision: of weights and products; pooling and everything behind it is fp32.
+        model: The encoder's layers; converted where the precision is not fp32.
+        projection: From its vectors to the head's, where these are wider.
+        precision: Of weights and products; pooling and what follows it is fp32.
     """
 
     def __init__(self, model: DistilBertModel, projection: nn.Linear | None, precision: Precision) -> None:
@@ -79,10 +80,10 @@ def _open_graph(exported: ExportedStudent, name: Backend) -> OnnxGraph:
 
 
 def open_encoder(exported: ExportedStudent, backend: Backend, precision: Precision) -> Encoder:
-    """The encoder of an export.
+    """Return the encoder of an export.
 
     Raises:
-        InputError: an unknown backend or precision, a precision that the backend does not have, a graph that the
+        InputError: An unknown backend or precision, a precision that the backend does not have, a graph that the
             export does not hold, or ONNX Runtime is not installed.
     """
     for value, kind, name in ((backend, Backend, "backend"), (precision, Precision, "precision")):
@@ -102,33 +103,35 @@ class Embedder:
     """Texts to vectors; several threads may embed at once.
 
     Args:
-        exported: whose tokenizer cuts the texts.
-        encoder: reads the tokens.
+        exported: Its tokenizer is used.
+        encoder: Reads the tokens.
     """
 
     def __init__(self, exported: ExportedStudent, encoder: Encoder) -> None:
         self._encoder = encoder
         self.width = int(exported.head.project.weight.shape[1])
-        # Rust's own tokenizer: the one around it sets truncation anew with every call, which threads cannot share.
+        # The Rust tokenizer: the Python one around it sets truncation at every call, which threads cannot share.
         self._tokenizer: Any = exported.tokenizer.backend_tokenizer
         self._tokenizer.enable_truncation(exported.max_tokens)
         self._tokenizer.no_padding()
 
     def tokens(self, texts: Sequence[str]) -> Ragged:
-        """Token ids of each text, cut at the student's limit: as `studies.model.encoder.tokenize` gives them."""
+        """Return the token ids of each text, truncated, as `studies.model.encoder.tokenize` does."""
         values, lengths = [], [0]
-        for first in range(0, len(texts), _CUT):
-            rows = [cut.ids for cut in self._tokenizer.encode_batch_fast(list(texts[first : first + _CUT]))]
+        for first in range(0, len(texts), _TOKENIZED):
+            rows = [
+                encoding.ids for encoding in self._tokenizer.encode_batch_fast(list(texts[first : first + _TOKENIZED]))
+            ]
             lengths += [len(row) for row in rows]
             values.append(np.fromiter(chain.from_iterable(rows), dtype=np.int64))
         return Ragged(torch.from_numpy(np.concatenate(values)), torch.tensor(lengths).cumsum(0))
 
     def embed(self, texts: Sequence[str], progress: Progress | None = None) -> Tensor:
-        """(n, D) vectors of length 1 in the order of the texts, on the device.
+        """Return (n, D) vectors of length 1 in the order of the texts, on the device.
 
         Args:
-            texts: any; each is encoded as often as it stands there.
-            progress: called with (texts done, texts in all).
+            texts: Any texts; a repeated one is encoded again.
+            progress: Called with (texts done, texts in all).
         """
         vectors = torch.empty(len(texts), self.width, device=device())
         if not texts:

@@ -1,7 +1,7 @@
-"""A catalogue that a student knows by heart: embedded once, added to while others read, adapted to in milliseconds.
+"""A catalogue that is embedded once: items can be added while other threads read, and adapting takes milliseconds.
 
-All that adapting needs of texts is made when they are added: vectors, words, fields, and the codes behind the
-catalogue's terms. A scene is the whole catalogue or any part of it.
+Everything that adapting needs of a text is computed when the text is added: its vector, words, fields, and the codes
+behind the catalogue's terms. A scene is the whole catalogue or any part of it.
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ from studies.progress import Progress
 Ints = npt.NDArray[np.int64]
 
 
-class Known(NamedTuple):
-    """What a catalogue takes of its student.
+class StudentParts(NamedTuple):
+    """The parts of a student that a catalogue uses.
 
     Attributes:
-        embed: gives the (n, D) vectors of texts, and reports progress.
-        learner: adapts; it is copied, never changed.
-        lexicon: the words of the texts that the student was trained on.
-        counted: whether the catalogue's texts are among these.
-        products: whether the student was trained to know how many products a text stands for.
-        longest_history: how many of a user's last items are read.
+        embed: Returns the (n, D) vectors of texts, and reports progress.
+        learner: Adapts the head; it is copied, never changed.
+        lexicon: The words of the texts that the student was trained on.
+        counted: Whether the catalogue's texts are among these.
+        products: Whether the student was trained with the number of products that a text stands for.
+        longest_history: How many of a user's last items are read.
     """
 
     embed: Callable[[Sequence[str], Progress | None], Tensor]
@@ -52,8 +52,8 @@ class Known(NamedTuple):
     longest_history: int
 
 
-class _Scenery(NamedTuple):
-    """What the texts of some candidates say; `studies.model.recommender.Texts` holds it against a support."""
+class _TextFeatures(NamedTuple):
+    """Features of some candidates' texts, from which `studies.model.recommender.Texts` compares them to a support."""
 
     words: Any
     fields: Any
@@ -65,63 +65,69 @@ class _Items:
     """The catalogue at one moment; adding makes another.
 
     Attributes:
-        student: what is known of it.
-        place: each text's position, in order.
+        student: What embeds and adapts.
+        place: Each text's position, in order.
         vectors: (N, D).
         words: (N, BUCKETS) counts.
-        coded: codes of words and fields.
+        coded: Codes of words and fields.
         products: (N,) how many products each text stands for.
-        whole: the scenery of all items.
+        whole: Features of all items' texts.
     """
 
-    student: Known
+    student: StudentParts
     place: dict[str, int]
     vectors: Tensor
     words: Any
     coded: CodedTexts
     products: Ints
-    whole: _Scenery
+    whole: _TextFeatures
 
     @classmethod
     def of(
-        cls, student: Known, place: dict[str, int], vectors: Tensor, words: Any, coded: CodedTexts, products: Ints
+        cls,
+        student: StudentParts,
+        place: dict[str, int],
+        vectors: Tensor,
+        words: Any,
+        coded: CodedTexts,
+        products: Ints,
     ) -> _Items:
-        """With all that can be made before a scene asks for it."""
+        """Return the items with everything that is computed before a scene is adapted to."""
         whole = _weighed(student, words, coded, products)
         return cls(student, place, vectors, words, coded, products, whole)
 
     @cached_property
     def texts(self) -> tuple[str, ...]:
-        """In order."""
+        """The items' texts, in order."""
         return tuple(self.place)
 
-    def scenery(self, rows: Ints) -> _Scenery:
-        """Of the items at (C,) positions: rarity counts among them alone."""
+    def features(self, rows: Ints) -> _TextFeatures:
+        """Return the features of the items at (C,) positions; rarity is counted among them alone."""
         return _weighed(self.student, self.words[rows], self.coded.take(rows), self.products[rows])
 
 
-def _weighed(student: Known, words: Any, coded: CodedTexts, products: Ints) -> _Scenery:
-    # A study whose systems do not know the number of products has a zero in its place.
+def _weighed(student: StudentParts, words: Any, coded: CodedTexts, products: Ints) -> _TextFeatures:
+    # A study without numbers of products has a zero in their place.
     terms = coded.terms(products if student.products else None)
     weighed = student.lexicon.weigh(words, counted=student.counted)
-    return _Scenery(weighed, coded.weigh_fields(), torch.from_numpy(terms).to(device()))
+    return _TextFeatures(weighed, coded.weigh_fields(), torch.from_numpy(terms).to(device()))
 
 
 class Catalogue:
     """A catalogue that scenes are adapted from; `StudentRecommender.catalogue` makes it.
 
-    Several threads may adapt and rank while one adds: each sees the catalogue before or after, never between.
+    Several threads may adapt and rank while one adds: each reads the catalogue as it was before or after.
 
     Args:
-        student: what embeds and adapts.
-        texts: of the items, each once.
-        products: how many of the shop's products each text stands for; 1 each if left out.
-        progress: called with (texts embedded, texts in all).
+        student: What embeds and adapts.
+        texts: Of the items, each once.
+        products: How many of the shop's products each text stands for; 1 each if left out.
+        progress: Called with (texts embedded, texts in all).
     """
 
     def __init__(
         self,
-        student: Known,
+        student: StudentParts,
         texts: Sequence[str],
         products: Sequence[int] | None = None,
         progress: Progress | None = None,
@@ -145,15 +151,15 @@ class Catalogue:
     def add(
         self, texts: Sequence[str], products: Sequence[int] | None = None, progress: Progress | None = None
     ) -> None:
-        """Adds items behind the others; those that are there already stay as they are.
+        """Add items at the end; those that are there already stay as they are.
 
         Args:
-            texts: of the items, each once.
-            products: how many of the shop's products each text stands for; 1 each if left out.
-            progress: called with (texts embedded, texts in all).
+            texts: Of the items, each once.
+            products: How many of the shop's products each text stands for; 1 each if left out.
+            progress: Called with (texts embedded, texts in all).
 
         Raises:
-            InputError: a text twice or without anything in it, or products that are not one positive number per text.
+            InputError: A text is blank or given twice, or products are not one positive number per text.
         """
         counted = _check_texts(texts, products)
         with self._adding:
@@ -176,16 +182,16 @@ class Catalogue:
         support: Sequence[tuple[History, int | str]],
         candidates: Sequence[int] | Sequence[str] | None = None,
     ) -> Scene:
-        """Adapts to a scene.
+        """Adapt to a scene.
 
         Args:
-            support: the scene's first interactions in order of time: the user's history before it, and the taken
-                item: its position among the candidates, or its text.
-            candidates: the scene's items by position in the catalogue, or by text; all if left out.
+            support: The scene's first interactions in order of time, each with the user's history before it and the
+                taken item: its position among the candidates, or its text.
+            candidates: The scene's items by position in the catalogue, or by text; all if left out.
 
         Raises:
-            InputError: no support, no or repeated candidates, a position or text that is not there, a history that is
-                one text instead of a list, or a text that says nothing.
+            InputError: The support is empty, candidates are missing or repeated, a position or text is not in the
+                catalogue, a history is one text instead of a list, or a text is blank.
         """
         items = self._items
         if len(support) == 0:
@@ -195,33 +201,33 @@ class Catalogue:
         taken = np.array([_taken(item, texts) for _, item in support])
         histories = shorten([history for history, _ in support], self._student.longest_history)
         held, counts = Vectors(histories, self._vectors).count(histories)
-        scenery = items.whole if rows is None else items.scenery(rows)
+        features = items.whole if rows is None else items.features(rows)
         vectors = items.vectors if rows is None else items.vectors[rows]
         learner = self._student.learner
         if learner.part != "nothing":
-            # It puts adapted weights into its own head while it runs, and threads must not meet there.
+            # The inner loop writes adapted weights into the learner's own head: each thread needs a copy.
             learner = copy.deepcopy(learner)
-        adapted = learner.adapt(_episode(scenery, taken, counts), torch.cat([vectors, held]))
+        adapted = learner.adapt(_episode(features, taken, counts), torch.cat([vectors, held]))
         learner.model.head.load_state_dict(dict(adapted.head), strict=False)
         return Scene(texts, adapted, learner.model.head, self._vectors, self._student.longest_history)
 
     def _vectors(self, texts: Sequence[str]) -> Tensor:
-        """(n, D) vectors of any texts; those of the catalogue are at hand."""
+        """Return the (n, D) vectors of any texts; only those outside the catalogue are embedded."""
         items = self._items
         vectors = items.vectors.new_empty(len(texts), items.vectors.shape[1])
         known = [row for row, text in enumerate(texts) if text in items.place]
         vectors[known] = items.vectors[torch.tensor([items.place[texts[row]] for row in known], dtype=torch.int64)]
         if unknown := [row for row, text in enumerate(texts) if text not in items.place]:
             if blank := [texts[row] for row in unknown if not texts[row].strip()]:
-                raise InputError(f"a history holds the text {blank[0]!r}, which says nothing; leave such items out")
+                raise InputError(f"a history holds the text {blank[0]!r}, which is blank; leave such items out")
             vectors[unknown] = self._student.embed([texts[row] for row in unknown], None)
         return vectors
 
 
-def _episode(scenery: _Scenery, taken: Ints, counts: Tensor) -> Episode:
-    """The scene with its (K,) support, as learners read it; `counts` are the support users' histories."""
-    here, candidates = device(), len(scenery.terms)
-    nobody = torch.zeros(0, candidates, dtype=torch.bool, device=here)
+def _episode(features: _TextFeatures, taken: Ints, counts: Tensor) -> Episode:
+    """Return the scene with its (K,) support as an episode; `counts` are the support users' histories."""
+    here, candidates = device(), len(features.terms)
+    no_queries = torch.zeros(0, candidates, dtype=torch.bool, device=here)
     return Episode(
         scene=0,
         opened=0,
@@ -230,22 +236,22 @@ def _episode(scenery: _Scenery, taken: Ints, counts: Tensor) -> Episode:
         support=torch.from_numpy(taken).to(here),
         support_history=counts,
         query_history=counts[:0],
-        relevant=nobody,
-        excluded=nobody,
+        relevant=no_queries,
+        excluded=no_queries,
         elsewhere=torch.zeros(candidates, device=here),
-        overlap=torch.from_numpy(overlap(scenery.words, taken)).to(here),
-        fields=torch.from_numpy(overlap(scenery.fields, taken)).to(here),
-        terms=scenery.terms,
+        overlap=torch.from_numpy(overlap(features.words, taken)).to(here),
+        fields=torch.from_numpy(overlap(features.fields, taken)).to(here),
+        terms=features.terms,
         users=torch.empty(0, dtype=torch.int64, device=here),
         rows=torch.empty(0, dtype=torch.int64, device=here),
     )
 
 
 def _check_texts(texts: Sequence[str], products: Sequence[int] | None) -> Ints:
-    """(n,) products of each text."""
+    """Return the (n,) products of each text."""
     for position, text in enumerate(texts):
         if not text.strip():
-            raise InputError(f"the text at position {position} is {text!r}, which says nothing; leave such items out")
+            raise InputError(f"the text at position {position} is {text!r}, which is blank; leave such items out")
     if len(set(texts)) < len(texts):
         twice = next(text for text, count in Counter(texts).items() if count > 1)
         raise InputError(
@@ -262,7 +268,7 @@ def _check_texts(texts: Sequence[str], products: Sequence[int] | None) -> Ints:
 
 
 def _rows(items: _Items, candidates: Sequence[int] | Sequence[str]) -> Ints:
-    """(C,) positions of a scene's candidates in the catalogue."""
+    """Return the (C,) positions of a scene's candidates in the catalogue."""
     if len(candidates) == 0:
         raise InputError("there are no candidates; give the positions or texts of the scene's items")
     if missing := [text for text in candidates if isinstance(text, str) and text not in items.place]:
@@ -278,7 +284,7 @@ def _rows(items: _Items, candidates: Sequence[int] | Sequence[str]) -> Ints:
 
 
 def _taken(item: int | str, candidates: Sequence[str]) -> int:
-    """The position of a support interaction's item."""
+    """Return the position of a support interaction's item."""
     if isinstance(item, str):
         if item not in candidates:
             raise InputError(

@@ -1,4 +1,4 @@
-"""An exported ONNX graph in the place of a student's encoder: the same head, the same figures, another backend."""
+"""Runs an exported ONNX graph in the place of a student's encoder: the same head on another backend."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from studies.model.encoder import Ragged
 
 
 class OnnxGraph:
-    """A graph that `distill/export/onnx_graph.py` wrote, opened for vectors; several threads may run it at once.
+    """A session of a graph that `distill/export/onnx_graph.py` wrote; several threads may run it at once.
 
     Args:
-        graph: its file.
-        gpu: run it on the GPU where ONNX Runtime has one.
+        graph: Its file.
+        gpu: Run it on the GPU where ONNX Runtime has one.
 
     Raises:
-        InputError: onnxruntime is not installed.
+        InputError: The package onnxruntime is not installed.
     """
 
     def __init__(self, graph: Path, *, gpu: bool = False) -> None:
@@ -42,7 +42,7 @@ class OnnxGraph:
         self._session = onnxruntime.InferenceSession(graph, options, providers=providers)
 
     def __call__(self, ids: Tensor, mask: Tensor) -> Tensor:
-        """(B, L) token ids and their mask, on the CPU → (B, D) vectors of length 1, on the device."""
+        """Return (B, D) vectors of length 1, on the device, of (B, L) token ids and their mask, on the CPU."""
         inputs = dict(zip(INPUTS, (ids.numpy(), mask.long().numpy()), strict=True))
         (vectors,) = self._session.run(OUTPUTS[1:], inputs)
         return torch.from_numpy(vectors).to(device())
@@ -52,11 +52,11 @@ class OnnxTower(nn.Module):
     """Item vectors from a graph, on the CPU.
 
     Args:
-        graph: its file.
-        tokens: the items' texts, in the student's vocabulary.
+        graph: Its file.
+        tokens: The items' texts, in the student's vocabulary.
 
     Raises:
-        InputError: onnxruntime is not installed.
+        InputError: The package onnxruntime is not installed.
     """
 
     def __init__(self, graph: Path, tokens: Ragged) -> None:
@@ -64,21 +64,21 @@ class OnnxTower(nn.Module):
         self._graph, self._tokens = OnnxGraph(graph), tokens
 
     def forward(self, items: Tensor) -> Tensor:
-        """(M,) item codes → (M, D) vectors of length 1, on the device."""
+        """Return (M, D) vectors of length 1, on the device, of (M,) item codes."""
         return self._graph(*self._tokens.padded(items, torch.device("cpu")))
 
 
 def through(graph: Path, student: Student, tokens: Ragged | None = None) -> Student:
-    """The student with a graph in the place of its encoder.
+    """Return the student with a graph in the place of its encoder.
 
     Args:
-        graph: of this student's encoder.
-        student: stays as it is.
-        tokens: of the items it will be asked about; the student's own if left out.
+        graph: The graph of this student's encoder.
+        student: Stays as it is.
+        tokens: The items' texts; the student's own if left out.
 
     Raises:
-        InputError: onnxruntime is not installed.
+        InputError: The package onnxruntime is not installed.
     """
     tower = OnnxTower(graph, student.tower.tokens if tokens is None else tokens)
-    # Whoever evaluates a student asks its tower for vectors and nothing else.
+    # Evaluation takes only vectors from a tower.
     return replace(student, tower=cast(TokenTower, tower))

@@ -1,6 +1,6 @@
-"""A scene that a student has adapted to: it ranks its candidates for anyone.
+"""A scene that a student has adapted to: it ranks its candidates for any user.
 
-Most of a score is the same for everyone and made once, when the scene is; only what a user's history says is left.
+Most of a score is the same for all users and is computed once; a ranking adds the part that depends on the history.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from studies.evaluation.metrics import top_k
 from studies.model.recommender import AdaptedScene, Head
 
 History = Sequence[str]
-# Gives the (n, D) vectors of texts.
+# Returns the (n, D) vectors of texts.
 Lookup = Callable[[Sequence[str]], Tensor]
-# Numbers in the largest tensors of a ranking: more users are ranked one part after another.
-_NUMBERS = 2**23
+# Most elements of a ranking's largest tensors: more users are ranked in several parts.
+_MAX_ELEMENTS = 2**23
 
 
 class Ranking(NamedTuple):
@@ -41,7 +41,7 @@ class Scene:
     It is never changed: several threads may rank at once, while items are added to the catalogue.
 
     Attributes:
-        candidates: the texts of what it ranks; a ranking's positions are among them.
+        candidates: The texts of its candidates; a ranking holds positions among them.
     """
 
     def __init__(
@@ -50,35 +50,36 @@ class Scene:
         self.candidates = candidates
         self._adapted, self._head, self._lookup, self._longest = adapted, head, lookup, longest_history
         reading = adapted.reading
-        self._anyone = adapted.scores(reading.match.new_zeros(1, len(reading.match)))
+        self._shared_scores = adapted.scores(reading.match.new_zeros(1, len(reading.match)))
 
     @torch.no_grad()
     def rank(self, histories: Sequence[History], k: int = 10) -> Ranking:
-        """Ranks the scene's candidates for each user.
+        """Rank the scene's candidates for each user.
 
         Args:
-            histories: one per user; an empty one is a user nothing is known of.
-            k: length of the lists; shorter where there are fewer candidates.
+            histories: One per user; empty for a user without a history.
+            k: Length of the lists; shorter where there are fewer candidates.
 
         Raises:
-            InputError: k below 1, a history that is one text instead of a list, or a text that says nothing.
+            InputError: `k` is below 1, a history is one text instead of a list, or a text is blank.
         """
         if k < 1:
             raise InputError(f"k = {k}: a list has at least 1 item; pass k of 1 or more")
         cut = shorten(histories, self._longest)
         vectors = Vectors(cut, self._lookup)
         count = len(self.candidates)
-        users = max(1, _NUMBERS // (count * (self._longest + 6)))
+        users = max(1, _MAX_ELEMENTS // (count * (self._longest + 6)))
         parts = [self._rank(cut[first : first + users], vectors, k) for first in range(0, len(cut), users)]
-        nobody = Ranking(
-            self._anyone.new_empty(0, min(k, count), dtype=torch.int64), self._anyone.new_empty(0, min(k, count))
+        empty = Ranking(
+            self._shared_scores.new_empty(0, min(k, count), dtype=torch.int64),
+            self._shared_scores.new_empty(0, min(k, count)),
         )
-        return Ranking(*(torch.cat(columns) for columns in zip(nobody, *parts, strict=True)))
+        return Ranking(*(torch.cat(columns) for columns in zip(empty, *parts, strict=True)))
 
     def _rank(self, histories: Sequence[History], vectors: Vectors, k: int) -> Ranking:
         held, counts = vectors.count(histories)
         reading = self._head.reread(self._adapted.reading, held)
-        scores = self._anyone + self._adapted.of_histories(reading, counts)
+        scores = self._shared_scores + self._adapted.of_histories(reading, counts)
         items = best(scores, k)
         return Ranking(items, scores.gather(1, items))
 
@@ -87,8 +88,8 @@ class Vectors:
     """The vectors of all texts that some histories hold, each looked up once.
 
     Args:
-        histories: of `shorten`.
-        lookup: gives the vectors.
+        histories: What `shorten` returned.
+        lookup: Returns the vectors.
     """
 
     def __init__(self, histories: Sequence[History], lookup: Lookup) -> None:
@@ -97,7 +98,7 @@ class Vectors:
         self._vectors = lookup(list(texts))
 
     def count(self, histories: Sequence[History]) -> tuple[Tensor, Tensor]:
-        """(H, D) vectors of the distinct texts of some of the histories, and the (R, H) counts of each history."""
+        """Return the (H, D) vectors of the distinct texts of some histories, and the (R, H) counts of each."""
         rows = dict.fromkeys(self._row[text] for history in histories for text in history)
         place = {row: number for number, row in enumerate(rows)}
         counts = np.zeros((len(histories), len(rows)), dtype=np.float32)
@@ -108,10 +109,10 @@ class Vectors:
 
 
 def shorten(histories: Sequence[History], longest: int) -> list[History]:
-    """The last items of each history.
+    """Return the last items of each history.
 
     Raises:
-        InputError: a history is one text instead of a list.
+        InputError: A history is one text instead of a list.
     """
     if isinstance(lone := next((history for history in histories if isinstance(history, str)), None), str):
         raise InputError(f"a history is a list of texts, got the text {lone!r}; pass [{lone!r}]")
@@ -119,7 +120,7 @@ def shorten(histories: Sequence[History], longest: int) -> list[History]:
 
 
 def best(scores: Tensor, k: int) -> Tensor:
-    """`metrics.top_k` of (R, C) scores, sorting only what is in question where there are many candidates."""
+    """Return `metrics.top_k` of (R, C) scores, sorting only the highest where there are many candidates."""
     if k >= scores.shape[1] or len(scores) == 0:
         return top_k(scores, k)
     least = scores.topk(k, dim=1).values[:, -1:]

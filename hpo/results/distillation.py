@@ -7,25 +7,25 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import optuna
 from optuna.trial import FrozenTrial
 
 from distill.objective import Distillation, Student, Teacher, latency, load_student, size
-from hpo.artifacts import attach_checkpoint
 from hpo.dashboard.page import Page
 from hpo.registry import distillation_name
 from hpo.results.students import students, take
+from hpo.search.asha import Decision
 from hpo.search.budget import Budget
 from hpo.search.finalists import Finalists, Recheck
 from hpo.search.loop import ranked, winners
 from hpo.search.pruner import RecallPruner
 from hpo.search.space import SeededByTrial, student_start, suggest_student
-from hpo.search.trial_chains import COST, REASON, origin
+from hpo.search.trial_chains import origin
 from hpo.search.trial_queue import TrialQueue
-from hpo.search.trial_run import Paused, open_study, run_all
+from hpo.search.trial_run import RungReporter, open_study, run_all
 from hpo.stages import EVALUATION
 from hpo.status.console import Console
 from storage.database.postgres import Database
@@ -35,6 +35,7 @@ from storage.home import cache_folder, study_folder, trial_folder
 from studies.config.spec import StudySpec
 from studies.training.objective import load_teacher
 from studies.training.problem import Problem, prepare
+from studies.training.rungs import RungReport
 
 
 def choose(
@@ -137,15 +138,21 @@ class _Work:
     def __init__(
         self, database: Database, spec: StudySpec, problem: Problem, teachers: Sequence[Teacher], console: Console
     ) -> None:
-
         self._spec, self._problem, self._teachers, self._console = spec, problem, teachers, console
         self.study = open_distillation(database, spec, create=True)
         with Records(database.engine).exclusive(self.study.study_name):
             start = student_start(spec.distill)
             self.study.enqueue_trial(start, skip_if_exists=True)
         self._queue = TrialQueue(database, self.study, spec.name, spec.search.retries, timed=False)
-        self._page, self._storage = Page(database, spec), database.storage
+        self._page = Page(database, spec)
         section, pruner = spec.distill, spec.pruner
+        self._reporter = RungReporter(
+            self._queue,
+            database.storage,
+            section.steps,
+            lambda: "the study was stopped" if self._queue.stop_requested() else None,
+            intermediate_values=len(section.objectives) == 1,
+        )
         self._pruner = None
         # A front has a cheap end, which pruning by recall alone would cut off.
         if pruner.kind == "recall" and len(section.objectives) == 1:
@@ -154,14 +161,13 @@ class _Work:
 
     @functools.cached_property
     def _distillation(self) -> Distillation:
-
         return Distillation(self._problem, self._teachers, study_folder(self.study.study_name))
 
     def run(self) -> None:
-        """Runs what is left of the trials.
+        """Run what is left of the trials.
 
         Raises:
-            StudyStopped: `hpo stop` ended it.
+            StudyStopped: The study was stopped.
         """
         for _ in run_all(self._queue, Budget(self._spec.distill.trials), self._objective):
             self._page.write_when_due()
@@ -170,7 +176,7 @@ class _Work:
             raise StudyStopped(f"study {self._spec.name!r} was stopped; hpo run with its study file goes on")
 
     def _objective(self, trial: optuna.Trial) -> float | list[float]:
-
+        """Distil the trial's student, reporting each rung to Optuna; return its value for each objective."""
         section, shared = self._spec.distill, self._distillation
         values = suggest_student(trial, section)
         folder = trial_folder(self.study.study_name, trial.number)
@@ -180,7 +186,12 @@ class _Work:
                 progress(step, section.steps)
                 self._queue.advance(step / section.steps)
 
-            recall = shared.run_trial(values, folder, self._reporter(trial), advance)
+            def report(reached: RungReport) -> None:
+                self._reporter.report(
+                    trial, reached, reached.step, chain=trial.number, decide=lambda: self._decide(trial)
+                )
+
+            recall = shared.run_trial(values, folder, report, advance)
         if not math.isfinite(recall):
             return recall
         student = load_student(self._problem, folder)
@@ -189,40 +200,10 @@ class _Work:
             trial.set_user_attr(name, round(figures[name], 4))
         return [figures[name] for name in section.objectives]
 
-    def _reporter(self, trial: optuna.Trial) -> Callable[[int, float, float], None]:
-
-        known = trial._cached_frozen_trial.intermediate_values
-        section = self._spec.distill
-
-        def report(step: int, recall: float, cost_seconds: float) -> None:
-            self._queue.check(trial)
-            with self._storage.one_transaction():
-                if len(section.objectives) == 1 and step not in known:
-                    trial.report(recall, step)
-                trial.set_user_attr(COST, round(cost_seconds, 2))
-                if step == section.steps and math.isfinite(recall):
-                    attach_checkpoint(trial, trial.number)
-            self._judge(trial)
-            if step < section.steps and self._queue.stop_requested():
-                raise Paused("the study was stopped")
-
-        return report
-
-    def _judge(self, trial: optuna.Trial) -> None:
-        """Lets the pruner decide on a trial that has just reported.
-
-        Raises:
-            optuna.TrialPruned: it stops.
-        """
-        if self._pruner is None:
-            return
-        frozen = self.study._storage.get_trial(trial._trial_id)
-        decision = self._pruner.decision(self.study, frozen)
-        trial.set_user_attr(REASON, decision.reason)
-        if decision.prune:
-            raise optuna.TrialPruned(decision.reason)
+    def _decide(self, trial: optuna.Trial) -> Decision | None:
+        """Return the pruner's decision on a trial that has just reported; None without a pruner."""
+        return None if self._pruner is None else self._pruner.decision(self.study, trial._cached_frozen_trial)
 
 
 def _sampler(seed: int) -> optuna.samplers.BaseSampler:
-
     return optuna.samplers.TPESampler(seed=seed, n_startup_trials=3)

@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from hpo.artifacts import attach_checkpoint
-from hpo.search.asha import Promotion, RungHistory, completion, promotion
+from hpo.search.asha import Decision, Promotion, RungHistory, completion, promotion
 from hpo.search.budget import Budget
 from hpo.search.pruner import RecallPruner, RecordedHistory
 from hpo.search.space import make_sampler, suggest
 from hpo.search.trial_chains import (
-    AT_ONCE,
     CONTROL_GROUP,
-    COST,
     FROM_RUNG,
-    REASON,
+    MICRO_BATCH_SIZE,
     chains,
     continuation,
     counts,
@@ -28,7 +24,7 @@ from hpo.search.trial_chains import (
     paused,
 )
 from hpo.search.trial_queue import TrialQueue
-from hpo.search.trial_run import Paused, open_study, run_all, run_next
+from hpo.search.trial_run import RungReporter, open_study, run_all, run_next
 from storage.database.postgres import Database
 from storage.database.records import Records, RungResult
 from storage.errors import InputError
@@ -37,7 +33,7 @@ from studies.config.hyperparameters import Hyperparameters
 from studies.config.spec import StudySpec
 
 if TYPE_CHECKING:
-    from studies.training.trial import RungReport
+    from studies.training.rungs import RungReport
 
     Train = Callable[[Hyperparameters, Path, Callable[[RungReport], None]], float]
 
@@ -69,6 +65,7 @@ class Search:
         self._storage = database.storage
         self._queue = TrialQueue(database, self.study, spec.name, spec.search.retries)
         self._budget = search_budget(spec)
+        self._reporter = RungReporter(self._queue, database.storage, pruner.rungs[-1], self._pause_reason)
 
     def advance(self, progress: float) -> None:
         """Notes how much of the running trial is done, from 0 to 1, for those who watch."""
@@ -87,40 +84,35 @@ class Search:
         return run_all(self._queue, self._budget, self.objective, self._promote)
 
     def objective(self, trial: optuna.Trial) -> float:
-        """Trains the trial's configuration, reporting and maybe pruning at each rung."""
+        """Train the trial's configuration, reporting each rung to Optuna, which may prune the trial there."""
         with self._storage.one_transaction():
             values = suggest(trial, self._spec.search)
-        frozen = trial._cached_frozen_trial  # as it was asked for: reading it again costs seven queries
-        number = origin(frozen)
+        number = origin(trial._cached_frozen_trial)  # reading the trial again costs seven queries
 
         def report(reached: RungReport) -> None:
-            self._queue.check(trial)
-            self._record(number, reached)
-            # Optuna is told of the nominal resource, which is the same for all trials at a rung.
-            step = self._spec.pruner.rungs[reached.rung]
-            with self._storage.one_transaction():
-                if step not in frozen.intermediate_values:
-                    trial.report(reached.recall, step)
-                trial.set_user_attr(COST, round(reached.cost_seconds, 2))
-                if reached.rung == 0:
-                    trial.set_user_attr("seconds_per_update", round(reached.seconds_per_update, 4))
-                if reached.at_once is not None:
-                    trial.set_user_attr(AT_ONCE, reached.at_once)
-                if reached.rung + 1 == len(self._spec.pruner.rungs) and math.isfinite(reached.recall):
-                    attach_checkpoint(trial, number)
-                # A trial that was taken up again has been decided on at the rung that it goes on from.
-                if reached.rung > frozen.user_attrs.get(FROM_RUNG, -1):
-                    self._judge(trial, number, reached.rung)
-            if reached.rung + 1 < len(self._spec.pruner.rungs):
-                self._pause()
+            attributes: dict[str, Any] = {}
+            if reached.rung == 0:
+                attributes["seconds_per_update"] = round(reached.seconds_per_update, 4)
+            if reached.micro_batch_size is not None:
+                attributes[MICRO_BATCH_SIZE] = reached.micro_batch_size
+            self._reporter.report(
+                trial,
+                reached,
+                # The nominal resource, which is the same for all trials at a rung.
+                self._spec.pruner.rungs[reached.rung],
+                chain=number,
+                decide=lambda: self._decide(trial, number, reached.rung),
+                record=lambda: self._record(number, reached),
+                attributes=attributes,
+            )
 
         return self._train(values, trial_folder(self._spec.name, number), report)
 
     def _record(self, number: int, reached: RungReport) -> None:
-        """Writes a rung's result down.
+        """Record a rung's result in our tables.
 
         Raises:
-            InputError: it is on other scenes than the study's; nothing was written, or no worker could go on.
+            InputError: It is on other scenes than the study's. Nothing was written, since no worker could read it.
         """
         if reached.scene_recalls:
             self._results.check_scenes(frozenset(reached.scene_recalls))
@@ -137,31 +129,23 @@ class Search:
             )
         )
 
-    def _judge(self, trial: optuna.Trial, number: int, rung: int) -> None:
-        """Lets the pruner decide on a trial whose rung was recorded.
-
-        Raises:
-            optuna.TrialPruned: it stops.
-        """
-        if self._pruner is None:
-            return
+    def _decide(self, trial: optuna.Trial, number: int, rung: int) -> Decision | None:
+        """Return the pruner's decision on a rung that was recorded; None where there is none to make."""
+        # A promoted trial was decided on at the rung that it resumes from.
+        if self._pruner is None or rung <= trial._cached_frozen_trial.user_attrs.get(FROM_RUNG, -1):
+            return None
         decision = self._pruner.decide(self._results.read(), number, rung)
-        trial.set_user_attr(REASON, decision.reason)
-        if decision.prune:
-            raise optuna.TrialPruned(decision.reason)
-        if decision.below_quota:
+        if decision.below_quota and not decision.prune:
             trial.set_user_attr(CONTROL_GROUP, rung)
+        return decision
 
-    def _pause(self) -> None:
-        """Lets a trial wait at the rung that it has reached where the search shall not go on.
-
-        Raises:
-            Paused: says why.
-        """
+    def _pause_reason(self) -> str | None:
+        """Return why a trial waits at the rung that it has reached; None where the search continues."""
         if self._queue.stop_requested():
-            raise Paused("the study was stopped, or its time is over")
-        if self._budget.may_be_exhausted and (reason := self._budget.exhausted(self.study.get_trials(deepcopy=False))):
-            raise Paused(reason)
+            return "the study was stopped, or its time is over"
+        if not self._budget.may_be_exhausted:
+            return None
+        return self._budget.exhausted(self.study.get_trials(deepcopy=False))
 
     def _promote(self, trials: Sequence[FrozenTrial]) -> bool:
         """Queues the stopped trial that goes on before anything new begins, if there is one: under the study's lock."""

@@ -6,14 +6,14 @@ import functools
 import itertools
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
 from typing import Any
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from distill.hyperparameters import StudentHyperparameters
-from studies.config.distill_section import RANK_LOSSES, DistillSection
+from studies.config.distill_losses import LOSSES
+from studies.config.distill_section import DistillSection
 from studies.config.hyperparameters import Hyperparameters, applies
 from studies.config.search_domains import Domain, Range, holds
 from studies.config.search_section import SearchSection
@@ -37,14 +37,13 @@ def suggest_student(trial: optuna.Trial, section: DistillSection) -> StudentHype
     for name, domain in section.space.items():
         if section.applies(name, values):
             values[name] = _suggest(trial, name, domain)
-    unused = dict.fromkeys((name for name in (*RANK_LOSSES, "hidden") if name not in values), 0.0)
-    return StudentHyperparameters(**values | unused)
+    return StudentHyperparameters.from_dict(dict.fromkeys(LOSSES, 0.0) | values)
 
 
 def student_start(section: DistillSection) -> dict[str, Any]:
     """The first student to try: the default one, as far as the space holds it."""
     start: dict[str, Any] = {}
-    for name, value in asdict(StudentHyperparameters()).items():
+    for name, value in StudentHyperparameters().to_dict().items():
         if section.applies(name, start) and holds(section.space[name], value):
             start[name] = value
     return start

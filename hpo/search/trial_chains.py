@@ -14,7 +14,7 @@ ERROR = "error"
 REASON = "reason"
 COST = "cost_seconds"
 # Attribute of a trial for which memory did not suffice as planned: most episodes trained on at a time.
-AT_ONCE = "episodes at once"
+MICRO_BATCH_SIZE = "episodes at once"
 # Attribute of a trial whose worker died: how many rungs it had reached, each time.
 LOST = "workers lost"
 # Attributes of a trial that goes on with a stopped one: the first trial of the chain, and the rung that it had reached.

@@ -11,16 +11,22 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import optuna
 from optuna.trial import TrialState
 
+from hpo.artifacts import attach_checkpoint
+from hpo.search.asha import Decision
 from hpo.search.budget import Budget
 from hpo.search.signals import Shield, shielded
-from hpo.search.trial_chains import ERROR, REASON
+from hpo.search.trial_chains import COST, ERROR, REASON
 from hpo.search.trial_queue import LeaseLost, Resume, TrialQueue
+from storage.database.retrying_storage import RetryingStorage
 from storage.errors import ArtifactsUnavailable, DatabaseUnreachable
+
+if TYPE_CHECKING:  # holds back torch
+    from studies.training.rungs import RungReport
 
 log = logging.getLogger(__name__)
 
@@ -141,3 +147,65 @@ def _end(queue: TrialQueue, trial: optuna.Trial, objective: Objective, shield: S
         # A hopeless configuration, not a fault: it has spent its share of the budget.
         return _End(TrialState.PRUNED, why={REASON: f"recall is {value}: it diverged"})
     return _End(TrialState.COMPLETE, value)
+
+
+@dataclass(frozen=True)
+class RungReporter:
+    """Reports a trial's rungs to Optuna, and ends or pauses the trial there.
+
+    Attributes:
+        queue: This worker's; holds the trial's lease.
+        storage: Where the study is stored.
+        last_step: Optuna's step of the last rung, where the checkpoint becomes an artifact of the trial.
+        pause_reason: Says why a trial waits at the rung that it has reached; None where it continues.
+        intermediate_values: Whether recalls are reported as intermediate values, which Optuna takes of one objective.
+    """
+
+    queue: TrialQueue
+    storage: RetryingStorage
+    last_step: int
+    pause_reason: Callable[[], str | None]
+    intermediate_values: bool = True
+
+    def report(
+        self,
+        trial: optuna.Trial,
+        reached: RungReport,
+        step: int,
+        *,
+        chain: int,
+        decide: Callable[[], Decision | None],
+        record: Callable[[], None] = lambda: None,
+        attributes: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Report one rung, whose checkpoint is written. A rung that Optuna has already is not reported twice.
+
+        Args:
+            trial: The running trial.
+            reached: What it measured.
+            step: Optuna's step of the rung.
+            chain: Number of the trial whose checkpoints these are.
+            decide: Returns the pruner's decision once Optuna has the report; None where there is none to make.
+            record: Stores the result in our own tables, before Optuna has it.
+            attributes: User attributes to set besides the cost.
+
+        Raises:
+            LeaseLost: The trial belongs to another worker; nothing was written.
+            TrialPruned: The pruner stopped it.
+            Paused: It waits here.
+        """
+        self.queue.check(trial)
+        record()
+        with self.storage.one_transaction():
+            if self.intermediate_values and step not in trial._cached_frozen_trial.intermediate_values:
+                trial.report(reached.recall, step)
+            for name, value in {COST: round(reached.cost_seconds, 2), **(attributes or {})}.items():
+                trial.set_user_attr(name, value)
+            if step == self.last_step and math.isfinite(reached.recall):
+                attach_checkpoint(trial, chain)
+            if (decision := decide()) is not None:
+                trial.set_user_attr(REASON, decision.reason)
+                if decision.prune:
+                    raise optuna.TrialPruned(decision.reason)
+        if step < self.last_step and (reason := self.pause_reason()):
+            raise Paused(reason)

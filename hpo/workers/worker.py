@@ -22,7 +22,7 @@ from storage.home import cache_folder
 from studies.config.hyperparameters import Hyperparameters
 
 if TYPE_CHECKING:
-    from studies.training.trial import RungReport
+    from studies.training.rungs import RungReport
 
 log = logging.getLogger(__name__)
 

@@ -1,4 +1,4 @@
-"""Fewer candidates in a training episode: an encoder that trains reads every candidate at every update."""
+"""Samples candidates of a training episode: an encoder that trains reads every candidate at every update."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ import torch
 from studies.episodes.episode import Episode
 
 
-def thin(episode: Episode, most: int, rng: np.random.Generator) -> Episode:
-    """The episode with at most so many candidates: all that were taken, and others drawn at random.
+def sample_candidates(episode: Episode, most: int, rng: np.random.Generator) -> Episode:
+    """Return the episode with at most `most` candidates: all that were taken, and others drawn at random.
 
     A softmax over the taken and a random part of the rest (sampled softmax, Jean et al., ACL 2015, section 3, without
     the correction, which is the same for all uniformly drawn). For training alone: evaluation ranks every candidate.
-    What is taken is kept even where it is more than `most`.
+    Every taken candidate is kept, even where they are more than `most`.
 
     Args:
-        episode: a training episode.
-        most: candidates that remain.
-        rng: draws them.
+        episode: A training episode.
+        most: Candidates that remain.
+        rng: Draws them.
     """
     if episode.candidates <= most:
         return episode

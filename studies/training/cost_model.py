@@ -1,7 +1,7 @@
-"""The cost model: what a trial's meta-updates cost here, measured, and where its rungs lie by that.
+"""The cost model: the measured time of a trial's meta-updates, and its rungs in meta-updates by it.
 
-A rung in meta-updates is the same on every machine. A rung in seconds lets learners compete at equal cost: a
-first-order learner takes several updates in the time of one of second order.
+A rung in meta-updates is the same on every machine. A rung in seconds compares learners at equal cost: a first-order
+learner takes several updates in the time of one of second order.
 """
 
 from __future__ import annotations
@@ -18,35 +18,36 @@ from studies.learners import Learner
 from studies.model.device import device
 from studies.training.outer_loop import Trainer
 
+# Gradients that are timed; the first one warms up.
 TIMED = 4
-# A trial is trained by at least so many updates to its first rung: fewer are no training.
+# Least updates at the first rung.
 LEAST = 2
 
 
 def rung_updates(section: PrunerSection, learner: Learner, episodes: Sequence[Episode], seed: int) -> list[int]:
-    """The number of meta-updates at each rung.
+    """Return the number of meta-updates at each rung.
 
     Args:
-        section: the study file's rungs, in its resource.
-        learner: of the trial; its weights stay as they are.
-        episodes: meta-training episodes.
-        seed: order of the episodes.
+        section: The study file's rungs, in its resource.
+        learner: The trial's; its weights stay as they are.
+        episodes: Meta-training episodes.
+        seed: Of the episodes' order.
     """
     if section.resource == "updates":
         return list(section.rungs)
     return updates_within(section.rungs, seconds_per_update(learner, episodes, seed))
 
 
-def updates_within(seconds: Sequence[float], pace: float) -> list[int]:
-    """How many updates fit into each number of seconds at a pace in seconds per update: increasing, at least two."""
+def updates_within(seconds: Sequence[float], update_seconds: float) -> list[int]:
+    """Return how many updates of `update_seconds` fit into each number of seconds: increasing, at least two."""
     updates: list[int] = []
     for limit in seconds:
-        updates.append(max(LEAST, round(limit / pace), updates[-1] + 1 if updates else 0))
+        updates.append(max(LEAST, round(limit / update_seconds), updates[-1] + 1 if updates else 0))
     return updates
 
 
 def seconds_per_update(learner: Learner, episodes: Sequence[Episode], seed: int) -> float:
-    """The median of a few timed gradients of the meta-batches that training begins with; nothing is updated."""
+    """Return the median time of a few gradients of the first meta-batches; nothing is updated."""
     trainer = Trainer(learner, episodes, TIMED, seed)
     times = []
     for number in range(TIMED):

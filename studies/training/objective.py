@@ -1,6 +1,6 @@
-"""What one trial does: meta-train a learner rung by rung, reporting validation recall and measured cost at each.
+"""What one search trial does: meta-train a learner rung by rung, reporting validation recall and cost at each.
 
-It knows no Optuna: the caller's `report` decides what a report is worth and raises to stop the trial.
+It knows nothing of Optuna: the caller's `report` decides whether the trial continues, and raises to end it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from studies.learners import Learner
 from studies.model.device import device
 from studies.training.outer_loop import load_weights
 from studies.training.problem import Problem
-from studies.training.trial import RungReport, Trial
+from studies.training.rungs import RungReport, run_rungs
+from studies.training.trial import Trial
 
 
 def run_trial(
@@ -24,42 +25,36 @@ def run_trial(
     hyperparameters: Hyperparameters,
     folder: Path,
     report: Callable[[RungReport], None],
-    advance: Callable[[float], None] = lambda share: None,
+    advance: Callable[[float], None] = lambda progress: None,
 ) -> float:
-    """Trains one configuration to the last rung and returns its validation recall there.
+    """Train one configuration to the last rung and return its validation recall there, NaN where training diverged.
 
-    A checkpoint is written at each rung before it is reported. Where `folder` already holds one (the trial was
-    interrupted), its rung is reported again, in case the interruption came before the report was heard, and training
-    continues from there. Where memory runs out while training, it continues from there with half as many episodes at a
-    time, with the same result.
+    Where `folder` holds a checkpoint of an interrupted trial, its rung is reported again and training continues from
+    there. Where memory runs out while training, training continues from the last checkpoint with half as many episodes
+    at a time, with the same result.
 
     Args:
-        problem: the study's data.
-        hyperparameters: the configuration.
-        folder: where the trial's checkpoints live.
-        report: told of each rung; raises to stop the trial.
-        advance: told after each meta-update how much of all of them is done, from 0 to 1.
+        problem: The study's data.
+        hyperparameters: The configuration.
+        folder: Where the trial's checkpoints are kept.
+        report: Called at each rung, after its checkpoint was written; raises to end the trial.
+        advance: Called after each meta-update with the fraction of all of them that is done.
 
     Raises:
-        InputError: the newest checkpoint is of another configuration.
-        OutOfMemory: one episode at a time, or the evaluation, needs more memory than there is.
-        ScenetuneError: a checkpoint cannot be written or uploaded.
+        InputError: The newest checkpoint is of another configuration.
+        OutOfMemory: One episode at a time, or the evaluation, needs more memory than there is.
+        ScenetuneError: A checkpoint cannot be written or uploaded.
     """
     started = time.perf_counter()
     trial = Trial(problem, hyperparameters, folder, advance)
-    if trial.reached.rung >= 0:
-        report(trial.reached)
-    while trial.goes_on:
-        report(trial.next_rung(started))
-        started = time.perf_counter()
-    return trial.reached.recall
+    return run_rungs(trial, folder, report, started, trial.reached)
 
 
 def load_teacher(problem: Problem, folder: Path) -> Learner:
-    """The learner that a finished trial left in `folder`: of its last checkpoint, never of an earlier one.
+    """Return the learner that a finished trial saved in `folder`: of its last checkpoint, never of an earlier one.
 
     Raises:
-        InputError: the checkpoint is missing, damaged, or of another architecture.
+        InputError: The checkpoint is missing, damaged, or of another architecture.
     """
     tensors, metadata = checkpoints.last(folder, str(device()))
     learner = problem.learner(Hyperparameters(**metadata["hyperparameters"]))

@@ -1,4 +1,4 @@
-"""Memory that runs out while a trial runs: recognised among other failures, and what is left to be divided."""
+"""Running out of memory while a trial runs: telling it from other failures, and halving the micro-batch."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from storage.errors import OutOfMemory
 
 log = logging.getLogger(__name__)
 
-# How torch says it in a plain RuntimeError: the CPU's allocator, and what calls CUDA around torch's own allocator.
-_SAYINGS = (
+# Messages of a plain RuntimeError: of the CPU's allocator, and of CUDA calls that bypass torch's own allocator.
+_MESSAGES = (
     "DefaultCPUAllocator: can't allocate memory",
     "DefaultCPUAllocator: not enough memory",
     "CUDA error: out of memory",
@@ -24,30 +24,34 @@ _SAYINGS = (
 
 @contextmanager
 def recognised(message: str) -> Iterator[None]:
-    """Raises `OutOfMemory` for every way in which memory can run out within the block.
+    """Raise `OutOfMemory` wherever memory runs out within the block, whatever torch raises.
 
     Args:
-        message: what ran out of memory, and what to do.
+        message: What ran out of memory, and what to do.
 
     Raises:
-        OutOfMemory: the message, and the allocator's words.
+        OutOfMemory: The message, with the allocator's own.
     """
     try:
         yield
     except (MemoryError, RuntimeError) as error:
         if not _is_shortage(error):
             raise
-        words = str(error).strip().partition("\n")[0] or type(error).__name__
-        raise OutOfMemory(f"{message} ({words})") from error
+        first_line = str(error).strip().partition("\n")[0] or type(error).__name__
+        raise OutOfMemory(f"{message} ({first_line})") from error
 
 
 def halved(episodes: int, shortage: str) -> int:
-    """Half as many episodes at a time, after what the failed attempt held was given back.
+    """Return half as many episodes at a time, after freeing the memory of the failed attempt.
 
-    To be called when the failure is no longer being handled: its traceback keeps tensors alive.
+    Call it after the `except` block: within it, the traceback keeps tensors alive.
+
+    Args:
+        episodes: Episodes at a time of the failed attempt.
+        shortage: The failure's message.
 
     Raises:
-        OutOfMemory: there was one at a time already.
+        OutOfMemory: It was one episode at a time already.
     """
     if episodes == 1:
         raise OutOfMemory(
@@ -58,11 +62,11 @@ def halved(episodes: int, shortage: str) -> int:
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     fewer = episodes // 2
-    log.warning("%s with %d episodes at a time: again from the last checkpoint with %d", shortage, episodes, fewer)
+    log.warning("%s with %d episodes at a time: retrying from the last checkpoint with %d", shortage, episodes, fewer)
     return fewer
 
 
 def _is_shortage(error: Exception) -> bool:
-    # Under torch.cuda, the name that torch before 2.5 has as well.
+    # The name under torch.cuda also exists before torch 2.5.
     known = isinstance(error, MemoryError | torch.cuda.OutOfMemoryError)
-    return known or any(saying in str(error) for saying in _SAYINGS)
+    return known or any(message in str(error) for message in _MESSAGES)

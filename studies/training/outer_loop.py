@@ -1,7 +1,7 @@
 """The outer loop: meta-updates of one learner, resumable at any step.
 
-Everything random is a function of (seed, step), so a trainer restored from a checkpoint goes on as if it had never
-stopped, and all trials of a study see the same episodes in the same order.
+Everything random is a function of (seed, step), so a trainer restored from a checkpoint continues bit for bit, and all
+trials of a study see the same episodes in the same order.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from studies.episodes.episode import Episode
 from studies.learners import Learner
 from studies.model.recommender import HEAD_SCALARS, INNER_RATES
-from studies.training.candidate_sampling import thin
+from studies.training.candidate_sampling import sample_candidates
 
 CLIP_NORM = 1.0
 WARMUP = 0.1
@@ -27,18 +27,18 @@ SCALAR_RATE = 10.0
 
 
 class Diverged(Exception):
-    """The loss stopped being finite: the configuration is hopeless, not the program broken."""
+    """The loss or its gradient is not finite: the fault of the configuration, not of the program."""
 
 
 class ScheduledAdamW:
     """AdamW with linear warm-up, cosine decay and gradient clipping; its state can be saved after any update.
 
     Args:
-        model: whose trainable parameters are updated.
-        lr: peak learning rate.
-        weight_decay: decoupled weight decay.
-        steps: updates in all; the learning rate decays to zero there.
-        encoder_lr: peak learning rate of a tower's weights; as the others' if left out.
+        model: Its trainable parameters are updated.
+        lr: Peak learning rate.
+        weight_decay: Decoupled weight decay.
+        steps: Updates in all; the learning rate decays to zero there.
+        encoder_lr: Peak learning rate of a tower's weights; `lr` if left out.
     """
 
     def __init__(
@@ -57,11 +57,29 @@ class ScheduledAdamW:
         ]
         self._optimizer = torch.optim.AdamW(groups, lr=lr, weight_decay=weight_decay)
 
-    def update(self, backward: Callable[[], float]) -> None:
-        """One update along the gradient that `backward` leaves in `.grad`; it returns the loss.
+    def update_to(
+        self, step: int, backward: Callable[[], float], progress: Callable[[int], None] | None = None
+    ) -> None:
+        """Update until `step` updates are done.
+
+        Args:
+            step: How many, those before a resume included.
+            backward: Leaves the gradient of the current step in `.grad` and returns the loss.
+            progress: Called with the number of updates done, after each.
 
         Raises:
-            Diverged: the loss or its gradient is not finite; no weight has changed.
+            Diverged: The loss or its gradient is not finite.
+        """
+        while self.step < step:
+            self.update(backward)
+            if progress is not None:
+                progress(self.step)
+
+    def update(self, backward: Callable[[], float]) -> None:
+        """Update once along the gradient that `backward` leaves in `.grad`; it returns the loss.
+
+        Raises:
+            Diverged: The loss or its gradient is not finite; no weight has changed.
         """
         for group in self._optimizer.param_groups:
             group["lr"] = group["rate"] * self._lr * self._schedule()
@@ -80,7 +98,7 @@ class ScheduledAdamW:
         return 0.5 * (1 + math.cos(math.pi * (self.step - warmup) / max(1, self._steps - warmup)))
 
     def state(self) -> dict[str, Tensor]:
-        """Tensors of a checkpoint: `model.*` all weights, frozen ones too, `optimizer.*` AdamW's moments."""
+        """Return the tensors of a checkpoint: `model.*` all weights, frozen too, `optimizer.*` AdamW's moments."""
         tensors = {f"model.{name}": p.detach() for name, p in self._model.named_parameters()}
         for name, p in self._parameters.items():
             for key, value in self._optimizer.state.get(p, {}).items():
@@ -88,7 +106,7 @@ class ScheduledAdamW:
         return tensors
 
     def restore(self, tensors: Mapping[str, Tensor], step: int) -> None:
-        """Puts the moments that `state` gave after `step` updates in place; `load_weights` does the weights."""
+        """Restore the moments that `state` returned after `step` updates; `load_weights` restores the weights."""
         for name, p in self._parameters.items():
             keys = [key for key in ("step", "exp_avg", "exp_avg_sq") if f"optimizer.{key}.{name}" in tensors]
             if keys:
@@ -105,10 +123,10 @@ class Trainer:
     """Meta-trains a learner.
 
     Args:
-        learner: the learner, whose model is trained in place.
-        episodes: meta-training episodes.
-        steps: meta-updates in all.
-        seed: order of the episodes.
+        learner: The learner; its model is trained in place.
+        episodes: Meta-training episodes.
+        steps: Meta-updates in all.
+        seed: Of the episodes' order.
     """
 
     def __init__(self, learner: Learner, episodes: Sequence[Episode], steps: int, seed: int) -> None:
@@ -125,46 +143,46 @@ class Trainer:
         return self._optimizer.step
 
     def train_to(self, step: int, progress: Callable[[int], None] | None = None) -> None:
-        """Runs meta-updates until `step` are done.
+        """Run meta-updates until `step` are done.
 
         Args:
-            step: how many, those before a resume included.
-            progress: told of the number of updates done, after each.
+            step: How many, those before a resume included.
+            progress: Called with the number of updates done, after each.
 
         Raises:
-            Diverged: the loss or its gradient is not finite.
+            Diverged: The loss or its gradient is not finite.
         """
-        while self.step < step:
-            self._optimizer.update(lambda: self.learner.meta_step(self.batch(self.step)))
-            if progress is not None:
-                progress(self.step)
+        self._optimizer.update_to(step, lambda: self.learner.meta_step(self.batch(self.step)), progress)
 
     def batch(self, step: int) -> list[Episode]:
-        """The episodes of a meta-update: a function of the seed and the step alone."""
+        """Return the episodes of a meta-update: a function of the seed and the step alone."""
         values = self.learner.hyperparameters
         size = min(values.meta_batch_size, len(self._episodes))
         rng = np.random.default_rng([self._seed, step])
         drawn = [self._episodes[i] for i in rng.choice(len(self._episodes), size, replace=False)]
-        return drawn if values.train_candidates is None else [thin(e, values.train_candidates, rng) for e in drawn]
+        if values.train_candidates is None:
+            return drawn
+        return [sample_candidates(episode, values.train_candidates, rng) for episode in drawn]
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Tensors and metadata of a checkpoint: trained weights, AdamW's moments, the step."""
+        """Return tensors and metadata of a checkpoint: trained weights, AdamW's moments, the step."""
         return self._optimizer.state(), {
             "step": self.step,
             "hyperparameters": self.learner.hyperparameters.to_dict(),
         }
 
     def restore(self, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
-        """Continues from a checkpoint that `state` gave."""
+        """Continue from a checkpoint that `state` returned."""
         load_weights(self.learner.model, tensors)
         self._optimizer.restore(tensors, int(metadata["step"]))
 
 
 def load_weights(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Puts a checkpoint's weights into a model of the same architecture.
+    """Copy a checkpoint's weights into a model of the same architecture.
 
     Raises:
-        KeyError, RuntimeError: a weight is missing, or has another shape.
+        KeyError: A weight is missing.
+        RuntimeError: A weight has another shape.
     """
     with torch.no_grad():
         for name, parameter in model.named_parameters():

@@ -1,10 +1,8 @@
-"""One configuration on its way from rung to rung: checkpoints, and fewer episodes at a time where memory runs out."""
+"""One configuration in training: resumed from its checkpoint, in smaller micro-batches where memory runs out."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -16,99 +14,77 @@ from studies.evaluation.metrics import Evaluation
 from studies.model.device import device
 from studies.training.cost_model import rung_updates
 from studies.training.out_of_memory import halved, recognised
-from studies.training.outer_loop import Diverged, Trainer
+from studies.training.outer_loop import Trainer
 from studies.training.problem import Problem
+from studies.training.rungs import RungReport, timed
 
 T = TypeVar("T")
 
 
-@dataclass(frozen=True)
-class RungReport:
-    """What a trial has reached at a rung.
-
-    Attributes:
-        rung: position in `pruner.rungs`.
-        step: meta-updates done.
-        recall: validation recall@K, macro-averaged over scenes; NaN where training diverged.
-        scene_recalls: recall per validation scene.
-        cost_seconds: seconds of training and evaluation so far, those before a resume included.
-        seconds_per_update: of training since the rung before.
-        at_once: most episodes trained on at a time, where memory did not suffice for as many as planned.
-    """
-
-    rung: int
-    step: int
-    recall: float
-    scene_recalls: dict[str, float]
-    cost_seconds: float
-    seconds_per_update: float = 0.0
-    at_once: int | None = None
-
-
 class Trial:
-    """Trains one configuration from its newest checkpoint, or from its start; see `objective.run_trial`.
+    """Trains one configuration from its newest checkpoint, or from its start; `run_rungs` drives it.
 
     Args:
-        problem: the study's data.
-        hyperparameters: the configuration.
-        folder: where the trial's checkpoints live.
-        advance: told after each meta-update how much of all of them is done, from 0 to 1.
+        problem: The study's data.
+        hyperparameters: The configuration.
+        folder: Where the trial's checkpoints are kept.
+        advance: Called after each meta-update with the fraction of all of them that is done.
 
     Attributes:
-        reached: the last rung, of the checkpoint at first; its number is -1 before there is one.
+        reached: The rung of the newest checkpoint; None where there is none.
+        micro_batch_size: Most episodes trained on at a time, where memory did not suffice for as many as planned.
+
+    Raises:
+        InputError: The newest checkpoint is of another configuration.
+        OutOfMemory: One episode at a time needs more memory than there is.
     """
 
     def __init__(
         self, problem: Problem, hyperparameters: Hyperparameters, folder: Path, advance: Callable[[float], None]
     ) -> None:
-        self.reached = RungReport(rung=-1, step=0, recall=float("nan"), scene_recalls={}, cost_seconds=0.0)
+        self.reached: RungReport | None = None
+        self.micro_batch_size: int | None = None
         self._problem, self._hyperparameters, self._folder, self._advance = problem, hyperparameters, folder, advance
-        self._at_once: int | None = None
         self._rungs: list[int] = []
         self._trainer: Trainer | None = None
-        self._in_memory(self._running)
+        self._retried(self._running)
 
     @property
-    def goes_on(self) -> bool:
-        """Whether there is a further rung and training has not diverged."""
-        return self.reached.rung < 0 or (bool(self.reached.scene_recalls) and self.reached.rung + 1 < len(self._rungs))
+    def rungs(self) -> Sequence[int]:
+        """Meta-updates at each rung."""
+        return self._rungs
 
-    def next_rung(self, started: float) -> RungReport:
-        """Trains to the next rung, evaluates and leaves a checkpoint there.
+    @property
+    def step(self) -> int:
+        """Meta-updates done."""
+        return self._running().step
 
-        Args:
-            started: when the time to count began, by `time.perf_counter`.
+    def train_to(self, step: int) -> float:
+        """Run meta-updates until `step` are done; return seconds per update.
+
+        Raises:
+            Diverged: The loss or its gradient is not finite.
+            OutOfMemory: One episode at a time needs more memory than there is.
         """
-        recall, scene_recalls, pace = float("nan"), {}, 0.0
-        try:
-            trained = self._in_memory(self._train)
-            result = self._evaluate()
-            recall, scene_recalls = result.mean(), {name: scene.recall for name, scene in result.scenes.items()}
-            pace = trained
-        except (Diverged, FloatingPointError):
-            pass  # the report says so: not a number
-        spent = self.reached.cost_seconds + time.perf_counter() - started
-        rung = self.reached.rung + 1
-        self.reached = RungReport(rung, self._rungs[rung], recall, scene_recalls, spent, pace, self._at_once)
-        if scene_recalls:
-            tensors, metadata = self._running().state()
-            metadata |= {"reached": asdict(self.reached), "rungs": self._rungs}
-            checkpoints.save(self._folder, self.reached.step, tensors, metadata)
-        return self.reached
+        last = self._rungs[-1]
+        return self._retried(lambda: timed(self._running(), step, lambda done: self._advance(done / last)))
 
-    def _train(self) -> float:
-        """Trains to the next rung; returns seconds per update."""
-        trainer = self._running()
-        before, started = trainer.step, time.perf_counter()
-        trainer.train_to(self._rungs[self.reached.rung + 1], lambda step: self._advance(step / self._rungs[-1]))
-        return (time.perf_counter() - started) / (trainer.step - before)
+    def evaluate(self) -> Evaluation:
+        """Return the figures on the validation episodes.
 
-    def _evaluate(self) -> Evaluation:
+        Raises:
+            OutOfMemory: There is too little memory; smaller micro-batches would not help.
+        """
         with recognised("evaluating ran out of memory: lower protocol.queries, or run fewer workers"):
             return self._problem.evaluate(self._running().learner, self._problem.validation)
 
-    def _in_memory(self, work: Callable[[], T]) -> T:
-        """What `work` returns; where memory runs out, anew with half as many episodes at a time."""
+    def state(self) -> checkpoints.Checkpoint:
+        """Return tensors and metadata of a checkpoint."""
+        tensors, metadata = self._running().state()
+        return tensors, metadata | {"rungs": self._rungs}
+
+    def _retried(self, work: Callable[[], T]) -> T:
+        """Return what `work` returns; where memory runs out, retry from the checkpoint with half the micro-batch."""
         while True:
             try:
                 with recognised("training ran out of memory"):
@@ -118,18 +94,18 @@ class Trial:
             self._trainer = None
             most = min(self._hyperparameters.meta_batch_size, len(self._problem.train))
             planned = min(self._problem.spec.search.episodes_at_once or most, most)
-            self._at_once = halved(self._at_once or planned, shortage)
+            self.micro_batch_size = halved(self.micro_batch_size or planned, shortage)
 
     def _running(self) -> Trainer:
-        """The trainer; anew where there is none: as the newest checkpoint left it, or at the start."""
+        """Return the trainer; where there is none, build it from the newest checkpoint, or at its start."""
         if self._trainer is not None:
             return self._trainer
         stored = self._stored()
-        if stored and self.reached.rung < 0:
+        if stored:
             self.reached = RungReport(**stored[1]["reached"])
-            self._at_once = self._at_once or self.reached.at_once
+            self.micro_batch_size = self.micro_batch_size or self.reached.micro_batch_size
         section, seed, episodes = self._problem.spec.pruner, self._problem.spec.search.seed, self._problem.train
-        learner = self._problem.learner(self._hyperparameters, self._at_once)
+        learner = self._problem.learner(self._hyperparameters, self.micro_batch_size)
         self._rungs = stored[1]["rungs"] if stored else rung_updates(section, learner, episodes, seed)
         trainer = Trainer(learner, episodes, self._rungs[-1], seed)
         if stored:
@@ -138,10 +114,10 @@ class Trial:
         return trainer
 
     def _stored(self) -> checkpoints.Checkpoint | None:
-        """The checkpoint to go on from.
+        """Return the newest checkpoint; None where there is none.
 
         Raises:
-            InputError: it is of another configuration.
+            InputError: It is of another configuration.
         """
         stored = checkpoints.newest_valid(self._folder, str(device()))
         if stored is None:

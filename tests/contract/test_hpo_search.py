@@ -24,7 +24,7 @@ from storage.database.records import Records, RungResult
 from storage.errors import InputError
 from storage.home import trial_folder
 from studies.config.spec import parse_spec
-from studies.training.trial import RungReport
+from studies.training.rungs import RungReport
 
 SCENES = ("tea", "cheese")
 RUNGS = [10, 30, 90]

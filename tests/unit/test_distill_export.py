@@ -53,7 +53,8 @@ def problem(tmp_path_factory: pytest.TempPathFactory) -> Problem:
 def distilled(problem: Problem, folder: Path, values: Hyperparameters, width: int = 0) -> Student:
     """A student after a few steps, so that no two parts of it are equal by accident."""
     distillation = Distillation(problem, [Teacher(0, 0.5, problem.learner(values))])
-    distillation.run_trial(StudentHyperparameters(temperature=3, width=width), folder, lambda *_: None)
+    student = StudentHyperparameters.from_dict({"temperature": 3.0, "width": width})
+    distillation.run_trial(student, folder, lambda reached: None)
     return load_student(problem, folder)
 
 
@@ -216,7 +217,7 @@ def test_8_bit_weights_that_cost_recall_are_refused(
     write_onnx(narrow, draft / GRAPHS["onnx"])
     write_int8(draft / GRAPHS["onnx"], draft / GRAPHS["onnx-int8"])
     with pytest.raises(ScenetuneError, match=r"falls from 0\.\d+ to 0\.\d+.*--format hf,onnx"):
-        export_checks.weigh_int8(narrow, draft, problem)
+        export_checks.measure_int8(narrow, draft, problem)
 
 
 def test_a_format_brings_along_what_it_is_made_from(problem: Problem) -> None:
@@ -382,7 +383,7 @@ def test_lists_of_another_head_leave_nothing(
         write(other, *rest)
 
     monkeypatch.setattr(exporting, "write_head", wrong)
-    monkeypatch.setattr(export_checks, "strangers_vectors", lambda *_: {})  # slow, and shown elsewhere
+    monkeypatch.setattr(export_checks, "fresh_process_vectors", lambda *_: {})  # slow, and shown elsewhere
     with pytest.raises(ScenetuneError, match="ranks otherwise"):
         export(student, problem.lexicon, tmp_path / "out", origin(problem), problem=problem)
     assert list(tmp_path.iterdir()) == []
@@ -428,5 +429,5 @@ def test_parity_is_checked_without_a_network(exported: Path, monkeypatch: pytest
 
     monkeypatch.setattr(export_checks.subprocess, "run", run)
     with pytest.raises(KeyboardInterrupt):
-        export_checks.strangers_vectors(exported, ["milk"], ["hf"])
+        export_checks.fresh_process_vectors(exported, ["milk"], ["hf"])
     assert seen["env"]["HF_HUB_OFFLINE"] == "1"

@@ -304,7 +304,7 @@ def test_many_users_are_ranked_part_by_part(
     candidates, support, histories = asked(problem, problem.validation[0])
     scene = served.adapt(candidates, support)
     together = scene.rank(histories, k=4)
-    monkeypatch.setattr(scenes, "_NUMBERS", 1)
+    monkeypatch.setattr(scenes, "_MAX_ELEMENTS", 1)
     one_by_one = scene.rank(histories, k=4)
     assert torch.equal(one_by_one.items, together.items)
     torch.testing.assert_close(one_by_one.scores, together.scores)

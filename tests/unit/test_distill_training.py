@@ -1,4 +1,4 @@
-"""A student starts as its teacher, is pulled towards it, and comes back from a checkpoint as it was."""
+"""A student starts as its teacher, is trained to match it, and resumes from a checkpoint bit for bit."""
 
 import copy
 import math
@@ -13,13 +13,15 @@ from torch import nn
 
 from distill.hyperparameters import StudentHyperparameters
 from distill.initialisation import init_encoder
-from distill.losses import embedding_loss
+from distill.losses.batches import VectorBatch
+from distill.losses.embedding import embedding_loss
 from distill.objective import Distillation, Teacher, evaluate, load_student
 from distill.student import TokenTower
 from distill.teacher_states import TeacherStates, needed
-from distill.trainer import Distiller, asking, draw
+from distill.trainer import Distiller, draw_episode, subsample
 from storage.errors import InputError
 from storage.files import checkpoints
+from studies.config.distill_losses import LOSSES
 from studies.config.hyperparameters import Hyperparameters, LearnerName
 from studies.config.spec import TeacherSection
 from studies.model import encoder as encoders
@@ -27,6 +29,7 @@ from studies.model.device import autocast, fast_bf16, full_precision
 from studies.model.encoder import Encoder, Ragged, tokenize
 from studies.model.towers import build_tower
 from studies.training.problem import Problem, prepare
+from studies.training.rungs import RungReport
 from tests.heard import Heard
 from tests.synthetic import planted_dataset, tiny_encoder, tiny_spec
 
@@ -42,7 +45,7 @@ def problem(tmp_path_factory: pytest.TempPathFactory) -> Problem:
 
 
 def teacher(problem: Problem, learner: LearnerName = "protonet", trainable_layers: int = 0, trial: int = 0) -> Teacher:
-    """An untrained teacher: distillation asks nothing more of one."""
+    """An untrained teacher: distillation needs nothing more of one."""
     inner = {} if learner == "protonet" else INNER
     values = Hyperparameters(learner=learner, trainable_layers=trainable_layers, **inner)
     return Teacher(trial, 0.3 + trial / 100, problem.learner(values))
@@ -58,8 +61,13 @@ def encoder_of(encoder: Encoder, tower: nn.Module | None, layers: int, init: str
     return init_encoder(encoder, tower, None, values)[0]
 
 
-def ignore(step: int, recall: float, cost_seconds: float) -> None:
-    """A report that nobody reads."""
+def ignore(reached: RungReport) -> None:
+    """A report that is not read."""
+
+
+def student_values(**values: Any) -> StudentHyperparameters:
+    """The default student with some values, by their names in the study file."""
+    return StudentHyperparameters.from_dict(values)
 
 
 @pytest.mark.parametrize("init", ["alternate", "first", "last"])
@@ -113,11 +121,11 @@ def test_a_student_deeper_than_its_teacher_is_refused(problem: Problem) -> None:
 def test_embedding_matching_brings_the_student_closer(problem: Problem) -> None:
     """Targets in another order than the items would still train without an error."""
     shared = distillation(problem)
-    student = shared._start(StudentHyperparameters(lr=1e-3))
+    student = shared.start(StudentHyperparameters(lr=1e-3))
 
     def error() -> float:
         with full_precision(), torch.no_grad():
-            return float(embedding_loss(student.tower(shared.targets.items), shared.targets.vectors))
+            return float(embedding_loss(VectorBatch(student.tower(shared.targets.items), shared.targets.vectors)))
 
     before = error()
     long = problem.spec.distill.model_copy(update={"embed_steps": 60})
@@ -129,7 +137,7 @@ def test_embedding_matching_brings_the_student_closer(problem: Problem) -> None:
 def test_ranking_steps_train_encoder_and_head(problem: Problem, learner: LearnerName) -> None:
     """An inner loop that detaches the vectors would leave the encoder untrained, and nobody would notice."""
     shared = distillation(problem, teacher(problem, learner))
-    student = shared._start(StudentHyperparameters(embedding=0, lr=1e-3))
+    student = shared.start(student_values(embedding=0.0, lr=1e-3))
     before = {name: p.detach().clone() for name, p in student.model.named_parameters()}
     section = problem.spec.distill
     distiller = Distiller(student, shared.targets, problem.train, section)
@@ -154,30 +162,30 @@ def test_teachers_are_adapted_and_weighted_by_their_recall(problem: Problem) -> 
     torch.testing.assert_close(shared.targets.ranking(index, 1), scores[1])
 
 
-def test_teachers_are_asked_once(problem: Problem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every resumed distillation would pay for its teachers again; and other teachers must not get these answers."""
+def test_targets_are_computed_once(problem: Problem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every resumed distillation would pay for its teachers again; and other teachers must not get these targets."""
     heard = Heard()
     monkeypatch.setattr(problem, "reporter", heard)
 
-    def ask(one: Teacher) -> Distillation:
+    def compute(one: Teacher) -> Distillation:
         return Distillation(problem, [one], tmp_path)
 
-    first, again = ask(teacher(problem)), ask(teacher(problem))
+    first, again = compute(teacher(problem)), compute(teacher(problem))
     count = len(first.targets.scores)
-    assert heard.reports["asking the teachers"] == [(done, count) for done in range(1, count + 1)]
+    assert heard.reports["scoring episodes with the teachers"] == [(done, count) for done in range(1, count + 1)]
     for index, scores in first.targets.scores.items():
         assert torch.equal(again.targets.scores[index], scores)
     assert torch.equal(again.targets.vectors, first.targets.vectors)
-    ask(teacher(problem, "anil"))
-    assert len(heard.reports["asking the teachers"]) == 2 * count
+    compute(teacher(problem, "anil"))
+    assert len(heard.reports["scoring episodes with the teachers"]) == 2 * count
     next(tmp_path.iterdir()).write_bytes(b"half a file")
-    ask(teacher(problem))
+    compute(teacher(problem))
 
 
 def test_training_never_reads_held_out_texts(problem: Problem, monkeypatch: pytest.MonkeyPatch) -> None:
     """A student that has seen the test scenes' texts is not the student that a new scene will meet."""
     shared = distillation(problem, teacher(problem, "fomaml", trainable_layers=1))
-    student = shared._start(StudentHyperparameters(hidden=1.0))
+    student = shared.start(student_values(hidden=1.0))
     read: set[int] = set()
     whole = {id(student.tower.tokens), id(problem.tokens)}
     chosen, padded = Ragged.rows, Ragged.padded
@@ -200,22 +208,22 @@ def test_training_never_reads_held_out_texts(problem: Problem, monkeypatch: pyte
     assert set(problem.visible_items.tolist()) == set(range(len(problem.data.texts))) - held_out
 
 
-def test_a_thinned_episode_scores_its_queries_the_same(problem: Problem) -> None:
+def test_a_subsampled_episode_scores_its_queries_the_same(problem: Problem) -> None:
     """Items left out by mistake would change histories silently: counts are matrices without names."""
     one = teacher(problem, "fomaml")
     episode = max(problem.train, key=lambda episode: len(episode.items) - episode.candidates)
     queries = torch.tensor([len(episode.relevant) - 1, 0])
-    thin, kept = asking(episode, queries, np.random.default_rng(0))
-    assert len(thin.items) < len(episode.items)
-    assert torch.equal(thin.items[: thin.candidates], episode.items[kept])
+    small, kept = subsample(episode, queries, np.random.default_rng(0))
+    assert len(small.items) < len(episode.items)
+    assert torch.equal(small.items[: small.candidates], episode.items[kept])
 
     def scores(of: object) -> torch.Tensor:
         vectors = one.learner.model.tower(of.items)  # type: ignore[attr-defined]
         return one.learner.adapt(of, vectors).scores(of.query_history)  # type: ignore[attr-defined, arg-type]
 
-    assert thin.candidates == episode.candidates  # so few that all remain
-    torch.testing.assert_close(scores(thin), scores(episode)[queries])
-    assert torch.equal(thin.relevant, episode.relevant[queries])
+    assert small.candidates == episode.candidates  # so few that all remain
+    torch.testing.assert_close(scores(small), scores(episode)[queries])
+    assert torch.equal(small.relevant, episode.relevant[queries])
 
 
 def test_a_narrower_student_starts_close_to_its_teacher() -> None:
@@ -260,8 +268,8 @@ def test_a_teacher_that_trained_every_layer_leaves_the_hidden_loss_out(problem: 
     """There are no cached states to compare: the trial must train without them, not fail."""
     problem.cache.build({3})
     shared = distillation(problem, teacher(problem, "fomaml", trainable_layers=3))
-    assert shared._states(StudentHyperparameters(hidden=1.0)) is None
-    assert shared.run_trial(StudentHyperparameters(hidden=1.0), tmp_path / "t", ignore) >= 0
+    assert shared.states(student_values(hidden=1.0)) is None
+    assert shared.run_trial(student_values(hidden=1.0), tmp_path / "t", ignore) >= 0
 
 
 @pytest.mark.parametrize("loss", ["embedding", "relational", "hidden"])
@@ -269,14 +277,14 @@ def test_each_loss_on_texts_falls_as_it_is_trained(problem: Problem, loss: str) 
     """A weight that reaches no loss makes the search compare equal students."""
     shared = distillation(problem)
     off = dict.fromkeys(("embedding", "relational", "hidden"), 0.0)
-    student = shared._start(StudentHyperparameters(**{**off, loss: 10.0}, lr=1e-3, spelling=0.0))
+    student = shared.start(student_values(**{**off, loss: 10.0}, lr=1e-3, spelling=0.0))
     problem.cache.build(needed(4, {2}, 0))
     states = TeacherStates(problem.cache, 4, 2, 0) if loss == "hidden" else None
     section = problem.spec.distill.model_copy(update={"embed_steps": 60})
     distiller = Distiller(student, shared.targets, problem.train, section, states)
-    first = float(distiller._read().detach())
+    first = float(distiller.text_loss().detach())
     distiller.train_to(50)
-    assert float(distiller._read().detach()) < first
+    assert float(distiller.text_loss().detach()) < first
 
 
 @pytest.mark.parametrize("loss", ["listwise", "margin", "hard"])
@@ -284,13 +292,13 @@ def test_each_loss_on_rankings_reaches_the_encoder(problem: Problem, loss: str) 
     """As above, of episodes."""
     shared = distillation(problem)
     off = dict.fromkeys(("embedding", "relational", "listwise", "margin", "hard"), 0.0)
-    student = shared._start(StudentHyperparameters(**{**off, loss: 1.0}))
+    student = shared.start(student_values(**{**off, loss: 1.0}))
     section = problem.spec.distill
     distiller = Distiller(student, shared.targets, problem.train, section)
     distiller.restore(
         {f"model.{name}": p.detach() for name, p in student.model.named_parameters()}, section.embed_steps
     )
-    distiller._rank().backward()  # type: ignore[no-untyped-call]
+    distiller.ranking_loss().backward()  # type: ignore[no-untyped-call]
     gradient = student.tower.model.transformer.layer[0].ffn.lin1.weight.grad
     assert gradient is not None
     assert float(gradient.abs().max()) > 0
@@ -303,7 +311,7 @@ def test_a_restored_distiller_goes_on_bit_for_bit(problem: Problem, tmp_path: Pa
     values, section = StudentHyperparameters(), problem.spec.distill
 
     def fresh() -> Distiller:
-        return Distiller(shared._start(values), shared.targets, problem.train, section)
+        return Distiller(shared.start(values), shared.targets, problem.train, section)
 
     whole, part = fresh(), fresh()
     whole.train_to(10)
@@ -322,27 +330,26 @@ def test_a_restored_distiller_goes_on_bit_for_bit(problem: Problem, tmp_path: Pa
 def test_a_trial_reports_resumes_and_loads(problem: Problem, tmp_path: Path) -> None:
     """An interrupted trial must end where an uninterrupted one does, and the export must load that very student."""
     shared = distillation(problem)
-    reports: list[tuple[int, float, float]] = []
-    recall = shared.run_trial(StudentHyperparameters(), tmp_path / "whole", lambda *report: reports.append(report))
-    assert [step for step, _, _ in reports] == [2, 6, 10]
-    assert reports[-1][1] == recall
-    assert [cost for _, _, cost in reports] == sorted(cost for _, _, cost in reports)
+    reports: list[RungReport] = []
+    recall = shared.run_trial(StudentHyperparameters(), tmp_path / "whole", reports.append)
+    assert [(report.rung, report.step) for report in reports] == [(0, 2), (1, 6), (2, 10)]
+    assert reports[-1].recall == recall
+    costs = [report.cost_seconds for report in reports]
+    assert costs == sorted(costs)
 
     class Stopped(Exception):
         """What Ctrl-C looks like from inside."""
 
-    def stop(step: int, recall: float, cost_seconds: float) -> None:
-        if step == 6:
+    def stop(reached: RungReport) -> None:
+        if reached.step == 6:
             raise Stopped
 
     with pytest.raises(Stopped):
         shared.run_trial(StudentHyperparameters(), tmp_path / "cut", stop)
-    later: list[int] = []
+    later: list[RungReport] = []
     done: list[int] = []
-    again = shared.run_trial(
-        StudentHyperparameters(), tmp_path / "cut", lambda step, *_: later.append(step), progress=done.append
-    )
-    assert (again, later, done) == (recall, [6, 10], [7, 8, 9, 10])
+    again = shared.run_trial(StudentHyperparameters(), tmp_path / "cut", later.append, progress=done.append)
+    assert (again, [report.step for report in later], done) == (recall, [6, 10], [7, 8, 9, 10])
     student = load_student(problem, tmp_path / "cut")
     tensors, _ = checkpoints.last(tmp_path / "whole")
     for name, weight in student.model.named_parameters():
@@ -353,11 +360,11 @@ def test_a_trial_reports_resumes_and_loads(problem: Problem, tmp_path: Path) -> 
 
 def test_a_trial_that_diverges_says_nan(problem: Problem, tmp_path: Path) -> None:
     """A crash would take the worker down; a finite figure would rank the trial."""
-    reports: list[float] = []
-    values = StudentHyperparameters(lr=1e30)
-    recall = distillation(problem).run_trial(values, tmp_path / "t", lambda _, recall, __: reports.append(recall))
+    reports: list[RungReport] = []
+    recall = distillation(problem).run_trial(StudentHyperparameters(lr=1e30), tmp_path / "t", reports.append)
     assert math.isnan(recall)
-    assert math.isnan(reports[-1])
+    assert math.isnan(reports[-1].recall)
+    assert reports[-1].scene_recalls == {}
 
 
 def test_loading_refuses_another_studys_student(problem: Problem, tmp_path: Path) -> None:
@@ -391,8 +398,8 @@ def test_full_precision_reaches_through_autocast() -> None:
 
 def test_steps_draw_the_same_episodes_for_every_trial() -> None:
     """Targets are computed for the drawn episodes alone: another draw would find none."""
-    assert [draw(0, step, 50)[0] for step in range(5)] == [draw(0, step, 50)[0] for step in range(5)]
-    assert len({draw(0, step, 50)[0] for step in range(20)}) > 5
+    assert [draw_episode(0, step, 50)[0] for step in range(5)] == [draw_episode(0, step, 50)[0] for step in range(5)]
+    assert len({draw_episode(0, step, 50)[0] for step in range(20)}) > 5
 
 
 def test_the_bundled_encoder_maps_exactly() -> None:
@@ -403,3 +410,36 @@ def test_the_bundled_encoder_maps_exactly() -> None:
         ours = TokenTower(encoder_of(encoder, None, 6, "alternate"), tokens)(torch.arange(2))
         theirs = TokenTower(encoder.model, tokens)(torch.arange(2))
     torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)
+
+
+def test_a_narrow_students_states_are_compared_at_the_teachers_width(problem: Problem) -> None:
+    """Without the projection dimensions would be compared that mean different things."""
+    problem.cache.build(needed(4, {3}, 0))
+    shared = distillation(problem)
+    off = dict.fromkeys(LOSSES, 0.0)
+    values = student_values(**off | {"hidden": 2.0, "width": 16, "layers": 3, "spelling": 0.0, "batch_size": 4})
+    student, states = shared.start(values), shared.states(values)
+    projection = student.tower.projection
+    assert states is not None
+    assert projection is not None
+    loss = Distiller(student, shared.targets, problem.train, problem.spec.distill, states).text_loss()
+    rows = np.random.default_rng([problem.spec.distill.seed, 0]).choice(len(shared.targets.items), 4, replace=False)
+    items = shared.targets.items[torch.from_numpy(rows)]
+    read = student.tower.read(items, states=True)
+    squares = [
+        (projection(read.states[layer]) - theirs)[read.mask].square().mean()
+        for layer, theirs in zip(states.layers, states.of(items), strict=True)
+    ]
+    torch.testing.assert_close(loss, 2.0 * torch.stack(squares).mean(), rtol=0.02, atol=1e-4)  # bf16 where it is fast
+
+
+def test_every_layer_has_a_gradient_where_no_loss_reads_vectors(problem: Problem) -> None:
+    """AdamW leaves weights without a gradient alone: the layers above would not decay as those below do."""
+    problem.cache.build(needed(4, {2}, 0))
+    shared = distillation(problem)
+    student = shared.start(student_values(**dict.fromkeys(LOSSES, 0.0) | {"hidden": 1.0}))
+    states = shared.states(student.hyperparameters)
+    Distiller(student, shared.targets, problem.train, problem.spec.distill, states).text_loss().backward()  # type: ignore[no-untyped-call]
+    gradients = [parameter.grad for parameter in student.tower.model.transformer.parameters()]
+    assert all(gradient is not None for gradient in gradients)
+    assert [bool(gradient.any()) for gradient in gradients if gradient is not None].count(True) > 0

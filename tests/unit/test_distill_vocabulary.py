@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from distill.vocabulary import Speller, needed_tokens, trim
+from distill.vocabulary import SubwordDropout, needed_tokens, trim
 from storage.errors import InputError
 from studies.config.spec import TeacherSection
 from studies.model import encoder as encoders
@@ -76,21 +76,21 @@ def test_another_kind_of_tokenizer_is_refused() -> None:
 
 
 @given(st.integers(0, 1000), st.floats(0.05, 1))
-def test_spelling_keeps_the_letters_and_the_limit(seed: int, rate: float) -> None:
+def test_subword_dropout_keeps_the_letters_and_the_limit(seed: int, rate: float) -> None:
     """A letter lost in splitting would teach the student another word."""
     small = tokenize(TRIMMED, TEXTS, 48)
-    spelled = Speller(TRIMMED, 12).spell(small, rate, np.random.default_rng(seed))
-    assert len(spelled) == len(TEXTS)
+    split = SubwordDropout(TRIMMED, 12).split(small, rate, np.random.default_rng(seed))
+    assert len(split) == len(TEXTS)
     for row, text in enumerate(TEXTS):
-        codes = spelled.values[spelled.offsets[row] : spelled.offsets[row + 1]].tolist()
+        codes = split.values[split.offsets[row] : split.offsets[row + 1]].tolist()
         read = TRIMMED.convert_ids_to_tokens(codes)
         assert "".join(piece.removeprefix("##") for piece in read[1:-1]) == text.replace(" ", "")
         assert len(codes) <= max(12, int(small.lengths[row]))
         assert (read[0], read[-1]) == ("[CLS]", "[SEP]")
 
 
-def test_spelling_at_rate_one_gives_letters() -> None:
+def test_subword_dropout_at_rate_one_gives_letters() -> None:
     """The longest prefix alone would stop half-way and leave rare pieces unread."""
     small = tokenize(TRIMMED, ["milk"], 48)
-    spelled = Speller(TRIMMED, 48).spell(small, 1.0, np.random.default_rng(0))
-    assert TRIMMED.convert_ids_to_tokens(spelled.values.tolist()) == ["[CLS]", "m", "##i", "##l", "##k", "[SEP]"]
+    split = SubwordDropout(TRIMMED, 48).split(small, 1.0, np.random.default_rng(0))
+    assert TRIMMED.convert_ids_to_tokens(split.values.tolist()) == ["[CLS]", "m", "##i", "##l", "##k", "[SEP]"]

@@ -19,7 +19,7 @@ from studies.model.device import full_precision
 from studies.training.objective import load_teacher, run_trial
 from studies.training.out_of_memory import recognised
 from studies.training.problem import Problem, prepare
-from studies.training.trial import RungReport
+from studies.training.rungs import RungReport
 from tests.synthetic import planted_dataset, tiny_encoder, tiny_spec
 
 ANIL = Hyperparameters("anil", 5e-3, meta_batch_size=4, inner_lr=0.05, inner_steps=2)
@@ -66,7 +66,7 @@ def heard(
 
 
 def untimed(reports: list[RungReport]) -> list[RungReport]:
-    return [replace(report, cost_seconds=0.0, seconds_per_update=0.0, at_once=None) for report in reports]
+    return [replace(report, cost_seconds=0.0, seconds_per_update=0.0, micro_batch_size=None) for report in reports]
 
 
 def distance(problem: Problem, one: Path, other: Path) -> float:
@@ -88,8 +88,8 @@ def test_fewer_episodes_at_a_time_end_where_all_together_do(
     held = limit(monkeypatch, most=1)
     reports, reached = heard(problem, tmp_path / "fewer")
     assert held[:3] == [4, 2, 1]
-    assert {report.at_once for report in whole} == {None}
-    assert {report.at_once for report in reports} == {1}
+    assert {report.micro_batch_size for report in whole} == {None}
+    assert {report.micro_batch_size for report in reports} == {1}
     assert [record.levelno for record in caplog.records if "out of memory" in record.message] == [logging.WARNING] * 2
     assert "ran out of memory (CUDA out of memory. Tried to allocate 20.00 MiB.) with 4 episodes" in caplog.text
     assert [report.step for report in reports] == [2, 4, 8]
@@ -104,7 +104,7 @@ def test_a_trial_goes_on_from_its_last_rung_and_tells_none_twice(
     whole, _ = heard(problem, tmp_path / "whole")
     held = limit(monkeypatch, most=2, after=5)  # memory suffices for the first rung of 2 and for 3 updates more
     reports, _ = heard(problem, tmp_path / "fewer")
-    assert [(report.rung, report.at_once) for report in reports] == [(0, None), (1, None), (2, 2)]
+    assert [(report.rung, report.micro_batch_size) for report in reports] == [(0, None), (1, None), (2, 2)]
     assert held == [4] * 6 + [2] * 2 * 4
     assert untimed(reports[:2]) == untimed(whole[:2])
 
@@ -125,7 +125,7 @@ def test_a_resumed_trial_keeps_to_fewer_episodes(
         run_trial(problem, ANIL, tmp_path / "trial", stop)
     held.clear()
     reports, _ = heard(problem, tmp_path / "trial")
-    assert {report.at_once for report in reports} == {2}
+    assert {report.micro_batch_size for report in reports} == {2}
     assert set(held) == {2}
 
 
@@ -190,7 +190,7 @@ def test_what_the_allocator_itself_says_is_understood(
         reports, _ = heard(problem, tmp_path / "trial")
     assert sizes[:3] == [4, 2, 1]
     assert len(reports) == 3
-    assert {report.at_once for report in reports} == {1}
+    assert {report.micro_batch_size for report in reports} == {1}
 
 
 @pytest.mark.parametrize(

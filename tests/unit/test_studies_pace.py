@@ -14,7 +14,7 @@ from studies.config.spec import PrunerSection
 from studies.training.cost_model import rung_updates, seconds_per_update, updates_within
 from studies.training.objective import run_trial
 from studies.training.problem import Problem, prepare
-from studies.training.trial import RungReport
+from studies.training.rungs import RungReport
 from tests.synthetic import planted_dataset, tiny_encoder, tiny_spec
 
 ANIL = Hyperparameters("anil", meta_batch_size=2, inner_lr=0.05, inner_steps=2)

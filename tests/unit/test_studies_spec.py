@@ -8,7 +8,7 @@ import pytest
 
 from distill.hyperparameters import StudentHyperparameters
 from storage.errors import InputError
-from studies.config.distill_section import DEFAULT_STUDENT_SPACE
+from studies.config.distill_section import default_student_space
 from studies.config.hyperparameters import Hyperparameters
 from studies.config.search_domains import DEFAULT_SPACE, Range
 from studies.config.spec import StudySpec, differences, load_spec, parse_spec
@@ -195,7 +195,7 @@ def test_a_study_file_is_read_as_written(tmp_path: Path) -> None:
 def test_every_searched_parameter_is_a_hyperparameter() -> None:
     """A parameter that no learner or student takes would fail each trial, one by one."""
     assert set(DEFAULT_SPACE) == set(Hyperparameters.__dataclass_fields__)
-    assert list(DEFAULT_STUDENT_SPACE) == list(StudentHyperparameters.__dataclass_fields__)
+    assert list(default_student_space()) == list(StudentHyperparameters().to_dict())
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ from studies.learners.tasks.scene_task import ranking_loss
 from studies.training.objective import load_teacher, run_trial
 from studies.training.outer_loop import Diverged, ScheduledAdamW, Trainer
 from studies.training.problem import Problem, prepare
-from studies.training.trial import RungReport
+from studies.training.rungs import RungReport
 from tests.synthetic import planted_dataset, tiny_encoder, tiny_spec
 
 EVERY = sorted(LEARNERS)

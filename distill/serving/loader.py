@@ -1,6 +1,6 @@
-"""Opens an export folder: its manifest is checked at once, each part is read when it is asked for.
+"""Loads an export folder: checks its manifest at once, reads each part when it is first used.
 
-`distill/inference.py` serves what is opened here; `hpo evaluate` measures it as the study measured the student.
+`distill/inference.py` serves what is loaded here; `hpo evaluate` measures it as the study measured the student.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ExportedStudent:
-    """What an export folder holds.
+    """A loaded export.
 
     Attributes:
-        folder: where it is.
-        manifest: of `distill/export/manifest.py`, checked.
-        head: what adapts.
-        learner: the values by which it adapts.
-        lexicon: the words of the texts that it was trained on.
+        folder: Where it is.
+        manifest: Its manifest (`distill/export/manifest.py`), checked.
+        head: The head that adapts to a scene.
+        learner: The hyperparameters by which it adapts.
+        lexicon: The words of the texts that it was trained on.
     """
 
     folder: Path
@@ -47,7 +47,7 @@ class ExportedStudent:
 
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
-        """Cuts at the student's limit."""
+        """The tokenizer, which truncates at the student's limit."""
         from transformers import AutoTokenizer
 
         quiet_transformers()
@@ -66,7 +66,7 @@ class ExportedStudent:
 
     @cached_property
     def projection(self) -> nn.Linear | None:
-        """From a narrower encoder's vectors to the head's width."""
+        """The projection from a narrower encoder's vectors to the head's width; None where there is none."""
         if not (self.folder / PROJECTION).is_file():
             return None
         weight = load_file(self.folder / PROJECTION)["linear.weight"].float()
@@ -76,15 +76,15 @@ class ExportedStudent:
 
     @property
     def max_tokens(self) -> int:
-        """Where texts are cut."""
+        """Most tokens of a text."""
         return int(self.manifest["max_tokens"])
 
 
 def load_export(folder: Path) -> ExportedStudent:
-    """Opens an export after checking its version and every file's digest; reads nothing else and no network.
+    """Load an export after checking its version and every file's digest; it uses no network.
 
     Raises:
-        InputError: the folder is no export, of another version, or a file is missing or altered.
+        InputError: The folder is not an export, or of another version; or a file is missing or altered.
     """
     manifest = verify(folder)
     learner = Hyperparameters(**manifest["learner"])
@@ -93,13 +93,13 @@ def load_export(folder: Path) -> ExportedStudent:
 
 
 def as_student(exported: ExportedStudent, tokens: Ragged) -> Student:
-    """The student that was exported, asked about the items whose `tokens` these are: `distill.objective.evaluate` it.
+    """Return the exported student on other items, for `distill.objective.evaluate`.
 
     Args:
-        exported: of `load_export`.
-        tokens: `tokenize(exported.tokenizer, texts, exported.max_tokens)` of a data set's texts.
+        exported: What `load_export` returned.
+        tokens: The items' texts: `tokenize(exported.tokenizer, texts, exported.max_tokens)`.
     """
-    values = StudentHyperparameters(**exported.manifest["distillation"])
+    values = StudentHyperparameters.from_dict(exported.manifest["distillation"])
     texts = Texts(None, exported.tokenizer, tokens)
     return assemble(
         exported.model, exported.projection, exported.head, texts, exported.max_tokens, exported.learner, values
