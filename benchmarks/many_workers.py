@@ -38,7 +38,7 @@ from rich.console import Console
 from rich.table import Table
 
 from hpo.registry import register
-from hpo.search.trial_chains import chains, counts
+from hpo.search.trial_chains import chains, spends_budget
 from storage.database.embedded import EmbeddedPostgres
 from storage.database.postgres import connect
 from storage.files.atomic import atomic_write
@@ -142,7 +142,7 @@ def measure(context: Any, url: str, address: str, system: str, name: str, worker
     time.sleep(0.5)  # the server's processes write their counts as they end
     after = counted(database.engine)
     found = optuna.load_study(storage=database.storage, study_name=name).get_trials(deepcopy=False)
-    run = sum(map(counts, chains(found).values())) if system == OURS else len(found)
+    run = sum(map(spends_budget, chains(found).values())) if system == OURS else len(found)
     database.engine.dispose()
     seconds = max(each.ended for each in timings) - started
     return Cell(trials, run, seconds, timings, after[0] - commits, after[1] - syncs)

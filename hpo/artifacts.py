@@ -16,7 +16,7 @@ from pathlib import Path
 import optuna
 from optuna.trial import TrialState
 
-from hpo.search.trial_chains import origin
+from hpo.search.trial_chains import chain_of
 from storage.errors import InputError
 from storage.home import check_study_name
 
@@ -87,7 +87,7 @@ def attached_checkpoints(study: optuna.Study) -> dict[int, str]:
     """Where the dashboard has the checkpoints that are registered with a study's finished trials, by number."""
     found = {}
     for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
-        made = checkpoint(study.study_name, origin(trial))
+        made = checkpoint(study.study_name, chain_of(trial))
         if made.key in trial._system_attrs:
             found[trial.number] = address(study._study_id, made, trial._trial_id)
     return found

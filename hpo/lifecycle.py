@@ -1,4 +1,4 @@
-"""Stops a study so that it can go on, and deletes one for good."""
+"""Stops a study so that it can be resumed, and deletes a study for good."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import optuna
 from hpo.registry import distillation_name
 from hpo.status.console import Console
 from hpo.status.snapshot import snapshot
-from hpo.workers.launcher import settle
+from hpo.workers.launcher import requeue_lost
 from storage.database.control import Control, Stop
 from storage.database.leases import Leases
 from storage.database.postgres import Database
@@ -20,44 +20,44 @@ from storage.files import store
 from storage.home import study_folder
 from studies.config.spec import StudySpec
 
-LOOK_SECONDS = 1.0
+POLL_SECONDS = 1.0
 
 
 def stop(database: Database, spec: StudySpec, console: Console, how: Stop = "rung", *, wait: bool = True) -> None:
-    """Stops a study's workers, wherever they are: running trials pause with their checkpoints, and none begins.
+    """Stop a study's workers, wherever they are: running trials pause with their checkpoints, and none begins.
 
     Args:
-        database: where the study lives.
-        spec: the study.
-        console: for progress.
-        how: "rung" lets each trial reach its next rung first; "now" sends it back to its last one.
-        wait: whether to return only once nothing runs.
+        database: Where the study lives.
+        spec: The study.
+        console: Shows progress.
+        how: "rung" lets each trial reach its next rung first; "now" interrupts it, so that it resumes from its last.
+        wait: Whether to return only once nothing runs.
 
     Raises:
-        KeyboardInterrupt: while waiting; the order stands.
+        KeyboardInterrupt: While waiting; the study stays stopped.
     """
     Control(database.engine, spec.name).stop(how)
-    said = None
+    shown = None
     while wait and (running := len(_running(database, spec))):
-        if running != said:
-            said = running
+        if running != shown:
+            shown = running
             where = "at their next rung" if how == "rung" else "within seconds"
             console.note(f"{running} running, pausing {where}")
-        time.sleep(LOOK_SECONDS)
+        time.sleep(POLL_SECONDS)
 
 
 def _running(database: Database, spec: StudySpec) -> list[str]:
-    """The workers of the running trials of a study's search and of its distillation, one for each trial."""
-    settle(database, spec)
+    """Return the workers of the running trials of a study's search and its distillation, one for each trial."""
+    requeue_lost(database, spec)
     names = (spec.name, distillation_name(spec.name))
-    return [worker for name in names for worker in Leases(database.engine, name).survey()[0].values()]
+    return [worker for name in names for worker in Leases(database.engine, name).workers().live.values()]
 
 
 def check_startable(database: Database, spec: StudySpec) -> None:
-    """Refuses to go on with a search that has ended.
+    """Refuse to resume a search that has ended.
 
     Raises:
-        InputError: says which budget is spent.
+        InputError: It has ended; the message says which budget is spent.
     """
     shot = snapshot(database, spec)
     if shot.ended_by is not None and not shot.running:
@@ -68,10 +68,10 @@ def check_startable(database: Database, spec: StudySpec) -> None:
 
 
 def delete(database: Database, spec: StudySpec) -> None:
-    """Removes a study with its distillation, its records, and its artifacts; exports and reports stay.
+    """Delete a study with its distillation, its records and its artifacts; exports and reports stay.
 
     Raises:
-        InputError: trials of it run.
+        InputError: Trials of it run.
     """
     names = [distillation_name(spec.name), spec.name]
     records = Records(database.engine)
@@ -80,7 +80,7 @@ def delete(database: Database, spec: StudySpec) -> None:
             f"study {spec.name!r} has {len(running)} running trials ({', '.join(sorted(set(running)))}); "
             f"hpo stop {spec.name} stops them, then delete it"
         )
-    # Our record goes last: what a kill leaves behind can be deleted again.
+    # Our record goes last: a deletion that was killed half-way can be repeated by the study's name.
     for name in names:
         shutil.rmtree(study_folder(name), ignore_errors=True)
         store.remove(study_folder(name))
@@ -89,7 +89,6 @@ def delete(database: Database, spec: StudySpec) -> None:
 
 
 def _delete_optuna_study(database: Database, name: str) -> None:
-
     try:
         optuna.delete_study(study_name=name, storage=database.storage)
     except KeyError:

@@ -1,6 +1,6 @@
-"""Studies by name: written down at their first launch, joined or refused after that.
+"""Registers studies by name: stored at their first launch, joined or refused after that.
 
-`register` writes a study down once; any number of workers then join it by name alone.
+`register` stores a study once; any number of workers then join it by name alone.
 """
 
 from __future__ import annotations
@@ -22,13 +22,18 @@ from studies.config.spec import StudySpec, differences, parse_spec
 
 
 def register(database: Database, spec: StudySpec, fingerprint: str) -> StudySpec:
-    """Writes a study down, or joins the one of that name, and lets it run; returns the spec that is in force.
+    """Store a study, or join the one of that name, and let it run; return the spec in force.
 
-    Budgets may change between launches; the experiment may not. A grid's budget is the grid. What `hpo stop` ordered
-    is withdrawn, and the time of `timeout_minutes` starts.
+    Budgets may change between launches; the experiment may not. A grid's budget is the number of its points. A request
+    of `hpo stop` is withdrawn, and the time of `timeout_minutes` starts.
+
+    Args:
+        database: Where the study lives.
+        spec: The study file.
+        fingerprint: Fingerprint of its data.
 
     Raises:
-        InputError: a study of that name exists with another definition or other data; the message says what differs.
+        InputError: A study of that name exists with another definition or other data; the message says what differs.
     """
     records = Records(database.engine)
     best = _warm_start(database, spec)
@@ -58,10 +63,10 @@ def register(database: Database, spec: StudySpec, fingerprint: str) -> StudySpec
 
 
 def _warm_start(database: Database, spec: StudySpec) -> list[FrozenTrial]:
-    """The best trials of the study that `search.warm_start` names.
+    """Return the best trials of the study that `search.warm_start` names; none where it names none.
 
     Raises:
-        InputError: there is no such study, it has no finished trial, or it is this one.
+        InputError: There is no such study, it has no finished trial, or it is this one.
     """
     other = spec.search.warm_start
     if other is None:
@@ -78,15 +83,15 @@ def _warm_start(database: Database, spec: StudySpec) -> list[FrozenTrial]:
 
 
 def version() -> str:
-    """The version of this program, which all workers of a study must share: their recalls are compared."""
+    """Return the version of this program; all workers of a study must share it, as their recalls are compared."""
     return importlib.metadata.version("scenetune")
 
 
 def check_definition(stored: StudyRecord, spec: StudySpec) -> None:
-    """Refuses a study file that defines another experiment than the one stored under its name.
+    """Refuse a study file that defines another experiment than the one stored under its name.
 
     Raises:
-        InputError: says what differs.
+        InputError: They differ; the message says in what.
     """
     old = parse_spec(stored.spec, f"study {spec.name!r}")
     if changed := differences(old.identity(), spec.identity()):
@@ -97,10 +102,10 @@ def check_definition(stored: StudyRecord, spec: StudySpec) -> None:
 
 
 def load_spec_of(database: Database, name: str) -> StudySpec:
-    """The spec of a registered study.
+    """Return the spec of a registered study.
 
     Raises:
-        InputError: there is no such study; the nearest names are shown.
+        InputError: There is no such study; the message shows the nearest names.
     """
     records = Records(database.engine)
     stored = records.load_study(name)
@@ -113,5 +118,5 @@ def load_spec_of(database: Database, name: str) -> StudySpec:
 
 
 def distillation_name(name: str) -> str:
-    """Name of the Optuna study that distils a search's winners."""
+    """Return the name of the Optuna study that distils a search's winners."""
     return f"{name}-distill"

@@ -1,1 +1,1 @@
-"""Where state lives: PostgreSQL, checkpoints and artifacts. It imports none of our other packages."""
+"""Persistent state: PostgreSQL, checkpoints and artifacts. It imports none of our other packages."""

@@ -1,4 +1,4 @@
-"""The failures a user can meet, raised anywhere below the command line and shown there as one line."""
+"""Errors for users, raised anywhere below the command line and shown there as one line."""
 
 
 class ScenetuneError(Exception):
@@ -18,7 +18,7 @@ class DatabaseUnreachable(InputError):
 
 
 class LockLost(ScenetuneError):
-    """A lock went with its connection before its holder was done: another process may have been inside as well."""
+    """A lock was lost with its connection before its holder was done: another process may have held it too."""
 
 
 class EmbeddedServerError(ScenetuneError):
@@ -30,14 +30,14 @@ class CorruptArtifact(InputError):
 
 
 class ArtifactsUnavailable(ScenetuneError):
-    """Artifacts cannot be written or read for now: make room, or mend the store, then go on from where it stopped."""
+    """Artifacts cannot be written or read for now: free space or repair the store, then run the same command again."""
 
 
 class OutOfMemory(ScenetuneError):
-    """Memory ran out where nothing is left to be divided: make the work smaller or run fewer workers."""
+    """Memory ran out although the work was divided as far as possible: make it smaller or run fewer workers."""
 
 
 class StudyStopped(ScenetuneError):
-    """The study was stopped on request: `hpo resume NAME` goes on."""
+    """The study was stopped on request: `hpo resume NAME` continues it."""
 
     exit_code = 130

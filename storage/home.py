@@ -1,8 +1,8 @@
-"""The one folder that holds a project's state, and where everything lies in it; no study's name leads out of it.
+"""The folder of a project's state and the paths in it; no study's name can lead out of it.
 
 postgres/            the embedded database, or a link to it
 artifacts/STUDY/     a study's checkpoints, by trial, and its workers' logs
-cache/               what all studies share: data that was read, activations of frozen layers
+cache/               caches for all studies: parsed data, activations of frozen layers
 """
 
 import os
@@ -19,10 +19,10 @@ _MAX_NAME_BYTES = 200
 def home() -> Path:
     """Return `$HPO_HOME`, or `.hpo` in the working directory, as an absolute path; create it when missing.
 
-    A folder made here is private (0700) and ignored by git. One that exists is left as it is.
+    A folder created here is private (0700) and ignored by git. One that exists is left as it is.
 
     Raises:
-        InputError: The folder cannot be made.
+        InputError: The folder cannot be created.
     """
     path = Path(os.environ.get("HPO_HOME") or ".hpo").expanduser().absolute()
     if path.is_dir():

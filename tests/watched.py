@@ -1,11 +1,11 @@
-"""A searched study to look at, with training played: several learners, stopped and finished trials, checkpoints."""
+"""A searched study to look at, with simulated training: several learners, pruned and finished trials, checkpoints."""
 
 import torch
 
 from storage.files import checkpoints
 from studies.config.hyperparameters import Hyperparameters
 from studies.config.spec import StudySpec, parse_spec
-from tests.contract.test_hpo_search import played, run
+from tests.contract.test_hpo_search import run, simulated
 
 RUNGS = (10, 30, 90)
 
@@ -28,7 +28,7 @@ def spec(name: str = "shop|<b>one", trials: int = 24) -> StudySpec:
 
 
 def recall_of(values: Hyperparameters, rung: int) -> float:
-    """What a played training reaches: the learning rate decides, and the learner a little."""
+    """Return the recall of a simulated training: the learning rate decides, and the learner a little."""
     return min(0.9, 0.3 + values.outer_lr * 20 + rung * 0.01 + (values.learner == "anil") * 0.02)
 
 
@@ -43,6 +43,6 @@ def searched(database, study: StudySpec) -> list:
                 )
             report(reached)
 
-        return played(values, folder, kept, recall_of)
+        return simulated(values, folder, kept, recall_of)
 
     return run(database, study, train)

@@ -13,7 +13,7 @@ import torch
 
 from hpo.registry import load_spec_of
 from hpo.search.loop import Search
-from hpo.workers.parent_watchdog import follow_launcher
+from hpo.workers.parent_watchdog import start_parent_watchdog
 from storage.database.postgres import connect
 from storage.files import checkpoints
 from studies.config.hyperparameters import Hyperparameters
@@ -80,7 +80,7 @@ def simulate_training(journal: Journal, values: Hyperparameters, folder: Path, r
 
 def work(name: str, journal: Journal) -> None:
     """Run a worker until the search ends."""
-    follow_launcher()
+    start_parent_watchdog()
     database = connect(os.environ["HPO_DATABASE_URL"], wait=True)
     search = Search(
         database,

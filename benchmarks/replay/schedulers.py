@@ -11,7 +11,7 @@ import optuna
 from optuna.trial import TrialState
 
 from hpo.search.asha import Promotion, RungHistory, completion, decide, promotion
-from hpo.search.pruner import is_exempt
+from hpo.search.pruner import in_control_group
 from hpo.search.space import proposer, suggest
 from hpo.search.trial_chains import continuation
 from replay.clock import Run
@@ -222,7 +222,7 @@ class Ours:
         rung, value = self.rungs.index(run.rung), float(self._curves.means[run.row, run.rung])
         self._history.add(run.row, rung, value)
         self._proposals.trials[run.row].report(value, self._curves.updates[run.rung])
-        control = is_exempt(run.row, self._keep, self._seed)
+        control = in_control_group(run.row, self._keep, self._seed)
         decision = decide(self._history, run.row, rung, eta=self._eta, control=control)
         if decision.prune:
             self._proposals.stop(run.row)

@@ -24,7 +24,7 @@ from hpo.commands.options import (
 )
 from hpo.commands.verb import verb
 from hpo.workers.engines import EngineName
-from hpo.workers.parent_watchdog import follow_launcher
+from hpo.workers.parent_watchdog import start_parent_watchdog
 from storage.errors import InputError
 
 app = typer.Typer()
@@ -107,7 +107,7 @@ def worker(
     ] = None,
 ) -> None:
     """Join a launched study and run trials until it has ended or is stopped."""
-    follow_launcher()
+    start_parent_watchdog()
     from hpo.workers.worker import wait_for, work
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")

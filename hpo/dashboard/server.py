@@ -30,7 +30,7 @@ from hpo.dashboard.imports import without_scikit_learn
 from hpo.dashboard.page import SECONDS_BETWEEN_WRITES, Page
 from hpo.registry import load_spec_of
 from hpo.status.console import Console
-from storage.database.postgres import Database, failing_storage
+from storage.database.postgres import Database, open_without_retry
 from storage.database.records import Records
 from storage.database.retry import is_transient
 from storage.database.urls import hide_password
@@ -102,7 +102,7 @@ def serve(
 
 def watched_storage(database: Database, console: Console) -> BaseStorage:
     """Optuna's storage with finished trials kept in memory; while the database is away it fails with words."""
-    storage = failing_storage(database.url)
+    storage = open_without_retry(database.url)
     _tell_outages(storage.engine, console)
     return _CachedStorage(storage)
 

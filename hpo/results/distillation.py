@@ -19,11 +19,11 @@ from hpo.registry import distillation_name
 from hpo.results.students import students, take
 from hpo.search.asha import Decision
 from hpo.search.budget import Budget
-from hpo.search.finalists import Finalists, Recheck
+from hpo.search.finalists import FinalistEvaluator, Finalists
 from hpo.search.loop import ranked, winners
 from hpo.search.pruner import RecallPruner
 from hpo.search.space import SeededByTrial, student_start, suggest_student
-from hpo.search.trial_chains import origin
+from hpo.search.trial_chains import chain_of
 from hpo.search.trial_queue import TrialQueue
 from hpo.search.trial_run import RungReporter, open_study, run_all
 from hpo.stages import EVALUATION
@@ -54,7 +54,7 @@ def choose(
     best = winners(study, count)
     plain = [trial for trial in ranked(study) if trial.params.get("learner") == "finetune"][:count]
     trials = {trial.number: trial for trial in (*best, *plain)}
-    recheck = Recheck(database, spec, problem)
+    recheck = FinalistEvaluator(database, spec, problem)
     with console.progress("looking at the finalists again") as report:
         finalists = recheck(best, lambda done, _: report(done, len(best) + len(plain)))
         rivals = recheck(plain, lambda done, _: report(len(best) + done, len(best) + len(plain))) if plain else None
@@ -68,7 +68,7 @@ def choose(
 
 def _teacher(spec: StudySpec, problem: Problem, trial: FrozenTrial, recall: float) -> Teacher:
 
-    learner = load_teacher(problem, trial_folder(spec.name, origin(trial)))
+    learner = load_teacher(problem, trial_folder(spec.name, chain_of(trial)))
     return Teacher(trial.number, recall, learner)
 
 
@@ -184,7 +184,7 @@ class _Work:
 
             def advance(step: int) -> None:
                 progress(step, section.steps)
-                self._queue.advance(step / section.steps)
+                self._queue.report_progress(step / section.steps)
 
             def report(reached: RungReport) -> None:
                 self._reporter.report(

@@ -1,4 +1,4 @@
-"""What ends a search: trials, their cost, a recall that was wanted, or no progress; whichever comes first."""
+"""The budget of a search: trials, cost, a target recall, or no progress; the search ends at the first that is spent."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from optuna.trial import FrozenTrial, TrialState
 
-from hpo.search.trial_chains import CONTINUES, chains, cost, counts
+from hpo.search.trial_chains import CONTINUES, chains, cost, spends_budget
 
 
 @dataclass(frozen=True)
@@ -15,10 +15,10 @@ class Budget:
     """The limits of a search.
 
     Attributes:
-        trials: in all.
-        cost_seconds: of training and evaluation of all trials together; no limit if left out.
-        target: recall at the last rung that is good enough; none if left out.
-        patience: trials begun after the best one that may end without any becoming better; no limit if left out.
+        trials: Number of trials, a chain of them counted once.
+        cost_seconds: Of training and evaluation of all trials together; no limit if left out.
+        target: Recall at the last rung that is good enough; none if left out.
+        patience: Trials begun after the best one that may end without improving on it; no limit if left out.
     """
 
     trials: int
@@ -28,27 +28,27 @@ class Budget:
 
     @property
     def may_be_exhausted(self) -> bool:
-        """Whether there is any limit but the number of trials."""
+        """Whether there is any limit besides the number of trials."""
         return any(limit is not None for limit in (self.cost_seconds, self.target, self.patience))
 
     def spent(self, trials: Sequence[FrozenTrial]) -> str | None:
-        """Why no further trial may start; None where one may.
+        """Return why no new trial may start; None where one may.
 
-        What was stopped and waits to be taken up again costs, but is no further trial.
+        A waiting continuation may start in any case: it spends cost, but is not a new trial.
         """
         if (reason := self.exhausted(trials)) is not None:
             return reason
         continues = any(trial.state == TrialState.WAITING and CONTINUES in trial.user_attrs for trial in trials)
-        if not continues and sum(map(counts, chains(trials).values())) >= self.trials:
+        if not continues and sum(map(spends_budget, chains(trials).values())) >= self.trials:
             return f"{self.trials} trials"
         return None
 
     def exhausted(self, trials: Sequence[FrozenTrial]) -> str | None:
-        """Why nothing may go on, not even what was stopped and would be taken up again; None where it may."""
+        """Return why no trial may run on, not even one that would be promoted; None where one may."""
         if self.cost_seconds is not None and sum(map(cost, chains(trials).values())) >= self.cost_seconds:
             return f"{self.cost_seconds / 60:g} minutes of cost"
         if self.target is None and self.patience is None:
-            return None  # nothing here asks for a best trial, which a search of several objectives has not
+            return None  # a study of several objectives has no best trial
         if (best := _best(trials)) is None:
             return None
         if self.target is not None and best.value is not None and best.value >= self.target:
@@ -58,7 +58,7 @@ class Budget:
         return None
 
     def without_progress(self, trials: Sequence[FrozenTrial]) -> int:
-        """How many trials have ended since the best one began; 0 where that ends nothing or none has finished."""
+        """Return how many trials have ended since the best one began; 0 without `patience` or a finished trial."""
         best = None if self.patience is None else _best(trials)
         return 0 if best is None else _ended_after(best, trials)
 
@@ -69,5 +69,5 @@ def _best(trials: Sequence[FrozenTrial]) -> FrozenTrial | None:
 
 
 def _ended_after(best: FrozenTrial, trials: Sequence[FrozenTrial]) -> int:
-    """How many of the trials that began after the best one have ended; by number, since workers' clocks differ."""
+    """Return how many trials that began after the best one have ended; by number, since workers' clocks differ."""
     return sum(trial.state.is_finished() and trial.number > best.number for trial in trials)

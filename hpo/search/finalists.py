@@ -1,8 +1,8 @@
-"""Before winners are named: the best trials once more, on other draws of all validation scenes.
+"""Re-evaluates finalists: the best trials are evaluated again, on other draws of all validation scenes.
 
-The best of many noisy figures is too good on the whole (the winner's curse). Other supports and queries of the same
-scenes were not chosen by, so they say which of the best really is the best, and how much of the figure was luck. Each
-re-check is written down when it is made: an interruption loses one at most.
+The best of many noisy recalls is too high on average (the winner's curse). The search did not select on other supports
+and queries of the same scenes, so these show which trial is really the best, and how much of its recall was luck. Each
+evaluation is recorded at once: an interruption loses at most one.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from optuna.trial import FrozenTrial
 
-from hpo.search.trial_chains import origin
+from hpo.search.trial_chains import chain_of
 from storage.database.postgres import Database
 from storage.database.records import Records
 from storage.home import trial_folder
@@ -29,7 +29,7 @@ Recalls = Mapping[str, float]
 
 @dataclass(frozen=True)
 class Finalist:
-    """A trial that was looked at again; recalls are macro-averages over the validation scenes.
+    """A re-evaluated trial; recalls are macro-averages over the validation scenes.
 
     Attributes:
         trial: its number.
@@ -60,13 +60,13 @@ class Finalists:
     optimism: float
 
 
-class Recheck:
-    """Looks at trials again.
+class FinalistEvaluator:
+    """Re-evaluates trials of a study.
 
     Args:
-        database: where the study lives.
-        spec: the study.
-        problem: its data.
+        database: Where the study lives.
+        spec: The study.
+        problem: Its data.
     """
 
     def __init__(self, database: Database, spec: StudySpec, problem: Problem) -> None:
@@ -77,16 +77,16 @@ class Recheck:
         self._searched = {result.trial: result.scene_recalls for result in results if result.rung == last}
 
     def __call__(self, trials: Sequence[FrozenTrial], progress: Progress) -> Finalists:
-        """The trials, ranked anew.
+        """Evaluate trials on the other draws and return them ranked by recall over all draws.
 
         Args:
-            trials: finished ones, the search's best first; at least one.
-            progress: called with (trials done, trials in all).
+            trials: Finished trials, the search's best first; at least one.
+            progress: Called with (trials done, trials in all).
         """
         base_searched, base_redrawn = self._baseline()
         found = []
         for done, trial in enumerate(trials, start=1):
-            searched, redrawn = self._searched[origin(trial)], self._redrawn(trial)
+            searched, redrawn = self._searched[chain_of(trial)], self._redrawn(trial)
             recall = _mean(_pooled(searched, redrawn, self._spec.finalists.draws))
             found.append(Finalist(trial.number, _mean(searched), _mean(redrawn), recall))
             progress(done, len(trials))
@@ -98,17 +98,17 @@ class Recheck:
         )
 
     def _redrawn(self, trial: FrozenTrial) -> Recalls:
-        """Recall by scene on the other draws, of the checkpoint that the trial left."""
+        """Return recall by scene on the other draws, from the trial's last checkpoint."""
 
         def measure() -> dict[str, float]:
-            learner = load_teacher(self._problem, trial_folder(self._spec.name, origin(trial)))
+            learner = load_teacher(self._problem, trial_folder(self._spec.name, chain_of(trial)))
             scenes = self._problem.evaluate(learner, self._episodes).scenes
             return {name: scene.recall for name, scene in scenes.items()}
 
-        return self._once(f"finalist {origin(trial)}", measure)
+        return self._once(f"finalist {chain_of(trial)}", measure)
 
     def _baseline(self) -> tuple[float, float]:
-        """Recall of popularity in the support, on the search's draw and on the others: no draw was chosen by it."""
+        """Return recall of support popularity on the search's draw and on the others; it was not selected on either."""
         problem = self._problem
 
         def measure() -> dict[str, float]:
@@ -120,14 +120,14 @@ class Recheck:
         return found["searched"], found["redrawn"]
 
     def _once(self, name: str, measure: Callable[[], dict[str, float]]) -> dict[str, float]:
-        """A measurement from its record, or made and recorded now."""
+        """Return a measurement from its record, or make and record it now."""
         name = f"{name}, {self._spec.finalists.draws} draws"
         stored = self._records.stage_result(self._spec.name, name)
         return stored if stored is not None else self._records.finish_stage(self._spec.name, name, measure())
 
 
 def _pooled(searched: Recalls, redrawn: Recalls, draws: int) -> dict[str, float]:
-    """By scene, the mean over all draws; a scene that has no episode in one part counts with the other's."""
+    """Return the mean over all draws by scene; a scene without an episode on one side takes the other side's recall."""
     return {
         name: (searched.get(name, redrawn.get(name, np.nan)) + draws * redrawn.get(name, searched.get(name, np.nan)))
         / (1 + draws)

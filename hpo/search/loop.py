@@ -1,4 +1,7 @@
-"""One study's search as a worker sees it: the budget, the objective, the pruner's decisions; and who won."""
+"""The search loop of a worker: asks for trials within the budget, trains them, prunes or pauses them at rungs.
+
+Also the rules that read a search's trials: which pruned trial is promoted, why the search has ended, its winners.
+"""
 
 from __future__ import annotations
 
@@ -17,11 +20,11 @@ from hpo.search.trial_chains import (
     CONTROL_GROUP,
     FROM_RUNG,
     MICRO_BATCH_SIZE,
+    chain_of,
     chains,
     continuation,
-    counts,
-    origin,
-    paused,
+    pruned_trials,
+    spends_budget,
 )
 from hpo.search.trial_queue import TrialQueue
 from hpo.search.trial_run import RungReporter, open_study, run_all, run_next
@@ -39,16 +42,16 @@ if TYPE_CHECKING:
 
 
 class Search:
-    """A study joined for work.
+    """A worker's search of one study.
 
     Args:
-        database: where the study lives.
-        spec: the study.
-        scenes: names of the validation scenes that recalls are measured on.
-        train: trains and evaluates a configuration, as `studies.training.objective.run_trial` does on the study's data.
+        database: Where the study lives.
+        spec: The study.
+        scenes: Names of the validation scenes that recalls are measured on.
+        train: Trains and evaluates a configuration, as `studies.training.objective.run_trial` does on the study's data.
 
     Raises:
-        InputError: the study holds recalls on other scenes.
+        InputError: The study holds recalls on other scenes.
     """
 
     def __init__(self, database: Database, spec: StudySpec, scenes: Collection[str], train: Train) -> None:
@@ -67,27 +70,27 @@ class Search:
         self._budget = search_budget(spec)
         self._reporter = RungReporter(self._queue, database.storage, pruner.rungs[-1], self._pause_reason)
 
-    def advance(self, progress: float) -> None:
-        """Notes how much of the running trial is done, from 0 to 1, for those who watch."""
-        self._queue.advance(progress)
+    def report_progress(self, progress: float) -> None:
+        """Note how much of the running trial is done, from 0 to 1; `hpo status` shows it."""
+        self._queue.report_progress(progress)
 
     def run_next(self) -> TrialState | None:
-        """Runs the next trial to its end; None when no further one may start, whatever the number of workers.
+        """Run the next trial to its end; return None when no further one may start, whatever the number of workers.
 
         Raises:
-            KeyboardInterrupt: after the trial was put back.
+            KeyboardInterrupt: On Ctrl-C or SIGTERM, after the trial was requeued.
         """
         return run_next(self._queue, self._budget, self.objective, self._promote)
 
     def run_all(self) -> Iterator[TrialState]:
-        """Runs trials until the search has ended, and yields how each did; see `hpo.search.trial_run.run_all`."""
+        """Run trials until the search has ended, and yield the state in which each ended."""
         return run_all(self._queue, self._budget, self.objective, self._promote)
 
     def objective(self, trial: optuna.Trial) -> float:
         """Train the trial's configuration, reporting each rung to Optuna, which may prune the trial there."""
         with self._storage.one_transaction():
             values = suggest(trial, self._spec.search)
-        number = origin(trial._cached_frozen_trial)  # reading the trial again costs seven queries
+        number = chain_of(trial._cached_frozen_trial)  # reading the trial again costs seven queries
 
         def report(reached: RungReport) -> None:
             attributes: dict[str, Any] = {}
@@ -148,40 +151,42 @@ class Search:
         return self._budget.exhausted(self.study.get_trials(deepcopy=False))
 
     def _promote(self, trials: Sequence[FrozenTrial]) -> bool:
-        """Queues the stopped trial that goes on before anything new begins, if there is one: under the study's lock."""
+        """Queue the trial that is promoted next, if any; only while holding the study's lock."""
         known = chains(trials)
         found = next_promotion(self._spec, known, self._results.read)
         if found is not None:
-            self.study.add_trial(continuation(paused(known)[found.trial], found.rung, found.reason))
+            self.study.add_trial(continuation(pruned_trials(known)[found.trial], found.rung, found.reason))
         return found is not None
 
 
 def next_promotion(
     spec: StudySpec, known: Mapping[int, list[FrozenTrial]], history: Callable[[], RungHistory]
 ) -> Promotion | None:
-    """The stopped trial that goes on before anything new begins, if there is one.
+    """Return the pruned trial to promote before a new trial begins; None where there is none.
+
+    Once all trials of the budget have begun, pruned trials are also promoted until enough finish for the finalists.
 
     Args:
-        spec: the study.
-        known: its trials, by chain.
-        history: gives what every trial measured at every rung.
+        spec: The study.
+        known: Its trials, by chain.
+        history: Returns the recall of every trial at every rung.
     """
     if spec.pruner.kind != "recall":
         return None
-    stopped, measured = paused(known), history()
-    found = promotion(measured, stopped, eta=spec.pruner.eta, metric=f"recall@{spec.protocol.k}")
-    if found is None and sum(map(counts, known.values())) >= spec.search.trials:
-        going = sum(chain[-1].state in (TrialState.COMPLETE, TrialState.RUNNING) for chain in known.values())
-        found = completion(measured, stopped, finished=going, wanted=spec.finalist_count())
+    pruned, measured = pruned_trials(known), history()
+    found = promotion(measured, pruned, eta=spec.pruner.eta, metric=f"recall@{spec.protocol.k}")
+    if found is None and sum(map(spends_budget, known.values())) >= spec.search.trials:
+        finished = sum(chain[-1].state in (TrialState.COMPLETE, TrialState.RUNNING) for chain in known.values())
+        found = completion(measured, pruned, finished=finished, wanted=spec.finalist_count())
     return found
 
 
 def ended_by(spec: StudySpec, trials: Sequence[FrozenTrial]) -> str | None:
-    """Why nothing may begin or be taken up again any more; None where something may.
+    """Return why no trial may begin or be promoted any more; None where one may.
 
     Args:
-        spec: the study.
-        trials: all of its search; what they have reported says what each measured.
+        spec: The study.
+        trials: All trials of its search, with their reported recalls.
     """
     budget = search_budget(spec)
 
@@ -200,16 +205,16 @@ def ended_by(spec: StudySpec, trials: Sequence[FrozenTrial]) -> str | None:
 
 
 def search_budget(spec: StudySpec) -> Budget:
-    """What ends the study's search."""
+    """Return the budget of the study's search."""
     search, minutes = spec.search, spec.search.cost_minutes
     return Budget(search.trials, None if minutes is None else 60 * minutes, search.target_recall, search.patience)
 
 
 def winners(study: optuna.Study, count: int) -> list[FrozenTrial]:
-    """The best `count` finished trials, best first.
+    """Return the best `count` finished trials, best first.
 
     Raises:
-        InputError: no trial has finished.
+        InputError: No trial has finished.
     """
     finished = ranked(study)
     if not finished:
@@ -221,6 +226,6 @@ def winners(study: optuna.Study, count: int) -> list[FrozenTrial]:
 
 
 def ranked(study: optuna.Study) -> list[FrozenTrial]:
-    """The finished trials, best first."""
+    """Return the finished trials, best first."""
     finished = [t for t in study.get_trials(deepcopy=False) if t.state == TrialState.COMPLETE and t.value is not None]
     return sorted(finished, key=lambda t: (-(t.value or 0.0), t.number))

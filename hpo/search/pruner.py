@@ -1,9 +1,8 @@
 """`RecallPruner`: the decisions of `hpo.search.asha` as an ordinary Optuna pruner, for this service and for any script.
 
-With our tables (`records`) a retried or resumed trial counts once, stopped trials can be taken up again, and a decision
-reads only what arrived since the one before. Without them it works from Optuna's intermediate values, and loses those
-three: a retry under another number than the trial it repeats counts as one more, what is pruned stays pruned, and every
-decision walks over all trials.
+With our tables (`records`) a retried or resumed trial counts once, pruned trials can be promoted later, and a decision
+reads only the results since the last one. Without them it works from Optuna's intermediate values: a retry under
+another number counts once more, a pruned trial stays pruned, and every decision reads all trials.
 """
 
 from __future__ import annotations
@@ -17,21 +16,18 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from hpo.search.asha import Decision, RungHistory, decide
-from hpo.search.trial_chains import origin
+from hpo.search.trial_chains import chain_of
 from storage.database.records import Records
 from storage.errors import InputError
 
 
 class RecordedHistory:
-    """A study's rung results as our tables hold them, read anew only as far as they are new.
+    """A study's rung results in our tables; each read adds those that are new.
 
     Args:
-        records: our tables.
-        study: its name.
-        rungs: how many rungs it has.
-
-    Raises:
-        InputError: a result was measured on other scenes than the others.
+        records: Our tables.
+        study: Name of the study.
+        rungs: Number of rungs.
     """
 
     def __init__(self, records: Records, study: str, rungs: int) -> None:
@@ -40,7 +36,11 @@ class RecordedHistory:
         self._scenes: frozenset[str] | None = None
 
     def read(self) -> RungHistory:
-        """The history up to now."""
+        """Return the history up to now.
+
+        Raises:
+            InputError: A result was measured on other scenes than the others.
+        """
         for arrival, result in self._records.rung_results_since(self._study, self._seen):
             if result.scene_recalls:
                 self.check_scenes(frozenset(result.scene_recalls))
@@ -49,10 +49,10 @@ class RecordedHistory:
         return self._history
 
     def check_scenes(self, scenes: frozenset[str]) -> None:
-        """Refuses scenes that are not those of the results so far; the first ones set them.
+        """Refuse scenes that differ from those of the results so far; the first call sets them.
 
         Raises:
-            InputError: names a scene that only one side has.
+            InputError: They differ; the message names a scene that only one side has.
         """
         if self._scenes is None:
             self._scenes = scenes
@@ -65,7 +65,7 @@ class RecordedHistory:
 
 
 class RecallPruner(optuna.pruners.BasePruner):
-    """Stops a trial at a rung where it is not among the best 1/eta of all that have reached the same rung.
+    """Prunes a trial at a rung where it is not among the best 1/eta of all that have reached the same rung.
 
     Example:
         >>> import optuna
@@ -82,15 +82,15 @@ class RecallPruner(optuna.pruners.BasePruner):
         >>> study.optimize(objective, n_trials=12)
 
     Args:
-        rungs: increasing steps at which trials are compared; the last one ends a trial.
-        eta: one in `eta` trials goes on from each rung.
-        keep: fraction of trials that are never pruned for their rank: what they reach shows what pruning loses.
-        seed: chooses the kept ones, by trial number.
-        metric: what to call the figure in a decision's words.
-        records: our tables, where rung results are recorded before they are reported to Optuna.
+        rungs: Increasing steps at which trials are compared; the last one ends a trial.
+        eta: One trial in `eta` is promoted from each rung.
+        keep: Fraction of trials in the control group, which is never pruned for its rank and shows what pruning loses.
+        seed: Chooses the control group, by trial number.
+        metric: Name of the metric, for the reasons of decisions.
+        records: Our tables, where rung results are recorded before they are reported to Optuna.
 
     Raises:
-        ValueError: eta below 2, no rungs or rungs that do not increase, keep outside [0, 1].
+        ValueError: `eta` is below 2, `rungs` is empty or does not increase, or `keep` lies outside [0, 1].
     """
 
     def __init__(
@@ -104,7 +104,7 @@ class RecallPruner(optuna.pruners.BasePruner):
         records: Records | None = None,
     ) -> None:
         if eta < 2:
-            raise ValueError(f"eta must be at least 2, got {eta}: one in eta trials goes on from each rung")
+            raise ValueError(f"eta must be at least 2, got {eta}: one trial in eta is promoted from each rung")
         if not rungs or any(later <= earlier for earlier, later in itertools.pairwise(rungs)):
             raise ValueError(f"rungs must be increasing steps, at least one, got {list(rungs)}")
         if not 0 <= keep <= 1:
@@ -114,16 +114,16 @@ class RecallPruner(optuna.pruners.BasePruner):
         self._recorded: dict[str, RecordedHistory] = {}
 
     def prune(self, study: optuna.Study, trial: FrozenTrial) -> bool:
-        """Whether to stop the trial now: Optuna's interface.
+        """Tell whether to prune the trial now: Optuna's interface.
 
         Raises:
-            ValueError: the study does not maximise one objective, a recall lies outside [0, 1], or, with `records`, the
+            ValueError: The study does not maximise one objective, a recall lies outside [0, 1], or, with `records`, the
                 rung was not recorded.
         """
         return self.decision(study, trial).prune
 
     def decision(self, study: optuna.Study, trial: FrozenTrial) -> Decision:
-        """The decision on a trial that has just reported, with its reason."""
+        """Return the decision on a trial that has just reported, with its reason."""
         check_directions(study)
         step = trial.last_step
         if step is None or step not in self._rungs:
@@ -134,7 +134,7 @@ class RecallPruner(optuna.pruners.BasePruner):
             return self.decide(_from_intermediate_values(study, self._rungs, trial), trial.number, rung)
         history, number = self._recorded_history(study.study_name).read(), trial.number
         if not history.has(number, rung):
-            number = origin(trial)  # reads the whole trial from the database: only where it has another's number
+            number = chain_of(trial)  # reads the whole trial from the database: only where it has another's number
         if not history.has(number, rung):
             raise ValueError(
                 f"trial {number} has no recorded result at rung {rung + 1}; with records, call Records.record_rung "
@@ -143,8 +143,8 @@ class RecallPruner(optuna.pruners.BasePruner):
         return self.decide(history, number, rung)
 
     def decide(self, history: RungHistory, number: int, rung: int) -> Decision:
-        """The decision on a trial whose result at the rung is in the history."""
-        control = is_exempt(number, self._keep, self._seed)
+        """Return the decision on a trial whose result at the rung is in the history."""
+        control = in_control_group(number, self._keep, self._seed)
         return decide(history, number, rung, eta=self._eta, control=control, metric=self._metric)
 
     def _recorded_history(self, study: str) -> RecordedHistory:
@@ -156,7 +156,7 @@ class RecallPruner(optuna.pruners.BasePruner):
 
 def _from_intermediate_values(study: optuna.Study, rungs: Sequence[int], trial: FrozenTrial) -> RungHistory:
     history = RungHistory(len(rungs))
-    # A failed trial's values live on in its retry, if it has one.
+    # A failed trial's values are repeated by its retry, if it has one.
     others = (t for t in study.get_trials(deepcopy=False) if t.state != TrialState.FAIL and t.number != trial.number)
     for each in (*others, trial):
         for rung, step in enumerate(rungs):
@@ -165,17 +165,17 @@ def _from_intermediate_values(study: optuna.Study, rungs: Sequence[int], trial: 
     return history
 
 
-def is_exempt(number: int, keep: float, seed: int) -> bool:
-    """Whether the trial of this number belongs to the bracket that is never pruned for its rank."""
+def in_control_group(number: int, fraction: float, seed: int) -> bool:
+    """Tell whether the trial of this number belongs to the control group that is never pruned for its rank."""
     digest = hashlib.blake2b(f"{seed}\x1f{number}".encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big") < keep * 2**64
+    return int.from_bytes(digest, "big") < fraction * 2**64
 
 
 def check_directions(study: optuna.Study) -> None:
-    """Refuses a study that the pruner cannot judge.
+    """Refuse a study that the pruner cannot judge.
 
     Raises:
-        ValueError: it does not maximise one objective.
+        ValueError: It does not maximise one objective.
     """
     if len(study.directions) != 1 or study.direction != optuna.study.StudyDirection.MAXIMIZE:
         found = ", ".join(direction.name.lower() for direction in study.directions)
@@ -186,10 +186,10 @@ def check_directions(study: optuna.Study) -> None:
 
 
 def check_recall(recall: float) -> None:
-    """Refuses what cannot be a recall; one that is not finite is a training that diverged, and no error.
+    """Refuse a value that cannot be a recall; one that is not finite is accepted, as training may diverge.
 
     Raises:
-        ValueError: it lies outside [0, 1].
+        ValueError: It lies outside [0, 1].
     """
     if math.isfinite(recall) and not 0 <= recall <= 1:
         raise ValueError(

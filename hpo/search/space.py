@@ -1,4 +1,4 @@
-"""From the study file's `[search.space]` to Optuna: what a trial suggests, and which sampler proposes it."""
+"""Translates the study file's `[search.space]` to Optuna: what a trial suggests, and which sampler proposes it."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import optuna
+from optuna.distributions import CategoricalChoiceType
 from optuna.trial import FrozenTrial, TrialState
 
 from distill.hyperparameters import StudentHyperparameters
@@ -20,7 +21,7 @@ from studies.config.search_section import SearchSection
 
 
 def suggest(trial: optuna.Trial, search: SearchSection) -> Hyperparameters:
-    """The trial's configuration; parameters that it has no use for are not suggested at all."""
+    """Return the trial's configuration; parameters that its learner does not use are not suggested."""
     learner = _suggest(trial, "learner", search.space["learner"])
     layers = _suggest(trial, "trainable_layers", search.space["trainable_layers"])
     values = {
@@ -32,7 +33,7 @@ def suggest(trial: optuna.Trial, search: SearchSection) -> Hyperparameters:
 
 
 def suggest_student(trial: optuna.Trial, section: DistillSection) -> StudentHyperparameters:
-    """The student that a trial of the distillation builds; what it has no use for is not suggested at all."""
+    """Return the student's configuration; parameters that do not apply to it are not suggested."""
     values: dict[str, Any] = {}
     for name, domain in section.space.items():
         if section.applies(name, values):
@@ -41,7 +42,7 @@ def suggest_student(trial: optuna.Trial, section: DistillSection) -> StudentHype
 
 
 def student_start(section: DistillSection) -> dict[str, Any]:
-    """The first student to try: the default one, as far as the space holds it."""
+    """Return the first student to try: the defaults, as far as they lie in the space."""
     start: dict[str, Any] = {}
     for name, value in StudentHyperparameters().to_dict().items():
         if section.applies(name, start) and holds(section.space[name], value):
@@ -50,14 +51,14 @@ def student_start(section: DistillSection) -> dict[str, Any]:
 
 
 class SeededByTrial(optuna.samplers.BaseSampler):
-    """Draws each trial's proposals from a seed of its own: what is proposed depends on nothing but the study.
+    """Draws each trial's proposals from a seed of its own, so that they depend on nothing but the study.
 
     A worker that was killed, or one that joins late, proposes for a trial what any other would have proposed; no two
     trials of a study draw the same numbers.
 
     Args:
-        make: makes the sampler that proposes, from a seed.
-        seed: of the study.
+        make: Makes the sampler that proposes, from a seed.
+        seed: Seed of the study.
     """
 
     def __init__(self, make: Callable[[int], optuna.samplers.BaseSampler], seed: int) -> None:
@@ -73,7 +74,7 @@ class SeededByTrial(optuna.samplers.BaseSampler):
     def infer_relative_search_space(
         self, study: optuna.Study, trial: FrozenTrial
     ) -> dict[str, optuna.distributions.BaseDistribution]:
-        """As the sampler that proposes does."""
+        """Delegate to the trial's sampler."""
         return self._of(trial).infer_relative_search_space(study, trial)
 
     def sample_relative(
@@ -82,7 +83,7 @@ class SeededByTrial(optuna.samplers.BaseSampler):
         trial: FrozenTrial,
         search_space: dict[str, optuna.distributions.BaseDistribution],
     ) -> dict[str, Any]:
-        """As the sampler that proposes does."""
+        """Delegate to the trial's sampler."""
         return self._of(trial).sample_relative(study, trial, search_space)
 
     def sample_independent(
@@ -92,30 +93,30 @@ class SeededByTrial(optuna.samplers.BaseSampler):
         param_name: str,
         param_distribution: optuna.distributions.BaseDistribution,
     ) -> Any:
-        """As the sampler that proposes does."""
+        """Delegate to the trial's sampler."""
         return self._of(trial).sample_independent(study, trial, param_name, param_distribution)
 
     def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
-        """As the sampler that proposes does."""
+        """Delegate to the trial's sampler."""
         self._of(trial).before_trial(study, trial)
 
     def after_trial(
         self, study: optuna.Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None
     ) -> None:
-        """As the sampler that proposes does."""
+        """Delegate to the trial's sampler."""
         self._of(trial).after_trial(study, trial, state, values)
 
 
 def make_sampler(search: SearchSection) -> optuna.samplers.BaseSampler:
-    """The sampler that `search.sampler` names."""
+    """Return the sampler that `search.sampler` names."""
     return SeededByTrial(functools.partial(proposer, search), search.seed)
 
 
 def proposer(search: SearchSection, seed: int) -> optuna.samplers.BaseSampler:
-    """The sampler that proposes for a whole search, or for one trial of it."""
+    """Return the sampler that proposes for a whole search, or for one trial of it."""
     match search.sampler:
         case "random" | "grid":
-            # A grid's points are queued when the study is registered: its sampler proposes nothing.
+            # A grid's points are queued when the study is registered; nothing is left to propose.
             return optuna.samplers.RandomSampler(seed)
         case "gp":
             return optuna.samplers.GPSampler(seed=seed, n_startup_trials=_startup(search.trials))
@@ -131,13 +132,13 @@ def proposer(search: SearchSection, seed: int) -> optuna.samplers.BaseSampler:
             )
 
 
-def grid(search: SearchSection) -> list[dict[str, Any]]:
-    """Every distinct configuration of a space without real ranges, in an order drawn from the study's seed.
+def grid(search: SearchSection) -> list[dict[str, CategoricalChoiceType]]:
+    """Return every distinct configuration of a space without real ranges, in an order drawn from the study's seed.
 
     Optuna's own grid would repeat each configuration of a learner without an inner loop for every value of the inner
-    loop's parameters, which it has no use for.
+    loop's parameters, which that learner does not use.
     """
-    points = []
+    points: list[dict[str, CategoricalChoiceType]] = []
     shared = (_choices(search.space[name]) for name in ("learner", "trainable_layers"))
     for learner, layers in itertools.product(*shared):
         rest = [n for n in search.space if n not in ("learner", "trainable_layers") and applies(n, learner, layers)]
@@ -164,5 +165,5 @@ def _suggest(trial: optuna.Trial, name: str, domain: Domain) -> Any:
 
 
 def _startup(trials: int) -> int:
-    # Random proposals before a model is worth fitting: Optuna's ten, but at most half of a small budget.
+    # Random proposals before the first model is fitted: Optuna's ten, but at most half of a small budget.
     return max(2, min(10, trials // 2))

@@ -1,4 +1,4 @@
-"""Runs single trials so that nothing is lost: interruptions go back to the queue, failures are told with their reason.
+"""Runs single trials: an interrupted trial is requeued, a failed one is told with its reason, and none is lost.
 
 Used by search workers and by the distillation alike, with Optuna's ask/tell underneath.
 """
@@ -14,14 +14,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import optuna
+from optuna.storages import BaseStorage
 from optuna.trial import TrialState
 
 from hpo.artifacts import attach_checkpoint
 from hpo.search.asha import Decision
 from hpo.search.budget import Budget
-from hpo.search.signals import Shield, shielded
 from hpo.search.trial_chains import COST, ERROR, REASON
-from hpo.search.trial_queue import LeaseLost, Resume, TrialQueue
+from hpo.search.trial_queue import LeaseLost, Promote, TrialQueue
+from hpo.signals import Shield, shielded
 from storage.database.retrying_storage import RetryingStorage
 from storage.errors import ArtifactsUnavailable, DatabaseUnreachable
 
@@ -34,16 +35,22 @@ Value = float | Sequence[float]
 Objective = Callable[[optuna.Trial], Value]
 
 MAX_FAILURES_IN_A_ROW = 3
-# Between two looks at whether anything has come up to do.
-WAIT_SECONDS = 2.0
+# An idle worker asks for a trial this often.
+POLL_SECONDS = 2.0
 
 
 class Paused(Exception):
-    """The trial shall not go on for now; what it has reached is kept for whoever goes on with it."""
+    """The trial is to pause at the rung that it has reached, and to resume from there later."""
 
 
-def open_study(storage: Any, name: str, sampler: Any = None, pruner: Any = None, create: bool = False) -> optuna.Study:
-    """The study of that name on this storage; with `create`, made if it is new."""
+def open_study(
+    storage: BaseStorage,
+    name: str,
+    sampler: optuna.samplers.BaseSampler | None = None,
+    pruner: optuna.pruners.BasePruner | None = None,
+    create: bool = False,
+) -> optuna.Study:
+    """Return the study of that name; with `create`, one that maximises is made if there is none."""
     if create:
         return optuna.create_study(
             storage=storage, study_name=name, sampler=sampler, pruner=pruner, direction="maximize", load_if_exists=True
@@ -52,42 +59,42 @@ def open_study(storage: Any, name: str, sampler: Any = None, pruner: Any = None,
 
 
 def run_all(
-    queue: TrialQueue, budget: Budget, objective: Objective, resume: Resume | None = None
+    queue: TrialQueue, budget: Budget, objective: Objective, promote: Promote | None = None
 ) -> Iterator[TrialState]:
-    """Runs trials until the study has ended, and yields how each did.
+    """Run trials until the study has ended, and yield the state in which each ended.
 
-    A worker that finds nothing to do stays while others run: one of them may die and leave its trial, or end so that a
-    stopped trial goes on.
+    A worker without a trial waits while others run: one of them may be lost and leave its trial, or its result may
+    promote a pruned trial.
 
     Raises:
-        KeyboardInterrupt: as `run_next` does.
+        KeyboardInterrupt: As by `run_next`.
     """
     while True:
-        state = run_next(queue, budget, objective, resume)
+        state = run_next(queue, budget, objective, promote)
         if state is not None:
             yield state
-        elif queue.others_run() and not queue.stop_requested():
-            time.sleep(WAIT_SECONDS)
+        elif queue.any_running() and not queue.stop_requested():
+            time.sleep(POLL_SECONDS)
         else:
             return
 
 
 def run_next(
-    queue: TrialQueue, budget: Budget, objective: Objective, resume: Resume | None = None
+    queue: TrialQueue, budget: Budget, objective: Objective, promote: Promote | None = None
 ) -> TrialState | None:
-    """Asks for the next trial and runs it to its end; None when no further one may start.
+    """Ask for the next trial and run it to its end; return None when no further one may start.
 
     Args:
-        queue: this worker's dealings with the study.
-        budget: exact in trials across workers.
-        objective: the trial's value, or one for each of the study's directions.
-        resume: hears all trials before a new one is asked for, may queue one that was stopped, and says whether it did.
+        queue: Gives trials to this worker.
+        budget: Exact in trials across workers.
+        objective: Returns the trial's value, or one for each of the study's directions.
+        promote: As for `TrialQueue.ask`.
 
     Raises:
-        KeyboardInterrupt: on Ctrl-C or SIGTERM; the trial waits to go on.
+        KeyboardInterrupt: On Ctrl-C or SIGTERM, after the trial was requeued.
     """
     with shielded() as shield:
-        trial = queue.ask(budget, resume)
+        trial = queue.ask(budget, promote)
         if trial is None:
             return None
         state = run(queue, trial, objective, shield)
@@ -96,14 +103,16 @@ def run_next(
 
 
 def run(queue: TrialQueue, trial: optuna.Trial, objective: Objective, shield: Shield) -> TrialState:
-    """Runs one trial to its end and tells the study; returns WAITING for one that goes on later, maybe elsewhere.
+    """Run one trial to its end and tell the study; return WAITING for one that resumes later, maybe elsewhere.
 
-    A KeyboardInterrupt (Ctrl-C, SIGTERM) puts the trial back and goes on upwards, as does a full disk; a database that
-    stays away goes on upwards too. None of them is the trial's fault.
+    Raises:
+        KeyboardInterrupt: On Ctrl-C or SIGTERM; the trial was requeued.
+        ArtifactsUnavailable: A checkpoint could not be written or read; the trial was requeued.
+        DatabaseUnreachable: The database stayed away; another worker requeues the trial.
     """
     try:
         try:
-            end = _end(queue, trial, objective, shield)
+            end = _evaluate(queue, trial, objective, shield)
         except (KeyboardInterrupt, ArtifactsUnavailable):
             with contextlib.suppress(LeaseLost):
                 queue.requeue(trial)
@@ -111,7 +120,7 @@ def run(queue: TrialQueue, trial: optuna.Trial, objective: Objective, shield: Sh
         if end.state == TrialState.WAITING:
             queue.requeue(trial)
         else:
-            queue.tell(trial, end.value, end.state, end.why)
+            queue.tell(trial, end.value, end.state, end.attributes)
     except LeaseLost as lost:
         log.warning("%s", lost)
         return TrialState.WAITING
@@ -120,18 +129,18 @@ def run(queue: TrialQueue, trial: optuna.Trial, objective: Objective, shield: Sh
 
 @dataclass(frozen=True)
 class _End:
-    """How a trial ends: its state, its value where it is complete, and attributes that say why."""
+    """How a trial ends: its state, its value where it is complete, and user attributes that say why."""
 
     state: TrialState
     value: Value | None = None
-    why: Mapping[str, str] | None = None
+    attributes: Mapping[str, str] | None = None
 
 
-def _end(queue: TrialQueue, trial: optuna.Trial, objective: Objective, shield: Shield) -> _End:
-    """Runs the objective; its exceptions fail the trial with their reason, and are logged."""
+def _evaluate(queue: TrialQueue, trial: optuna.Trial, objective: Objective, shield: Shield) -> _End:
+    """Run the objective; its exceptions fail the trial with their reason, and are logged."""
     try:
-        # The lease is renewed until here, and given back by whoever tells the end.
-        with queue.heartbeat(trial), shield.lifted():
+        # Heartbeats end here; the lease is released together with the trial's end.
+        with queue.heartbeat.of(trial.number), shield.lifted():
             value = objective(trial)
     except optuna.TrialPruned:
         return _End(TrialState.PRUNED)
@@ -142,10 +151,10 @@ def _end(queue: TrialQueue, trial: optuna.Trial, objective: Objective, shield: S
         raise
     except Exception as error:
         log.exception("trial %d failed", trial.number)
-        return _End(TrialState.FAIL, why={ERROR: f"{type(error).__name__}: {error}"[:2000]})
+        return _End(TrialState.FAIL, attributes={ERROR: f"{type(error).__name__}: {error}"[:2000]})
     if not all(map(math.isfinite, value if isinstance(value, Sequence) else [value])):
-        # A hopeless configuration, not a fault: it has spent its share of the budget.
-        return _End(TrialState.PRUNED, why={REASON: f"recall is {value}: it diverged"})
+        # Pruned, not failed: the configuration is hopeless, nothing is broken, and it counts against the budget.
+        return _End(TrialState.PRUNED, attributes={REASON: f"recall is {value}: training diverged"})
     return _End(TrialState.COMPLETE, value)
 
 

@@ -12,10 +12,10 @@ from optuna.trial import FrozenTrial
 
 from hpo.registry import distillation_name
 from hpo.search.loop import ended_by, search_budget
-from hpo.search.trial_chains import CONTROL_GROUP, COST, ERROR, REASON, chains, cost, counts, origin
+from hpo.search.trial_chains import CONTROL_GROUP, COST, ERROR, REASON, chain_of, chains, cost, spends_budget
 from hpo.search.trial_run import open_study
 from hpo.stages import EVALUATION
-from storage.database.control import Control, Orders
+from storage.database.control import Control, ControlState
 from storage.database.leases import Lease, Leases
 from storage.database.postgres import Database
 from storage.database.records import Records
@@ -179,7 +179,7 @@ class Observer:
     def look(self) -> Snapshot:
         """The study as it is now."""
         trials = self._study.get_trials(deepcopy=False)
-        shot = summarise(self._spec, trials, self._leases.all(), self._control.orders())
+        shot = summarise(self._spec, trials, self._leases.all(), self._control.state())
         return replace(shot, students=self._distilled()) if shot.finished else shot
 
     def _distilled(self) -> Students | None:
@@ -208,7 +208,7 @@ def summarise(
     spec: StudySpec,
     trials: Sequence[FrozenTrial],
     leases: Mapping[int, Lease] | None = None,
-    orders: Orders | None = None,
+    orders: ControlState | None = None,
 ) -> Snapshot:
     """The snapshot of a list of trials.
 
@@ -218,8 +218,8 @@ def summarise(
         leases: of the running ones, by number.
         orders: to the workers.
     """
-    known, limits, orders = chains(trials), search_budget(spec), orders or Orders()
-    spent = sum(map(counts, known.values()))
+    known, limits, orders = chains(trials), search_budget(spec), orders or ControlState()
+    spent = sum(map(spends_budget, known.values()))
     rungs = tuple(spec.pruner.rungs)
     views = tuple(_view(chain[-1], rungs, leases or {}) for chain in known.values())
     states: dict[str, int] = {}
@@ -262,10 +262,10 @@ def _view(trial: FrozenTrial, rungs: Sequence[int], leases: Mapping[int, Lease])
         cost_seconds=float(trial.user_attrs.get(COST, 0.0)),
         reason=str(trial.user_attrs.get(ERROR) or trial.user_attrs.get(REASON, "")),
         params=dict(trial.params),
-        chain=origin(trial),
+        chain=chain_of(trial),
         control_group=CONTROL_GROUP in trial.user_attrs,
         progress=None if lease is None else lease.progress,
-        silent_seconds=None if lease is None else lease.silent_seconds,
+        silent_seconds=None if lease is None else lease.seconds_since_renewal,
     )
 
 

@@ -1,4 +1,4 @@
-"""Launches a registered study's search: an engine's workers, and the live table until the search has ended."""
+"""Launches a registered study's search: starts an engine's workers and shows the live table until the search ends."""
 
 from __future__ import annotations
 
@@ -25,25 +25,25 @@ from studies.config.spec import StudySpec
 def launch(
     database: Database, spec: StudySpec, console: Console, *, engine: Engine | None, workers: int | None = None
 ) -> None:
-    """Runs a registered study's search until it has ended; goes on with one that was interrupted.
+    """Run a registered study's search until it has ended; resume one that was interrupted.
 
     Args:
-        database: where the study lives.
-        spec: the study, registered.
-        console: for progress.
-        engine: what starts workers; None where somebody else does.
-        workers: how many; by default the study file's number, else one per core.
+        database: Where the study lives.
+        spec: The study, registered.
+        console: Shows progress.
+        engine: Starts the workers; None if the user starts them.
+        workers: Number of workers; by default the study file's, else one per core.
 
     Raises:
-        ScenetuneError: a worker failed.
+        ScenetuneError: A worker failed.
         StudyStopped: `hpo stop` ended it before its budget did.
-        KeyboardInterrupt: after the workers have put their running trials back.
+        KeyboardInterrupt: On Ctrl-C or SIGTERM, after the workers have requeued their running trials.
     """
     page, control = Page(database, spec), Control(database.engine, spec.name)
 
     def stop_requested() -> bool:
-        orders = control.orders()
-        return orders.stop is not None or orders.late
+        state = control.state()
+        return state.stop is not None or state.overdue
 
     observer = Observer(database, spec)
     shot = observer.look()
@@ -51,7 +51,7 @@ def launch(
         return
     with LiveTable(observer, console) as table:
 
-        def look() -> Snapshot:
+        def refresh() -> Snapshot:
             nonlocal shot
             shot = table.refresh()
             page.write_when_due()
@@ -59,37 +59,37 @@ def launch(
 
         if engine is None:
             console.note(f"waiting for workers: hpo worker {spec.name}, with this database and the same data")
-            _follow(look, stop_requested)
+            _follow(refresh, stop_requested)
         else:
             try:
                 supervise(
                     engine,
                     search_workers(spec, workers),
-                    lambda: look().reached,
-                    lambda: shot.finished or stop_requested(),
+                    progress=lambda: refresh().reached,
+                    ending=lambda: shot.finished or stop_requested(),
                 )
             finally:
-                settle(database, spec)
+                requeue_lost(database, spec)
         table.refresh()
     page.write()
-    if control.orders().stop is not None and not observer.look().finished:
+    if control.state().stop is not None and not observer.look().finished:
         raise StudyStopped(f"study {spec.name!r} was stopped; hpo resume {spec.name} goes on")
 
 
 def make_engine(
     name: EngineName, database: Database, spec: StudySpec, workers: int | None, address: str | None
 ) -> Engine | None:
-    """The engine of that name; None for workers that somebody else starts.
+    """Return the engine of that name; None for workers that the user starts.
 
     Args:
-        name: which.
-        database: that the workers shall use.
-        spec: the study.
-        workers: as for `launch`.
-        address: of the Ray cluster.
+        name: Name of the engine.
+        database: The database that the workers use.
+        spec: The study.
+        workers: As for `launch`.
+        address: Address of the Ray cluster.
 
     Raises:
-        InputError: there is no such cluster, or no way to use it.
+        InputError: There is no such cluster, or it cannot run the workers.
     """
     if address is not None and name is not EngineName.ray:
         raise InputError(f"--address {address} is that of a Ray cluster; add --engine ray, or leave it out")
@@ -105,23 +105,23 @@ def make_engine(
             return LocalEngine(spec.name, database.url, count, log_folder(spec.name), torch.cuda.device_count())
 
 
-def _follow(look: Callable[[], Snapshot], stop_requested: Callable[[], bool]) -> None:
-    """Shows the search until it has ended, or was called off and nothing runs any more."""
+def _follow(refresh: Callable[[], Snapshot], stop_requested: Callable[[], bool]) -> None:
+    """Show the search until it has ended, or was stopped and nothing runs any more."""
     while True:
-        shot = look()
+        shot = refresh()
         if shot.finished or (stop_requested() and not shot.running):
             return
         time.sleep(1.0)
 
 
-def settle(database: Database, spec: StudySpec) -> None:
-    """Puts back what workers that were killed here have left running."""
+def requeue_lost(database: Database, spec: StudySpec) -> None:
+    """Requeue the trials of the search's lost workers, such as those killed on this machine."""
     study = open_study(database.storage, spec.name)
-    TrialQueue(database, study, spec.name, spec.search.retries).others_run()
+    TrialQueue(database, study, spec.name, spec.search.retries).any_running()
 
 
 def search_workers(spec: StudySpec, workers: int | None = None) -> int:
-    """How many workers a search has: as asked for, as the study file says, or one per core."""
+    """Return how many workers a search has: `workers`, else the study file's number, else one per core."""
     from studies.model.device import cores
 
     return min(workers or spec.search.workers or cores(), spec.search.trials)

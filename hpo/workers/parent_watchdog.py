@@ -1,4 +1,4 @@
-"""Workers that an engine has started do not outlive it: nobody would be left to stop them."""
+"""Stops a worker process when the launcher process that started it is gone, so that no worker is left unsupervised."""
 
 from __future__ import annotations
 
@@ -7,24 +7,24 @@ import signal
 import threading
 import time
 
-# Set by an engine for the workers that it starts: its process id.
+# Environment variable that an engine sets for its workers: the engine's own process id.
 LAUNCHER = "HPO_LAUNCHER_PID"
-LOOK_SECONDS = 1.0
+POLL_SECONDS = 1.0
 
 
-def follow_launcher() -> None:
-    """Stops this process in order, as SIGTERM does, once the engine's process that started it is gone.
+def start_parent_watchdog() -> None:
+    """Stop this process as SIGTERM does once the engine process that started it is gone.
 
-    It is watched from the start, while data are loaded and between trials too.
+    It runs in a thread from the start of the process: while data are loaded and between trials too.
     """
     launcher = os.environ.get(LAUNCHER)
     if launcher is not None:
-        threading.Thread(target=_watch, args=(int(launcher),), daemon=True, name="leash").start()
+        threading.Thread(target=_watch, args=(int(launcher),), daemon=True, name="parent-watchdog").start()
 
 
 def _watch(launcher: int) -> None:
     while True:
         if os.getppid() != launcher:
-            # Again and again: Python drops an interrupt that strikes in a destructor. SIGINT may be ignored.
+            # Repeated: Python drops an interrupt that strikes in a destructor. SIGTERM, as SIGINT may be ignored.
             os.kill(os.getpid(), signal.SIGTERM)
-        time.sleep(LOOK_SECONDS)
+        time.sleep(POLL_SECONDS)

@@ -1,4 +1,4 @@
-"""Keeps a search's workers going: starts them, replaces those that were lost, stops them in order."""
+"""The supervisor of a launch: starts its workers, replaces lost ones, and stops them in order."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 
-from hpo.search.signals import SIGNALS
+from hpo.signals import SIGNALS
 from hpo.workers.engines import Ended, Engine, RunningWorker
 from storage.errors import ScenetuneError
 
@@ -17,34 +17,35 @@ log = logging.getLogger(__name__)
 
 POLL_SECONDS = 1.0
 STOP_SECONDS = 30.0
-ASK_AGAIN_SECONDS = 3.0
-# So many times in a row a worker may be lost without the search getting any farther.
+REPEAT_STOP_SECONDS = 3.0
+# A worker may be lost this many times in a row while the search makes no progress.
 MAX_LOSSES_IN_A_ROW = 10
 
 
 def supervise(
     engine: Engine,
     count: int,
-    watch: Callable[[], object],
-    over: Callable[[], bool],
+    progress: Callable[[], object],
+    ending: Callable[[], bool],
     *,
     poll: float = POLL_SECONDS,
 ) -> None:
-    """Runs `count` workers until all have ended.
+    """Run `count` workers until all have ended.
 
     Args:
-        engine: starts them.
-        count: how many.
-        watch: called about every `poll` seconds while they run; what it returns changes when the search gets farther.
-        over: whether the search has ended or was stopped: who ends now is not replaced, who has not begun need not.
-        poll: seconds between two looks.
+        engine: Starts the workers.
+        count: Number of workers.
+        progress: Called about every `poll` seconds; its result changes whenever the search makes progress.
+        ending: Tells whether the search has ended or is to stop; lost workers are no longer replaced then, and queued
+            ones are cancelled.
+        poll: Seconds between two polls of the workers.
 
     Raises:
-        ScenetuneError: a worker failed, or was lost again and again; the others are stopped in order first.
-        KeyboardInterrupt: after all workers have stopped.
+        ScenetuneError: A worker failed, or was lost again and again; the others are stopped in order first.
+        KeyboardInterrupt: On Ctrl-C or SIGTERM, after all workers have stopped.
     """
     workers: dict[int, RunningWorker] = {}
-    losses, reached = Counter[int](), watch()
+    losses, reached = Counter[int](), progress()
     try:
         for number in range(count):
             workers[number] = engine.start(number)
@@ -53,20 +54,20 @@ def supervise(
                 del workers[number]
                 if ended.error is not None and not ended.lost:
                     raise ScenetuneError(f"a worker failed: {ended.error}")
-                if ended.lost and not over():
+                if ended.lost and not ending():
                     losses[number] += 1
                     if losses[number] > MAX_LOSSES_IN_A_ROW:
                         raise ScenetuneError(
-                            f"a worker was lost {losses[number]} times in a row and nothing was reached meanwhile; "
+                            f"a worker was lost {losses[number]} times in a row without progress of the search; "
                             f"the last time it was {ended.error}"
                         )
                     log.warning("worker %d was lost (%s); starting another", number, ended.error)
                     workers[number] = engine.start(number)
-            if (now := watch()) != reached:
+            if (now := progress()) != reached:
                 losses, reached = Counter(), now
-            if over():
+            if ending():
                 for worker in workers.values():
-                    worker.dismiss()
+                    worker.cancel_if_queued()
             time.sleep(poll)
     finally:
         _stop(list(workers.values()))
@@ -77,12 +78,12 @@ def _ended(workers: dict[int, RunningWorker]) -> list[tuple[int, Ended]]:
 
 
 def _stop(workers: Sequence[RunningWorker]) -> None:
-    """Asks what still runs to stop, waits, and kills what will not; Ctrl-C and SIGTERM meanwhile are ignored."""
-    with _undisturbed():
+    """Ask running workers to stop, wait, and kill those that do not; Ctrl-C and SIGTERM meanwhile are ignored."""
+    with _signals_ignored():
         deadline, asked = time.monotonic() + STOP_SECONDS, 0.0
         while (running := [each for each in workers if each.ended() is None]) and time.monotonic() < deadline:
-            # Asked more than once: Python drops an interrupt that strikes in a destructor.
-            if time.monotonic() - asked > ASK_AGAIN_SECONDS:
+            # Repeated: Python drops an interrupt that strikes in a destructor.
+            if time.monotonic() - asked > REPEAT_STOP_SECONDS:
                 asked = time.monotonic()
                 for worker in running:
                     worker.stop()
@@ -92,7 +93,7 @@ def _stop(workers: Sequence[RunningWorker]) -> None:
 
 
 @contextlib.contextmanager
-def _undisturbed() -> Iterator[None]:
+def _signals_ignored() -> Iterator[None]:
     before = {number: signal.signal(number, signal.SIG_IGN) for number in SIGNALS}
     try:
         yield

@@ -1,4 +1,4 @@
-"""One worker: joins a study by name and runs trials until the budget is spent. `hpo worker NAME` is this."""
+"""One worker: joins a study by name and runs trials until the study has ended. `hpo worker NAME` runs it."""
 
 from __future__ import annotations
 
@@ -26,23 +26,23 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-ASK_AGAIN_SECONDS = 2.0
+POLL_SECONDS = 2.0
 
 
 def work(database: Database, name: str, *, workers: int = 1, threads: int | None = None) -> int:
-    """Runs trials of a study until it has ended or was stopped; returns how many this worker ran.
+    """Run trials of a study until it has ended or was stopped; return how many this worker ran.
 
     Args:
-        database: where the study lives.
-        name: the study.
-        workers: how many share this machine's cores.
-        threads: of this one; by default its share of the cores.
+        database: Where the study lives.
+        name: Name of the study.
+        workers: How many workers share this machine's cores.
+        threads: Number of threads of this one; by default its part of the cores.
 
     Raises:
-        InputError: no such study, it was launched by another version of this program, the data here differ from those
-            that it was started on, or a trial would not fit into this machine's memory.
-        ScenetuneError: several trials failed in a row: the fault is not the configurations'.
-        KeyboardInterrupt: after the running trial was put back.
+        InputError: There is no such study, it was launched by another version of this program, the data here differ
+            from those that it was started on, or a trial would not fit into this machine's memory.
+        ScenetuneError: Several trials failed in a row, so the fault is not in their configurations.
+        KeyboardInterrupt: On Ctrl-C or SIGTERM, after the running trial was requeued.
     """
     from studies.model.device import share_cores
     from studies.training.objective import run_trial
@@ -50,7 +50,7 @@ def work(database: Database, name: str, *, workers: int = 1, threads: int | None
 
     share_cores(workers, threads)
     spec = load_spec_of(database, name)
-    _check_version(Control(database.engine, name).orders().version, name)
+    _check_version(Control(database.engine, name).state().version, name)
     problem = prepare(spec, cache_folder(), reporter=Console())
     stored = Records(database.engine).load_study(name)
     if stored is not None and stored.fingerprint != problem.data.fingerprint:
@@ -63,7 +63,7 @@ def work(database: Database, name: str, *, workers: int = 1, threads: int | None
     done = failures = 0
 
     def train(values: Hyperparameters, folder: Path, report: Callable[[RungReport], None]) -> float:
-        return run_trial(problem, values, folder, report, search.advance)
+        return run_trial(problem, values, folder, report, search.report_progress)
 
     search = Search(database, spec, scenes, train)
     for state in search.run_all():
@@ -75,12 +75,12 @@ def work(database: Database, name: str, *, workers: int = 1, threads: int | None
 
 
 def wait_for(database: Database, name: str) -> None:
-    """Waits until a study of that name is launched."""
+    """Wait until a study of that name is launched."""
     records = Records(database.engine)
     if records.load_study(name) is None:
         log.info("waiting for a study %r to be launched", name)
     while records.load_study(name) is None:
-        time.sleep(ASK_AGAIN_SECONDS)
+        time.sleep(POLL_SECONDS)
 
 
 def _check_version(launched: str | None, name: str) -> None:

@@ -1,1 +1,1 @@
-"""PostgreSQL: the server, connections, our tables, and what workers tell each other through them."""
+"""PostgreSQL: the server, connections, our tables, leases and stop requests of workers, backups."""

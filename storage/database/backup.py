@@ -1,6 +1,6 @@
-"""A database in one file and back again, by PostgreSQL's own `pg_dump` and `pg_restore`.
+"""Backs up a database into one file and restores it, with PostgreSQL's own `pg_dump` and `pg_restore`.
 
-Checkpoints and other artifacts are files below the home, not rows: they are no part of it.
+Checkpoints and other artifacts are files below the home, not rows: a backup does not hold them.
 """
 
 import os
@@ -12,8 +12,8 @@ from pathlib import Path
 import sqlalchemy
 from psycopg2.extensions import make_dsn
 
-from storage.database.migrations import SCHEMA
 from storage.database.postgres import connected, create_engine
+from storage.database.records import SCHEMA
 from storage.database.server_files import Account, server_programs
 from storage.database.urls import hide_password, normalise_url
 from storage.errors import InputError
@@ -27,9 +27,9 @@ def backup(url: str, file: Path, force: bool = False) -> int:
     """Write a whole database, as it is at this moment, into a file that appears complete or not at all.
 
     Args:
-        url: Of the database; its users may go on working.
-        file: Readable for its owner only.
-        force: Replace an existing file.
+        url: URL of the database; workers may keep using it.
+        file: The backup; only its owner may read it.
+        force: Whether to replace an existing file.
 
     Returns:
         The file's size in bytes.
@@ -51,7 +51,7 @@ def backup(url: str, file: Path, force: bool = False) -> int:
         engine.dispose()
     draft = Path(name)
     try:
-        # It flushes the file to disk itself.
+        # pg_dump flushes the file to disk itself.
         _run(["pg_dump", "--format=custom", *_WITHOUT_OWNERS, f"--file={draft}", "--dbname", _address(engine)], engine)
         draft.replace(file)
     except BaseException:
@@ -61,7 +61,7 @@ def backup(url: str, file: Path, force: bool = False) -> int:
 
 
 def restore(url: str, file: Path) -> None:
-    """Bring a backup into a database that holds no studies; a failure leaves none of it behind.
+    """Restore a backup into a database that holds no studies; a failure leaves nothing behind.
 
     Raises:
         DatabaseUnreachable: The server does not answer or refuses.
@@ -84,7 +84,7 @@ def restore(url: str, file: Path) -> None:
 
 
 def _make_room(connection: sqlalchemy.Connection, shown: str) -> None:
-    """Drop tables that a program made by opening the database, but never used."""
+    """Drop tables that were created by opening the database and never used."""
     from optuna.storages._rdb.models import BaseModel
 
     inspector = sqlalchemy.inspect(connection)
@@ -106,7 +106,7 @@ def _make_room(connection: sqlalchemy.Connection, shown: str) -> None:
 
 
 def _address(engine: sqlalchemy.Engine) -> str:
-    """Return the URL's parameters as libpq takes them, but no secret: every user sees a command line."""
+    """Return the URL's parameters as libpq takes them, without secrets: every user can see a command line."""
     secret = ("password", "sslpassword")
     return str(make_dsn(**{name: value for name, value in _parameters(engine).items() if name not in secret}))
 
@@ -118,7 +118,7 @@ def _parameters(engine: sqlalchemy.Engine) -> dict[str, str]:
 
 def _run(command: Sequence[str], engine: sqlalchemy.Engine) -> None:
     name, *arguments = command
-    # As ourselves, not as the server's account: the file is the user's.
+    # As the current user, not as the server's account, so that the file belongs to the user.
     program = server_programs(Account(None), _PROGRAMS) / name
     environment = os.environ | {"LC_ALL": "C"}
     password = _parameters(engine).get("password")
@@ -135,10 +135,10 @@ def _run(command: Sequence[str], engine: sqlalchemy.Engine) -> None:
     )
     if done.returncode == 0:
         return
-    words = hide_password(" ".join(done.stderr.split()))
-    if "server version mismatch" in words:
+    message = hide_password(" ".join(done.stderr.split()))
+    if "server version mismatch" in message:
         raise InputError(
-            f"{program} is older than the server ({words}): set HPO_POSTGRES_BIN to the bin folder of a PostgreSQL "
+            f"{program} is older than the server ({message}): set HPO_POSTGRES_BIN to the bin folder of a PostgreSQL "
             "of the server's version"
         )
-    raise InputError(f"{name} failed: {words}")
+    raise InputError(f"{name} failed: {message}")

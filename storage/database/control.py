@@ -1,4 +1,4 @@
-"""What a study's workers are told while they work: to stop, when to end, which version they must have."""
+"""Stop requests, the deadline and the required version for a study's workers, which read them while they work."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sqlalchemy.dialects.postgresql import insert
 from storage.database.records import SCHEMA, metadata
 from storage.database.retry import retry_transient
 
-# "rung": running trials pause at their next rung; "now": they are interrupted and go on from their last one.
+# "rung": running trials pause at their next rung; "now": they are interrupted and resume from their last rung.
 Stop = Literal["rung", "now"]
 
 control_table = sa.Table(
@@ -26,28 +26,28 @@ _columns = control_table.c
 
 
 @dataclass(frozen=True)
-class Orders:
+class ControlState:
     """What holds for a study's workers at this moment.
 
     Attributes:
-        stop: set by `hpo stop` until the study is launched again.
-        late: whether the launch's time is over, by the server's clock.
-        version: of the program that launched the study.
-        seconds_left: of the launch's time, by the server's clock; None where there is no limit.
+        stop: Set by `hpo stop` until the study is launched again.
+        overdue: Whether the launch's deadline has passed, by the server's clock.
+        version: Of the program that launched the study.
+        seconds_left: Until the launch's deadline, by the server's clock; None without a deadline.
     """
 
     stop: Stop | None = None
-    late: bool = False
+    overdue: bool = False
     version: str | None = None
     seconds_left: float | None = None
 
 
 class Control:
-    """Orders to the workers of one registered study.
+    """Stop requests and deadline of one registered study.
 
     Args:
-        engine: the database.
-        study: its name.
+        engine: The database.
+        study: Its name.
     """
 
     def __init__(self, engine: sa.Engine, study: str) -> None:
@@ -55,7 +55,7 @@ class Control:
 
     @retry_transient
     def start(self, version: str, seconds: float | None) -> None:
-        """Withdraw any order to stop; give the workers so many seconds from now, or as long as they need."""
+        """Withdraw any stop request; set the deadline so many seconds from now, or none."""
         deadline = None if seconds is None else sa.func.now() + sa.func.make_interval(0, 0, 0, 0, 0, 0, seconds)
         values = {"stop": None, "deadline": deadline, "version": version}
         statement = insert(control_table).values(study=self._study, **values)
@@ -64,16 +64,16 @@ class Control:
 
     @retry_transient
     def stop(self, how: Stop) -> None:
-        """Order the workers to stop."""
+        """Request that the workers stop."""
         with self._engine.begin() as connection:
             connection.execute(sa.update(control_table).where(_columns.study == self._study).values(stop=how))
 
     @retry_transient
-    def orders(self) -> Orders:
-        """Return what holds now; nothing does for a study that was never started."""
-        late = sa.func.coalesce(_columns.deadline < sa.func.now(), sa.false())
+    def state(self) -> ControlState:
+        """Return what holds now; the defaults for a study that was never started."""
+        overdue = sa.func.coalesce(_columns.deadline < sa.func.now(), sa.false())
         left = sa.func.extract("epoch", _columns.deadline - sa.func.now()).cast(sa.Double)
-        query = sa.select(_columns.stop, late, _columns.version, left).where(_columns.study == self._study)
+        query = sa.select(_columns.stop, overdue, _columns.version, left).where(_columns.study == self._study)
         with self._engine.connect() as connection:
             row = connection.execute(query).one_or_none()
-        return Orders() if row is None else Orders(*row)
+        return ControlState() if row is None else ControlState(*row)

@@ -1,8 +1,8 @@
-"""The PostgreSQL that needs no setting up: one server per home, started on demand, reached by a Unix socket.
+"""The embedded PostgreSQL: one server per home, started on demand, reached by a Unix socket.
 
-It outlives whoever started it, and whatever is killed, the next start finds its way back. A lock file that
-every process of the server inherits says whether it lives: unlike a process id it cannot be reused, and it
-holds across containers and, where the file system supports locks, across machines.
+The server keeps running when the process that started it ends, and the next start recovers from any kill. Every process
+of the server inherits a lock on a file, which tells whether the server runs: unlike a process id a lock cannot be
+reused, and it holds across containers and, where the file system supports locks, across machines.
 """
 
 import fcntl
@@ -26,16 +26,16 @@ NAME = "scenetune"
 PORT = 5432
 MAX_CONNECTIONS = 200
 _SOCKET = f".s.PGSQL.{PORT}"
-_PATIENCE_SECONDS = 120
+_TIMEOUT_SECONDS = 120
 _POLL_SECONDS = 0.05
 _LOG_LINES = 8
 
 
 class EmbeddedPostgres:
-    """The server of one home; any number of objects and processes may stand for the same one.
+    """The server of one home; several objects and processes may use the same one.
 
     Args:
-        home: The folder that holds the project's state; made by `start` when missing.
+        home: The folder that holds the project's state; `start` creates it when missing.
     """
 
     def __init__(self, home: Path) -> None:
@@ -43,7 +43,7 @@ class EmbeddedPostgres:
 
     @property
     def folder(self) -> Path:
-        """Where the server's data, log and lock lie."""
+        """Folder of the server's data, log and lock."""
         return (self._home / "postgres").resolve()
 
     @property
@@ -53,25 +53,25 @@ class EmbeddedPostgres:
 
     @property
     def url(self) -> str:
-        """The URL of the database, which holds no password; the same after every restart.
+        """URL of the database, without a password; the same after every restart.
 
         Raises:
             InputError: The server was never started.
         """
-        # The port is named because libpq and the server would otherwise take $PGPORT.
+        # With an explicit port, as libpq and the server would otherwise use $PGPORT.
         return f"postgresql+psycopg2://{NAME}@/{NAME}?host={quote(str(self._socket), safe='')}&port={PORT}"
 
     def start(self) -> str:
-        """Start the server unless it runs, making its data folder and database when missing; return the URL.
+        """Start the server unless it runs, creating its data folder and database when missing; return the URL.
 
         Raises:
             EmbeddedServerError: It did not start; the message ends with its log.
         """
         self._home.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._check_access()
-        with self._one_at_a_time():
+        with self._locked():
             claim_folder(self._home)
-            deadline = time.monotonic() + _PATIENCE_SECONDS
+            deadline = time.monotonic() + _TIMEOUT_SECONDS
             while not (self.running() and self._answers()):
                 if not self.running():
                     self._launch()
@@ -86,23 +86,23 @@ class EmbeddedPostgres:
         """Stop the server; return whether it ran.
 
         Args:
-            force: End the connections of those who use it.
+            force: Cut open connections.
 
         Raises:
-            InputError: Somebody uses it, and `force` is not set.
+            InputError: There are open connections, and `force` is not set.
             EmbeddedServerError: It runs where this process cannot reach it, or does not stop.
         """
         if not self.running():
             return False
-        with self._one_at_a_time():
+        with self._locked():
             if not self.running():
                 return False
             if not (self._socket / _SOCKET).exists():
                 raise EmbeddedServerError(self._unreachable())
             if not force:
-                self._refuse_users()
+                self._refuse_if_in_use()
             account = Account.of(self._data)
-            command = ["stop", "-D", "data", "-m", "fast", "-w", "-t", str(_PATIENCE_SECONDS)]
+            command = ["stop", "-D", "data", "-m", "fast", "-w", "-t", str(_TIMEOUT_SECONDS)]
             self._run([server_programs(account) / "pg_ctl", *command], account)
             while self.running():
                 time.sleep(_POLL_SECONDS)
@@ -111,7 +111,7 @@ class EmbeddedPostgres:
         return True
 
     def running(self) -> bool:
-        """Tell whether any process of the server lives, be it starting, serving or stopping."""
+        """Tell whether any process of the server runs, be it starting, serving or stopping."""
         self._check_access()
         try:
             file = (self.folder / "lock").open("r")
@@ -141,18 +141,19 @@ class EmbeddedPostgres:
                 raise InputError(f"{path} is another user's: run as that user, or set HPO_HOME to another folder")
 
     @contextmanager
-    def _one_at_a_time(self) -> Iterator[None]:
+    def _locked(self) -> Iterator[None]:
+        """Let one process at a time start or stop the server."""
         try:
-            with FileLock(self._home / "postgres.lock", timeout=2 * _PATIENCE_SECONDS):
+            with FileLock(self._home / "postgres.lock", timeout=2 * _TIMEOUT_SECONDS):
                 yield
         except Timeout as error:
             raise EmbeddedServerError(
                 f"another process has been starting the server of {self._home} for "
-                f"{2 * _PATIENCE_SECONDS} s: see {self.log}, end that process and try again"
+                f"{2 * _TIMEOUT_SECONDS} s: see {self.log}, end that process and try again"
             ) from error
 
     def _launch(self) -> None:
-        """Start a server on a folder that no process serves."""
+        """Start the server; only while none runs."""
         folder = self.folder
         account = Account.of(self._data)
         programs = server_programs(account)
@@ -172,34 +173,34 @@ class EmbeddedPostgres:
         self._drop_stale_pids(socket)
         server = ["-h", "", "-p", str(PORT), "-k", str(socket)]
         server += [part for name, value in options.items() for part in ("-c", f"{name}={value}")]
-        command = ["start", "-D", "data", "-l", "server.log", "-w", "-t", str(_PATIENCE_SECONDS)]
+        command = ["start", "-D", "data", "-l", "server.log", "-w", "-t", str(_TIMEOUT_SECONDS)]
         (folder / "lock").touch(mode=0o600)
         with (folder / "lock").open("a") as lock:
-            # Shared with a glance of `running` for an instant; with anything else, never.
+            # Waits at most for a call of `running`, which holds the lock for a moment.
             fcntl.flock(lock, fcntl.LOCK_EX)
             self._run([programs / "pg_ctl", *command, "-o", shlex.join(server)], account, inherit=(lock.fileno(),))
 
     def _initialise(self, programs: Path, account: Account) -> None:
-        """Make the data folder under another name first: a killed `initdb` must not look like a database."""
-        # A fresh name each time: an orphaned initdb may still be writing to the last one.
+        """Create the data folder, first under another name: a killed `initdb` must not look like a database."""
+        # A new name each time: an orphaned initdb may still be writing to the last one.
         draft = self.folder / f"data.{token_hex(4)}"
         draft.mkdir(mode=0o700)
         account.own(draft)
-        # The socket's folder is what keeps others out. C locale: the user's may not be installed.
+        # No password: only the account can enter the socket's folder. C locale: the user's may not be installed.
         choices = ["-U", NAME, "-A", "trust", "-E", "UTF8", "--no-locale"]
         self._run([programs / "initdb", "-D", draft.name, *choices], account)
         draft.rename(self._data)
 
     def _drop_stale_pids(self, socket: Path) -> None:
-        """Remove what a killed server left, where its process id still, or again, exists.
+        """Remove the files of a killed server whose process id exists still, or again.
 
-        PostgreSQL would take the holder of that number for itself and refuse to start: another program after
-        a container's restart, or the dead server where process 1 does not collect the dead.
+        PostgreSQL would take the process of that id for a running server and refuse to start. It may be another
+        program, after a container's restart, or the killed server as a zombie that process 1 does not reap.
         """
         for file in (self._data / "postmaster.pid", socket / f"{_SOCKET}.lock"):
             with suppress(FileNotFoundError, ValueError):
                 command = Path("/proc", str(int(file.read_text().split()[0])), "cmdline").read_bytes()
-                # A live server that somebody started by hand, without our lock, is left in peace.
+                # A running server that was started by hand, without our lock, is left alone.
                 if Path(os.fsdecode(command.split(b"\0")[0])).name != "postgres":
                     file.unlink()
 
@@ -214,7 +215,7 @@ class EmbeddedPostgres:
             stderr=subprocess.STDOUT,
             text=True,
             errors="replace",
-            # Ctrl-C in the terminal is meant for the starter alone.
+            # In a session of its own, Ctrl-C in the terminal does not reach the server.
             start_new_session=True,
             pass_fds=inherit,
             **account.arguments,
@@ -250,18 +251,18 @@ class EmbeddedPostgres:
                 if cursor.fetchone() is None:
                     cursor.execute(f"CREATE DATABASE {NAME}")
 
-    def _refuse_users(self) -> None:
+    def _refuse_if_in_use(self) -> None:
         import psycopg2
 
-        users = (
+        query = (
             "SELECT coalesce(nullif(application_name, ''), 'unnamed'), count(*) FROM pg_stat_activity "
             "WHERE backend_type = 'client backend' AND pid <> pg_backend_pid() GROUP BY 1 ORDER BY 1"
         )
         with closing(psycopg2.connect(**self._connection("postgres"))) as connection, connection.cursor() as cursor:
-            cursor.execute(users)
+            cursor.execute(query)
             found = cursor.fetchall()
         if found:
-            # Our own programs have their process id in the name.
+            # The names of our own connections end with a process id.
             names = ", ".join(f"{count} of {name}" for name, count in found)
             raise InputError(
                 f"the embedded PostgreSQL is in use, by connections: {names}; end these programs first, "

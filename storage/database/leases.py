@@ -1,9 +1,10 @@
-"""Who works on which trial: a worker holds a lease on the trial that it runs, and renews it while it lives.
+"""Leases on running trials: a worker holds a lease on the trial that it runs, and renews it with every heartbeat.
 
-Whose lease ends is taken for dead, and its trial goes to the next worker. Two rules keep that from happening to the
-living. All times are the server's, so no clock or time zone of a worker matters. And silence alone does not end a
-lease: it makes the worker suspect, and only one that stays silent from then on has lost it. After an outage of the
-database, when nobody's lease could be renewed, the living have time to renew theirs before anyone is found dead.
+A worker is *lost* when its process is gone from this machine, or when its lease was not renewed for a long time; its
+trial then goes to the next worker. Two rules keep live workers from being taken for lost. All times are the server's,
+so the clock and time zone of a worker do not matter. And a lease that was not renewed in time is first marked as
+*suspect*; its worker is lost only if it does not renew it from then on. So after an outage of the database, during
+which no lease could be renewed, every live worker has time to renew its own.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
+from typing import NamedTuple
 
 import psutil
 import sqlalchemy as sa
@@ -24,11 +26,12 @@ import sqlalchemy as sa
 from storage.database.records import metadata
 from storage.database.retry import retry_transient
 
-BEAT_SECONDS = 10.0
-# A worker deep in native code may miss a beat or two.
-SILENT_SECONDS = 30.0
-SUSPECT_SECONDS = 30.0
-# Between two readings of a process's start: the clock that it is computed from is adjusted now and then.
+HEARTBEAT_SECONDS = 10.0
+# Without a renewal until the lease is suspect: a worker deep in native code may miss a heartbeat or two.
+SUSPECT_AFTER_SECONDS = 30.0
+# Suspect until the worker is lost.
+LOST_AFTER_SECONDS = 30.0
+# Tolerance between two readings of a process's start, which is computed from a clock that is adjusted now and then.
 _SAME_START_SECONDS = 5.0
 
 lease_table = sa.Table(
@@ -40,7 +43,7 @@ lease_table = sa.Table(
     sa.Column("host", sa.Text, nullable=False),
     sa.Column("pid", sa.Integer, nullable=False),
     sa.Column("started", sa.Double, nullable=False),
-    sa.Column("beat_at", sa.DateTime(timezone=True), nullable=False, server_default=sa.func.now()),
+    sa.Column("renewed_at", sa.DateTime(timezone=True), nullable=False, server_default=sa.func.now()),
     sa.Column("suspected_at", sa.DateTime(timezone=True)),
     sa.Column("progress", sa.Double),
 )
@@ -52,10 +55,10 @@ class Worker:
     """A process that runs trials.
 
     Attributes:
-        name: unlike that of any other process, ever.
-        host: the machine and its table of processes: where a process id means the same.
-        pid: its process id there.
-        started: when the process began, in seconds since the epoch by that machine's clock; tells a reused pid apart.
+        name: Unique among all processes, past ones included.
+        host: The machine and its process table, within which a process id is unique.
+        pid: The process id there.
+        started: When the process began, in seconds since the epoch by that machine's clock; tells a reused pid apart.
     """
 
     name: str
@@ -65,38 +68,50 @@ class Worker:
 
     @classmethod
     def here(cls) -> Worker:
-        """This process."""
+        """Return this process."""
         pid = os.getpid()
         return cls(f"{socket.gethostname()}:{pid}:{uuid.uuid4().hex[:8]}", _host(), pid, psutil.Process().create_time())
 
 
 @dataclass(frozen=True)
 class Lease:
-    """What is known of a trial that somebody works on.
+    """The state of a leased trial.
 
     Attributes:
-        progress: how much of the trial's training is done, from 0 to 1; None while unknown.
-        silent_seconds: since the worker was last heard of, by the server's clock.
+        progress: How much of the trial's training is done, from 0 to 1; None while unknown.
+        seconds_since_renewal: Since the last heartbeat, by the server's clock.
     """
 
     progress: float | None
-    silent_seconds: float
+    seconds_since_renewal: float
+
+
+class Workers(NamedTuple):
+    """Names of the workers that hold a study's leases, by trial.
+
+    Attributes:
+        live: Of those that live as far as is known.
+        lost: Of those that are lost.
+    """
+
+    live: dict[int, str]
+    lost: dict[int, str]
 
 
 class Leases:
     """The leases on one study's trials.
 
     Args:
-        engine: the database.
-        study: name of the Optuna study.
+        engine: The database.
+        study: Name of the Optuna study.
     """
 
     def __init__(self, engine: sa.Engine, study: str) -> None:
         self._engine, self._study = engine, study
 
     @retry_transient
-    def take(self, trial: int, worker: Worker) -> bool:
-        """Take the lease on a trial that nobody holds; return whether this worker has it now."""
+    def acquire(self, trial: int, worker: Worker) -> bool:
+        """Acquire the lease on a trial unless another worker holds it; return whether this worker holds it now."""
         values = {"study": self._study, "trial": trial, "worker": worker.name}
         values |= {"host": worker.host, "pid": worker.pid, "started": worker.started}
         insert = sa.dialects.postgresql.insert(lease_table).values(values).on_conflict_do_nothing()
@@ -107,32 +122,31 @@ class Leases:
 
     @retry_transient
     def renew(self, trial: int, worker: Worker, progress: float | None = None) -> bool:
-        """Say that the worker lives, and how much of the trial is done; return whether the lease was still its own."""
-        renewed = sa.update(lease_table).values(beat_at=sa.func.now(), suspected_at=None, progress=progress)
+        """Renew a lease and store how much of the trial is done; return whether the worker still held it."""
+        renewed = sa.update(lease_table).values(renewed_at=sa.func.now(), suspected_at=None, progress=progress)
         with self._engine.begin() as connection:
             return connection.execute(renewed.where(*self._key(trial, worker))).rowcount == 1
 
     @retry_transient
     def all(self) -> dict[int, Lease]:
-        """Return every lease by its trial, those of the dead too."""
-        # `now` is when our transaction began: a beat that came since would be in the future.
-        silent = sa.func.extract("epoch", sa.func.clock_timestamp() - _columns.beat_at).cast(sa.Double)
-        query = sa.select(_columns.trial, _columns.progress, silent).where(_columns.study == self._study)
+        """Return every lease by its trial, those of lost workers included."""
+        # `now` is when our transaction began: a renewal since then would be in the future.
+        since = sa.func.extract("epoch", sa.func.clock_timestamp() - _columns.renewed_at).cast(sa.Double)
+        query = sa.select(_columns.trial, _columns.progress, since).where(_columns.study == self._study)
         with self._engine.connect() as connection:
             return {trial: Lease(*rest) for trial, *rest in connection.execute(query)}
 
     @retry_transient
-    def held(self, trial: int, worker: Worker) -> bool:
-        """Tell whether the lease is still this worker's."""
+    def is_held(self, trial: int, worker: Worker) -> bool:
+        """Tell whether the worker still holds the lease."""
         with self._engine.connect() as connection:
             return connection.scalar(sa.select(sa.literal(1)).where(*self._key(trial, worker))) is not None
 
     @contextmanager
-    def ending(self, trial: int, worker: Worker) -> Iterator[bool]:
-        """Give the lease back when the block ends, which hears whether it was still the worker's.
+    def releasing(self, trial: int, worker: Worker) -> Iterator[bool]:
+        """Yield whether the worker still holds the lease, and release it when the block ends.
 
-        Nobody can end the lease while the block runs: what it writes of the trial is the last word of the one worker
-        that had it.
+        The lease is locked while the block runs, so no other worker can acquire the trial until its end is written.
         """
         mine = self._key(trial, worker)
         with self._engine.begin() as connection:
@@ -140,34 +154,32 @@ class Leases:
             connection.execute(sa.delete(lease_table).where(*mine))
 
     @retry_transient
-    def survey(self) -> tuple[dict[int, str], dict[int, str]]:
-        """Tell the leases of the living from those of workers that are dead on this machine, or silent for long.
+    def workers(self) -> Workers:
+        """Return which worker holds each trial, live and lost ones apart; mark leases that are suspect now.
 
-        Returns:
-            The name of the worker that holds each trial, by trial: of those that live as far as is known, and of those
-            that are lost. Who puts the trials of the latter back is to `end` their leases.
+        The leases of lost workers stay until the caller has requeued their trials and calls `release`.
         """
         now = sa.func.now()
         ours = _columns.study == self._study
-        silent = _columns.beat_at < now - timedelta(seconds=SILENT_SECONDS)
+        unrenewed = _columns.renewed_at < now - timedelta(seconds=SUSPECT_AFTER_SECONDS)
         suspicion = sa.update(lease_table).values(suspected_at=now)
-        suspect_for_long = _columns.suspected_at < now - timedelta(seconds=SUSPECT_SECONDS)
-        query = sa.select(lease_table, sa.func.coalesce(suspect_for_long, sa.false()).label("silent")).where(ours)
+        expired = _columns.suspected_at < now - timedelta(seconds=LOST_AFTER_SECONDS)
+        query = sa.select(lease_table, sa.func.coalesce(expired, sa.false()).label("expired")).where(ours)
         with self._engine.begin() as connection:
-            connection.execute(suspicion.where(ours, silent, _columns.suspected_at.is_(None)))
+            connection.execute(suspicion.where(ours, unrenewed, _columns.suspected_at.is_(None)))
             rows = connection.execute(query).all()
-        living, lost = dict[int, str](), dict[int, str]()
+        workers = Workers({}, {})
         for row in rows:
-            dead = row.host == _host() and not _lives(row.pid, row.started)
-            (lost if row.silent or dead else living)[row.trial] = row.worker
-        return living, lost
+            exited = row.host == _host() and not _is_running(row.pid, row.started)
+            (workers.lost if row.expired or exited else workers.live)[row.trial] = row.worker
+        return workers
 
     @retry_transient
-    def end(self, lost: Mapping[int, str]) -> None:
-        """End leases, each if it is still that worker's.
+    def release(self, lost: Mapping[int, str]) -> None:
+        """Release leases, each if that worker still holds it.
 
         Args:
-            lost: of `survey`.
+            lost: Names of workers by trial, as of `workers`.
         """
         held = sa.tuple_(_columns.trial, _columns.worker).in_(list(lost.items()))
         with self._engine.begin() as connection:
@@ -180,7 +192,7 @@ class Leases:
 
 @functools.cache
 def _host() -> str:
-    """Name the machine since its last start and, where there are containers, the table of processes that we see."""
+    """Return a name of the machine since its last start and, in a container, of the process table that we see."""
     parts = [socket.gethostname(), str(uuid.getnode())]
     with suppress(OSError):
         parts.append(Path("/proc/sys/kernel/random/boot_id").read_text().strip())
@@ -188,7 +200,7 @@ def _host() -> str:
     return "/".join(parts)
 
 
-def _lives(pid: int, started: float) -> bool:
+def _is_running(pid: int, started: float) -> bool:
     try:
         process = psutil.Process(pid)
         same: bool = abs(process.create_time() - started) < _SAME_START_SECONDS

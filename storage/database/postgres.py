@@ -1,4 +1,4 @@
-"""From a URL to the one object that the rest of the program passes around: a checked, migrated `Database`."""
+"""Opens a database by its URL: checks versions, creates or migrates tables, and returns a `Database`."""
 
 import os
 from collections.abc import Iterator
@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import sqlalchemy
+from psycopg2.errors import InsufficientPrivilege
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import DBAPIError
 
@@ -17,19 +18,20 @@ from storage.database.urls import hide_password, normalise_url
 from storage.errors import DatabaseUnreachable, InputError
 from storage.home import home
 
+# Optuna is imported where a storage is opened: `create_engine` and URLs need none of it.
 if TYPE_CHECKING:
     from optuna.storages import RDBStorage
 
     from storage.database.retrying_storage import RetryingStorage
 
-# Any number that is nobody else's: it serialises the making of tables on one database.
+# An arbitrary number of our own: it serialises the creation of tables on one database.
 _SETUP_LOCK = 0x5CE7E70E
 
-_OPTUNAS = "Optuna's tables"
-_OURS = "scenetune's tables"
+_OPTUNA_TABLES = "Optuna's tables"
+_OUR_TABLES = "scenetune's tables"
 
 
-class _Older(NamedTuple):
+class _Outdated(NamedTuple):
     tables: str
     version: str
     needed: str
@@ -51,22 +53,22 @@ class Database:
 
 
 def database_url(explicit: str | None) -> str:
-    """Choose the database: `explicit`, else `$HPO_DATABASE_URL`, else the embedded server, started for it."""
+    """Return the database to use: `explicit`, else `$HPO_DATABASE_URL`, else the embedded server, which is started."""
     chosen = explicit or os.environ.get("HPO_DATABASE_URL")
     return normalise_url(chosen) if chosen else EmbeddedPostgres(home()).start()
 
 
 def create_engine(url: str) -> sqlalchemy.Engine:
-    """Return an engine with the settings that every connection of ours has; it connects on first use."""
+    """Return an engine with the settings of all our connections; it connects on first use."""
     parsed = make_url(normalise_url(url))
     return sqlalchemy.create_engine(parsed, **_engine_settings(parsed))
 
 
 def connected(engine: sqlalchemy.Engine, url: str) -> sqlalchemy.Connection:
-    """Return a first connection, from a server that must answer now.
+    """Return a first connection, without retries.
 
     Raises:
-        DatabaseUnreachable: It does not, or refuses.
+        DatabaseUnreachable: The server does not answer or refuses.
     """
     try:
         return engine.connect()
@@ -78,21 +80,21 @@ def connected(engine: sqlalchemy.Engine, url: str) -> sqlalchemy.Connection:
 
 
 def open_storage(url: str) -> "RetryingStorage":
-    """Return Optuna's storage on a database that was checked, with its tables and ours made when there are none.
+    """Return Optuna's storage on a database, after checking versions and creating missing tables.
 
-    Several processes may do so at once on an empty database. A server that does not answer is an error here and now;
-    once open, the storage waits for one that is away for a while (`storage.database.retry`).
+    Several processes may do so at once on an empty database. A server that does not answer is an error at once; calls
+    of the opened storage are retried while the server is away (`storage.database.retry`).
 
     Raises:
         DatabaseUnreachable: The server does not answer or refuses.
-        InputError: The tables are older or newer than this program, or may not be made.
+        InputError: The tables are older or newer than this program, or may not be created.
     """
     url = normalise_url(url)
     with _setup(url) as (connection, storage):
-        older = _older_tables(connection, storage, url)
-        if older:
+        outdated = _outdated_tables(connection, storage, url)
+        if outdated:
             have = " and ".join(
-                f"{tables} of version {version}, {needed} is needed" for tables, version, needed in older
+                f"{tables} of version {version}, {needed} is needed" for tables, version, needed in outdated
             )
             raise InputError(
                 f"database {hide_password(url)} has {have}: stop all workers, run hpo db backup FILE, "
@@ -102,21 +104,21 @@ def open_storage(url: str) -> "RetryingStorage":
     return storage
 
 
-def failing_storage(url: str) -> "RDBStorage":
-    """Return Optuna's storage on an opened database for one who watches: a call fails at once while it is away."""
+def open_without_retry(url: str) -> "RDBStorage":
+    """Return Optuna's storage on a database that is open already; its calls fail at once while the server is away."""
     from optuna.storages import RDBStorage
 
     url = normalise_url(url)
-    # Pinged: nobody tries again for the one who finds a connection dropped.
+    # Pinged before use, as a call on a dropped connection is not retried.
     settings = _engine_settings(make_url(url)) | {"pool_pre_ping": True}
     return RDBStorage(url, settings, skip_compatibility_check=True, skip_table_creation=True)
 
 
 def upgrade_database(url: str) -> list[str]:
-    """Bring Optuna's tables and ours to the versions that this program needs, while nobody works with them.
+    """Migrate Optuna's tables and ours to the versions that this program needs; no worker may be running.
 
     Returns:
-        A few words about each that was older.
+        One line for each set of tables that was outdated.
 
     Raises:
         DatabaseUnreachable: The server does not answer or refuses.
@@ -124,26 +126,25 @@ def upgrade_database(url: str) -> list[str]:
     """
     url = normalise_url(url)
     with _setup(url) as (connection, storage):
-        older = _older_tables(connection, storage, url)
-        if any(tables == _OPTUNAS for tables, _, _ in older):
+        outdated = _outdated_tables(connection, storage, url)
+        if any(tables == _OPTUNA_TABLES for tables, _, _ in outdated):
             storage.upgrade()
         migrations.upgrade(connection)
-    return [f"{tables} from version {version} to {needed}" for tables, version, needed in older]
+    return [f"{tables} from version {version} to {needed}" for tables, version, needed in outdated]
 
 
 def connect(url: str, *, wait: bool = False) -> Database:
     """Open a database as `open_storage` does and return it with its engine.
 
     Args:
-        url: Of the database.
-        wait: Whether to wait for a server that is away for a while, as a worker that starts meanwhile should.
+        url: URL of the database.
+        wait: Whether to retry while the server is away, as a worker does that starts during an outage.
     """
-    storage = _open_when_back(url) if wait else open_storage(url)
+    storage = _open_with_retry(url) if wait else open_storage(url)
     return Database(normalise_url(url), storage.engine, storage)
 
 
-def _open_when_back(url: str) -> "RetryingStorage":
-
+def _open_with_retry(url: str) -> "RetryingStorage":
     @retry_transient
     def attempt() -> "RetryingStorage":
         try:
@@ -158,31 +159,29 @@ def _open_when_back(url: str) -> "RetryingStorage":
 
 def _engine_settings(url: URL) -> dict[str, Any]:
     """Return `sqlalchemy.create_engine`'s arguments; the URL's own parameters, TLS among them, win."""
-    # A peer that vanished without a word is noticed after a minute, not after the system's two hours.
+    # A peer that vanished is noticed after a minute, not after the system's two hours.
     alive = {"keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3, "tcp_user_timeout": 30_000}
-    # The process is named, so that one who looks at the server's connections can find it.
+    # The process id lets an administrator find the process of a connection.
     defaults: dict[str, Any] = {"application_name": f"scenetune-{os.getpid()}", "connect_timeout": 10} | alive
     settings = {name: value for name, value in defaults.items() if name not in url.query}
     # Optuna stores and reads times without their zone.
     own = url.query.get("options", "")
     settings["options"] = f"{own if isinstance(own, str) else ' '.join(own)} -c timezone=UTC".strip()
-    # Kept are two connections per process, so that 64 workers leave a server of 200 connections room; the others are
-    # for moments: a lock that is held while other threads write. None is pinged before
-    # use, which would double the round trips: who finds one dropped tries again (`storage.database.retry`).
+    # Two connections per process stay open, so that 64 workers leave room on a server of 200 connections; the others
+    # are for moments, such as a lock that is held while other threads write. None is pinged before use, which would
+    # double the round trips: a call on a dropped connection is retried (`storage.database.retry`).
     return {"pool_size": 2, "max_overflow": 8, "connect_args": settings}
 
 
 @contextmanager
 def _setup(url: str) -> Iterator[tuple[sqlalchemy.Connection, "RetryingStorage"]]:
-    """Yield a transaction that alone may make or change tables, and the storage on Optuna's, made when missing."""
+    """Yield a transaction with the sole right to change tables, and the storage on Optuna's tables, made if missing."""
     engine = create_engine(url)
     try:
         with connected(engine, url) as connection, connection.begin():
             connection.execute(sqlalchemy.select(sqlalchemy.func.pg_advisory_xact_lock(_SETUP_LOCK)))
             yield connection, _optuna_storage(connection, url)
     except DBAPIError as error:
-        from psycopg2.errors import InsufficientPrivilege
-
         if isinstance(error.orig, InsufficientPrivilege):
             raise InputError(
                 f"the user of {hide_password(url)} may not make tables ({_reason(error)}): "
@@ -196,31 +195,31 @@ def _setup(url: str) -> Iterator[tuple[sqlalchemy.Connection, "RetryingStorage"]
 def _optuna_storage(connection: sqlalchemy.Connection, url: str) -> "RetryingStorage":
     from storage.database.retrying_storage import RetryingStorage
 
-    # Tables of another version stay as they are: `_older_tables` speaks of them in our words.
+    # Tables of another version stay as they are: `_outdated_tables` reports them.
     exist = sqlalchemy.inspect(connection).has_table("version_info")
     settings = _engine_settings(make_url(url))
     return retry_transient(RetryingStorage)(url, settings, skip_compatibility_check=True, skip_table_creation=exist)
 
 
-def _older_tables(connection: sqlalchemy.Connection, storage: "RetryingStorage", url: str) -> list[_Older]:
-    """Return which tables are older than this program; those that are not there are none.
+def _outdated_tables(connection: sqlalchemy.Connection, storage: "RetryingStorage", url: str) -> list[_Outdated]:
+    """Return which existing tables are older than this program.
 
     Raises:
-        InputError: Some are newer.
+        InputError: Some are of a version that this program does not know.
     """
-    stands = [(_OPTUNAS, storage.get_current_version(), storage.get_all_versions())]
+    found = [(_OPTUNA_TABLES, storage.get_current_version(), storage.get_all_versions())]
     ours = migrations.current_version(connection)
     if ours is not None:
-        stands.append((_OURS, ours, migrations.known_versions()))
-    for tables, version, known in stands:
+        found.append((_OUR_TABLES, ours, migrations.known_versions()))
+    for tables, version, known in found:
         if version not in known:
             raise InputError(
                 f"database {hide_password(url)} has {tables} of version {version}, this installation knows versions "
                 f"up to {known[0]}: upgrade scenetune, or use another database"
             )
-    return [_Older(tables, version, known[0]) for tables, version, known in stands if version != known[0]]
+    return [_Outdated(tables, version, known[0]) for tables, version, known in found if version != known[0]]
 
 
 def _reason(error: DBAPIError) -> str:
-    """Return the server's words on one line."""
+    """Return the server's message on one line."""
     return hide_password(" ".join(str(error.orig).split()))

@@ -1,7 +1,7 @@
-"""Our own tables beside Optuna's: what a study is, what each rung measured, which stages of a job are done.
+"""Our own tables beside Optuna's: studies, rung results, and finished stages of a job.
 
-Optuna copies a trial's attributes when it retries the trial, so marks kept there would count twice; here a
-result has one row whatever is retried.
+Optuna copies a trial's attributes when it retries the trial, so results kept there would count twice; here a result
+has one row however often its trial is retried.
 """
 
 import hashlib
@@ -38,7 +38,7 @@ study_table = sa.Table(
     sa.Column("fingerprint", sa.Text, nullable=False),
     _now("created_at"),
 )
-# Numbers the results in the order in which they become visible: `Records.rung_results_since`.
+# Numbers the results in the order in which they become visible, for `Records.rung_results_since`.
 _arrival = sa.Sequence("rung_arrival", metadata=metadata, schema=SCHEMA)
 rung_table = sa.Table(
     "rung_result",
@@ -73,7 +73,7 @@ class StudyRecord:
         name: The name of the `optuna.Study`.
         spec: The whole study file, as JSON.
         fingerprint: Digest of what may not change under one name.
-        created_at: With its time zone.
+        created_at: When it was first saved, with its time zone.
     """
 
     name: str
@@ -84,17 +84,17 @@ class StudyRecord:
 
 @dataclass(frozen=True)
 class RungResult:
-    """What one trial measured at one rung.
+    """The result of one trial at one rung.
 
     Attributes:
         study: Name of a saved study.
         trial: Optuna's number of the trial; for a retried or continued one, of the first trial of its chain.
-        rung: From 0.
+        rung: Number of the rung, from 0.
         step: The resource step at which it was measured.
         recall: Macro average over scenes; may be NaN or infinite.
-        scene_recalls: By scene. A value that is not finite comes back as NaN: JSON holds neither.
-        cost_seconds: Measured cost up to here.
-        seed: Of the trial's training.
+        scene_recalls: Recall by scene. Infinite values come back as NaN, as JSON holds neither.
+        cost_seconds: Measured cost up to this rung, in seconds.
+        seed: Seed of the trial's training.
     """
 
     study: str
@@ -108,7 +108,7 @@ class RungResult:
 
 
 class Records:
-    """Reads and writes our tables; every method is one transaction, repeated after a passing fault of the database."""
+    """Reads and writes our tables; every method is one transaction, retried after a transient fault of the database."""
 
     def __init__(self, engine: sa.Engine) -> None:
         self._engine = engine
@@ -124,18 +124,18 @@ class Records:
 
     @contextmanager
     def exclusive(self, name: str) -> Iterator[None]:
-        """Hold a study's lock: of all processes on this database, one at a time is inside the block.
+        """Hold a study's lock: of all processes on this database, only one at a time runs the block.
 
-        The lock goes with the connection, so a process that dies inside does not keep it.
+        The connection holds the lock, so a process that is killed inside releases it.
 
         Raises:
-            LockLost: At the end of the block: the connection broke meanwhile, and another process may have been inside.
+            LockLost: At the end of the block: the connection broke, so another process may have held the lock too.
         """
         connection = self._locked(name)
         try:
             yield
         except BaseException:
-            # What went wrong inside counts, not that the lock may be gone as well.
+            # The block's own exception is raised, even if the lock was lost as well.
             with suppress(sa.exc.DBAPIError):
                 connection.close()
             raise
@@ -147,22 +147,22 @@ class Records:
             connection.close()
 
     def load_study(self, name: str) -> StudyRecord | None:
-        """Return a study, or `None` when there is none of that name."""
+        """Return a study; None when there is none of that name."""
         rows = self._read(sa.select(study_table).where(study_table.c.name == name))
         return StudyRecord(**rows[0]) if rows else None
 
     def study_names(self) -> list[str]:
-        """Return the names of all studies, the oldest first."""
+        """Return the names of all studies, oldest first."""
         columns = (study_table.c.created_at, study_table.c.name)
         return [row["name"] for row in self._read(sa.select(study_table.c.name).order_by(*columns))]
 
     def delete_study(self, name: str) -> None:
-        """Remove a study with its rung results and stages, if there is one; Optuna's own is left alone."""
+        """Delete a study with its rung results and stages, if there is one; Optuna's study is left alone."""
         self._write(sa.delete(study_table).where(study_table.c.name == name))
 
     @retry_transient
     def record_rung(self, result: RungResult) -> None:
-        """Record a result in the place of an earlier one of the same trial and rung."""
+        """Record a result; it replaces an earlier one of the same trial and rung."""
         values = asdict(result) | {
             "trial": int(result.trial),
             "rung": int(result.rung),
@@ -175,8 +175,8 @@ class Records:
         update = {name: value for name, value in values.items() if name not in rung_table.primary_key}
         statement = insert(rung_table).values(values)
         with self._engine.begin() as connection:
-            # Results become visible in the order of their arrival: without the lock a number drawn first could be
-            # committed last, and a reader that has seen the later one would never see it.
+            # With the lock, results become visible in the order of their arrival numbers. Without it a number drawn
+            # first could be committed last, and a reader that has read the later one would miss it.
             _lock(connection, f"rungs of {result.study}")
             connection.execute(
                 statement.on_conflict_do_update(
@@ -191,7 +191,7 @@ class Records:
         return [_result(row) for row in self._read(query.order_by(rung_table.c.trial, rung_table.c.rung))]
 
     def rung_results_since(self, study: str, arrival: int) -> list[tuple[int, RungResult]]:
-        """Return a study's results that arrived after a given one, in order, each with its arrival; 0 is before all."""
+        """Return the results that arrived after the given arrival, in order, each with its own; 0 gives all of them."""
         columns = rung_table.c
         query = sa.select(*_RESULT, columns.arrival).where(columns.study == study, columns.arrival > arrival)
         rows = self._read(query.order_by(columns.arrival))
@@ -206,7 +206,7 @@ class Records:
         return stored
 
     def stage_result(self, study: str, name: str) -> dict[str, Any] | None:
-        """Return the result of a finished stage, or `None` when it is not finished."""
+        """Return the result of a finished stage; None when it is not finished."""
         query = sa.select(stage_table.c.result).where(stage_table.c.study == study, stage_table.c.name == name)
         rows = self._read(query)
         return rows[0]["result"] if rows else None
@@ -246,13 +246,13 @@ def _result(row: dict[str, Any]) -> RungResult:
 
 
 def _lock(connection: sa.Connection, name: str) -> None:
-    """Waits for the lock of that name, and holds it until the transaction ends."""
+    """Wait for the lock of that name, and hold it until the transaction ends."""
     key = int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "big", signed=True)
     connection.execute(sa.select(sa.func.pg_advisory_xact_lock(key)))
 
 
 def _json(value: Any) -> Any:
-    """Return what JSONB holds of a value: numpy scalars as Python's, non-finite numbers as null."""
+    """Return a value as JSONB can hold it: numpy scalars become Python's, numbers that are not finite become null."""
     if isinstance(value, Mapping):
         return {str(key): _json(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

@@ -1,4 +1,4 @@
-"""Optuna's storage on PostgreSQL, every call of which waits for a database that is away for a while."""
+"""Optuna's storage on PostgreSQL; every call is retried while the database is away (`storage.database.retry`)."""
 
 import json
 from collections.abc import Callable, Iterator, Sequence
@@ -12,11 +12,12 @@ from optuna.storages import RDBStorage
 from optuna.storages._rdb import models
 from optuna.storages._rdb.storage import _create_scoped_session
 from optuna.trial import TrialState
+from sqlalchemy.orm import Session
 
 from storage.database.retry import retry_transient, retrying
 
-# What bears being repeated as it stands; the last ones are called by the cache that Optuna puts around a storage.
-_REPEATED = (
+# Methods that are safe to retry as they are; Optuna's cache around the storage calls the last ones.
+_RETRIED_AS_THEY_ARE = (
     "create_new_study",
     "set_study_user_attr",
     "get_study_id_from_name",
@@ -41,30 +42,29 @@ _REPEATED = (
     "_get_stale_trial_ids",
 )
 
-# What `RetryingStorage.one_transaction` holds back in this thread.
-_Write = Callable[[Any], None]
-_held: ContextVar[list[_Write] | None] = ContextVar("held", default=None)
+_Write = Callable[[Session], None]
+# Writes of this thread that `RetryingStorage.one_transaction` has yet to store.
+_pending: ContextVar[list[_Write] | None] = ContextVar("pending", default=None)
 
 
 class RetryingStorage(RDBStorage):
-    """Repeats what a passing fault of the database has interrupted; built like `RDBStorage`.
+    """Retries calls that a transient fault of the database interrupted; constructed like `RDBStorage`.
 
-    A call may have succeeded although its connection broke before the answer came. Such a call is repeated without
-    harm, with two exceptions. A trial that was begun unheard stays `RUNNING`, and is taken up again as one that runs
-    without any worker's lease; one that was queued unheard is queued twice. A study that was made unheard raises
-    `DuplicatedStudyError`, which `optuna.create_study(load_if_exists=True)` takes for what it is.
+    A call may be retried after an unacknowledged commit. That does no harm, with two exceptions: a trial that was
+    created stays `RUNNING` without a lease, and is requeued as a stale trial; one that was enqueued is enqueued twice.
+    A study that was created raises `DuplicatedStudyError`, which `optuna.create_study(load_if_exists=True)` handles.
     """
 
     @contextmanager
     def one_transaction(self) -> Iterator[None]:
-        """Store what the block sets of running trials at its end, in one transaction instead of one for each.
+        """Store the block's writes at its end, in one transaction instead of one for each.
 
-        It holds for parameters, intermediate values and attributes, which nobody reads before, and for a study's system
-        attributes. An exception is stored with what came before it; an interrupt leaves all of it to be done
-        again.
+        This holds for parameters, intermediate values and attributes of running trials, and for system attributes of
+        a study; they cannot be read before. After an exception the writes before it are stored; after an interrupt
+        none are.
         """
         writes: list[_Write] = []
-        token, interrupted = _held.set(writes), True
+        token, interrupted = _pending.set(writes), True
         try:
             yield
             interrupted = False
@@ -72,19 +72,19 @@ class RetryingStorage(RDBStorage):
             interrupted = False
             raise
         finally:
-            _held.reset(token)
+            _pending.reset(token)
             if writes and not interrupted:
                 self._store(writes)
 
     @retry_transient
     def _store(self, writes: Sequence[_Write]) -> None:
-        # Stored already where an unheard attempt has succeeded.
+        # After an unacknowledged commit the rows exist already.
         with _create_scoped_session(self.scoped_session, ignore_integrity_error=retrying()) as session:
             for write in writes:
                 write(session)
 
     def _write(self, write: _Write) -> None:
-        if (writes := _held.get()) is None:
+        if (writes := _pending.get()) is None:
             self._store([write])
         else:
             writes.append(write)
@@ -103,7 +103,7 @@ class RetryingStorage(RDBStorage):
 
     @retry_transient
     def set_trial_intermediate_value(self, trial_id: int, step: int, intermediate_value: float) -> None:
-        """Set what a trial has reported."""
+        """Set an intermediate value of a trial."""
         values = (trial_id, step, intermediate_value)
         self._write(lambda session: self._set_trial_intermediate_value_without_commit(session, *values))
 
@@ -126,7 +126,7 @@ class RetryingStorage(RDBStorage):
 
     @retry_transient
     def delete_study(self, study_id: int) -> None:
-        """Delete a study; one that an unheard attempt has deleted is gone, as was wanted."""
+        """Delete a study; a retry after an unacknowledged commit finds it deleted and succeeds."""
         try:
             super().delete_study(study_id)
         except KeyError:
@@ -135,7 +135,7 @@ class RetryingStorage(RDBStorage):
 
     @retry_transient
     def set_trial_state_values(self, trial_id: int, state: TrialState, values: Sequence[float] | None = None) -> bool:
-        """Set a trial's state and values; where an unheard attempt has finished the trial so, that is success."""
+        """Set a trial's state and values; a retry after an unacknowledged commit of the same succeeds."""
         try:
             return super().set_trial_state_values(trial_id, state, values)
         except UpdateFinishedTrialError:
@@ -147,7 +147,7 @@ class RetryingStorage(RDBStorage):
             return True
 
 
-def _set_study_system_attr(session: Any, study_id: int, key: str, value: Any) -> None:
+def _set_study_system_attr(session: Session, study_id: int, key: str, value: Any) -> None:
     study = models.StudyModel.find_or_raise_by_id(study_id, session)
     stored = models.StudySystemAttributeModel.find_by_study_and_key(study, key, session)
     if stored is None:
@@ -156,5 +156,5 @@ def _set_study_system_attr(session: Any, study_id: int, key: str, value: Any) ->
         stored.value_json = json.dumps(value)
 
 
-for _name in _REPEATED:
+for _name in _RETRIED_AS_THEY_ARE:
     setattr(RetryingStorage, _name, retry_transient(getattr(RDBStorage, _name)))

@@ -1,8 +1,8 @@
-"""Whose the embedded server's files are and where they lie; under `storage.database.embedded`.
+"""Owner and place of the embedded server's files; used by `storage.database.embedded`.
 
-An ordinary user has everything in `<home>/postgres`. PostgreSQL refuses to run as root, and the unprivileged
-account that runs it then reaches neither a private home nor the packages in it. So root keeps the data, and a
-copy of the binaries, in the system's state directory, and `<home>/postgres` is a link to there.
+For an ordinary user everything is in `<home>/postgres`. PostgreSQL refuses to run as root, and the unprivileged account
+that runs it instead can read neither a private home nor the packages in it. So for root the data, and a copy of the
+binaries, are in the system's state directory, and `<home>/postgres` is a link to it.
 """
 
 import json
@@ -36,14 +36,14 @@ class Account:
     """The user that the server runs as.
 
     Attributes:
-        drop_to: The identity that root changes to, `None` for an ordinary user, who stays what they are.
+        drop_to: User and group id that root changes to; None for an ordinary user, who changes to no other.
     """
 
     drop_to: tuple[int, int] | None
 
     @classmethod
     def of(cls, data: Path) -> "Account":
-        """Choose the account for a data folder, which may not exist yet."""
+        """Return the account for a data folder, which may not exist yet."""
         if os.geteuid() != 0:
             return cls(None)
         if data.exists() and data.stat().st_uid != 0:
@@ -61,24 +61,24 @@ class Account:
 
     @property
     def uid(self) -> int:
-        """The user id that the server has."""
+        """User id of the server."""
         return self.drop_to[0] if self.drop_to else os.geteuid()
 
     @property
     def arguments(self) -> dict[str, Any]:
-        """What `subprocess` takes to run a program as this account."""
+        """Arguments of `subprocess` that run a program as this account."""
         if self.drop_to is None:
             return {}
         return {"user": self.drop_to[0], "group": self.drop_to[1], "extra_groups": []}
 
     def own(self, path: Path) -> None:
-        """Hand a path that this process made to the account."""
+        """Make the account the owner of a path that this process created."""
         if self.drop_to is not None:
             os.chown(path, *self.drop_to, follow_symlinks=False)
 
 
 def claim_folder(home: Path) -> Path:
-    """Return the server's folder for a home, made when missing and recorded as this home's.
+    """Return the server's folder for a home; create it when missing.
 
     A home that was copied as root gets a folder of its own, so that two projects never share one database.
     """
@@ -99,8 +99,8 @@ def claim_folder(home: Path) -> Path:
 def socket_folder(home: Path, folder: Path, account: Account) -> Path:
     """Return a private folder with a short path for the server's socket.
 
-    The choice is recorded: workers that hold its URL reach the server again after a restart, even if the
-    system emptied its temporary folder in between. Only a folder that another user planted is given up.
+    The choice is recorded, so that workers with the old URL reach the server again after a restart, even if the system
+    emptied its temporary folder in between. Another is chosen only if another user has created the folder.
     """
     socket = recorded_socket(folder)
     if socket is None or not _is_at(home, folder) or not _private(socket, account):
@@ -117,11 +117,14 @@ def recorded_socket(folder: Path) -> Path | None:
 
 
 def server_programs(account: Account, names: Sequence[str] = PROGRAMS) -> Path:
-    """Return the folder of a server's programs, in a place that the account reaches.
+    """Return the folder of a server's programs, in a place that the account can read.
 
     Args:
-        account: Who runs them.
-        names: Which are needed; for another account than one's own, no others than `PROGRAMS`.
+        account: The account that runs them.
+        names: Names of the programs that are needed; for another account only those of `PROGRAMS`.
+
+    Raises:
+        InputError: They are not installed, or `$HPO_POSTGRES_BIN` names a folder without them.
     """
     chosen = os.environ.get("HPO_POSTGRES_BIN")
     if chosen:
@@ -133,7 +136,7 @@ def server_programs(account: Account, names: Sequence[str] = PROGRAMS) -> Path:
                 "name a PostgreSQL server's bin folder, or unset it to use the packaged one"
             )
         return programs
-    # Importing the package would do more than find its files.
+    # Only found, not imported: an import would start more than is needed.
     spec = find_spec(_PACKAGE)
     if spec is None or not spec.submodule_search_locations:
         raise InputError(
@@ -147,7 +150,7 @@ def server_programs(account: Account, names: Sequence[str] = PROGRAMS) -> Path:
 
 
 def _copied(package: Path) -> Path:
-    """Copy the server's part of the package to the state directory, once per version; return its folder."""
+    """Copy the package's server programs to the state directory, once per version; return their folder."""
     binaries = STATE / "binaries"
     _make_state_folder(STATE)
     _make_state_folder(binaries)
@@ -163,9 +166,9 @@ def _copied(package: Path) -> Path:
 
 def _copy_package(package: Path, target: Path) -> None:
     install = Path("pginstall18")
-    needless = shutil.ignore_patterns("*.a", "pkgconfig", "pgxs")
+    unneeded = shutil.ignore_patterns("*.a", "pkgconfig", "pgxs")
     for part in ("lib", "share"):
-        shutil.copytree(package / install / part, target / _PACKAGE / install / part, ignore=needless)
+        shutil.copytree(package / install / part, target / _PACKAGE / install / part, ignore=unneeded)
     (target / _PACKAGE / install / "bin").mkdir()
     for name in PROGRAMS:
         shutil.copy2(package / install / "bin" / name, target / _PACKAGE / install / "bin" / name)
@@ -181,7 +184,7 @@ def _copy_package(package: Path, target: Path) -> None:
 
 
 def _make_state_folder(path: Path) -> None:
-    """Make a folder that the server's account can pass through, whatever root's umask."""
+    """Create a folder that the server's account can enter, whatever root's umask."""
     try:
         path.mkdir(exist_ok=True, parents=True)
     except OSError as error:
@@ -201,13 +204,13 @@ def _record(folder: Path) -> dict[str, str] | None:
 
 
 def _is_at(home: Path, folder: Path) -> bool:
-    """Tell whether the record was made for this home, not for one that it was copied or moved from."""
+    """Tell whether the record was written for this home, not for one that it was copied or moved from."""
     record = _record(folder)
     return record is not None and record["home"] == str(home.resolve())
 
 
 def _belongs_to_another(home: Path) -> bool:
-    """Tell whether the linked folder serves another home that still exists: this one is a copy."""
+    """Tell whether the linked folder belongs to another home that still exists, so that this one is a copy."""
     folder = (home / "postgres").resolve()
     record = _record(folder)
     if record is None:
@@ -220,7 +223,7 @@ def _belongs_to_another(home: Path) -> bool:
 
 def _new_socket_folder(folder: Path, account: Account) -> Path:
     if account.drop_to is not None and folder.is_relative_to(STATE):
-        # Short already, and reached by the account, which a private $TMPDIR of root's is not.
+        # The path is short, and the account can enter it, unlike a private $TMPDIR of root's.
         socket = Path(tempfile.mkdtemp(prefix="socket-", dir=folder))
     else:
         temporary = tempfile.gettempdir()
@@ -232,7 +235,7 @@ def _new_socket_folder(folder: Path, account: Account) -> Path:
 
 
 def _private(socket: Path, account: Account) -> bool:
-    """Make the folder when missing; tell whether it is a real folder that only the account enters."""
+    """Create the folder when missing; tell whether it is a real folder that only the account can enter."""
     try:
         socket.mkdir(mode=0o700)
         account.own(socket)

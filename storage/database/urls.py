@@ -12,7 +12,7 @@ _ACCEPTED = "accepted is postgresql://user:password@host:5432/database, percent-
 
 
 def normalise_url(url: str) -> str:
-    """Return a PostgreSQL URL in the one form used inside, `postgresql+psycopg2://`, its parameters kept.
+    """Return a PostgreSQL URL in the one form used internally, `postgresql+psycopg2://`, with its parameters.
 
     Raises:
         InputError: It is not the URL of a PostgreSQL database.
@@ -30,9 +30,9 @@ def normalise_url(url: str) -> str:
 
 
 def hide_password(url: str) -> str:
-    """Return the text with every place where a password may stand masked; it need not be a valid URL.
+    """Return a text with every possible password masked; it need not be a valid URL.
 
-    It would rather hide too much than show a character of a password that was not percent-encoded.
+    It hides too much rather than show a character of a password that was not percent-encoded.
     """
     hidden = re.sub(r"(password\s*=)[^&]*", r"\1***", url, flags=re.IGNORECASE)
     with_user = re.sub(r"^([^:]*://[^:]*:|[^:/]*:(?!//)).*@", r"\1***@", hidden, flags=re.DOTALL)

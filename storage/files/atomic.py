@@ -1,4 +1,4 @@
-"""Writes that are either whole or absent, whatever kills the writer; under checkpoints and exports."""
+"""Atomic writes: a file or folder is complete or absent, even if the writer is killed; for checkpoints and exports."""
 
 import hashlib
 import os
@@ -20,8 +20,8 @@ def atomic_folder(path: Path, replace: bool = False) -> Iterator[Path]:
 
     Args:
         path: The final folder; its parent is created when missing.
-        replace: Swap an existing folder for the new one. A reader meets the old, the new, or, between two
-            renames, nothing; never a mixture.
+        replace: Whether to replace an existing folder. A reader finds the old one, the new one or, between two
+            renames, none; never a mixture.
 
     Raises:
         InputError: `path` exists and `replace` is false.
@@ -49,7 +49,7 @@ def atomic_folder(path: Path, replace: bool = False) -> Iterator[Path]:
 
 
 def atomic_write(path: Path, data: bytes) -> None:
-    """Write a file so that a reader sees the old content or the new, never a part."""
+    """Write a file so that a reader sees the old content or the new, never a part of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = _sibling(path, "new")
     try:
@@ -63,7 +63,7 @@ def atomic_write(path: Path, data: bytes) -> None:
 
 
 def discard(path: Path) -> None:
-    """Remove a folder, if it is there, so that a reader meets all of it or nothing."""
+    """Remove a folder, if it exists, so that a reader finds all of it or nothing."""
     old = _sibling(path, "old")
     try:
         path.rename(old)
@@ -73,7 +73,7 @@ def discard(path: Path) -> None:
 
 
 def sweep(folder: Path) -> None:
-    """Remove what killed writers left half done in `folder`; only for whoever alone writes there."""
+    """Remove the drafts of killed writers in `folder`; only for its one writer."""
     if folder.is_dir():
         for path in folder.iterdir():
             if _DRAFT.fullmatch(path.name):
@@ -92,7 +92,7 @@ def _refuse_existing(path: Path) -> None:
 
 
 def _swap(draft: Path, path: Path) -> None:
-    """Put `draft` in the place of `path`; a failed second rename puts the old folder back."""
+    """Replace `path` by `draft`; restore the old folder if the second rename fails."""
     old = _sibling(path, "old")
     try:
         path.rename(old)
@@ -115,7 +115,7 @@ def _erase(path: Path) -> None:
 
 
 def _sibling(path: Path, suffix: str) -> Path:
-    """Name a hidden neighbour of `path`: on the same file system, so that a rename is atomic."""
+    """Return a hidden path beside `path`: on the same file system, so that a rename is atomic."""
     return path.with_name(f".{path.name}.{token_hex(6)}.{suffix}")
 
 

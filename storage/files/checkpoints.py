@@ -1,8 +1,8 @@
-"""Resumable state on disk: tensors as safetensors beside a small JSON file that vouches for them.
+"""Checkpoints: tensors as safetensors beside a small JSON file with their digest.
 
-A run's folder holds a checkpoint per step at which it was saved, `step-000030/`, of which the newest two are kept:
-whatever kills the writer or damages the newest, there is one to go on from. With a store (`storage.files.store`) the
-folder is a working copy: each checkpoint is uploaded, and what is newer there is downloaded.
+A run's folder holds one checkpoint per saved step, `step-000030/`, and keeps the newest two, so that one is left to
+resume from if the writer is killed or the newest is damaged. With a store (`storage.files.store`) the folder is a
+working copy: each checkpoint is uploaded, and newer ones in the store are downloaded.
 """
 
 from __future__ import annotations
@@ -37,20 +37,20 @@ _STEP = re.compile(r"step-(\d{6,})")
 
 
 class _OtherVersion(CorruptArtifact):
-    """Nothing is damaged: another version of the program reads it."""
+    """The checkpoint is not damaged, but of a format that another version of the program reads."""
 
 
 def save(folder: Path, step: int, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, Any]) -> None:
     """Add a checkpoint to a run's folder and to the store, then remove all but the newest two.
 
     Args:
-        folder: Of the run.
-        step: Of its training; a checkpoint of the same step is replaced.
-        tensors: By name, of any device and layout. Tensors that share memory are stored once each.
-        metadata: Anything JSON holds.
+        folder: Folder of the run.
+        step: Step of its training; a checkpoint of the same step is replaced.
+        tensors: Tensors by name, of any device and layout. Tensors that share memory are stored once each.
+        metadata: Any JSON values by name.
 
     Raises:
-        ArtifactsUnavailable: It cannot be written or uploaded; those before it are still there.
+        ArtifactsUnavailable: It cannot be written or uploaded; earlier checkpoints are kept.
     """
     path = _at(folder, step)
     try:
@@ -60,8 +60,8 @@ def save(folder: Path, step: int, tensors: Mapping[str, torch.Tensor], metadata:
     except (OSError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or error
         raise ArtifactsUnavailable(
-            f"cannot write the checkpoint {path} ({reason}): free space there or permit writing, then go on; "
-            "the checkpoints before it are kept"
+            f"cannot write the checkpoint {path} ({reason}): free space there or permit writing, then run again; "
+            "earlier checkpoints are kept"
         ) from error
     _upload(folder, step)
 
@@ -69,8 +69,8 @@ def save(folder: Path, step: int, tensors: Mapping[str, torch.Tensor], metadata:
 def newest_valid(folder: Path, device: str = "cpu") -> Checkpoint | None:
     """Return the checkpoint to resume a run from, on `device`; None when there is none.
 
-    Only for the one process that owns the folder. Damaged checkpoints are removed with a warning, to be written again,
-    as is what a killed writer left half done.
+    Only for the one process that owns the folder. Damaged checkpoints are removed with a warning, as training writes
+    them again, and so are the drafts of a killed writer.
 
     Raises:
         CorruptArtifact: The newest is of another version.
@@ -84,7 +84,7 @@ def newest_valid(folder: Path, device: str = "cpu") -> Checkpoint | None:
         except _OtherVersion:
             raise
         except CorruptArtifact as error:
-            log.warning("%s: it is removed, and an older checkpoint is looked for", error)
+            log.warning("%s: removed; the run resumes from an older checkpoint", error)
             discard(_at(folder, step))
             continue
         if step not in there:  # its upload was interrupted
@@ -94,10 +94,10 @@ def newest_valid(folder: Path, device: str = "cpu") -> Checkpoint | None:
 
 
 def last(folder: Path, device: str = "cpu") -> Checkpoint:
-    """Return the last checkpoint of a run, on `device`: that one or none, for results rest on it.
+    """Return the last checkpoint of a run, on `device`; an earlier one must not stand in for it, as results rest on it.
 
     Raises:
-        CorruptArtifact: There is none, or it is damaged; says what to do.
+        CorruptArtifact: There is none, or it is damaged; the message says what to do.
         ArtifactsUnavailable: The store does not answer.
     """
     path, metadata = _last(folder)
@@ -105,10 +105,10 @@ def last(folder: Path, device: str = "cpu") -> Checkpoint:
 
 
 def last_folder(folder: Path) -> Path:
-    """Return where the last checkpoint of a run lies here, as `load` opens it; checked, and fetched where need be.
+    """Return the local folder of a run's last checkpoint, for `load`; it was checked, and downloaded if necessary.
 
     Raises:
-        CorruptArtifact: There is none, or it is damaged; says what to do.
+        CorruptArtifact: There is none, or it is damaged; the message says what to do.
         ArtifactsUnavailable: The store does not answer.
     """
     return _last(folder)[0]
@@ -163,7 +163,7 @@ def _write(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[st
 
 
 def _check_or_fetch(folder: Path, step: int, here: set[int], there: set[int]) -> dict[str, Any]:
-    """The metadata of a step that lies here; if not whole, it is fetched from the store."""
+    """Return the metadata of a step after checking it; download the step from the store if it is not intact here."""
     path = _at(folder, step)
     if step in here:
         try:
@@ -171,7 +171,7 @@ def _check_or_fetch(folder: Path, step: int, here: set[int], there: set[int]) ->
         except CorruptArtifact as error:
             if isinstance(error, _OtherVersion) or step not in there:
                 raise
-            log.warning("%s: it is fetched again from the store", error)
+            log.warning("%s: downloading it again from the store", error)
     try:
         with atomic_folder(path, replace=True) as draft:
             store.pull(path, draft)
@@ -213,7 +213,7 @@ def _outdated(steps: set[int]) -> list[int]:
 
 
 def _checked(path: Path) -> dict[str, Any]:
-    """The metadata of a checkpoint whose files are as they were written."""
+    """Return the metadata of a checkpoint after comparing its files with their digests."""
     manifest = _manifest(path / MANIFEST)
     weights = path / WEIGHTS
     try:

@@ -1,8 +1,8 @@
-"""Artifacts in a store that all machines share: `$HPO_ARTIFACTS`, a URL that fsspec knows, such as s3://bucket/prefix.
+"""The artifact store of all machines: `$HPO_ARTIFACTS`, a URL that fsspec knows, such as s3://bucket/prefix.
 
-Object stores and mounted folders (file:///shared/x) are meant. The folders under the home's artifacts are working
-copies then, and each lies in the store under its path relative to them. Without the variable, and for folders
-elsewhere, nothing is stored. Credentials are those of the store's own client; no message shows any.
+It is an object store or a mounted folder (file:///shared/x). The folders under the home's artifacts are then working
+copies, each stored under its path relative to them. Without the variable, and for other folders, nothing is stored.
+Credentials are those of the store's own client; no message shows them.
 """
 
 from __future__ import annotations
@@ -15,6 +15,9 @@ from pathlib import Path
 from secrets import token_hex
 from typing import Any
 
+from fsspec import AbstractFileSystem
+from fsspec.core import url_to_fs
+
 from storage.errors import ArtifactsUnavailable, InputError, ScenetuneError
 from storage.home import home
 
@@ -23,15 +26,15 @@ _ACCEPTED = "accepted is a URL such as s3://bucket/prefix or file:///shared/fold
 
 
 def push(folder: Path, last: str) -> None:
-    """Upload a folder's files, in the place of what the store has.
+    """Upload a folder's files; they replace those of the same name in the store.
 
     Args:
-        folder: holds files alone.
-        last: the file that makes the others valid: removed first and uploaded last, so that a broken-off upload is
-            none.
+        folder: A folder with files only.
+        last: Name of the file that makes the others valid: it is removed first and uploaded last, so that an
+            interrupted upload is not valid.
 
     Raises:
-        ArtifactsUnavailable: The store does not take it, after its client's own retries.
+        ArtifactsUnavailable: The store refuses, after its client's own retries.
     """
     if (place := _place(folder)) is None:
         return
@@ -45,7 +48,7 @@ def push(folder: Path, last: str) -> None:
 
 
 def uploaded(folder: Path, last: str) -> set[str]:
-    """Return the names of the folders in `folder` that the store has whole, as `push` left them.
+    """Return the names of the subfolders of `folder` that were uploaded completely.
 
     Raises:
         ArtifactsUnavailable: The store does not answer.
@@ -59,11 +62,11 @@ def uploaded(folder: Path, last: str) -> set[str]:
 
 
 def pull(folder: Path, into: Path) -> None:
-    """Download the files that the store has of `folder`.
+    """Download the store's files of `folder`.
 
     Args:
-        folder: where they belong.
-        into: an existing folder, where they are written.
+        folder: The folder that was uploaded.
+        into: An existing folder to write them into.
 
     Raises:
         ArtifactsUnavailable: The store does not answer, or they cannot be written.
@@ -77,7 +80,7 @@ def pull(folder: Path, into: Path) -> None:
 
 
 def remove(folder: Path) -> None:
-    """Remove from the store what it has of `folder`; what lies here stays.
+    """Remove the store's files of `folder`; local files stay.
 
     Raises:
         ArtifactsUnavailable: The store refuses.
@@ -90,10 +93,10 @@ def remove(folder: Path) -> None:
 
 
 def check_store() -> None:
-    """Refuse to begin where artifacts could not be kept: write, read and remove a probe, here and in the store.
+    """Check that artifacts can be kept: write, read and remove a probe file, here and in the store.
 
     Raises:
-        InputError: Says which place refuses, and why.
+        InputError: One of them refuses; the message says which, and why.
     """
     here = home() / "artifacts"
     name = f".probe-{token_hex(6)}"
@@ -115,8 +118,8 @@ def check_store() -> None:
         _erase(store, path)
 
 
-def _erase(store: Any, path: str) -> None:
-    # `rm` of an object store reads the path as a pattern, and a study may be called "*".
+def _erase(store: AbstractFileSystem, path: str) -> None:
+    # `rm` of an object store takes the path as a pattern, and a study may be called "*".
     for file in store.find(path):
         store.rm_file(file)
     if "file" in store.protocol:
@@ -124,8 +127,8 @@ def _erase(store: Any, path: str) -> None:
             store.rm(path, recursive=True)
 
 
-def _place(folder: Path) -> tuple[Any, str] | None:
-    """The store's file system and a folder's path there; none where there is no store, or it is not for this folder."""
+def _place(folder: Path) -> tuple[AbstractFileSystem, str] | None:
+    """Return the store's file system and a folder's path there; None without a store or for a folder elsewhere."""
     url, artifacts = os.environ.get(VARIABLE), home() / "artifacts"
     if not url or not folder.absolute().is_relative_to(artifacts):
         return None
@@ -133,18 +136,16 @@ def _place(folder: Path) -> tuple[Any, str] | None:
     return store, f"{root.rstrip('/')}/{folder.absolute().relative_to(artifacts).as_posix()}"
 
 
-def _open(url: str) -> tuple[Any, str]:
-    from fsspec.core import url_to_fs
-
+def _open(url: str) -> tuple[AbstractFileSystem, str]:
     scheme, separator, _ = url.partition("://")
     if not separator:
         raise InputError(f"{VARIABLE} is {_shown()!r}: {_ACCEPTED}")
-    # Other machines write there too: a listing kept from before is no listing.
+    # Other machines write there too, so listings must not be cached.
     options: dict[str, Any] = {"use_listings_cache": False}
     if scheme in ("file", "local"):
         options["auto_mkdir"] = True
     try:
-        opened: tuple[Any, str] = url_to_fs(url, **options)
+        opened: tuple[AbstractFileSystem, str] = url_to_fs(url, **options)
     except ImportError as error:
         wanted = "pip install 'scenetune[s3]'" if scheme.startswith("s3") else str(error)
         raise InputError(f"{VARIABLE} is {_shown()!r}, and the package for {scheme} is missing: {wanted}") from error
@@ -155,7 +156,7 @@ def _open(url: str) -> tuple[Any, str]:
 
 @contextmanager
 def _explained(doing: str, kind: type[ScenetuneError] = ArtifactsUnavailable) -> Iterator[None]:
-    """Every client of a store has exceptions of its own."""
+    """Raise a store client's exception, of whatever class, as an error for users."""
     try:
         yield
     except Exception as error:
@@ -174,5 +175,5 @@ def _shown() -> str:
 
 
 def _without_secrets(text: str) -> str:
-    """The text without the user, password and query of the URLs in it."""
+    """Return the text without the user, password and query of the URLs in it."""
     return re.sub(r"(?<=://)([^/\s]*@)?([^?\s]*)(\?\S*)?", lambda found: found[2], text)

@@ -1,4 +1,4 @@
-"""A network between a client and PostgreSQL that can be encrypted and that loses messages on request."""
+"""A proxy between a client and PostgreSQL that can encrypt and that loses acknowledgements on request."""
 
 import select
 import socket
@@ -8,15 +8,15 @@ from pathlib import Path
 
 
 class Proxy:
-    """Listens on a port of the loopback and passes on what it hears to a server's Unix socket.
+    """Listens on a port of the loopback and forwards to a server's Unix socket.
 
     Args:
-        server: the folder of the socket.
-        tls: the server's side of an encrypted connection; without it, what is passed on is plain.
+        server: Folder of the socket.
+        tls: The server's side of an encrypted connection; without it the connection is plain.
 
     Attributes:
-        port: where it listens.
-        lose: set, the next commit reaches the server, but its acknowledgement does not come back.
+        port: The port.
+        lose: When set, the next commit reaches the server, but its acknowledgement is not forwarded.
     """
 
     def __init__(self, server: Path, tls: ssl.SSLContext | None = None) -> None:
@@ -27,7 +27,7 @@ class Proxy:
         threading.Thread(target=self._accept, daemon=True).start()
 
     def close(self) -> None:
-        """Hear nobody any more; those who are connected stay so."""
+        """Accept no more connections; existing ones stay open."""
         self._listener.close()
 
     def _accept(self) -> None:

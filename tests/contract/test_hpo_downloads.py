@@ -17,7 +17,7 @@ from distill.export.manifest import FORMAT, HEAD, LEXICON, MANIFEST, SERVED, sea
 from hpo import artifacts
 from hpo.dashboard.downloads import Artifacts
 from hpo.dashboard.page import Page
-from hpo.search.trial_chains import origin
+from hpo.search.trial_chains import chain_of
 from hpo.stages import EVALUATION, export_stage
 from storage.database.records import Records
 from storage.errors import InputError
@@ -76,7 +76,7 @@ def test_every_finished_trial_has_its_checkpoint_and_no_other_has(database, stud
         assert len(found) == (trial.state == TrialState.COMPLETE)
         if not found:
             continue
-        assert found[0].filename == f"shop-b-one-trial-{origin(trial)}-checkpoint.zip"
+        assert found[0].filename == f"shop-b-one-trial-{chain_of(trial)}-checkpoint.zip"
         made = artifacts.parse(found[0].artifact_id)
         tensors, metadata = checkpoints.load(unzipped(database, made, tmp_path / str(trial.number)))
         assert tensors["weight"][0] == pytest.approx(trial.value)
@@ -93,12 +93,12 @@ def test_a_trial_that_was_taken_up_again_has_the_checkpoint_of_its_story(databas
         return begun[values.outer_lr]
 
     made = test_hpo_search.spec(trials=6)
-    trials = test_hpo_search.run(database, made, lambda *given: test_hpo_search.played(*given, recall))
-    again = [trial for trial in trials if origin(trial) != trial.number and trial.state == TrialState.COMPLETE]
+    trials = test_hpo_search.run(database, made, lambda *given: test_hpo_search.simulated(*given, recall))
+    again = [trial for trial in trials if chain_of(trial) != trial.number and trial.state == TrialState.COMPLETE]
     assert again
     for trial in again:
         [found] = get_all_artifact_meta(trial, storage=database.storage)
-        assert artifacts.parse(found.artifact_id) == artifacts.checkpoint(made.name, origin(trial))
+        assert artifacts.parse(found.artifact_id) == artifacts.checkpoint(made.name, chain_of(trial))
 
 
 def test_a_checkpoint_comes_from_the_shared_store_if_it_is_not_here(database, tmp_path, monkeypatch):
@@ -107,13 +107,13 @@ def test_a_checkpoint_comes_from_the_shared_store_if_it_is_not_here(database, tm
     searched(database, spec(NAME, trials=3))
     best = opened(database).best_trial
     shutil.rmtree(study_folder(NAME))
-    inner = unzipped(database, artifacts.checkpoint(NAME, origin(best)), tmp_path / "there")
+    inner = unzipped(database, artifacts.checkpoint(NAME, chain_of(best)), tmp_path / "there")
     assert checkpoints.load(inner)[0]["weight"][0] == pytest.approx(best.value)
 
 
 def test_a_checkpoint_that_is_gone_or_altered_is_said_to_be(database, study):  # noqa: F811
     """A file that is not what was trained is worse than none."""
-    number = origin(opened(database).best_trial)
+    number = chain_of(opened(database).best_trial)
     made, folder = artifacts.checkpoint(NAME, number), trial_folder(NAME, number)
     (checkpoints.last_folder(folder) / checkpoints.WEIGHTS).write_bytes(b"other")
     with pytest.raises(ArtifactNotFound, match="truncated or altered"):
@@ -158,8 +158,8 @@ def test_the_note_leads_to_each_of_them(database, exported):
 
     search = opened(database)
     text, best = get_note(search), search.best_trial
-    link = artifacts.address(search._study_id, artifacts.checkpoint(NAME, origin(best)), best._trial_id)
-    assert f"[download]({link}) `{trial_folder(NAME, origin(best))}`" in text
+    link = artifacts.address(search._study_id, artifacts.checkpoint(NAME, chain_of(best)), best._trial_id)
+    assert f"[download]({link}) `{trial_folder(NAME, chain_of(best))}`" in text
     assert f"[report]({artifacts.address(search._study_id, artifacts.report(NAME))})" in text
     export = artifacts.address(search._study_id, artifacts.export(NAME, exported))
     assert f"[download]({export}) `{exported}`" in text
@@ -238,7 +238,7 @@ def test_the_server_gives_them_a_name_and_keeps_them_to_its_own_pages(database, 
     """Any page that is open in the same browser could read checkpoints; curl would call each by its id."""
     search = opened(database)
     best = search.best_trial
-    made = artifacts.checkpoint(NAME, origin(best))
+    made = artifacts.checkpoint(NAME, chain_of(best))
     address = artifacts.address(search._study_id, made, best._trial_id)
     status, headers, body = ask(serving + address)
     assert (status, int(headers["Content-Length"]), body[:2]) == (200, len(body), b"PK")
@@ -247,7 +247,7 @@ def test_the_server_gives_them_a_name_and_keeps_them_to_its_own_pages(database, 
     status, headers, body = ask(serving + artifacts.address(search._study_id, artifacts.report(NAME)))
     assert (status, headers["Content-Type"]) == (200, "text/html")
     assert headers["Content-Disposition"].startswith("inline; ")
-    shutil.rmtree(trial_folder(NAME, origin(best)))
+    shutil.rmtree(trial_folder(NAME, chain_of(best)))
     status, headers, body = ask(serving + address)
     assert (status, "holds no checkpoint" in body.decode()) == (404, True)
     assert "Content-Disposition" not in headers
@@ -267,7 +267,7 @@ def test_a_store_that_does_not_answer_is_told(database, exported, serving, monke
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "x")
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
     search = opened(database)
-    made = artifacts.checkpoint(NAME, origin(search.best_trial))
+    made = artifacts.checkpoint(NAME, chain_of(search.best_trial))
     status, _, words = ask(serving + artifacts.address(search._study_id, made, search.best_trial._trial_id))
     # A client keeps the address that it was made with, for the next test too.
     s3fs.S3FileSystem.clear_instance_cache()

@@ -1,4 +1,4 @@
-"""The finalists' second look, on a planted shop, a real search and a real PostgreSQL."""
+"""Re-evaluating finalists, on a planted shop, a real search and a real PostgreSQL."""
 
 from functools import partial
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from hpo.registry import register
-from hpo.search.finalists import Recheck, _pooled
+from hpo.search.finalists import FinalistEvaluator, _pooled
 from hpo.search.loop import Search, ranked
 from studies.evaluation.baselines import SupportPopularity
 from studies.evaluation.evaluate import evaluate
@@ -18,7 +18,7 @@ from tests.synthetic import planted_dataset, tiny_encoder, tiny_spec
 
 @pytest.fixture
 def searched(database, tmp_path):
-    """A finished search of four trials: its spec, problem and finished trials, best first."""
+    """Return a finished search of four trials: its spec, problem and finished trials, best first."""
     spec = tiny_spec(
         tiny_encoder(tmp_path / "encoder"),
         search={"trials": 4, "space": {"learner": ["protonet", "anil"], "trainable_layers": 0, "inner_steps": 1}},
@@ -38,9 +38,9 @@ def searched(database, tmp_path):
 def test_finalists_are_ranked_by_all_draws_and_measured_once(database, searched):
     """Winners by a lucky draw disappoint; measured twice, a rerun would take twice as long."""
     spec, problem, best = searched
-    assert len(best) == 3, "as many finished as are to be looked at"
+    assert len(best) == 3, "as many trials finished as there are finalists"
     calls = []
-    found = Recheck(database, spec, problem)(best, lambda done, of: calls.append((done, of)))
+    found = FinalistEvaluator(database, spec, problem)(best, lambda done, of: calls.append((done, of)))
     assert calls == [(1, 3), (2, 3), (3, 3)]
     assert [each.recall for each in found.ranked] == sorted((each.recall for each in found.ranked), reverse=True)
     for each in found.ranked:
@@ -51,9 +51,9 @@ def test_finalists_are_ranked_by_all_draws_and_measured_once(database, searched)
     drawn = (problem.validation, problem.redrawn("validation", 2))
     base, base_redrawn = (evaluate(system, episodes, names, k).mean() for episodes in drawn)
     assert found.optimism == pytest.approx((first.searched - base) - (first.redrawn - base_redrawn))
-    # Again from the records alone: the checkpoints are not needed.
+    # A second time from the records alone: the checkpoints are not needed.
     problem.evaluate = None
-    assert Recheck(database, spec, problem)(best, lambda *_: None) == found
+    assert FinalistEvaluator(database, spec, problem)(best, lambda *_: None) == found
 
 
 @pytest.mark.slow

@@ -1,8 +1,9 @@
-"""A search on a real PostgreSQL, with training played: who is stopped, taken up again, finished, and counted."""
+"""A search on a real PostgreSQL with simulated training: which trials are pruned, promoted, finished and counted."""
 
 import math
 import multiprocessing
 import os
+import re
 import shutil
 import signal
 import time
@@ -15,7 +16,7 @@ from hpo.lifecycle import check_startable
 from hpo.registry import register
 from hpo.search.loop import Search
 from hpo.search.pruner import RecallPruner
-from hpo.search.trial_chains import CONTINUES, CONTROL_GROUP, ERROR, REASON, chains, origin
+from hpo.search.trial_chains import CONTINUES, CONTROL_GROUP, ERROR, REASON, chain_of, chains
 from hpo.status.snapshot import snapshot
 from storage.database.control import Control
 from storage.database.embedded import EmbeddedPostgres
@@ -48,12 +49,12 @@ def spec(trials=9, **pruner):
 
 
 def recall_of(values, rung):
-    """What a played training reaches: the higher its learning rate the better, and a little more at every rung."""
+    """Return the recall of a simulated training: better with a higher learning rate, and a little at every rung."""
     return values.outer_lr * 300 + rung * 0.01
 
 
-def played(values, folder, report, recall=recall_of):
-    """Trains nothing; keeps a checkpoint as the real one does, and reports its last rung again when it goes on."""
+def simulated(values, folder, report, recall=recall_of):
+    """Train nothing; keep a checkpoint as real training does, and report its last rung again on resuming."""
     marker = folder / "rung"
     done = int(marker.read_text()) if marker.exists() else -1
     folder.mkdir(parents=True, exist_ok=True)
@@ -65,41 +66,41 @@ def played(values, folder, report, recall=recall_of):
 
 
 def latest(trials):
-    """The last trial of each chain."""
+    """Return the last trial of each chain."""
     return [chain[-1] for chain in chains(trials).values()]
 
 
-def search(database, study, train=played):
+def search(database, study, train=simulated):
     register(database, study, "fingerprint")
     return Search(database, study, SCENES, train)
 
 
-def run(database, study, train=played):
+def run(database, study, train=simulated):
     joined = search(database, study, train)
     for _ in joined.run_all():
         pass
     return joined.study.get_trials(deepcopy=False)
 
 
-def test_a_search_stops_most_trials_and_finishes_the_best(database):
-    """The one thing a pruner is for."""
+def test_a_search_prunes_most_trials_and_finishes_the_best(database):
+    """This is what a pruner is for."""
     study = spec(trials=27)
     trials = run(database, study)
     known = chains(trials)
     assert len(known) == 27
     finished = [chain[-1] for chain in known.values() if chain[-1].state == TrialState.COMPLETE]
     best = max(trials, key=lambda trial: trial.params["outer_lr"])
-    assert origin(best) in {origin(trial) for trial in finished}
+    assert chain_of(best) in {chain_of(trial) for trial in finished}
     assert 2 <= len(finished) < 14
-    stopped = [chain[-1] for chain in known.values() if chain[-1].state == TrialState.PRUNED]
-    assert all("go on" in trial.user_attrs[REASON] or "goes on" in trial.user_attrs[REASON] for trial in stopped)
-    assert all("recall@10" in trial.user_attrs[REASON] for trial in stopped)
+    pruned = [chain[-1] for chain in known.values() if chain[-1].state == TrialState.PRUNED]
+    reasons = [trial.user_attrs[REASON] for trial in pruned]
+    assert all(re.search(r"^recall@10 0\.\d+ ranks .*; the top \d+ (is|are) promoted$", reason) for reason in reasons)
     results = Records(database.engine).rung_results("s")
     assert len({(result.trial, result.rung) for result in results}) == len(results)
 
 
-def test_a_stopped_trial_goes_on_from_its_checkpoint_as_one_story(database):
-    """Its second place is worth going on with once enough worse ones are in; training it anew would cost twice."""
+def test_a_promoted_trial_resumes_from_its_checkpoint_as_one_chain(database):
+    """Its second place is promoted once enough worse trials have arrived; training it anew would cost twice."""
     recalls, begun = iter([0.5, 0.4, 0.3, 0.2, 0.1, 0.05]), {}
 
     def recall(values, rung):
@@ -111,14 +112,14 @@ def test_a_stopped_trial_goes_on_from_its_checkpoint_as_one_story(database):
 
     def train(values, folder, report):
         folders.append(folder)
-        return played(values, folder, report, recall)
+        return simulated(values, folder, report, recall)
 
     trials = run(database, spec(trials=6), train)
-    stopped, again = chains(trials)[1][:2]
-    assert (stopped.state, stopped.last_step) == (TrialState.PRUNED, RUNGS[0])
-    assert (again.user_attrs[CONTINUES], again.last_step) == (1, RUNGS[1])
-    assert again.params == stopped.params
-    assert again.intermediate_values[RUNGS[0]] == 0.4, "the whole curve in one trial"
+    pruned, promoted = chains(trials)[1][:2]
+    assert (pruned.state, pruned.last_step) == (TrialState.PRUNED, RUNGS[0])
+    assert (promoted.user_attrs[CONTINUES], promoted.last_step) == (1, RUNGS[1])
+    assert promoted.params == pruned.params
+    assert promoted.intermediate_values[RUNGS[0]] == 0.4, "the whole curve in one trial"
     assert folders.count(trial_folder("s", 1)) == len(chains(trials)[1]), "every part of it from one checkpoint"
     shot = snapshot(database, spec(trials=6))
     assert [view.chain for view in shot.trials] == sorted(chains(trials))
@@ -128,14 +129,14 @@ def test_a_stopped_trial_goes_on_from_its_checkpoint_as_one_story(database):
     )
 
 
-def test_as_many_trials_finish_as_are_to_be_looked_at_again(database):
-    """A handful of trials at eta 3 would leave one winner, or one that luck sent on."""
+def test_as_many_trials_finish_as_there_are_finalists(database):
+    """A handful of trials at eta 3 would leave a single winner, which luck may have promoted."""
     trials = run(database, spec(trials=3))
     assert sum(trial.state == TrialState.COMPLETE for trial in latest(trials)) == 2
 
 
-def test_a_search_has_not_ended_while_a_stopped_trial_is_to_go_on(database):
-    """Between two trials nothing runs for a moment: whoever looks then would report too early, or never resume."""
+def test_a_search_has_not_ended_while_a_pruned_trial_is_to_be_promoted(database):
+    """Between two trials nothing runs for a moment: taken for the end, the report would come too early."""
     study = spec(trials=3)
     joined = search(database, study)
     for begun in range(3):
@@ -151,15 +152,15 @@ def test_a_search_has_not_ended_while_a_stopped_trial_is_to_go_on(database):
         check_startable(database, study)
 
 
-def test_a_diverged_trial_stops_at_once_and_stays_stopped(database):
-    """Taken up again it would diverge again, for ever."""
-    trials = run(database, spec(trials=3), lambda v, f, r: played(v, f, r, lambda values, rung: math.nan))
+def test_a_diverged_trial_is_pruned_at_once_and_stays_pruned(database):
+    """Promoted it would diverge again, for ever."""
+    trials = run(database, spec(trials=3), lambda v, f, r: simulated(v, f, r, lambda values, rung: math.nan))
     assert [trial.state for trial in trials] == [TrialState.PRUNED] * 3
     assert "diverged" in trials[0].user_attrs[REASON]
 
 
-def test_the_bracket_that_is_kept_finishes_and_is_counted_in_the_snapshot(database):
-    """Its members are what shows whether pruning loses good trials."""
+def test_the_control_group_finishes_and_is_counted_in_the_snapshot(database):
+    """Its trials show whether pruning loses good ones."""
     study = spec(trials=9, keep=1.0)
     trials = run(database, study)
     assert all(trial.state == TrialState.COMPLETE for trial in trials)
@@ -170,8 +171,8 @@ def test_the_bracket_that_is_kept_finishes_and_is_counted_in_the_snapshot(databa
     assert {t.number for t in shot.false_prunes(3)} == {t.number for t in finished[:3] if CONTROL_GROUP in t.user_attrs}
 
 
-def test_nothing_is_taken_up_again_once_the_cost_is_spent(database):
-    """A continuation queued for nobody would leave a search that never ends."""
+def test_nothing_is_promoted_once_the_cost_is_spent(database):
+    """A continuation that no worker runs would leave a search that never ends."""
     study = spec(trials=100)
     study = study.model_copy(update={"search": study.search.model_copy(update={"cost_minutes": 8})})
     trials = run(database, study)
@@ -199,16 +200,16 @@ def test_the_same_seed_gives_the_same_search(database):
     ]
 
 
-def test_a_stopped_search_pauses_at_the_next_rung_and_goes_on_from_there(database):
+def test_a_stopped_search_pauses_at_the_next_rung_and_resumes_from_there(database):
     """`hpo stop` must cost no training that was paid for, and no trial of the budget."""
     control = Control(database.engine, "s")
 
     def stopping(values, folder, report):
-        def heard(reached):
+        def stop_and_report(reached):
             control.stop("rung")
             report(reached)
 
-        return played(values, folder, heard)
+        return simulated(values, folder, stop_and_report)
 
     joined = search(database, spec(trials=3, kind="none"), stopping)
     assert list(joined.run_all()) == [TrialState.WAITING]
@@ -224,7 +225,7 @@ def test_a_stopped_search_pauses_at_the_next_rung_and_goes_on_from_there(databas
 
 
 def test_the_cost_budget_pauses_what_runs_at_its_next_rung(database):
-    """A trial of hours must not train on for long after its money is spent."""
+    """A trial of hours must not train on for long after the budget is spent."""
     study = spec(trials=9, kind="none")
     study = study.model_copy(update={"search": study.search.model_copy(update={"cost_minutes": 30 / 60})})
     trials = run(database, study)
@@ -239,7 +240,7 @@ def changed(study, **search):
 
 
 def test_known_good_configurations_are_tried_first_once_and_with_the_rest_sampled(database):
-    """What worked last month should not have to be found again; a second launch must not try it twice."""
+    """Last month's best should not have to be found again; a second launch must not try it twice."""
     study = changed(spec(trials=4, kind="none"), start=[{"outer_lr": 0.0005}, {"outer_lr": 0.0007, "head": "all"}])
     register(database, study, "fingerprint")
     trials = run(database, study)
@@ -276,9 +277,9 @@ def test_a_warm_start_tries_another_studys_best_first(database):
 
 
 def test_a_warm_start_that_cannot_help_is_refused(database):
-    """Silently starting cold would look as if it had not helped."""
-    with pytest.raises(InputError, match="there is no study 'nobody'"):
-        register(database, changed(spec(), warm_start="nobody"), "f")
+    """Ignored without an error, it would look as if it had not helped."""
+    with pytest.raises(InputError, match="there is no study 'unknown'"):
+        register(database, changed(spec(), warm_start="unknown"), "f")
     with pytest.raises(InputError, match="is the study itself"):
         register(database, changed(spec(), warm_start="s"), "f")
 
@@ -287,11 +288,11 @@ def test_a_worker_on_other_scenes_is_refused_before_its_first_trial(database):
     """Means over other scenes rank nothing; at trial 40 it would be too late."""
     run(database, spec(trials=2))
     with pytest.raises(InputError, match=r"holds recalls on 2 validation scenes, these are on 1 \('cheese' is only"):
-        Search(database, spec(trials=2), ("tea",), played)
+        Search(database, spec(trials=2), ("tea",), simulated)
 
 
 def test_scenes_that_change_between_rungs_are_refused(database):
-    """Written down, such a result would stop every worker of the study for good; compared, it would rank nothing."""
+    """Recorded, such a result would stop every worker of the study for good; compared, it would rank nothing."""
 
     def train(values, folder, report):
         report(RungReport(0, 10, 0.5, dict.fromkeys(SCENES, 0.5), 10.0))
@@ -318,7 +319,7 @@ def _killed(url, study):
 
 @pytest.mark.slow
 def test_a_worker_killed_between_report_and_decision_leaves_a_trial_that_counts_once(database):
-    """The rung is recorded, nobody decided: who goes on must be judged by it, not counted beside it."""
+    """The rung is recorded but not decided on: the retry must replace that result, not count beside it."""
     study = spec(trials=1)
     process = multiprocessing.get_context("spawn").Process(target=_killed, args=(database.url, study))
     process.start()
@@ -332,7 +333,7 @@ def test_a_worker_killed_between_report_and_decision_leaves_a_trial_that_counts_
 
 
 @pytest.mark.slow
-def test_a_search_goes_on_after_the_database_was_restarted(tmp_path):
+def test_a_search_continues_after_the_database_was_restarted(tmp_path):
     """Pools keep dead connections: the next decision must neither fail nor forget what was recorded."""
     server = EmbeddedPostgres(tmp_path / "server")
     database = connect(server.start())
@@ -356,7 +357,7 @@ def _work(url, study, worker):
 
 
 @pytest.mark.slow
-def test_several_workers_keep_the_budget_and_take_nothing_up_twice(database):
+def test_several_workers_keep_the_budget_and_promote_no_trial_twice(database):
     """Two workers that continue one trial would train it twice and write one checkpoint."""
     study = spec(trials=24)
     register(database, study, "fingerprint")
@@ -375,8 +376,8 @@ def test_several_workers_keep_the_budget_and_take_nothing_up_twice(database):
         assert steps == sorted(set(steps)), "each continuation gets farther"
     results = Records(database.engine).rung_results("s")
     best = sorted((r for r in results if r.rung == 0), key=lambda r: -r.recall)[:8]
-    on = {r.trial for r in results if r.rung == 1}
-    assert {r.trial for r in best} <= on, "whoever is in the top third in the end has gone on"
+    promoted = {r.trial for r in results if r.rung == 1}
+    assert {r.trial for r in best} <= promoted, "all that are in the top third in the end"
 
 
 def test_with_records_the_pruner_judges_by_them_in_any_script(database):

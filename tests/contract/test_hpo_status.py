@@ -1,4 +1,4 @@
-"""`hpo status` on real studies, whose training is played."""
+"""`hpo status` on real studies, with simulated training."""
 
 import json
 

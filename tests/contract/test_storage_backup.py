@@ -1,4 +1,4 @@
-"""Backups of real databases: there and back, refused where they would destroy something, without passwords."""
+"""Backups of real databases: restored unchanged, refused where they would destroy something, without passwords."""
 
 import os
 import shutil
@@ -34,7 +34,7 @@ def filled(database: Database) -> Database:
 
 @pytest.fixture
 def other_url(postgres: EmbeddedPostgres, database_url: str) -> str:
-    """A second empty database, on the same server."""
+    """Return the URL of a second empty database, on the same server."""
     name = f"{make_url(database_url).database}_other"
     engine = create_engine(postgres.url)
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
@@ -44,8 +44,8 @@ def other_url(postgres: EmbeddedPostgres, database_url: str) -> str:
     return make_url(database_url).set(database=name).render_as_string(hide_password=False)
 
 
-def test_a_restored_study_is_the_same_and_goes_on(filled: Database, other_url: str, tmp_path: Path) -> None:
-    """A backup is worth what can be brought back from it: numbers, counters and all."""
+def test_a_restored_study_is_the_same_and_can_be_resumed(filled: Database, other_url: str, tmp_path: Path) -> None:
+    """A backup must bring back everything: rows, numbers and the state of counters."""
     file = tmp_path / "it's a backup.dump"
     assert backup(filled.url, file) == file.stat().st_size > 0
     assert file.stat().st_mode & 0o077 == 0
@@ -95,7 +95,7 @@ def test_damaged_files_leave_nothing_behind(filled: Database, other_url: str, tm
 
 
 def test_failed_backup_leaves_no_file(database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A draft that stayed would be kept for a backup by whoever finds it."""
+    """A draft that stayed would be mistaken for a backup."""
     with pytest.raises(DatabaseUnreachable) as caught:
         backup("postgresql://u:secret7@127.0.0.1:1/d", tmp_path / "x.dump")
     assert "secret7" not in str(caught.value)
@@ -111,7 +111,7 @@ def test_failed_backup_leaves_no_file(database_url: str, tmp_path: Path, monkeyp
 
 
 def test_password_is_on_no_command_line(database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every user of the machine reads the arguments of every process."""
+    """Every user of the machine can read the arguments of every process."""
     programs = tmp_path / "bin"
     programs.mkdir()
     real = server_programs(Account(None))

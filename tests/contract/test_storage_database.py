@@ -1,4 +1,4 @@
-"""Opening a database: raced, older, upgraded, newer, cut off."""
+"""Opening a database: concurrently, with outdated or unknown versions, without rights, with cut connections."""
 
 import subprocess
 import sys
@@ -12,8 +12,9 @@ from alembic.migration import MigrationContext
 from optuna.trial import TrialState
 
 from storage.database import control, leases, records
-from storage.database.migrations import SCHEMA, known_versions
+from storage.database.migrations import known_versions
 from storage.database.postgres import Database, connect, create_engine, upgrade_database
+from storage.database.records import SCHEMA
 from storage.errors import InputError
 
 ROOT = Path(__file__).parents[2]
@@ -26,7 +27,7 @@ def in_our_schema(name: str | None, kind: str, parents: object) -> bool:
 
 
 def test_processes_that_open_an_empty_database_at_once_all_succeed(database_url: str) -> None:
-    """Workers start together: both would find no tables, both make them, and all but one would die."""
+    """Workers start together: all would find no tables and create them, and all but one would fail."""
     code = (
         "import sys, storage.database.migrations, optuna.storages._rdb.storage\n"
         "from storage.database.postgres import connect\n"
@@ -35,7 +36,7 @@ def test_processes_that_open_an_empty_database_at_once_all_succeed(database_url:
     command = [sys.executable, "-c", code, database_url]
     pipe = subprocess.PIPE
     openers = [subprocess.Popen(command, cwd=ROOT, stdin=pipe, stdout=pipe, stderr=pipe, text=True) for _ in range(4)]
-    # Importing takes longer than making tables: let go together, or they would never meet.
+    # Importing takes longer than creating tables: started together after it, or they would never collide.
     for opener in openers:
         assert opener.stdout is not None
         assert opener.stdout.readline() == "ready\n"
@@ -53,6 +54,7 @@ def test_migrations_make_exactly_the_tables_that_the_code_uses(database: Databas
     assert {control.control_table, leases.lease_table} < set(records.metadata.tables.values())
     with database.engine.connect() as connection:
         options = {"include_schemas": True, "version_table_schema": SCHEMA, "include_name": in_our_schema}
+        options |= {"compare_server_default": True}
         context = MigrationContext.configure(connection, opts=options)
         assert compare_metadata(context, records.metadata) == []
 
@@ -73,46 +75,80 @@ def test_our_tables_join_those_of_optuna(database_url: str) -> None:
     assert [study.study_name for study in opened.storage.get_all_studies()] == ["old"]
 
 
-def make_older(database: Database, optunas: bool, ours: bool) -> None:
-    """Undo the last step of the history of Optuna's tables, which is an index of another name by now, and of ours."""
+def set_version(database: Database, schema: str, version: str) -> None:
     with database.engine.begin() as connection:
-        if optunas:
-            connection.execute(sa.text("UPDATE public.alembic_version SET version_num = 'v3.0.0.d'"))
-        if ours:
-            for table in ("control", "lease"):
-                connection.execute(sa.text(f"DROP TABLE {SCHEMA}.{table}"))
-            connection.execute(sa.text(f"UPDATE {SCHEMA}.alembic_version SET version_num = '0002'"))
+        connection.execute(sa.text(f"UPDATE {schema}.alembic_version SET version_num = '{version}'"))
 
 
-@pytest.mark.parametrize(("optunas", "ours"), [(True, False), (False, True), (True, True)])
-def test_older_tables_are_refused_until_they_are_upgraded(database: Database, optunas: bool, ours: bool) -> None:
-    """Upgraded by whoever comes first, they would break under the workers that still run, without a backup."""
+def versions(database: Database) -> list[str]:
+    with database.engine.connect() as connection:
+        schemas = ("public", SCHEMA)
+        return [connection.scalar(sa.text(f"SELECT version_num FROM {schema}.alembic_version")) for schema in schemas]
+
+
+def test_outdated_tables_of_optuna_are_refused_until_they_are_upgraded(database: Database) -> None:
+    """Upgraded by the first process that opens them, they would break under running workers, without a backup."""
     records.Records(database.engine).save_study("kept", {}, "f")
-    make_older(database, optunas, ours)
-    with pytest.raises(InputError, match="stop all workers, run hpo db backup FILE, then hpo db upgrade") as caught:
+    newest = versions(database)
+    set_version(database, "public", "v3.0.0.d")
+    remedy = "stop all workers, run hpo db backup FILE, then hpo db upgrade"
+    with pytest.raises(InputError, match=f"Optuna's tables of version v3.0.0.d, {newest[0]} is needed: {remedy}"):
         connect(database.url)
-    assert ("Optuna's tables of version v3.0.0.d, v3.2.0.a is needed" in str(caught.value)) is optunas
-    assert (f"scenetune's tables of version 0002, {NEWEST} is needed" in str(caught.value)) is ours
-    assert len(upgrade_database(database.url)) == optunas + ours
+    assert versions(database)[0] == "v3.0.0.d"
+    assert upgrade_database(database.url) == [f"Optuna's tables from version v3.0.0.d to {newest[0]}"]
     assert upgrade_database(database.url) == []
+    assert versions(database) == newest
     assert records.Records(connect(database.url).engine).study_names() == ["kept"]
 
 
-def test_newer_tables_are_refused(database: Database) -> None:
-    """An old worker that wrote into tables it does not know would spoil them for the new ones."""
-    with database.engine.begin() as connection:
-        connection.execute(sa.text(f"UPDATE {SCHEMA}.alembic_version SET version_num = '9999'"))
+@pytest.mark.parametrize(
+    ("schema", "tables", "version"),
+    [
+        (SCHEMA, "scenetune's tables", "9999"),
+        (SCHEMA, "scenetune's tables", "0000"),
+        ("public", "Optuna's tables", "v99"),
+    ],
+)
+def test_tables_of_an_unknown_version_are_refused_and_left_alone(
+    database: Database, schema: str, tables: str, version: str
+) -> None:
+    """A worker that wrote into tables of another version would spoil them for the program that made them."""
+    records.Records(database.engine).save_study("kept", {}, "f")
+    set_version(database, schema, version)
+    found = versions(database)
     for opening in (connect, upgrade_database):
-        with pytest.raises(InputError, match=f"version 9999, this installation knows versions up to {NEWEST}"):
+        with pytest.raises(InputError, match=f"{tables} of version {version}, this installation knows versions up to"):
             opening(database.url)
-    with database.engine.begin() as connection:
-        connection.execute(sa.text(f"UPDATE {SCHEMA}.alembic_version SET version_num = '{NEWEST}'"))
-        connection.execute(sa.text("UPDATE public.alembic_version SET version_num = 'v99'"))
-    with pytest.raises(InputError, match="Optuna's tables of version v99"):
-        connect(database.url)
+    assert versions(database) == found
+    assert records.Records(database.engine).study_names() == ["kept"]
 
 
-def test_user_who_may_not_make_tables_is_told_what_to_grant(database_url: str) -> None:
+def test_upgrade_creates_missing_tables(database_url: str) -> None:
+    """`hpo db upgrade` on a database of plain Optuna must leave one that opens, and say nothing was outdated."""
+    plain = optuna.storages.RDBStorage(create_engine(database_url).url.render_as_string(hide_password=False))
+    optuna.create_study(storage=plain, study_name="old")
+    assert upgrade_database(database_url) == []
+    opened = connect(database_url)
+    assert versions(opened)[1] == NEWEST
+    assert [study.study_name for study in opened.storage.get_all_studies()] == ["old"]
+
+
+def test_a_failed_migration_leaves_nothing_behind(database_url: str) -> None:
+    """Half of the tables under no version could be neither used nor created again."""
+    engine = create_engine(database_url)
+    with engine.begin() as connection:
+        connection.execute(sa.schema.CreateSchema(SCHEMA))
+        connection.execute(sa.text(f"CREATE TABLE {SCHEMA}.lease (of_another_program int)"))
+    with pytest.raises(sa.exc.ProgrammingError, match="already exists"):
+        connect(database_url)
+    assert sa.inspect(engine).get_table_names(schema=SCHEMA) == ["lease"]
+    with engine.begin() as connection:
+        connection.execute(sa.text(f"DROP TABLE {SCHEMA}.lease"))
+    assert versions(connect(database_url))[1] == NEWEST
+    engine.dispose()
+
+
+def test_user_who_may_not_create_tables_is_told_what_to_grant(database_url: str) -> None:
     """Database administrators seldom give CREATE; a traceback from deep inside does not ask for it."""
     owner = create_engine(database_url)
     with owner.begin() as connection:

@@ -65,12 +65,12 @@ def test_a_reader_gets_only_what_arrived_since_and_replaced_results_again(record
 
 
 def test_results_become_visible_in_the_order_of_their_arrival(records: Records) -> None:
-    """A number drawn first and committed last would be passed over by a reader that has seen the later one."""
+    """A number drawn first and committed last would be missed by a reader that has read the later one."""
     writer = threading.Thread(target=records.record_rung, args=(RESULT,))
     with records.exclusive("rungs of s"):
         writer.start()
         writer.join(0.5)
-        assert writer.is_alive(), "it waits for whoever is recording"
+        assert writer.is_alive(), "it waits for the lock"
         assert records.rung_results("s") == []
     writer.join()
     assert records.rung_results("s") == [RESULT]
@@ -103,7 +103,7 @@ def test_result_of_an_unknown_study_is_refused(records: Records) -> None:
 
 
 def test_finished_stage_keeps_its_first_result(records: Records) -> None:
-    """Two runs of one job that finish a stage twice must go on from the same result."""
+    """Two runs of one job that finish a stage twice must continue from the same result."""
     assert records.stage_result("s", "search") is None
     first = records.finish_stage("s", "search", {"best": (np.int64(3), math.nan), "recall": np.float64(0.5)})
     assert first == {"best": [3, None], "recall": 0.5}

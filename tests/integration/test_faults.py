@@ -109,7 +109,7 @@ def test_a_stop_reaches_every_worker_within_a_rung(database, tmp_path):
     assert {trial.state for trial in outcome.trials} <= {TrialState.WAITING, TrialState.COMPLETE, TrialState.PRUNED}
     assert outcome.started == 3
 
-    register(database, chaos.study("stopped", trials=6), "played")
+    register(database, chaos.study("stopped", trials=6), "simulated")
     resumed = chaos.search(database, chaos.study("stopped", trials=6), tmp_path, 3, chaos.undisturbed)
     assert not resumed.faults(6)
     assert max(resumed.figures().values()) == 1, "nothing that was paused is trained again"
@@ -118,7 +118,7 @@ def test_a_stop_reaches_every_worker_within_a_rung(database, tmp_path):
 def test_workers_leave_nothing_behind_when_their_supervisor_is_killed(database, tmp_path):
     """No process, no lock, no lease: the next launch must find the study as if nobody had ever worked on it."""
     spec = chaos.study("orphans", trials=50)
-    register(database, spec, "played")
+    register(database, spec, "simulated")
     supervisor = chaos.Process(
         [sys.executable, "-c", SUPERVISOR.format(url=database.url, folder=str(tmp_path))],
         os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},

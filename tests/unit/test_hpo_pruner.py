@@ -5,7 +5,7 @@ import math
 import optuna
 import pytest
 
-from hpo.search.pruner import RecallPruner, is_exempt
+from hpo.search.pruner import RecallPruner, in_control_group
 
 
 def _study(pruner):
@@ -98,18 +98,18 @@ def test_what_is_no_recall_is_refused_at_the_first_report(recall):
 
 @pytest.mark.parametrize("recall", [math.nan, math.inf, -math.inf])
 def test_a_diverged_trial_is_pruned_and_does_not_stop_the_script(recall):
-    """Divergence is a result, not a mistake of the caller's."""
+    """Divergence is a result, not a mistake of the caller."""
     study = _study(RecallPruner([1, 2], keep=1.0))
     trial = study.ask()
     trial.report(recall, 1)
     assert trial.should_prune()
 
 
-def test_the_kept_share_is_what_was_asked_for_and_follows_the_seed():
-    """Too small a bracket measures nothing, too large a one saves nothing; one drawn anew compares nothing."""
-    kept = [is_exempt(number, 0.1, 0) for number in range(1000)]
-    assert 70 < sum(kept) < 130
-    assert kept == [is_exempt(number, 0.1, 0) for number in range(1000)]
-    assert kept != [is_exempt(number, 0.1, 1) for number in range(1000)]
-    assert not any(is_exempt(number, 0.0, 0) for number in range(100))
-    assert all(is_exempt(number, 1.0, 0) for number in range(100))
+def test_the_control_group_has_the_given_fraction_and_follows_the_seed():
+    """Too small a group measures nothing, too large a one saves nothing; one drawn anew compares nothing."""
+    control = [in_control_group(number, 0.1, 0) for number in range(1000)]
+    assert 70 < sum(control) < 130
+    assert control == [in_control_group(number, 0.1, 0) for number in range(1000)]
+    assert control != [in_control_group(number, 0.1, 1) for number in range(1000)]
+    assert not any(in_control_group(number, 0.0, 0) for number in range(100))
+    assert all(in_control_group(number, 1.0, 0) for number in range(100))

@@ -54,7 +54,7 @@ def test_every_value_lies_in_its_domain():
 
 
 def test_a_grid_visits_every_point_once():
-    """Optuna's grid would train protonet once per value of parameters that it has no use for."""
+    """Optuna's grid would train protonet once per value of parameters that it does not use."""
     space = {
         "learner": ["anil", "fomaml", "protonet"],
         "inner_steps": {"low": 1, "high": 2},
@@ -96,7 +96,7 @@ def test_a_learners_own_range_has_a_name_of_its_own_and_yields_to_the_study_file
 
 
 def test_studies_with_different_seeds_propose_different_trials():
-    """A seed that the sampler does not hear of gives one study to everybody."""
+    """If the sampler ignored the seed, every study would propose the same trials."""
     search = section(sampler="random")
     assert ask(search, seed=0, trials=3) != ask(search, seed=1, trials=3)
     assert ask(search, seed=0, trials=3) == ask(search, seed=0, trials=3)

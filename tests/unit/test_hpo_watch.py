@@ -13,7 +13,7 @@ from rich.console import Console as RichConsole
 from hpo.status.console import Console
 from hpo.status.snapshot import Students, summarise
 from hpo.status.watch import SILENT_SECONDS, JsonLines, LiveTable, choose, follow, heading, overview, render
-from storage.database.control import Orders
+from storage.database.control import ControlState
 from storage.database.leases import Lease
 from studies.config.spec import parse_spec
 
@@ -89,7 +89,7 @@ def printed(shot, width=80, **options):
 
 def test_the_table_is_readable_at_80_columns():
     """Wrapped or cut figures are the first thing a user would see of the project."""
-    text = printed(summarise(SPEC, TRIALS, {2: Lease(0.53, 1.0)}, Orders(seconds_left=1800.0)))
+    text = printed(summarise(SPEC, TRIALS, {2: Lease(0.53, 1.0)}, ControlState(seconds_left=1800.0)))
     for word in ("complete", "pruned", "running", "anil", "0.3000", "@90", "ranks 2 of 2", "53% trained"):
         assert word in " ".join(text.split())
     assert "best: recall@10 0.3000 (#0, anil)" in text
@@ -110,10 +110,10 @@ def test_the_time_left_is_that_of_the_first_budget_to_be_spent():
     trials = [trial(0, TrialState.COMPLETE, [0.1, 0.2, 0.3], 90.0), trial(1, TrialState.RUNNING, [], 0.0)]
     halfway = {1: Lease(0.5, 1.0)}
     assert summarise(SPEC, trials, halfway).seconds_left == pytest.approx(90 * (2 + 0.5))
-    assert summarise(SPEC, trials, halfway, Orders(seconds_left=60.0)).seconds_left == 60
+    assert summarise(SPEC, trials, halfway, ControlState(seconds_left=60.0)).seconds_left == 60
     section = SPEC.search.model_copy(update={"cost_minutes": 2.0})
     assert summarise(SPEC.model_copy(update={"search": section}), trials, halfway).seconds_left == 30
-    assert summarise(SPEC, [], halfway, Orders(seconds_left=60.0)).seconds_left is None
+    assert summarise(SPEC, [], halfway, ControlState(seconds_left=60.0)).seconds_left is None
 
 
 def test_a_worker_that_is_silent_is_told_of():
@@ -140,7 +140,7 @@ def test_what_is_told_of_a_search_that_does_not_run():
     """Time left that never passes, or a stop that nobody is told of, keeps people waiting."""
     waiting = [trial(0, TrialState.COMPLETE, [0.1, 0.2, 0.3], 90.0)]
     assert "nothing runs now" in heading(summarise(SPEC, waiting))[0]
-    assert "stopped, hpo resume s goes on" in heading(summarise(SPEC, waiting, None, Orders(stop="rung")))[0]
+    assert "stopped, hpo resume s goes on" in heading(summarise(SPEC, waiting, None, ControlState(stop="rung")))[0]
     done = summarise(SPEC, [trial(n, TrialState.COMPLETE, [0.1, 0.2, 0.3], 9.0) for n in range(4)])
     assert "ended: 4 trials" in heading(done)[0]
     distilled = replace(done, students=Students(8, {"complete": 2, "running": 1}, 0.4, evaluated=False))
@@ -212,7 +212,7 @@ def test_trials_of_before_are_not_news(capsys):
 def test_lines_of_json_come_when_something_has_changed():
     """A script that follows a search would otherwise drown in the same line, or wait for ever."""
     running = summarise(SPEC, TRIALS, {2: Lease(0.1, 1.0)})
-    silent = summarise(SPEC, TRIALS, {2: Lease(0.1, 5.0)}, Orders(seconds_left=9.0))
+    silent = summarise(SPEC, TRIALS, {2: Lease(0.1, 5.0)}, ControlState(seconds_left=9.0))
     farther = summarise(SPEC, TRIALS, {2: Lease(0.2, 0.0)})
     lines = []
     follow(JsonLines(Played(running, silent, farther, summarise(SPEC, FINISHED)), lines.append), seconds=0.0)

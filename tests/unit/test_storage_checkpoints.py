@@ -62,7 +62,7 @@ def test_tied_transposed_and_trained_tensors_round_trip(tmp_path: Path) -> None:
 
 
 def saved(folder: Path, *steps: int) -> Path:
-    """A run's folder, with a checkpoint saved at each step."""
+    """Return a run's folder with a checkpoint saved at each step."""
     for step in steps:
         checkpoints.save(folder, step, {"w": torch.full((3,), float(step))}, {"step": step})
     return folder
@@ -139,7 +139,7 @@ def test_damage_is_named_instead_of_loaded(tmp_path: Path, damage: Callable[[Pat
 
 
 def test_a_run_without_checkpoints_has_no_last_one_and_starts_anew(tmp_path: Path) -> None:
-    """A teacher of random weights would be distilled without a word."""
+    """A teacher of random weights would be distilled without an error."""
     assert checkpoints.newest_valid(tmp_path / "run") is None
     with pytest.raises(CorruptArtifact, match="run holds no checkpoint: restore"):
         checkpoints.last(tmp_path / "run")
@@ -148,7 +148,7 @@ def test_a_run_without_checkpoints_has_no_last_one_and_starts_anew(tmp_path: Pat
 def test_resuming_skips_and_removes_what_is_damaged_and_half_done(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A run killed while its disk filled up must go on from what is left, and write the rest again."""
+    """A run killed while its disk filled up must resume from what is left, and write the rest again."""
     folder = saved(tmp_path / "run", 30, 90)
     for draft in (".step-000270.0123456789ab.new", ".step-000005.ba9876543210.old"):
         shutil.copytree(folder / "step-000030", folder / draft)

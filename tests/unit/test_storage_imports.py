@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[2]
     ],
 )
 def test_import_stays_light(modules: str, banned: str) -> None:
-    """A second of importing before `hpo --help` says a word would be noticed only by users."""
+    """A second of importing before `hpo --help` prints anything would be noticed only by users."""
     code = f"import sys, {modules.replace(' ', ', ')}; print(set({banned.split()!r}) & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"

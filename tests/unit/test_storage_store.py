@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(scope="module")
 def s3() -> Iterator[str]:
-    """The address of an S3 server."""
+    """Return the address of an S3 server."""
     server = ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
@@ -31,7 +31,7 @@ def s3() -> Iterator[str]:
 
 @pytest.fixture(params=["file", "memory", "s3"])
 def url(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """An empty store, which `HPO_ARTIFACTS` names."""
+    """Return the URL of an empty store, which `HPO_ARTIFACTS` names."""
     place = tmp_path.name
     named = {"file": f"file://{tmp_path}/shared/store", "memory": f"memory://{place}", "s3": f"s3://bucket/{place}"}
     if request.param == "s3":
@@ -44,14 +44,14 @@ def url(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def saved(folder: Path, *steps: int) -> Path:
-    """A trial's folder, with a checkpoint saved at each step."""
+    """Return a trial's folder with a checkpoint saved at each step."""
     for step in steps:
         checkpoints.save(folder, step, {"w": torch.full((3,), float(step))}, {"step": step})
     return folder
 
 
 def stored(url: str) -> list[str]:
-    """Every file in the store, below its root."""
+    """Return every file in the store, below its root."""
     files, root = fsspec.core.url_to_fs(url, use_listings_cache=False)
     return sorted(file.removeprefix(f"{root}/") for file in files.find(root))
 

@@ -28,7 +28,7 @@ def test_every_spelling_gets_the_one_driver_and_keeps_its_parameters(scheme: str
 
 
 def test_parameters_of_the_url_reach_the_driver_and_win() -> None:
-    """A `sslrootcert` that is lost on the way leaves the server unchecked, and nobody would notice."""
+    """A `sslrootcert` that is lost on the way leaves the server unchecked without a notice."""
     asked = {"sslmode": "verify-full", "sslrootcert": "/c/root.pem", "sslcert": "/c/me.pem", "sslkey": "/c/me key"}
     asked |= {"connect_timeout": "3", "keepalives_idle": "7"}
     given_to_driver: dict[str, object] = {}
@@ -79,7 +79,7 @@ def test_password_with_an_at_sign_is_refused_instead_of_shown_as_a_host() -> Non
 @example(user="name@server", password=MARK)
 @given(user=text, password=passwords)
 def test_no_password_is_ever_shown(user: str, password: str) -> None:
-    """Shown once in a CI log, a password is everybody's."""
+    """A password that a CI log shows once is known to all its readers."""
     encoded = quote(password, safe="")
     user = quote(user, safe="@")
     for url in (

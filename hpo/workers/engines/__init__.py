@@ -1,6 +1,6 @@
-"""Engines start a search's workers, each where it can; `hpo.workers.supervisor` keeps as many alive as were asked for.
+"""Engines: where a search's workers are started; `hpo.workers.supervisor` keeps their number.
 
-An engine is one file with one class: `start` begins a worker and returns what stands for it.
+An engine is one file with one class, whose `start` begins a worker and returns its handle.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Protocol
 
 
 class EngineName(StrEnum):
-    """Where a search's workers run: processes here, a Ray cluster, or wherever somebody else starts them."""
+    """Where a search's workers run: processes on this machine, a Ray cluster, or wherever the user starts them."""
 
     local = "local"
     ray = "ray"
@@ -23,9 +23,9 @@ class Ended:
     """How a worker ended.
 
     Attributes:
-        error: what went wrong, in words; None where nothing did.
-        lost: it was killed, or its machine is gone, so that another may take its place; an error of its own would only
-            happen again.
+        error: What went wrong, in words; None where nothing did.
+        lost: Whether it was killed or its machine is gone, so that another worker may take its place. An error of the
+            worker's own would only happen again.
     """
 
     error: str | None = None
@@ -33,27 +33,27 @@ class Ended:
 
 
 class RunningWorker(Protocol):
-    """A worker that an engine has started."""
+    """The handle of a worker that an engine has started."""
 
     def ended(self) -> Ended | None:
-        """How it ended; None while it runs."""
+        """Return how the worker ended; None while it runs."""
 
     def stop(self) -> None:
-        """Asks it to put its trial back and to end; may be asked more than once."""
+        """Ask the worker to requeue its trial and to end; may be called more than once."""
 
-    def dismiss(self) -> None:
-        """Ends it where it has not begun yet, as one that still waits for a machine; leaves it alone otherwise."""
+    def cancel_if_queued(self) -> None:
+        """End the worker if it still waits for a machine; otherwise do nothing."""
 
     def kill(self) -> None:
-        """Ends it at once."""
+        """End the worker at once."""
 
 
 class Engine(Protocol):
     """Starts workers."""
 
     def start(self, number: int) -> RunningWorker:
-        """Starts the worker of that number, from 0; a number is started again when its worker was lost.
+        """Start the worker of that number, from 0; a number is started again when its worker was lost.
 
         Raises:
-            ScenetuneError: none can be started.
+            ScenetuneError: No worker can be started.
         """

@@ -15,17 +15,17 @@ INTERRUPTED = 130
 
 
 class LocalEngine:
-    """Starts `hpo worker NAME` here.
+    """Starts `hpo worker NAME` on this machine.
 
-    Workers live in sessions of their own, so that a terminal's Ctrl-C reaches the launcher alone, which then stops
-    them in order.
+    Workers run in process groups of their own, so that a terminal's Ctrl-C reaches the launcher alone, which then
+    stops them in order.
 
     Args:
-        name: the study.
-        url: database; handed over in the environment, never on a command line that others can list.
-        workers: how many will share this machine's cores, and its GPUs in turn.
-        logs: folder for one log file per worker.
-        gpus: how many GPUs there are.
+        name: Name of the study.
+        url: URL of the database; passed in the environment, never on a command line that other users can list.
+        workers: How many workers share this machine's cores, and its GPUs in turn.
+        logs: Folder for one log file per worker.
+        gpus: Number of GPUs.
     """
 
     def __init__(self, name: str, url: str, workers: int, logs: Path, gpus: int = 0) -> None:
@@ -33,7 +33,7 @@ class LocalEngine:
         logs.mkdir(parents=True, exist_ok=True)
 
     def start(self, number: int) -> Process:
-        """Starts a worker process; its log is appended to."""
+        """Start a worker process; its log is appended to."""
         environment = os.environ | {"HPO_DATABASE_URL": self._url, LAUNCHER: str(os.getpid())}
         if self._gpus > 1 and "CUDA_VISIBLE_DEVICES" not in os.environ:
             environment["CUDA_VISIBLE_DEVICES"] = str(number % self._gpus)
@@ -57,7 +57,7 @@ class Process:
             )
 
     def ended(self) -> Ended | None:
-        """How it ended; None while it runs."""
+        """Return how the worker ended; None while it runs."""
         code = self._process.poll()
         if code is None:
             return None
@@ -68,23 +68,23 @@ class Process:
         return Ended(f"{_last_line(self._log)} (log: {self._log})", lost=code == INTERRUPTED)
 
     def stop(self) -> None:
-        """Asks it to put its trial back and to end."""
+        """Ask the worker to requeue its trial and to end."""
         self._process.send_signal(signal.SIGTERM)
 
-    def dismiss(self) -> None:
-        """Leaves it alone: here all begin at once."""
+    def cancel_if_queued(self) -> None:
+        """Do nothing: a process is never queued."""
 
     def kill(self) -> None:
-        """Ends it at once."""
+        """End the worker at once."""
         self._process.kill()
         self._process.wait()
 
 
 def worker_command(name: str, workers: int) -> list[str]:
-    """What runs one of so many workers of a study on one machine."""
+    """Return the command of one of `workers` workers of a study on one machine."""
     return [sys.executable, "-m", "hpo", "worker", name, "--of", str(workers)]
 
 
 def _last_line(log: Path) -> str:
     lines = log.read_text(errors="replace").strip().splitlines()
-    return lines[-1].removeprefix("error: ") if lines else "it said nothing"
+    return lines[-1].removeprefix("error: ") if lines else "no output"

@@ -1,7 +1,7 @@
 """The Ray engine: workers on the nodes of an existing Ray cluster, each a process under an actor of its own.
 
-The actor reserves what a worker needs and stands for it; the worker is the same `hpo worker NAME` as everywhere. Every
-node needs scenetune, the study's data, the database, and one artifact folder or store for all (docs/clusters.md).
+The actor reserves the worker's resources; the worker is the same `hpo worker NAME` as everywhere. Every node needs
+scenetune, the study's data, access to the database, and the shared artifact folder or store (docs/clusters.md).
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from storage.home import home, log_folder
 from studies.config.spec import StudySpec
 
 CONNECT_SECONDS = 10.0
-# Asks a cluster for nothing but its answer. A process of its own: Ray itself waits for minutes, in native code that no
-# signal interrupts, and says so on stderr.
+# Only connects, in a process of its own: Ray waits for minutes, in native code that no signal interrupts, and prints
+# to stderr.
 _PROBE = "import sys, ray; ray.init(address=sys.argv[1], log_to_driver=False)"
-# What a node's own environment may say otherwise.
+# Defaults for the workers; a node's own environment wins.
 _SHARED = ("HPO_HOME", "HPO_ARTIFACTS", "HPO_CACHE_GIB")
 
 
@@ -34,9 +34,9 @@ class RayEngine:
     """Starts workers on a Ray cluster.
 
     Args:
-        spec: the study; `search.worker_cpus` and `search.worker_gpus` say what a worker reserves, one CPU unless set.
-        url: database, as every node reaches it.
-        address: of the cluster; by default `$RAY_ADDRESS`, else the one that runs here.
+        spec: The study; `search.worker_cpus` and `search.worker_gpus` say what a worker reserves, one CPU unless set.
+        url: URL of the database, as every node reaches it.
+        address: Address of the cluster; by default `$RAY_ADDRESS`, else the one that runs on this machine.
 
     Raises:
         InputError: Ray is not installed, the cluster does not answer, it has no node that fits a worker, or its nodes
@@ -54,20 +54,20 @@ class RayEngine:
         self._environment["HPO_HOME"] = str(home())
 
     def start(self, number: int) -> RayWorker:
-        """Starts a worker where the cluster has room, or queues it there until it has."""
+        """Start a worker where the cluster has room, or queue it there until it has."""
         actor = self._actor.remote(self._spec.name, number, self._spec.search.worker_cpus or 1)
         return RayWorker(self._ray, actor, actor.run.remote(self._url, self._environment))
 
 
 class Host:
-    """What runs on a node: an actor that starts a worker process and answers for it."""
+    """The actor on a node: starts a worker process and reports how it ended."""
 
     def __init__(self, name: str, number: int, cpus: int) -> None:
         self._name, self._number, self._cpus = name, number, cpus
         self._process: Process | None = None
 
     def run(self, url: str, environment: dict[str, str]) -> None:
-        """Starts the worker process."""
+        """Start the worker process."""
         ours = environment | dict(os.environ) | {"HPO_DATABASE_URL": url, LAUNCHER: str(os.getpid())}
         os.environ["HPO_HOME"] = ours["HPO_HOME"]
         log = log_folder(self._name) / f"worker-{self._number}.log"
@@ -76,12 +76,12 @@ class Host:
         self._process = Process(command, ours, log)
 
     def ended(self) -> Ended | None:
-        """How the worker ended; None while it runs."""
+        """Return how the worker ended; None while it runs."""
         assert self._process is not None
         return self._process.ended()
 
     def stop(self) -> None:
-        """Asks the worker to put its trial back and to end."""
+        """Ask the worker to requeue its trial and to end."""
         if self._process is not None:
             self._process.stop()
 
@@ -90,47 +90,47 @@ class RayWorker:
     """A worker on the cluster, maybe still queued.
 
     Args:
-        ray: the module.
-        actor: its handle.
-        begun: what its `run` will return.
+        ray: The module.
+        actor: Handle of its actor.
+        begun: Reference to the result of the actor's `run`.
     """
 
     def __init__(self, ray: Any, actor: Any, begun: Any) -> None:
         self._ray, self._actor, self._queued = ray, actor, True
-        self._question = begun
+        self._pending = begun
         self._end: Ended | None = None
 
     def ended(self) -> Ended | None:
-        """How it ended; None while it runs, or waits for a node. Never blocks: the answer may be a second old."""
-        if self._end is None and self._ray.wait([self._question], timeout=0)[0]:
+        """Return how the worker ended; None while it runs or is queued. Never blocks: it may be a second behind."""
+        if self._end is None and self._ray.wait([self._pending], timeout=0)[0]:
             self._queued = False
-            if (end := self._answer()) is None:
-                self._question = self._actor.ended.remote()
+            if (end := self._result()) is None:
+                self._pending = self._actor.ended.remote()
             else:
                 self._leave(end)
         return self._end
 
     def stop(self) -> None:
-        """Asks it to put its trial back and to end; one without a node has none, and just leaves."""
-        self.dismiss()
+        """Ask the worker to requeue its trial and to end; end it at once if it is still queued."""
+        self.cancel_if_queued()
         if self.ended() is None:
             self._actor.stop.remote()
 
-    def dismiss(self) -> None:
-        """Ends it where it still waits for a node."""
+    def cancel_if_queued(self) -> None:
+        """End the worker if it still waits for a node."""
         if self.ended() is None and self._queued:
             self._leave(Ended())
 
     def kill(self) -> None:
-        """Ends it at once."""
+        """End the worker at once."""
         self._leave(Ended())
 
-    def _answer(self) -> Ended | None:
+    def _result(self) -> Ended | None:
         errors = self._ray.exceptions
         try:
-            end: Ended | None = self._ray.get(self._question)
+            end: Ended | None = self._ray.get(self._pending)
         except (errors.RayActorError, errors.OutOfMemoryError) as error:
-            # What could not even be made, as without scenetune on the node, would fail there again.
+            # An actor that could not be made, as without scenetune on the node, would fail there again.
             failed = getattr(error, "actor_init_failed", False)
             return Ended(f"its Ray actor is gone: {_reason(error, last=failed)}", lost=not failed)
         except errors.RayError as error:
@@ -138,13 +138,13 @@ class RayWorker:
         return end
 
     def _leave(self, end: Ended) -> None:
-        """Gives its place on the cluster back."""
+        """Free the worker's place on the cluster."""
         self._end = end
         self._ray.kill(self._actor)
 
 
 def _reason(error: Exception, *, last: bool) -> str:
-    """One line of what Ray says: the last of a traceback from a node, the first of anything else."""
+    """Return one line of Ray's message: the last of a traceback from a node, the first of anything else."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
     return lines[-1 if last else 0]
 
@@ -169,16 +169,16 @@ def _connect(address: str | None) -> Any:
                 "--address HOST:6379"
             ) from error
         finally:
-            # Ray takes SIGTERM for itself; here it stops the workers in order.
+            # Ray installs its own SIGTERM handler; here SIGTERM stops the workers in order.
             signal.signal(signal.SIGTERM, handler)
     return ray
 
 
 def _probe(where: str) -> None:
-    """Makes sure that whether a cluster is there can be told soon; what else is wrong, `ray.init` says.
+    """Check that a cluster answers soon; `ray.init` reports any other fault.
 
     Raises:
-        TimeoutError: nothing answers.
+        TimeoutError: Nothing answers.
     """
     try:
         subprocess.run([sys.executable, "-c", _PROBE, where], timeout=CONNECT_SECONDS, capture_output=True, check=False)
@@ -196,11 +196,11 @@ def _check_fit(nodes: list[dict[str, Any]], wanted: dict[str, float]) -> None:
 
 
 def _check_database(nodes: list[dict[str, Any]], url: str) -> None:
-    elsewhere = {node["NodeManagerAddress"] for node in nodes}
+    machines = {node["NodeManagerAddress"] for node in nodes}
     parsed = make_url(url)
     host = parsed.host or str(parsed.query.get("host", ""))
-    if len(elsewhere) > 1 and (not host or host.startswith("/") or host in ("localhost", "127.0.0.1", "::1")):
+    if len(machines) > 1 and (not host or host.startswith("/") or host in ("localhost", "127.0.0.1", "::1")):
         raise InputError(
-            f"the Ray cluster has {len(elsewhere)} machines, and the database can be reached from this one alone; "
+            f"the Ray cluster has {len(machines)} machines, and the database can be reached from this one alone; "
             "give --database the URL of a server that all of them reach"
         )

@@ -1,8 +1,8 @@
-"""The history of our own PostgreSQL schema, which `storage.database.postgres` applies.
+"""Migrations of our own PostgreSQL schema, which `storage.database.postgres` applies.
 
-Optuna keeps its tables and its `alembic_version` in `public`; ours are apart, so that neither meets the
-other. That is also why the schema is not named just `scenetune`: PostgreSQL looks for unqualified tables
-first in the schema that is named like the user, who would find our version in place of Optuna's.
+Optuna keeps its tables and its `alembic_version` in `public`. Ours have a schema of their own, so that the two version
+tables do not collide. The schema is not named just `scenetune`: PostgreSQL looks for unqualified tables first in the
+schema that is named like the user, so such a user would find our version table in place of Optuna's.
 """
 
 import sqlalchemy
@@ -11,21 +11,21 @@ from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
-SCHEMA = "scenetune_records"
+from storage.database.records import SCHEMA
 
 
 def current_version(connection: sqlalchemy.Connection) -> str | None:
-    """Return the version of our tables in a database, `None` where there are none."""
+    """Return the version of our tables in a database; None where there are none."""
     return MigrationContext.configure(connection, opts={"version_table_schema": SCHEMA}).get_current_revision()
 
 
 def known_versions() -> list[str]:
-    """Return all versions that this program knows, the newest first; it is the one that the program needs."""
+    """Return all versions that this program knows, newest first; the newest is the one that it needs."""
     return [script.revision for script in ScriptDirectory.from_config(_config()).walk_revisions()]
 
 
 def upgrade(connection: sqlalchemy.Connection) -> None:
-    """Make our tables, or bring them from a known version to the newest, inside the caller's transaction."""
+    """Create our tables, or migrate them from a known version to the newest, inside the caller's transaction."""
     if current_version(connection) == known_versions()[0]:
         return
     connection.execute(sqlalchemy.schema.CreateSchema(SCHEMA, if_not_exists=True))
@@ -36,7 +36,7 @@ def upgrade(connection: sqlalchemy.Connection) -> None:
 
 def _config() -> Config:
     config = Config()
-    # A package's name, not a path: works from a wheel, and no `%` in a folder's name can upset it.
+    # A package's name, not a path: it works from a wheel, and a `%` in a folder's name does no harm.
     config.set_main_option("script_location", "storage.database:migrations")
     config.set_main_option("path_separator", "os")
     return config

@@ -1,4 +1,4 @@
-"""Make the tables of studies, rung results and finished stages."""
+"""Create the tables of studies, rung results, stages, leases and control."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -13,15 +13,37 @@ SCHEMA = "scenetune_records"
 
 
 def upgrade() -> None:
-    """Make the three tables."""
+    """Create the tables."""
     op.create_table(
         "study",
         sa.Column("name", sa.Text, primary_key=True),
         sa.Column("spec", JSONB, nullable=False),
         sa.Column("fingerprint", sa.Text, nullable=False),
-        sa.Column("created_at", sa.DateTime(timezone=True), nullable=False, server_default=sa.func.now()),
+        _now("created_at"),
         schema=SCHEMA,
     )
+    _create_rung_result()
+    op.create_table(
+        "stage",
+        _study(),
+        sa.Column("name", sa.Text, primary_key=True),
+        sa.Column("result", JSONB, nullable=False),
+        _now("finished_at"),
+        schema=SCHEMA,
+    )
+    op.create_table(
+        "control",
+        _study(),
+        sa.Column("stop", sa.Text),
+        sa.Column("deadline", sa.DateTime(timezone=True)),
+        sa.Column("version", sa.Text, nullable=False),
+        schema=SCHEMA,
+    )
+    _create_lease()
+
+
+def _create_rung_result() -> None:
+    op.execute(f"CREATE SEQUENCE {SCHEMA}.rung_arrival")
     op.create_table(
         "rung_result",
         _study(),
@@ -31,24 +53,35 @@ def upgrade() -> None:
         sa.Column("recall", sa.Double, nullable=False),
         sa.Column("scene_recalls", JSONB, nullable=False),
         sa.Column("cost_seconds", sa.Double, nullable=False),
-        sa.Column("recorded_at", sa.DateTime(timezone=True), nullable=False, server_default=sa.func.now()),
+        sa.Column("seed", sa.BigInteger, nullable=False, server_default="0"),
+        _now("recorded_at"),
+        sa.Column(
+            "arrival", sa.BigInteger, nullable=False, server_default=sa.text(f"nextval('{SCHEMA}.rung_arrival')")
+        ),
         schema=SCHEMA,
     )
+    op.create_index("rung_result_by_arrival", "rung_result", ["study", "arrival"], schema=SCHEMA)
+
+
+def _create_lease() -> None:
     op.create_table(
-        "stage",
-        _study(),
-        sa.Column("name", sa.Text, primary_key=True),
-        sa.Column("result", JSONB, nullable=False),
-        sa.Column("finished_at", sa.DateTime(timezone=True), nullable=False, server_default=sa.func.now()),
+        "lease",
+        sa.Column("study", sa.Text, primary_key=True),
+        sa.Column("trial", sa.Integer, primary_key=True, autoincrement=False),
+        sa.Column("worker", sa.Text, nullable=False),
+        sa.Column("host", sa.Text, nullable=False),
+        sa.Column("pid", sa.Integer, nullable=False),
+        sa.Column("started", sa.Double, nullable=False),
+        _now("renewed_at"),
+        sa.Column("suspected_at", sa.DateTime(timezone=True)),
+        sa.Column("progress", sa.Double),
         schema=SCHEMA,
     )
-
-
-def downgrade() -> None:
-    """Drop the three tables and what is in them."""
-    for table in ("stage", "rung_result", "study"):
-        op.drop_table(table, schema=SCHEMA)
 
 
 def _study() -> sa.Column[str]:
     return sa.Column("study", sa.Text, sa.ForeignKey(f"{SCHEMA}.study.name", ondelete="CASCADE"), primary_key=True)
+
+
+def _now(name: str) -> sa.Column[object]:
+    return sa.Column(name, sa.DateTime(timezone=True), nullable=False, server_default=sa.func.now())

@@ -1,4 +1,4 @@
-"""Who goes on from a rung, who stops, and who is taken up again: pure decisions."""
+"""ASHA promotion rules: which trials are pruned at a rung, and which are promoted later."""
 
 import math
 
@@ -12,7 +12,7 @@ recalls = st.floats(0, 1, allow_nan=False)
 
 
 def history(values, rungs=3, rung=0):
-    """Trials 0, 1, … with these recalls at one rung."""
+    """Return a history of trials 0, 1, … with these recalls at one rung."""
     made = RungHistory(rungs)
     for trial, value in enumerate(values):
         made.add(trial, rung, value)
@@ -20,8 +20,8 @@ def history(values, rungs=3, rung=0):
 
 
 @given(st.lists(recalls, min_size=1, max_size=30), st.integers(2, 5), st.randoms())
-def test_order_of_arrival_does_not_change_who_is_kept(values, eta, random):
-    """A decision that depended on who came first would make searches with several workers unrepeatable."""
+def test_order_of_arrival_does_not_change_a_decision(values, eta, random):
+    """A decision that depended on which trial came first would make searches with several workers unrepeatable."""
     shuffled = list(enumerate(values))
     random.shuffle(shuffled)
     other = RungHistory(3)
@@ -32,8 +32,8 @@ def test_order_of_arrival_does_not_change_who_is_kept(values, eta, random):
 
 
 @given(st.lists(recalls, min_size=1, max_size=40), st.integers(2, 5))
-def test_exactly_the_top_share_of_a_full_rung_goes_on(values, eta):
-    """One in eta, rounded up, goes on, ties by number: an off-by-one here wastes or loses trials at every rung."""
+def test_exactly_the_best_one_in_eta_of_a_full_rung_is_promoted(values, eta):
+    """Rounded up, ties by number: an off-by-one here wastes or loses trials at every rung."""
     full = history(values)
     kept = [trial for trial in range(len(values)) if not decide(full, trial, 0, eta=eta).prune]
     order = sorted(range(len(values)), key=lambda trial: (-values[trial], trial))
@@ -42,16 +42,16 @@ def test_exactly_the_top_share_of_a_full_rung_goes_on(values, eta):
 
 
 @given(st.lists(recalls, min_size=1, max_size=40), st.integers(2, 5))
-def test_stopping_on_arrival_and_promoting_later_keeps_the_same_trials_as_waiting_for_all(values, eta):
-    """What asynchrony stopped too early must come back: otherwise early arrivals decide the search by luck."""
-    growing, going, paused = RungHistory(2), set(), set()
+def test_pruning_on_arrival_and_promoting_later_keeps_the_same_trials_as_waiting_for_all(values, eta):
+    """A trial that was pruned too early must be promoted later: otherwise the order of arrival decides the search."""
+    growing, promoted, pruned = RungHistory(2), set(), set()
     for trial, value in enumerate(values):
         growing.add(trial, 0, value)
-        (paused if decide(growing, trial, 0, eta=eta).prune else going).add(trial)
-    while found := promotion(growing, paused, eta=eta):
-        paused.remove(found.trial)
-        going.add(found.trial)
-    assert going >= set(growing.top(0, quota(len(values), eta)))
+        (pruned if decide(growing, trial, 0, eta=eta).prune else promoted).add(trial)
+    while found := promotion(growing, pruned, eta=eta):
+        pruned.remove(found.trial)
+        promoted.add(found.trial)
+    assert promoted >= set(growing.top(0, quota(len(values), eta)))
 
 
 @given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 2), recalls), max_size=40))
@@ -70,7 +70,7 @@ def test_a_result_that_is_given_again_replaces_the_earlier_one(results):
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-def test_a_diverged_trial_stops_at_once_and_never_comes_back(value):
+def test_a_diverged_trial_is_pruned_at_once_and_never_promoted(value):
     """NaN compares as neither better nor worse: without its own rule it would train on, or be promoted."""
     made = history([value, 0.2, 0.1])
     decision = decide(made, 0, 0, eta=3, control=True)
@@ -88,35 +88,37 @@ def test_a_recall_replaced_by_nan_no_longer_ranks():
     assert made.top(0, 9) == [1]
 
 
-def test_reasons_say_figure_rank_and_how_many_go_on():
-    """The words are all that a user sees of a decision."""
+def test_reasons_give_figure_rank_and_how_many_are_promoted():
+    """The reason is all that a user sees of a decision."""
     made = history([0.5] * 3 + [0.31] + [0.4] * 8)
-    words = "recall@10 0.3100 ranks 12 of 12 at rung 1 of 3; only the top 4 go on"
-    assert decide(made, 3, 0, eta=3, metric="recall@10").reason == words
-    kept = decide(made, 3, 0, eta=3, control=True)
-    assert (kept.prune, kept.below_quota) == (False, True)
-    assert kept.reason.endswith("but it is kept to measure false prunes")
-    assert decide(made, 0, 0, eta=3).reason == "recall 0.5000 ranks 1 of 12 at rung 1 of 3; the top 4 go on"
+    reason = "recall@10 0.3100 ranks 12 of 12 at rung 1 of 3; the top 4 are promoted"
+    assert decide(made, 3, 0, eta=3, metric="recall@10").reason == reason
+    control = decide(made, 3, 0, eta=3, control=True)
+    assert (control.prune, control.below_quota) == (False, True)
+    assert control.reason.endswith("; the top 4 are promoted; kept in the no-prune control group")
+    assert decide(made, 0, 0, eta=3).reason == "recall 0.5000 ranks 1 of 12 at rung 1 of 3; the top 4 are promoted"
+    two = history([0.5, 0.4])
+    assert decide(two, 1, 0, eta=3).reason.endswith("ranks 2 of 2 at rung 1 of 3; the top 1 is promoted")
 
 
-def test_at_the_last_rung_nothing_is_left_to_stop():
+def test_nothing_is_pruned_at_the_last_rung():
     """A finished trial marked as pruned would be lost to the choice of winners."""
     assert not decide(history([0.9, 0.1], rung=2), 1, 2, eta=2).prune
 
 
-def test_the_trial_nearest_to_its_end_is_taken_up_first():
-    """Starting low rungs first would finish nothing until everything has begun."""
+def test_the_trial_nearest_to_its_end_is_promoted_first():
+    """Promoting at low rungs first would finish nothing until everything has begun."""
     made = history([0.1, 0.2, 0.9, 0.8])
     for trial, value in enumerate([0.5, 0.4, 0.3]):
         made.add(trial, 1, value)
     found = promotion(made, {0, 1, 3}, eta=2, metric="recall@10")
     assert (found.trial, found.rung) == (0, 1)
-    assert found.reason == "taken up again: recall@10 0.5000 ranks 1 of 3 at rung 2 of 3 now; the top 2 go on"
+    assert found.reason == "promoted: recall@10 0.5000 now ranks 1 of 3 at rung 2 of 3; the top 2 are promoted"
     assert promotion(made, {3}, eta=2).trial == 3
     assert promotion(made, {}, eta=2) is None
 
 
-def test_a_trial_that_has_gone_further_is_not_taken_up_at_a_lower_rung():
+def test_a_trial_that_has_reached_a_higher_rung_is_not_promoted_at_a_lower_one():
     """It would be trained twice from the same checkpoint."""
     made = history([0.9, 0.8, 0.1])
     made.add(0, 1, 0.1)

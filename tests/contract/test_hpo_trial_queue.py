@@ -1,4 +1,4 @@
-"""Single trials on a real PostgreSQL: budgets are exact, interruptions cost nothing, failures keep their reason."""
+"""The trial queue on a real PostgreSQL: budgets are exact, interruptions cost nothing, failures keep their reason."""
 
 import multiprocessing
 import os
@@ -14,12 +14,11 @@ from optuna.trial import TrialState
 from hpo.registry import register
 from hpo.search.budget import Budget
 from hpo.search.space import suggest
-from hpo.search.trial_chains import COST, ERROR, LOST, REASON, counts
+from hpo.search.trial_chains import COST, ERROR, LOST, REASON, spends_budget
 from hpo.search.trial_queue import TrialQueue
 from hpo.search.trial_run import Paused, open_study, run_all, run_next
-from storage.database import leases
 from storage.database.control import Control
-from storage.database.leases import SILENT_SECONDS, Leases, Worker
+from storage.database.leases import LOST_AFTER_SECONDS, SUSPECT_AFTER_SECONDS, Leases, Worker
 from storage.database.postgres import connect
 from storage.errors import ArtifactsUnavailable, InputError
 from studies.config.spec import parse_spec
@@ -36,7 +35,7 @@ def queue(database, study):
 
 
 def attempt(queue, outcome):
-    """Runs one trial whose objective returns or raises `outcome` after reporting at one rung."""
+    """Run one trial whose objective returns or raises `outcome` after reporting at one rung."""
 
     def objective(trial):
         trial.suggest_float("x", 0, 1)
@@ -50,27 +49,27 @@ def attempt(queue, outcome):
 
 
 def other_worker(name="other"):
-    """A worker on a machine that cannot be looked into from here."""
+    """Return a worker on another machine, whose processes cannot be checked from here."""
     return Worker(name, "elsewhere", 1, 0.0)
 
 
-def forget_leases(database):
-    """Ends all leases, whoever holds them."""
+def delete_leases(database):
+    """Delete all leases."""
     with database.engine.begin() as connection:
         connection.exec_driver_sql("DELETE FROM scenetune_records.lease")
 
 
-def bury_workers(database):
-    """Makes everybody who holds a lease a process that is gone."""
+def lose_workers(database):
+    """Make every holder of a lease a process that is gone."""
     with database.engine.begin() as connection:
-        connection.exec_driver_sql("UPDATE scenetune_records.lease SET pid = 4194305, worker = 'dead'")
+        connection.exec_driver_sql("UPDATE scenetune_records.lease SET pid = 4194305, worker = 'lost'")
 
 
-def silence(database, seconds):
-    """What so many seconds without a heartbeat do, without waiting for them."""
+def pass_time(database, seconds):
+    """Age all leases as so many seconds without a heartbeat would."""
     with database.engine.begin() as connection:
         connection.exec_driver_sql(
-            "UPDATE scenetune_records.lease SET beat_at = beat_at - make_interval(secs => %(s)s), "
+            "UPDATE scenetune_records.lease SET renewed_at = renewed_at - make_interval(secs => %(s)s), "
             "suspected_at = suspected_at - make_interval(secs => %(s)s)",
             {"s": seconds},
         )
@@ -80,7 +79,7 @@ def test_a_diverged_trial_spends_budget_and_says_why(study, queue):
     """Optuna fails a trial whose value is NaN: not counted, it would be replaced without end."""
     assert attempt(queue, float("nan")) == TrialState.PRUNED
     trial = study.trials[0]
-    assert counts([trial])
+    assert spends_budget([trial])
     assert "diverged" in trial.user_attrs[REASON]
 
 
@@ -89,11 +88,11 @@ def test_an_error_keeps_its_reason_spends_budget_and_does_not_stop_the_worker(st
     assert attempt(queue, RuntimeError("out of memory")) == TrialState.FAIL
     trial = study.trials[0]
     assert trial.user_attrs[ERROR] == "RuntimeError: out of memory"
-    assert counts([trial])
+    assert spends_budget([trial])
 
 
 @pytest.mark.parametrize("outcome", [KeyboardInterrupt(), Paused("stopped")])
-def test_what_is_interrupted_or_paused_goes_on_as_the_same_trial(study, queue, outcome):
+def test_an_interrupted_or_paused_trial_resumes_as_the_same_trial(study, queue, outcome):
     """It must cost neither the configuration, nor its values so far, nor a place in the budget, nor a number."""
     try:
         assert attempt(queue, outcome) == TrialState.WAITING
@@ -101,7 +100,7 @@ def test_what_is_interrupted_or_paused_goes_on_as_the_same_trial(study, queue, o
         assert isinstance(outcome, KeyboardInterrupt)
     (waiting,) = study.trials
     assert waiting.state == TrialState.WAITING
-    assert not counts([waiting])
+    assert not spends_budget([waiting])
     assert attempt(queue, 1.0) == TrialState.COMPLETE
     (finished,) = study.trials
     assert finished.params == waiting.params
@@ -110,7 +109,7 @@ def test_what_is_interrupted_or_paused_goes_on_as_the_same_trial(study, queue, o
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupt_right_after_asking_leaves_no_trial_running(study, queue, number, monkeypatch):
-    """Optuna has stored the trial, nobody guards it yet: it would stay running, and spend budget, for ever."""
+    """Optuna has stored the trial, our code does not guard it yet: it would spend budget, running, for ever."""
     ask = queue.ask
     monkeypatch.setattr(queue, "ask", lambda *a: (ask(*a), os.kill(os.getpid(), number))[0])
     before = signal.getsignal(number)
@@ -147,93 +146,93 @@ def test_an_interrupt_that_a_destructor_swallows_still_stops_the_trial(study, qu
     assert [t.state for t in study.trials] == [TrialState.WAITING]
 
 
-def test_a_silent_worker_is_suspected_first_and_loses_its_trial_only_if_it_stays_silent(database, study, queue):
-    """After an outage of the database everyone has been silent: whoever asks first must not reap the living."""
+def test_a_lease_that_is_not_renewed_is_suspect_first_and_its_worker_is_lost_only_later(database, study, queue):
+    """After an outage no lease was renewed: the first worker to ask must not take all others for lost."""
     trial = study.ask()
-    held = Leases(database.engine, "s")
-    assert held.take(trial.number, other_worker())
-    silence(database, leases.SILENT_SECONDS + 1)
-    assert queue.others_run(), "suspected, not dead"
-    assert held.renew(trial.number, other_worker()), "it lives"
-    silence(database, leases.SUSPECT_SECONDS + 1)
-    assert queue.others_run(), "suspected anew"
-    silence(database, leases.SUSPECT_SECONDS + 1)
-    assert not queue.others_run()
+    leases = Leases(database.engine, "s")
+    assert leases.acquire(trial.number, other_worker())
+    pass_time(database, SUSPECT_AFTER_SECONDS + 1)
+    assert queue.any_running(), "suspect, not lost"
+    assert leases.renew(trial.number, other_worker()), "live"
+    pass_time(database, LOST_AFTER_SECONDS + 1)
+    assert queue.any_running(), "suspect again"
+    pass_time(database, LOST_AFTER_SECONDS + 1)
+    assert not queue.any_running()
     assert study.trials[0].state == TrialState.WAITING
-    assert not held.renew(trial.number, other_worker())
+    assert not leases.renew(trial.number, other_worker())
 
 
-def test_a_worker_that_lost_its_trial_writes_nothing_of_it(database, study, queue):
-    """Cut off for minutes and back: the trial is another's by now, which must not find it ended under its hands."""
-    held = Leases(database.engine, "s")
+def test_a_worker_that_lost_its_lease_writes_nothing_of_the_trial(database, study, queue):
+    """Cut off for minutes and back: another worker runs the trial by now and must not find it ended."""
+    leases = Leases(database.engine, "s")
 
     def objective(trial):
-        forget_leases(database)
-        assert held.take(trial.number, other_worker())
+        delete_leases(database)
+        assert leases.acquire(trial.number, other_worker())
         return 0.9
 
     assert run_next(queue, Budget(10), objective) == TrialState.WAITING
     (trial,) = study.trials
     assert trial.state == TrialState.RUNNING
     assert trial.value is None
-    assert held.survey() == ({0: "other"}, {})
+    assert leases.workers() == ({0: "other"}, {})
 
 
-def test_a_trial_whose_worker_died_here_goes_on_at_once(database, study, queue):
-    """On the same machine the process's absence is proof: nobody needs to wait a minute for it."""
+def test_a_trial_whose_worker_was_lost_on_this_machine_resumes_at_once(database, study, queue):
+    """On the same machine the process's absence is proof: there is no need to wait a minute."""
     trial = study.ask()
     here = Worker.here()
-    Leases(database.engine, "s").take(trial.number, Worker("dead", here.host, 2**22 + 1, here.started))
+    Leases(database.engine, "s").acquire(trial.number, Worker("lost", here.host, 2**22 + 1, here.started))
     assert attempt(queue, 1.0) == TrialState.COMPLETE
     assert [(t.number, t.state) for t in study.trials] == [(0, TrialState.COMPLETE)]
 
 
 def test_a_reused_process_id_is_not_taken_for_the_worker(database, study, queue):
-    """A dead worker's number, given to some daemon, would keep its trial for ever."""
+    """A lost worker's process id, given to some daemon, would keep its trial running for ever."""
     trial = study.ask()
     here = Worker.here()
-    Leases(database.engine, "s").take(trial.number, Worker("dead", here.host, here.pid, here.started - 3600))
-    assert not queue.others_run()
+    Leases(database.engine, "s").acquire(trial.number, Worker("lost", here.host, here.pid, here.started - 3600))
+    assert not queue.any_running()
 
 
 def test_a_heartbeat_says_how_far_the_trial_is(database, queue, monkeypatch):
     """Between its rungs a trial of an hour would look the same as one that hangs."""
-    monkeypatch.setattr("hpo.search.trial_queue.BEAT_SECONDS", 0.01)
-    held, seen = Leases(database.engine, "s"), []
+    monkeypatch.setattr("hpo.search.heartbeat.HEARTBEAT_SECONDS", 0.01)
+    leases, seen = Leases(database.engine, "s"), []
 
     def objective(trial):
         for progress in (0.25, 0.5):
-            queue.advance(progress)
+            queue.report_progress(progress)
             for _ in range(1000):
-                if held.all()[trial.number].progress == progress:
+                if leases.all()[trial.number].progress == progress:
                     break
                 time.sleep(0.01)
-            seen.append(held.all()[trial.number])
+            seen.append(leases.all()[trial.number])
         return 1.0
 
     assert run_next(queue, Budget(1), objective) == TrialState.COMPLETE
     assert [lease.progress for lease in seen] == [0.25, 0.5]
-    assert all(0 <= lease.silent_seconds < SILENT_SECONDS for lease in seen)
-    assert held.all() == {}
+    assert all(0 <= lease.seconds_since_renewal < SUSPECT_AFTER_SECONDS for lease in seen)
+    assert leases.all() == {}
 
 
-def test_a_trial_begun_without_a_lease_is_taken_up_and_has_lost_no_worker(study, queue):
-    """Whoever began it died, or the database went between the two: nobody would ever miss it, and it killed nobody."""
+def test_a_running_trial_without_a_lease_is_requeued_and_counts_no_lost_worker(study, queue):
+    """Its worker was killed, or the database went, before the lease: it would stay running, yet it killed no worker."""
     study.ask()
     assert attempt(queue, 1.0) == TrialState.COMPLETE
     (trial,) = study.trials
     assert LOST not in trial.user_attrs
 
 
-def test_looking_for_the_dead_leaves_them_to_whoever_puts_their_trials_back(database, study, queue):
-    """`hpo stop` and `hpo delete` look as well: a loss that only they had seen would count for nothing."""
+def test_listing_lost_workers_keeps_their_leases_until_their_trials_are_requeued(database, study, queue):
+    """`hpo stop` and `hpo delete` list them as well: a loss that only they had seen would not be counted."""
     queue.ask(Budget(1))
-    bury_workers(database)
+    lose_workers(database)
     leases = Leases(database.engine, "s")
-    assert leases.survey() == ({}, {0: "dead"})
-    assert leases.survey() == ({}, {0: "dead"})
-    assert not queue.others_run()
-    assert leases.survey() == ({}, {})
+    assert leases.workers() == ({}, {0: "lost"})
+    assert leases.workers() == ({}, {0: "lost"})
+    assert not queue.any_running()
+    assert leases.workers() == ({}, {})
     assert study.trials[0].user_attrs[LOST] == [0]
 
 
@@ -241,7 +240,7 @@ def test_a_trial_that_kills_its_workers_fails_in_the_end_and_says_so(database, s
     """One that takes all memory would take every worker of the study with it."""
     for _ in range(4):
         assert queue.ask(Budget(1)) is not None
-        bury_workers(database)
+        lose_workers(database)
     assert queue.ask(Budget(1)) is None
     (trial,) = study.trials
     assert trial.state == TrialState.FAIL
@@ -250,7 +249,7 @@ def test_a_trial_that_kills_its_workers_fails_in_the_end_and_says_so(database, s
 
 
 def cut_all(database):
-    """Ends every connection to the database but this one, which closes."""
+    """End every connection to the database but this one, which closes."""
     with psycopg2.connect(database.url.replace("+psycopg2", "")) as connection, connection.cursor() as cursor:
         cursor.execute(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
@@ -259,23 +258,23 @@ def cut_all(database):
     connection.close()
 
 
-def test_a_lock_lost_while_asking_leaves_one_trial_and_one_owner(database, study, queue):
-    """The server restarts just then: another worker may have been inside, so the question is asked again."""
+def test_a_lock_lost_while_asking_leaves_one_trial_with_one_lease(database, study, queue):
+    """The server restarts just then: another worker may have held the lock, so the worker asks again."""
     cuts = iter([True, False])
 
-    def resume(trials):
+    def promote(trials):
         if next(cuts):
             cut_all(database)
         return False
 
-    trial = queue.ask(Budget(1), resume)
+    trial = queue.ask(Budget(1), promote)
     assert trial is not None
     assert [t.state for t in study.trials] == [TrialState.RUNNING]
-    living, lost = Leases(database.engine, "s").survey()
-    assert living.keys() == {trial.number}
-    assert not lost
+    workers = Leases(database.engine, "s").workers()
+    assert workers.live.keys() == {trial.number}
+    assert not workers.lost
     assert queue.ask(Budget(1)) is None
-    assert queue.others_run()
+    assert queue.any_running()
 
 
 def test_nothing_begins_after_a_stop_until_it_is_withdrawn(database, study, queue):
@@ -289,7 +288,7 @@ def test_nothing_begins_after_a_stop_until_it_is_withdrawn(database, study, queu
 
 
 def test_nothing_begins_after_the_deadline_of_a_launch(database, study, queue):
-    """By the server's clock: a worker whose own is an hour off must neither stop early nor go on."""
+    """By the server's clock: a worker whose own is an hour off must stop neither early nor late."""
     register(database, parse_spec(GRID | {"name": "s"}), "f")
     control = Control(database.engine, "s")
     control.start("1", 0.05)
@@ -297,7 +296,7 @@ def test_nothing_begins_after_the_deadline_of_a_launch(database, study, queue):
     assert queue.stop_requested()
     assert queue.ask(Budget(10)) is None
     untimed = TrialQueue(database, study, "s", 3, timed=False)
-    assert untimed.ask(Budget(10)) is not None, "what comes after the search has time"
+    assert untimed.ask(Budget(10)) is not None, "the distillation has no deadline"
 
 
 @pytest.mark.parametrize(
@@ -350,7 +349,7 @@ def test_a_grid_is_queued_once_and_is_the_budget(database):
 
 
 def test_other_data_under_an_old_name_are_refused(database):
-    """Trials on different data are not comparable, and nothing else would notice."""
+    """Trials on different data are not comparable, and no other check would find out."""
     register(database, parse_spec(GRID), "fingerprint")
     with pytest.raises(InputError, match="was started on other data"):
         register(database, parse_spec(GRID), "another")
@@ -377,8 +376,8 @@ def test_the_budget_is_exact_with_several_workers(study, database):
     assert {t.state for t in study.trials} == {TrialState.COMPLETE}
 
 
-def test_the_search_ends_when_its_trials_have_cost_what_they_may(study, queue):
-    """What an interrupted trial has cost counts on: forgotten, or counted twice, the search would end elsewhere."""
+def test_the_search_ends_when_its_trials_have_spent_the_cost_budget(study, queue):
+    """An interrupted trial keeps its cost: forgotten, or counted twice, the search would end at another trial."""
     budget = Budget(trials=100, cost_seconds=10)
 
     def spend(seconds):
@@ -410,12 +409,12 @@ def test_a_full_disk_ends_the_worker_and_not_its_trial(study, queue):
 
 
 @pytest.mark.parametrize("outcome", [optuna.TrialPruned(), Paused("stopped"), RuntimeError("boom")])
-def test_however_a_trial_ends_losing_it_is_no_fault_of_the_workers(database, study, queue, outcome):
-    """An exception out of the worker would end the whole search with it."""
+def test_a_lost_lease_does_not_fail_the_worker_however_the_trial_ends(database, study, queue, outcome):
+    """An exception out of the worker would end the whole search."""
 
     def objective(trial):
-        forget_leases(database)
-        assert Leases(database.engine, "s").take(trial.number, other_worker())
+        delete_leases(database)
+        assert Leases(database.engine, "s").acquire(trial.number, other_worker())
         raise outcome
 
     assert run_next(queue, Budget(10), objective) == TrialState.WAITING

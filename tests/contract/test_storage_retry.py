@@ -1,4 +1,4 @@
-"""A database that goes away for a while, on a real server: cut connections, restarts, lost acknowledgements."""
+"""A database that goes away for a while, on a real server: cut connections, restarts, unacknowledged commits."""
 
 import inspect
 import logging
@@ -34,7 +34,7 @@ RESULT = RungResult("s", 0, 0, 10, 0.5, {"tea": 0.5}, 1.5)
 
 
 def through(port: int, url: str, query: str = "") -> str:
-    """The URL of the same database, reached through a proxy."""
+    """Return the URL of the same database, reached through a proxy."""
     return f"postgresql://scenetune@127.0.0.1:{port}/{make_url(url).database}{query}"
 
 
@@ -49,7 +49,7 @@ def proxy(postgres: EmbeddedPostgres) -> Iterator[Proxy]:
 
 @pytest.fixture
 def lossy(proxy: Proxy, database_url: str) -> Iterator[Database]:
-    """A database whose acknowledgements `proxy` can lose."""
+    """Return a database whose acknowledgements `proxy` can lose."""
     opened = connect(through(proxy.port, database_url))
     yield opened
     opened.engine.dispose()
@@ -73,7 +73,7 @@ def running_trial(storage: RDBStorage, name: str = "s") -> int:
     return study.ask()._trial_id
 
 
-def test_every_call_of_optunas_storage_is_patient() -> None:
+def test_every_call_of_optunas_storage_is_retried() -> None:
     """A method that a new Optuna adds, or calls behind its cache, would end the worker at the first restart."""
     called = set(re.findall(r"_backend\.(\w+)", inspect.getsource(_CachedStorage)))
     own = {
@@ -81,13 +81,13 @@ def test_every_call_of_optunas_storage_is_patient() -> None:
         for name, function in inspect.getmembers(RDBStorage, inspect.isfunction)
         if "_create_scoped_session" in inspect.getsource(function) and not name.startswith("__")
     }
-    silent = {"get_heartbeat_interval", "get_heartbeat_stale_trial_callback"}
+    local = {"get_heartbeat_interval", "get_heartbeat_stale_trial_callback"}
     missing = {name for name in called | own if not hasattr(getattr(RetryingStorage, name), "__wrapped__")}
-    assert missing - silent == set()
+    assert missing - local == set()
 
 
 @pytest.mark.parametrize(
-    ("statement", "passing"),
+    ("statement", "transient"),
     [
         ("SELECT pg_terminate_backend(pg_backend_pid())", True),
         ("DO $$ BEGIN RAISE SQLSTATE '40P01'; END $$", True),
@@ -99,42 +99,42 @@ def test_every_call_of_optunas_storage_is_patient() -> None:
         ("SELEC 1", False),
     ],
 )
-def test_only_faults_that_pass_are_waited_for(database: Database, statement: str, passing: bool) -> None:
+def test_only_transient_faults_are_retried(database: Database, statement: str, transient: bool) -> None:
     """A wrong statement repeated for ten minutes looks like a program that hangs."""
     with pytest.raises(sa.exc.DBAPIError) as caught, database.engine.connect() as connection:
         connection.exec_driver_sql(statement)
-    assert is_transient(caught.value) is passing
+    assert is_transient(caught.value) is transient
     wrapped = optuna.exceptions.StorageInternalError("during the commit")
     wrapped.__cause__ = caught.value
-    assert is_transient(wrapped) is passing
-    told = DatabaseUnreachable("given up")
-    told.__cause__ = caught.value
-    assert not is_transient(told)
+    assert is_transient(wrapped) is transient
+    given_up = DatabaseUnreachable("given up")
+    given_up.__cause__ = caught.value
+    assert not is_transient(given_up)
     assert not is_transient(KeyboardInterrupt())
 
 
 @pytest.mark.parametrize(
-    ("user", "change", "passing"),
+    ("user", "change", "transient"),
     [
         ("scenetune", {"dbname": "nowhere"}, False),
-        ("nobody_here", {}, False),
+        ("unknown_user", {}, False),
         ("scenetune", {"port": 1}, True),
         ("scenetune", {"host": "no-such-host.invalid"}, True),
     ],
 )
 def test_a_refused_connection_is_told_from_an_unanswered_one(
-    database_url: str, user: str, change: dict[str, object], passing: bool
+    database_url: str, user: str, change: dict[str, object], transient: bool
 ) -> None:
     """Both come as the same class of error without a code; a mistyped name never becomes right by waiting."""
     url = make_url(database_url)
     address = {"host": url.query["host"], "port": url.query["port"], "dbname": url.database, "user": user}
     with pytest.raises(psycopg2.OperationalError) as caught:
         psycopg2.connect(**address | change)
-    assert is_transient(caught.value) is passing
+    assert is_transient(caught.value) is transient
 
 
 @pytest.mark.parametrize(
-    ("words", "passing"),
+    ("message", "transient"),
     [
         ('FATAL:  password authentication failed for user "u"', False),
         ('FATAL:  no pg_hba.conf entry for host "1.2.3.4"', False),
@@ -143,12 +143,12 @@ def test_a_refused_connection_is_told_from_an_unanswered_one(
         ("FATAL:  sorry, too many clients already", True),
     ],
 )
-def test_words_of_servers_at_the_door(words: str, passing: bool) -> None:
-    """A server that starts up again would be taken for one that refuses the worker, or a wrong password for a pause."""
-    assert is_transient(psycopg2.OperationalError(words)) is passing
+def test_a_refused_connection_is_judged_by_its_message(message: str, transient: bool) -> None:
+    """A server that starts up again would be taken for one that refuses workers, or a wrong password for an outage."""
+    assert is_transient(psycopg2.OperationalError(message)) is transient
 
 
-def test_calls_go_on_after_their_connections_were_cut(database: Database, caplog: pytest.LogCaptureFixture) -> None:
+def test_calls_succeed_after_their_connections_were_cut(database: Database, caplog: pytest.LogCaptureFixture) -> None:
     """An administrator's pg_terminate_backend, or a failover, must not end the trial."""
     records = Records(database.engine)
     records.save_study("s", {}, "f")
@@ -178,7 +178,7 @@ def test_calls_go_on_after_their_connections_were_cut(database: Database, caplog
     assert [record.levelname for record in caplog.records] == ["WARNING", "INFO"] * len(work)
 
 
-def test_a_writer_outlives_the_restart_of_its_server(tmp_path: Path) -> None:
+def test_a_writer_survives_the_restart_of_its_server(tmp_path: Path) -> None:
     """Hours of every worker's training would be lost to one minute of a server's maintenance."""
     server = EmbeddedPostgres(tmp_path)
     database = connect(server.start())
@@ -220,7 +220,7 @@ def test_a_writer_outlives_the_restart_of_its_server(tmp_path: Path) -> None:
         shutil.rmtree(server.folder)
 
 
-def test_what_was_done_unheard_is_not_taken_for_another_ones_deed(lossy: Database, proxy: Proxy) -> None:
+def test_an_unacknowledged_commit_is_not_taken_for_that_of_another_worker(lossy: Database, proxy: Proxy) -> None:
     """The commit arrived, its acknowledgement did not: the repeated call would find the trial finished and fail it."""
     trial = running_trial(lossy.storage)
     other = running_trial(lossy.storage, "other")
@@ -241,7 +241,7 @@ def test_what_was_done_unheard_is_not_taken_for_another_ones_deed(lossy: Databas
         lossy.storage.get_trial(other)
 
 
-def test_rung_recorded_unheard_counts_once(lossy: Database, proxy: Proxy) -> None:
+def test_a_rung_recorded_by_an_unacknowledged_commit_counts_once(lossy: Database, proxy: Proxy) -> None:
     """A result that counted twice would pull the pruner's quantile."""
     records = Records(lossy.engine)
     records.save_study("s", {}, "f")
@@ -264,8 +264,8 @@ def test_trial_finished_otherwise_meanwhile_is_an_error(lossy: Database, proxy: 
         finish_twice()
 
 
-def test_lock_that_went_with_its_connection_is_reported(database: Database) -> None:
-    """Another process was perhaps inside: the budget may be overspent, and nobody would know."""
+def test_a_lock_lost_with_its_connection_is_reported(database: Database) -> None:
+    """Another process may have held the lock too: the budget may be overspent without a notice."""
     records = Records(database.engine)
     with pytest.raises(LockLost), records.exclusive("s"):
         cut(database.url)
@@ -281,8 +281,8 @@ def test_lock_that_went_with_its_connection_is_reported(database: Database) -> N
     assert database.engine.pool.checkedout() == 0  # type: ignore[attr-defined]
 
 
-def test_waiting_for_a_lock_outlives_a_cut_connection(database: Database) -> None:
-    """The longest call of all is the wait for a lock: most restarts meet a worker there."""
+def test_waiting_for_a_lock_survives_a_cut_connection(database: Database) -> None:
+    """The wait for a lock is the longest call of all: most restarts happen during it."""
     records, entered = Records(database.engine), threading.Event()
 
     def enter() -> None:
@@ -303,7 +303,7 @@ def test_waiting_for_a_lock_outlives_a_cut_connection(database: Database) -> Non
     assert entered.is_set()
 
 
-def test_patience_ends_with_the_servers_words(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_retries_end_with_the_servers_message(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     """Waiting for ever hides a dead server; ten minutes at each of several levels is as good as for ever."""
     monkeypatch.setattr(retry, "RETRY_SECONDS", 0.3)
     calls = []
@@ -337,7 +337,7 @@ def test_interrupt_ends_the_wait_at_once() -> None:
 def test_encrypted_server_is_checked_by_the_certificate_that_the_url_names(
     postgres: EmbeddedPostgres, database_url: str, tmp_path: Path
 ) -> None:
-    """A lost `sslmode=verify-full` would send passwords to whoever stands in between."""
+    """A lost `sslmode=verify-full` would send passwords to any machine in between."""
     key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
     make = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
     names = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"]
@@ -380,12 +380,12 @@ def test_a_worker_that_starts_during_an_outage_waits_for_its_end(tmp_path: Path)
 
 
 def test_waiting_for_a_database_ends_at_a_refusal_that_will_not_pass(database_url: str) -> None:
-    """Ten minutes of silence over a typo in its name would look like a hang."""
+    """Ten minutes without output over a typo in its name would look like a hang."""
     with pytest.raises(DatabaseUnreachable, match="does not exist"):
         connect(database_url.replace("/test_", "/nothing_"), wait=True)
 
 
-def test_what_is_set_together_is_stored_together_pruned_or_not(database: Database) -> None:
+def test_writes_of_one_transaction_are_stored_together_pruned_or_not(database: Database) -> None:
     """Each of a trial's dozen values would wait for the disk on its own; a pruned trial must not lose its last one."""
     study = optuna.create_study(storage=database.storage, study_name="s")
     trial = study.ask()
@@ -395,7 +395,7 @@ def test_what_is_set_together_is_stored_together_pruned_or_not(database: Databas
             trial.suggest_float("x", 0, 1)
             trial.suggest_categorical("y", ["a", "b"])
             trial.report(0.5, 10)
-            trial.set_user_attr("why", "because")
+            trial.set_user_attr("reason", "too low")
             database.storage.set_trial_system_attr(trial._trial_id, "where", "here")
             assert study.trials[0].params == {}
             assert database.storage.get_trial_system_attrs(trial._trial_id) == {}
@@ -406,11 +406,11 @@ def test_what_is_set_together_is_stored_together_pruned_or_not(database: Databas
     (stored,) = study.get_trials()
     assert stored.params == trial.params
     assert stored.intermediate_values == {10: 0.5}
-    assert stored.user_attrs == {"why": "because"}
+    assert stored.user_attrs == {"reason": "too low"}
     assert database.storage.get_trial_system_attrs(trial._trial_id) == {"where": "here"}
 
 
-def test_what_is_interrupted_while_set_together_is_not_stored_by_half(database: Database) -> None:
+def test_writes_of_an_interrupted_transaction_are_not_stored_by_half(database: Database) -> None:
     """Half a configuration would be completed from other random numbers than the whole one."""
     study = optuna.create_study(storage=database.storage, study_name="s")
     trial = study.ask()

@@ -1,4 +1,4 @@
-"""Supervision of worker processes: real ones, which do nothing but live, end and die."""
+"""The supervisor with real worker processes, which run, end and are killed."""
 
 import os
 import signal
@@ -17,14 +17,14 @@ IN_ORDER = "import signal, sys, time\nsignal.signal(signal.SIGTERM, lambda *a: s
 
 
 class Scripted:
-    """Starts, for each worker, the next of its scripts; the last one again and again."""
+    """An engine that starts, for each worker, the next of its scripts; the last one repeatedly."""
 
     def __init__(self, folder, *scripts):
         self._folder, self._scripts = folder, list(scripts)
         self.started = []
 
     def start(self, number):
-        """As engines do."""
+        """Start a worker, as engines do."""
         script = self._scripts.pop(0) if len(self._scripts) > 1 else self._scripts[0]
         process = Process([sys.executable, "-c", script], dict(os.environ), self._folder / f"{number}.log")
         self.started.append(process)
@@ -32,20 +32,20 @@ class Scripted:
 
     @property
     def pids(self):
-        """Of all that were started."""
+        """Process ids of all workers that were started."""
         return [process._process.pid for process in self.started]
 
     def alive(self):
-        """Process ids of those that still run."""
+        """Return the process ids of the workers that still run."""
         return [pid for pid in self.pids if psutil.pid_exists(pid) and psutil.Process(pid).status() != "zombie"]
 
 
-def run(engine, count=1, watch=lambda: 0, over=lambda: False):
-    supervise(engine, count, watch, over, poll=0.02)
+def run(engine, count=1, progress=lambda: 0, ending=lambda: False):
+    supervise(engine, count, progress, ending, poll=0.02)
 
 
-def test_it_ends_when_all_workers_have_done_their_work(tmp_path):
-    """The good case: nobody is started twice."""
+def test_it_ends_when_all_workers_have_ended(tmp_path):
+    """The good case: no worker is started twice."""
     engine = Scripted(tmp_path, "pass")
     run(engine, count=3)
     assert len(engine.started) == 3
@@ -66,16 +66,16 @@ def test_a_worker_that_is_lost_again_and_again_ends_the_search_with_the_reason(t
     assert len(engine.started) == MAX_LOSSES_IN_A_ROW + 1
 
 
-def test_losses_do_not_add_up_while_the_search_gets_farther(tmp_path):
+def test_losses_do_not_add_up_while_the_search_makes_progress(tmp_path):
     """On machines that are taken away every few minutes a long search loses hundreds of workers."""
-    died = "import os\nos.kill(os.getpid(), 9)"
-    engine = Scripted(tmp_path, *[died] * (2 * MAX_LOSSES_IN_A_ROW), "pass")
+    killed = "import os\nos.kill(os.getpid(), 9)"
+    engine = Scripted(tmp_path, *[killed] * (2 * MAX_LOSSES_IN_A_ROW), "pass")
     reached = iter(range(10_000))
-    run(engine, watch=lambda: next(reached))
+    run(engine, progress=lambda: next(reached))
     assert len(engine.started) == 2 * MAX_LOSSES_IN_A_ROW + 1
 
 
-def test_an_error_ends_the_search_with_the_workers_words_and_stops_the_others(tmp_path):
+def test_an_error_ends_the_search_with_the_workers_message_and_stops_the_others(tmp_path):
     """Whatever is wrong with one worker is wrong with the next: data, version, database."""
     failing = "import sys, time\ntime.sleep(0.3)\nprint('error: no such data')\nsys.exit(2)"
     engine = Scripted(tmp_path, IN_ORDER + FOREVER, failing)
@@ -84,25 +84,25 @@ def test_an_error_ends_the_search_with_the_workers_words_and_stops_the_others(tm
     assert not engine.alive()
 
 
-def test_nobody_is_replaced_once_the_search_is_called_off(tmp_path):
+def test_no_worker_is_replaced_once_the_search_is_to_stop(tmp_path):
     """`hpo stop` would start as many workers as it ends."""
     engine = Scripted(tmp_path, "import sys\nsys.exit(130)")
-    run(engine, count=2, over=lambda: True)
+    run(engine, count=2, ending=lambda: True)
     assert len(engine.started) == 2
 
 
 def test_ctrl_c_stops_all_workers_in_order(tmp_path):
-    """Orphans would go on training for nobody."""
+    """Orphaned workers would train on without a launcher."""
     engine = Scripted(tmp_path, IN_ORDER + FOREVER)
-    looks = iter(range(10_000))
+    polls = iter(range(10_000))
 
-    def watch():
-        if next(looks) == 5:
+    def progress():
+        if next(polls) == 5:
             time.sleep(0.3)  # until they have set their handlers
             os.kill(os.getpid(), signal.SIGINT)
 
     with pytest.raises(KeyboardInterrupt):
-        run(engine, count=2, watch=watch)
+        run(engine, count=2, progress=progress)
     assert not engine.alive()
     assert {process.ended().error is not None and process.ended().lost for process in engine.started} == {True}
 
@@ -110,8 +110,8 @@ def test_ctrl_c_stops_all_workers_in_order(tmp_path):
 def test_a_worker_that_will_not_stop_is_killed(tmp_path, monkeypatch):
     """One that hangs in native code must not keep the launcher from ending."""
     monkeypatch.setattr("hpo.workers.supervisor.STOP_SECONDS", 0.5)
-    deaf = "import signal\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\n" + FOREVER
-    engine = Scripted(tmp_path, deaf, "import sys, time\ntime.sleep(0.5)\nsys.exit(1)")
+    stubborn = "import signal\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\n" + FOREVER
+    engine = Scripted(tmp_path, stubborn, "import sys, time\ntime.sleep(0.5)\nsys.exit(1)")
     with pytest.raises(ScenetuneError):
         run(engine, count=2)
     assert not engine.alive()

@@ -1,7 +1,7 @@
-"""Ctrl-C and SIGTERM may stop a trial at any moment of its training, and at no moment of the book-keeping around it.
+"""Defers Ctrl-C and SIGTERM while trials are asked for and told; lets them interrupt training at any moment.
 
-A KeyboardInterrupt between Optuna's creating a trial and our guarding it, or while its end is being written, would
-leave it running for ever in the database: nobody would finish it, and the budget would count it.
+A KeyboardInterrupt after Optuna has created a trial and before our code guards it, or while the trial's end is being
+written, would leave the trial running in the database for ever, and the budget would count it.
 """
 
 from __future__ import annotations
@@ -16,23 +16,23 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Shield:
-    """Holds interrupts back until it is lifted or its time ends. See `shielded`."""
+    """Defers interrupts except inside `lifted`; made by `shielded`."""
 
     def __init__(self) -> None:
         self._pending = self._lifted = False
 
     def handle(self, signum: int, frame: FrameType | None) -> None:
-        """The signal handler: interrupts at once while lifted, else later."""
+        """Handle a signal: interrupt at once inside `lifted`, otherwise later."""
         self._pending = True
         if self._lifted:
             raise KeyboardInterrupt
 
     @contextlib.contextmanager
     def lifted(self) -> Iterator[None]:
-        """Lets interrupts through, one held back first.
+        """Let interrupts through, first one that was deferred.
 
         Raises:
-            KeyboardInterrupt: also at the end, when one was swallowed inside (Python drops what a destructor raises).
+            KeyboardInterrupt: Also at the end, when one was lost inside (Python drops what a destructor raises).
         """
         self._lifted = True
         try:
@@ -43,17 +43,17 @@ class Shield:
         self.check()
 
     def check(self) -> None:
-        """Raises the KeyboardInterrupt that is waiting, if one is."""
+        """Raise the deferred KeyboardInterrupt, if there is one."""
         if self._pending:
             raise KeyboardInterrupt
 
 
 @contextlib.contextmanager
 def shielded() -> Iterator[Shield]:
-    """Holds interrupts back while inside, but for what runs under the shield's `lifted()`.
+    """Defer interrupts inside the block, except in the shield's `lifted()`.
 
     Raises:
-        KeyboardInterrupt: at the end, when one was held back.
+        KeyboardInterrupt: At the end, when one was deferred.
     """
     shield = Shield()
     if threading.current_thread() is not threading.main_thread():

@@ -1,0 +1,64 @@
+"""Requeues stale trials: those that the database shows as running although no live worker holds their lease."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+
+import optuna
+from optuna.storages import RDBStorage
+from optuna.trial import FrozenTrial, TrialState
+
+from hpo.search.trial_chains import ERROR, LOST
+from storage.database.leases import Leases
+
+log = logging.getLogger(__name__)
+
+
+def requeue_stale(study: optuna.Study, storage: RDBStorage, leases: Leases, retries: int) -> list[FrozenTrial]:
+    """Requeue a study's stale trials; only while holding the study's lock.
+
+    A trial whose worker was lost is retried from its last checkpoint, a limited number of times. A running trial
+    without any lease was asked for but never leased: both happen under one lock, which an outage of the database may
+    have broken in between. It counts no lost worker.
+
+    Args:
+        study: The study.
+        storage: Its storage.
+        leases: Leases on its trials.
+        retries: How often a trial that lost its worker is retried from the same rung before it fails.
+
+    Returns:
+        All trials of the study as they are afterwards.
+    """
+    workers = leases.workers()
+    trials = study.get_trials(deepcopy=False)
+    stale = [trial for trial in trials if trial.state == TrialState.RUNNING and trial.number not in workers.live]
+    for trial in stale:
+        if trial.number in workers.lost:
+            _retry_or_fail(storage, trial, retries)
+        else:
+            requeue(storage, trial._trial_id)
+    if workers.lost:
+        leases.release(workers.lost)
+    return study.get_trials(deepcopy=False) if stale else trials
+
+
+def requeue(storage: RDBStorage, trial_id: int) -> None:
+    """Let a running trial wait for the next worker; one that has finished stays finished."""
+    with contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError):
+        storage.set_trial_state_values(trial_id, TrialState.WAITING)
+
+
+def _retry_or_fail(storage: RDBStorage, trial: FrozenTrial, retries: int) -> None:
+    rung = len(trial.intermediate_values)
+    lost = [*trial.user_attrs.get(LOST, []), rung]
+    with contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError):
+        storage.set_trial_user_attr(trial._trial_id, LOST, lost)
+        if lost.count(rung) <= retries:
+            log.warning("trial %d: its worker was lost; requeued from its last checkpoint", trial.number)
+            requeue(storage, trial._trial_id)
+            return
+        reason = f"its worker was lost {lost.count(rung)} times before rung {rung + 1}: killed, or out of memory?"
+        storage.set_trial_user_attr(trial._trial_id, ERROR, reason)
+        storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
