@@ -49,7 +49,7 @@ def children(pid: int) -> list[psutil.Process]:
 def test_the_job_goes_from_data_to_a_student_that_transformers_opens(database_url, tmp_path):
     """The whole promise in one go: a break anywhere between data and export shows here."""
     # Both kinds of teacher: frozen, and with a trained encoder layer.
-    study = mini(tmp_path, layers="[0, 1]")
+    study = mini(tmp_path, layers="[0, 1]", extra="[teacher]\nmax_tokens = 8\n", real=True)
     done = hpo("run", study, "--json", "--workers", "2", cwd=tmp_path, HPO_DATABASE_URL=database_url)
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
@@ -92,7 +92,7 @@ def test_the_job_goes_from_data_to_a_student_that_transformers_opens(database_ur
     assert len(trials_of(database_url, "mini-distill")) == 1
 
     # Again: nothing is repeated, the same result comes back.
-    again = hpo("run", study, "--json", cwd=tmp_path, HPO_DATABASE_URL=database_url)
+    again = call("run", study, "--json", cwd=tmp_path, HPO_DATABASE_URL=database_url)
     assert again.returncode == 0, again.stderr
     assert json.loads(again.stdout) == result
     assert len(trials_of(database_url)) == len(trials)
@@ -104,7 +104,7 @@ def test_the_job_goes_from_data_to_a_student_that_transformers_opens(database_ur
     assert figures["recall"]["mean"] == pytest.approx(figures["recorded"]["mean"], abs=1e-6)
 
     # A second copy elsewhere; a folder that exists is refused and left alone.
-    copied = hpo("export", "mini", "--out", tmp_path / "copy", HPO_DATABASE_URL=database_url)
+    copied = call("export", "mini", "--out", tmp_path / "copy", HPO_DATABASE_URL=database_url)
     assert copied.returncode == 0, copied.stderr
     assert (tmp_path / "copy" / "model.safetensors").read_bytes() == (folder / "model.safetensors").read_bytes()
     (tmp_path / "taken").mkdir()
@@ -124,7 +124,7 @@ def test_the_job_goes_from_data_to_a_student_that_transformers_opens(database_ur
 def test_ctrl_c_stops_in_order_and_the_same_command_goes_on(database_url, tmp_path):
     """Ctrl-C must lose nothing finished, leave nothing running, and cost no trial of the budget."""
     study = mini(tmp_path, trials=6)
-    study.write_text(study.read_text().replace("rungs = [2, 4]", "rungs = [2, 40]").replace("eta = 2", "eta = 9"))
+    study.write_text(study.read_text().replace("rungs = [2, 4]", "rungs = [2, 150]").replace("eta = 2", "eta = 9"))
     process = start("launch", study, "--workers", "2", cwd=tmp_path, HPO_DATABASE_URL=database_url)
 
     def some_finished_some_running():
@@ -213,7 +213,7 @@ def test_a_dead_workers_trial_is_continued_from_its_checkpoint_by_the_next_launc
     assert done.returncode == 0, done.stderr
     (trial,) = trials_of(database_url)
     assert trial.state == TrialState.COMPLETE
-    assert trial.intermediate_values.keys() == {2, 150}
+    assert trial.intermediate_values.keys() == {2, 300}
     assert trial.user_attrs[LOST] == [1]
     rungs = records.rung_results("mini")
     assert [(r.trial, r.rung) for r in rungs] == [(0, 0), (0, 1)]
@@ -225,7 +225,7 @@ def test_a_study_is_stopped_from_elsewhere_and_resumed_by_its_name(database_url,
     """Whoever stops it has another terminal, and maybe not the study file."""
     study = mini(tmp_path, trials=6)
     study.write_text(
-        study.read_text().replace("rungs = [2, 4]", "rungs = [2, 40, 80, 120]").replace("eta = 2", 'kind = "none"')
+        study.read_text().replace("rungs = [2, 4]", "rungs = [2, 100, 200, 300]").replace("eta = 2", 'kind = "none"')
     )
     process = start("launch", study, "--workers", "2", cwd=tmp_path, HPO_DATABASE_URL=database_url)
 
