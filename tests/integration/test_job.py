@@ -98,7 +98,7 @@ def test_the_job_goes_from_data_to_a_student_that_transformers_opens(database_ur
     assert len(trials_of(database_url)) == len(trials)
 
     # The export vouches for its own figures.
-    checked = hpo("evaluate", folder, "--json", cwd=tmp_path)
+    checked = call("evaluate", folder, "--json", cwd=tmp_path)
     assert checked.returncode == 0, checked.stderr
     figures = json.loads(checked.stdout)
     assert figures["recall"]["mean"] == pytest.approx(figures["recorded"]["mean"], abs=1e-6)
@@ -145,7 +145,7 @@ def test_ctrl_c_stops_in_order_and_the_same_command_goes_on(database_url, tmp_pa
     before = {t.number: t for t in trials_of(database_url)}
     assert TrialState.RUNNING not in {t.state for t in before.values()}
 
-    done = hpo("launch", study, "--json", cwd=tmp_path, HPO_DATABASE_URL=database_url)
+    done = call("launch", study, "--json", cwd=tmp_path, HPO_DATABASE_URL=database_url)
     assert done.returncode == 0, done.stderr
     after = {t.number: t for t in trials_of(database_url)}
     finished = [n for n, t in before.items() if t.state == TrialState.COMPLETE]
@@ -209,7 +209,7 @@ def test_a_dead_workers_trial_is_continued_from_its_checkpoint_by_the_next_launc
     worker.kill()
     process.wait()
     first = records.rung_results("mini")[0]
-    done = hpo("launch", study, cwd=tmp_path, HPO_DATABASE_URL=database_url)
+    done = call("launch", study, cwd=tmp_path, HPO_DATABASE_URL=database_url)
     assert done.returncode == 0, done.stderr
     (trial,) = trials_of(database_url)
     assert trial.state == TrialState.COMPLETE
@@ -237,7 +237,7 @@ def test_a_study_is_stopped_from_elsewhere_and_resumed_by_its_name(database_url,
     refused = call("delete", "mini", "--yes", HPO_DATABASE_URL=database_url)
     assert refused.returncode == 2
     assert "running trials" in refused.stderr
-    stopped = hpo("stop", "mini", HPO_DATABASE_URL=database_url)
+    stopped = call("stop", "mini", HPO_DATABASE_URL=database_url)
     assert stopped.returncode == 0, stopped.stderr
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
@@ -246,7 +246,7 @@ def test_a_study_is_stopped_from_elsewhere_and_resumed_by_its_name(database_url,
     assert TrialState.RUNNING not in {t.state for t in before.values()}
 
     study.unlink()
-    done = hpo("resume", "mini", "--json", cwd=tmp_path, HPO_DATABASE_URL=database_url)
+    done = call("resume", "mini", "--json", cwd=tmp_path, HPO_DATABASE_URL=database_url)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["finished"]
     after = trials_of(database_url)
