@@ -163,6 +163,16 @@ def test_a_silent_worker_is_suspected_first_and_loses_its_trial_only_if_it_stays
     assert not held.renew(trial.number, other_worker())
 
 
+def test_a_worker_that_missed_two_beats_is_not_suspected_yet(database, study, queue):
+    """Suspected at every beat that comes late, a worker deep in native code would soon lose its trial."""
+    trial = study.ask()
+    assert Leases(database.engine, "s").take(trial.number, other_worker())
+    silence(database, leases.SILENT_SECONDS - 5)
+    assert queue.others_run(), "not even suspected"
+    silence(database, leases.SUSPECT_SECONDS + 1)
+    assert queue.others_run(), "suspected only now"
+
+
 def test_a_worker_that_lost_its_trial_writes_nothing_of_it(database, study, queue):
     """Cut off for minutes and back: the trial is another's by now, which must not find it ended under its hands."""
     held = Leases(database.engine, "s")
