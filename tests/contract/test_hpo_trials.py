@@ -155,12 +155,15 @@ def test_a_silent_worker_is_suspected_first_and_loses_its_trial_only_if_it_stays
     silence(database, leases.SILENT_SECONDS + 1)
     assert queue.others_run(), "suspected, not dead"
     assert held.renew(trial.number, other_worker()), "it lives"
+    assert held.held(trial.number, other_worker())
+    assert not held.held(trial.number, other_worker("third"))
     silence(database, leases.SUSPECT_SECONDS + 1)
     assert queue.others_run(), "suspected anew"
     silence(database, leases.SUSPECT_SECONDS + 1)
     assert not queue.others_run()
     assert study.trials[0].state == TrialState.WAITING
     assert not held.renew(trial.number, other_worker())
+    assert not held.held(trial.number, other_worker())
 
 
 def test_a_worker_that_missed_two_beats_is_not_suspected_yet(database, study, queue):
