@@ -19,8 +19,9 @@ from storage.database.postgres import Database, connect
 from tests.mini import end_all
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
-# The models of the tests are so small that threads would only wait for each other.
+# The models of the tests are so small that threads would only wait for each other, here and in what the tests start.
 torch.set_num_threads(1)
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Where the tests run in the background, as under some CI, SIGINT is ignored and every process they start inherits that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 # There is one such server in a process, which takes what it loads from whoever asks first.

@@ -1,23 +1,51 @@
-"""A miniature of the quickstart: real purchases, real MiniLM, small enough for a test; and the installed `hpo`."""
+"""A study of seconds: a planted shop, a BERT of random weights, searches of a few steps; and the installed `hpo`."""
 
+import atexit
 import contextlib
+import functools
 import os
+import re
+import shlex
+import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 from typer.testing import CliRunner
 
 from hpo.cli import app
+from tests.synthetic import planted_dataset, tiny_encoder, write_shop
 
 HPO = Path(sys.executable).parent / "hpo"
 _started: list[subprocess.Popen[str]] = []
 
+# What a study reads: real purchases and the real MiniLM, or files and an encoder as small as a test needs.
+REAL = """
+source = "completejourney"
+max_scenes = 16
+"""
+PLANTED = """
+source = "files"
+interactions = "{folder}/purchases.parquet"
+items = "{folder}/catalogue.csv"
+user = "customer"
+item = "sku"
+time = "bought_at"
+scene = "department"
+text = "title"
+max_scenes = 16
+min_interactions = 100
+min_users = 10
+min_items = 12
+[teacher]
+encoder = "{folder}/encoder"
+max_tokens = 16
+"""
 MINI = """
 name = "{name}"
 [data]
-source = "completejourney"
-max_scenes = 16
+{source}
 [protocol]
 split = [0.5, 0.25, 0.25]
 openings = 5
@@ -46,29 +74,60 @@ layers = 1
 """
 
 
-def mini(folder: Path, name: str = "mini", trials: int = 5, layers: str = "0", extra: str = "") -> Path:
-    """Writes the miniature's study file."""
+def mini(
+    folder: Path, name: str = "mini", trials: int = 5, layers: str = "0", extra: str = "", *, real: bool = False
+) -> Path:
+    """Write the miniature's study file; return its path.
+
+    Args:
+        folder: Where.
+        name: Of the study.
+        trials: Of its search.
+        layers: The domain of `trainable_layers`.
+        extra: What stands at the end of the file.
+        real: Read real purchases with the real MiniLM, which takes minutes.
+    """
     path = folder / f"{name}.toml"
-    path.write_text(MINI.format(name=name, trials=trials, layers=layers) + extra)
+    source = REAL if real else PLANTED.format(folder=_planted())
+    path.write_text(MINI.format(name=name, source=source, trials=trials, layers=layers) + extra)
     return path
 
 
+@functools.cache
+def _planted() -> Path:
+    """Make the planted shop's files and its encoder, once in a process; return their folder."""
+    folder = Path(tempfile.mkdtemp(prefix="planted-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    write_shop(planted_dataset(scenes=16, per_user=160), folder)
+    tiny_encoder(folder / "encoder")
+    return folder
+
+
 def hpo(*arguments: str | Path, cwd: Path | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Runs the installed command as a user would."""
+    """Run the installed command as a user would."""
     return subprocess.run(
         [HPO, *map(str, arguments)], cwd=cwd, env=os.environ | environment, capture_output=True, text=True, check=False
     )
 
 
 def call(*arguments: str | Path, cwd: Path | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Calls the command in this process, which saves the seconds that importing takes in a new one."""
+    """Call the command in this process, which saves the seconds that importing takes in a new one."""
     with contextlib.chdir(cwd or Path.cwd()):
         done = CliRunner().invoke(app, [*map(str, arguments)], env=environment, catch_exceptions=False)
     return subprocess.CompletedProcess(arguments, done.exit_code, done.stdout, done.stderr)
 
 
+def shell(command: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """Do what a reader does with a command: in this process where it is a plain `hpo …`, else in a shell."""
+    if command.startswith("hpo ") and not re.search(r"[$`|<>&;*\n]", command):
+        return call(*shlex.split(command)[1:], cwd=cwd)
+    environment = os.environ | {"PATH": f"{HPO.parent}{os.pathsep}{os.environ['PATH']}"}
+    arguments = ["sh", "-e", "-c", command]
+    return subprocess.run(arguments, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
+
+
 def start(*arguments: str | Path, cwd: Path | None = None, **environment: str) -> subprocess.Popen[str]:
-    """Starts the installed command without waiting for it."""
+    """Start the installed command without waiting for it."""
     process = subprocess.Popen(
         [HPO, *map(str, arguments)],
         cwd=cwd,
@@ -82,7 +141,7 @@ def start(*arguments: str | Path, cwd: Path | None = None, **environment: str) -
 
 
 def end_all() -> None:
-    """Kills what was started and still runs: a test that failed must not take the machine from the next."""
+    """Kill what was started and still runs: a test that failed must not take the machine from the next."""
     while _started:
         process = _started.pop()
         if process.poll() is None:

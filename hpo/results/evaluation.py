@@ -42,7 +42,8 @@ from studies.training.problem import Problem, prepare
 
 # A system with its kind, as in `Scored`.
 Entry = tuple[str, System]
-THROUGHPUT_TEXTS, ROUNDS = 1024, 3
+# Of a round of timing: as many texts as the slower encoder reads in a second, within bounds.
+ROUND_SECONDS, FEWEST_TEXTS, MOST_TEXTS, ROUNDS = 1.0, 64, 1024, 3
 # The kind of the plain rival.
 RIVAL = "fine-tuning"
 
@@ -242,9 +243,8 @@ def inference_figures(problem: Problem, teacher: Teacher, student: Student) -> d
     rates: dict[str, list[float]] = {"teacher": [], "student": []}
     towers = {"teacher": TokenTower(problem.encoder.model, problem.tokens).to(device()), "student": student.tower}
     lengths = problem.tokens.lengths
-    items = torch.linspace(0, len(lengths) - 1, min(THROUGHPUT_TEXTS, len(lengths))).long()
-    for tower in towers.values():
-        encode_items(tower, items[:64], lengths)
+    slowest = min(_rate(tower, _spread(lengths, FEWEST_TEXTS), lengths) for tower in towers.values())
+    items = _spread(lengths, min(MOST_TEXTS, max(FEWEST_TEXTS, int(slowest * ROUND_SECONDS))))
     with problem.reporter.progress("timing student and teacher") as progress:
         for done in range(1, ROUNDS + 1):
             for name, tower in towers.items():
@@ -285,6 +285,11 @@ def manifest(problem: Problem, evaluation: dict[str, Any], distillation: str, st
         },
         "metrics": evaluation,
     }
+
+
+def _spread(lengths: Tensor, count: int) -> Tensor:
+    """(count,) places spread evenly over the texts; fewer where there are not so many."""
+    return torch.linspace(0, len(lengths) - 1, min(count, len(lengths))).long()
 
 
 def _rate(tower: nn.Module, items: Tensor, lengths: Tensor) -> float:

@@ -154,12 +154,25 @@ def test_a_lease_that_is_not_renewed_is_suspect_first_and_its_worker_is_lost_onl
     pass_time(database, SUSPECT_AFTER_SECONDS + 1)
     assert queue.any_running(), "suspect, not lost"
     assert leases.renew(trial.number, other_worker()), "live"
+    assert leases.is_held(trial.number, other_worker())
+    assert not leases.is_held(trial.number, other_worker("third"))
     pass_time(database, LOST_AFTER_SECONDS + 1)
     assert queue.any_running(), "suspect again"
     pass_time(database, LOST_AFTER_SECONDS + 1)
     assert not queue.any_running()
     assert study.trials[0].state == TrialState.WAITING
     assert not leases.renew(trial.number, other_worker())
+    assert not leases.is_held(trial.number, other_worker())
+
+
+def test_a_lease_that_is_only_late_is_not_suspect_yet(database, study, queue):
+    """Suspect at every heartbeat that comes late, a worker deep in native code would soon lose its trial."""
+    trial = study.ask()
+    assert Leases(database.engine, "s").acquire(trial.number, other_worker())
+    pass_time(database, SUSPECT_AFTER_SECONDS - 5)
+    assert queue.any_running(), "not even suspect"
+    pass_time(database, LOST_AFTER_SECONDS + 1)
+    assert queue.any_running(), "suspect only now"
 
 
 def test_a_worker_that_lost_its_lease_writes_nothing_of_the_trial(database, study, queue):

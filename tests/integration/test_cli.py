@@ -34,10 +34,10 @@ def test_help_loads_neither_torch_nor_optuna():
     assert done.stdout.splitlines()[-1] == "[]"
 
 
-def bad(tmp_path, change, *command):
-    """The one error line of a command on a miniature changed by (old, new)."""
+def bad(tmp_path, change, *command, real=False):
+    """Return the one error line of a command on a miniature changed by (old, new)."""
     if not command:
-        study = mini(tmp_path)
+        study = mini(tmp_path, real=real)
         assert change[0] in study.read_text()
         study.write_text(study.read_text().replace(*change))
         command = ("launch", study)
@@ -81,7 +81,7 @@ def test_an_empty_search_space_is_refused(tmp_path):
 def test_filters_that_leave_too_few_scenes_are_refused(tmp_path):
     """Three scenes make a recall that means nothing."""
     assert "meta-train, which needs at least 4" in bad(tmp_path, ("max_scenes = 16", "max_scenes = 6"))
-    assert "min_items" in bad(tmp_path, ("max_scenes = 16", "min_items = 100000"))
+    assert "min_items" in bad(tmp_path, ("min_items = 12", "min_items = 100000"))
 
 
 def test_an_unreachable_database_is_named_without_its_password(tmp_path):
@@ -96,12 +96,12 @@ def test_an_unreachable_database_is_named_without_its_password(tmp_path):
 def test_an_encoder_without_a_tokenizer_or_with_a_wrong_digest_is_refused(tmp_path):
     """A wrong encoder would give a study that nobody can repeat."""
     wrong = '[teacher]\nsha256 = "' + "0" * 64 + '"\n[search]'
-    assert "SHA-256" in bad(tmp_path, ("[search]\n", wrong + "\n"))
+    assert "SHA-256" in bad(tmp_path, ("[search]\n", wrong + "\n"), real=True)
     folder = tmp_path / "encoder"
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps({"model_type": "bert"}))
     (folder / "model.safetensors").write_bytes(b"")
-    assert "no tokenizer" in bad(tmp_path, ("[search]\n", f'[teacher]\nencoder = "{folder}"\n[search]\n'))
+    assert "no tokenizer" in bad(tmp_path, ("[search]\n", f'[teacher]\nencoder = "{folder}"\n[search]\n'), real=True)
 
 
 def test_an_unknown_study_is_refused_with_the_names_there_are():

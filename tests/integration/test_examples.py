@@ -1,5 +1,6 @@
 """Every example of the command line's help, run as it stands and in the order of a study's life."""
 
+import gc
 import os
 import subprocess
 from collections.abc import Iterator
@@ -8,11 +9,12 @@ from pathlib import Path
 import polars as pl
 import psutil
 import pytest
+import sqlalchemy as sa
 
 from hpo.commands.reference import example, verbs
 from storage.database.embedded import EmbeddedPostgres
 from tests.integration.test_files_study import SMALL, STUDY
-from tests.mini import HPO
+from tests.mini import HPO, shell
 from tests.synthetic import planted_dataset, tiny_encoder, write_shop
 
 EXAMPLES = {name: example(command) for name, command in verbs().items()}
@@ -53,11 +55,19 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 INNER_LR = "inner_lr = { low = 0.01, high = 0.5, log = true }"
 
 
-def run(command: str) -> subprocess.CompletedProcess[str]:
-    """Does what a reader does with a command of the help."""
-    done = subprocess.run(["sh", "-e", "-c", command], capture_output=True, text=True, check=False)
+def run(command: str) -> str:
+    """Do what a reader does with a command of the help; return what it prints."""
+    done = shell(command)
     assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
-    return done
+    close_connections()
+    return done.stdout
+
+
+def close_connections() -> None:
+    """Close what a command of this process has open, as its process would at its end: `hpo db down` counts them."""
+    for engine in [each for each in gc.get_objects() if issubclass(type(each), sa.Engine)]:
+        engine.dispose()
+    gc.collect()
 
 
 def served(command: str) -> str:
@@ -80,7 +90,7 @@ def test_every_example_of_the_help_runs(folder: Path) -> None:
         command = EXAMPLES[name][0]
         for theirs, ours in READERS.items():
             command = command.replace(theirs, ours)
-        said = served(command) if name == "hpo dashboard" else run(command).stdout
+        said = served(command) if name == "hpo dashboard" else run(command)
         if name == "hpo dashboard":
             assert said.startswith("http://127.0.0.1:")
         if name == "hpo status":

@@ -14,7 +14,7 @@ from distill.inference import StudentRecommender
 from hpo.registry import register
 from storage.database.postgres import connect
 from studies.config.spec import load_spec
-from tests.mini import call, hpo, mini
+from tests.mini import call, mini
 
 TEXTS = ["milk", "WHOLE MILK 1 L", "crème brûlée 北京", "dark chocolate with hazelnuts " * 60, "corn flakes", "x"]
 # What a stranger writes who has read the model card, for several sizes of a batch.
@@ -65,8 +65,8 @@ def strangers(folder: Path, scratch: Path) -> dict[str, torch.Tensor]:
 @pytest.mark.usefixtures("shared_caches")
 def test_a_study_exports_every_format_and_strangers_open_it(database_url: str, tmp_path: Path) -> None:
     """What the study measured is what a user must get, by whatever tool the folder is opened."""
-    study = mini(tmp_path, trials=2, extra='width = 192\n[export]\nformats = ["onnx"]\n')
-    done = hpo("run", study, "--workers", "1", "--json", cwd=tmp_path, HPO_DATABASE_URL=database_url)
+    study = mini(tmp_path, trials=2, extra='width = 16\n[export]\nformats = ["onnx"]\n')
+    done = call("run", study, "--workers", "1", "--json", cwd=tmp_path, HPO_DATABASE_URL=database_url)
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
     folder = Path(result["export"])
@@ -88,7 +88,7 @@ def test_a_study_exports_every_format_and_strangers_open_it(database_url: str, t
     torch.testing.assert_close(theirs["onnx_hidden_state"], theirs["last_hidden_state"], atol=1e-4, rtol=0)
 
     # The graph's own figures are the study's.
-    checked = hpo("evaluate", folder, "--format", "onnx", "--json", cwd=tmp_path)
+    checked = call("evaluate", folder, "--format", "onnx", "--json", cwd=tmp_path)
     assert checked.returncode == 0, checked.stderr
     figures = json.loads(checked.stdout)
     assert figures["recall"]["mean"] == pytest.approx(figures["recorded"]["mean"], abs=1e-6)
@@ -101,18 +101,18 @@ def test_a_study_exports_every_format_and_strangers_open_it(database_url: str, t
     assert refused.returncode == 2
     assert "--force" in refused.stderr
     assert (folder / "manifest.json").read_bytes() == before
-    forced = hpo(*again, "--force", HPO_DATABASE_URL=database_url)
+    forced = call(*again, "--force", HPO_DATABASE_URL=database_url)
     assert forced.returncode == 0, forced.stderr
     assert forced.stdout.strip() == str(folder)
     assert (list(manifest(folder)["formats"]), manifest(folder)["precision"]) == (["hf"], "bf16")
     assert StudentRecommender.load(folder).embed(TEXTS).dtype == torch.float32
-    rerun = hpo("run", study, cwd=tmp_path, HPO_DATABASE_URL=database_url)
+    rerun = call("run", study, cwd=tmp_path, HPO_DATABASE_URL=database_url)
     assert rerun.returncode == 2
     assert "as hf, onnx in fp32" in rerun.stderr
 
     # 8-bit weights: with what they cost, or not at all.
     small = tmp_path / "int8"
-    done = hpo("export", "mini", "--out", small, "--format", "onnx-int8", HPO_DATABASE_URL=database_url)
+    done = call("export", "mini", "--out", small, "--format", "onnx-int8", HPO_DATABASE_URL=database_url)
     if done.returncode == 0:
         measured = manifest(small)["formats"]["onnx-int8"]
         assert measured["recall"] >= 0.99 * measured["recall_fp32"]

@@ -80,7 +80,7 @@ def shop(tmp_path: Path) -> Path:
 
 def test_the_check_says_what_is_in_the_files_and_that_nothing_leaks(shop):
     """The first command a new user types: without it, a wrong column is found after an hour."""
-    done = hpo("data", "check", shop / "study.toml", cwd=shop.parent)
+    done = call("data", "check", shop / "study.toml", cwd=shop.parent)
     assert done.returncode == 0, done.stderr
     for words in ("rows read", "7,200", "interactions per scene", "leakage audit", "milliseconds", "warnings"):
         assert words in done.stdout
@@ -147,7 +147,7 @@ def test_a_users_files_become_a_student_and_a_report(shop, database_url, tmp_pat
 
     # The bytes count, not where they lie: the study goes on with moved data, and so does its export.
     moved = shop.rename(tmp_path / "elsewhere")
-    again = hpo("run", moved / "study.toml", "--json", cwd=tmp_path, HPO_DATABASE_URL=database_url)
+    again = call("run", moved / "study.toml", "--json", cwd=tmp_path, HPO_DATABASE_URL=database_url)
     assert json.loads(again.stdout)["evaluation"] == result["evaluation"], again.stderr
     with pytest.raises(InputError, match=r"purchases\.parquet does not exist"):
         evaluate_export(Path(result["export"]))
@@ -183,7 +183,7 @@ def recall_of(folder: Path, system: str, k: int) -> dict[str, float]:
 def test_baselines_need_neither_a_database_nor_a_search(shop, tmp_path):
     """What a search must beat is worth knowing before it is paid for."""
     outputs = ("--out", tmp_path / "page", "--trec", tmp_path / "trec")
-    done = hpo("baselines", shop / "study.toml", "--json", *outputs)
+    done = call("baselines", shop / "study.toml", "--json", *outputs)
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
     assert result["part"] == "validation"

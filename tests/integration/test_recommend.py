@@ -54,7 +54,7 @@ def test_lists_go_to_stdout_and_progress_to_stderr(exported: Path, files: dict[s
     assert second["items"][0] == TEXTS[2]
     assert second["scores"] == sorted(second["scores"], reverse=True)
     assert "embedding the catalogue: 4/4" in done.stderr
-    table = hpo("recommend", exported, *arguments(files, "items.txt"), "--k", "2")
+    table = call("recommend", exported, *arguments(files, "items.txt"), "--k", "2")
     assert table.returncode == 0, table.stderr
     assert table.stdout.splitlines()[0].split() == ["user", "rank", "item", "score"]
     assert sum(text in table.stdout for text in TEXTS) >= 2

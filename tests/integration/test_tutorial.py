@@ -1,28 +1,29 @@
 """docs/tutorial.md, run as its reader runs it: the files it writes, its study file, its commands, its Python."""
 
+import contextlib
+import io
 import json
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from tests.mini import HPO
+from tests.mini import shell
 
 TUTORIAL = Path(__file__).parents[2] / "docs" / "tutorial.md"
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
 def run(kind: str, body: str, folder: Path) -> str:
-    """Does with a block what its reader does, and returns what it prints."""
+    """Do with a block what its reader does; return what it prints."""
     if kind == "toml":
         (folder / "shop.toml").write_text(body)
         return ""
-    command = {"sh": ["sh", "-e", "-c", body], "python": [sys.executable, "-c", body]}[kind]
-    environment = os.environ | {"PATH": f"{HPO.parent}{os.pathsep}{os.environ['PATH']}"}
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    if kind == "python":
+        with contextlib.chdir(folder), contextlib.redirect_stdout(io.StringIO()) as printed:
+            exec(compile(body, "tutorial.md", "exec"), {"__name__": "__main__"})
+        return printed.getvalue()
+    done = shell(body.strip(), folder)
     assert done.returncode == 0, f"{body}\n{done.stdout}\n{done.stderr}"
     return done.stdout
 

@@ -126,10 +126,11 @@ def test_the_check_of_commands_finds_them_wherever_a_shell_would() -> None:
     ]
 
 
-@pytest.mark.parametrize("arguments", guide_lines(), ids=" ".join)
-def test_every_command_of_the_guide_is_understood(arguments: list[str]) -> None:
+def test_every_command_of_the_guide_is_understood(subtests: pytest.Subtests) -> None:
     """A flag that was renamed would stay in the guide for ever."""
-    understands([{"STUDY.toml": "study.toml"}.get(each, each) for each in arguments])
+    for arguments in guide_lines():
+        with subtests.test(msg=" ".join(arguments)):
+            understands([{"STUDY.toml": "study.toml"}.get(each, each) for each in arguments])
 
 
 def test_the_guide_has_commands() -> None:

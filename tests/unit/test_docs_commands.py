@@ -46,38 +46,38 @@ def commands(text: str) -> Iterator[list[str]]:
             yield shlex.split(found + after, comments=True)
 
 
-@pytest.mark.parametrize("name", VERBS)
-def test_every_verb_explains_itself_with_an_example(name: str) -> None:
+def test_every_verb_explains_itself_with_an_example() -> None:
     """A verb without an example sends its user to the source."""
-    shown = CliRunner().invoke(app, [*name.split()[1:], "--help"])
-    assert shown.exit_code == 0
-    assert "Example: " in shown.stdout
-    assert name in example(VERBS[name])[0]
+    shown = {name: CliRunner().invoke(app, [*name.split()[1:], "--help"]) for name in VERBS}
+    assert [name for name, help in shown.items() if help.exit_code != 0 or "Example: " not in help.stdout] == []
+    assert [name for name, verb in VERBS.items() if name not in example(verb)[0]] == []
 
 
-@pytest.mark.parametrize("name", VERBS)
-def test_what_an_option_takes_has_a_name(name: str) -> None:
+def test_what_an_option_takes_has_a_name() -> None:
     """TEXT says nothing of what is wanted: a URL, a folder, a list?"""
-    shown = CliRunner().invoke(app, [*name.split()[1:], "--help"], terminal_width=200).stdout
-    assert re.findall(r"--\w+ (?:TEXT|PATH|FLOAT|<str>|<path>|<float.*?>)", shown) == []
+    unnamed = {}
+    for name in VERBS:
+        shown = CliRunner().invoke(app, [*name.split()[1:], "--help"], terminal_width=200).stdout
+        unnamed[name] = re.findall(r"--\w+ (?:TEXT|PATH|FLOAT|<str>|<path>|<float.*?>)", shown)
+    assert {name: found for name, found in unnamed.items() if found} == {}
 
 
-@pytest.mark.parametrize("name", VERBS)
-def test_every_example_is_a_command_that_the_command_line_takes(name: str) -> None:
+def test_every_example_is_a_command_that_the_command_line_takes(subtests: pytest.Subtests) -> None:
     """An example with a flag that has gone, or without one that is required, is the first thing a user types."""
-    line = example(VERBS[name])[0]
-    # `optuna-dashboard "$(hpo db url)"` and `HPO_HOME=other hpo db restore` hold their command inside.
-    inside = re.search(r"\$\((hpo [^)]*)\)", line)
-    parse(shlex.split(inside[1] if inside else line[line.index("hpo ") :]))
+    for verb in VERBS.values():
+        line = example(verb)[0]
+        # `optuna-dashboard "$(hpo db url)"` and `HPO_HOME=other hpo db restore` hold their command inside.
+        inside = re.search(r"\$\((hpo [^)]*)\)", line)
+        with subtests.test(msg=line):
+            parse(shlex.split(inside[1] if inside else line[line.index("hpo ") :]))
 
 
-@pytest.mark.parametrize("words", [
-    pytest.param(words, id=f"{path.name}: {' '.join(words)}")
-    for path in DOCUMENTS for words in commands(path.read_text(encoding="utf-8"))
-])  # fmt: skip
-def test_every_command_in_the_documents_is_one_that_the_command_line_takes(words: list[str]) -> None:
+def test_every_command_in_the_documents_is_one_that_the_command_line_takes(subtests: pytest.Subtests) -> None:
     """A renamed flag would live on in the documents."""
-    parse(words)
+    for path in DOCUMENTS:
+        for words in commands(path.read_text(encoding="utf-8")):
+            with subtests.test(msg=f"{path.name}: {shlex.join(words)}"):
+                parse(words)
 
 
 def test_a_command_that_cannot_be_is_noticed() -> None:

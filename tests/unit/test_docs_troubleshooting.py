@@ -5,8 +5,6 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
-
 ROOT = Path(__file__).parents[2]
 ROWS = re.findall(
     r"^\| `(.+?)` .*\|$", (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8"), re.MULTILINE
@@ -30,10 +28,9 @@ SAID = [
 ]
 
 
-@pytest.mark.parametrize("quoted", ROWS)
-def test_every_quoted_message_is_still_said(quoted: str) -> None:
+def test_every_quoted_message_is_still_said() -> None:
     """Who looks up an error by its words must find the words that they were shown."""
-    assert any(quoted in text for text in SAID)
+    assert [quoted for quoted in ROWS if not any(quoted in text for text in SAID)] == []
 
 
 def test_a_message_that_nobody_says_is_noticed() -> None:

@@ -27,9 +27,9 @@ def test_ids_say_what_they_were_made_of_and_fit(study: str) -> None:
         assert len(made.key_for(2**31 - 1)) < COLUMN
 
 
-@pytest.mark.parametrize(
-    "said",
-    [
+def test_an_id_that_leads_elsewhere_is_none() -> None:
+    """Whoever may write to the database could have any file of this machine served."""
+    elsewhere = [
         "checkpoint/../1",
         "checkpoint/.hidden/1",
         "checkpoint/a/b/1",
@@ -45,11 +45,8 @@ def test_ids_say_what_they_were_made_of_and_fit(study: str) -> None:
         "export/a/0123456789ABCDEF",
         "secrets/a/1",
         f"report/{'x' * 201}/",
-    ],
-)
-def test_an_id_that_leads_elsewhere_is_none(said: str) -> None:
-    """Whoever may write to the database could have any file of this machine served."""
-    assert parse(said.encode().hex()) is None
+    ]
+    assert [said for said in elsewhere if parse(said.encode().hex()) is not None] == []
 
 
 @pytest.mark.parametrize("written", ["", "zz", "abc", "ff", report("a").id.upper(), " " + report("a").id])

@@ -62,6 +62,7 @@ def test_a_result_that_is_given_again_replaces_the_earlier_one(results):
         repeated.add(trial, rung, value)
         last[trial, rung] = value
     for rung in range(3):
+        assert [repeated.has(trial, rung) for trial in range(6)] == [(trial, rung) in last for trial in range(6)]
         values = {trial: value for (trial, at), value in last.items() if at == rung}
         assert repeated.reached(rung) == len(values)
         assert repeated.top(rung, 99) == sorted(values, key=lambda trial: (-values[trial], trial))
@@ -74,8 +75,8 @@ def test_a_diverged_trial_is_pruned_at_once_and_never_promoted(value):
     """NaN compares as neither better nor worse: without its own rule it would train on, or be promoted."""
     made = history([value, 0.2, 0.1])
     decision = decide(made, 0, 0, eta=3, control=True)
-    assert decision.prune
-    assert "diverged" in decision.reason
+    assert (decision.prune, decision.below_quota) == (True, False)
+    assert decision.reason == f"recall is {value} at rung 1 of 3: training diverged"
     assert made.reached(0) == 2
     assert promotion(made, {0}, eta=2) is None
     assert completion(made, {0}, finished=0, wanted=3) is None
@@ -93,6 +94,7 @@ def test_reasons_give_figure_rank_and_how_many_are_promoted():
     made = history([0.5] * 3 + [0.31] + [0.4] * 8)
     reason = "recall@10 0.3100 ranks 12 of 12 at rung 1 of 3; the top 4 are promoted"
     assert decide(made, 3, 0, eta=3, metric="recall@10").reason == reason
+    assert decide(made, 3, 0, eta=3).below_quota
     control = decide(made, 3, 0, eta=3, control=True)
     assert (control.prune, control.below_quota) == (False, True)
     assert control.reason.endswith("; the top 4 are promoted; kept in the no-prune control group")
@@ -103,7 +105,8 @@ def test_reasons_give_figure_rank_and_how_many_are_promoted():
 
 def test_nothing_is_pruned_at_the_last_rung():
     """A finished trial marked as pruned would be lost to the choice of winners."""
-    assert not decide(history([0.9, 0.1], rung=2), 1, 2, eta=2).prune
+    last = decide(history([0.9, 0.1], rung=2), 1, 2, eta=2)
+    assert (last.prune, last.below_quota) == (False, False)
 
 
 def test_the_trial_nearest_to_its_end_is_promoted_first():

@@ -50,22 +50,20 @@ def test_normalising_twice_changes_nothing(user: str, password: str, database: s
     assert make_url(once).password == make_url(f"x://u:{password}@h").password
 
 
-@pytest.mark.parametrize(
-    "url",
-    [
+def test_other_databases_are_refused_with_the_accepted_form(subtests: pytest.Subtests) -> None:
+    """SQLite would seem to work until two workers write at once."""
+    for url in (
         "",
         "localhost",
         "sqlite:///x.db",
         "mysql://u:Zq7@h/d",
         "postgresql+psycopg://u:Zq7@h/d",
         "postgresql://u:Zq7",
-    ],
-)
-def test_other_databases_are_refused_with_the_accepted_form(url: str) -> None:
-    """SQLite would seem to work until two workers write at once."""
-    with pytest.raises(InputError, match="postgresql://user:password@host:5432/database") as caught:
-        normalise_url(url)
-    assert MARK not in str(caught.value)
+    ):
+        with subtests.test(msg=url):
+            with pytest.raises(InputError, match="postgresql://user:password@host:5432/database") as caught:
+                normalise_url(url)
+            assert MARK not in str(caught.value)
 
 
 def test_password_with_an_at_sign_is_refused_instead_of_shown_as_a_host() -> None:
@@ -95,17 +93,14 @@ def test_no_password_is_ever_shown(user: str, password: str) -> None:
         assert MARK not in hide_password(url)
 
 
-@pytest.mark.parametrize(
-    "url",
-    [
+def test_url_without_a_password_is_shown_as_it_is() -> None:
+    """A message that masks host and port does not help to find the mistake."""
+    urls = [
         "postgresql://host:5432/db?sslmode=require",
         "postgresql://user@host/db",
         "postgresql+psycopg2://u@/d?host=%2Ft",
-    ],
-)
-def test_url_without_a_password_is_shown_as_it_is(url: str) -> None:
-    """A message that masks host and port does not help to find the mistake."""
-    assert hide_password(url) == url
+    ]
+    assert [hide_password(url) for url in urls] == urls
     assert hide_password("postgresql://u:secret@h:1/d?a=b") == "postgresql://u:***@h:1/d?a=b"
 
 

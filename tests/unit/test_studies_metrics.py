@@ -214,6 +214,10 @@ def test_popularity_is_relative_to_the_average_candidate() -> None:
     everything = episode_metrics(rank(torch.zeros(3, 4), episode.excluded), episode, 9)
     assert favourites.means["popularity"] == 3.0
     assert everything.means["popularity"] == 1.0
+    # Of twice as many users with the same taste, the same figure.
+    twice = make_episode(relevant.repeat(2, 1))
+    favourites = episode_metrics(rank(twice.relevant.sum(0).float().expand(6, 4), twice.excluded), twice, 1)
+    assert favourites.means["popularity"] == 3.0
     # The second user is shown the items 1 and 2 instead of 0 and 1: (3 + 1) + (1 + 0) + (3 + 1) takers in six places.
     out = torch.zeros_like(relevant)
     out[1, 0] = True
@@ -249,6 +253,7 @@ def test_what_no_query_can_say_is_left_out_of_every_average() -> None:
 def test_values_are_in_order_of_scene_names_whatever_order_they_came_in() -> None:
     """Paired differences subtract position by position: another order would pair unrelated scenes."""
     episodes = [("a", figures(0.1)), ("c", figures(0.3)), ("b", figures(0.2))]
+    assert list(summarise(episodes).scenes) == ["a", "b", "c"]
     assert summarise(episodes).values().tolist() == summarise(episodes[::-1]).values().tolist() == [0.1, 0.2, 0.3]
 
 
@@ -325,6 +330,9 @@ def test_systems_are_compared_scene_by_scene() -> None:
     assert compare(a, evaluation(a=math.nan, b=0.1, c=0.2)) == bootstrap(np.array([0.1, 0.5 - 0.2]))
     with pytest.raises(ValueError, match="different scenes, 'd'"):
         compare(a, evaluation(a=0.9, b=0.2, c=0.5, d=0.1))
+    # Of several, the first by name: the same words every time.
+    with pytest.raises(ValueError, match="different scenes, 'a'"):
+        compare(a, evaluation(**{f"x{number}": 0.1 for number in range(9)}))
 
 
 @pytest.mark.parametrize(("shift", "excludes"), [(0.5, True), (-0.5, True), (0.0, False)])

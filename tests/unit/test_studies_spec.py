@@ -124,18 +124,17 @@ BAD: list[tuple[dict[str, Any], list[str]]] = [
 ]
 
 
-@pytest.mark.parametrize(("sections", "said"), BAD, ids=[" / ".join(said[:2]) for _, said in BAD])
-def test_a_wrong_study_file_gives_one_line_with_place_value_and_remedy(
-    sections: dict[str, Any], said: list[str]
-) -> None:
+def test_a_wrong_study_file_gives_one_line_with_place_value_and_remedy(subtests: pytest.Subtests) -> None:
     """A message in the validator's own words leaves the user guessing which key of which table to change."""
-    with pytest.raises(InputError) as refused:
-        spec(**sections)
-    message = str(refused.value)
-    assert message.startswith("shop.toml: ")
-    assert [part for part in said if part not in message] == []
     jargon = r"\n|pydantic|validation|instance of|Input |tuple|dictionary|Section|_error|_type|Domain|union"
-    assert not re.search(jargon, message), message
+    for sections, said in BAD:
+        with subtests.test(msg=" / ".join(said[:2])):
+            with pytest.raises(InputError) as refused:
+                spec(**sections)
+            message = str(refused.value)
+            assert message.startswith("shop.toml: ")
+            assert [part for part in said if part not in message] == []
+            assert not re.search(jargon, message), message
 
 
 def test_the_misspelt_key_is_named_and_not_the_required_one_it_leaves_missing() -> None:
