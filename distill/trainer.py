@@ -21,7 +21,7 @@ from distill.teacher_states import TeacherStates
 from distill.vocabulary import Speller
 from studies.config.distill_section import DistillSection
 from studies.episodes.episode import Episode
-from studies.learners.tasks.scene_task import ranking_loss
+from studies.learners.tasks.losses import ranking_loss
 from studies.model.device import device
 from studies.model.encoder import by_length
 from studies.training.candidate_sampling import thin

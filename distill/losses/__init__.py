@@ -7,7 +7,7 @@
 | `hidden` | states of the same tokens, layer by layer | student: (B, L, W) each, teacher: (B, L, D) each |
 | `listwise` | scores of the same candidates, each adapted to the same support | student, teacher: (Q, C) |
 | `margin` | the same, and what users took | student, teacher, relevant, excluded: (Q, C) |
-| `hard` | what users took: the teachers' own training loss | `studies.learners.tasks.scene_task.ranking_loss` |
+| `hard` | what users took: the teachers' own training loss | `studies.learners.tasks.losses.ranking_loss` |
 
 A new loss is one file here, its weight in `studies/config/distill_section.py` and `distill/hyperparameters.py`, one
 line in `distill/trainer.py`, and a test against an independent reference in `tests/unit/test_distill_losses.py`.

@@ -25,7 +25,7 @@ from storage.errors import InputError
 from studies.episodes.catalogue_terms import CodedTexts, TextCoder
 from studies.episodes.episode import Episode
 from studies.episodes.tfidf import Lexicon, count_words, overlap
-from studies.learners import Learner
+from studies.learners.base import Learner
 from studies.model.device import device
 from studies.progress import Progress
 
@@ -53,7 +53,7 @@ class Known(NamedTuple):
 
 
 class _Scenery(NamedTuple):
-    """What the texts of some candidates say; `studies.model.recommender.Texts` holds it against a support."""
+    """What the texts of some candidates say; `studies.model.scene_encoding.EpisodeTexts` compares it with a support."""
 
     words: Any
     fields: Any
@@ -198,7 +198,7 @@ class Catalogue:
         scenery = items.whole if rows is None else items.scenery(rows)
         vectors = items.vectors if rows is None else items.vectors[rows]
         learner = self._student.learner
-        if learner.part != "nothing":
+        if learner.entry.takes_gradient_steps:
             # It puts adapted weights into its own head while it runs, and threads must not meet there.
             learner = copy.deepcopy(learner)
         adapted = learner.adapt(_episode(scenery, taken, counts), torch.cat([vectors, held]))
