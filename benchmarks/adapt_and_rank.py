@@ -38,9 +38,10 @@ from distill.serving.catalogue import Catalogue, StudentParts
 from distill.student import start, texts_in
 from storage.files.atomic import atomic_write
 from storage.home import cache_folder
-from studies.config.hyperparameters import LEARNERS, Hyperparameters
+from studies.config.hyperparameters import Hyperparameters
 from studies.config.spec import load_spec
-from studies.learners import build
+from studies.learners.base import build
+from studies.learners.registry import LEARNERS
 from studies.model.device import device
 from studies.model.recommender import Head, Recommender
 from studies.training.problem import prepare
@@ -92,9 +93,9 @@ def grown(texts: Sequence[str], count: int) -> list[str]:
 
 def other_learner(name: str, width: int) -> Any:
     """A learner of that name with an untrained head."""
-    inner = {} if name == "protonet" else {"inner_lr": 0.05, "inner_steps": 3}
-    values = Hyperparameters(name, **inner)  # type: ignore[arg-type]
-    head = Head(width, learned_rates=values.learned_rates)
+    inner = {"inner_lr": 0.05, "inner_steps": 3} if LEARNERS[name].takes_gradient_steps else {}
+    values = Hyperparameters(name, **inner)
+    head = Head(width, learned_rates=values.entry.learns_inner_rates)
     head.train_only(values.head)
     return build(Recommender(nn.Identity(), head).to(device()), values)
 

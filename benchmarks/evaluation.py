@@ -33,7 +33,7 @@ from studies.episodes.episode import Episode
 from studies.evaluation import trec
 from studies.evaluation.evaluate import Adapted, ItemVectors, System, evaluate
 from studies.evaluation.metrics import METRICS, rank
-from studies.learners import build
+from studies.learners.base import build
 from studies.model.recommender import Head, Recommender
 from studies.model.towers import FrozenTower
 

@@ -25,13 +25,13 @@ from hpo.search.pruner import RecallPruner
 from hpo.search.space import proposer, suggest
 from storage.files.atomic import atomic_write
 from storage.home import cache_folder
-from studies.config.hyperparameters import LEARNERS
 from studies.config.spec import StudySpec, load_spec
 from studies.evaluation.baselines import TEXT_FREE, build_baselines
 from studies.evaluation.evaluate import Adapted, ItemVectors, System, evaluate
 from studies.evaluation.intervals import bootstrap
 from studies.evaluation.metrics import Evaluation, compare
-from studies.learners import Learner
+from studies.learners.base import Learner
+from studies.learners.registry import LEARNERS
 from studies.model.device import full_precision
 from studies.training.objective import load_teacher, run_trial
 from studies.training.problem import Problem, prepare
@@ -110,8 +110,9 @@ def rows_of(results: Results, bests: dict[str, Best], minutes: float) -> list[di
     for figure in next(iter(results.values())):
         free = [name for name in TEXT_FREE if name in results]
         best_free = max(free, key=lambda name: results[name][figure].mean())
+        baselines = {best_free, "support popularity", *(name for name, entry in LEARNERS.items() if entry.baseline)}
         for name in bests:
-            for peer in sorted({best_free, "support popularity", "finetune"} & set(results) - {name}):
+            for peer in sorted(baselines & set(results) - {name}):
                 ours, theirs = results[name][figure], results[peer][figure]
                 gain = compare(ours, theirs)
                 rows.append(
@@ -154,7 +155,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--minutes", type=float, default=6.0, help="of training and evaluation for each learner")
     parser.add_argument("--no-products", action="store_true", help="no system knows how many products share a text")
     parser.add_argument("--layers", type=int, nargs="+", default=[0], help="choices of trainable_layers")
-    parser.add_argument("--learners", nargs="+", default=LEARNERS, choices=LEARNERS, help="all if left out")
+    parser.add_argument("--learners", nargs="+", default=list(LEARNERS), choices=LEARNERS, help="all if left out")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
     chosen = parser.parse_args(arguments)
     minutes = 0.1 if chosen.quick else chosen.minutes

@@ -35,7 +35,7 @@ from studies.episodes.episode import Episode
 from studies.evaluation.evaluate import evaluate
 from studies.evaluation.intervals import bootstrap
 from studies.evaluation.metrics import compare
-from studies.learners import Learner
+from studies.learners.base import Learner
 from studies.model.device import device, fast_bf16
 from studies.training.problem import Problem
 

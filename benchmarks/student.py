@@ -40,7 +40,7 @@ from studies.evaluation.baselines import TEXT_FREE, build_baselines
 from studies.evaluation.evaluate import Adapted, ItemVectors, System, evaluate
 from studies.evaluation.intervals import bootstrap
 from studies.evaluation.metrics import compare
-from studies.learners import Learner
+from studies.learners.base import Learner
 from studies.model.device import full_precision
 from studies.training.outer_loop import Trainer
 from studies.training.problem import Problem, prepare

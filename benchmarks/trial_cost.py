@@ -24,8 +24,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from storage.files.atomic import atomic_write
 from storage.home import cache_folder
-from studies.config.hyperparameters import LEARNERS, Hyperparameters
+from studies.config.hyperparameters import Hyperparameters
 from studies.config.spec import load_spec
+from studies.learners.registry import LEARNERS
 from studies.model.device import autocast, device
 from studies.training.outer_loop import Trainer
 from studies.training.problem import Problem, prepare
@@ -58,9 +59,9 @@ def product_rate() -> float:
 
 def values_of(name: str, layers: int) -> Hyperparameters:
     """A configuration in the middle of the space."""
-    inner = {} if name == "protonet" else {"inner_lr": 0.05, "inner_steps": 3}
+    inner = {"inner_lr": 0.05, "inner_steps": 3} if LEARNERS[name].takes_gradient_steps else {}
     encoder = {"encoder_lr": 3e-5, "train_candidates": 48} if layers else {}
-    return Hyperparameters(name, meta_batch_size=4, trainable_layers=layers, **inner, **encoder)  # type: ignore[arg-type]
+    return Hyperparameters(name, meta_batch_size=4, trainable_layers=layers, **inner, **encoder)
 
 
 def measure(problem: Problem, name: str, layers: int, updates: int, rate: float) -> dict[str, object]:
@@ -92,7 +93,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="the quickstart's scenes, frozen encoder")
     parser.add_argument("--layers", type=int, nargs="+", default=[0, 2], help="numbers of layers that train")
-    parser.add_argument("--learners", nargs="+", default=LEARNERS, choices=LEARNERS, help="all if left out")
+    parser.add_argument("--learners", nargs="+", default=list(LEARNERS), choices=LEARNERS, help="all if left out")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
     arguments = parser.parse_args()
     study = "quickstart" if arguments.quick else "completejourney"

@@ -17,7 +17,7 @@ from distill.serving.catalogue import Catalogue, StudentParts
 from distill.serving.loader import ExportedStudent, as_student, load_export
 from distill.serving.scene import History, Ranking, Scene
 from distill.student import adapting_learner
-from studies.learners import Learner
+from studies.learners.base import Learner
 from studies.progress import Progress
 
 __all__ = ["Catalogue", "ExportedStudent", "Ranking", "Scene", "StudentRecommender", "as_student", "load_export"]

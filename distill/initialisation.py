@@ -132,10 +132,10 @@ def _teacher_weights(encoder: Encoder, tower: nn.Module | None) -> tuple[list[di
     stack = list(bert.encoder.layer)
     embeddings = bert.embeddings.state_dict()
     if isinstance(tower, TopLayersTower):
-        trained = list(tower.reader.layer)
+        trained = list(tower.top_layers.layer)
         stack[len(stack) - len(trained) :] = trained
-        if tower.reader.embeddings is not None:
-            embeddings |= tower.reader.embeddings.state_dict()
+        if tower.top_layers.embeddings is not None:
+            embeddings |= tower.top_layers.embeddings.state_dict()
     # DistilBERT has no token types: type 0, which is the same everywhere, is added to the positions.
     embeddings["position_embeddings.weight"] = (
         embeddings["position_embeddings.weight"] + embeddings["token_type_embeddings.weight"][0]

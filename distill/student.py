@@ -16,7 +16,7 @@ from distill.hyperparameters import StudentHyperparameters, Vocabulary
 from distill.initialisation import init_encoder, student_config
 from distill.vocabulary import needed_tokens, trim
 from studies.config.hyperparameters import Hyperparameters
-from studies.learners import Learner, build
+from studies.learners.base import Learner, build
 from studies.model.device import autocast, device
 from studies.model.encoder import Encoder, Ragged, pool, tokenize
 from studies.model.recommender import Head, Recommender
@@ -160,7 +160,7 @@ def blank(
 
     config = student_config(encoder, values, None if texts.kept is None else len(texts.kept))
     projection = nn.Linear(config.dim, encoder.width, bias=False) if config.dim < encoder.width else None
-    head = Head(encoder.width, learned_rates=learner.learned_rates)
+    head = Head(encoder.width, learned_rates=learner.entry.learns_inner_rates)
     return assemble(DistilBertModel(config), projection, head, texts, max_tokens, learner, values)
 
 

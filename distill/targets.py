@@ -18,7 +18,7 @@ from torch import Tensor
 
 from storage.files.atomic import atomic_write
 from studies.evaluation.evaluate import ItemVectors, encode_items
-from studies.learners import Learner
+from studies.learners.base import Learner
 from studies.model.device import device
 from studies.training.problem import Problem
 

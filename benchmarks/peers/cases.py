@@ -11,7 +11,7 @@ import torch
 
 from peers import problems
 from peers.libraries import PEERS, Learn2Learn
-from studies.config.hyperparameters import Hyperparameters, LearnerName
+from studies.config.hyperparameters import Hyperparameters
 from studies.episodes.episode import Episode
 from studies.model.recommender import Recommender
 from studies.training.problem import Problem
@@ -45,7 +45,7 @@ class Case:
 
     title: str
     data: str
-    learner: LearnerName
+    learner: str
     steps: int
     batch: int
     target: float

@@ -23,9 +23,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from studies.episodes.episode import Episode
-from studies.learners import LEARNERS
-from studies.learners.tasks.scene_task import ranking_loss
-from studies.model.recommender import AdaptedScene, Head, Reading, Recommender, Texts
+from studies.learners.registry import LEARNERS
+from studies.learners.tasks.losses import ranking_loss
+from studies.model.recommender import Head, Recommender
+from studies.model.scene_encoding import AdaptedScene, SceneEncoding, episode_texts
 from studies.model.towers import TopLayersTower, Tower, in_groups
 
 Loss = Callable[[nn.Module], Tensor]
@@ -37,15 +38,15 @@ class View(NamedTuple):
     Attributes:
         episode: the episode, or what its support reads of it.
         history: (R, M).
-        memory: (R, K), of the support; all of it if None.
-        reading: the head's reading, where that does not adapt.
-        groups: the candidates' texts as the layers that train read them, where there are such layers.
+        visible: (R, K), of the support; all of it if None.
+        encoding: the head's encoding, where that does not adapt.
+        groups: the candidates' texts as they enter the layers that train, where there are such layers.
     """
 
     episode: Episode
     history: Tensor
-    memory: Tensor | None = None
-    reading: Reading | None = None
+    visible: Tensor | None = None
+    encoding: SceneEncoding | None = None
     groups: list[Any] | None = None
 
 
@@ -59,36 +60,38 @@ class Whole(nn.Module):
     def __init__(self, model: Recommender, candidates: int) -> None:
         super().__init__()
         self._tower = (model.tower,)
-        self.reader = getattr(model.tower, "reader", model.tower)
+        self.top_layers = getattr(model.tower, "top_layers", model.tower)
         self.head = copy.copy(model.head)
         self.head._parameters = {name: p for name, p in model.head._parameters.items() if name != "bias_rate"}
-        self.bias = nn.Parameter(torch.zeros(candidates).to(model.head.scene))
+        self.bias = nn.Parameter(torch.zeros(candidates).to(model.head.scene_preference))
 
     def forward(self, view: View, scale: Tensor) -> Tensor:
         """(R, C) scores."""
         (tower,) = self._tower
         if view.groups:
-            vectors = with_others(tower, view.episode, in_groups(self.reader, view.groups))
+            vectors = with_others(tower, view.episode, in_groups(self.top_layers, view.groups))
         else:
-            vectors = self.reader(view.episode.items)
-        reading = read(self.head, vectors, view.episode)
+            vectors = self.top_layers(view.episode.items)
+        encoding = encode(self.head, vectors, view.episode)
         bias = scale * self.bias[: view.episode.candidates]
-        return AdaptedScene(reading, self.head.scene, self.head.gates, bias).scores(view.history, view.memory)
+        scene = AdaptedScene(encoding, self.head.scene_preference, self.head.feature_weights, bias)
+        return scene.scores(view.history, view.visible)
 
 
 class Tail(nn.Module):
-    """All that ANIL adapts: taste, gates and bias."""
+    """All that ANIL adapts: preference, feature weights and bias."""
 
     def __init__(self, model: Recommender, candidates: int) -> None:
         super().__init__()
-        self.scene, self.gates = model.head.scene, model.head.gates
-        self.bias = nn.Parameter(torch.zeros(candidates).to(self.scene))
+        self.preference, self.feature_weights = model.head.scene_preference, model.head.feature_weights
+        self.bias = nn.Parameter(torch.zeros(candidates).to(self.preference))
 
     def forward(self, view: View, scale: Tensor) -> Tensor:
         """(R, C) scores."""
-        assert view.reading is not None
+        assert view.encoding is not None
         bias = scale * self.bias[: view.episode.candidates]
-        return AdaptedScene(view.reading, self.scene, self.gates, bias).scores(view.history, view.memory)
+        scene = AdaptedScene(view.encoding, self.preference, self.feature_weights, bias)
+        return scene.scores(view.history, view.visible)
 
 
 def with_others(tower: Tower, episode: Episode, candidates: Tensor) -> Tensor:
@@ -96,10 +99,9 @@ def with_others(tower: Tower, episode: Episode, candidates: Tensor) -> Tensor:
     return torch.cat([candidates, tower.locked[episode.items[episode.candidates :]].to(candidates)])
 
 
-def read(head: Head, vectors: Tensor, episode: Episode) -> Reading:
-    """The head's reading of an episode."""
-    texts = Texts(episode.overlap, episode.fields, episode.terms)
-    return head(vectors, episode.candidates, episode.support, texts)
+def encode(head: Head, vectors: Tensor, episode: Episode) -> SceneEncoding:
+    """The head's encoding of an episode."""
+    return head(vectors, episode.candidates, episode.support, episode_texts(episode))
 
 
 def of_support(episode: Episode) -> Episode:
@@ -122,22 +124,22 @@ class Peer(ABC):
 
     def __init__(self, model: Recommender, hyperparameters: Any, candidates: int) -> None:
         self.model, self.hyperparameters = model, hyperparameters
-        kind = LEARNERS[hyperparameters.learner]
-        self.second_order = kind.second_order
-        self.network: nn.Module = (Tail if kind.part == "tail" else Whole)(model, candidates)
+        entry = LEARNERS[hyperparameters.learner]
+        self.second_order = entry.second_order
+        self.network: nn.Module = (Tail if entry.adapts == "score_weights" else Whole)(model, candidates)
 
     @abstractmethod
-    def accumulate(self, support: Loss, query: Loss, share: float) -> Tensor:
-        """Adds one task's share of the outer gradient; returns the query's loss after adapting to the support."""
+    def accumulate(self, support: Loss, query: Loss, weight: float) -> Tensor:
+        """Adds one task's part of the outer gradient; returns the query's loss after adapting to the support."""
 
     def meta_step(self, episodes: Sequence[Episode]) -> float:
         """As `Learner.meta_step`."""
-        share, total = 1 / len(episodes), 0.0
+        weight, total = 1 / len(episodes), 0.0
         for episode in episodes:
             support, query = self.views(episode)
             losses = partial(self.support_loss, support), partial(self.query_loss, query)
-            total += float(self.accumulate(*losses, share).detach())
-        return total * share
+            total += float(self.accumulate(*losses, weight).detach())
+        return total * weight
 
     def support_loss(self, view: View, network: nn.Module) -> Tensor:
         """As `SceneTask.support_loss`."""
@@ -149,18 +151,18 @@ class Peer(ABC):
 
     def views(self, episode: Episode) -> tuple[View, View]:
         """What the support's loss and the query's score."""
-        memory = 1 - torch.eye(len(episode.support)).to(self.model.head.scene)
+        visible = 1 - torch.eye(len(episode.support)).to(self.model.head.scene_preference)
         tower, candidates = self.model.tower, episode.items[: episode.candidates]
         if isinstance(self.network, Tail):
-            reading = read(self.model.head, with_others(tower, episode, tower(candidates)), episode)
-            support = View(episode, episode.support_history, memory, reading)
-            return support, View(episode, episode.query_history, None, reading)
+            encoding = encode(self.model.head, with_others(tower, episode, tower(candidates)), episode)
+            support = View(episode, episode.support_history, visible, encoding)
+            return support, View(episode, episode.query_history, None, encoding)
         groups = None
         if isinstance(tower, TopLayersTower):
             # Padded to the longest, as a tokenizer pads a batch; taken once per task.
             groups = [(torch.arange(len(candidates)), *tower.texts(candidates))]
         part = of_support(episode)
-        support = View(part, part.support_history, memory, groups=groups)
+        support = View(part, part.support_history, visible, groups=groups)
         return support, View(episode, episode.query_history, groups=groups)
 
     def scale(self) -> Tensor:
@@ -180,10 +182,10 @@ class Learn2Learn(Peer):
 
         self._maml = MAML(self.network, lr=hyperparameters.inner_lr, first_order=not self.second_order)
 
-    def accumulate(self, support: Loss, query: Loss, share: float) -> Tensor:
+    def accumulate(self, support: Loss, query: Loss, weight: float) -> Tensor:
         """As documented."""
         loss = query(self.adapted(support))
-        (share * loss).backward()
+        (weight * loss).backward()
         return loss
 
     def adapted(self, support: Loss) -> nn.Module:
@@ -219,13 +221,13 @@ class Higher(Peer):
             track_higher_grads=self.second_order,
         )
 
-    def accumulate(self, support: Loss, query: Loss, share: float) -> Tensor:
+    def accumulate(self, support: Loss, query: Loss, weight: float) -> Tensor:
         """As documented; in first order the gradients at the fast weights are the outer ones."""
         with self._loop() as (network, optimizer):
             for _ in range(self.hyperparameters.inner_steps):
                 optimizer.step(support(network))
             loss = query(network)
-            (share * loss).backward()
+            (weight * loss).backward()
             if not self.second_order:
                 hand_over(list(network.fast_params), list(self.network.parameters()))
         return loss
@@ -243,7 +245,7 @@ class TorchOpt(Peer):
         self._torchopt = torchopt
         self._optimizer = torchopt.MetaSGD(self.network, lr=hyperparameters.inner_lr)
 
-    def accumulate(self, support: Loss, query: Loss, share: float) -> Tensor:
+    def accumulate(self, support: Loss, query: Loss, weight: float) -> Tensor:
         """As documented; it has no first order but `stop_gradient` after each step."""
         start = self._torchopt.extract_state_dict(self.network)
         begun = self._torchopt.extract_state_dict(self._optimizer)
@@ -253,7 +255,7 @@ class TorchOpt(Peer):
             if not self.second_order:
                 self._torchopt.stop_gradient(self.network)
         loss = query(self.network)
-        (share * loss).backward()
+        (weight * loss).backward()
         if not self.second_order:
             hand_over(list(self.network.parameters()), originals)
         self._torchopt.recover_state_dict(self.network, start)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from distill.losses.batches import RankingBatch
-from studies.learners.tasks.scene_task import ranking_loss
+from studies.learners.tasks.losses import ranking_loss
 
 
 def hard_loss(batch: RankingBatch) -> Tensor:

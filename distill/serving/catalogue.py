@@ -25,7 +25,7 @@ from storage.errors import InputError
 from studies.episodes.catalogue_terms import CodedTexts, TextCoder
 from studies.episodes.episode import Episode
 from studies.episodes.tfidf import Lexicon, count_words, overlap
-from studies.learners import Learner
+from studies.learners.base import Learner
 from studies.model.device import device
 from studies.progress import Progress
 
@@ -53,7 +53,7 @@ class StudentParts(NamedTuple):
 
 
 class _TextFeatures(NamedTuple):
-    """Features of some candidates' texts, from which `studies.model.recommender.Texts` compares them to a support."""
+    """Features of some candidates' texts, which `scene_encoding.EpisodeTexts` compares with a support."""
 
     words: Any
     fields: Any
@@ -204,7 +204,7 @@ class Catalogue:
         features = items.whole if rows is None else items.features(rows)
         vectors = items.vectors if rows is None else items.vectors[rows]
         learner = self._student.learner
-        if learner.part != "nothing":
+        if learner.entry.takes_gradient_steps:
             # The inner loop writes adapted weights into the learner's own head: each thread needs a copy.
             learner = copy.deepcopy(learner)
         adapted = learner.adapt(_episode(features, taken, counts), torch.cat([vectors, held]))

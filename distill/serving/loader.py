@@ -108,7 +108,7 @@ def as_student(exported: ExportedStudent, tokens: Ragged) -> Student:
 
 def _read_head(weights: dict[str, Tensor], learner: Hyperparameters) -> Head:
     size, width = weights["project.weight"].shape
-    head = Head(width, size, learned_rates=learner.learned_rates)
+    head = Head(width, size, learned_rates=learner.entry.learns_inner_rates)
     head.load_state_dict(weights)
     return head
 

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from storage.errors import InputError
 from studies.evaluation.metrics import top_k
-from studies.model.recommender import AdaptedScene, Head
+from studies.model.recommender import Head
+from studies.model.scene_encoding import AdaptedScene
 
 History = Sequence[str]
 # Returns the (n, D) vectors of texts.
@@ -49,8 +50,8 @@ class Scene:
     ) -> None:
         self.candidates = candidates
         self._adapted, self._head, self._lookup, self._longest = adapted, head, lookup, longest_history
-        reading = adapted.reading
-        self._shared_scores = adapted.scores(reading.match.new_zeros(1, len(reading.match)))
+        match = adapted.encoding.history_match
+        self._shared_scores = adapted.scores(match.new_zeros(1, len(match)))
 
     @torch.no_grad()
     def rank(self, histories: Sequence[History], k: int = 10) -> Ranking:
@@ -78,8 +79,8 @@ class Scene:
 
     def _rank(self, histories: Sequence[History], vectors: Vectors, k: int) -> Ranking:
         held, counts = vectors.count(histories)
-        reading = self._head.reread(self._adapted.reading, held)
-        scores = self._shared_scores + self._adapted.of_histories(reading, counts)
+        encoding = self._head.with_history_items(self._adapted.encoding, held)
+        scores = self._shared_scores + self._adapted.history_scores(encoding, counts)
         items = best(scores, k)
         return Ranking(items, scores.gather(1, items))
 

@@ -15,8 +15,8 @@ from hpo.reporting.blocks import plural, settings, spelled
 from hpo.reporting.markdown import escape
 from hpo.status.console import duration
 from storage.home import trial_folder
-from studies.config.hyperparameters import LEARNERS
 from studies.evaluation.intervals import bootstrap
+from studies.learners.registry import LEARNERS
 
 TOP = 5
 # What people write below it stays.

@@ -14,12 +14,10 @@ import numpy as np
 
 from hpo.dashboard.facts import Facts
 from hpo.dashboard.note import behind
-from studies.config.hyperparameters import LEARNERS
+from studies.learners.registry import LEARNERS
 
-# Okabe and Ito's, which the colour-blind tell apart as well.
-COLORS: dict[str, str] = dict(
-    zip(LEARNERS, ("#0072b2", "#e69f00", "#009e73", "#d55e00", "#cc79a7", "#56b4e9", "#999999"), strict=True)
-)
+# Okabe and Ito's, which the colour-blind tell apart as well; learners take them in the registry's order.
+PALETTE = ("#0072b2", "#e69f00", "#009e73", "#d55e00", "#cc79a7", "#56b4e9", "#999999", "#f0e442", "#000000")
 GREY = "#555555"
 POINTS, TOP, SCENES = 400, 5, 60
 
@@ -86,6 +84,10 @@ def _cost(facts: Facts) -> Figure:
     return Figure(traces, _layout(title, "minutes of training and evaluation so far", facts.metric))
 
 
+def _color(learner: str) -> str:
+    return PALETTE[list(LEARNERS).index(learner) % len(PALETTE)]
+
+
 def _dots(name: str, x: Sequence[float], y: Sequence[float], text: Sequence[str]) -> dict[str, Any]:
     return {
         "type": "scatter",
@@ -94,7 +96,7 @@ def _dots(name: str, x: Sequence[float], y: Sequence[float], text: Sequence[str]
         "x": [round(value, 3) for value in x],
         "y": [round(value, 4) for value in y],
         "text": list(text),
-        "marker": {"color": COLORS[name]},
+        "marker": {"color": _color(name)},
     }
 
 
@@ -111,7 +113,7 @@ def _learners(facts: Facts) -> Figure:
         view, reached = some[0]
         apart = behind(reached, facts.ranked[0][1]).replace(" [", "<br>[").replace(", within", ",<br>within")
         name = f"{learner} ({len(some)})<br>{apart or 'the best'}"
-        box = {"type": "box", "name": name, "x": [name], "showlegend": False, "marker": {"color": COLORS[learner]}}
+        box = {"type": "box", "name": name, "x": [name], "showlegend": False, "marker": {"color": _color(learner)}}
         traces.append(box | {key: [round(float(value), 4)] for key, value in quartiles.items()})
         best["x"].append(name)
         best["y"].append(round(reached.recall, 4))
@@ -154,7 +156,7 @@ def _importance(facts: Facts) -> Figure:
         "orientation": "h",
         "x": [round(facts.importance[name], 3) for name in names],
         "y": names,
-        "marker": {"color": COLORS["protonet"]},
+        "marker": {"color": PALETTE[0]},
     }
     layout = _layout(f"What matters, by PED-ANOVA over {len(facts.ranked)} finished trials", "importance", "")
     return Figure([bars], layout)

@@ -33,6 +33,7 @@ from storage.database.records import Records
 from storage.errors import InputError, StudyStopped
 from storage.home import cache_folder, study_folder, trial_folder
 from studies.config.spec import StudySpec
+from studies.learners.registry import LEARNERS
 from studies.training.objective import load_teacher
 from studies.training.problem import Problem, prepare
 from studies.training.rungs import RungReport
@@ -52,7 +53,7 @@ def choose(
     """
     study, count = open_search(database, spec), spec.finalist_count()
     best = winners(study, count)
-    plain = [trial for trial in ranked(study) if trial.params.get("learner") == "finetune"][:count]
+    plain = [trial for trial in ranked(study) if LEARNERS[trial.params["learner"]].baseline][:count]
     trials = {trial.number: trial for trial in (*best, *plain)}
     recheck = FinalistEvaluator(database, spec, problem)
     with console.progress("looking at the finalists again") as report:

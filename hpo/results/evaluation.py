@@ -131,8 +131,8 @@ def _learned(
             entries[f"{_label(teacher)}, not adapted"] = ("direct transfer", Unadapted(learner, vectors))
         entries[_label(teacher)] = ("teacher", Adapted(learner, vectors))
     if rival is not None and rival.trial not in {teacher.trial for teacher in teachers}:
-        vectors = encoded(f"trial {rival.trial}", rival.learner.model.tower)
-        entries[f"trial {rival.trial} (finetune)"] = (RIVAL, Adapted(rival.learner, vectors))
+        vectors, name = encoded(f"trial {rival.trial}", rival.learner.model.tower), rival.learner.entry.name
+        entries[f"trial {rival.trial} ({name})"] = (RIVAL, Adapted(rival.learner, vectors))
     entries["student"] = ("student", Adapted(student.learner, encoded("the student", student.tower)))
     return entries
 

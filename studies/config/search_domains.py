@@ -1,16 +1,14 @@
-"""What a search space is made of: each parameter's domain, its default, and what it may be at all."""
+"""What a search space is made of: domains, and what a parameter may be at all."""
 
 from __future__ import annotations
 
 import difflib
 import itertools
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, model_validator
-
-from studies.config.hyperparameters import HEAD_PARTS, LEARNERS
 
 
 class Section(BaseModel):
@@ -44,35 +42,10 @@ class Range(Section):
 Domain = Range | list[Any] | int | float | str
 
 
-# Every parameter with the domain it has unless `[search.space]` says otherwise (docs/search-space.md says why).
-DEFAULT_SPACE: dict[str, Domain] = {
-    "learner": list(LEARNERS),
-    "outer_lr": Range(low=1e-4, high=5e-3, log=True),
-    "meta_batch_size": [4, 8, 16],
-    "weight_decay": Range(low=1e-3, high=1.0, log=True),
-    "head": list(HEAD_PARTS),
-    "trainable_layers": [0, 1, 2],
-    "inner_lr": Range(low=1e-3, high=1.0, log=True),
-    "inner_steps": Range(low=1, high=10, log=True),
-    "support_batch_size": 64,
-    "encoder_lr": Range(low=3e-6, high=3e-4, log=True),
-    "train_candidates": 48,
-}
-# What suits one learner better than the others' domain; `[search.space]` sets a parameter for all learners,
-# `[search.learners.NAME]` for one.
-DEFAULT_LEARNERS: dict[str, dict[str, Domain]] = {
-    # Every step is held in memory until the outer gradient is taken.
-    "maml": {"inner_steps": Range(low=1, high=5)},
-    "metasgd": {"inner_steps": Range(low=1, high=5)},
-    # Nothing was trained for the steps to be few.
-    "finetune": {"inner_steps": Range(low=1, high=30, log=True)},
-}
-
-
 class Words(NamedTuple):
     """A parameter that is a choice of words."""
 
-    words: tuple[str, ...]
+    words: Collection[str]
 
 
 class Numbers(NamedTuple):
@@ -85,32 +58,16 @@ class Numbers(NamedTuple):
 
 Parameters = Mapping[str, Words | Numbers]
 
-# What each parameter of `[search.space]` may be.
-SEARCHED: Parameters = {
-    "learner": Words(LEARNERS),
-    "head": Words(HEAD_PARTS),
-    "outer_lr": Numbers(float, 0, False),
-    "meta_batch_size": Numbers(int, 1, True),
-    "weight_decay": Numbers(float, 0, True),
-    "trainable_layers": Numbers(int, 0, True),
-    "inner_lr": Numbers(float, 0, False),
-    "inner_steps": Numbers(int, 1, True),
-    "support_batch_size": Numbers(int, 1, True),
-    "encoder_lr": Numbers(float, 0, False),
-    "train_candidates": Numbers(int, 2, True),
-}
-assert SEARCHED.keys() == DEFAULT_SPACE.keys()
-
 
 def values_of(domain: Domain) -> list[Any]:
-    """The values a domain names: choices, both ends of a range, or the one fixed value."""
+    """Return the values that a domain names: choices, both ends of a range, or the one fixed value."""
     if isinstance(domain, Range):
         return [domain.low, domain.high]
     return domain if isinstance(domain, list) else [domain]
 
 
 def holds(domain: Domain, value: Any) -> bool:
-    """Whether a value is one of the domain's."""
+    """Return whether a value is one of the domain's."""
     if not isinstance(domain, Range):
         return any(type(one) is type(value) and one == value for one in values_of(domain))
     number = isinstance(value, int if domain.whole else int | float) and not isinstance(value, bool)
@@ -118,22 +75,23 @@ def holds(domain: Domain, value: Any) -> bool:
 
 
 def show_domain(domain: Domain) -> str:
-    """A domain in the study file's words."""
+    """Return a domain in the study file's words."""
     if isinstance(domain, Range):
         return f"{domain.low} to {domain.high}"
     return "one of " + ", ".join(map(str, values_of(domain)))
 
 
-def check_domain(name: str, domain: Domain, parameters: Parameters = SEARCHED) -> None:
-    """Refuses a domain that its parameter cannot have.
+def check_domain(name: str, domain: Domain, parameters: Parameters) -> None:
+    """Refuse a domain that its parameter cannot have.
 
     Args:
-        name: of the parameter.
-        domain: what the study file gives it.
-        parameters: what there is to search.
+        name: Name of the parameter.
+        domain: What the study file gives it.
+        parameters: What there is to search.
 
     Raises:
-        ValueError: unknown name, no or repeated choices, a value of the wrong kind or out of bounds.
+        ValueError: The name is unknown, choices are missing or repeated, or a value is of the wrong kind or out of
+            bounds.
     """
     if name not in parameters:
         raise ValueError(f"unknown parameter {name!r}{nearest(name, parameters)}")
@@ -143,7 +101,7 @@ def check_domain(name: str, domain: Domain, parameters: Parameters = SEARCHED) -
     if isinstance(domain, list) and any(a == b for a, b in itertools.combinations(values, 2)):
         raise ValueError(f"{name} lists a value twice: {values}")
     if isinstance(allowed, Words):
-        if unknown := [v for v in values if v not in allowed.words]:
+        if unknown := [value for value in values if value not in list(allowed.words)]:
             raise ValueError(f"unknown {name} {unknown[0]!r}{nearest(str(unknown[0]), allowed.words)}")
         return
     kind, lowest, inclusive = allowed
@@ -158,7 +116,7 @@ def check_domain(name: str, domain: Domain, parameters: Parameters = SEARCHED) -
 
 
 def nearest(name: str, valid: Iterable[str]) -> str:
-    """The end of an error about an unknown name: the nearest valid one, else all of them."""
+    """Return the end of an error about an unknown name: the nearest valid one, else all of them."""
     names = list(valid)
     near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     return f"; did you mean {near[0]!r}?" if near else f"; accepted: {', '.join(names)}"

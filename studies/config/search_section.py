@@ -6,10 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, PositiveInt, field_validator, model_validator
 
-from studies.config.hyperparameters import ENCODER, GRADIENT_LEARNERS, INNER_LOOP, LEARNERS, applies
+from studies.config.hyperparameters import ENCODER, INNER_LOOP, applies
 from studies.config.search_domains import (
-    DEFAULT_LEARNERS,
-    DEFAULT_SPACE,
     Domain,
     Range,
     Section,
@@ -19,6 +17,8 @@ from studies.config.search_domains import (
     show_domain,
     values_of,
 )
+from studies.config.search_parameters import SEARCHED, default_space
+from studies.learners.registry import LEARNERS
 
 
 class SearchSection(Section):
@@ -48,7 +48,7 @@ class SearchSection(Section):
     episodes_at_once: PositiveInt | None = None
     sampler: Literal["tpe", "random", "grid", "gp"] = "tpe"
     seed: Annotated[int, Field(ge=0)] = 0
-    space: dict[str, Domain] = DEFAULT_SPACE
+    space: dict[str, Domain] = Field(default_factory=default_space)
     learners: dict[str, dict[str, Domain]] = Field(default_factory=dict)
 
     @field_validator("space")
@@ -57,8 +57,8 @@ class SearchSection(Section):
         if not space:
             raise ValueError("the search space is empty; name at least one parameter, or leave [search.space] out")
         for name, domain in space.items():
-            check_domain(name, domain)
-        full = DEFAULT_SPACE | space
+            check_domain(name, domain, SEARCHED)
+        full = default_space() | space
         learners, layers = values_of(full["learner"]), max(values_of(full["trainable_layers"]))
         used = {name for name in full if any(applies(name, learner, layers) for learner in learners)}
         if idle := [name for name in space if name not in used]:
@@ -73,10 +73,10 @@ class SearchSection(Section):
             if learner not in LEARNERS:
                 raise ValueError(f"unknown learner {learner!r}{nearest(learner, LEARNERS)}")
             for name, domain in domains.items():
-                check_domain(name, domain)
+                check_domain(name, domain, SEARCHED)
                 if name in ("learner", "trainable_layers"):
                     raise ValueError(f"{name} cannot differ by learner; set it in [search.space]")
-                if name in INNER_LOOP and learner not in GRADIENT_LEARNERS:
+                if name in INNER_LOOP and not LEARNERS[learner].takes_gradient_steps:
                     raise ValueError(f"{name} has no use to {learner}, which takes no gradient steps; leave it out")
         return learners
 
@@ -90,8 +90,8 @@ class SearchSection(Section):
         if not (isinstance(space, dict) and isinstance(given, dict)):
             return values  # refused below
         merged = dict(given)
-        for learner, defaults in DEFAULT_LEARNERS.items():
-            own = {name: domain for name, domain in defaults.items() if name not in space}
+        for learner, entry in LEARNERS.items():
+            own = {name: domain for name, domain in entry.domains.items() if name not in space}
             if own and isinstance(given.get(learner, {}), dict):
                 merged[learner] = own | given.get(learner, {})
         return values | {"learners": merged}

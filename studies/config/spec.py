@@ -26,6 +26,7 @@ from studies.config.search_domains import Section, values_of
 from studies.config.search_section import SearchSection
 from studies.config.validation_errors import explain, show
 from studies.data.sources import DataSection
+from studies.learners.registry import LEARNERS
 
 # The formats of an export, and the precision of its weights.
 Format = Literal["hf", "onnx", "onnx-int8"]
@@ -137,10 +138,13 @@ class StudySpec(Section):
                     f"{protocol.k} or lower k"
                 )
         layers = max(values_of(self.search.space["trainable_layers"]))
-        if self.teacher.attention == "sdpa" and layers > 0 and "maml" in values_of(self.search.space["learner"]):
+        learners = values_of(self.search.space["learner"])
+        eager = [name for name in learners if LEARNERS[name].needs_eager_attention]
+        if self.teacher.attention == "sdpa" and layers > 0 and eager:
             raise ValueError(
-                'teacher.attention = "sdpa" has no second derivative, which maml needs where layers of the encoder '
-                'train; set attention = "auto", take maml out of search.space.learner, or set trainable_layers = 0'
+                f'teacher.attention = "sdpa" has no second derivative, which {eager[0]} needs where layers of the '
+                f'encoder train; set attention = "auto", take {", ".join(eager)} out of search.space.learner, or set '
+                "trainable_layers = 0"
             )
         if data.scene_is_user and data.min_users > 1:
             raise ValueError(

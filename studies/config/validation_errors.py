@@ -8,7 +8,8 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from studies.config.search_domains import DEFAULT_SPACE, nearest
+from studies.config.search_domains import nearest
+from studies.config.search_parameters import SEARCHED
 from studies.data.sources import SOURCES
 
 # The accepted kind of value for each of pydantic's error types.
@@ -103,7 +104,7 @@ def show(value: Any) -> str:
 
 
 def _all_keys(root: type[BaseModel]) -> set[str]:
-    keys, models = set(DEFAULT_SPACE), [root]
+    keys, models = set(SEARCHED), [root]
     while models:
         model = models.pop()
         keys |= set(model.model_fields)

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from studies.episodes.episode import Episode
 from studies.evaluation.metrics import Evaluation, episode_metrics, rank, summarise
-from studies.learners import Learner
+from studies.learners.base import Learner
 from studies.model.encoder import by_length
-from studies.model.recommender import AdaptedScene, texts_of
+from studies.model.scene_encoding import AdaptedScene, episode_texts
 from studies.progress import Progress
 
 RunWriter = Callable[[Episode, Tensor], None]
@@ -91,9 +91,10 @@ class Unadapted:
     def scores(self, episode: Episode) -> Tensor:
         """Return (Q, C) scores that do not depend on the support."""
         head, vectors, history = self._head, self._vectors.of(episode), episode.query_history
-        reading = head(vectors, episode.candidates, episode.support, texts_of(episode))
-        scene = AdaptedScene(reading, head.scene, head.gates, vectors.new_zeros(episode.candidates))
-        return scene.scores(history, memory=history.new_zeros(len(history), len(episode.support)))
+        encoding = head(vectors, episode.candidates, episode.support, episode_texts(episode))
+        bias = vectors.new_zeros(episode.candidates)
+        scene = AdaptedScene(encoding, head.scene_preference, head.feature_weights, bias)
+        return scene.scores(history, visible=history.new_zeros(len(history), len(episode.support)))
 
 
 @torch.no_grad()

@@ -1,8 +1,9 @@
-"""Plain fine-tuning, the honest rival: train on all training scenes jointly, then a few gradient steps on the support.
+"""The fine-tuning baseline: train on all training scenes jointly, then take a few gradient steps on the support.
 
 Source: what Chen et al., "A Closer Look at Few-shot Classification" (ICLR 2019), section 3.2, call the baseline. The
-outer loop never sees an adapted weight: it minimises the query's loss of the model as it is, which reads the support's
-counts and similarities as every learner's does. The number and the rate of the steps are searched like any other's.
+outer loop never sees an adapted weight: it minimises the query's loss of the model as it is, whose score depends on the
+support's counts and similarities as every learner's does. The number and the rate of the steps are searched as for any
+other learner.
 """
 
 from __future__ import annotations
@@ -11,13 +12,14 @@ from torch import Tensor
 
 from studies.learners.base import Learner
 from studies.learners.inner_loop import Task
+from studies.learners.registry import LEARNERS
 
 
 class FineTune(Learner):
     """Fine-tunes the whole head, a bias per candidate and, where the encoder trains, its top layers."""
 
-    part = "everything"
+    entry = LEARNERS["finetune"]
 
     def meta_loss(self, task: Task) -> Tensor:
-        """The query's loss without adaptation: no meta-learning."""
+        """Return the query's loss without adaptation: no meta-learning."""
         return task.query_loss({})

@@ -8,9 +8,10 @@ zero for each scene and moves at a learned rate, which the outer loop trains thr
 from __future__ import annotations
 
 from studies.learners.base import Learner
+from studies.learners.registry import LEARNERS
 
 
 class FOMAML(Learner):
     """Adapts the whole head, a bias per candidate and, where the encoder trains, its top layers."""
 
-    part = "everything"
+    entry = LEARNERS["fomaml"]

@@ -12,29 +12,29 @@ Weights = dict[str, Tensor]
 
 
 class Task(Protocol):
-    """One few-shot task, or E of them side by side, as a learner sees it.
+    """One few-shot task, or E of them side by side: all that a learner needs of a model.
 
     E tasks have weights with a leading axis, (E, ...), and (E,) losses; one task has the weights' own shapes and scalar
-    losses. Tasks do not touch each other, so the gradient of the summed losses is each one's own. A learner needs
-    nothing else of a model: the recommender's tasks are `studies.learners.tasks.scene_task.SceneTask`.
+    losses. Tasks do not touch each other, so the gradient of the summed losses is each one's own. The
+    recommender's tasks are `studies.learners.tasks.scene_task.SceneTask`.
     """
 
     def start(self) -> Weights:
-        """The weights that adapt, by name, where the inner loop starts."""
+        """Return the weights that adapt, by name, where the inner loop starts."""
 
     def rates(self) -> Mapping[str, Tensor]:
-        """For weights that move at another rate than the others: multiples of `inner_lr`, by name."""
+        """Return multiples of `inner_lr` for weights that move at a rate of their own, by name."""
 
     def support_loss(self, weights: Weights, step: int) -> Tensor:
-        """Loss of the support, or of the part of it that is an inner step's batch.
+        """Return the loss of the support, or of the part of it that is an inner step's batch.
 
         Args:
-            weights: those that are left out stay as the model has them.
-            step: number of the inner step.
+            weights: The adapted weights; those that are left out are the model's own.
+            step: Number of the inner step.
         """
 
     def query_loss(self, weights: Weights) -> Tensor:
-        """Loss of the query; weights that are left out stay as the model has them."""
+        """Return the loss of the query; weights that are left out are the model's own."""
 
 
 def descend(
@@ -46,15 +46,15 @@ def descend(
     *,
     second_order: bool,
 ) -> Weights:
-    """Gradient descent w ← w − rate · ∇loss(w), `steps` times (MAML, Finn et al. 2017, eq. 1).
+    """Descend w ← w − rate · ∇loss(w), `steps` times (MAML, Finn et al. 2017, eq. 1); return the weights reached.
 
     Args:
-        loss: of a set of weights at a step: a scalar, or (E,) of weights (E, ...).
-        weights: where to start; each must require a gradient. Not changed.
-        rates: rate of single weights by name; these may themselves be trained by the outer loop.
-        default_rate: rate of all others.
-        steps: number of steps.
-        second_order: differentiate through the gradients too; otherwise they are constants (first order).
+        loss: Gives the loss of a set of weights at a step: a scalar, or (E,) of weights (E, ...).
+        weights: Where to start; each must require a gradient. Not changed.
+        rates: Rates of single weights by name; these may themselves be trained by the outer loop.
+        default_rate: Rate of all others.
+        steps: Number of steps.
+        second_order: Differentiate through the gradients too; otherwise they are constants (first order).
     """
     for step in range(steps):
         # A weight on which the loss does not depend yet has a gradient of zero: it stays.
@@ -69,5 +69,5 @@ def descend(
 
 
 def detached(weights: Weights) -> Weights:
-    """The same values as leaves of a new graph."""
+    """Return the same values as leaves of a new graph."""
     return {name: weight.detach().requires_grad_() for name, weight in weights.items()}

@@ -11,10 +11,10 @@ is in `studies/training/memory.py`.
 from __future__ import annotations
 
 from studies.learners.base import Learner
+from studies.learners.registry import LEARNERS
 
 
 class MAML(Learner):
     """Adapts the whole head, a bias per candidate and, where the encoder trains, its top layers; second order."""
 
-    part = "everything"
-    second_order = True
+    entry = LEARNERS["maml"]

@@ -13,16 +13,16 @@ from torch import Tensor
 
 from studies.learners.base import Learner
 from studies.learners.inner_loop import Task
+from studies.learners.registry import LEARNERS
 
 
 class MetaSGD(Learner):
     """Adapts the whole head and a bias per candidate, each weight at its learned rate."""
 
-    part = "head"
-    second_order = True
+    entry = LEARNERS["metasgd"]
 
     def inner_rates(self, task: Task, *, training: bool) -> Mapping[str, Tensor | float]:
-        """Learned multiples of `inner_lr`, of each weight's own shape; a rate may become negative."""
+        """Return learned multiples of `inner_lr`, of each weight's own shape; a rate may become negative."""
         assert self.hyperparameters.inner_lr is not None
         learned = {
             "head." + name.replace("/", "."): rate if training else rate.detach()

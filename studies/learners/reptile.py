@@ -1,9 +1,9 @@
 """Reptile: no gradient through the inner loop; the model moves towards the weights that each task's training reaches.
 
 Source: Nichol et al., "On First-Order Meta-Learning Algorithms" (2018), algorithm 2: θ ← θ + ε · mean(φ − θ), with
-(θ − φ) / (inner_lr · inner_steps) as the gradient of AdamW, as their section 2 proposes. Reptile knows no query: in
-the outer loop a task's inner steps descend on all of it, support and query alike; to adapt to a new scene they descend
-on the support. Deviation: the per-candidate bias starts at zero for each scene, so there is nothing for the outer loop
+(θ − φ) / (inner_lr · inner_steps) as the gradient of AdamW, as their section 2 proposes. Reptile has no query:
+in meta-training a task's inner steps descend on all of it, support and query alike; to adapt to a new scene they
+descend on the support. Deviation: the per-candidate bias starts at zero for each scene, so the outer loop has nothing
 to learn of it, and its rate keeps its initial value.
 """
 
@@ -13,15 +13,16 @@ import torch
 
 from studies.learners.base import Learner
 from studies.learners.inner_loop import Task, descend, detached
+from studies.learners.registry import LEARNERS
 
 
 class Reptile(Learner):
     """Adapts the whole head, a bias per candidate and, where the encoder trains, its top layers."""
 
-    part = "everything"
+    entry = LEARNERS["reptile"]
 
-    def accumulate(self, task: Task, share: float) -> float:
-        """Adds the share of (θ − φ) / (inner_lr · inner_steps); returns the task's loss before its training."""
+    def accumulate(self, task: Task, weight: float) -> float:
+        """Add `weight` · (θ − φ) / (inner_lr · inner_steps) to `.grad`; return the task's loss before its training."""
         values = self.hyperparameters
         assert values.inner_lr is not None
         assert values.inner_steps is not None
@@ -35,7 +36,7 @@ class Reptile(Learner):
             values.inner_steps,
             second_order=False,
         )
-        scale = share / (values.inner_lr * values.inner_steps)
+        scale = weight / (values.inner_lr * values.inner_steps)
         parameters = dict(self.model.named_parameters())
         with torch.no_grad():
             for name in start.keys() & parameters.keys():

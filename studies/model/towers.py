@@ -16,12 +16,14 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from studies.config.hyperparameters import LearnerName
+from studies.learners.registry import LEARNERS
 from studies.model.activation_cache import ActivationCache
 from studies.model.device import autocast, device
 from studies.model.encoder import Encoder, Ragged, by_length, pool, run_layers
 
 Attention = Literal["eager", "sdpa"]
+# Texts of similar length that pass the trained layers together: (R,) positions, (R, L, D) cached states, (R, L) mask.
+TextGroup = tuple[Tensor, Tensor, Tensor]
 # Most elements of the hidden state in one pass of the trained layers: small groups of texts of similar length halve the
 # time of MiniLM on a CPU, while a GPU needs large ones (docs/decisions.md).
 MAX_ELEMENTS = {"cpu": 2**18, "cuda": 2**24}
@@ -77,19 +79,19 @@ class TopLayersTower(nn.Module):
     """Item vectors from the encoder's trainable top layers, over the cached hidden states below them.
 
     Attributes:
-        reader: The layers that train.
+        top_layers: The layers that train.
         locked: (N, D) vectors of the pretrained encoder, for histories.
     """
 
     locked: Tensor
 
-    def __init__(self, reader: TopLayers, hidden: Ragged, locked: Tensor, *, compiled: bool = False) -> None:
+    def __init__(self, top_layers: TopLayers, hidden: Ragged, locked: Tensor, *, compiled: bool = False) -> None:
         super().__init__()
-        self.reader = reader
+        self.top_layers = top_layers
         self._hidden = hidden
-        self._run: Callable[[Tensor, Tensor], Tensor] = reader.forward
+        self._run: Callable[[Tensor, Tensor], Tensor] = top_layers.forward
         if compiled:
-            self._run = torch.compile(reader.forward, dynamic=True)
+            self._run = torch.compile(top_layers.forward, dynamic=True)
         self.register_buffer("locked", locked, persistent=False)
 
     def forward(self, items: Tensor) -> Tensor:
@@ -98,9 +100,9 @@ class TopLayersTower(nn.Module):
 
     def texts(self, items: Tensor) -> tuple[Tensor, Tensor]:
         """Return the (R, L, D) cached states of items' texts, padded to the longest, and their (R, L) mask."""
-        return self._hidden.padded(items, next(self.reader.parameters()).device)
+        return self._hidden.padded(items, next(self.top_layers.parameters()).device)
 
-    def groups(self, items: Tensor) -> list[tuple[Tensor, Tensor, Tensor]]:
+    def groups(self, items: Tensor) -> list[TextGroup]:
         """Return what `texts` returns, in groups of similar length, each after its (R,) positions in `items`."""
         rows = by_length(self.lengths(items), MAX_ELEMENTS[device().type] // self.width)
         return [(group, *self.texts(items[group.to(items.device)])) for group in rows]
@@ -118,22 +120,22 @@ class TopLayersTower(nn.Module):
 Tower = FrozenTower | TopLayersTower
 
 
-def in_groups(reader: Callable[[Tensor, Tensor], Tensor], groups: list[tuple[Tensor, Tensor, Tensor]]) -> Tensor:
-    """Return the (M, D) vectors of texts that `reader` encodes group by group, in the order of their positions."""
-    vectors = torch.cat([reader(hidden, mask) for _, hidden, mask in groups])
+def in_groups(encode: Callable[[Tensor, Tensor], Tensor], groups: list[TextGroup]) -> Tensor:
+    """Return the (M, D) vectors of texts that `encode` encodes group by group, in the order of their positions."""
+    vectors = torch.cat([encode(hidden, mask) for _, hidden, mask in groups])
     rows = torch.cat([group for group, _, _ in groups]).to(vectors.device)
     return vectors[torch.argsort(rows)]
 
 
-def attention_for(wanted: Literal["auto", "eager", "sdpa"], learner: LearnerName) -> Attention:
+def attention_for(wanted: Literal["auto", "eager", "sdpa"], learner: str) -> Attention:
     """Return the attention kernel of a trial's trained layers.
 
-    SDPA has no second derivative, which MAML needs. On CPUs its backward pass over short texts is slower than eager's
-    (docs/decisions.md).
+    SDPA has no second derivative, which some learners need. On CPUs its backward pass over short texts is slower than
+    eager's (docs/decisions.md).
     """
     if wanted != "auto":
         return wanted
-    return "eager" if learner == "maml" or device().type == "cpu" else "sdpa"
+    return "eager" if LEARNERS[learner].needs_eager_attention or device().type == "cpu" else "sdpa"
 
 
 def build_tower(
@@ -151,5 +153,5 @@ def build_tower(
     """
     if trainable_layers == 0:
         return FrozenTower(cache.pooled())
-    reader = TopLayers(encoder, trainable_layers, attention)
-    return TopLayersTower(reader, cache.hidden(trainable_layers), cache.pooled(), compiled=compiled)
+    top_layers = TopLayers(encoder, trainable_layers, attention)
+    return TopLayersTower(top_layers, cache.hidden(trainable_layers), cache.pooled(), compiled=compiled)

@@ -14,7 +14,7 @@ import torch
 
 from studies.config.spec import PrunerSection
 from studies.episodes.episode import Episode
-from studies.learners import Learner
+from studies.learners.base import Learner
 from studies.model.device import device
 from studies.training.outer_loop import Trainer
 

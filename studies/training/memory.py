@@ -1,7 +1,7 @@
-"""How much memory a trial takes, by formula, so that one which cannot fit is refused before it starts.
+"""The memory that a trial takes, by formula, so that one which cannot fit is refused before it starts.
 
-What is held between a forward and its backward pass, in numbers of four bytes, for an episode of M items of which C are
-candidates, Q users that ask, T padded tokens of candidates of at most L each; vectors of size W, a head of size d, n
+Elements of four bytes that are held between a forward and its backward pass, for an episode of M items of which C are
+candidates, Q query users, T padded tokens of candidates of at most L each; vectors of size W, a head of size d, n
 trained layers with a feed-forward size I and h attention heads:
 
     head(M, Q)  = M·W + 4·M·d + 5·M·C + C·(6·W + 192) + Q·(M + 12·C)
@@ -9,10 +9,10 @@ trained layers with a feed-forward size I and h attention heads:
     first order = head(M, Q) + tower
     second order, S inner steps = head(M, Q) + tower + 2·S·(head(M', K) + tower) + S·(adapted weights)
 
-where M' counts candidates and what the K users of the support had. A second-order step holds its forward pass and the
-backward pass that it is differentiated through: hence twice. Where the encoder does not adapt, its tower is read once
-for the whole meta-batch: its term is outside the steps and counts every episode's texts. On top of that lie weights,
-gradient, AdamW's two moments and the adapted weights: 20 bytes per weight. It is an upper bound, checked against the
+where M' counts candidates and the items that the K users of the support had. A second-order step holds its forward pass
+and the backward pass that it is differentiated through: hence twice. Where the encoder does not adapt, its tower runs
+once for the whole meta-batch: its term is outside the steps and counts every episode's texts. Weights, gradient,
+AdamW's two moments and the adapted weights are added: 20 bytes per weight. It is an upper bound, checked against the
 tensors that autograd really holds (tests/unit/test_studies_memory.py).
 """
 
@@ -24,16 +24,16 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from storage.errors import InputError
-from studies.config.hyperparameters import GRADIENT_LEARNERS, Hyperparameters, LearnerName, moves_encoder
+from studies.config.hyperparameters import Hyperparameters
 from studies.config.search_domains import values_of
 from studies.config.search_section import SearchSection
 from studies.episodes.episode import Episode
-from studies.learners import LEARNERS
-from studies.learners.tasks.meta_batch import FILL
+from studies.learners.registry import LEARNERS
+from studies.learners.tasks.meta_batch import VMAP_ELEMENTS
 from studies.model.encoder import Encoder
 from studies.model.recommender import Head
 
-NUMBER = 4
+BYTES_PER_ELEMENT = 4
 GIB = 2**30
 
 
@@ -51,7 +51,7 @@ class Shape:
 
     @classmethod
     def of(cls, episode: Episode, lengths: Tensor) -> Shape:
-        """The shape of an episode whose items' texts have (items,) `lengths`."""
+        """Return the shape of an episode whose items' texts have (items,) `lengths`."""
         own = lengths[episode.items[: episode.candidates].cpu()]
         longest = int(own.max())
         return cls(
@@ -66,7 +66,7 @@ class Shape:
 
 
 def largest(episodes: Sequence[Episode], lengths: Tensor, most: int | None = None) -> Shape:
-    """A shape that no episode exceeds in anything; at most so many candidates where training thins them out."""
+    """Return a shape that no episode exceeds; with at most `most` candidates where training samples them."""
     shapes = [Shape.of(episode, lengths) for episode in episodes]
     bound = {name: max(getattr(shape, name) for shape in shapes) for name in Shape.__dataclass_fields__}
     if most is not None:
@@ -76,31 +76,32 @@ def largest(episodes: Sequence[Episode], lengths: Tensor, most: int | None = Non
     return Shape(**bound)
 
 
-def trial_bytes(values: Hyperparameters, shape: Shape, encoder: Encoder, at_once: int | None = None) -> int:
-    """Upper bound of the memory of a trial's meta-update, in bytes, beside what every trial shares.
+def trial_bytes(values: Hyperparameters, shape: Shape, encoder: Encoder, vmap_episodes: int | None = None) -> int:
+    """Return an upper bound of the memory of a trial's meta-update, in bytes, beside what every trial shares.
 
     Args:
-        values: the configuration.
-        shape: of the largest episode.
-        encoder: the pretrained encoder.
-        at_once: episodes side by side, where the study file says so.
+        values: The configuration.
+        shape: Shape of the largest episode.
+        encoder: The pretrained encoder.
+        vmap_episodes: Episodes side by side, where the study file says so.
     """
     config, layers = encoder.config, values.trainable_layers
     per_token = 12 * encoder.width + 2 * config.intermediate_size + 3 * config.num_attention_heads * shape.longest
     tower = layers * shape.tokens * per_token
     query = _head(shape.items, shape.candidates, shape.queries, encoder.width)
     support = _head(shape.support_items, shape.candidates, shape.shots, encoder.width)
-    inner = moves_encoder(values)
-    steps = (values.inner_steps or 0) if LEARNERS[values.learner].second_order else 0
+    inner = values.adapts_encoder
+    steps = (values.inner_steps or 0) if values.entry.second_order else 0
     weights = sum(p.numel() for p in encoder.model.encoder.layer[:layers].parameters()) if layers else 0
-    head = sum(p.numel() for p in Head(encoder.width, learned_rates=values.learned_rates).parameters())
+    head = sum(p.numel() for p in Head(encoder.width, learned_rates=values.entry.learns_inner_rates).parameters())
     adapted = head + (weights if inner else 0)
     one = query + (tower if inner else 0) + 2 * steps * (support + (tower if inner else 0)) + steps * adapted
-    if values.learner == "reptile":
-        one += support  # its inner steps descend on support and query at once
-    side_by_side = min(at_once or max(1, FILL // (shape.items * shape.candidates)), values.meta_batch_size)
+    if values.entry.descends_on_query:
+        one += support
+    vmap_episodes = vmap_episodes or max(1, VMAP_ELEMENTS // (shape.items * shape.candidates))
+    side_by_side = min(vmap_episodes, values.meta_batch_size)
     shared = 0 if inner else tower * values.meta_batch_size
-    return NUMBER * (one * side_by_side + shared + 4 * (weights + head) + adapted)
+    return BYTES_PER_ELEMENT * (one * side_by_side + shared + 4 * (weights + head) + adapted)
 
 
 def _head(items: int, candidates: int, users: int, width: int) -> int:
@@ -112,17 +113,17 @@ def _head(items: int, candidates: int, users: int, width: int) -> int:
 def refuse_too_large(
     search: SearchSection, episodes: Sequence[Episode], lengths: Tensor, encoder: Encoder, available: int
 ) -> None:
-    """Refuses a search space whose largest trial does not fit into memory.
+    """Refuse a search space whose largest trial does not fit into memory.
 
     Args:
-        search: the study file's section.
-        episodes: meta-training episodes.
+        search: The study file's section.
+        episodes: Meta-training episodes.
         lengths: (items,) tokens of each item's text.
-        encoder: the pretrained encoder.
-        available: bytes for one worker.
+        encoder: The pretrained encoder.
+        available: Bytes for one worker.
 
     Raises:
-        InputError: names the learner, what it needs, what there is, and what to lower.
+        InputError: A trial needs more; the message names the learner, both amounts, and what to lower.
     """
     for learner in values_of(search.space["learner"]):
         values = _largest_values(search, learner)
@@ -138,7 +139,7 @@ def refuse_too_large(
             )
 
 
-def _largest_values(search: SearchSection, learner: LearnerName) -> Hyperparameters:
+def _largest_values(search: SearchSection, learner: str) -> Hyperparameters:
     def most(name: str) -> int:
         return int(max(values_of(search.domain(name, learner)[1])))
 
@@ -147,6 +148,6 @@ def _largest_values(search: SearchSection, learner: LearnerName) -> Hyperparamet
         learner=learner,
         meta_batch_size=most("meta_batch_size"),
         trainable_layers=layers,
-        inner_steps=most("inner_steps") if learner in GRADIENT_LEARNERS else None,
+        inner_steps=most("inner_steps") if LEARNERS[learner].takes_gradient_steps else None,
         train_candidates=most("train_candidates") if layers else None,
     )

@@ -12,7 +12,7 @@ from pathlib import Path
 from storage.errors import InputError
 from storage.files import checkpoints
 from studies.config.hyperparameters import Hyperparameters
-from studies.learners import Learner
+from studies.learners.base import Learner
 from studies.model.device import device
 from studies.training.outer_loop import load_weights
 from studies.training.problem import Problem

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from studies.episodes.episode import Episode
-from studies.learners import Learner
+from studies.learners.base import Learner
 from studies.model.recommender import HEAD_SCALARS, INNER_RATES
 from studies.training.candidate_sampling import sample_candidates
 

@@ -1,4 +1,4 @@
-"""The problem that all trials of a study share: data, split, encoder, cached activations, episodes.
+"""The problem of a study, common to its trials: data, split, encoder, cached activations, episodes.
 
 `prepare` reads data and texts once per process.
 """
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from storage.errors import InputError
 from studies.config.distill_section import DistillSection
-from studies.config.hyperparameters import Hyperparameters, moves_encoder
+from studies.config.hyperparameters import Hyperparameters
 from studies.config.search_domains import Range, values_of
 from studies.config.search_section import SearchSection
 from studies.config.spec import StudySpec
@@ -28,7 +28,7 @@ from studies.episodes.split import Split, SplitName, split_scenes
 from studies.episodes.tfidf import Lexicon
 from studies.evaluation.evaluate import Adapted, ItemVectors, evaluate
 from studies.evaluation.metrics import Evaluation
-from studies.learners import Learner, build
+from studies.learners.base import Learner, build
 from studies.model import encoder as encoders
 from studies.model.activation_cache import ActivationCache
 from studies.model.device import device, free_memory
@@ -40,12 +40,12 @@ from studies.training.memory import refuse_too_large
 
 
 class Problem:
-    """All that the trials of a study share: data, split, encoder, cached activations, episodes.
+    """Data, split, encoder, cached activations and episodes, common to all trials of a study.
 
-    Episodes are sampled when first asked for, so a search never touches a test scene.
+    Episodes are sampled with the first use, so a search never touches a test scene.
 
     Attributes:
-        reporter: is told of long steps.
+        reporter: Receives the progress of long steps.
     """
 
     def __init__(
@@ -82,32 +82,32 @@ class Problem:
         """Meta-test episodes, on the device: for the one evaluation at the end."""
         return self.episodes("test")
 
-    def episodes(self, part: SplitName) -> list[Episode]:
-        """A part's episodes, on the device; audited and kept from the first call on."""
-        if part not in self._episodes:
-            self._episodes[part] = self._audited(part, self._sampled(part))
-        return self._episodes[part]
+    def episodes(self, split_name: SplitName) -> list[Episode]:
+        """Return a split's episodes, on the device; audited and kept from the first call on."""
+        if split_name not in self._episodes:
+            self._episodes[split_name] = self._audited(split_name, self._sampled(split_name))
+        return self._episodes[split_name]
 
-    def redrawn(self, part: SplitName, draws: int) -> list[Episode]:
-        """A part's episodes again with other openings, hence other supports, and other query users, so many times."""
-        drawn = [episode for draw in range(1, draws + 1) for episode in self._sampled(part, draw)]
-        return self._audited(part, drawn)
+    def redrawn(self, split_name: SplitName, draws: int) -> list[Episode]:
+        """Return a split's episodes with other openings, hence other supports, and other query users, `draws` times."""
+        drawn = [episode for draw in range(1, draws + 1) for episode in self._sampled(split_name, draw)]
+        return self._audited(split_name, drawn)
 
-    def by_shots(self, part: SplitName) -> dict[int, list[Episode]]:
-        """Episodes with the same queries under each of the protocol's `report_shots` that the data allow."""
-        if part not in self._by_shots:
-            with self.reporter.progress(f"sampling meta-{part} episodes of other sizes") as progress:
-                nested = self._sampler.nested(part, self.spec.protocol.report_shots, progress)
-            self._by_shots[part] = {shots: self._audited(part, episodes) for shots, episodes in nested.items()}
-        return self._by_shots[part]
+    def by_shots(self, split_name: SplitName) -> dict[int, list[Episode]]:
+        """Return episodes with the same queries under each of the protocol's `report_shots` that the data allow."""
+        if split_name not in self._by_shots:
+            with self.reporter.progress(f"sampling meta-{split_name} episodes of other sizes") as progress:
+                nested = self._sampler.nested(split_name, self.spec.protocol.report_shots, progress)
+            self._by_shots[split_name] = {shots: self._audited(split_name, found) for shots, found in nested.items()}
+        return self._by_shots[split_name]
 
-    def _sampled(self, part: SplitName, draw: int = 0) -> list[Episode]:
-        with self.reporter.progress(f"sampling episodes of meta-{part} scenes") as progress:
-            return self._sampler.sample(part, draw, progress)
+    def _sampled(self, split_name: SplitName, draw: int = 0) -> list[Episode]:
+        with self.reporter.progress(f"sampling episodes of meta-{split_name} scenes") as progress:
+            return self._sampler.sample(split_name, draw, progress)
 
-    def _audited(self, part: SplitName, episodes: Sequence[Episode]) -> list[Episode]:
-        with self.reporter.progress(f"auditing meta-{part} episodes") as progress:
-            findings = audit_episodes(self.data, self.split, self.spec.protocol, part, episodes, progress)
+    def _audited(self, split_name: SplitName, episodes: Sequence[Episode]) -> list[Episode]:
+        with self.reporter.progress(f"auditing meta-{split_name} episodes") as progress:
+            findings = audit_episodes(self.data, self.split, self.spec.protocol, split_name, episodes, progress)
         refuse_leaks(findings)
         return [episode.to(device()) for episode in episodes]
 
@@ -121,35 +121,39 @@ class Problem:
         """The words of these texts."""
         return self._sampler.lexicon
 
-    def learner(self, hyperparameters: Hyperparameters, together: int | None = None) -> Learner:
-        """A freshly initialised learner; the same seed gives every trial the same start.
+    def learner(self, hyperparameters: Hyperparameters, micro_batch_size: int | None = None) -> Learner:
+        """Return a freshly initialised learner; the same seed gives every trial the same start.
 
         Args:
-            hyperparameters: the trial's values.
-            together: most episodes of a meta-batch held together; all if left out.
+            hyperparameters: The trial's values.
+            micro_batch_size: Most episodes of a meta-batch held together; all if left out.
         """
         torch.manual_seed(self.spec.search.seed)
         attention = attention_for(self.spec.teacher.attention, hyperparameters.learner)
-        compiled = self.spec.teacher.compile and not moves_encoder(hyperparameters)
+        compiled = self.spec.teacher.compile and not hyperparameters.adapts_encoder
         tower = build_tower(self.encoder, self.cache, hyperparameters.trainable_layers, attention, compiled=compiled)
-        head = Head(self.encoder.width, learned_rates=hyperparameters.learned_rates)
+        head = Head(self.encoder.width, learned_rates=hyperparameters.entry.learns_inner_rates)
         head.start_from(self.cache.pooled()[self.visible_items.cpu()])
         head.train_only(hyperparameters.head)
         model = Recommender(tower, head)
-        at_once = self.spec.search.episodes_at_once
-        return build(model.to(device()), hyperparameters, at_once=at_once, together=together)
+        return build(
+            model.to(device()),
+            hyperparameters,
+            vmap_episodes=self.spec.search.episodes_at_once,
+            micro_batch_size=micro_batch_size,
+        )
 
     def refuse_too_large(self, workers: int) -> None:
-        """Refuses a search whose largest trial does not fit into the memory of one of so many workers.
+        """Refuse a search whose largest trial does not fit into the memory of one of `workers` workers.
 
         Raises:
-            InputError: names the learner, what it needs and what to lower.
+            InputError: A trial needs more; the message names its learner and what to lower.
         """
         available = free_memory() // workers
         refuse_too_large(self.spec.search, self.train, self.tokens.lengths, self.encoder, available)
 
     def evaluate(self, learner: Learner, episodes: Sequence[Episode], progress: Progress | None = None) -> Evaluation:
-        """A learner's figures on `episodes`."""
+        """Return a learner's metrics on `episodes`."""
         vectors = ItemVectors(learner.model.tower, episodes, self.tokens.lengths)
         return evaluate(Adapted(learner, vectors), episodes, self.data.scenes, self.spec.protocol.k, progress)
 
@@ -157,16 +161,16 @@ class Problem:
 def prepare(
     spec: StudySpec, cache: Path, *, reporter: ProgressReporter = SILENT, data: Dataset | None = None
 ) -> Problem:
-    """Reads a study's data and encoder and makes sure that the activations of its frozen layers are cached.
+    """Read a study's data and encoder, and cache the activations of its frozen layers unless they are cached already.
 
     Args:
-        spec: the study.
-        cache: folder of the caches that all processes share.
-        reporter: told of long steps, now and whenever the problem is asked for something that takes long.
-        data: the data set, where the caller has read it already.
+        spec: The study.
+        cache: Folder of the caches that all processes share.
+        reporter: Receives the progress of long steps, now and whenever the problem takes long.
+        data: The data set, where the caller has read it already.
 
     Raises:
-        InputError: data, protocol or encoder cannot give a meaningful study.
+        InputError: Data, protocol or encoder cannot give a meaningful study.
     """
     data = data or load_data(spec.data, spec.protocol, cache, reporter)
     parts = split_scenes(data, spec.protocol)
@@ -187,10 +191,10 @@ def prepare(
 
 
 def _check_student(section: DistillSection, encoder: Encoder) -> None:
-    """Refuses, before anything is searched, students that the encoder cannot have.
+    """Refuse, before anything is searched, students that the encoder cannot have.
 
     Raises:
-        InputError: they are deeper or wider than it, or their width is no multiple of its attention heads'.
+        InputError: They are deeper or wider than it, or their width is no multiple of its attention heads'.
     """
     if (layers := max(values_of(section.space["layers"]))) > encoder.layers:
         raise InputError(
@@ -207,7 +211,7 @@ def _check_student(section: DistillSection, encoder: Encoder) -> None:
 
 
 def trainable_choices(search: SearchSection) -> list[int]:
-    """Every number of trainable layers that the search space holds."""
+    """Return every number of trainable layers that the search space holds."""
     domain = search.space["trainable_layers"]
     if isinstance(domain, Range):
         return list(range(int(domain.low), int(domain.high) + 1))

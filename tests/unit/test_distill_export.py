@@ -379,7 +379,7 @@ def test_lists_of_another_head_leave_nothing(
     def wrong(head: torch.nn.Module, *rest: Any) -> None:
         other = copy.deepcopy(head)
         with torch.no_grad():
-            other.gates.neg_()
+            other.feature_weights.neg_()
         write(other, *rest)
 
     monkeypatch.setattr(exporting, "write_head", wrong)

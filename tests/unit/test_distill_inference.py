@@ -24,6 +24,7 @@ from studies.episodes.episode import Episode
 from studies.evaluation.metrics import top_k
 from studies.model.device import full_precision
 from studies.model.encoder import tokenize
+from studies.model.scene_encoding import FeatureWeights
 from studies.training.problem import Problem, prepare
 from tests.served import export_to, untrained
 from tests.synthetic import planted_dataset, tiny_encoder, tiny_spec
@@ -204,9 +205,10 @@ def test_a_text_of_many_products_ranks_higher_than_the_same_text_of_one(served: 
     plain, one, many = (served.adapt(candidates, support, p).rank([[]]) for p in (None, [1, 1, 1], [1, 1, 40]))
     torch.testing.assert_close(plain.scores, one.scores)
     place = many.items[0].tolist().index(2)
-    gate = float(served.learner.model.head.gates.detach()[7 + 1 + TERMS.index("products")])
+    weights = FeatureWeights(served.learner.model.head.feature_weights.detach())
+    weight = float(weights.candidate[1 + TERMS.index("products")])
     raised = many.scores[0, place] - plain.scores[0, plain.items[0].tolist().index(2)]
-    assert float(raised) * gate > 0
+    assert float(raised) * weight > 0
 
 
 def test_embedding_gives_unit_vectors_in_order(served: StudentRecommender) -> None:
@@ -322,9 +324,9 @@ def test_no_kernel_is_made_for_all_pairs_of_a_catalogue(served: StudentRecommend
     words = [f"{a} {b} {c}" for a in "abcdefghij" for b in "klmnopqrst" for c in "uvwxyz"]
     catalogue = served.catalogue(words)
     scene = catalogue.adapt([([words[1], "red chair"], 0)])
-    reading = scene._adapted.reading
-    assert reading.match.shape == (2, len(words))
-    assert reading.profile.shape[0] == 2
+    encoding = scene._adapted.encoding
+    assert encoding.history_match.shape == (2, len(words))
+    assert encoding.profiles.shape[0] == 2
 
 
 def test_the_manifest_decides_whether_products_count(problem: Problem, exported: Path) -> None:

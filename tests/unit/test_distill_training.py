@@ -22,7 +22,7 @@ from distill.trainer import Distiller, draw_episode, subsample
 from storage.errors import InputError
 from storage.files import checkpoints
 from studies.config.distill_losses import LOSSES
-from studies.config.hyperparameters import Hyperparameters, LearnerName
+from studies.config.hyperparameters import Hyperparameters
 from studies.config.spec import TeacherSection
 from studies.model import encoder as encoders
 from studies.model.device import autocast, fast_bf16, full_precision
@@ -44,7 +44,7 @@ def problem(tmp_path_factory: pytest.TempPathFactory) -> Problem:
     return prepare(spec, folder / "cache", data=planted_dataset())
 
 
-def teacher(problem: Problem, learner: LearnerName = "protonet", trainable_layers: int = 0, trial: int = 0) -> Teacher:
+def teacher(problem: Problem, learner: str = "protonet", trainable_layers: int = 0, trial: int = 0) -> Teacher:
     """An untrained teacher: distillation needs nothing more of one."""
     inner = {} if learner == "protonet" else INNER
     values = Hyperparameters(learner=learner, trainable_layers=trainable_layers, **inner)
@@ -92,9 +92,9 @@ def test_what_the_teacher_trained_replaces_the_encoders_own(problem: Problem, la
         for parameter in tower.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
     bert = copy.deepcopy(encoder.model)
-    bert.encoder.layer = nn.ModuleList([*list(bert.encoder.layer)[: 4 - layers], *tower.reader.layer])
-    if tower.reader.embeddings is not None:
-        bert.embeddings.load_state_dict(tower.reader.embeddings.state_dict(), strict=False)  # no token table
+    bert.encoder.layer = nn.ModuleList([*list(bert.encoder.layer)[: 4 - layers], *tower.top_layers.layer])
+    if tower.top_layers.embeddings is not None:
+        bert.embeddings.load_state_dict(tower.top_layers.embeddings.state_dict(), strict=False)  # no token table
     items = torch.arange(40)
     with full_precision(), torch.no_grad():
         ours = TokenTower(encoder_of(encoder, tower, 4, "last"), problem.tokens)(items)
@@ -134,7 +134,7 @@ def test_embedding_matching_brings_the_student_closer(problem: Problem) -> None:
 
 
 @pytest.mark.parametrize("learner", ["protonet", "anil", "fomaml"])
-def test_ranking_steps_train_encoder_and_head(problem: Problem, learner: LearnerName) -> None:
+def test_ranking_steps_train_encoder_and_head(problem: Problem, learner: str) -> None:
     """An inner loop that detaches the vectors would leave the encoder untrained, and nobody would notice."""
     shared = distillation(problem, teacher(problem, learner))
     student = shared.start(student_values(embedding=0.0, lr=1e-3))

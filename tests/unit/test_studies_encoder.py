@@ -245,7 +245,7 @@ def test_top_layers_over_cached_states_equal_the_whole_model(encoder: Encoder, t
     expected = torch.stack([plain(encoder, text) for text in TEXTS])
     torch.testing.assert_close(vectors.detach(), expected, rtol=0, atol=5e-3)
     assert isinstance(tower, TopLayersTower)
-    assert len(tower.reader.layer) == layers
+    assert len(tower.top_layers.layer) == layers
     assert all(parameter.requires_grad for parameter in tower.parameters())
     assert not any(parameter.requires_grad for parameter in encoder.model.parameters())
 

@@ -12,7 +12,7 @@ from studies.episodes.catalogue_terms import TERMS
 from studies.episodes.episode import Episode
 from studies.evaluation.evaluate import Adapted, ItemVectors, System, Unadapted, evaluate
 from studies.evaluation.metrics import METRICS
-from studies.learners import Learner, build
+from studies.learners.base import Learner, build
 from studies.model.recommender import Head, Recommender
 from studies.model.towers import FrozenTower
 from tests.unit.test_studies_metrics import make_episode
@@ -125,13 +125,13 @@ def test_a_score_that_is_not_finite_is_refused_even_where_it_is_not_ranked(bad: 
 
 @pytest.mark.parametrize("name", ["protonet", "anil", "fomaml"])
 def test_unadapted_is_the_recommender_without_all_that_the_support_says(name: str) -> None:
-    """A rival that still counted the support would make adapting look worthless."""
+    """A system that still counted the support would make adapting look worthless."""
     trained, episode = learner(name), opening(0, 0)
     vectors = ItemVectors(trained.model.tower, [episode], LENGTHS)
     found = Unadapted(trained, vectors).scores(episode)
-    reading = build(trained.model, Hyperparameters()).adapt(episode, trained.model.tower(episode.items))
+    adapted = build(trained.model, Hyperparameters()).adapt(episode, trained.model.tower(episode.items))
     without = torch.tensor([1.0, 1, 0, 0, 0, 0, 1, 1, *[1] * len(TERMS)])
-    expected = replace(reading, gates=reading.gates * without).scores(episode.query_history)
+    expected = replace(adapted, feature_weights=adapted.feature_weights * without).scores(episode.query_history)
     torch.testing.assert_close(found, expected.detach())
     assert not found.requires_grad
     assert (found - Adapted(trained, vectors).scores(episode)).abs().max() > 0.01

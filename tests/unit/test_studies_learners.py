@@ -13,45 +13,47 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional
 
-from studies.config.hyperparameters import Hyperparameters, LearnerName
+from studies.config.hyperparameters import Hyperparameters
 from studies.config.spec import TeacherSection
 from studies.episodes.catalogue_terms import TERMS
 from studies.episodes.episode import Episode
-from studies.learners import LEARNERS, Learner, build
+from studies.learners.base import Learner, build
 from studies.learners.finetune import FineTune
 from studies.learners.fomaml import FOMAML
 from studies.learners.inner_loop import descend
 from studies.learners.maml import MAML
 from studies.learners.protonet import ProtoNet
+from studies.learners.registry import LEARNERS
 from studies.learners.reptile import Reptile
-from studies.learners.tasks.meta_batch import FILL, side_by_side
-from studies.learners.tasks.scene_task import SceneTask, ranking_loss
+from studies.learners.tasks.losses import ranking_loss
+from studies.learners.tasks.meta_batch import VMAP_ELEMENTS, side_by_side, single_task
 from studies.model.activation_cache import ActivationCache
 from studies.model.device import full_precision
 from studies.model.encoder import load, tokenize
-from studies.model.recommender import AdaptedScene, Head, Recommender, Texts, texts_of
+from studies.model.recommender import Head, Recommender
+from studies.model.scene_encoding import AdaptedScene, EpisodeTexts, episode_texts
 from studies.model.towers import FrozenTower, build_tower
 from tests.synthetic import BRANDS, COLOURS, SCENES, tiny_encoder
 
 ITEMS, WIDTH, SIZE = 24, 6, 4
 EVERY = sorted(LEARNERS)
-GRADIENT = [name for name in EVERY if name != "protonet"]
+GRADIENT = [name for name, entry in LEARNERS.items() if entry.takes_gradient_steps]
 # Whose outer gradient is the derivative of a loss that evaluation computes too.
 OF_A_LOSS = ["anil", "finetune", "maml", "metasgd", "protonet"]
 
 
-def values(learner: LearnerName, inner_lr: float = 0.3, inner_steps: int = 2, layers: int = 0) -> Hyperparameters:
-    if learner == "protonet":
+def values(learner: str, inner_lr: float = 0.3, inner_steps: int = 2, layers: int = 0) -> Hyperparameters:
+    if learner not in GRADIENT:
         return Hyperparameters(learner, trainable_layers=layers)
     return Hyperparameters(learner, trainable_layers=layers, inner_lr=inner_lr, inner_steps=inner_steps)
 
 
-def learner_of(name: LearnerName, seed: int = 0, inner_steps: int = 2) -> Learner:
+def learner_of(name: str, seed: int = 0, inner_steps: int = 2) -> Learner:
     """A small learner in float64 with every weight away from zero, so that no gradient vanishes by symmetry."""
     generator = torch.Generator().manual_seed(seed)
     table = functional.normalize(torch.randn(ITEMS, WIDTH, generator=generator, dtype=torch.float64), dim=1)
     hyperparameters = values(name, inner_steps=inner_steps)
-    head = Head(WIDTH, SIZE, learned_rates=hyperparameters.learned_rates).double()
+    head = Head(WIDTH, SIZE, learned_rates=hyperparameters.entry.learns_inner_rates).double()
     with torch.no_grad():
         for parameter in head.parameters():
             parameter.copy_(torch.randn(parameter.shape, generator=generator, dtype=torch.float64) * 0.5)
@@ -117,7 +119,7 @@ def outer_loss(learner: Learner, episodes: list[Episode]) -> float:
 
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("name", OF_A_LOSS)
-def test_the_meta_gradient_equals_finite_differences_through_the_inner_loop(name: LearnerName, seed: int) -> None:
+def test_the_meta_gradient_equals_finite_differences_through_the_inner_loop(name: str, seed: int) -> None:
     """A gradient cut anywhere in the inner loop still trains, only worse: nobody would notice."""
     learner = learner_of(name, seed)
     episodes = [episode_of(seed), episode_of(seed + 10, shots=2, candidates=5)]
@@ -141,15 +143,17 @@ def test_the_meta_gradient_equals_finite_differences_through_the_inner_loop(name
 
 
 @pytest.mark.parametrize("name", ["anil", "maml"])
-def test_second_order_terms_matter_to_the_gradient(name: LearnerName) -> None:
+def test_second_order_terms_matter_to_the_gradient(name: str) -> None:
     """Were they negligible here, the comparison with finite differences would not tell first from second order."""
     learner, episode = learner_of(name), episode_of()
     full = gradients(learner, [episode])
     adapted = adapt(learner, episode)
-    scene = adapted.scene.clone().requires_grad_()
-    loss = ranking_loss(replace(adapted, scene=scene).scores(episode.query_history), episode.relevant, episode.excluded)
-    first_order = torch.autograd.grad(loss, scene)[0]
-    assert not torch.allclose(full["head.scene"], first_order, rtol=0.05)
+    preference = adapted.preference.clone().requires_grad_()
+    loss = ranking_loss(
+        replace(adapted, preference=preference).scores(episode.query_history), episode.relevant, episode.excluded
+    )
+    first_order = torch.autograd.grad(loss, preference)[0]
+    assert not torch.allclose(full["head.scene_preference"], first_order, rtol=0.05)
 
 
 def by_hand(learner: Learner, episode: Episode) -> dict[str, Tensor]:
@@ -164,8 +168,8 @@ def by_hand(learner: Learner, episode: Episode) -> dict[str, Tensor]:
     moved = torch.zeros_like(bias)
 
     def scene() -> AdaptedScene:
-        reading = model.head(vectors_of(model, episode), episode.candidates, episode.support, texts_of(episode))
-        return AdaptedScene(reading, model.head.scene, model.head.gates, bias)
+        encoding = model.head(vectors_of(model, episode), episode.candidates, episode.support, episode_texts(episode))
+        return AdaptedScene(encoding, model.head.scene_preference, model.head.feature_weights, bias)
 
     def fresh_backward(loss: Tensor) -> None:
         model.zero_grad()
@@ -175,9 +179,9 @@ def by_hand(learner: Learner, episode: Episode) -> dict[str, Tensor]:
     for _ in range(settings_.inner_steps):
         rows = []
         for shot, item in enumerate(episode.support.tolist()):
-            memory = torch.ones(1, len(episode.support), dtype=bias.dtype)
-            memory[0, shot] = 0
-            scores = scene().scores(episode.support_history[shot : shot + 1], memory)[0]
+            visible = torch.ones(1, len(episode.support), dtype=bias.dtype)
+            visible[0, shot] = 0
+            scores = scene().scores(episode.support_history[shot : shot + 1], visible)[0]
             rows.append(torch.logsumexp(scores, 0) - scores[item])
         fresh_backward(sum(rows) / len(rows))
         with torch.no_grad():
@@ -208,14 +212,15 @@ def functional_maml(learner: Learner, episode: Episode) -> dict[str, Tensor]:
     model, values_ = learner.model, learner.hyperparameters
     shots = len(episode.support)
 
-    def scores(weights: dict[str, Tensor], bias: Tensor, history: Tensor, memory: Tensor) -> Tensor:
-        inputs = (model.tower(episode.items), episode.candidates, episode.support, texts_of(episode))
-        reading = torch.func.functional_call(model.head, weights, inputs)
-        return AdaptedScene(reading, weights["scene"], weights["gates"], bias).scores(history, memory)
+    def scores(weights: dict[str, Tensor], bias: Tensor, history: Tensor, visible: Tensor) -> Tensor:
+        inputs = (model.tower(episode.items), episode.candidates, episode.support, episode_texts(episode))
+        encoding = torch.func.functional_call(model.head, weights, inputs)
+        scene = AdaptedScene(encoding, weights["scene_preference"], weights["feature_weights"], bias)
+        return scene.scores(history, visible)
 
     def support(weights: dict[str, Tensor], bias: Tensor) -> Tensor:
-        memory = 1 - torch.eye(shots, dtype=torch.float64)
-        return functional.cross_entropy(scores(weights, bias, episode.support_history, memory), episode.support)
+        visible = 1 - torch.eye(shots, dtype=torch.float64)
+        return functional.cross_entropy(scores(weights, bias, episode.support_history, visible), episode.support)
 
     def query(weights: dict[str, Tensor]) -> Tensor:
         moved, bias = weights, torch.zeros(episode.candidates, dtype=torch.float64)
@@ -274,7 +279,7 @@ class Bowl:
     query_loss = support_loss
 
 
-def bowls(model: Quadratic, targets: list[Tensor], part: str) -> AbstractContextManager[list[Bowl]]:
+def bowls(model: Quadratic, targets: list[Tensor], adapts: str) -> AbstractContextManager[list[Bowl]]:
     a = torch.tensor([[2.0, 0.3, 0.0], [0.3, 1.0, -0.2], [0.0, -0.2, 0.5]], dtype=torch.float64)
     return nullcontext([Bowl(model, a, target) for target in targets])
 
@@ -314,7 +319,7 @@ def test_meta_sgd_starts_as_maml_on_the_head_and_its_rates_scale_each_weights_st
 
 
 @pytest.mark.parametrize("name", EVERY)
-def test_a_meta_batch_has_the_mean_of_its_episodes_gradients(name: LearnerName) -> None:
+def test_a_meta_batch_has_the_mean_of_its_episodes_gradients(name: str) -> None:
     """Encoding shared texts once must not mix up which vectors belong to which episode."""
     learner = learner_of(name)
     episodes = [episode_of(1), episode_of(2, shots=2, candidates=4), episode_of(3, others=0)]
@@ -325,13 +330,14 @@ def test_a_meta_batch_has_the_mean_of_its_episodes_gradients(name: LearnerName) 
 
 
 @pytest.mark.parametrize("name", EVERY)
-def test_episodes_side_by_side_have_the_gradients_of_one_by_one(name: LearnerName) -> None:
+def test_episodes_side_by_side_have_the_gradients_of_one_by_one(name: str) -> None:
     """Padded candidates, queries and histories of the smaller episodes must weigh nothing, to the last digit."""
     shapes = [(6, 5, 4), (4, 0, 2), (5, 7, 1), (6, 2, 3)]
     episodes = [episode_of(seed, candidates=c, others=o, queries=q) for seed, (c, o, q) in enumerate(shapes)]
     base = learner_of(name)
     alone, together = (
-        gradients(build(base.model, base.hyperparameters, at_once=at_once), episodes) for at_once in (1, 4)
+        gradients(build(base.model, base.hyperparameters, vmap_episodes=vmap_episodes), episodes)
+        for vmap_episodes in (1, 4)
     )
     assert set(alone) == set(together)
     for parameter, gradient in alone.items():
@@ -342,12 +348,16 @@ def test_small_episodes_run_side_by_side_and_large_ones_alone() -> None:
     """Side by side, large episodes would be slower and hold a meta-batch's memory at once."""
     episodes = [episode_of(seed) for seed in range(4)] + [episode_of(4, shots=2)]
     assert side_by_side(episodes, [10, 10, 10, 10, 10]) == [[4], [0, 1, 2, 3]]
-    assert side_by_side(episodes, [FILL, FILL // 3, FILL // 3, 10, 10]) == [[4], [3, 1, 2], [0]]
-    assert side_by_side(episodes, [10] * 5, at_once=1) == [[4], [0], [1], [2], [3]]
+    assert side_by_side(episodes, [VMAP_ELEMENTS, VMAP_ELEMENTS // 3, VMAP_ELEMENTS // 3, 10, 10]) == [
+        [4],
+        [3, 1, 2],
+        [0],
+    ]
+    assert side_by_side(episodes, [10] * 5, vmap_episodes=1) == [[4], [0], [1], [2], [3]]
 
 
 @pytest.mark.parametrize("name", EVERY)
-def test_meta_step_returns_the_outer_loss_and_adds_to_the_gradient(name: LearnerName) -> None:
+def test_meta_step_returns_the_outer_loss_and_adds_to_the_gradient(name: str) -> None:
     """Overwriting `.grad` would break accumulation; another loss than the one derived would hide divergence."""
     learner, episodes = learner_of(name), [episode_of(1), episode_of(2)]
     once = gradients(learner, episodes)
@@ -394,7 +404,7 @@ def test_an_inner_step_reads_its_part_of_the_support_and_the_next_step_goes_on()
     vectors = learner.model.tower(episode.items)
 
     def loss(size: int | None, step: int) -> Tensor:
-        task = SceneTask.of(learner.model, episode, vectors, "tail", training=True, support_batch_size=size)
+        task = single_task(learner.model, episode, vectors, "score_weights", training=True, support_batch_size=size)
         return task.support_loss(task.start(), step)
 
     singles = torch.stack([loss(1, shot) for shot in range(5)])
@@ -417,16 +427,18 @@ def test_the_support_loss_hides_each_users_own_interaction() -> None:
     """A user who sees their own purchase in the support's counts leaves the inner loop nothing to learn."""
     learner, episode = learner_of("anil"), episode_of(shots=4)
     head, vectors = learner.model.head, learner.model.tower(episode.items)
-    task = SceneTask.of(learner.model, episode, vectors, "tail", training=True)
+    task = single_task(learner.model, episode, vectors, "score_weights", training=True)
     bias = torch.linspace(-1, 1, episode.candidates, dtype=torch.float64)
 
-    def scene(support: Tensor, texts: Texts) -> AdaptedScene:
-        return AdaptedScene(head(vectors, episode.candidates, support, texts), head.scene, head.gates, bias)
+    def scene(support: Tensor, texts: EpisodeTexts) -> AdaptedScene:
+        return AdaptedScene(
+            head(vectors, episode.candidates, support, texts), head.scene_preference, head.feature_weights, bias
+        )
 
     losses = []
     for shot, item in enumerate(episode.support):
         rest = [other for other in range(len(episode.support)) if other != shot]
-        texts = Texts(episode.overlap[rest], episode.fields[rest], episode.terms)
+        texts = EpisodeTexts(episode.overlap[rest], episode.fields[rest], episode.terms)
         without = scene(episode.support[rest], texts)
         scores = without.scores(episode.support_history[shot : shot + 1])
         losses.append(functional.cross_entropy(scores, item[None]))
@@ -435,7 +447,7 @@ def test_the_support_loss_hides_each_users_own_interaction() -> None:
 
 @pytest.mark.parametrize("training", [False, True])
 @pytest.mark.parametrize("name", EVERY)
-def test_adapting_never_reads_the_relevance_nor_the_queries(name: LearnerName, training: bool) -> None:
+def test_adapting_never_reads_the_relevance_nor_the_queries(name: str, training: bool) -> None:
     """The one leak that makes any recommender look good."""
     learner, episode = learner_of(name), episode_of()
     other = replace(episode, relevant=~episode.relevant, query_history=episode.query_history.flip(0, 1) + 1)
@@ -444,7 +456,7 @@ def test_adapting_never_reads_the_relevance_nor_the_queries(name: LearnerName, t
 
 
 @pytest.mark.parametrize("name", EVERY)
-def test_adapting_reads_the_support(name: LearnerName) -> None:
+def test_adapting_reads_the_support(name: str) -> None:
     """The opposite failure of a leak: an adaptation that does nothing."""
     learner, episode = learner_of(name), episode_of()
     other = replace(episode, support=(episode.support + 1) % episode.candidates)
@@ -452,13 +464,13 @@ def test_adapting_reads_the_support(name: LearnerName) -> None:
 
 
 @pytest.mark.parametrize("name", EVERY)
-def test_evaluation_leaves_no_graph_no_gradient_and_the_weights_as_they_were(name: LearnerName) -> None:
+def test_evaluation_leaves_no_graph_no_gradient_and_the_weights_as_they_were(name: str) -> None:
     """A kept graph fills the memory over thousands of episodes; a moved weight carries one scene into the next."""
     learner, episode = learner_of(name), episode_of()
     before = copy.deepcopy(learner.model.state_dict())
     adapted = adapt(learner, episode)
-    tensors = [adapted.scene, adapted.gates, adapted.bias, *adapted.head.values()]
-    tensors += [*adapted.reading]
+    tensors = [adapted.preference, adapted.feature_weights, adapted.bias, *adapted.head.values()]
+    tensors += [*adapted.encoding]
     assert not any(tensor.requires_grad for tensor in tensors)
     first = adapted.scores(episode.query_history)
     assert all(torch.equal(value, before[key]) for key, value in learner.model.state_dict().items())
@@ -468,7 +480,7 @@ def test_evaluation_leaves_no_graph_no_gradient_and_the_weights_as_they_were(nam
 
 
 @pytest.mark.parametrize("name", EVERY)
-def test_training_and_evaluation_adapt_alike(name: LearnerName) -> None:
+def test_training_and_evaluation_adapt_alike(name: str) -> None:
     """Two paths to one adaptation drift apart easily, and then what is trained is not what is measured."""
     learner, episode = learner_of(name), episode_of()
     trained = adapt(learner, episode, training=True).scores(episode.query_history)
@@ -477,7 +489,7 @@ def test_training_and_evaluation_adapt_alike(name: LearnerName) -> None:
 
 @settings(max_examples=20, deadline=None)
 @given(st.sampled_from(EVERY), st.integers(0, 1000), st.permutations(range(5)))
-def test_the_order_of_the_support_does_not_matter(name: LearnerName, seed: int, order: list[int]) -> None:
+def test_the_order_of_the_support_does_not_matter(name: str, seed: int, order: list[int]) -> None:
     """Purchases of the same second have no order: a score that depends on it is noise."""
     learner, episode = learner_of(name, seed), episode_of(seed, shots=5)
     permuted = replace(
@@ -491,7 +503,7 @@ def test_the_order_of_the_support_does_not_matter(name: LearnerName, seed: int, 
 
 
 @pytest.mark.parametrize("name", EVERY)
-def test_one_shot_is_enough(name: LearnerName) -> None:
+def test_one_shot_is_enough(name: str) -> None:
     """With one interaction, hiding a user's own leaves an empty memory: the log of nothing must stay finite."""
     learner, episode = learner_of(name), episode_of(shots=1)
     found = gradients(learner, [episode])
@@ -506,9 +518,9 @@ def test_scores_equal_their_definition_term_by_term() -> None:
     head = learner_of("anil").model.head
     vectors = learner_of("anil").model.tower(episode.items)
     bias = torch.linspace(-1, 1, episode.candidates, dtype=torch.float64)
-    reading = head(vectors, episode.candidates, episode.support, texts_of(episode))
-    found = AdaptedScene(reading, head.scene, head.gates, bias)
-    gates = head.gates.tolist()
+    encoding = head(vectors, episode.candidates, episode.support, episode_texts(episode))
+    found = AdaptedScene(encoding, head.scene_preference, head.feature_weights, bias)
+    weights = head.feature_weights.tolist()
     points = [functional.normalize(head.project.weight @ vector, dim=0) for vector in vectors]
     sharp_history, sharp_support, sharp_words, sharp_fields = head.sharpness.exp().tolist()
     scores = found.scores(episode.query_history).tolist()
@@ -522,10 +534,10 @@ def test_scores_equal_their_definition_term_by_term() -> None:
             words = sum(float(((row[c] - 1) * sharp_words).exp()) for row in episode.overlap)
             fields = sum(float(((row[c] - 1) * sharp_fields).exp()) for row in episode.fields)
             logs = torch.tensor([match, shots.count(c), near, words, fields], dtype=torch.float64).log1p().tolist()
-            expected = gates[7] * float(reading.own[c, 0]) + 5 * gates[0] * affinity
-            expected += sum(gate * log for gate, log in zip(gates[1:6], logs, strict=True))
-            expected += sum(gate * term for gate, term in zip(gates[8:], episode.terms[c].tolist(), strict=True))
-            expected += 5 * gates[6] * float(head.scene @ points[c]) + float(bias[c])
+            expected = weights[7] * float(encoding.candidate_features[c, 0]) + 5 * weights[0] * affinity
+            expected += sum(weight * log for weight, log in zip(weights[1:6], logs, strict=True))
+            expected += sum(w * term for w, term in zip(weights[8:], episode.terms[c].tolist(), strict=True))
+            expected += 5 * weights[6] * float(head.scene_preference @ points[c]) + float(bias[c])
             assert scores[row][c] == pytest.approx(expected, rel=1e-9)
 
 
@@ -560,7 +572,7 @@ def test_a_candidate_that_is_not_ranked_has_no_part_in_the_loss() -> None:
 
 
 @pytest.fixture(scope="module")
-def reading_learner(tmp_path_factory: pytest.TempPathFactory) -> Callable[[LearnerName], Learner]:
+def encoder_learner(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Learner]:
     """Learners whose tower trains the top two layers of a real (tiny) encoder over its cached hidden states."""
     folder: Path = tmp_path_factory.mktemp("encoder")
     encoder = load(TeacherSection(encoder=str(tiny_encoder(folder / "model"))))
@@ -568,11 +580,13 @@ def reading_learner(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Learn
     cache = ActivationCache(folder / "cache", encoder, tokenize(encoder.tokenizer, texts, 16))
     cache.build({0, 2})
 
-    def made(name: LearnerName, at_once: int | None = None) -> Learner:
+    def made(name: str, vmap_episodes: int | None = None) -> Learner:
         torch.manual_seed(0)
         hyperparameters = values(name, inner_lr=0.1, layers=2)
-        head = Head(encoder.width, SIZE, learned_rates=hyperparameters.learned_rates)
-        return build(Recommender(build_tower(encoder, cache, 2, "eager"), head), hyperparameters, at_once=at_once)
+        head = Head(encoder.width, SIZE, learned_rates=hyperparameters.entry.learns_inner_rates)
+        return build(
+            Recommender(build_tower(encoder, cache, 2, "eager"), head), hyperparameters, vmap_episodes=vmap_episodes
+        )
 
     return made
 
@@ -584,11 +598,9 @@ def single(episode: Episode) -> Episode:
 
 
 @pytest.mark.parametrize("name", EVERY)
-def test_the_encoders_top_layers_receive_gradients(
-    reading_learner: Callable[[LearnerName], Learner], name: LearnerName
-) -> None:
+def test_the_encoders_top_layers_receive_gradients(encoder_learner: Callable[[str], Learner], name: str) -> None:
     """A tower that is called under no_grad trains as well as a frozen one, at many times its cost."""
-    learner = reading_learner(name)
+    learner = encoder_learner(name)
     found = gradients(learner, [single(episode_of())])
     layers = {parameter for parameter, _ in learner.model.tower.named_parameters()}
     assert len(layers) == 2 * 16
@@ -600,41 +612,41 @@ def test_the_encoders_top_layers_receive_gradients(
 
 @pytest.mark.parametrize("name", EVERY)
 def test_episodes_side_by_side_have_the_gradients_of_one_by_one_with_an_encoder_that_adapts(
-    reading_learner: Callable[..., Learner], name: LearnerName
+    encoder_learner: Callable[..., Learner], name: str
 ) -> None:
     """Padding that leaks into attention, or another episode's fast weights, would train something else, quietly."""
     episodes = [single(episode_of(1)), single(episode_of(2, candidates=4, others=0)), single(episode_of(3, queries=2))]
     with full_precision():
-        alone, together = (gradients(reading_learner(name, at_once), episodes) for at_once in (1, 3))
+        alone, together = (gradients(encoder_learner(name, vmap_episodes), episodes) for vmap_episodes in (1, 3))
     assert set(alone) == set(together)
     for parameter, gradient in alone.items():
         torch.testing.assert_close(together[parameter], gradient, rtol=2e-4, atol=2e-6, msg=parameter)
 
 
 def test_fomaml_adapts_the_top_layers_and_its_gradient_is_taken_there(
-    reading_learner: Callable[[LearnerName], Learner],
+    encoder_learner: Callable[[str], Learner],
 ) -> None:
     """Adapting the head over vectors of the unadapted tower would be ANIL's cost for less than ANIL."""
-    learner, episode = reading_learner("fomaml"), single(episode_of())
+    learner, episode = encoder_learner("fomaml"), single(episode_of())
     with full_precision():
         vectors = vectors_of(learner.model, episode)[: episode.candidates]
         expected = by_hand(learner, episode)
         found = gradients(learner, [episode])
         adapted = adapt(learner, episode)
     head_alone = functional.normalize(vectors @ adapted.head["project.weight"].T, dim=1)
-    assert not torch.allclose(adapted.reading.targets, head_alone, atol=1e-3)
+    assert not torch.allclose(adapted.encoding.candidate_vectors, head_alone, atol=1e-3)
     assert set(found) == set(expected)
     for name in found:
         torch.testing.assert_close(found[name], expected[name], rtol=2e-3, atol=2e-5, msg=name)
 
 
 def test_anil_and_protonet_leave_the_tower_to_the_outer_loop(
-    reading_learner: Callable[[LearnerName], Learner],
+    encoder_learner: Callable[[str], Learner],
 ) -> None:
     """Their adaptation reads the vectors it is given; encoding again per scene would cost them their point."""
     for name in ("anil", "protonet"):
-        learner, episode = reading_learner(name), single(episode_of())
+        learner, episode = encoder_learner(name), single(episode_of())
         vectors = torch.randn(len(episode.items), 32, generator=torch.Generator().manual_seed(0))
-        targets = learner.adapt(episode, vectors).reading.targets
+        targets = learner.adapt(episode, vectors).encoding.candidate_vectors
         expected = functional.normalize(vectors[: episode.candidates] @ learner.model.head.project.weight.T, dim=1)
         torch.testing.assert_close(targets, expected.detach())

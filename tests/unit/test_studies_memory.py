@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from storage.errors import InputError
-from studies.config.hyperparameters import Hyperparameters, LearnerName
+from studies.config.hyperparameters import Hyperparameters
 from studies.config.search_section import SearchSection
 from studies.model.device import free_memory
 from studies.training.memory import Shape, refuse_too_large, trial_bytes
@@ -66,7 +66,7 @@ def problem(tmp_path_factory: pytest.TempPathFactory) -> Problem:
     return prepare(spec, folder / "cache", data=planted_dataset())
 
 
-def values(name: LearnerName, layers: int, steps: int) -> Hyperparameters:
+def values(name: str, layers: int, steps: int) -> Hyperparameters:
     inner = {} if name == "protonet" else {"inner_lr": 0.05, "inner_steps": steps}
     return Hyperparameters(name, meta_batch_size=1, trainable_layers=layers, **inner)
 
@@ -77,7 +77,7 @@ def values(name: LearnerName, layers: int, steps: int) -> Hyperparameters:
     [("protonet", 1), ("fomaml", 3), ("reptile", 2), ("anil", 3), ("maml", 1), ("maml", 5), ("metasgd", 3)],
 )
 def test_what_a_meta_update_holds_stays_below_the_formula_and_not_far_below(
-    problem: Problem, name: LearnerName, steps: int, layers: int
+    problem: Problem, name: str, steps: int, layers: int
 ) -> None:
     """A bound that is too low lets a trial be killed after hours; one far too high refuses what would have run."""
     hyperparameters = values(name, layers, steps)
@@ -85,7 +85,7 @@ def test_what_a_meta_update_holds_stays_below_the_formula_and_not_far_below(
     episode = max(problem.train, key=lambda e: e.candidates)
     with Held() as held:
         learner.meta_step([episode])
-    bound = trial_bytes(hyperparameters, Shape.of(episode, problem.tokens.lengths), problem.encoder, at_once=1)
+    bound = trial_bytes(hyperparameters, Shape.of(episode, problem.tokens.lengths), problem.encoder, vmap_episodes=1)
     assert held.most <= bound
     assert bound <= 12 * held.most
 

@@ -13,7 +13,7 @@ import torch
 
 from storage.errors import OutOfMemory
 from studies.config.hyperparameters import Hyperparameters
-from studies.learners import Learner
+from studies.learners.base import Learner
 from studies.learners.tasks import meta_batch
 from studies.model.device import full_precision
 from studies.training.objective import load_teacher, run_trial
@@ -43,11 +43,11 @@ def limit(monkeypatch: pytest.MonkeyPatch, most: int, after: int = 0) -> list[in
     held: list[int] = []
     real = meta_batch.scene_tasks
 
-    def tasks(model: Any, episodes: Sequence[Any], part: Any, **more: Any) -> Any:
+    def tasks(model: Any, episodes: Sequence[Any], adapts: Any, **more: Any) -> Any:
         held.append(len(episodes))
         if len(episodes) > most and len(held) > after:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.\nMore of it.")
-        return real(model, episodes, part, **more)
+        return real(model, episodes, adapts, **more)
 
     monkeypatch.setattr("studies.learners.base.scene_tasks", tasks)
     return held
@@ -76,7 +76,7 @@ def distance(problem: Problem, one: Path, other: Path) -> float:
     rounding error, of which Adam makes whole steps.
     """
     weights = [load_teacher(problem, folder).model.state_dict() for folder in (one, other)]
-    compared = weights[0].keys() - {"head.gates", "head.appeal.2.bias"}
+    compared = weights[0].keys() - {"head.feature_weights", "head.appeal.2.bias"}
     return max(float((weights[0][name] - weights[1][name]).abs().max()) for name in compared)
 
 
@@ -180,10 +180,10 @@ def test_what_the_allocator_itself_says_is_understood(
     real = meta_batch.scene_tasks
     sizes: list[int] = []
 
-    def tasks(model: Any, episodes: Sequence[Any], part: Any, **more: Any) -> Any:
+    def tasks(model: Any, episodes: Sequence[Any], adapts: Any, **more: Any) -> Any:
         sizes.append(len(episodes))
         torch.empty(len(episodes) * EPISODE, dtype=torch.uint8)
-        return real(model, episodes, part, **more)
+        return real(model, episodes, adapts, **more)
 
     monkeypatch.setattr("studies.learners.base.scene_tasks", tasks)
     with limited():
@@ -215,18 +215,18 @@ def test_only_want_of_memory_is_taken_for_it(error: Exception, known: bool) -> N
 def test_gradients_are_the_same_however_many_episodes_are_held_together(
     problem: Problem, name: Any, layers: int
 ) -> None:
-    """A share counted per part instead of per meta-batch would double the rate of what trains on little memory."""
+    """A weight counted per micro-batch instead of per meta-batch would double the rate where memory is scarce."""
     inner = {} if name == "protonet" else {"inner_lr": 0.05, "inner_steps": 2}
     values = Hyperparameters(name, meta_batch_size=4, trainable_layers=layers, **inner)
 
-    def gradients(together: int | None) -> tuple[float, dict[str, torch.Tensor]]:
-        learner: Learner = problem.learner(values, together)
+    def gradients(micro_batch_size: int | None) -> tuple[float, dict[str, torch.Tensor]]:
+        learner: Learner = problem.learner(values, micro_batch_size)
         with full_precision():  # bf16 would round each part differently
             loss = learner.meta_step(problem.train[:4])
         return loss, {n: p.grad for n, p in learner.model.named_parameters() if p.grad is not None}
 
     loss, whole = gradients(None)
-    for together in (1, 3, 4):
-        again, parts = gradients(together)
+    for micro_batch_size in (1, 3, 4):
+        again, parts = gradients(micro_batch_size)
         assert again == pytest.approx(loss)
         torch.testing.assert_close(parts, whole, rtol=1e-3, atol=1e-6)

@@ -20,8 +20,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from studies.config.hyperparameters import Hyperparameters, LearnerName
-from studies.learners import LEARNERS, Learner
+from studies.config.hyperparameters import Hyperparameters
+from studies.learners.base import Learner
+from studies.learners.registry import LEARNERS
 from studies.training.outer_loop import Trainer
 
 AMPLITUDES, PHASES, INPUTS = (0.1, 5.0), (0.0, math.pi), (-5.0, 5.0)
@@ -84,7 +85,7 @@ class SinusoidTasks:
 
 
 @contextmanager
-def side_by_side(network: Network, episodes: Sequence[Sinusoid], part: str) -> Iterator[list[SinusoidTasks]]:
+def side_by_side(network: Network, episodes: Sequence[Sinusoid], adapts: str) -> Iterator[list[SinusoidTasks]]:
     x, y = torch.stack([episode.points for episode in episodes]).unbind(1)
     yield [SinusoidTasks(network, x, y)]
 
@@ -100,15 +101,15 @@ def sinusoids(count: int, queries: int, seed: int) -> list[Sinusoid]:
     return [Sinusoid(points) for points in torch.stack([x, amplitude * torch.sin(x - phase)], 1)]
 
 
-def learner_of(name: LearnerName) -> Learner:
+def learner_of(name: str) -> Learner:
     torch.manual_seed(0)
     values = Hyperparameters(name, OUTER_LR, meta_batch_size=25, weight_decay=0.0, inner_lr=0.01, inner_steps=1)
-    return LEARNERS[name](Network(), values, tasks=side_by_side)
+    return LEARNERS[name].load()(Network(), values, tasks=side_by_side)
 
 
 def errors(learner: Learner, episodes: Sequence[Sinusoid]) -> tuple[float, float]:
     """Mean squared error of the queries before and after the inner loop, as `Learner.adapt` runs it."""
-    with side_by_side(learner.model, episodes, learner.part) as (tasks,):
+    with side_by_side(learner.model, episodes, learner.entry.adapts) as (tasks,):
         weights = learner.inner_loop(tasks, training=False)
         with torch.no_grad():
             return float(tasks.query_loss({}).mean()), float(tasks.query_loss(weights).mean())

@@ -10,7 +10,8 @@ from distill.hyperparameters import StudentHyperparameters
 from storage.errors import InputError
 from studies.config.distill_section import default_student_space
 from studies.config.hyperparameters import Hyperparameters
-from studies.config.search_domains import DEFAULT_SPACE, Range
+from studies.config.search_domains import Range
+from studies.config.search_parameters import SEARCHED, default_space
 from studies.config.spec import StudySpec, differences, load_spec, parse_spec
 
 MINIMAL: dict[str, Any] = {"name": "shop", "data": {"source": "completejourney"}}
@@ -184,7 +185,7 @@ def test_a_study_file_is_read_as_written(tmp_path: Path) -> None:
     assert (read.name, read.data.min_items, read.protocol.window_days) == ("caf\u00e9", 17, 3.5)
     assert read.protocol.split == (0.5, 0.25, 0.25)
     assert (read.search.trials, read.pruner.rungs) == (4, [1, 3])
-    assert read.search.space == DEFAULT_SPACE | {
+    assert read.search.space == default_space() | {
         "learner": ["anil"],
         "inner_lr": Range(low=0.1, high=0.2, log=True),
         "inner_steps": 2,
@@ -193,7 +194,7 @@ def test_a_study_file_is_read_as_written(tmp_path: Path) -> None:
 
 def test_every_searched_parameter_is_a_hyperparameter() -> None:
     """A parameter that no learner or student takes would fail each trial, one by one."""
-    assert set(DEFAULT_SPACE) == set(Hyperparameters.__dataclass_fields__)
+    assert set(SEARCHED) == set(default_space()) == set(Hyperparameters.__dataclass_fields__)
     assert list(default_student_space()) == list(StudentHyperparameters().to_dict())
 
 

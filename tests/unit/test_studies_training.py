@@ -12,14 +12,14 @@ from torch import Tensor, nn
 
 from storage.errors import CorruptArtifact, InputError
 from storage.files import checkpoints
-from studies.config.hyperparameters import Hyperparameters, LearnerName
+from studies.config.hyperparameters import Hyperparameters
 from studies.data.dataset import Dataset
 from studies.episodes.sampler import EpisodeSampler
 from studies.episodes.split import SplitName
 from studies.evaluation.baselines import Random, SupportPopularity, ZeroShot
 from studies.evaluation.evaluate import Adapted, ItemVectors, evaluate
-from studies.learners import LEARNERS
-from studies.learners.tasks.scene_task import ranking_loss
+from studies.learners.registry import LEARNERS
+from studies.learners.tasks.losses import ranking_loss
 from studies.training.objective import load_teacher, run_trial
 from studies.training.outer_loop import Diverged, ScheduledAdamW, Trainer
 from studies.training.problem import Problem, prepare
@@ -44,8 +44,8 @@ def problem(data: Dataset, encoder: Path) -> Problem:
     return prepare(tiny_spec(encoder), encoder.parent / "cache", data=data)
 
 
-def values(name: LearnerName, layers: int = 0, outer_lr: float = 5e-3) -> Hyperparameters:
-    inner = {} if name == "protonet" else {"inner_lr": 0.05, "inner_steps": 2}
+def values(name: str, layers: int = 0, outer_lr: float = 5e-3) -> Hyperparameters:
+    inner = {"inner_lr": 0.05, "inner_steps": 2} if LEARNERS[name].takes_gradient_steps else {}
     return Hyperparameters(name, outer_lr, meta_batch_size=2, trainable_layers=layers, **inner)
 
 
@@ -62,7 +62,7 @@ def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
     ("name", "layers"), [("protonet", 0), ("anil", 0), ("fomaml", 0), ("protonet", 1), ("anil", 1), ("fomaml", 1)]
 )
 def test_training_restored_at_a_rung_goes_on_as_if_it_had_never_stopped(
-    problem: Problem, tmp_path: Path, name: LearnerName, layers: int, rung: int
+    problem: Problem, tmp_path: Path, name: str, layers: int, rung: int
 ) -> None:
     """A moment, a step of the schedule or an order of episodes lost at a resume makes interrupted trials worse."""
     steps = 6
@@ -115,7 +115,7 @@ def training_loss(problem: Problem, trainer: Trainer) -> float:
 
 
 @pytest.mark.parametrize("name", EVERY)
-def test_the_loss_falls_on_planted_tastes(problem: Problem, name: LearnerName) -> None:
+def test_the_loss_falls_on_planted_tastes(problem: Problem, name: str) -> None:
     """A sign or a detach in the wrong place leaves everything running and nothing learned."""
     trainer = trainer_of(problem, values(name), steps=25)
     before = training_loss(problem, trainer)
@@ -147,7 +147,7 @@ class Stop(Exception):
 
 @pytest.mark.parametrize("name", EVERY)
 def test_an_interrupted_trial_resumes_at_its_rung_and_ends_as_an_uninterrupted_one(
-    problem: Problem, tmp_path: Path, name: LearnerName
+    problem: Problem, tmp_path: Path, name: str
 ) -> None:
     """Repeated rungs cost the study hours; a recall that differs after a resume makes its record a lottery."""
     whole, recall = heard(problem, values(name), tmp_path / "whole")
@@ -247,7 +247,7 @@ def test_a_search_never_samples_a_test_episode(
 
 @pytest.mark.parametrize("name", EVERY)
 def test_an_absurd_learning_rate_is_reported_as_nan_and_is_no_error(
-    problem: Problem, tmp_path: Path, name: LearnerName
+    problem: Problem, tmp_path: Path, name: str
 ) -> None:
     """An exception would end the worker; a number would be ranked with the others."""
     reports, recall = heard(problem, values(name, outer_lr=1e30), tmp_path / "trial")
@@ -303,7 +303,7 @@ def test_a_checkpoint_of_another_architecture_is_refused_with_the_remedy(problem
     trainer = trainer_of(problem, values("protonet", layers=1))
     tensors, metadata = trainer.state()
     renamed = {name.replace("head.user", "head.customer"): tensor for name, tensor in tensors.items()}
-    reshaped = tensors | {"model.head.gates": torch.ones(8)}
+    reshaped = tensors | {"model.head.feature_weights": torch.ones(8)}
     for number, wrong in enumerate((renamed, reshaped)):
         checkpoints.save(tmp_path / str(number), 8, wrong, metadata)
         with pytest.raises(InputError, match=r"does not fit this study's recommender .*delete the study"):

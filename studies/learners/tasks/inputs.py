@@ -1,4 +1,4 @@
-"""What the losses of a task read of its episode; of several episodes side by side, padded to one shape.
+"""The tensors of an episode that a task's losses use; of several episodes side by side, padded to one shape.
 
 Padding is inert: a padded candidate is never ranked, a padded history holds nothing, a padded query counts nothing.
 """
@@ -6,22 +6,25 @@ Padding is inert: a padded candidate is never ranked, a padded history holds not
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
 from studies.episodes.episode import Episode
-from studies.model.recommender import Texts
+from studies.model.scene_encoding import EpisodeTexts
+
+# The users of an episode, by the field of `Inputs` that holds them.
+UserRole = Literal["support_users", "query_users"]
 
 
-class Side(NamedTuple):
-    """Users that rank the candidates, and what they had.
+class Users(NamedTuple):
+    """Users for whom the candidates are ranked, and their histories.
 
     Attributes:
         history: (R, C + O) how often each candidate, then each other item, is in a user's history; (R, O) where an
-            episode lists what histories hold apart.
+            episode lists the items of histories apart.
         others: (O, D) vectors of the items behind the candidates.
     """
 
@@ -35,30 +38,34 @@ class Inputs(NamedTuple):
     Attributes:
         present: (C,) false for padding.
         support: (K,) positions among the candidates.
-        texts: what the candidates' texts say.
-        supporters: the K users of the support; what only queries' users had is left out.
-        askers: the Q users of the queries.
+        texts: Features of the candidates' texts.
+        support_users: The K users of the support, without items that only the queries' users had.
+        query_users: The Q users of the queries.
         relevant: (Q, C) whether the user takes the candidate.
         excluded: (Q, C) whether the candidate is not ranked for the user.
-        asked: (Q,) 1, or 0 for padding.
+        query_mask: (Q,) 1 for a query, 0 for padding.
     """
 
     present: Tensor
     support: Tensor
-    texts: Texts
-    supporters: Side
-    askers: Side
+    texts: EpisodeTexts
+    support_users: Users
+    query_users: Users
     relevant: Tensor
     excluded: Tensor
-    asked: Tensor
+    query_mask: Tensor
+
+    def users(self, role: UserRole) -> Users:
+        """Return the users of one role."""
+        return self.support_users if role == "support_users" else self.query_users
 
 
 def gather(episodes: Sequence[Episode], vectors: Callable[[int, Tensor], Tensor]) -> Inputs:
-    """The inputs of E episodes with as many shots; of a single one without the leading axis.
+    """Return the inputs of E episodes with as many shots; of a single one without the leading axis.
 
     Args:
-        episodes: the episodes.
-        vectors: gives the (n, D) vectors of the items at (n,) positions, none of them a candidate's, of the episode of
+        episodes: The episodes.
+        vectors: Gives the (n, D) vectors of the items at (n,) positions, none of them a candidate's, of the episode of
             that number.
     """
     candidates = max(episode.candidates for episode in episodes)
@@ -67,13 +74,13 @@ def gather(episodes: Sequence[Episode], vectors: Callable[[int, Tensor], Tensor]
     gathered = Inputs(
         present=_padded([torch.ones_like(e.elsewhere, dtype=torch.bool) for e in episodes], (candidates,)),
         support=torch.stack([e.support for e in episodes]),
-        texts=Texts(
+        texts=EpisodeTexts(
             overlap=_padded([e.overlap for e in episodes], (shots, candidates)),
             fields=_padded([e.fields for e in episodes], (shots, candidates)),
             terms=_padded([e.terms for e in episodes], (candidates, episodes[0].terms.shape[1])),
         ),
-        supporters=_side([(e.support_history, e.support_others) for e in episodes], episodes, candidates, vectors),
-        askers=_side(
+        support_users=_users([(e.support_history, e.support_others) for e in episodes], episodes, candidates, vectors),
+        query_users=_users(
             [(e.query_history, torch.arange(e.candidates, len(e.items), device=e.items.device)) for e in episodes],
             episodes,
             candidates,
@@ -81,21 +88,27 @@ def gather(episodes: Sequence[Episode], vectors: Callable[[int, Tensor], Tensor]
         ),
         relevant=_padded([e.relevant for e in episodes], shape),
         excluded=_padded([e.excluded for e in episodes], shape, fill=True),
-        asked=_padded([e.overlap.new_ones(len(e.users)) for e in episodes], (queries,)),
+        query_mask=_padded([e.overlap.new_ones(len(e.users)) for e in episodes], (queries,)),
     )
     alone: Inputs = tree_map(lambda tensor: tensor[0], gathered) if len(episodes) == 1 else gathered
     return alone
 
 
-def _side(
+def repeat_first(rows: Sequence[Tensor]) -> Tensor:
+    """Return (E, C) row numbers, short rows padded with their first: valid, and hidden by `Inputs.present`."""
+    longest = max(len(row) for row in rows)
+    return torch.stack([torch.cat([row, row[:1].expand(longest - len(row))]) for row in rows])
+
+
+def _users(
     users: Sequence[tuple[Tensor, Tensor]],
     episodes: Sequence[Episode],
     candidates: int,
     vectors: Callable[[int, Tensor], Tensor],
-) -> Side:
+) -> Users:
     others = [vectors(number, positions) for number, (_, positions) in enumerate(users)]
     rows, most = max(len(history) for history, _ in users), max(len(positions) for _, positions in users)
-    # Episodes that list what histories hold apart come alone.
+    # An episode that lists the items of histories apart is never put side by side with others.
     shared = 0 if episodes[0].first_held else candidates
     history = users[0][0].new_zeros(len(users), rows, shared + most)
     for number, ((counts, positions), episode) in enumerate(zip(users, episodes, strict=True)):
@@ -104,16 +117,12 @@ def _side(
         history[number, : len(counts), shared : shared + len(positions)] = counts[:, positions - episode.first_held]
     # A vector of zeros has no direction, and a gradient of its own that is not finite: padding repeats a real one.
     places = [torch.arange(most, device=v.device).clamp(max=max(0, len(v) - 1)) for v in others]
-    filled = [v[place] if len(v) else _anything(v, most) for v, place in zip(others, places, strict=True)]
-    return Side(history, torch.stack(filled))
-
-
-def _anything(like: Tensor, rows: int) -> Tensor:
-    return like.new_ones(rows, like.shape[1])
+    filled = [v[place] if len(v) else v.new_ones(most, v.shape[1]) for v, place in zip(others, places, strict=True)]
+    return Users(history, torch.stack(filled))
 
 
 def _padded(tensors: Sequence[Tensor], shape: tuple[int, ...], fill: bool = False) -> Tensor:
-    """(E, *shape): each tensor in the corner of its own, the rest `fill`."""
+    """Return (E, *shape): each tensor at the start of its own row, the rest `fill`."""
     out = tensors[0].new_full((len(tensors), *shape), fill)
     for number, tensor in enumerate(tensors):
         corner = out[number]
