@@ -203,7 +203,7 @@ def main() -> None:
 def run(folder: Path, texts: list[str], arguments: argparse.Namespace) -> Any:
     """All rows: backends of the export, then other learners on the first of them."""
     exported = load_export(folder)
-    formats = [name for name in ("hf", "onnx", "onnx-int8") if name in exported.manifest["formats"]]
+    formats = [name for name in ("hf", "onnx", "onnx-int8") if name in exported.manifest.formats]
     sample = texts[:: max(1, len(texts) // (256 if arguments.quick else 2048))]
     own = exported.learner.learner
     for number, name in enumerate(formats):

@@ -46,7 +46,7 @@ class StudentRecommender:
     def __init__(self, exported: ExportedStudent, backend: Backend = "torch", precision: Precision = "fp32") -> None:
         self.manifest = exported.manifest
         self._embedder = Embedder(exported, open_encoder(exported, backend, precision))
-        protocol = exported.manifest["spec"]["protocol"]
+        protocol = exported.manifest.spec["protocol"]
         self._parts = StudentParts(
             embed=self._embedder.embed,
             learner=adapting_learner(copy.deepcopy(exported.head), exported.learner),

@@ -1,7 +1,7 @@
-"""Checkpoints, report and exports as Optuna's artifacts: what their ids say, and where they are registered.
+"""Checkpoints, report and exports as Optuna's artifacts: their ids, names and attributes.
 
-An id says what it is of, so that registering an artifact copies nothing and costs a worker one attribute;
-`hpo/dashboard/downloads.py` opens what is asked for.
+An id names a file of a study, so that registering an artifact copies nothing and costs a worker one attribute;
+`hpo/dashboard/downloads.py` opens it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from hpo.search.trial_chains import chain_of
 from storage.errors import InputError
 from storage.home import check_study_name
 
-# Optuna's, of attributes of a trial or a study; and optuna-dashboard's, of a study's for a trial that has ended.
+# Of the attributes of a trial or a study, Optuna's prefix; and optuna-dashboard's, for a trial that has ended.
 PREFIX, FOR_TRIAL = "artifacts:", "dashboard:artifacts:"
 _ID = re.compile(r"(checkpoint)/([^/]+)/(0|[1-9][0-9]{0,9})|(report)/([^/]+)/|(export)/([^/]+)/([0-9a-f]{16})")
 _NOT_IN_FILE_NAMES = re.compile(r"[^\w.-]+")
@@ -28,12 +28,12 @@ _NOT_IN_FILE_NAMES = re.compile(r"[^\w.-]+")
 
 @dataclass(frozen=True)
 class Artifact:
-    """A file that can be asked for.
+    """A file to download.
 
     Attributes:
-        kind: checkpoint, report or export.
-        study: name of the Optuna study that a checkpoint is of; else of the search.
-        of: the number of a checkpoint's trial, as its folder has it; the digest of an export's folder.
+        kind: Checkpoint, report or export.
+        study: Name of the Optuna study of a checkpoint; else of the search.
+        of: Number of a checkpoint's trial, as its folder has it; digest of an export's folder.
     """
 
     kind: str
@@ -42,20 +42,20 @@ class Artifact:
 
     @property
     def id(self) -> str:
-        """What optuna-dashboard takes for an id: hexadecimal digits."""
+        """Return the id: hexadecimal digits, which is all that optuna-dashboard accepts."""
         return f"{self.kind}/{self.study}/{self.of}".encode().hex()
 
     @property
     def key(self) -> str:
-        """The attribute of a study or a running trial that Optuna knows it by."""
+        """Return the key of its attribute of a study or a running trial, as Optuna defines it."""
         return PREFIX + self.id
 
     def key_for(self, trial_id: int) -> str:
-        """The attribute of a study that optuna-dashboard knows it by as an artifact of a trial that has ended."""
+        """Return the key of its attribute of a study for a trial that has ended, as optuna-dashboard defines it."""
         return f"{FOR_TRIAL}{trial_id}:{self.id}"
 
     def described(self, filename: str) -> str:
-        """The attribute's value, as `optuna.artifacts.upload_artifact` writes it."""
+        """Return the attribute's value, as `optuna.artifacts.upload_artifact` writes it."""
         mimetype, encoding = mimetypes.guess_type(filename)
         assert mimetype is not None
         meta = {"artifact_id": self.id, "filename": filename, "mimetype": mimetype, "encoding": encoding}
@@ -63,28 +63,28 @@ class Artifact:
 
 
 def checkpoint(study: str, trial: int) -> Artifact:
-    """The last checkpoint of a trial, of which the first of its chain has the folder."""
+    """Return the last checkpoint of a trial; its folder is that of the first trial of its chain."""
     return Artifact("checkpoint", study, str(trial))
 
 
 def report(study: str) -> Artifact:
-    """The report of an evaluated study."""
+    """Return the report of an evaluated study."""
     return Artifact("report", study)
 
 
 def export(study: str, folder: Path) -> Artifact:
-    """The export that a study left in a folder."""
+    """Return the export of a study in a folder."""
     return Artifact("export", study, sha256(str(folder).encode()).hexdigest()[:16])
 
 
 def attach_checkpoint(trial: optuna.Trial, number: int) -> None:
-    """Registers the checkpoint of a trial that still runs; it takes no further attribute once it has ended."""
+    """Register the checkpoint of a running trial: Optuna refuses attributes of one that has ended."""
     made = checkpoint(trial.study.study_name, number)
     trial.storage.set_trial_system_attr(trial._trial_id, made.key, made.described(checkpoint_name(made)))
 
 
 def attached_checkpoints(study: optuna.Study) -> dict[int, str]:
-    """Where the dashboard has the checkpoints that are registered with a study's finished trials, by number."""
+    """Return the dashboard's addresses of the checkpoints of a study's finished trials, by number."""
     found = {}
     for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
         made = checkpoint(study.study_name, chain_of(trial))
@@ -94,27 +94,27 @@ def attached_checkpoints(study: optuna.Study) -> dict[int, str]:
 
 
 def address(study_id: int, artifact: Artifact, trial_id: int | None = None) -> str:
-    """Where the dashboard has an artifact of a study, or of one of its trials."""
+    """Return the dashboard's address of an artifact of a study, or of one of its trials."""
     return f"/artifacts/{study_id}/{'' if trial_id is None else f'{trial_id}/'}{artifact.id}"
 
 
 def checkpoint_name(artifact: Artifact) -> str:
-    """What a checkpoint's file is called."""
+    """Return the name of a checkpoint's file."""
     return f"{_safe(artifact.study)}-trial-{artifact.of}-checkpoint.zip"
 
 
 def report_name(study: str) -> str:
-    """What a report's file is called."""
+    """Return the name of a report's file."""
     return f"{_safe(study)}-report.html"
 
 
 def export_name(study: str, folder: Path) -> str:
-    """What an export's file is called: two exports of a study have two folders."""
+    """Return the name of an export's file; it differs between the folders of a study's exports."""
     return f"{_safe(study)}-export{'' if folder.name == study else f'-{_safe(folder.name)[:40]}'}.zip"
 
 
 def parse(artifact_id: str) -> Artifact | None:
-    """What an id says; None of one that we would not have given."""
+    """Return the artifact of an id; None of an id that no artifact has."""
     try:
         text = bytes.fromhex(artifact_id).decode()
     except ValueError:
@@ -131,5 +131,5 @@ def parse(artifact_id: str) -> Artifact | None:
 
 
 def _safe(name: str) -> str:
-    """A name with what files are not called everywhere replaced."""
+    """Return a name without the characters that some file systems refuse."""
     return _NOT_IN_FILE_NAMES.sub("-", name).strip("-.") or "study"

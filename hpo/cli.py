@@ -77,17 +77,18 @@ def run(
     """Run the whole job: search, distil, evaluate, export, report. Run it again to go on after any interruption."""
     spec = load(study, trials, timeout)
     from hpo import job
-    from hpo.reporting.terminal import print_result
+    from hpo.reporting.renderers.terminal import print_blocks
+    from hpo.reporting.sections.outcome import job_outcome
 
     console = Console()
     started = time.monotonic()
     opened = connect(database)
     result = job.run(opened, spec, console, workers=workers, engine=engine, address=address, out=out, trec=trec)
     if as_json:
-        typer.echo(json.dumps(result))
+        typer.echo(json.dumps(result.to_json()))
         return
 
-    print_result(result, console)
+    print_blocks(job_outcome(result), console)
     console.note(f"took {duration(time.monotonic() - started)}; the database keeps running until: hpo db down")
 
 
@@ -131,16 +132,17 @@ def baselines(
     console = Console()
     result = evaluate_baselines(spec, part.value, console, trec)
     if out is not None:
-        from hpo.reporting.document import baselines_document
-        from hpo.reporting.page import write
+        from hpo.reporting.renderers.page import write
+        from hpo.reporting.study_report import baselines_document
 
         console.note(f"report: {write(baselines_document(spec, result), out.absolute())[0]}")
     if as_json:
-        typer.echo(json.dumps(result))
+        typer.echo(json.dumps(result.to_json()))
         return
-    from hpo.reporting.terminal import recall_table
+    from hpo.reporting.renderers.terminal import print_blocks
+    from hpo.reporting.sections.outcome import baselines_outcome
 
-    console.out.print(recall_table(result))
+    print_blocks([baselines_outcome(result)], console)
 
 
 @data.command("check")
@@ -154,11 +156,11 @@ def check(study: StudyFile, as_json: Json = False) -> None:
     console = Console()
     result = examine(spec, cache_folder(), console)
     if as_json:
-        typer.echo(json.dumps(result))
+        typer.echo(json.dumps(result.to_json()))
     else:
         print_check(result, console)
-    if result["error"] is not None:
-        raise InputError(result["error"])
+    if result.error is not None:
+        raise InputError(result.error)
 
 
 app.add_typer(data, name="data")

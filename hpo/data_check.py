@@ -1,14 +1,15 @@
-"""What is in a study's data, what is wrong with it, and whether anything leaks: shown before hours are spent."""
+"""`hpo data check`: what is in a study's data, what is wrong with it, and whether anything leaks."""
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from rich.table import Table
+from pydantic import Field
 
+from hpo.reporting.blocks import Cell, Row, Table
+from hpo.reporting.renderers.terminal import print_blocks
 from hpo.status.console import Console, day
 from storage.errors import InputError
 from studies.config.protocol_section import ProtocolSection
@@ -19,122 +20,188 @@ from studies.data.scene_selection import select_scenes
 from studies.episodes.audit import Finding, audit_data, audit_episodes, refuse_leaks
 from studies.episodes.sampler import EpisodeSampler
 from studies.episodes.split import DAY, SPLIT_NAMES, Split, split_scenes
+from studies.evaluation.figures import Figures
 from studies.progress import SILENT, ProgressReporter
 
 # Intervals over fewer test scenes than this are too wide to tell systems apart.
 FEW_SCENES = 10
+SEVERITY = ("ok", "note", "leak")
 
 
-def check(spec: StudySpec, cache: Path, reporter: ProgressReporter = SILENT) -> dict[str, Any]:
-    """Reads a study's data, samples its episodes as the study would, and audits them.
+class Bin(Figures):
+    """The scenes with at least `low` and fewer than `high` interactions."""
+
+    low: int = Field(validation_alias="from", serialization_alias="from")
+    high: int = Field(validation_alias="to", serialization_alias="to")
+    scenes: int
+
+
+class PartFacts(Figures):
+    """The scenes of a part, its first and last day, its episodes, and the scenes that have none."""
+
+    scenes: int
+    first_day: str = Field(validation_alias="from", serialization_alias="from")
+    last_day: str = Field(validation_alias="until", serialization_alias="until")
+    episodes: int
+    queries: int
+    without_episodes: tuple[str, ...]
+
+
+class DataCheck(Figures):
+    """What is in a study's data.
+
+    Attributes:
+        source: Of the data.
+        rows_read: Rows of the log.
+        notes: What the reader noted.
+        dropped: Dropped rows by reason.
+        warnings: What makes a study weak, though not impossible.
+        parts: Each part, as far as it was sampled.
+        audit: The findings of the leakage audit; none where it did not come to its end.
+        error: Why no study is possible; None where one is.
+        interactions: Those left, as for everything after it.
+        users: Distinct users.
+        items: Distinct texts.
+        scenes: Distinct scenes.
+        sparsity: Share of the pairs of user and item that do not occur.
+        interactions_per_scene: Minimum, quartiles and maximum.
+        histogram: Scenes by their number of interactions, in bins that double.
+        first_day: UTC date of the first interaction.
+        last_day: UTC date of the last one.
+        fingerprint: Of the data.
+    """
+
+    source: str
+    rows_read: int
+    notes: tuple[str, ...]
+    dropped: dict[str, int]
+    warnings: tuple[str, ...]
+    parts: dict[str, PartFacts]
+    audit: tuple[Finding, ...]
+    error: str | None
+    interactions: int
+    users: int
+    items: int
+    scenes: int
+    sparsity: float
+    interactions_per_scene: tuple[int, ...]
+    histogram: tuple[Bin, ...]
+    first_day: str | None = Field(validation_alias="from", serialization_alias="from")
+    last_day: str | None = Field(validation_alias="until", serialization_alias="until")
+    fingerprint: str
+
+
+@dataclass
+class _Sampled:
+    """What checking has found so far: warnings, parts, and the worst finding of each check."""
+
+    warnings: list[str] = field(default_factory=list)
+    parts: dict[str, PartFacts] = field(default_factory=dict)
+    findings: dict[str, Finding] = field(default_factory=dict)
+    complete: bool = False
+
+    def add(self, finding: Finding) -> None:
+        """Keep a finding unless its check has a worse one."""
+        worst = self.findings.setdefault(finding.check, finding)
+        if SEVERITY.index(finding.status) > SEVERITY.index(worst.status):
+            self.findings[finding.check] = finding
+
+
+def check(spec: StudySpec, cache: Path, reporter: ProgressReporter = SILENT) -> DataCheck:
+    """Read a study's data, sample its episodes as the study would, and audit them.
 
     Args:
-        spec: the study.
-        cache: folder of the caches.
-        reporter: told of long steps.
-
-    Returns:
-        What was read and dropped, warnings, parts and audit findings; `error` says why no study is possible, where
-        none is, and None otherwise.
+        spec: The study.
+        cache: Folder of the caches.
+        reporter: Told of long steps.
 
     Raises:
-        InputError: the data cannot be read at all.
+        InputError: The data cannot be read at all.
     """
     everything = read_source(spec.data, cache, reporter)
-    report: dict[str, Any] = {
-        "source": spec.data.source,
-        "rows_read": everything.rows_read,
-        "notes": list(everything.notes),
-        "dropped": dict(everything.dropped),
-        "warnings": [],
-        "parts": {},
-        "audit": [],
-        "error": None,
-    }
+    data, found, error = everything, _Sampled(), None
     try:
         data = select_scenes(everything, spec.data, spec.protocol)
-        report |= _facts(data)
         parts = split_scenes(data, spec.protocol)
-        report["warnings"] = _warnings(everything, data)
-        findings = {finding.check: finding for finding in audit_data(data, parts)}
-        _sample(data, parts, spec.protocol, report, findings, reporter)
-        report["audit"] = [asdict(finding) for finding in findings.values()]
-        refuse_leaks(findings.values())
-    except InputError as error:
-        report |= {"error": str(error)} | ({} if "interactions" in report else _facts(everything))
-    return report
+        found.warnings += _warnings(everything, data)
+        for finding in audit_data(data, parts):
+            found.add(finding)
+        _sample(data, parts, spec.protocol, found, reporter)
+        found.complete = True
+        refuse_leaks(found.findings.values())
+    except InputError as refused:
+        error = str(refused)
+    return _data_check(spec, everything, data, found, error)
 
 
-def _facts(data: Dataset) -> dict[str, Any]:
+def _data_check(spec: StudySpec, everything: Dataset, data: Dataset, found: _Sampled, error: str | None) -> DataCheck:
     per_scene = np.bincount(data.scene, minlength=len(data.scenes))
     pairs = len(np.unique(data.user * len(data.texts) + data.item))
-    return {
-        "interactions": len(data.time),
-        "dropped": dict(data.dropped),
-        "users": data.users,
-        "items": len(data.texts),
-        "scenes": len(data.scenes),
-        "sparsity": 1 - pairs / max(1, data.users * len(data.texts)),
-        "interactions_per_scene": _quartiles(per_scene),
-        "histogram": _histogram(per_scene),
-        "from": day(int(data.time[0])) if len(data.time) else None,
-        "until": day(int(data.time[-1])) if len(data.time) else None,
-        "fingerprint": data.fingerprint,
-    }
+    return DataCheck(
+        source=spec.data.source,
+        rows_read=everything.rows_read,
+        notes=tuple(everything.notes),
+        dropped=dict(data.dropped),
+        warnings=tuple(found.warnings),
+        parts=found.parts,
+        audit=tuple(found.findings.values()) if found.complete else (),
+        error=error,
+        interactions=len(data.time),
+        users=data.users,
+        items=len(data.texts),
+        scenes=len(data.scenes),
+        sparsity=1 - pairs / max(1, data.users * len(data.texts)),
+        interactions_per_scene=_quartiles(per_scene),
+        histogram=_histogram(per_scene),
+        first_day=day(int(data.time[0])) if len(data.time) else None,
+        last_day=day(int(data.time[-1])) if len(data.time) else None,
+        fingerprint=data.fingerprint,
+    )
 
 
-def _quartiles(per_scene: Ints) -> list[int]:
-    return [int(x) for x in np.quantile(per_scene, [0, 0.25, 0.5, 0.75, 1])] if len(per_scene) else []
+def _quartiles(per_scene: Ints) -> tuple[int, ...]:
+    return tuple(int(x) for x in np.quantile(per_scene, [0, 0.25, 0.5, 0.75, 1])) if len(per_scene) else ()
 
 
-def _histogram(per_scene: Ints) -> list[dict[str, int]]:
-    """Scenes by their number of interactions, in bins that double: `from` ≤ interactions < `to`."""
+def _histogram(per_scene: Ints) -> tuple[Bin, ...]:
     if len(per_scene) == 0:
-        return []
+        return ()
     bins = np.floor(np.log2(np.maximum(per_scene, 1))).astype(int)
-    return [
-        {"from": 2 ** int(power), "to": 2 ** (int(power) + 1), "scenes": int((bins == power).sum())}
+    return tuple(
+        Bin(low=2 ** int(power), high=2 ** (int(power) + 1), scenes=int((bins == power).sum()))
         for power in range(bins.min(), bins.max() + 1)
-    ]
+    )
 
 
 def _sample(
-    data: Dataset,
-    parts: Split,
-    protocol: ProtocolSection,
-    report: dict[str, Any],
-    findings: dict[str, Finding],
-    reporter: ProgressReporter,
+    data: Dataset, parts: Split, protocol: ProtocolSection, found: _Sampled, reporter: ProgressReporter
 ) -> None:
-    """Fills in each part, and of each check on its episodes the worst finding of all parts."""
+    """Add each part, and the findings on its episodes."""
     with reporter.progress("counting the texts' words") as progress:
         sampler = EpisodeSampler(data, parts, protocol, progress)
     for part in SPLIT_NAMES:
         with reporter.progress(f"sampling episodes of meta-{part} scenes") as progress:
             episodes = sampler.sample(part, progress=progress)
         used = {episode.scene for episode in episodes}
-        report["parts"][part] = {
-            "scenes": len(parts.scenes[part]),
-            "from": day(parts.period[part][0]),
-            "until": day(parts.period[part][1] - 1),
-            "episodes": len(episodes),
-            "queries": sum(len(episode.users) for episode in episodes),
-            "without_episodes": [data.scenes[s] for s in parts.scenes[part] if int(s) not in used],
-        }
+        found.parts[part] = PartFacts(
+            scenes=len(parts.scenes[part]),
+            first_day=day(parts.period[part][0]),
+            last_day=day(parts.period[part][1] - 1),
+            episodes=len(episodes),
+            queries=sum(len(episode.users) for episode in episodes),
+            without_episodes=tuple(data.scenes[s] for s in parts.scenes[part] if int(s) not in used),
+        )
         if part != "train" and len(used) < FEW_SCENES:
             said = f"only {len(used)} meta-{part} scenes have an episode"
-            report["warnings"].append(f"{said}: intervals over so few are too wide to tell systems apart")
+            found.warnings.append(f"{said}: intervals over so few are too wide to tell systems apart")
         with reporter.progress(f"auditing meta-{part} episodes") as progress:
-            found = audit_episodes(data, parts, protocol, part, episodes, progress)
-        for finding in found:
-            severity = ["ok", "note", "leak"]
-            worst = findings.setdefault(finding.check, finding)
-            if severity.index(finding.status) > severity.index(worst.status):
-                findings[finding.check] = finding
+            findings = audit_episodes(data, parts, protocol, part, episodes, progress)
+        for finding in findings:
+            found.add(finding)
 
 
 def _warnings(everything: Dataset, data: Dataset) -> list[str]:
-    """What makes a study weak, though not impossible."""
+    """Return what makes a study weak, though not impossible."""
     found = []
     single = int((np.diff(everything.catalogue_start) == 1).sum())
     if single:
@@ -157,60 +224,47 @@ def _warnings(everything: Dataset, data: Dataset) -> list[str]:
     return found
 
 
-def print_check(report: dict[str, Any], console: Console) -> None:
-    """The report for people."""
+def print_check(found: DataCheck, console: Console) -> None:
+    """Print what was found."""
     out = console.out
-    out.print(_read_table(report))
-    if report["histogram"]:
+    print_blocks([_read_table(found)], console)
+    if found.histogram:
         out.print("\ninteractions per scene")
-        most = max(row["scenes"] for row in report["histogram"])
-        for row in report["histogram"]:
-            bar = "█" * round(40 * row["scenes"] / most) or ("▏" if row["scenes"] else "")
-            out.print(f"  {row['from']:>11,} to {row['to'] - 1:>11,}  {row['scenes']:>6,}  {bar}", markup=False)
-    if report["parts"]:
+        most = max(row.scenes for row in found.histogram)
+        for row in found.histogram:
+            bar = "█" * round(40 * row.scenes / most) or ("▏" if row.scenes else "")
+            out.print(f"  {row.low:>11,} to {row.high - 1:>11,}  {row.scenes:>6,}  {bar}", markup=False)
+    if found.parts:
         out.print()
-        out.print(_parts_table(report))
-    if report["audit"]:
+        print_blocks([_parts_table(found)], console)
+    if found.audit:
         out.print()
-        out.print(_audit_table(report))
-    for title, lines in (("notes", report["notes"]), ("warnings", report["warnings"])):
+        rows = [[finding.check, finding.status, finding.detail] for finding in found.audit]
+        print_blocks([Table("", ["leakage audit", "", "found"], rows)], console)
+    for title, lines in (("notes", found.notes), ("warnings", found.warnings)):
         if lines:
             out.print(f"\n{title}")
             for line in lines:
                 out.print(f"  {line}", markup=False, soft_wrap=True)
 
 
-def _read_table(report: dict[str, Any]) -> Table:
-    table = Table(box=None, padding=(0, 1), show_header=False)
-    table.add_column()
-    table.add_column(justify="right")
-    table.add_row("rows read", f"{report['rows_read']:,}")
-    for reason, rows in report["dropped"].items():
-        table.add_row(f"  dropped: {reason}", f"{rows:,}")
-    for key in ("interactions", "users", "items", "scenes"):
-        table.add_row(key, f"{report[key]:,}")
-    table.add_row("sparsity", f"{report['sparsity']:.2%}")
-    if quantiles := report["interactions_per_scene"]:
-        table.add_row("interactions per scene", f"{quantiles[0]:,} to {quantiles[4]:,}, median {quantiles[2]:,}")
-    table.add_row("time", f"{report['from']} to {report['until']}")
-    return table
+def _read_table(found: DataCheck) -> Table:
+    rows = [["rows read", f"{found.rows_read:,}"]]
+    rows += [[f"  dropped: {reason}", f"{count:,}"] for reason, count in found.dropped.items()]
+    counts = {"interactions": found.interactions, "users": found.users, "items": found.items, "scenes": found.scenes}
+    rows += [[name, f"{count:,}"] for name, count in counts.items()]
+    rows.append(["sparsity", f"{found.sparsity:.2%}"])
+    if quantiles := found.interactions_per_scene:
+        rows.append(["interactions per scene", f"{quantiles[0]:,} to {quantiles[4]:,}, median {quantiles[2]:,}"])
+    rows.append(["time", f"{found.first_day} to {found.last_day}"])
+    return Table("", ["", ""], [[name, Cell(value)] for name, value in rows])
 
 
-def _parts_table(report: dict[str, Any]) -> Table:
-    table = Table(box=None, padding=(0, 1))
-    table.add_column("part")
-    for column in ("scenes", "episodes", "queries", "from", "until", "scenes without an episode"):
-        table.add_column(column, justify="right")
-    for name, part in report["parts"].items():
-        figures = [f"{part[key]:,}" for key in ("scenes", "episodes", "queries")]
-        table.add_row(name, *figures, part["from"], part["until"], ", ".join(part["without_episodes"]) or "none")
-    return table
-
-
-def _audit_table(report: dict[str, Any]) -> Table:
-    table = Table(box=None, padding=(0, 1))
-    for column in ("leakage audit", "", "found"):
-        table.add_column(column)
-    for finding in report["audit"]:
-        table.add_row(finding["check"], finding["status"], finding["detail"])
-    return table
+def _parts_table(found: DataCheck) -> Table:
+    rows: list[Row] = []
+    for name, part in found.parts.items():
+        counts = (Cell(f"{count:,}") for count in (part.scenes, part.episodes, part.queries))
+        missing = ", ".join(part.without_episodes) or "none"
+        rows.append([name, *counts, Cell(part.first_day), Cell(part.last_day), Cell(missing)])
+    columns = ["part", "scenes", "episodes", "queries", "from", "until", "scenes without an episode"]
+    return Table("", columns, rows)

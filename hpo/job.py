@@ -7,10 +7,9 @@ With `hpo/cli.py`, the only place that wires implementations together.
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
+from distill.evaluation import StudyEvaluation
 from distill.export.manifest import read
 from distill.export.onnx_graph import check_packages
 from distill.export.writer import check_replaceable
@@ -18,13 +17,14 @@ from distill.export.writer import export as write_export
 from distill.objective import load_student
 from hpo.dashboard.page import Page
 from hpo.registry import check_definition, distillation_name, register
-from hpo.reporting.document import search_figures
-from hpo.reporting.study_report import report_folder, write_report
+from hpo.reporting.study_report import report_folder, search_figures, write_report
 from hpo.results.distillation import choose, distil, open_distillation
-from hpo.results.evaluation import evaluate_all, manifest
-from hpo.results.students import students
+from hpo.results.evaluation import evaluate_all
+from hpo.results.exported import origin
+from hpo.results.outcome import JobResult
+from hpo.results.students import student_rows
 from hpo.search.trial_run import open_study
-from hpo.stages import EVALUATION, check_evaluated, export_stage
+from hpo.stages import EVALUATION, check_evaluated, export_stage, parse_evaluation
 from hpo.status.console import Console
 from hpo.status.snapshot import snapshot
 from hpo.workers.engines import EngineName
@@ -49,7 +49,7 @@ def run(
     address: str | None = None,
     out: Path | None = None,
     trec: Path | None = None,
-) -> dict[str, Any]:
+) -> JobResult:
     """Runs a study from data to exported student, or goes on where an earlier run stopped.
 
     Args:
@@ -63,8 +63,7 @@ def run(
         trec: folder for the rankings of the test scenes in TREC formats; must not exist.
 
     Returns:
-        The evaluation, the search's cost, and the folders of export and report, as `hpo.reporting.terminal` prints
-        them.
+        The evaluation, the search's cost, and the folders of export and report, as `hpo run` prints them.
 
     Raises:
         InputError: the study, its data or one of the folders are at fault.
@@ -75,7 +74,7 @@ def run(
     if (stored := records.load_study(spec.name)) is not None:
         check_definition(stored, spec)
     check_export(records, spec, folder)
-    evaluation = records.stage_result(spec.name, EVALUATION)
+    evaluation = parse_evaluation(spec.name, records.stage_result(spec.name, EVALUATION))
     _check_trec_folder(trec, spec.name, evaluated=evaluation is not None)
     if evaluation is None or not _exported_here(records, spec, folder):
         starts = make_engine(engine, database, spec, workers, address)
@@ -86,7 +85,7 @@ def run(
         export(database, spec, problem, folder, console)
     page = write_report(database, spec, report_folder(spec.name), folder)
     search = search_figures(snapshot(database, spec), spec.finalist_count())
-    return {"study": spec.name, "evaluation": evaluation, "search": search, "export": str(folder), "report": str(page)}
+    return JobResult(study=spec.name, evaluation=evaluation, search=search, export=str(folder), report=str(page))
 
 
 def begin(
@@ -110,16 +109,15 @@ def begin(
 
 def distil_and_evaluate(
     database: Database, spec: StudySpec, problem: Problem, console: Console, trec: Path | None = None
-) -> dict[str, Any]:
-    """Distils the winners and scores everything on the test scenes, once; the figures are kept for good."""
-    teachers, rival, finalists = choose(database, spec, problem, console)
-    student, trial = distil(database, spec, problem, teachers, console)
-    result = evaluate_all(problem, teachers, rival, student, trec)
-    found = students(open_distillation(database, spec), spec)
-    result |= {"student_trial": trial, "students": found, "finalists": asdict(finalists)}
-    kept = Records(database.engine).finish_stage(spec.name, EVALUATION, result)
+) -> StudyEvaluation:
+    """Distil the winners and score everything on the test scenes; the figures are stored for good."""
+    winners = choose(database, spec, problem, console)
+    student, _ = distil(database, spec, problem, winners.teachers, console)
+    students = student_rows(open_distillation(database, spec), spec)
+    evaluation = evaluate_all(problem, winners, student, students, trec)
+    Records(database.engine).finish_stage(spec.name, EVALUATION, evaluation.to_json())
     Page(database, spec).write()
-    return kept
+    return check_evaluated(database, spec.name)
 
 
 def export(
@@ -146,15 +144,14 @@ def export(
     if not force and _exported_here(records, spec, folder):
         return folder
     study = open_study(database.storage, distillation_name(spec.name))
-    student = load_student(problem, trial_folder(study.study_name, evaluation["student_trial"]))
+    student = load_student(problem, trial_folder(study.study_name, evaluation.student_trial))
     console.note(f"exporting to {folder}, and checking it in a fresh process")
-    origin = manifest(problem, evaluation, study.study_name, student)
     how = spec.export
     write_export(
         student,
         problem.lexicon,
         folder,
-        origin,
+        origin(problem, evaluation, study.study_name, student),
         formats=how.formats,
         precision=how.precision,
         replace=force,
@@ -168,7 +165,8 @@ def export(
 
 def _note_slow_int8(folder: Path, console: Console) -> None:
 
-    rates = read(folder)["formats"].get("onnx-int8", {}).get("texts_per_second")
+    small = read(folder).formats.get("onnx-int8")
+    rates = small.texts_per_second if small else None
     if rates and rates["onnx-int8"] < rates["onnx"]:
         console.note(
             f"8-bit weights are slower on this CPU: {rates['onnx-int8']:,.0f} texts/s, in fp32 {rates['onnx']:,.0f}; "
@@ -184,8 +182,8 @@ def _exported_here(records: Records, spec: StudySpec, folder: Path) -> bool:
         manifest = read(folder)
     except InputError:
         return False
-    held = manifest["study"], manifest["precision"]
-    return held == (spec.name, spec.export.precision) and set(spec.export.formats) <= set(manifest["formats"])
+    held = manifest.study, manifest.precision
+    return held == (spec.name, spec.export.precision) and set(spec.export.formats) <= set(manifest.formats)
 
 
 def _check_trec_folder(folder: Path | None, name: str, *, evaluated: bool) -> None:

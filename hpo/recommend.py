@@ -1,20 +1,21 @@
-"""Recommends from files: a catalogue, a scene's first interactions, and the histories of the users who ask.
+"""Recommends from files: a catalogue, a scene's first interactions, and the histories of users.
 
-`hpo recommend` prints what `recommend` returns. Everything is read and checked before the student is opened.
+`hpo recommend` prints what `recommend` returns. All files are read and checked before the student is opened.
 """
 
 from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.table import Table
 
+from hpo.status.console import Console
 from storage.errors import InputError
 from studies.progress import Progress
 
@@ -31,8 +32,8 @@ class Listing:
     """A catalogue as a file lists it.
 
     Attributes:
-        texts: each once; rows that no text tells apart are one item.
-        products: how many products each text stands for: its rows, or the sum of the column `products`.
+        texts: Each once; rows with the same text are one item.
+        products: How many products each text stands for: its rows, or the sum of the column `products`.
     """
 
     texts: list[str]
@@ -41,7 +42,7 @@ class Listing:
 
 @dataclass(frozen=True)
 class Interaction:
-    """Of a support: what a user had before, and what they took."""
+    """An interaction of a support: a user's history before it, and the item."""
 
     history: list[str]
     item: str
@@ -49,10 +50,25 @@ class Interaction:
 
 @dataclass(frozen=True)
 class User:
-    """Who asks, by any name or number, and what they had."""
+    """A user, by any name or number, and their history."""
 
     user: str | int | None
     history: list[str]
+
+
+@dataclass(frozen=True)
+class RankedList:
+    """A user's list.
+
+    Attributes:
+        user: As the file of histories names the user.
+        items: Texts, best first.
+        scores: Of the items.
+    """
+
+    user: str | int | None
+    items: list[str]
+    scores: list[float]
 
 
 def recommend(
@@ -65,25 +81,22 @@ def recommend(
     k: int = 10,
     backend: Backend = "torch",
     progress: Progress | None = None,
-) -> list[dict[str, Any]]:
-    """The best of a catalogue for each user, after adapting to a support.
+) -> list[RankedList]:
+    """Return the best items of a catalogue for each user, after adapting to a support.
 
     Args:
-        folder: an export.
-        catalogue: file of `read_catalogue`; all of it is ranked.
-        support: file of `read_support`.
-        histories: file of `read_histories`.
-        text: the catalogue's column of texts.
-        k: length of the lists.
-        backend: what runs the encoder.
-        progress: called with (texts embedded, texts in all).
-
-    Returns:
-        For each user `{"user", "items", "scores"}`: texts, best first, and their scores.
+        folder: An export.
+        catalogue: File of `read_catalogue`; all of it is ranked.
+        support: File of `read_support`.
+        histories: File of `read_histories`.
+        text: The catalogue's column of texts.
+        k: Length of the lists.
+        backend: What runs the encoder.
+        progress: Called with (texts embedded, texts in all).
 
     Raises:
-        InputError: a file that cannot be read or says nothing usable (it names file and line), an item that is not in
-            the catalogue, or a folder that is no export.
+        InputError: A file cannot be read or a line of it cannot be used, an item is not in the catalogue, or the
+            folder is no export.
     """
     listing = read_catalogue(catalogue, text)
     interactions, users = read_support(support, listing), read_histories(histories)
@@ -94,16 +107,16 @@ def recommend(
     scene = embedded.adapt([(each.history, each.item) for each in interactions])
     ranking = scene.rank([user.history for user in users], k)
     return [
-        {"user": user.user, "items": [listing.texts[item] for item in items], "scores": scores}
+        RankedList(user.user, [listing.texts[item] for item in items], scores)
         for user, items, scores in zip(users, ranking.items.tolist(), ranking.scores.tolist(), strict=True)
     ]
 
 
 def read_catalogue(path: Path, text: str = "text") -> Listing:
-    """Reads a table with a column of texts and, if it has one, of `products`; or one text a line.
+    """Read a table with a column of texts and, if it has one, of `products`; or one text a line.
 
     Raises:
-        InputError: it cannot be read, has no such column, no rows, a row without text, or products that are not whole
+        InputError: It cannot be read, has no such column, no rows, a row without text, or products that are not whole
             numbers of at least 1.
     """
     counted: dict[str, int] = {}
@@ -143,7 +156,7 @@ def _rows(path: Path, text: str) -> Iterator[tuple[str, str, str]]:
 
 @contextmanager
 def _without_prefix(prefix: str) -> Iterator[None]:
-    """Errors of the study file's reader, without the name of a key that is not there."""
+    """Drop the name of a study file's key from errors: there is no study file here."""
     try:
         yield
     except InputError as error:
@@ -151,10 +164,10 @@ def _without_prefix(prefix: str) -> Iterator[None]:
 
 
 def read_support(path: Path, listing: Listing) -> list[Interaction]:
-    """Reads JSON lines `{"history": [texts, oldest first], "item": text}` in order of time.
+    """Read JSON lines `{"history": [texts, oldest first], "item": text}` in order of time.
 
     Raises:
-        InputError: it cannot be read, is empty, a line is something else, or takes what the catalogue does not hold.
+        InputError: It cannot be read, is empty, a line is something else, or an item is not in the catalogue.
     """
     known = set(listing.texts)
     interactions = []
@@ -172,10 +185,10 @@ def read_support(path: Path, listing: Listing) -> list[Interaction]:
 
 
 def read_histories(path: Path) -> list[User]:
-    """Reads JSON lines `{"user": id, "history": [texts, oldest first]}`.
+    """Read JSON lines `{"user": id, "history": [texts, oldest first]}`.
 
     Raises:
-        InputError: it cannot be read, is empty, or a line is something else.
+        InputError: It cannot be read, is empty, or a line is something else.
     """
     users = []
     for place, entry in _entries(path):
@@ -193,14 +206,14 @@ def _form(key: str) -> str:
     return f'give lines of the form {{"{key}": {value}, "history": ["a text", "another"]}}'
 
 
-def _history(place: str, entry: dict[str, Any], key: str) -> list[str]:
-    history: Any = entry.get("history")
+def _history(place: str, entry: Mapping[str, object], key: str) -> list[str]:
+    history = entry.get("history")
     if not isinstance(history, list) or not all(isinstance(text, str) and text.strip() for text in history):
         raise InputError(f'{place} has a "history" that is not a list of texts with something in them; {_form(key)}')
     return history
 
 
-def _entries(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+def _entries(path: Path) -> Iterator[tuple[str, dict[str, object]]]:
     for number, line in _numbered(path):
         place = f"{path} line {number}"
         if not line.strip():
@@ -225,11 +238,11 @@ def _numbered(path: Path) -> Iterator[tuple[int, str]]:
         raise InputError(f"{path} is not UTF-8 ({error.reason} at byte {error.start}); save it as UTF-8") from error
 
 
-def print_lists(lists: Sequence[dict[str, Any]], console: Any) -> None:
-    """Shows each user's list as rows of a table."""
+def print_lists(lists: Sequence[RankedList], console: Console) -> None:
+    """Print each user's list as rows of a table."""
     table = Table("user", "rank", "item", "score", box=None)
     for entry in lists:
-        name = "" if entry["user"] is None else str(entry["user"])
-        for rank, (item, score) in enumerate(zip(entry["items"], entry["scores"], strict=True), start=1):
+        name = "" if entry.user is None else str(entry.user)
+        for rank, (item, score) in enumerate(zip(entry.items, entry.scores, strict=True), start=1):
             table.add_row(name if rank == 1 else "", str(rank), item, f"{score:.3f}")
     console.out.print(table, markup=False)

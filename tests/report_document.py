@@ -1,8 +1,13 @@
 """Made-up documents for the report: every field there is, with names that break careless renderers."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from hpo.reporting.document import StudyDocument
+from hpo.reporting.renderers.page import write as write_report
+from studies.config.protocol_section import ProtocolSection
 
 HOSTILE = ("<script>alert(1)</script>", "a|b", "$x$ and $y$", "牛肉", "*bold* _it_ `code`", "two\nlines & [a](b)")
 TEACHER = "teacher 9 (anil)"
@@ -17,6 +22,16 @@ SYSTEMS = {
     TEACHER: ("teacher", 0.14),
     f"{TEACHER}, not adapted": ("direct transfer", 0.02),
     "student": ("student", 0.12),
+}
+DATA = {
+    "source": "completejourney",
+    "interactions": 540_364,
+    "items": 8580,
+    "scenes": 80,
+    "users": 2456,
+    "from": "2017-01-01",
+    "until": "2018-01-01",
+    "fingerprint": "ab12" * 16,
 }
 OTHER_METRICS = ("ndcg", "mrr", "hit_rate", "precision", "accuracy", "new_item_recall", "coverage", "popularity")
 
@@ -54,6 +69,7 @@ def document(seed: int = 0, scenes: int = 24, baselines_only: bool = False) -> d
             name: {"candidates": int(rng.integers(12, 400)), "nearest": rng.uniform(0.2, 0.95), "queries": 240}
             for name in names
         },
+        "data": DATA,
         "transfer": [_group(rng, *group) for group in GROUPS],
         "retention": {
             "baseline": "support popularity",
@@ -82,9 +98,15 @@ def document(seed: int = 0, scenes: int = 24, baselines_only: bool = False) -> d
         },
     }
     if baselines_only:
-        for key in ("best_teacher", "student_trial", "transfer", "retention", "teachers", "students", "inference"):
+        for key in ("best_teacher", "student_trial", "transfer", "retention", "teachers", "students", "finalists",
+                    "inference"):  # fmt: skip
             del evaluation[key]
     return _study(evaluation, None if baselines_only else _search(rng), baselines_only)
+
+
+def write(found: dict[str, Any], folder: Path) -> list[Path]:
+    """Writes a document's report."""
+    return write_report(StudyDocument.model_validate(found), folder)
 
 
 GROUPS = (
@@ -167,24 +189,8 @@ def _study(evaluation, search, baselines_only):
         "study": "quickstart",
         "written": "2026-11-21T12:00:00+00:00",
         "version": "0.1.0",
-        "data": {
-            "source": "completejourney",
-            "interactions": 540_364,
-            "items": 8580,
-            "scenes": 80,
-            "users": 2456,
-            "from": "2017-01-01",
-            "until": "2018-01-01",
-            "fingerprint": "ab12" * 16,
-        },
-        "protocol": {
-            "shots": 5,
-            "k": 10,
-            "window_days": 28,
-            "candidates": "scene",
-            "split": [0.5, 0.2, 0.3],
-            "report_shots": list(SHOTS),
-        },
+        "data": DATA,
+        "protocol": ProtocolSection(split=(0.5, 0.2, 0.3), report_shots=list(SHOTS)),
         "evaluation": evaluation,
         "search": search,
         "baselines_only": baselines_only,

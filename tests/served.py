@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 
+from distill.export.manifest import EncoderReference, Origin
 from distill.export.writer import export
 from distill.hyperparameters import StudentHyperparameters
 from distill.student import Student, start, texts_in
@@ -24,19 +25,12 @@ def untrained(problem: Problem, values: Hyperparameters, width: int = 0) -> Stud
 
 
 def export_to(problem: Problem, student: Student, folder: Path, **options: Any) -> Path:
-    """Exports a student with figures that nobody measured."""
-    origin = {
-        "study": "tiny",
-        "spec": problem.spec.model_dump(mode="json"),
-        "data_fingerprint": problem.data.fingerprint,
-        "encoder": {"name": "a tiny BERT", "sha256": problem.encoder.identity, "vocabulary": 89},
-        "metrics": {
-            "k": 5,
-            "shots": 3,
-            "scenes": 3,
-            "systems": {"student": {"recall": {"mean": 0.5, "low": 0.4, "high": 0.6}, "ndcg": {"mean": 0.4}}},
-            "retention": {"baseline": "support popularity", "recall": 0.97, "lift": None},
-        },
-    }
-    origin["metrics"]["systems"]["student"]["hit_rate"] = {"mean": 0.7}
+    """Exports a student that nobody evaluated."""
+    encoder = EncoderReference(name="a tiny BERT", sha256=problem.encoder.identity, vocabulary=89)
+    origin = Origin(
+        study="tiny",
+        spec=problem.spec.model_dump(mode="json"),
+        data_fingerprint=problem.data.fingerprint,
+        encoder=encoder,
+    )
     return export(student, problem.lexicon, folder, origin, **options)

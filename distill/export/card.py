@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+
+from distill.evaluation import Retention, StudyEvaluation
+from distill.export.manifest import FormatFigures, Manifest
+from studies.config.spec import Format
 
 _CARD = """\
 ---
@@ -86,26 +89,21 @@ inputs = tokenizer(["whole milk", "oat drink"], padding=True, truncation=True, r
 """
 
 
-def model_card(manifest: Mapping[str, Any]) -> str:
-    """Return the README.md of an export.
-
-    Args:
-        manifest: Of `distill.export.manifest.describe`; `metrics` as `hpo.results.evaluation.evaluate_all` gives it, or
-            empty.
-    """
-    narrow, graphs = manifest["width"] < manifest["dimensions"], "onnx" in manifest["formats"]
+def model_card(manifest: Manifest) -> str:
+    """Return the README.md of an export."""
+    narrow, graphs = manifest.width < manifest.dimensions, "onnx" in manifest.formats
     opening = f"from safetensors.torch import load_file\n{_TRANSFORMERS}{_PROJECTION}" if narrow else _TRANSFORMERS
     return _CARD.format(
-        study=manifest["study"],
-        layers="1 layer" if manifest["layers"] == 1 else f"{manifest['layers']} layers",
-        dimensions=manifest["dimensions"],
-        parameters=manifest["parameters"]["encoder"],
-        head=manifest["parameters"]["head"],
-        encoder=manifest["encoder"]["name"],
-        vocabulary=_vocabulary(**manifest["vocabulary"]),
-        max_tokens=manifest["max_tokens"],
-        metrics=_metrics(manifest["metrics"]),
-        formats=_formats(manifest["formats"], manifest["precision"], manifest["metrics"].get("k")),
+        study=manifest.study,
+        layers="1 layer" if manifest.layers == 1 else f"{manifest.layers} layers",
+        dimensions=manifest.dimensions,
+        parameters=manifest.parameters.encoder,
+        head=manifest.parameters.head,
+        encoder=manifest.encoder.name,
+        vocabulary=_vocabulary(manifest.vocabulary.kept, manifest.vocabulary.of),
+        max_tokens=manifest.max_tokens,
+        metrics=_metrics(manifest.metrics) if manifest.metrics else "It was not evaluated.\n",
+        formats=_formats(manifest.formats, manifest.precision, manifest.spec["protocol"]["k"]),
         tools=f"sentence-transformers{', transformers or ONNX Runtime' if graphs else ' or transformers'}",
         transformers=f"{opening}vectors = mean / mean.norm(dim=1, keepdim=True)\n",
         onnx=_ONNX if graphs else "",
@@ -118,7 +116,7 @@ def _vocabulary(kept: int, of: int | None) -> str:
     return f"Its vocabulary is {kept:,} of the {of:,} tokens of that encoder: those that the catalogue needs. "
 
 
-def _formats(formats: Mapping[str, Mapping[str, Any]], precision: str, k: int | None) -> str:
+def _formats(formats: Mapping[Format, FormatFigures], precision: str, k: int) -> str:
     names = {
         "hf": f"`model.safetensors` ({precision}), for transformers and sentence-transformers",
         "onnx": "`onnx/model.onnx` (fp32), for ONNX Runtime",
@@ -126,51 +124,47 @@ def _formats(formats: Mapping[str, Mapping[str, Any]], precision: str, k: int | 
     }
     lines = []
     for name, found in formats.items():
-        facts = [f"least cosine to the student's vectors {found['cosine']:.6f}"] if "cosine" in found else []
-        if "overlap" in found:
-            facts.append(f"top-10 lists shared with the student {found['overlap']:.1%}")
-        lines.append(f"- {'; '.join([names[name], *facts])}.")
-    small = formats.get("onnx-int8", {})
-    if "recall" in small:
-        rates = small["texts_per_second"]
+        measured = []
+        if found.cosine is not None:
+            measured.append(f"least cosine to the student's vectors {found.cosine:.6f}")
+        if found.overlap is not None:
+            measured.append(f"top-10 lists shared with the student {found.overlap:.1%}")
+        lines.append(f"- {'; '.join([names[name], *measured])}.")
+    small = formats.get("onnx-int8")
+    if small is not None and small.texts_per_second is not None:
+        rates = small.texts_per_second
         lines += [
             "",
-            f"On the validation scenes recall@{k} is {small['recall']:.4f} with 8-bit weights and "
-            f"{small['recall_fp32']:.4f} in fp32. On the CPU that wrote this folder: {rates['onnx-int8']:,.0f} texts "
+            f"On the validation scenes recall@{k} is {small.recall:.4f} with 8-bit weights and "
+            f"{small.recall_fp32:.4f} in fp32. On the CPU that wrote this folder: {rates['onnx-int8']:,.0f} texts "
             f"per second with 8-bit weights, {rates['onnx']:,.0f} with the fp32 graph, {rates['torch']:,.0f} with "
             "torch.",
         ]
     return "\n".join(lines) + "\n"
 
 
-def _metrics(metrics: Mapping[str, Any]) -> str:
-    if not metrics.get("systems"):
-        return "It was not evaluated.\n"
-    k = metrics["k"]
+def _metrics(metrics: StudyEvaluation) -> str:
+    k = metrics.k
     lines = [
-        f"On {metrics['scenes']} scenes that neither the search nor the distillation saw, each adapted from "
-        f"{metrics['shots']} interactions; averaged over queries, then scenes, with 95 % bootstrap intervals over "
+        f"On {metrics.scenes} scenes that neither the search nor the distillation saw, each adapted from "
+        f"{metrics.shots} interactions; averaged over queries, then scenes, with 95 % bootstrap intervals over "
         "scenes.",
         "",
         f"| | recall@{k} | 95 % interval | NDCG@{k} | hit rate@{k} |",
         "|---|---|---|---|---|",
     ]
-    for name, figures in sorted(metrics["systems"].items(), key=lambda system: system[1]["recall"]["mean"]):
-        recall = figures["recall"]
-        lines.append(
-            f"| {name} | {recall['mean']:.3f} | {recall['low']:.3f} – {recall['high']:.3f} "
-            f"| {figures['ndcg']['mean']:.3f} | {figures['hit_rate']['mean']:.3f} |"
-        )
-    return "\n".join(lines) + "\n" + _retention(metrics.get("retention", {}))
+    for name, system in sorted(metrics.systems.items(), key=lambda item: item[1].recall.mean):
+        recall, others = system.recall, (system.ndcg, system.hit_rate)
+        means = " | ".join("–" if each is None else f"{each.mean:.3f}" for each in others)
+        lines.append(f"| {name} | {recall.mean:.3f} | {recall.low:.3f} – {recall.high:.3f} | {means} |")
+    return "\n".join(lines) + "\n" + _retention(metrics.retention)
 
 
-def _retention(retention: Mapping[str, Any]) -> str:
-    kept = [
-        f"{retention[name]:.1%} of {what}"
-        for name, what in (
-            ("recall", "the best teacher's recall"),
-            ("lift", f"its lift over the best baseline that reads no text ({retention.get('baseline')})"),
-        )
-        if retention.get(name) is not None
-    ]
+def _retention(retention: Retention) -> str:
+    kept = []
+    if retention.recall is not None:
+        kept.append(f"{retention.recall:.1%} of the best teacher's recall")
+    if retention.lift is not None:
+        baseline = f"the best baseline that reads no text ({retention.baseline})"
+        kept.append(f"{retention.lift:.1%} of its lift over {baseline}")
     return f"\nThe student keeps {' and '.join(kept)}.\n" if kept else ""

@@ -16,17 +16,19 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from distill.export.manifest import FormatFigures, Manifest
 from distill.export.onnx_graph import GRAPHS
 from distill.objective import evaluate
 from distill.serving.onnx_tower import OnnxTower, through
 from distill.student import Student, TokenTower
 from storage.errors import ScenetuneError
+from studies.config.spec import Format
 from studies.episodes.episode import Episode
 from studies.evaluation.evaluate import encode_items
 from studies.evaluation.metrics import top_k
@@ -49,7 +51,7 @@ MAX_LOSS = 0.01
 RATED_TEXTS, ROUNDS = 256, 3
 
 
-def check(student: Student, draft: Path, manifest: Mapping[str, Any], problem: Problem | None) -> None:
+def check(student: Student, draft: Path, manifest: Manifest, problem: Problem | None) -> None:
     """Compare a draft with the student; add what was measured to the manifest's formats.
 
     Args:
@@ -62,7 +64,7 @@ def check(student: Student, draft: Path, manifest: Mapping[str, Any], problem: P
         ScenetuneError: A fresh process does not open the draft, or gets other vectors or lists; or 8-bit weights cost
             more recall than they may.
     """
-    formats: dict[str, dict[str, Any]] = manifest["formats"]
+    formats = manifest.formats
     episodes = _some(problem.validation) if problem is not None else []
     items = (
         torch.unique(torch.cat([e.items.cpu() for e in episodes])) if episodes else torch.empty(0, dtype=torch.int64)
@@ -72,26 +74,27 @@ def check(student: Student, draft: Path, manifest: Mapping[str, Any], problem: P
     reporter = problem.reporter if problem is not None else SILENT
     reporter.note(f"comparing vectors in a fresh process: {', '.join(formats)}")
     for opener, vectors in fresh_process_vectors(draft, texts, list(formats)).items():
-        name = "hf" if opener == "sentence-transformers" else opener
-        precision = {"hf": manifest["precision"], "onnx-int8": "int8"}.get(name, "fp32")
+        name = cast("Format", "hf" if opener == "sentence-transformers" else opener)
+        precision = {"hf": manifest.precision, "onnx-int8": "int8"}.get(name, "fp32")
         cosine = _compare_vectors(opener, precision, ours, vectors)
         if opener == "sentence-transformers":
-            formats[name]["sentence_transformers_cosine"] = cosine
+            formats[name].sentence_transformers_cosine = cosine
             continue
-        formats[name]["cosine"] = cosine
+        formats[name].cosine = cosine
         if episodes:
             tables = [vectors[len(PROBES) + torch.searchsorted(items, e.items.cpu())] for e in episodes]
             lists = [top_k(_scores(student, e, t), LIST) for e, t in zip(episodes, tables, strict=True)]
-            formats[name]["overlap"] = _compare_lists(opener, precision, student, episodes, lists)
+            formats[name].overlap = _compare_lists(opener, precision, student, episodes, lists)
     if problem is not None and episodes:
         reporter.note("comparing lists in a fresh process")
         lists = served_lists(draft, [_as_texts(problem, episode) for episode in episodes])
-        formats["hf"]["served_overlap"] = _compare_lists("served", manifest["precision"], student, episodes, lists)
+        formats["hf"].served_overlap = _compare_lists("served", manifest.precision, student, episodes, lists)
         if "onnx-int8" in formats:
-            formats["onnx-int8"] |= measure_int8(student, draft, problem)
+            compared, weighed = formats["onnx-int8"].to_json(), measure_int8(student, draft, problem).to_json()
+            formats["onnx-int8"] = FormatFigures.model_validate(compared | weighed)
 
 
-def measure_int8(student: Student, draft: Path, problem: Problem) -> dict[str, Any]:
+def measure_int8(student: Student, draft: Path, problem: Problem) -> FormatFigures:
     """Measure 8-bit weights: recall@K on all validation scenes, and texts per second on this CPU.
 
     Raises:
@@ -112,7 +115,7 @@ def measure_int8(student: Student, draft: Path, problem: Problem) -> dict[str, A
     towers: dict[str, nn.Module] = {name: OnnxTower(path, tokens) for name, path in graphs.items()}
     with problem.reporter.progress("timing its graphs") as progress:
         rates = _rates(towers | {"torch": here.cpu()}, tokens.lengths, progress)
-    return {"recall": small, "recall_fp32": full, "texts_per_second": rates}
+    return FormatFigures(recall=small, recall_fp32=full, texts_per_second=rates)
 
 
 def fresh_process_vectors(draft: Path, texts: Sequence[str], formats: Sequence[str]) -> dict[str, Tensor]:

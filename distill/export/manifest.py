@@ -6,14 +6,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydantic import Field, SerializerFunctionWrapHandler, ValidationError, field_serializer, model_serializer
+
+from distill.evaluation import StudyEvaluation, TeacherReference
 from storage.errors import InputError
 from storage.files.atomic import sha256
+from studies.config.hyperparameters import Hyperparameters
 from studies.config.spec import Format, Precision
+from studies.evaluation.figures import Figures, Settings, misfit
 
 if TYPE_CHECKING:
     from distill.student import Student
@@ -24,8 +29,6 @@ HEAD = "head.safetensors"
 LEXICON = "lexicon.safetensors"
 # Of a student narrower than its teacher; where sentence-transformers looks for a Dense module.
 PROJECTION = "2_Dense/model.safetensors"
-# Entries that the caller of the export gives: where the student comes from and how good it is.
-ORIGIN = ("study", "spec", "data_fingerprint", "encoder", "metrics")
 # Files without which an export cannot be served: every manifest must list them.
 SERVED = ("config.json", "model.safetensors", "tokenizer.json", HEAD, LEXICON)
 # Packages whose versions affect what an export holds.
@@ -34,62 +37,174 @@ _ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 _REMEDY = "export the study again, or restore the folder from a copy"
 
 
+class EncoderReference(Figures):
+    """The encoder that the teachers were built on: its name, digest and number of tokens."""
+
+    name: str
+    sha256: str
+    vocabulary: int | None
+
+
+class Lineage(Figures):
+    """The study of students, the trial that is exported, and its teachers."""
+
+    distillation: str
+    trial: int
+    teachers: tuple[TeacherReference, ...]
+
+
+class Origin(Figures):
+    """Where a student comes from and how good it is: what the caller of the export says.
+
+    Attributes:
+        study: The study's name.
+        spec: Its study file, as JSON.
+        data_fingerprint: Of its data.
+        encoder: What the teachers were built on.
+        lineage: How the student was made; None where no study made it.
+        metrics: The study's evaluation; None where it was not evaluated.
+    """
+
+    study: str
+    spec: dict[str, Any]
+    data_fingerprint: str
+    encoder: EncoderReference
+    lineage: Lineage | None = None
+    metrics: StudyEvaluation | None = None
+
+
+class FormatFigures(Figures, frozen=False):
+    """What was measured of one format; None, and no key in the manifest, where it was not measured.
+
+    Attributes:
+        cosine: Least cosine of a text's vector to the student's own.
+        sentence_transformers_cosine: The same, opened by sentence-transformers.
+        overlap: Share of the top 10 that lists have in common with the student's own.
+        served_overlap: The same of the lists that `StudentRecommender` gives.
+        recall: Recall on the validation scenes with 8-bit weights.
+        recall_fp32: Recall on the validation scenes in fp32.
+        texts_per_second: On the CPU that wrote the export, by format.
+    """
+
+    cosine: float | None = None
+    sentence_transformers_cosine: float | None = None
+    overlap: float | None = None
+    served_overlap: float | None = None
+    recall: float | None = None
+    recall_fp32: float | None = None
+    texts_per_second: dict[str, float] | None = None
+
+    @model_serializer(mode="wrap")
+    def _measured(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {name: value for name, value in serialize(self).items() if value is not None}
+
+
+class VocabularySize(Figures):
+    """How many tokens were kept, of how many."""
+
+    kept: int
+    of: int | None
+
+
+class ParameterCounts(Figures):
+    """Numbers of parameters."""
+
+    encoder: int
+    head: int
+
+
+class Manifest(Origin):
+    """What an export says of itself.
+
+    Attributes:
+        format: Version of this description.
+        max_tokens: Where texts are cut.
+        layers: Of the encoder.
+        width: Of the encoder.
+        dimensions: Of the vectors.
+        learner: The values by which the head adapts.
+        distillation: The values by which the student was trained, by their names in the study file.
+        vocabulary: The tokens of the encoder.
+        parameters: Of encoder and head.
+        precision: Of the stored weights.
+        formats: What the export holds, with what was measured of each.
+        versions: Of the packages that wrote it.
+        bytes: Size of all other files.
+        files: Their SHA-256, by path.
+    """
+
+    format: int = FORMAT
+    max_tokens: int
+    layers: int
+    width: int
+    dimensions: int
+    learner: Hyperparameters
+    distillation: Settings
+    vocabulary: VocabularySize
+    parameters: ParameterCounts
+    precision: Precision
+    formats: dict[Format, FormatFigures]
+    versions: dict[str, str]
+    bytes: int = 0
+    files: dict[str, str] = Field(default_factory=dict)
+
+    @field_serializer("learner")
+    def _applying(self, learner: Hyperparameters) -> dict[str, Any]:
+        return learner.to_dict()
+
+
 def describe(
-    student: Student, origin: Mapping[str, Any], formats: Sequence[Format] = ("hf",), precision: Precision = "fp32"
-) -> dict[str, Any]:
-    """Return the manifest without its files: origin and figures as given, and facts of the student.
+    student: Student, origin: Origin, formats: Sequence[Format] = ("hf",), precision: Precision = "fp32"
+) -> Manifest:
+    """Return the manifest without its files.
 
     Args:
         student: What is exported.
-        origin: The entries named in `ORIGIN`, and others, as JSON values.
-        formats: What the export holds; the checks add what they measure of each.
+        origin: Where it comes from.
+        formats: What the export holds.
         precision: Of the stored weights.
-
-    Raises:
-        ValueError: An entry of `ORIGIN` is missing.
     """
     from distill.student import parameters
 
-    if missing := [name for name in ORIGIN if name not in origin]:
-        raise ValueError(f"the manifest lacks {', '.join(missing)}; accepted: {', '.join(ORIGIN)} and more")
-    return {
-        "format": FORMAT,
-        **origin,
-        "max_tokens": student.max_tokens,
-        "layers": int(student.tower.model.config.num_hidden_layers),
-        "width": int(student.tower.model.config.hidden_size),
-        "dimensions": int(student.head.project.weight.shape[1]),
-        "learner": student.learner.hyperparameters.to_dict(),
-        "distillation": student.hyperparameters.to_dict(),
-        "vocabulary": {"kept": int(student.tower.model.config.vocab_size), "of": origin["encoder"].get("vocabulary")},
-        "parameters": {"encoder": parameters(student.tower), "head": parameters(student.head)},
-        "precision": precision,
-        "formats": {name: {} for name in formats},
-        "versions": {name: _version(name) for name in (*_PACKAGES, *(_ONNX_PACKAGES if "onnx" in formats else ()))},
-    }
+    return Manifest(
+        **dict(origin),
+        max_tokens=student.max_tokens,
+        layers=int(student.tower.model.config.num_hidden_layers),
+        width=int(student.tower.model.config.hidden_size),
+        dimensions=int(student.head.project.weight.shape[1]),
+        learner=student.learner.hyperparameters,
+        distillation=student.hyperparameters.to_dict(),
+        vocabulary=VocabularySize(kept=int(student.tower.model.config.vocab_size), of=origin.encoder.vocabulary),
+        parameters=ParameterCounts(encoder=parameters(student.tower), head=parameters(student.head)),
+        precision=precision,
+        formats={name: FormatFigures() for name in formats},
+        versions={name: _version(name) for name in (*_PACKAGES, *(_ONNX_PACKAGES if "onnx" in formats else ()))},
+    )
 
 
-def seal(folder: Path, manifest: Mapping[str, Any]) -> None:
-    """Write the manifest last, over an older one, with the total size and the SHA-256 of every other file."""
+def seal(folder: Path, manifest: Manifest) -> None:
+    """Write the manifest last, over an older one: with the size and the SHA-256 of every other file."""
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / MANIFEST)
     for path in files:
         path.chmod(0o644)  # safetensors makes its files private; an export is made to be passed on
-    sealed = {
-        **manifest,
-        "bytes": sum(path.stat().st_size for path in files),
-        "files": {path.relative_to(folder).as_posix(): sha256(path) for path in files},
-    }
-    (folder / MANIFEST).write_text(json.dumps(sealed, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    sealed = manifest.model_copy(
+        update={
+            "bytes": sum(path.stat().st_size for path in files),
+            "files": {path.relative_to(folder).as_posix(): sha256(path) for path in files},
+        }
+    )
+    text = json.dumps(sealed.to_json(), indent=2, ensure_ascii=False)
+    (folder / MANIFEST).write_text(f"{text}\n", encoding="utf-8")
 
 
-def verify(folder: Path) -> dict[str, Any]:
+def verify(folder: Path) -> Manifest:
     """Return the manifest of an export after checking that every file is as it was written.
 
     Raises:
-        InputError: The folder is not an export, or of another version; or a file is missing or altered.
+        InputError: The folder is no export, of another version, or a file is missing or altered.
     """
     manifest = read(folder)
-    files: dict[str, str] = manifest["files"]
+    files = manifest.files
     for name in dict.fromkeys((*SERVED, *files)):
         path = folder / name
         if name not in files or not path.is_file():
@@ -110,11 +225,11 @@ def is_export(folder: Path) -> bool:
     return isinstance(manifest, dict) and {"format", "study", "learner", "files"} <= manifest.keys()
 
 
-def read(folder: Path) -> dict[str, Any]:
-    """Return the manifest of an export without checking the files.
+def read(folder: Path) -> Manifest:
+    """Return the manifest of an export, whether its files still are what it says or not.
 
     Raises:
-        InputError: The folder is not an export, or one of another version.
+        InputError: The folder is no export, or one of another version.
     """
     path = folder / MANIFEST
     try:
@@ -127,13 +242,15 @@ def read(folder: Path) -> dict[str, Any]:
     except ValueError as error:
         raise InputError(f"{path} is not JSON ({error}): {_REMEDY}") from error
     found = manifest.get("format") if isinstance(manifest, dict) else None
-    if found != FORMAT or not isinstance(manifest.get("files"), dict):
+    if found != FORMAT:
         raise InputError(
             f"{path} has format {found!r}, this version reads {FORMAT}: use the version of scenetune that wrote it, "
             "or export the study again"
         )
-    checked: dict[str, Any] = manifest
-    return checked
+    try:
+        return Manifest.model_validate(manifest)
+    except ValidationError as error:
+        raise InputError(f"{path} is not a manifest ({misfit(error)}): {_REMEDY}") from error
 
 
 def _version(package: str) -> str:

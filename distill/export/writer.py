@@ -6,14 +6,13 @@ vectors and lists before it becomes visible under its name.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from distill.export.card import model_card
 from distill.export.checks import check as _check_parity
 from distill.export.layout import write_encoder, write_head, write_sentence_transformers
-from distill.export.manifest import describe, is_export, seal
+from distill.export.manifest import Origin, describe, is_export, seal
 from distill.export.onnx_graph import GRAPHS, check_packages, write_int8, write_onnx
 from distill.student import Student
 from storage.errors import InputError
@@ -28,7 +27,7 @@ def export(
     student: Student,
     lexicon: Lexicon,
     folder: Path,
-    manifest: Mapping[str, Any],
+    origin: Origin,
     *,
     formats: Sequence[Format] = ("hf",),
     precision: Precision = "fp32",
@@ -41,7 +40,7 @@ def export(
         student: What to write, in fp32; the copy of its tokenizer truncates at `max_tokens` and gives no token types.
         lexicon: The words of the texts that the student was trained on.
         folder: The export; must not exist.
-        manifest: Where the student comes from and its figures: `distill.export.manifest.ORIGIN` names what is needed.
+        origin: Where the student comes from, and its figures.
         formats: "hf", and with it "onnx", and with that "onnx-int8".
         precision: In which model.safetensors is stored; graphs and head stay fp32.
         replace: Put the export in the place of an older one.
@@ -57,7 +56,7 @@ def export(
     check_replaceable(folder, replace=replace)
     if "onnx" in formats:
         check_packages()
-    described = describe(student, manifest, formats, precision)
+    described = describe(student, origin, formats, precision)
     reporter = problem.reporter if problem is not None else SILENT
     with atomic_folder(folder, replace) as draft:
         write_encoder(student, draft, precision)

@@ -71,7 +71,7 @@ def _fast_here() -> torch.dtype:
 
 
 def _open_graph(exported: ExportedStudent, name: Backend) -> OnnxGraph:
-    if GRAPHS[name] not in exported.manifest["files"]:
+    if GRAPHS[name] not in exported.manifest.files:
         raise InputError(
             f"{exported.folder} has no {GRAPHS[name]}, which backend {name!r} needs; export the study again with "
             f"--format {name}, or use backend 'torch'"

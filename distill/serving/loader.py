@@ -8,14 +8,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from distill.export.manifest import HEAD, LEXICON, PROJECTION, verify
+from distill.export.manifest import HEAD, LEXICON, PROJECTION, Manifest, verify
 from distill.hyperparameters import StudentHyperparameters
 from distill.student import Student, Texts, assemble
 from studies.config.hyperparameters import Hyperparameters
@@ -40,7 +40,7 @@ class ExportedStudent:
     """
 
     folder: Path
-    manifest: dict[str, Any]
+    manifest: Manifest
     head: Head
     learner: Hyperparameters
     lexicon: Lexicon
@@ -77,7 +77,7 @@ class ExportedStudent:
     @property
     def max_tokens(self) -> int:
         """Most tokens of a text."""
-        return int(self.manifest["max_tokens"])
+        return self.manifest.max_tokens
 
 
 def load_export(folder: Path) -> ExportedStudent:
@@ -87,9 +87,8 @@ def load_export(folder: Path) -> ExportedStudent:
         InputError: The folder is not an export, or of another version; or a file is missing or altered.
     """
     manifest = verify(folder)
-    learner = Hyperparameters(**manifest["learner"])
-    head = _read_head(load_file(folder / HEAD), learner)
-    return ExportedStudent(folder, manifest, head, learner, _read_lexicon(folder))
+    head = _read_head(load_file(folder / HEAD), manifest.learner)
+    return ExportedStudent(folder, manifest, head, manifest.learner, _read_lexicon(folder))
 
 
 def as_student(exported: ExportedStudent, tokens: Ragged) -> Student:
@@ -99,7 +98,7 @@ def as_student(exported: ExportedStudent, tokens: Ragged) -> Student:
         exported: What `load_export` returned.
         tokens: The items' texts: `tokenize(exported.tokenizer, texts, exported.max_tokens)`.
     """
-    values = StudentHyperparameters.from_dict(exported.manifest["distillation"])
+    values = StudentHyperparameters.from_dict(exported.manifest.distillation)
     texts = Texts(None, exported.tokenizer, tokens)
     return assemble(
         exported.model, exported.projection, exported.head, texts, exported.max_tokens, exported.learner, values

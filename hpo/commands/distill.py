@@ -25,7 +25,8 @@ def distill(
 ) -> None:
     """Distil the winners of a search into students, or go on with it, and show them; hpo run then exports the best."""
     from hpo.registry import load_spec_of
-    from hpo.reporting.terminal import students_table
+    from hpo.reporting.renderers.terminal import print_blocks
+    from hpo.reporting.sections.outcome import distillation_outcome
     from hpo.results import distillation
     from hpo.status.console import Console
 
@@ -35,6 +36,6 @@ def distill(
         spec = spec.model_copy(update={"distill": spec.distill.model_copy(update={"trials": trials})})
     found = distillation.distil_study(opened, spec, console)
     if as_json:
-        typer.echo(json.dumps(found))
+        typer.echo(json.dumps([row.to_json() for row in found]))
     else:
-        console.out.print(students_table(found, spec.protocol.k))
+        print_blocks([distillation_outcome(found, spec.protocol.k)], console)

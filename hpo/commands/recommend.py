@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -65,6 +66,6 @@ def recommend(
         lists = run(folder, catalogue, support, histories, text=text, k=k, backend=backend.value, progress=report)
     if as_json:
         for entry in lists:
-            typer.echo(json.dumps(entry, ensure_ascii=False))
+            typer.echo(json.dumps(asdict(entry), ensure_ascii=False))
     else:
         print_lists(lists, console)

@@ -82,15 +82,16 @@ def evaluate(
     """Score an exported student again on its study's test scenes, and compare with what its manifest says."""
     if format not in _FORMATS.split(", "):
         raise InputError(f"--format {format} is unknown; one of {_FORMATS}")
-    from hpo.results.evaluation import evaluate_export
+    from hpo.results.exported import evaluate_export
     from hpo.status.console import Console
 
     console = Console()
     data = load(study).data if study else None
     result = evaluate_export(folder, console, trec, data, cast("Format", format))
     if as_json:
-        typer.echo(json.dumps(result))
+        typer.echo(json.dumps(result.to_json()))
         return
-    from hpo.reporting.terminal import print_export_evaluation
+    from hpo.reporting.renderers.terminal import print_blocks
+    from hpo.reporting.sections.outcome import export_outcome
 
-    print_export_evaluation(result, console)
+    print_blocks(export_outcome(result), console)

@@ -1,6 +1,6 @@
-"""Opens a study's artifacts where they lie, or makes them, when a browser or Optuna asks for one.
+"""Opens a study's artifacts for browsers and for Optuna: files on disk, and the report, which is rendered.
 
-Only what an id can say is ever read: whoever may write to the database cannot have any other file served.
+Nothing but what an id can name is read: access to the database gives no access to other files.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from optuna.artifacts.exceptions import ArtifactNotFound
 from distill.export.manifest import MANIFEST, read, verify
 from hpo.artifacts import Artifact, checkpoint_name, export, export_name, parse, report_name
 from hpo.registry import load_spec_of
-from hpo.reporting.document import study_document
-from hpo.reporting.page import html
+from hpo.reporting.renderers.page import html
+from hpo.reporting.study_report import study_document
 from hpo.stages import check_evaluated, exported_folders
 from storage.database.postgres import Database
 from storage.database.records import Records
@@ -30,7 +30,7 @@ from storage.files import checkpoints
 from storage.home import trial_folder
 
 READ_ONLY = "artifacts are what a study made: they are neither uploaded nor deleted, and go with hpo delete"
-# Of a request's environment: the headers that go with the artifact that answers it.
+# The key of a request's environment that holds the headers of its answer.
 HEADERS = "scenetune.headers"
 
 
@@ -38,9 +38,9 @@ class Opened(NamedTuple):
     """An artifact to read.
 
     Attributes:
-        file: from its start.
-        filename: what it is called where it is saved.
-        size: in bytes.
+        file: From its start.
+        filename: Its name where it is saved.
+        size: In bytes.
     """
 
     file: BinaryIO
@@ -52,25 +52,25 @@ class Artifacts:
     """An `optuna.artifacts` store of all studies of a database, to read from.
 
     Args:
-        database: whose studies.
+        database: Of the studies.
     """
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        # Two who ask for the same checkpoint would fetch it from the shared store over each other.
+        # Two requests for the same checkpoint would fetch it from the shared store over each other.
         self._fetching = threading.Lock()
 
     def open_reader(self, artifact_id: str) -> BinaryIO:
-        """Opens an artifact, as Optuna wants it; see `open`."""
+        """Open an artifact for Optuna; see `open`."""
         return self.open(artifact_id).file
 
     def open(self, artifact_id: str) -> Opened:
-        """Opens an artifact: a checkpoint or an export as a ZIP of one folder, a report as a page.
+        """Open an artifact: a checkpoint or an export as a ZIP of one folder, a report as a page.
 
         Raises:
-            ArtifactNotFound: the id is none of ours, or what it names is not here or no longer what it was.
-            ScenetuneError: the shared store or the database does not answer.
-            OSError: there is no room for the ZIP.
+            ArtifactNotFound: The id is none of ours, or what it names is not here or was altered.
+            ScenetuneError: The shared store or the database does not answer.
+            OSError: There is no room for the ZIP.
         """
         artifact = parse(artifact_id)
         if artifact is None:
@@ -84,18 +84,18 @@ class Artifacts:
             raise ArtifactNotFound(str(error)) from error
 
     def write(self, artifact_id: str, content_body: BinaryIO) -> None:
-        """Refused: what is here is what a study made.
+        """Refuse to write: artifacts are made by studies alone.
 
         Raises:
-            InputError: always.
+            InputError: Always.
         """
         raise InputError(READ_ONLY)
 
     def remove(self, artifact_id: str) -> None:
-        """Refused: what is here goes with its study.
+        """Refuse to remove: artifacts are removed with their study.
 
         Raises:
-            InputError: always.
+            InputError: Always.
         """
         raise InputError(READ_ONLY)
 
@@ -133,18 +133,18 @@ class Artifacts:
 
 
 def _files_of_export(folder: Path, study: str) -> dict[str, Path]:
-    """An export's files as its manifest names and vouches for them.
+    """Return an export's files after checking them against its manifest.
 
     Raises:
-        InputError: the folder is not here, not this study's, or not as it was written.
+        InputError: The folder is not here, not this study's, or not as it was written.
     """
     again = f"hpo export {study} --out DIR writes it again"
     if not folder.is_dir():
         raise InputError(f"the export {folder} is not on this machine: {again}")
     manifest = read(folder)
-    if (of := manifest.get("study")) != study:
+    if (of := manifest.study) != study:
         raise InputError(f"{folder} holds an export of study {of!r} by now: {again}")
-    files = {name: folder / name for name in (*manifest["files"], MANIFEST)}
+    files = {name: folder / name for name in (*manifest.files, MANIFEST)}
     inside = folder.resolve()
     if any(not path.resolve().is_relative_to(inside) for path in files.values()):
         raise InputError(f"the manifest of {folder} names files outside it: {again}")
@@ -153,8 +153,8 @@ def _files_of_export(folder: Path, study: str) -> dict[str, Path]:
 
 
 def _zipped(files: Mapping[str, Path], filename: str) -> Opened:
-    """A ZIP of one folder that is called as the file is; weights do not shrink, so nothing is deflated."""
-    file = tempfile.TemporaryFile()  # noqa: SIM115 - whoever reads it closes it
+    """Return a ZIP of one folder, named like the file; weights hardly compress, so nothing is deflated."""
+    file = tempfile.TemporaryFile()  # noqa: SIM115 - its reader closes it
     with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED, strict_timestamps=False) as archive:
         for name, path in files.items():
             archive.write(path, f"{filename.removesuffix('.zip')}/{name}")
@@ -164,13 +164,13 @@ def _zipped(files: Mapping[str, Path], filename: str) -> Opened:
 
 
 class ToBrowsers(Artifacts):
-    """The same for bottle's requests: what can be opened gets the name of a file, what cannot is answered in words."""
+    """The same for bottle's requests: with headers that name the file, and errors as answers of HTTP."""
 
     def open_reader(self, artifact_id: str) -> BinaryIO:
-        """Opens an artifact, and leaves its headers with the request.
+        """Open an artifact, and store its headers with the request.
 
         Raises:
-            bottle.HTTPResponse: it cannot be opened.
+            bottle.HTTPResponse: It cannot be opened.
         """
         try:
             opened = self.open(artifact_id)
@@ -188,7 +188,7 @@ def _answer(status: int, error: Exception) -> Any:
 
 
 def _headers(opened: Opened) -> list[tuple[str, str]]:
-    """A page is shown, anything else saved; a length, so that a broken-off download is seen to be one."""
+    """Return headers: a page is shown, anything else saved; the length tells a browser of a broken download."""
     name = opened.filename
     shown = "inline" if name.endswith(".html") else "attachment"
     plain = name.encode("ascii", "replace").decode().replace("?", "_")

@@ -9,9 +9,9 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def without_scikit_learn() -> Iterator[None]:
-    """Hides it from what the block imports.
+    """Hide scikit-learn from the imports in the block.
 
-    Optuna wants it for ways to measure importance that are not used here, and does without where it is absent.
+    Optuna imports it for measures of importance that are not used here, and works without it.
     """
     hidden = "sklearn" not in sys.modules
     if hidden:

@@ -1,7 +1,7 @@
 """Keeps a study's page in optuna-dashboard current: the note, the plots, report and exports among its artifacts.
 
-Who shows a search, not who works at it, writes: `hpo launch`, `run` and `resume` while they wait for workers,
-`hpo distill`, and `hpo dashboard`.
+Workers do not write it. `hpo launch`, `run` and `resume` write it while they wait for workers, `hpo distill` between
+students, and `hpo dashboard`.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from optuna.storages import BaseStorage
 
 from hpo import artifacts
 from hpo.dashboard import note, plots
-from hpo.dashboard.facts import Facts, Gatherer
 from hpo.dashboard.imports import without_scikit_learn
+from hpo.dashboard.study_facts import Gatherer, StudyFacts
 from storage.database.postgres import Database
 from storage.database.records import Records
 from studies.config.spec import StudySpec
@@ -30,26 +30,26 @@ class Page:
     """The pages of a study and of its distillation.
 
     Args:
-        database: where the study lives.
-        spec: the study.
-        storage: see `hpo.dashboard.facts.Gatherer`.
+        database: Where the study lives.
+        spec: The study.
+        storage: See `hpo.dashboard.study_facts.Gatherer`.
     """
 
     def __init__(self, database: Database, spec: StudySpec, storage: BaseStorage | None = None) -> None:
         self._database, self._spec = database, spec
         self._gatherer: Gatherer | None = None
         self._storage = storage
-        self._written: Facts | None = None
-        # Not at once: a launch has workers to start first.
+        self._written: StudyFacts | None = None
+        # Not at once: a launch starts its workers first.
         self._due = time.monotonic() + SECONDS_BETWEEN_WRITES
 
     def write_when_due(self) -> None:
-        """Writes, unless that was done within the last `SECONDS_BETWEEN_WRITES`."""
+        """Write, unless that was done within the last `SECONDS_BETWEEN_WRITES`."""
         if time.monotonic() >= self._due:
             self.write()
 
     def write(self) -> None:
-        """Writes what is new; a failure is logged, since no search ends for the sake of its picture."""
+        """Write what is new; a failure is logged, since no search should end because its page cannot be written."""
         try:
             self._write()
         except Exception:
@@ -61,7 +61,7 @@ class Page:
         facts = self._gatherer.gather()
         if facts == self._written:
             return
-        # Two who show the same study would write half a note each.
+        # Two processes that write the same study's page would write half a note each.
         with Records(self._database.engine).exclusive(f"page of {self._spec.name}"):
             self._save(facts.search, note.of_search(facts), plots.of_search(facts), _artifacts(facts))
             if (students := facts.distillation) is not None:
@@ -69,11 +69,11 @@ class Page:
                 self._save(students, note.of_distillation(facts), plots.of_distillation(facts), made)
         self._written = facts
 
-    def _artifacts_of_student(self, facts: Facts) -> dict[str, str]:
-        """Report and exports as artifacts of the student that they are about, which has ended long before."""
+    def _artifacts_of_student(self, facts: StudyFacts) -> dict[str, str]:
+        """Return report and exports as artifacts of the student's trial, which ended before they were made."""
         if facts.distillation is None or facts.evaluation is None:
             return {}
-        number = facts.evaluation["student_trial"]
+        number = facts.evaluation.student_trial
         try:
             trial = self._database.storage.get_trial_id_from_study_id_trial_number(facts.distillation, number)
         except KeyError:
@@ -84,13 +84,14 @@ class Page:
         self, study_id: int, text: str, figures: Mapping[str, plots.Figure], attributes: Mapping[str, str]
     ) -> None:
 
+        # optuna-dashboard imports scikit-learn, and takes seconds for it.
         with without_scikit_learn():
             from optuna_dashboard import save_note, save_plotly_graph_object
             from optuna_dashboard._note import get_note
 
         storage = self._database.storage
         study = optuna.load_study(storage=storage, study_name=storage.get_study_name_from_id(study_id))
-        text += note.kept(get_note(study))
+        text += note.end_of(get_note(study))
         known = storage.get_study_system_attrs(study_id)
         # In one transaction: half of a figure cannot be drawn.
         with storage.one_transaction():
@@ -102,13 +103,13 @@ class Page:
                     storage.set_study_system_attr(study_id, key, value)
 
 
-def _artifacts(facts: Facts) -> dict[str, str]:
-    """Report and exports as artifacts of the search."""
+def _artifacts(facts: StudyFacts) -> dict[str, str]:
+    """Return report and exports as artifacts of the search."""
     return {made.key: made.described(name) for made, name in _made(facts)}
 
 
-def _made(facts: Facts) -> list[tuple[artifacts.Artifact, str]]:
-    """The report and the exports that there are, with the names of their files."""
+def _made(facts: StudyFacts) -> list[tuple[artifacts.Artifact, str]]:
+    """Return the report and the exports, with the names of their files."""
     name = facts.spec.name
     if facts.evaluation is None:
         return []

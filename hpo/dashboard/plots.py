@@ -12,11 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from hpo.dashboard.facts import Facts
+from distill.evaluation import StudentRow
 from hpo.dashboard.note import behind
+from hpo.dashboard.study_facts import StudyFacts
 from studies.learners.registry import LEARNERS
 
-# Okabe and Ito's, which the colour-blind tell apart as well; learners take them in the registry's order.
+# Okabe and Ito's palette, which colour-blind readers can tell apart; learners take them in the registry's order.
 PALETTE = ("#0072b2", "#e69f00", "#009e73", "#d55e00", "#cc79a7", "#56b4e9", "#999999", "#f0e442", "#000000")
 GREY = "#555555"
 POINTS, TOP, SCENES = 400, 5, 60
@@ -27,20 +28,20 @@ class Figure:
     """A plotly figure without plotly: https://plotly.com/chart-studio-help/json-chart-schema.
 
     Attributes:
-        data: its traces.
-        layout: its axes and title.
+        data: Its traces.
+        layout: Its axes and title.
     """
 
     data: Sequence[dict[str, Any]]
     layout: dict[str, Any]
 
     def to_json(self) -> str:
-        """As `plotly.graph_objects.Figure` does, for `optuna_dashboard.save_plotly_graph_object`."""
+        """Return its JSON, as `optuna_dashboard.save_plotly_graph_object` asks for it."""
         return json.dumps({"data": self.data, "layout": self.layout}, separators=(",", ":"))
 
 
-def of_search(facts: Facts) -> dict[str, Figure]:
-    """The plots of a search by the id that they are stored under; none while no trial has finished."""
+def of_search(facts: StudyFacts) -> dict[str, Figure]:
+    """Return the plots of a search by the id that they are stored under; none while no trial has finished."""
     if not facts.ranked:
         return {}
     figures = {
@@ -53,14 +54,14 @@ def of_search(facts: Facts) -> dict[str, Figure]:
     return figures
 
 
-def of_distillation(facts: Facts) -> dict[str, Figure]:
-    """The plot of a distillation; none while no student has finished."""
-    rows = [row for row in facts.students if row["state"] == "complete" and row["latency"] is not None]
+def of_distillation(facts: StudyFacts) -> dict[str, Figure]:
+    """Return the plot of a distillation; none while no student has finished."""
+    rows = [row for row in facts.students if row.state == "complete" and row.latency is not None]
     return {"front": _front(facts, rows)} if rows else {}
 
 
-def _cost(facts: Facts) -> Figure:
-    """Recall of finished trials against what the search had cost by then, thinned evenly, and the best so far."""
+def _cost(facts: StudyFacts) -> Figure:
+    """Plot recall of finished trials against the cost of the search so far, thinned evenly, and the best so far."""
     points = [(reached.spent / 60, reached.recall, view) for view, reached in facts.ranked]
     points.sort(key=lambda point: point[0])
     best: list[tuple[float, float]] = []
@@ -100,8 +101,8 @@ def _dots(name: str, x: Sequence[float], y: Sequence[float], text: Sequence[str]
     }
 
 
-def _learners(facts: Facts) -> Figure:
-    """Quartiles of each learner's finished trials, its best one, and by how much that one is behind the best of all."""
+def _learners(facts: StudyFacts) -> Figure:
+    """Plot quartiles of each learner's finished trials, and its best one with its difference to the best of all."""
     traces: list[dict[str, Any]] = []
     best: dict[str, list[Any]] = {"x": [], "y": [], "text": []}
     for learner in LEARNERS:
@@ -126,8 +127,8 @@ def _learners(facts: Facts) -> Figure:
     return Figure(traces, layout | {"legend": {"orientation": "h", "y": 1.12}})
 
 
-def _scenes(facts: Facts) -> Figure:
-    """Recall of the best trials scene by scene, hardest first; of many scenes some, spread evenly."""
+def _scenes(facts: StudyFacts) -> Figure:
+    """Plot recall of the best trials scene by scene, hardest first; of many scenes some, spread evenly."""
     top = [(view, reached) for view, reached in facts.ranked[:TOP] if reached.scenes]
     names = sorted({name for _, reached in top for name in reached.scenes})
 
@@ -149,7 +150,7 @@ def _scenes(facts: Facts) -> Figure:
     return Figure([heat], layout | axes)
 
 
-def _importance(facts: Facts) -> Figure:
+def _importance(facts: StudyFacts) -> Figure:
     names = list(facts.importance)[::-1]
     bars = {
         "type": "bar",
@@ -162,20 +163,20 @@ def _importance(facts: Facts) -> Figure:
     return Figure([bars], layout)
 
 
-def _front(facts: Facts, rows: Sequence[dict[str, Any]]) -> Figure:
-    """Students' recall against their time, areas by size, the front joined."""
-    front = sorted((row for row in rows if row["front"]), key=lambda row: row["latency"])
+def _front(facts: StudyFacts, rows: Sequence[StudentRow]) -> Figure:
+    """Plot students' recall against their time, areas by size, the front joined."""
+    front = sorted((row for row in rows if row.front), key=lambda row: row.latency or 0.0)
     traces: list[dict[str, Any]] = [
         {"type": "scatter", "mode": "lines", "name": "front", "line": {"color": GREY}}
-        | {"x": [row["latency"] for row in front], "y": [round(row["recall"], 4) for row in front]}
+        | {"x": [row.latency for row in front], "y": [_rounded(row.recall) for row in front]}
     ]
-    for taken, name, color in ((False, "student", "#0072b2"), (True, "the one taken", "#d55e00")):
-        if some := [row for row in rows if row["taken"] == taken]:
-            sizes = [round(12 + 20 * row["size"], 1) for row in some]
+    for chosen, name, color in ((False, "student", "#0072b2"), (True, "the one chosen", "#d55e00")):
+        if some := [row for row in rows if row.taken == chosen]:
+            sizes = [round(12 + 20 * (row.size or 0.0), 1) for row in some]
             traces.append(
                 {"type": "scatter", "mode": "markers", "name": name, "marker": {"color": color, "size": sizes}}
-                | {"x": [row["latency"] for row in some], "y": [round(row["recall"], 4) for row in some]}
-                | {"text": [f"#{row['trial']}, {row['size']:.2f}× the parameters" for row in some]}
+                | {"x": [row.latency for row in some], "y": [_rounded(row.recall) for row in some]}
+                | {"text": [f"#{row.trial}, {row.size:.2f}× the parameters" for row in some]}
             )
     title = "Students: recall against time, marks by number of parameters"
     return Figure(traces, _layout(title, "time to encode a text, over the teacher's", facts.metric))

@@ -1,6 +1,6 @@
 """`hpo dashboard`: serves optuna-dashboard on the database of this project until it is interrupted.
 
-The address ─▶ optuna-dashboard over a cached storage ─▶ what it must not do, refused ─▶ the notes, kept current
+address ─▶ optuna-dashboard over a cached storage ─▶ requests that would harm a study refused ─▶ notes kept current
 """
 
 from __future__ import annotations
@@ -43,10 +43,10 @@ if TYPE_CHECKING:
 LOOPBACK = "127.0.0.1"
 PORT = 8080
 PORTS_TO_TRY = 50
-# The first page comes first.
+# The browser's first page is served before any note is written.
 SECONDS_BEFORE_WRITING = 20.0
 READS = ("GET", "HEAD", "OPTIONS")
-# Optuna's trials would go without our records and checkpoints, or be copied away from them.
+# Either would separate Optuna's trials from our records and checkpoints.
 _DELETION = re.compile(r"/api/studies/\d+/?")
 _RENAMING = re.compile(r"/api/studies/\d+/rename/?")
 
@@ -61,19 +61,19 @@ def serve(
     read_only: bool = False,
     browser: bool = False,
 ) -> None:
-    """Serves until Ctrl-C or SIGTERM.
+    """Serve until Ctrl-C or SIGTERM.
 
     Args:
-        database: whose studies.
-        name: the study whose page is opened; by default the list of all.
-        console: for the address, on stdout, and what else there is to say.
-        host: address to listen on.
-        port: the first to try; 0 for any.
-        read_only: answer nothing that changes the database, and write no notes.
-        browser: open it there.
+        database: Of the studies.
+        name: The study whose page is opened; by default the list of all.
+        console: For the address, on stdout, and for notes.
+        host: Address to listen on.
+        port: The first to try; 0 for any.
+        read_only: Answer no request that changes the database, and write no notes.
+        browser: Open the page in the browser.
 
     Raises:
-        InputError: there is no such study, or no such address or free port.
+        InputError: There is no such study, or no such address or free port.
     """
     path = f"/dashboard/studies/{_study_id(database, name)}" if name else "/dashboard"
     server = listen(host, port, console)
@@ -84,8 +84,8 @@ def serve(
         url = f"http://{shown}:{server.server_port}{path}"
         if not _is_loopback(host):
             console.note(
-                f"{host} is reached from other machines and there is no login: whoever reaches it "
-                f"{'sees all studies' if read_only else 'may change studies; --read-only lets nobody'}"
+                f"{host} is reached from other machines and there is no login: anyone who reaches it "
+                f"{'sees all studies' if read_only else 'may change studies unless --read-only is given'}"
             )
         console.out.print(url, soft_wrap=True)
         console.note("Ctrl-C stops it")
@@ -101,21 +101,21 @@ def serve(
 
 
 def watched_storage(database: Database, console: Console) -> BaseStorage:
-    """Optuna's storage with finished trials kept in memory; while the database is away it fails with words."""
+    """Return Optuna's storage with finished trials in memory; it fails with a reason while the database is away."""
     storage = open_without_retry(database.url)
-    _tell_outages(storage.engine, console)
+    _report_outages(storage.engine, console)
     return _CachedStorage(storage)
 
 
 def application(storage: BaseStorage, artifacts: ToBrowsers, *, read_only: bool = False) -> WSGIApplication:
-    """optuna-dashboard on a storage and its artifacts, without what would harm a study."""
+    """Return optuna-dashboard on a storage and its artifacts, without the requests that would harm a study."""
     with without_scikit_learn():
         import optuna_dashboard
     app: WSGIApplication = optuna_dashboard.wsgi(storage, artifact_store=artifacts)
 
     def guarded(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         def answer(status: str, headers: list[tuple[str, str]], *error: Any) -> Any:
-            # Any page that is open in the same browser could read checkpoints otherwise.
+            # With that header any page in the same browser could read checkpoints.
             kept = [header for header in headers if header[0] != "Access-Control-Allow-Origin"]
             return start_response(status, kept + environ.get(HEADERS, []), *error)
 
@@ -130,7 +130,7 @@ def application(storage: BaseStorage, artifacts: ToBrowsers, *, read_only: bool 
 
 
 def refusal(method: str, path: str, *, read_only: bool) -> str | None:
-    """Why a request is not answered; None where it is."""
+    """Return why a request is refused; None where it is not."""
     if read_only and method not in READS:
         return "this dashboard was started with --read-only"
     if method == "DELETE" and _DELETION.fullmatch(path):
@@ -143,7 +143,7 @@ def refusal(method: str, path: str, *, read_only: bool) -> str | None:
 
 
 class _Server(ThreadingMixIn, WSGIServer):
-    # A request that is under way does not keep the program from ending.
+    # Requests under way do not keep the program from ending.
     daemon_threads = True
     request_queue_size = 64
 
@@ -154,14 +154,14 @@ class _Server(ThreadingMixIn, WSGIServer):
 
 class _Handler(WSGIRequestHandler):
     def log_request(self, code: Any = "-", size: Any = "-") -> None:
-        """Requests are not worth a line each."""
+        """Log no requests."""
 
 
 def listen(host: str, port: int, console: Console) -> _Server:
-    """A server on the port or the next free one, which is said.
+    """Return a server on the port or the next free one, with a note on which.
 
     Raises:
-        InputError: the address is none of this machine's, or no port is free.
+        InputError: The address is none of this machine's, or no port is free.
     """
     last = min(port + PORTS_TO_TRY, 65535) if port else 0
     for candidate in range(port, last + 1):
@@ -193,8 +193,8 @@ def _study_id(database: Database, name: str) -> int:
     return database.storage.get_study_id_from_name(name)
 
 
-def _tell_outages(engine: sa.Engine, console: Console) -> None:
-    """Lets requests fail with words while the database is away; the browser shows them over its last picture."""
+def _report_outages(engine: sa.Engine, console: Console) -> None:
+    """Let requests fail with a reason while the database is away; the browser shows it over its last page."""
     away = threading.Event()
 
     @sa.event.listens_for(engine, "handle_error")
@@ -205,8 +205,8 @@ def _tell_outages(engine: sa.Engine, console: Console) -> None:
         if not away.is_set():
             away.set()
             words = hide_password(" ".join(str(context.original_exception).split()))
-            console.note(f"the database is away ({words}); pages keep their last picture and go on when it is back")
-        raise bottle.HTTPError(503, "the database is away; this is the last picture, and goes on when it is back")
+            console.note(f"the database is away ({words}); pages keep their last state and go on when it is back")
+        raise bottle.HTTPError(503, "the database is away; this is the last state, and goes on when it is back")
 
     @sa.event.listens_for(engine, "engine_connect")
     def connected(connection: sa.Connection) -> None:
@@ -216,10 +216,10 @@ def _tell_outages(engine: sa.Engine, console: Console) -> None:
 
 
 def _keep_current(database: Database, storage: BaseStorage) -> None:
-    """Writes the page of each study again and again, where there is something new."""
+    """Write the page of each study again and again, where there is something new."""
     time.sleep(SECONDS_BEFORE_WRITING)
 
-    # An outage is told by the requests.
+    # Outages are reported by requests.
     logging.getLogger("storage.database.retry").setLevel(logging.ERROR)
     pages: dict[str, Page] = {}
     while True:

@@ -1,1 +1,1 @@
-"""The page of a study: what was found, how sure it is, and what it rests on, for readers without a terminal."""
+"""Reports: what was found, with which intervals, and what it rests on, for HTML, Markdown and terminal."""

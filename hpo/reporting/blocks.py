@@ -1,17 +1,39 @@
-"""What a report is made of: sections of paragraphs, terms, tables, drawings and commands, for HTML and Markdown alike.
+"""What reports, the dashboard's note and the terminal's output are made of: paragraphs, lists, tables, drawings.
 
-Everything here is plain text; each renderer escapes all of it.
+Everything here is plain text; each renderer in `hpo/reporting/renderers/` escapes all of it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
+from studies.evaluation.intervals import Interval
+
+# Shown in the place of a figure that is not defined.
 NOTHING = "–"
-# A longer table scrolls in a box of its own on the screen; on paper it is whole.
+# On the screen a longer table scrolls in a box of its own.
 LONG_TABLE = 15
+
+
+@dataclass(frozen=True)
+class Link:
+    """Text that leads to an address."""
+
+    text: str
+    address: str
+
+
+@dataclass(frozen=True)
+class Code:
+    """Text that is shown letter by letter, as paths and digests are."""
+
+    text: str
+
+
+# A run of text: plain, or with links and code in it.
+Words = str | tuple[str | Link | Code, ...]
 
 
 @dataclass(frozen=True)
@@ -19,12 +41,12 @@ class Cell:
     """A figure in a table.
 
     Attributes:
-        text: the figure itself.
-        interval: its interval, or nothing.
-        strong: whether to draw attention to it.
+        text: The figure itself; None where it is not defined.
+        interval: Its interval, or "".
+        strong: Whether to draw attention to it.
     """
 
-    text: str
+    text: str | None
     interval: str = ""
     strong: bool = False
 
@@ -36,13 +58,13 @@ Row = Sequence[str | Cell]
 class Text:
     """A paragraph."""
 
-    text: str
+    text: Words
     kind: ClassVar[str] = "text"
 
 
 @dataclass(frozen=True)
 class Terms:
-    """Words and what they mean, or facts by name."""
+    """Words and what they mean, or values by name."""
 
     pairs: Sequence[tuple[str, str]]
     kind: ClassVar[str] = "terms"
@@ -50,9 +72,9 @@ class Terms:
 
 @dataclass(frozen=True)
 class Items:
-    """Sentences of equal rank."""
+    """A list of sentences."""
 
-    sentences: Sequence[str]
+    sentences: Sequence[Words]
     kind: ClassVar[str] = "items"
 
 
@@ -69,9 +91,9 @@ class Table:
     """Rows under a caption.
 
     Attributes:
-        caption: what the table shows.
-        columns: headings; the first column names the rows.
-        rows: one cell per column: a string is words, a `Cell` a figure.
+        caption: What the table shows; "" where the heading above it says so.
+        columns: Headings; the first column names the rows.
+        rows: One cell per column: a string is words, a `Cell` a figure.
     """
 
     caption: str
@@ -81,12 +103,12 @@ class Table:
 
     @property
     def words(self) -> list[bool]:
-        """Per column, whether it holds words."""
+        """Return, per column, whether it holds words."""
         return [all(isinstance(row[column], str) for row in self.rows) for column in range(len(self.columns))]
 
     @property
     def long(self) -> bool:
-        """Whether it should not be shown at full length on a screen."""
+        """Return whether a screen should not show it at full length."""
         return len(self.rows) > LONG_TABLE
 
 
@@ -95,8 +117,8 @@ class Drawing:
     """A figure.
 
     Attributes:
-        svg: the element, made by `hpo.reporting.figures`: safe as it is.
-        caption: what it shows.
+        svg: The element, made by `hpo.reporting.drawings`: safe as it is.
+        caption: What it shows.
     """
 
     svg: str
@@ -116,17 +138,17 @@ Block = Text | Terms | Items | Commands | Table | Drawings
 
 @dataclass(frozen=True)
 class Section:
-    """A heading and what stands under it.
+    """A heading and the blocks under it.
 
     Attributes:
-        anchor: the name that links use.
-        title: the heading.
-        blocks: the contents, in order.
-        wide: whether it needs paper in landscape.
+        anchor: The name that links use.
+        title: The heading.
+        blocks: The contents, in order.
+        wide: Whether it needs paper in landscape.
     """
 
     anchor: str
-    title: str
+    title: Words
     blocks: Sequence[Block]
     wide: bool = False
 
@@ -136,11 +158,11 @@ class Report:
     """The whole page.
 
     Attributes:
-        title: what is reported on.
-        written: when, and by which version.
-        verdicts: the answer, in a sentence or two.
-        measured: what the answer rests on.
-        sections: everything else.
+        title: What is reported on.
+        written: When, and by which version.
+        verdicts: The answer, in a sentence or two.
+        measured: What the answer rests on.
+        sections: Everything else.
     """
 
     title: str
@@ -150,35 +172,33 @@ class Report:
     sections: Sequence[Section]
 
 
-def cell(interval: Mapping[str, float] | None, form: str = "{:.3f}", strong: bool = False) -> Cell:
-    """A mean with its interval; a dash where it is not defined."""
-    if interval is None:
-        return Cell(NOTHING)
-    return Cell(form.format(interval["mean"]), limits(interval, form), strong)
+def cell(interval: Interval | None, form: str = "{:.3f}", strong: bool = False) -> Cell:
+    """Return a mean with its interval."""
+    return Cell(None) if interval is None else Cell(form.format(interval.mean), limits(interval, form), strong)
 
 
-def figure(value: Any, form: str = "{:.3f}") -> Cell:
-    """A single figure; a dash where it is not defined."""
-    return Cell(NOTHING if value is None else form.format(value))
+def figure(value: float | None, form: str = "{:.3f}") -> Cell:
+    """Return a single figure."""
+    return Cell(None if value is None else form.format(value))
 
 
-def limits(interval: Mapping[str, float], form: str) -> str:
-    """The two ends of an interval."""
-    return f"[{form.format(interval['low'])}, {form.format(interval['high'])}]"
+def limits(interval: Interval, form: str) -> str:
+    """Return the two ends of an interval."""
+    return f"[{form.format(interval.low)}, {form.format(interval.high)}]"
 
 
-def spelled(interval: Mapping[str, float], form: str = "{:.3f}") -> str:
-    """A mean with its interval, within a sentence."""
-    return f"{form.format(interval['mean'])} {limits(interval, form)}"
+def spelled(interval: Interval, form: str = "{:.3f}") -> str:
+    """Return a mean with its interval, for a sentence."""
+    return f"{form.format(interval.mean)} {limits(interval, form)}"
 
 
-def settings(params: Mapping[str, Any]) -> str:
-    """Hyperparameters on one line."""
+def settings(params: Mapping[str, object]) -> str:
+    """Return hyperparameters on one line."""
     return ", ".join(
         f"{name} = {value:.4g}" if isinstance(value, float) else f"{name} = {value}" for name, value in params.items()
     )
 
 
 def plural(count: int, word: str) -> str:
-    """1 scene, 24 scenes."""
+    """Return "1 scene" or "24 scenes"."""
     return f"{count:,} {word}" if count == 1 else f"{count:,} {word}s"

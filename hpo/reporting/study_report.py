@@ -1,28 +1,110 @@
-"""The report of a study that was evaluated: from what is stored to a page in a folder."""
+"""Gathers a study's document from the database and the study file, and writes its report into a folder."""
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from hpo.reporting.document import study_document
-from hpo.reporting.page import write
+from distill.evaluation import StudyEvaluation
+from hpo.reporting.document import StudyDocument
+from hpo.reporting.renderers.page import write
+from hpo.results.outcome import RungFigures, SearchFigures, SearchHistory, TrialFigures
 from hpo.stages import check_evaluated
+from hpo.status.snapshot import Snapshot, snapshot
 from storage.database.postgres import Database
+from storage.database.records import Records, RungResult
 from studies.config.spec import StudySpec
+from studies.evaluation.figures import SystemsEvaluation
 
 
 def report_folder(name: str) -> Path:
-    """Where a study's report goes unless told otherwise."""
+    """Return where a study's report goes by default."""
     return Path("reports", name).absolute()
 
 
 def write_report(database: Database, spec: StudySpec, folder: Path, exported: Path | None = None) -> Path:
-    """Writes a finished study's report and returns its page; an older one in `folder` is replaced.
+    """Write a finished study's report and return its page; an older one in `folder` is replaced.
 
     Raises:
-        InputError: the study has not been evaluated yet.
+        InputError: The study has not been evaluated yet.
     """
     evaluation = check_evaluated(database, spec.name)
     exported = exported or spec.export_folder().absolute()
     document = study_document(database, spec, evaluation, exported if exported.exists() else None)
     return write(document, folder)[0]
+
+
+def study_document(
+    database: Database, spec: StudySpec, evaluation: StudyEvaluation, export: Path | None
+) -> StudyDocument:
+    """Return the document of a finished study.
+
+    Args:
+        database: Where the study lives.
+        spec: The study.
+        evaluation: Of the study.
+        export: The student's folder, where there is one.
+    """
+    shot = snapshot(database, spec)
+    rungs = Records(database.engine).rung_results(spec.name)
+    search = SearchHistory(**dict(search_figures(shot, spec.finalist_count())), history=_history(shot, rungs))
+    return _document(spec, evaluation).model_copy(update={"search": search, "export": str(export) if export else None})
+
+
+def baselines_document(spec: StudySpec, evaluation: SystemsEvaluation) -> StudyDocument:
+    """Return the document of `hpo baselines`, which has no search and no student."""
+    return _document(spec, evaluation).model_copy(update={"baselines_only": True})
+
+
+def search_figures(shot: Snapshot, best: int) -> SearchFigures:
+    """Return what a search took.
+
+    Args:
+        shot: The study at its end.
+        best: A trial of the control group among so many best ones is one that pruning would have lost.
+    """
+    return SearchFigures(
+        trials=shot.spent,
+        states=shot.states,
+        cost_seconds=shot.cost_seconds,
+        unpruned_seconds=shot.unpruned_seconds,
+        control_group=tuple(view.number for view in shot.control_group),
+        false_prunes=tuple(view.number for view in shot.false_prunes(best)),
+        best=best,
+    )
+
+
+def _document(spec: StudySpec, evaluation: SystemsEvaluation) -> StudyDocument:
+    try:
+        release = version("scenetune")
+    except PackageNotFoundError:
+        release = "not installed (run from its source)"
+    return StudyDocument(
+        study=spec.name,
+        written=datetime.now(UTC).isoformat(timespec="seconds"),
+        version=release,
+        data=evaluation.data,
+        protocol=spec.protocol,
+        evaluation=evaluation,
+    )
+
+
+def _history(shot: Snapshot, rungs: list[RungResult]) -> tuple[TrialFigures, ...]:
+    costs = {(result.trial, result.rung): result.cost_seconds for result in rungs}
+    return tuple(
+        TrialFigures(
+            trial=view.number,
+            state=view.state,
+            params=view.params,
+            rungs=tuple(
+                RungFigures(step=step, recall=recall, cost_seconds=costs.get((view.chain, rung)))
+                for rung, (step, recall) in enumerate(zip(shot.rungs, view.recalls, strict=False))
+                if recall is not None
+            ),
+            recall=view.recall,
+            cost_seconds=view.cost_seconds,
+            reason=view.reason,
+        )
+        for view in shot.trials
+    )

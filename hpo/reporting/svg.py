@@ -1,4 +1,4 @@
-"""Sheets to draw on: matplotlib without its state, and SVG that can stand in a page beside others.
+"""Axes to draw on without matplotlib's global state, and their SVG, which can stand in a page beside others.
 
 Text stays text, in the page's own fonts; kinds of systems differ in colour, marker and line.
 """
@@ -41,7 +41,7 @@ SETTINGS: Any = {  # matplotlib's type for the keys is younger than the oldest v
 
 
 class Style(NamedTuple):
-    """How one kind of system looks."""
+    """Colour, marker and line of one kind of system."""
 
     color: str
     marker: str
@@ -61,31 +61,32 @@ STOPPED = Style("#D55E00", "^", "")
 
 
 def style(kind: str) -> Style:
-    """The style of a kind of system."""
+    """Return the style of a kind of system."""
     return STYLES.get(kind, OTHER)
 
 
 def marks(look: Style, hollow: bool = False, size: float = 5.5) -> dict[str, Any]:
-    """What matplotlib calls a style's colour and marker."""
+    """Return a style's colour and marker as matplotlib's arguments."""
     face = "white" if hollow else look.color
     return {"color": look.color, "marker": look.marker, "markersize": size, "markerfacecolor": face}
 
 
 @contextmanager
 def sheet(name: str, size: tuple[float, float], margins: tuple[float, float, float, float]) -> Iterator[Axes]:
-    """Yields empty axes with settings that nothing outside can change; draw and save before the block ends.
+    """Yield empty axes with settings that nothing outside can change; draw and save before the block ends.
 
     Args:
-        name: of the figure; it seeds the ids, so that equal figures are equal files.
-        size: width and height in inches.
-        margins: left, right, bottom and top in inches.
+        name: Of the drawing; it seeds the ids, so that equal drawings are equal files.
+        size: Width and height in inches.
+        margins: Left, right, bottom and top in inches.
     """
+    # matplotlib takes a second to import; most commands draw nothing.
     import matplotlib
     from matplotlib.figure import Figure
 
     (width, height), (left, right, bottom, top) = size, margins
     with warnings.catch_warnings(), matplotlib.rc_context():
-        # The page's reader has the glyphs that matplotlib's own font lacks.
+        # The browser has the glyphs that matplotlib's own font lacks.
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         matplotlib.rcdefaults()
         matplotlib.rcParams.update(SETTINGS | {"svg.hashsalt": name})
@@ -94,12 +95,12 @@ def sheet(name: str, size: tuple[float, float], margins: tuple[float, float, flo
 
 
 def save(axes: Axes, name: str, label: str) -> str:
-    """The axes' figure as an `svg` element.
+    """Return the axes' figure as an `svg` element.
 
     Args:
-        axes: of `sheet`.
-        name: unique on the page.
-        label: what the figure shows, for those who cannot see it.
+        axes: Of `sheet`.
+        name: Unique on the page.
+        label: What the drawing shows, for screen readers.
     """
     figure: Figure = axes.figure  # type: ignore[assignment]  # never a SubFigure here
     draft = io.StringIO()
@@ -119,12 +120,12 @@ def save(axes: Axes, name: str, label: str) -> str:
 
 
 def one_line(text: str) -> str:
-    """Printable, and on one line."""
+    """Return the text's printable letters on one line."""
     return " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())
 
 
 def shorten(text: str, columns: int) -> str:
-    """One line of at most that many columns, of which wide letters take two."""
+    """Return one line of at most so many columns, of which wide letters take two."""
     text = one_line(text)
     ends = list(accumulate(1 + _is_wide(letter) for letter in text))
     if not ends or ends[-1] <= columns:
@@ -133,7 +134,7 @@ def shorten(text: str, columns: int) -> str:
 
 
 def margin(labels: Sequence[str]) -> float:
-    """Inches that labels need beside the axes: matplotlib cannot measure letters that its own font lacks."""
+    """Return the inches that labels need beside the axes: matplotlib cannot measure letters its own font lacks."""
     return 0.2 + max(sum(map(_inches, label)) for label in labels)
 
 
@@ -142,14 +143,14 @@ def _is_wide(letter: str) -> bool:
 
 
 def _inches(letter: str) -> float:
-    """What a letter takes, on the safe side."""
+    """Return an upper bound of a letter's width."""
     if _is_wide(letter):
         return 0.12
     return 0.084 if letter.isupper() else 0.071
 
 
 def _own(key: str, value: str, name: str) -> str:
-    """An attribute with its ids made the figure's own, and its fonts left to the page."""
+    """Return an attribute with ids that no other drawing has, and without a font of its own."""
     if key == "id":
         return f"{name}-{value}"
     if key == "xlink:href":

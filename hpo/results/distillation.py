@@ -1,6 +1,6 @@
-"""The distillation of a study's winners: which they are, and the Optuna study that searches for the best student.
+"""The distillation of a study: chooses its teachers, and searches for the best student in an Optuna study.
 
-finalists ─▶ teachers ─▶ students, pruned at rungs by validation recall ─▶ the student that is taken
+finalists ─▶ teachers ─▶ students, pruned at rungs by validation recall ─▶ the student to export
 """
 
 from __future__ import annotations
@@ -8,18 +8,19 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import optuna
 from optuna.trial import FrozenTrial
 
+from distill.evaluation import Finalists, StudentRow
 from distill.objective import Distillation, Student, Teacher, latency, load_student, size
 from hpo.dashboard.page import Page
 from hpo.registry import distillation_name
-from hpo.results.students import students, take
+from hpo.results.evaluation import Winners
+from hpo.results.students import choose_student, student_rows
 from hpo.search.asha import Decision
 from hpo.search.budget import Budget
-from hpo.search.finalists import FinalistEvaluator, Finalists
+from hpo.search.finalists import FinalistEvaluator
 from hpo.search.loop import ranked, winners
 from hpo.search.pruner import RecallPruner
 from hpo.search.space import SeededByTrial, student_start, suggest_student
@@ -39,32 +40,27 @@ from studies.training.problem import Problem, prepare
 from studies.training.rungs import RungReport
 
 
-def choose(
-    database: Database, spec: StudySpec, problem: Problem, console: Console
-) -> tuple[list[Teacher], Teacher | None, Finalists]:
-    """The search's winners and their rival, the best of plain fine-tuning, each the best of as many finalists.
-
-    Returns:
-        The teachers, best first; the rival, None where no trial of fine-tuning has finished; and all that the former
-        were chosen from.
+def choose(database: Database, spec: StudySpec, problem: Problem, console: Console) -> Winners:
+    """Choose the search's winners and the best of plain fine-tuning, each the best of as many finalists.
 
     Raises:
-        InputError: no trial has finished, or a winner's checkpoint is missing or damaged.
+        InputError: No trial has finished, or a winner's checkpoint is missing or damaged.
     """
     study, count = open_search(database, spec), spec.finalist_count()
     best = winners(study, count)
     plain = [trial for trial in ranked(study) if LEARNERS[trial.params["learner"]].baseline][:count]
     trials = {trial.number: trial for trial in (*best, *plain)}
     recheck = FinalistEvaluator(database, spec, problem)
-    with console.progress("looking at the finalists again") as report:
-        finalists = recheck(best, lambda done, _: report(done, len(best) + len(plain)))
-        rivals = recheck(plain, lambda done, _: report(len(best) + done, len(best) + len(plain))) if plain else None
+    total = len(best) + len(plain)
+    with console.progress("re-evaluating finalists") as report:
+        finalists = recheck(best, lambda done, _: report(done, total))
+        tuned = recheck(plain, lambda done, _: report(len(best) + done, total)) if plain else None
 
     def teachers(found: Finalists, count: int) -> list[Teacher]:
         return [_teacher(spec, problem, trials[each.trial], each.recall) for each in found.ranked[:count]]
 
-    rival = teachers(rivals, 1)[0] if rivals else None
-    return teachers(finalists, spec.distill.teachers), rival, finalists
+    fine_tuned = teachers(tuned, 1)[0] if tuned else None
+    return Winners(teachers(finalists, spec.distill.teachers), fine_tuned, finalists)
 
 
 def _teacher(spec: StudySpec, problem: Problem, trial: FrozenTrial, recall: float) -> Teacher:
@@ -76,28 +72,28 @@ def _teacher(spec: StudySpec, problem: Problem, trial: FrozenTrial, recall: floa
 def distil(
     database: Database, spec: StudySpec, problem: Problem, teachers: Sequence[Teacher], console: Console
 ) -> tuple[Student, int]:
-    """Runs what is left of the distillation's trials; returns the student that is taken, and its trial.
+    """Run what is left of the distillation's trials; return the student to export, and its trial.
 
     Raises:
-        InputError: no student has finished.
+        InputError: No student has finished.
         StudyStopped: `hpo stop` ended it.
     """
     work = _Work(database, spec, problem, teachers, console)
     work.run()
-    taken = take(work.study, spec)
-    return load_student(problem, trial_folder(work.study.study_name, taken.number)), taken.number
+    chosen = choose_student(work.study, spec)
+    return load_student(problem, trial_folder(work.study.study_name, chosen.number)), chosen.number
 
 
 def open_search(database: Database, spec: StudySpec) -> optuna.Study:
-    """The Optuna study of the search whose winners teach."""
+    """Return the Optuna study of the search whose winners are the teachers."""
     return open_study(database.storage, spec.name)
 
 
-def distil_study(database: Database, spec: StudySpec, console: Console) -> list[dict[str, Any]]:
-    """`hpo distill`: runs what is left of the distillation; returns all its students, as `students` gives them.
+def distil_study(database: Database, spec: StudySpec, console: Console) -> tuple[StudentRow, ...]:
+    """Run what is left of the distillation for `hpo distill`; return all its students.
 
     Raises:
-        InputError: the search has no finished trial, or the study was evaluated with a student already.
+        InputError: The search has no finished trial, or the study was evaluated with a student already.
         StudyStopped: `hpo stop` ended it.
     """
     if Records(database.engine).stage_result(spec.name, EVALUATION) is not None:
@@ -107,16 +103,15 @@ def distil_study(database: Database, spec: StudySpec, console: Console) -> list[
                 f"the test scenes of study {spec.name!r} were scored with one of its students, and they are scored "
                 "once; give the study a new name to try more students"
             )
-        return students(study, spec)
+        return student_rows(study, spec)
     winners(open_search(database, spec), 1)  # before anything is read
     problem = prepare(spec, cache_folder(), reporter=console)
-    teachers, _, _ = choose(database, spec, problem, console)
-    distil(database, spec, problem, teachers, console)
-    return students(open_distillation(database, spec), spec)
+    distil(database, spec, problem, choose(database, spec, problem, console).teachers, console)
+    return student_rows(open_distillation(database, spec), spec)
 
 
 def open_distillation(database: Database, spec: StudySpec, *, create: bool = False) -> optuna.Study:
-    """The Optuna study of a search's students; with `create`, made if it is new."""
+    """Return the Optuna study of a search's students; with `create`, made if it is new."""
     name, section = distillation_name(spec.name), spec.distill
     sampler = SeededByTrial(_sampler, section.seed)
     if not create:

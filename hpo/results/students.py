@@ -1,22 +1,33 @@
-"""What a distillation has found: its students side by side, the front of them, and the one that is taken."""
+"""What a distillation found: its students side by side, the front of them, and the one that is exported."""
 
 from __future__ import annotations
 
-from typing import Any
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
+from distill.evaluation import StudentRow
 from hpo.search.trial_chains import REASON
 from storage.errors import InputError
 from studies.config.spec import StudySpec
 
 
-def take(study: optuna.Study, spec: StudySpec) -> FrozenTrial:
-    """The student to export: of best validation recall, or of a Pareto front the fastest that keeps enough of it.
+class Objectives(NamedTuple):
+    """What students are compared by; latency and size are over those of the teacher's encoder."""
+
+    recall: float
+    latency: float
+    size: float
+
+
+def choose_student(study: optuna.Study, spec: StudySpec) -> FrozenTrial:
+    """Return the trial to export: of best validation recall, or of a front the fastest with enough of it.
 
     Raises:
-        InputError: no student has finished.
+        InputError: No student has finished.
     """
     finished = [t for t in study.get_trials(deepcopy=False) if t.state == TrialState.COMPLETE]
     if not finished:
@@ -31,37 +42,46 @@ def take(study: optuna.Study, spec: StudySpec) -> FrozenTrial:
     return min(enough, key=lambda trial: (trial.values[1], -trial.values[0], trial.number))
 
 
-def students(study: optuna.Study, spec: StudySpec) -> list[dict[str, Any]]:
-    """Every trial of a distillation as plain figures, by number.
-
-    Returns:
-        Each with its `state`, validation `recall`, `latency` and `size` (time and parameters over the
-        teacher's encoder, None unless it finished), `params`, `reason` of the pruner; `front` where no other
-        student is at least as good in all three and better in one, `taken` for the one that is exported.
-    """
-    rows = []
-    for trial in study.get_trials(deepcopy=False):
-        values = trial.values or list(trial.intermediate_values.values())[-1:]
-        rows.append(
-            {
-                "trial": trial.number,
-                "state": trial.state.name.lower(),
-                "recall": values[0] if values else None,
-                "latency": trial.user_attrs.get("latency"),
-                "size": trial.user_attrs.get("size"),
-                "params": trial.params,
-                "reason": trial.user_attrs.get(REASON),
-            }
+def student_rows(study: optuna.Study, spec: StudySpec) -> tuple[StudentRow, ...]:
+    """Return every trial of a distillation, by number."""
+    trials = study.get_trials(deepcopy=False)
+    finished = {trial.number: found for trial in trials if (found := _objectives(trial)) is not None}
+    chosen = choose_student(study, spec).number if finished else None
+    return tuple(
+        StudentRow(
+            trial=trial.number,
+            state=trial.state.name.lower(),
+            recall=_recall(trial),
+            latency=trial.user_attrs.get("latency"),
+            size=trial.user_attrs.get("size"),
+            params=trial.params,
+            reason=trial.user_attrs.get(REASON),
+            front=_on_front(finished.get(trial.number), list(finished.values())),
+            taken=trial.number == chosen,
         )
-    finished = [row for row in rows if row["state"] == "complete" and row["latency"] is not None]
-    taken = take(study, spec).number if finished else None
-    for row in rows:
-        row["front"] = row in finished and not any(dominates(other, row) for other in finished)
-        row["taken"] = row["trial"] == taken
-    return rows
+        for trial in trials
+    )
 
 
-def dominates(one: dict[str, Any], other: dict[str, Any]) -> bool:
-    """Whether a student is nowhere worse than another in recall, time and size, and better in one."""
-    ours, theirs = ((-row["recall"], row["latency"], row["size"]) for row in (one, other))
+def dominates(one: Objectives, other: Objectives) -> bool:
+    """Return whether a student is nowhere worse than another in recall, latency and size, and better in one."""
+    ours, theirs = ((-each.recall, each.latency, each.size) for each in (one, other))
     return ours != theirs and all(a <= b for a, b in zip(ours, theirs, strict=True))
+
+
+def _recall(trial: FrozenTrial) -> float | None:
+    """Return a trial's recall at the last rung that it reached; None where it is not finite, or before the first."""
+    values = trial.values or list(trial.intermediate_values.values())[-1:]
+    return values[0] if values and math.isfinite(values[0]) else None
+
+
+def _objectives(trial: FrozenTrial) -> Objectives | None:
+    """Return what a finished student is compared by; None of any other trial."""
+    recall, attributes = _recall(trial), trial.user_attrs
+    if trial.state != TrialState.COMPLETE or recall is None or "latency" not in attributes:
+        return None
+    return Objectives(recall, attributes["latency"], attributes["size"])
+
+
+def _on_front(student: Objectives | None, others: Sequence[Objectives]) -> bool:
+    return student is not None and not any(dominates(other, student) for other in others)

@@ -8,11 +8,11 @@ evaluation is recorded at once: an interruption loses at most one.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from optuna.trial import FrozenTrial
 
+from distill.evaluation import Finalist, Finalists
 from hpo.search.trial_chains import chain_of
 from storage.database.postgres import Database
 from storage.database.records import Records
@@ -25,39 +25,6 @@ from studies.training.objective import load_teacher
 from studies.training.problem import Problem
 
 Recalls = Mapping[str, float]
-
-
-@dataclass(frozen=True)
-class Finalist:
-    """A re-evaluated trial; recalls are macro-averages over the validation scenes.
-
-    Attributes:
-        trial: its number.
-        searched: recall that the search saw.
-        redrawn: recall on the other draws.
-        recall: over all draws, the search's own included: what winners are chosen by.
-    """
-
-    trial: int
-    searched: float
-    redrawn: float
-    recall: float
-
-
-@dataclass(frozen=True)
-class Finalists:
-    """All finalists, the best first.
-
-    Attributes:
-        draws: other draws of the scenes' openings and query users.
-        ranked: by recall over all draws.
-        optimism: how much of the search's best trial's lead over support popularity is gone on the other draws: the
-            part of its recall that came from having been chosen by it.
-    """
-
-    draws: int
-    ranked: tuple[Finalist, ...]
-    optimism: float
 
 
 class FinalistEvaluator:
@@ -88,7 +55,7 @@ class FinalistEvaluator:
         for done, trial in enumerate(trials, start=1):
             searched, redrawn = self._searched[chain_of(trial)], self._redrawn(trial)
             recall = _mean(_pooled(searched, redrawn, self._spec.finalists.draws))
-            found.append(Finalist(trial.number, _mean(searched), _mean(redrawn), recall))
+            found.append(Finalist(trial=trial.number, searched=_mean(searched), redrawn=_mean(redrawn), recall=recall))
             progress(done, len(trials))
         best = found[0]
         return Finalists(

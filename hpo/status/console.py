@@ -1,9 +1,9 @@
-"""What a person sees: results on stdout, progress on stderr, plain lines where stderr is not a terminal."""
+"""The two streams of a command: results on stdout, progress on stderr, as bars in a terminal and as lines elsewhere."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -21,8 +21,8 @@ class Console:
     """The two streams of a command.
 
     Attributes:
-        out: stdout, for results.
-        err: stderr, for progress and notes.
+        out: Stdout, for results.
+        err: Stderr, for progress and notes.
     """
 
     def __init__(self) -> None:
@@ -35,25 +35,25 @@ class Console:
         self._shown = 0
 
     def note(self, text: str) -> None:
-        """One line about what happens."""
+        """Print one line on stderr."""
         self.err.print(text, markup=False, soft_wrap=True)
 
     @property
     def live(self) -> bool:
-        """Whether what stands on stderr can be drawn anew: in a terminal that can move its cursor."""
+        """Return whether stderr is a terminal that can redraw what it shows."""
         return self.err.is_interactive
 
     @property
     def shown(self) -> bool:
-        """Whether a person who has seen what was drawn on stderr sees stdout too, which need not repeat it."""
+        """Return whether stdout and stderr are the same terminal, so that stdout need not repeat what was drawn."""
         return self.live and self.out.is_terminal
 
     @contextmanager
     def progress(self, label: str) -> Iterator[Report]:
-        """Shows progress with time left; the block calls what it is given with (done, in all).
+        """Show progress with the time left; the block reports by calling what is yielded with (done, in all).
 
-        Nothing is shown for a step that never reports or is over within three seconds, so that cached steps stay
-        silent. A step that ends before it is done, by an error, Ctrl-C or a decision, is said to have stopped. Steps
+        Nothing is shown for a step that never reports or that takes less than three seconds, so that cached steps
+        stay silent. A step that ends before it is done, by an error, Ctrl-C or a decision, is shown as stopped. Steps
         may be nested.
         """
         step = _Step(time.monotonic())
@@ -114,7 +114,7 @@ class Console:
 
 @dataclass
 class _Step:
-    """How far a step is, and since when; all times are of one clock."""
+    """The progress of a step; all times are of one clock."""
 
     started: float
     done: int = 0
@@ -124,7 +124,7 @@ class _Step:
     first: tuple[float, int] | None = None
 
     def reached(self, done: int, total: int, now: float) -> None:
-        # The rate counts from the first report on: what came before it (loading, say) will not come again.
+        # The rate counts from the first report on: work before it, such as loading, is done once.
         if self.first is None or done < self.done:
             self.first = now, done
         self.done, self.total, self.now = done, total, now
@@ -134,13 +134,13 @@ class _Step:
         return self.first is not None and (self.ended or self.now) - self.started >= SECONDS_UNTIL_SHOWN
 
     def seconds_left(self) -> float | None:
-        """By the rate so far; None while there is none."""
+        """Return the seconds left at the rate so far; None while there is no rate."""
         if self.first is None or self.done <= self.first[1]:
             return None
         return (self.now - self.first[0]) / (self.done - self.first[1]) * (self.total - self.done)
 
     def outcome(self) -> str:
-        """How an ended step ended."""
+        """Return how the step ended, and after how long."""
         assert self.ended is not None
         took = duration(self.ended - self.started)
         if self.done < self.total:
@@ -149,7 +149,7 @@ class _Step:
 
 
 class _State(ProgressColumn):
-    """Time left; once the step has ended, how long it took or that it was stopped."""
+    """A column with the time left; once the step has ended, with how long it took or that it was stopped."""
 
     def render(self, task: Task) -> Text:
         step: _Step = task.fields["step"]
@@ -169,13 +169,18 @@ def _about(left: float) -> str:
     return f"about {duration(left)} left"
 
 
+def state_counts(states: Mapping[str, int]) -> str:
+    """Return numbers of trials per state in words: 4 complete, 12 pruned."""
+    return ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
+
+
 def day(seconds: int) -> str:
-    """The UTC date of a moment."""
+    """Return the UTC date of a time in seconds."""
     return datetime.fromtimestamp(seconds, UTC).date().isoformat()
 
 
 def duration(seconds: float) -> str:
-    """Seconds as people say them: 8 s, 2 min 05 s, 3 h 20 min."""
+    """Return seconds in words: 8 s, 2 min 05 s, 3 h 20 min."""
     if seconds != seconds:
         return "unknown"
     whole = round(seconds)

@@ -1,11 +1,10 @@
-"""What a study looks like right now: trials, budgets, pace and what comes after the search, read from the database."""
+"""The state of a study: trials, budgets, pace and students, read from the database."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
 
 from optuna import Study
 from optuna.trial import FrozenTrial
@@ -20,6 +19,7 @@ from storage.database.leases import Lease, Leases
 from storage.database.postgres import Database
 from storage.database.records import Records
 from studies.config.spec import StudySpec
+from studies.evaluation.figures import Settings
 
 
 @dataclass(frozen=True)
@@ -27,17 +27,18 @@ class TrialView:
     """One trial as the table shows it.
 
     Attributes:
-        number, state, learner: as Optuna has them, but that what has begun and waits is paused; learner is "" until
-            suggested.
-        recalls: validation recall at each rung; None where not reached (or not finite).
-        cost_seconds: measured training and evaluation time.
-        reason: the pruner's words, or the error.
-        params: the configuration.
-        chain: number of the first trial of its chain, which its rung results go by.
-        control_group: it was kept to measure false prunes where its rank would have stopped it.
-        progress: of a running trial, how much of its training is done, from 0 to 1, as of its worker's last heartbeat;
+        number: Optuna's.
+        state: Optuna's, in lower case; "paused" of a trial that waits after it has begun.
+        learner: Its learner; "" until suggested.
+        recalls: Validation recall at each rung; None where not reached (or not finite).
+        cost_seconds: Measured training and evaluation time.
+        reason: The pruner's, or the error.
+        params: The configuration.
+        chain: Number of the first trial of its chain, under which its rung results are recorded.
+        control_group: Whether it ran on, as part of the no-prune control group, where its rank would have stopped it.
+        progress: Of a running trial, how much of its training is done, from 0 to 1, as of its worker's last heartbeat;
             None while unknown.
-        silent_seconds: of a running trial, since its worker was last heard of.
+        silent_seconds: Of a running trial, since its worker's last heartbeat.
     """
 
     number: int
@@ -46,7 +47,7 @@ class TrialView:
     recalls: tuple[float | None, ...]
     cost_seconds: float
     reason: str
-    params: dict[str, Any]
+    params: Settings
     chain: int
     control_group: bool
     progress: float | None = None
@@ -54,19 +55,19 @@ class TrialView:
 
     @property
     def recall(self) -> float | None:
-        """At the last rung that it has reached."""
+        """Return the recall at the last rung that it has reached."""
         return next((recall for recall in reversed(self.recalls) if recall is not None), None)
 
 
 @dataclass(frozen=True)
 class Students:
-    """How far a study's distillation is.
+    """The state of a study's distillation.
 
     Attributes:
-        budget: trials in all.
-        states: number of trials per state, in lower case.
-        progress: how much of the trial that runs is done, from 0 to 1; None while unknown.
-        evaluated: whether the test scenes were scored.
+        budget: Trials in all.
+        states: Number of trials per state, in lower case.
+        progress: How much of the running trial is done, from 0 to 1; None while unknown.
+        evaluated: Whether the test scenes were scored.
     """
 
     budget: int
@@ -80,25 +81,25 @@ class Snapshot:
     """A study at one moment.
 
     Attributes:
-        name: the study.
-        metric: what recalls are called.
-        budget: trials in all.
-        spent: trials that count against the budget.
-        cost_limit_seconds: budget of measured cost; None where there is none, as for the next three.
-        seconds_to_deadline: of the launch, by the server's clock; negative when it is over.
-        target: recall that is good enough.
-        patience: trials that may end without a better one.
-        without_progress: trials that have ended since the best one began.
-        ended_by: why no trial may start or be taken up again: which budget is spent; None where one may.
-        stopping: `hpo stop` holds.
-        states: number of trials per state, in lower case.
-        rungs: resource at each rung.
-        trials: the last trial of each chain: a retry or continuation stands for what it goes on with.
-        trials_per_hour: at what trials have cost so far, with as many workers as run; None while unknown.
-        seconds_left: estimate; None while nothing has finished.
-        cost_seconds: measured cost of all trials.
-        unpruned_seconds: what they would have cost without pruning, each pruned trial extrapolated at its own rate.
-        students: of the distillation; None before there is one.
+        name: The study.
+        metric: Name of the recalls.
+        budget: Trials in all.
+        spent: Trials that count against the budget.
+        cost_limit_seconds: Budget of measured cost; None where there is none, as for the next three.
+        seconds_to_deadline: Of the launch, by the server's clock; negative when it is over.
+        target: Recall that is good enough.
+        patience: Trials that may end without a better one.
+        without_progress: Trials that have ended since the best one began.
+        ended_by: Why no trial may start or resume: which budget is spent; None where one may.
+        stopping: Whether `hpo stop` holds.
+        states: Number of trials per state, in lower case.
+        rungs: Resource at each rung.
+        trials: The last trial of each chain.
+        trials_per_hour: At the cost of trials so far, with as many workers as run; None while unknown.
+        seconds_left: Estimate; None while nothing has finished.
+        cost_seconds: Measured cost of all trials.
+        unpruned_seconds: Their cost without pruning, each pruned trial extrapolated at its own rate.
+        students: Of the distillation; None before there is one.
     """
 
     name: str
@@ -123,11 +124,11 @@ class Snapshot:
 
     @property
     def control_group(self) -> list[TrialView]:
-        """The finished trials that were kept to measure false prunes where their rank would have stopped them."""
+        """Return the finished trials of the no-prune control group."""
         return [trial for trial in self.trials if trial.control_group and trial.state == "complete"]
 
     def false_prunes(self, best: int) -> list[TrialView]:
-        """Trials of the control group that ended among the best so many: pruning would have lost them."""
+        """Return trials of the control group among the best so many: pruning would have lost them."""
         finished = sorted(
             (t for t in self.trials if t.state == "complete"), key=lambda t: (-(t.recall or 0.0), t.number)
         )
@@ -135,38 +136,38 @@ class Snapshot:
 
     @property
     def finished(self) -> bool:
-        """Whether the search has ended: nothing runs, and nothing may start or go on."""
+        """Return whether the search has ended: no trial runs, and none may start or resume."""
         return self.ended_by is not None and not self.running
 
     @property
     def running(self) -> int:
-        """How many trials run."""
+        """Return how many trials run."""
         return self.states.get("running", 0)
 
     @property
     def reached(self) -> int:
-        """How far the search has come: rungs reached and trials ended."""
+        """Return a measure of progress: rungs reached and trials ended."""
         ended = sum(trial.state not in ("running", "waiting", "paused") for trial in self.trials)
         return ended + sum(recall is not None for trial in self.trials for recall in trial.recalls)
 
     @property
     def best(self) -> TrialView | None:
-        """The finished trial with the highest recall at the last rung."""
+        """Return the finished trial with the highest recall at the last rung."""
         finished = [t for t in self.trials if t.state == "complete" and t.recalls and t.recalls[-1] is not None]
         return max(finished, key=lambda t: (t.recalls[-1] or 0.0, -t.number), default=None)
 
-    def to_json(self) -> dict[str, Any]:
-        """For scripts."""
+    def to_json(self) -> dict[str, object]:
+        """Return the snapshot as values of JSON, for scripts."""
         best = self.best
         return asdict(self) | {"finished": self.finished, "best": asdict(best) if best else None}
 
 
 class Observer:
-    """Reads a registered study again and again: of its trials only what is new.
+    """Reads a registered study again and again, each time only its new trials.
 
     Args:
-        database: where the study lives.
-        spec: the study.
+        database: Where the study lives.
+        spec: The study.
     """
 
     def __init__(self, database: Database, spec: StudySpec) -> None:
@@ -176,8 +177,8 @@ class Observer:
         self._leases, self._control = Leases(database.engine, spec.name), Control(database.engine, spec.name)
         self._students: Study | None = None
 
-    def look(self) -> Snapshot:
-        """The study as it is now."""
+    def read(self) -> Snapshot:
+        """Return the study as it is now."""
         trials = self._study.get_trials(deepcopy=False)
         shot = summarise(self._spec, trials, self._leases.all(), self._control.state())
         return replace(shot, students=self._distilled()) if shot.finished else shot
@@ -200,8 +201,8 @@ class Observer:
 
 
 def snapshot(database: Database, spec: StudySpec) -> Snapshot:
-    """Reads a registered study once."""
-    return Observer(database, spec).look()
+    """Read a registered study once."""
+    return Observer(database, spec).read()
 
 
 def summarise(
@@ -210,13 +211,13 @@ def summarise(
     leases: Mapping[int, Lease] | None = None,
     orders: ControlState | None = None,
 ) -> Snapshot:
-    """The snapshot of a list of trials.
+    """Return the snapshot of a list of trials.
 
     Args:
-        spec: the study.
-        trials: all of them.
-        leases: of the running ones, by number.
-        orders: to the workers.
+        spec: The study.
+        trials: All of them.
+        leases: Of the running ones, by number.
+        orders: To the workers.
     """
     known, limits, orders = chains(trials), search_budget(spec), orders or ControlState()
     spent = sum(map(spends_budget, known.values()))
@@ -270,7 +271,7 @@ def _view(trial: FrozenTrial, rungs: Sequence[int], leases: Mapping[int, Lease])
 
 
 def _mean_cost(views: Sequence[TrialView]) -> float:
-    """Measured seconds of a trial that has ended, stopped ones among them; 0 while there is none."""
+    """Return the mean cost in seconds of trials that have ended, pruned ones among them; 0 while there is none."""
     ended = [view.cost_seconds for view in views if view.state in ("complete", "pruned", "fail")]
     return sum(ended) / len(ended) if ended else 0.0
 
@@ -283,7 +284,7 @@ def _unpruned(view: TrialView, rungs: tuple[int, ...]) -> float:
 
 
 def _seconds_left(shot: Snapshot, mean: float, running: Sequence[TrialView]) -> float | None:
-    """Until the first of the budgets is spent, with as many workers as run now; waits between trials do not count."""
+    """Return the seconds until the first budget is spent, with as many workers as run now, without waits."""
     if not mean:
         return None
     workers = max(1, len(running))

@@ -1,4 +1,4 @@
-"""A snapshot as people and scripts see it: a table that stays current, lines in a log file, or lines of JSON."""
+"""Shows a snapshot: as a live table in a terminal, as lines of a log, or as lines of JSON for scripts."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from hpo.status.console import Console, duration
+from hpo.status.console import Console, duration, state_counts
 from hpo.status.snapshot import Observer, Snapshot, TrialView
 
 SECONDS_BETWEEN_LINES = 15.0
-# Longer than a heartbeat, shorter than what ends a lease.
+# Longer than a heartbeat, shorter than the time after which a lease ends.
 SILENT_SECONDS = 25.0
 ROWS, LATEST = 12, 4
 OVER = ("complete", "pruned", "fail")
 
 
 def render(shot: Snapshot, *, rows: int | None = ROWS) -> Group:
-    """Where a study stands, in 80 columns.
+    """Return the state of a study, in 80 columns.
 
     Args:
-        shot: the study.
-        rows: most trials to show; all by default of None.
+        shot: The study.
+        rows: Most trials to show; None for all.
     """
     chosen = shot.trials if rows is None else choose(shot.trials, rows)
     best = shot.best
@@ -52,7 +52,7 @@ def render(shot: Snapshot, *, rows: int | None = ROWS) -> Group:
 
 
 def overview(shots: Sequence[Snapshot]) -> Table:
-    """A line for each of several studies."""
+    """Return a table with a line for each study."""
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
     for column in ("study", "trials", "best", "learner"):
         table.add_column(column, justify="right" if column in ("trials", "best") else "left", no_wrap=True)
@@ -66,8 +66,8 @@ def overview(shots: Sequence[Snapshot]) -> Table:
 
 
 def heading(shot: Snapshot) -> list[str]:
-    """What is to be said of the study as a whole, a line for each question."""
-    counts = ", ".join(f"{count} {state}" for state, count in sorted(shot.states.items())) or "no trial yet"
+    """Return the lines on the study as a whole: its state, best trial, budget, pace and students."""
+    counts = state_counts(shot.states) or "no trial yet"
     lines = [f"{shot.name}: {counts}{_ending(shot)}"]
     if best := shot.best:
         lines.append(f"best: {shot.metric} {best.recall:.4f} (#{best.number}, {best.learner})")
@@ -78,7 +78,7 @@ def heading(shot: Snapshot) -> list[str]:
         pace.append(f"{duration(shot.cost_seconds)} of work" + (f", {saved:.0%} saved by pruning" if saved > 0 else ""))
     lines += [f"pace: {', '.join(pace)}"] if pace else []
     if students := shot.students:
-        ended = ", ".join(f"{count} {state}" for state, count in sorted(students.states.items()))
+        ended = state_counts(students.states)
         progress = "" if students.progress is None else f", {students.progress:.0%} trained"
         scored = f"; test scenes scored: hpo report {shot.name}" if students.evaluated else ""
         lines.append(
@@ -88,7 +88,7 @@ def heading(shot: Snapshot) -> list[str]:
 
 
 def choose(trials: Sequence[TrialView], rows: int) -> list[TrialView]:
-    """The trials worth so many rows: what runs, what ended last, and the rest by how far and how good."""
+    """Return the trials for so many rows: running ones, those that ended last, the rest by progress and recall."""
     running = [view for view in trials if view.state == "running"]
     ended = [view for view in trials if view.state in OVER]
     latest = sorted(ended, key=lambda view: -view.number)[: min(LATEST, max(0, rows - len(running)))]
@@ -98,8 +98,8 @@ def choose(trials: Sequence[TrialView], rows: int) -> list[TrialView]:
 
 
 def line(shot: Snapshot) -> str:
-    """All that fits into a line of a log."""
-    counts = ", ".join(f"{count} {state}" for state, count in sorted(shot.states.items())) or "workers starting"
+    """Return the state of a study as one line of a log."""
+    counts = state_counts(shot.states) or "workers starting"
     best = shot.best
     lead = f"; best {shot.metric} {best.recall:.4f} (trial {best.number}, {best.learner})" if best else ""
     pace = f"; {shot.trials_per_hour:.0f} trials/h" if shot.trials_per_hour else ""
@@ -107,7 +107,7 @@ def line(shot: Snapshot) -> str:
 
 
 def event(view: TrialView, shot: Snapshot) -> str:
-    """What a log says of a trial that has ended."""
+    """Return a log's line on a trial that has ended."""
     reached = "" if view.recall is None else f"; {shot.metric} {view.recall:.4f}"
     leads = shot.best is not None and shot.best.number == view.number
     why = ", the best so far" if leads else "" if view.state == "complete" else f"; {_why(view)}"
@@ -115,11 +115,11 @@ def event(view: TrialView, shot: Snapshot) -> str:
 
 
 class LiveTable:
-    """A running search on stderr: a table redrawn in a terminal; in a log file, the trials that end and how it goes.
+    """A running search on stderr: a redrawn table in a terminal; in a log, its trials as they end and its state.
 
     Args:
-        observer: of the study.
-        console: where to.
+        observer: Of the study.
+        console: Where to.
     """
 
     def __init__(self, observer: Observer, console: Console) -> None:
@@ -141,8 +141,8 @@ class LiveTable:
             self._live.stop()
 
     def refresh(self) -> Snapshot:
-        """Reads the study, shows it, and returns what was read."""
-        shot = self._observer.look()
+        """Read the study, show it, and return what was read."""
+        shot = self._observer.read()
         if self._live is None:
             self._log(shot)
         else:
@@ -172,8 +172,8 @@ class JsonLines:
     """A study as a line of JSON whenever its trials or budgets have changed.
 
     Args:
-        observer: of the study.
-        write: takes each line.
+        observer: Of the study.
+        write: Takes each line.
     """
 
     def __init__(self, observer: Observer, write: Callable[[str], object]) -> None:
@@ -181,24 +181,24 @@ class JsonLines:
         self._last: object = None
 
     def refresh(self) -> Snapshot:
-        """Reads the study, writes what is new, and returns what was read."""
-        shot = self._observer.look()
-        # Not the clocks, which never stand still.
-        told = (shot.ended_by, shot.stopping, shot.students, [_without_silence(view) for view in shot.trials])
-        if told != self._last:
-            self._last = told
+        """Read the study, write a line if anything changed, and return what was read."""
+        shot = self._observer.read()
+        # Without times, which change with every reading.
+        state = (shot.ended_by, shot.stopping, shot.students, [_without_silence(view) for view in shot.trials])
+        if state != self._last:
+            self._last = state
             self._write(json.dumps(shot.to_json()))
         return shot
 
 
 def follow(display: _Display, seconds: float = 1.0) -> None:
-    """Refreshes until the search has ended."""
+    """Refresh until the search has ended."""
     while not display.refresh().finished:
         time.sleep(seconds)
 
 
 def _ending(shot: Snapshot) -> str:
-    """How long it will take, or why it does not."""
+    """Return the time left, or why the search has ended or stopped."""
     if shot.finished:
         return f"; ended: {shot.ended_by}"
     if shot.stopping:
@@ -232,7 +232,7 @@ def _why(view: TrialView) -> str:
 
 
 def _rank(view: TrialView) -> tuple[bool, int, float, int]:
-    """What runs first, then who came farthest, the best first."""
+    """Return the key that sorts running trials first, then by rungs reached, then by recall."""
     reached = sum(value is not None for value in view.recalls)
     return view.state != "running", -reached, -(view.recall or 0.0), view.number
 

@@ -46,7 +46,7 @@ def launch(
         return state.stop is not None or state.overdue
 
     observer = Observer(database, spec)
-    shot = observer.look()
+    shot = observer.read()
     if shot.finished:
         return
     with LiveTable(observer, console) as table:
@@ -72,7 +72,7 @@ def launch(
                 requeue_lost(database, spec)
         table.refresh()
     page.write()
-    if control.state().stop is not None and not observer.look().finished:
+    if control.state().stop is not None and not observer.read().finished:
         raise StudyStopped(f"study {spec.name!r} was stopped; hpo resume {spec.name} goes on")
 
 

@@ -140,7 +140,7 @@ def test_the_student_on_its_trial_ranks_and_its_report_opens(page, address, tmp_
     page.get_by_role("link", name="study", exact=True).click()
     shows(page, "Students: recall against time")
     page.goto(f"{page.url}/note")
-    shows(page, "the one that is taken")
+    shows(page, "the student to export")
     page.locator("a[href*='trials?numbers=']").first.click()
     shows(page, "watched-export.zip", "watched-report.html", "checkpoint.zip")
     for place in range(3):

@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from hpo.reporting.page import write
-from tests.report_document import document
+from tests.report_document import document, write
 
 api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed; pip install playwright")
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "google-chrome", "chromium-browser"))), None)

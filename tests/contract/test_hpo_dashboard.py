@@ -16,8 +16,8 @@ from optuna_dashboard._note import get_note
 from hpo.artifacts import attach_checkpoint
 from hpo.dashboard import note, plots, server
 from hpo.dashboard.downloads import ToBrowsers
-from hpo.dashboard.facts import ENOUGH_TRIALS, Gatherer, importance
 from hpo.dashboard.page import Page
+from hpo.dashboard.study_facts import ENOUGH_TRIALS, Gatherer, importance
 from hpo.results.distillation import open_distillation
 from hpo.status.console import Console
 from storage.database.embedded import EmbeddedPostgres
@@ -69,12 +69,12 @@ def test_the_page_says_who_won_and_by_how_much_what_it_cost_and_where_it_is(data
     assert f"| #{best.number} | {best.learner} | {reached.recall:.4f} [" in text
     assert str(trial_folder(study.name, reached.chain)) in text
     assert "saved" in text
-    assert "False prunes: of" in text
+    assert "of the control group ran to the end" in text
     assert facts.record.fingerprint[:16] in text
     assert "hpo distill" in text
     assert "24 of 24 trials" in text
     assert set(figures) == {"recall-against-cost", "learners", "scenes"}
-    assert "finished trials do not say" in text
+    assert "finished trials are too few to tell" in text
 
 
 def test_the_best_so_far_only_rises_and_ends_where_the_search_does(database, study):
@@ -160,7 +160,7 @@ def test_search_and_distillation_lead_to_each_other(database, study):
     assert f"(/dashboard/studies/{students._study_id})" in text
     text, figures = shown(database, students.study_name)
     assert f"(/dashboard/studies/{search})" in text
-    assert "| #0 | 0.5000 | 0.60× | 0.60× | taken |" in text
+    assert "| 0 | 0.5000 | 0.60× | 0.60× | chosen |" in text
     assert figures["front"]["data"][0]["x"] == [0.3, 0.6]
     assert students.metric_names == ["recall@10"]
     assert optuna.load_study(storage=database.storage, study_name=study.name).metric_names == ["recall@10"]

@@ -8,7 +8,7 @@ from optuna.trial import TrialState
 
 from hpo.registry import register
 from hpo.results.distillation import choose, distil, distil_study, open_distillation
-from hpo.results.students import dominates, students, take
+from hpo.results.students import Objectives, choose_student, dominates, student_rows
 from hpo.search.loop import Search
 from hpo.stages import EVALUATION
 from hpo.status.console import Console
@@ -40,12 +40,12 @@ def study(database, folder, search=2, **distill):
 
 
 def run(database, spec, problem):
-    teachers, _, _ = choose(database, spec, problem, Console())
-    return distil(database, spec, problem, teachers, Console())
+    winners = choose(database, spec, problem, Console())
+    return distil(database, spec, problem, winners.teachers, Console())
 
 
 @pytest.mark.slow
-def test_students_are_pruned_by_their_recall_and_the_best_is_taken(database, tmp_path):
+def test_students_are_pruned_by_their_recall_and_the_best_is_chosen(database, tmp_path):
     """Without the pruner's decisions every hopeless student would train to its end."""
     spec, problem = study(database, tmp_path, trials=6, space={"layers": [1, 2]})
     student, number = run(database, spec, problem)
@@ -58,9 +58,9 @@ def test_students_are_pruned_by_their_recall_and_the_best_is_taken(database, tmp
     for trial in trials:
         assert set(trial.intermediate_values) <= set(spec.distill.rungs)
         assert trial.user_attrs["reason"]
-    rows = students(open_distillation(database, spec), spec)
-    assert [row["taken"] for row in rows].index(True) == number
-    assert all(row["front"] for row in rows if row["taken"])
+    rows = student_rows(open_distillation(database, spec), spec)
+    assert [row.taken for row in rows].index(True) == number
+    assert all(row.front for row in rows if row.taken)
     # Teachers answered once, and a rerun trains nothing more.
     assert len(list(study_folder(f"{spec.name}-distill").glob("targets-*.safetensors"))) == 1
     assert run(database, spec, problem)[1] == number
@@ -78,8 +78,8 @@ def test_several_objectives_give_a_front_and_the_fastest_that_is_good_enough(dat
     trials = found.get_trials()
     assert all(trial.state == TrialState.COMPLETE and len(trial.values) == 3 for trial in trials)
     assert found.metric_names == [f"recall@{spec.protocol.k}", "latency", "size"]
-    rows = students(found, spec)
-    assert {row["trial"] for row in rows if row["front"]} == {trial.number for trial in found.best_trials}
+    rows = student_rows(found, spec)
+    assert {row.trial for row in rows if row.front} == {trial.number for trial in found.best_trials}
     enough = [t for t in trials if t.values[0] >= 0.5 * max(t.values[0] for t in trials)]
     assert number == min(enough, key=lambda trial: trial.values[1]).number
 
@@ -153,13 +153,13 @@ def test_a_distillation_without_a_finished_student_says_so(database, tmp_path):
     spec, _ = study(database, tmp_path, search=0)
     found = open_distillation(database, spec, create=True)
     with pytest.raises(InputError, match="has no finished student"):
-        take(found, spec)
-    assert students(found, spec) == []
+        choose_student(found, spec)
+    assert student_rows(found, spec) == ()
 
 
-def test_a_studentdominates_when_it_is_nowhere_worse_and_somewhere_better():
+def test_a_student_dominates_when_it_is_nowhere_worse_and_somewhere_better():
     """Equal students must not throw each other off the front."""
-    one = {"recall": 0.5, "latency": 0.2, "size": 0.2}
-    assert not dominates(one, dict(one))
-    assert dominates(one, one | {"latency": 0.3})
-    assert not dominates(one, one | {"latency": 0.3, "recall": 0.6})
+    one = Objectives(recall=0.5, latency=0.2, size=0.2)
+    assert not dominates(one, one)
+    assert dominates(one, one._replace(latency=0.3))
+    assert not dominates(one, one._replace(latency=0.3, recall=0.6))

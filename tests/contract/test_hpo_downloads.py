@@ -13,7 +13,18 @@ from optuna.artifacts import download_artifact, get_all_artifact_meta
 from optuna.artifacts.exceptions import ArtifactNotFound
 from optuna.trial import TrialState
 
-from distill.export.manifest import FORMAT, HEAD, LEXICON, MANIFEST, SERVED, seal
+from distill.export.manifest import (
+    HEAD,
+    LEXICON,
+    MANIFEST,
+    SERVED,
+    EncoderReference,
+    FormatFigures,
+    Manifest,
+    ParameterCounts,
+    VocabularySize,
+    seal,
+)
 from hpo import artifacts
 from hpo.dashboard.downloads import Artifacts
 from hpo.dashboard.page import Page
@@ -23,6 +34,7 @@ from storage.database.records import Records
 from storage.errors import InputError
 from storage.files import checkpoints
 from storage.home import study_folder, trial_folder
+from studies.config.hyperparameters import Hyperparameters
 from tests import report_document
 from tests.contract import test_hpo_search
 from tests.contract.test_hpo_dashboard import distilled, serving, study  # noqa: F401 - fixtures
@@ -38,7 +50,7 @@ def exported(database, tmp_path):
     searched(database, made)
     distilled(database, made)
     document, records = report_document.document(), Records(database.engine)
-    records.finish_stage(NAME, EVALUATION, document["evaluation"] | {"data": document["data"]})
+    records.finish_stage(NAME, EVALUATION, document["evaluation"])
     folder = tmp_path / "exports" / "small"
     write_export(folder)
     records.finish_stage(NAME, export_stage(folder), {"folder": str(folder)})
@@ -52,7 +64,28 @@ def write_export(folder, name=NAME):
     for file in (*SERVED, "1_Pooling/config.json"):
         (folder / file).parent.mkdir(exist_ok=True)
         (folder / file).write_text(f"{file}\n")
-    seal(folder, {"format": FORMAT, "study": name, "learner": {}, "metrics": {}})
+    seal(folder, manifest(name))
+
+
+def manifest(name):
+    """The manifest of a student that nobody trained."""
+    return Manifest(
+        study=name,
+        spec=spec(name).model_dump(mode="json"),
+        data_fingerprint="ab12" * 16,
+        encoder=EncoderReference(name="minilm", sha256="0" * 64, vocabulary=100),
+        max_tokens=32,
+        layers=1,
+        width=8,
+        dimensions=8,
+        learner=Hyperparameters(),
+        distillation={"layers": 1},
+        vocabulary=VocabularySize(kept=10, of=100),
+        parameters=ParameterCounts(encoder=80, head=8),
+        precision="fp32",
+        formats={"hf": FormatFigures()},
+        versions={},
+    )
 
 
 def opened(database, name=NAME):

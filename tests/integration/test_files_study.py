@@ -10,7 +10,7 @@ import pytest
 from ir_measures import R
 
 from hpo import job
-from hpo.results.evaluation import evaluate_export
+from hpo.results.exported import evaluate_export
 from hpo.status.console import Console
 from storage.database.postgres import connect
 from storage.errors import InputError

@@ -14,7 +14,8 @@ from safetensors.torch import load_file
 
 import distill.export.checks as export_checks
 import distill.export.writer as exporting
-from distill.export.manifest import ORIGIN
+from distill.evaluation import StudyEvaluation
+from distill.export.manifest import EncoderReference, Manifest, Origin
 from distill.export.onnx_graph import GRAPHS, write_int8, write_onnx
 from distill.export.writer import export
 from distill.hyperparameters import StudentHyperparameters
@@ -29,18 +30,10 @@ from studies.config.spec import Format, Precision, parse_spec
 from studies.model.device import full_precision
 from studies.model.encoder import Encoder, tokenize
 from studies.training.problem import Problem, prepare
+from tests.report_document import document
 from tests.synthetic import planted_dataset, tiny_encoder, tiny_spec
 
 FORMATS: tuple[Format, ...] = ("hf", "onnx", "onnx-int8")
-METRICS = {
-    "k": 5,
-    "shots": 3,
-    "scenes": 3,
-    "systems": {
-        "student": {"recall": {"mean": 0.5, "low": 0.4, "high": 0.6}, "ndcg": {"mean": 0.4}, "hit_rate": {"mean": 0.7}}
-    },
-    "retention": {"baseline": "support popularity", "recall": 0.97, "lift": None},
-}
 
 
 @pytest.fixture(scope="module")
@@ -71,14 +64,14 @@ def narrow(problem: Problem, tmp_path_factory: pytest.TempPathFactory) -> Studen
     return distilled(problem, tmp_path_factory.mktemp("trial") / "n", values, width=16)
 
 
-def origin(problem: Problem) -> dict[str, Any]:
-    return {
-        "study": "tiny",
-        "spec": problem.spec.model_dump(mode="json"),
-        "data_fingerprint": problem.data.fingerprint,
-        "encoder": {"name": "a tiny BERT", "sha256": problem.encoder.identity, "vocabulary": 89},
-        "metrics": METRICS,
-    }
+def origin(problem: Problem) -> Origin:
+    return Origin(
+        study="tiny",
+        spec=problem.spec.model_dump(mode="json"),
+        data_fingerprint=problem.data.fingerprint,
+        encoder=EncoderReference(name="a tiny BERT", sha256=problem.encoder.identity, vocabulary=89),
+        metrics=StudyEvaluation.model_validate(document()["evaluation"]),
+    )
 
 
 @pytest.fixture(scope="module")
@@ -262,7 +255,9 @@ def test_a_reduced_precision_is_that_of_the_encoder_alone(
 def test_the_manifest_says_what_it_is(problem: Problem, student: Student, exported: Path) -> None:
     """An export whose origin is lost cannot be trusted or made again."""
     manifest = json.loads((exported / "manifest.json").read_text())
-    assert {name: manifest[name] for name in ORIGIN} == origin(problem)
+    said = origin(problem).to_json()
+    assert {name: manifest[name] for name in said} == said
+    assert Manifest.model_validate(manifest).to_json() == manifest
     assert manifest["learner"] == student.learner.hyperparameters.to_dict()
     assert manifest["learner"]["inner_steps"] == 2
     assert manifest["distillation"]["temperature"] == 3
@@ -287,8 +282,11 @@ def test_the_card_tells_figures_and_intervals(exported: Path) -> None:
     """A model card without an interval sells noise."""
     card = (exported / "README.md").read_text()
     assert card.startswith("---\nlibrary_name: sentence-transformers\n")
-    assert "| student | 0.500 | 0.400 – 0.600 | 0.400 | 0.700 |" in card
-    assert "keeps 97.0% of the best teacher's recall." in card
+    student = document()["evaluation"]["systems"]["student"]
+    recall, ndcg, hits = (student[name] for name in ("recall", "ndcg", "hit_rate"))
+    figures = [f"{recall['mean']:.3f}", f"{recall['low']:.3f} – {recall['high']:.3f}"]
+    assert f"| student | {' | '.join(figures)} | {ndcg['mean']:.3f} | {hits['mean']:.3f} |" in card
+    assert "keeps 95.7% of the best teacher's recall and 85.7% of its lift" in card
 
 
 def test_the_export_scores_what_the_student_scored(problem: Problem, student: Student, exported: Path) -> None:
@@ -321,6 +319,9 @@ def test_an_export_of_another_format_or_none_is_refused(exported: Path, tmp_path
     (copied / "manifest.json").write_text(json.dumps(manifest | {"format": 99}))
     with pytest.raises(InputError, match="format 99"):
         load_export(copied)
+    (copied / "manifest.json").write_text(json.dumps(manifest | {"max_tokens": "many"}))
+    with pytest.raises(InputError, match=r"not a manifest.*max_tokens"):
+        load_export(copied)
     del manifest["files"]["model.safetensors"]
     (copied / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(InputError, match=r"model\.safetensors"):
@@ -339,11 +340,11 @@ def test_an_existing_folder_is_refused_or_replaced(
         export(student, problem.lexicon, exported, origin(problem))
     assert contents(exported) == before
     copied = shutil.copytree(exported, exported.parent / "copy")
-    export(student, problem.lexicon, copied, origin(problem) | {"study": "renamed"}, replace=True)
-    assert load_export(copied).manifest["study"] == "renamed"
-    (copied / "manifest.json").write_text(json.dumps(load_export(copied).manifest | {"format": 3}))
+    export(student, problem.lexicon, copied, origin(problem).model_copy(update={"study": "renamed"}), replace=True)
+    assert load_export(copied).manifest.study == "renamed"
+    (copied / "manifest.json").write_text(json.dumps(load_export(copied).manifest.to_json() | {"format": 3}))
     export(student, problem.lexicon, copied, origin(problem), replace=True)  # an older version's export is one too
-    assert load_export(copied).manifest["format"] == 4
+    assert load_export(copied).manifest.format == 4
     precious = exported.parent / "precious"
     precious.mkdir()
     (precious / "thesis.txt").write_text("years of work")
@@ -412,11 +413,12 @@ def test_the_seeds_shape_is_kept() -> None:
     assert parameters(student) / parameters(bert) <= 0.61
 
 
-def test_a_manifest_without_its_origin_is_a_mistake(problem: Problem, student: Student, tmp_path: Path) -> None:
+def test_an_origin_that_lacks_something_is_a_mistake(problem: Problem) -> None:
     """Found before anything is written."""
-    with pytest.raises(ValueError, match="data_fingerprint"):
-        export(student, problem.lexicon, tmp_path / "out", {"study": "tiny"})
-    assert list(tmp_path.iterdir()) == []
+    said = origin(problem).to_json()
+    for name in ("study", "spec", "data_fingerprint", "encoder"):
+        with pytest.raises(ValueError, match=name):
+            Origin.model_validate({key: value for key, value in said.items() if key != name})
 
 
 def test_parity_is_checked_without_a_network(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:

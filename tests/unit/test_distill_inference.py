@@ -1,10 +1,10 @@
 """Serving ranks as the evaluation does, on every backend, from catalogues that grow while they are read."""
 
 import doctest
-import json
 import sys
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -332,8 +332,8 @@ def test_no_kernel_is_made_for_all_pairs_of_a_catalogue(served: StudentRecommend
 def test_the_manifest_decides_whether_products_count(problem: Problem, exported: Path) -> None:
     """A student of a study that hides them has never seen the term: any number there would be noise."""
     opened = load_export(exported)
-    opened.manifest["spec"] = json.loads(json.dumps(opened.manifest["spec"]))
-    opened.manifest["spec"]["protocol"]["products"] = False
-    blind, support = StudentRecommender(opened), [([], 0)]
+    said = opened.manifest.spec
+    without = opened.manifest.model_copy(update={"spec": said | {"protocol": said["protocol"] | {"products": False}}})
+    blind, support = StudentRecommender(replace(opened, manifest=without)), [([], 0)]
     one, many = (blind.adapt(["red lamp", "blue lamp"], support, p).rank([[]]) for p in ([1, 1], [1, 40]))
     torch.testing.assert_close(one.scores, many.scores)

@@ -82,7 +82,7 @@ def test_files_are_called_what_files_may_be_called_and_exports_differ() -> None:
             "torch matplotlib transformers sklearn pandas",
         ),
         (
-            "import optuna; from hpo.dashboard.facts import importance; s = optuna.create_study(); "
+            "import optuna; from hpo.dashboard.study_facts import importance; s = optuna.create_study(); "
             "s.optimize(lambda trial: trial.suggest_float('outer_lr', 0, 1), 30); assert importance(s)",
             "torch matplotlib sklearn pandas",
         ),

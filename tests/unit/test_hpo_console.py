@@ -31,7 +31,7 @@ with contextlib.suppress(KeyboardInterrupt), shown.progress("distilling, trial 1
     raise KeyboardInterrupt
 """
 NESTED = """
-with shown.progress("looking at the finalists again") as outer:
+with shown.progress("re-evaluating finalists") as outer:
     outer(1, 4)
     with shown.progress("sampling episodes") as inner:
         inner(1, 2)
@@ -116,9 +116,9 @@ def test_a_bar_fits_into_80_columns_with_all_that_it_says() -> None:
 def test_a_step_within_a_step_is_shown_beside_it() -> None:
     """Episodes are sampled when they are first asked for, in the middle of what asks."""
     said = [line.partition(",")[0] for line in in_log(NESTED)[-2:]]
-    assert said == ["sampling episodes: 2/2", "looking at the finalists again: 4/4"]
+    assert said == ["sampling episodes: 2/2", "re-evaluating finalists: 4/4"]
     outer, inner = lines(in_terminal(NESTED))[-2:]
-    assert outer.startswith("looking at the finalists again")
+    assert outer.startswith("re-evaluating finalists")
     assert inner.startswith("sampling episodes")
 
 

@@ -1,4 +1,4 @@
-"""The JSON that is stored with a study: every figure of it against the plainest way to compute it."""
+"""The figures that are stored with a study, each against the plainest way to compute it."""
 
 import json
 
@@ -12,6 +12,7 @@ from studies.config.protocol_section import ProtocolSection
 from studies.episodes.sampler import EpisodeSampler
 from studies.episodes.split import split_scenes
 from studies.evaluation.baselines import POPULARITY
+from studies.evaluation.figures import SceneFacts
 from studies.evaluation.intervals import bootstrap
 from studies.evaluation.metrics import Evaluation, SceneMetrics
 from tests.synthetic import planted_dataset
@@ -37,33 +38,33 @@ RESULTS = {
     "teacher": scored(3, "teacher"),
     "student": scored(4, "student"),
 }
-FACTS = {name: {"candidates": 10 * n + 7, "nearest": 1 - n / 20, "queries": n} for n, name in enumerate(SCENES)}
+FACTS = {name: SceneFacts(candidates=10 * n + 7, nearest=1 - n / 20, queries=n) for n, name in enumerate(SCENES)}
 
 
 def test_figures_are_bootstraps_over_scenes_and_null_where_nothing_was_measured():
     """NaN is no JSON: one of it, and the database refuses hours of work."""
     teacher, popularity = RESULTS["teacher"], RESULTS[POPULARITY]
-    found = summary.figures(teacher, popularity)
-    json.dumps(found, allow_nan=False)
-    assert found["recall"] == vars(bootstrap(teacher.main.values()))
-    assert found["over_popularity"] == vars(bootstrap(teacher.main.values() - popularity.main.values()))
-    assert found["cold_user_recall"] is None
-    assert found["by_shots"]["5"] == vars(bootstrap(teacher.by_shots[5].values()))
+    found = summary.system_figures(teacher, popularity)
+    json.dumps(found.to_json(), allow_nan=False)
+    assert found.recall == bootstrap(teacher.main.values())
+    assert found.over_popularity == bootstrap(teacher.main.values() - popularity.main.values())
+    assert found.cold_user_recall is None
+    assert found.by_shots[5] == bootstrap(teacher.by_shots[5].values())
 
 
 def test_the_groups_hold_every_scene_that_any_size_of_the_support_reaches_once():
     """A scene with too few interactions for the main figures may well have some for one shot."""
     groups = summary.transfer(RESULTS, [POPULARITY, "direct", "teacher", "student"], "direct", FACTS)
-    assert [group["grouping"] for group in groups] == ["catalogue size"] * 3 + ["likeness to training scenes"] * 3
-    assert [group["scenes"] for group in groups] == [4, 3, 3] * 2
-    assert groups[0]["group"] == "7 to 37 items"
-    assert groups[3]["group"] == "cosine 0.55 to 0.70"
+    assert [group.grouping for group in groups] == ["catalogue size"] * 3 + ["likeness to training scenes"] * 3
+    assert [group.scenes for group in groups] == [4, 3, 3] * 2
+    assert groups[0].group == "7 to 37 items"
+    assert groups[3].group == "cosine 0.55 to 0.70"
     recalls = {name: RESULTS[name].by_shots[5].scenes for name in ("teacher", "direct")}
     smallest = SCENES[:4]
     mine = np.array([recalls["teacher"][name].recall for name in smallest])
-    assert groups[0]["systems"]["teacher"]["5"] == vars(bootstrap(mine))
+    assert groups[0].systems["teacher"][5] == bootstrap(mine)
     gains = mine - np.array([recalls["direct"][name].recall for name in smallest])
-    assert groups[0]["gains"] == {"teacher": {"1": groups[0]["gains"]["teacher"]["1"], "5": vars(bootstrap(gains))}}
+    assert groups[0].gains == {"teacher": {1: groups[0].gains["teacher"][1], 5: bootstrap(gains)}}
 
 
 def test_too_few_scenes_are_not_cut_into_groups():
@@ -71,16 +72,17 @@ def test_too_few_scenes_are_not_cut_into_groups():
     few = {name: Scored("baseline", each.main, {1: each.main}) for name, each in RESULTS.items()}
     assert len(summary.transfer(few, ["teacher"], "direct", FACTS)) == 6
     fewer = Evaluation({name: SceneMetrics(0.1) for name in SCENES[:8]})
-    assert summary.transfer({n: Scored("baseline", fewer, {1: fewer}) for n in RESULTS}, [], "direct", FACTS) == []
+    assert summary.transfer({n: Scored("baseline", fewer, {1: fewer}) for n in RESULTS}, [], "direct", FACTS) == ()
 
 
 def test_the_curve_says_which_sizes_are_missing_and_why():
     """A curve that silently ends at ten looks like one that was only asked for ten."""
     found = summary.curve(RESULTS, [1, 5, 20])
-    assert (found["shots"], found["scenes"]) == ([1, 5], 10)
-    assert [gap["shots"] for gap in found["left_out"]] == [20]
+    assert (found.shots, found.scenes) == ((1, 5), 10)
+    assert [gap.shots for gap in found.left_out] == [20]
     nothing = {POPULARITY: Scored("baseline", RESULTS[POPULARITY].main, {})}
-    assert summary.curve(nothing, [1]) | {"left_out": None} == {"shots": [], "scenes": 0, "left_out": None}
+    empty = summary.curve(nothing, [1])
+    assert (empty.shots, empty.scenes) == ((), 0)
 
 
 @pytest.mark.parametrize("candidates", ["scene", "all"])
@@ -92,17 +94,17 @@ def test_facts_and_counts_are_those_of_the_episodes(candidates: str):
     episodes = EpisodeSampler(data, parts, protocol).sample("test")
     vectors = torch.nn.functional.normalize(torch.randn(len(data.texts), 8, generator=torch.Generator().manual_seed(0)))
     facts = summary.scene_facts(data, parts, "test", episodes, vectors, every_item=candidates == "all")
-    counts = summary.counts(episodes)
+    counts = summary.count_queries(episodes)
     assert set(facts) == {data.scenes[code] for code in parts.scenes["test"]}
-    assert sum(fact["queries"] for fact in facts.values()) == counts["queries"] == sum(len(e.users) for e in episodes)
+    assert sum(fact.queries for fact in facts.values()) == counts.queries == sum(len(e.users) for e in episodes)
     for episode in episodes:
-        assert facts[data.scenes[episode.scene]]["candidates"] == episode.candidates
+        assert facts[data.scenes[episode.scene]].candidates == episode.candidates
     new = cold = 0
     for episode in episodes:
         known = set(episode.support.tolist())
         new += sum(bool(set(np.flatnonzero(row)) - known) for row in episode.relevant.numpy())
         cold += sum(not row.any() for row in episode.query_history.numpy())
-    assert (counts["new_item_queries"], counts["cold_user_queries"]) == (new, cold)
+    assert (counts.new_item_queries, counts.cold_user_queries) == (new, cold)
 
     def mean(code: int) -> np.ndarray:
         centre = vectors.numpy()[data.items_of(code)].mean(0)
@@ -110,4 +112,4 @@ def test_facts_and_counts_are_those_of_the_episodes(candidates: str):
 
     for code in parts.scenes["test"].tolist():
         nearest = max(mean(code) @ mean(other) for other in parts.scenes["train"].tolist())
-        assert facts[data.scenes[code]]["nearest"] == pytest.approx(nearest, abs=1e-5)
+        assert facts[data.scenes[code]].nearest == pytest.approx(nearest, abs=1e-5)

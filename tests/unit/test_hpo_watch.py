@@ -166,8 +166,8 @@ class Played:
     def __init__(self, *shots):
         self.shots, self.again = list(shots), 0
 
-    def look(self):
-        """The next one; who still looks long after the last one never stops."""
+    def read(self):
+        """The next one; following that goes on long after the last one never stops."""
         self.again += len(self.shots) == 1
         assert self.again < 50
         return self.shots.pop(0) if len(self.shots) > 1 else self.shots[0]
@@ -217,7 +217,7 @@ def test_lines_of_json_come_when_something_has_changed():
     lines = []
     follow(JsonLines(Played(running, silent, farther, summarise(SPEC, FINISHED)), lines.append), seconds=0.0)
     told = [json.loads(line) for line in lines]
-    assert [shot["trials"][2]["share"] for shot in told] == [0.1, 0.2, None]
+    assert [shot["trials"][2]["progress"] for shot in told] == [0.1, 0.2, None]
     assert [shot["finished"] for shot in told] == [False, False, True]
 
 

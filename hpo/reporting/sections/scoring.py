@@ -1,14 +1,14 @@
-"""Sections on the test scenes: every system, scene by scene, and each against each."""
+"""Sections on recall: every system, scene by scene, and each against each."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import combinations
-from typing import Any
 
-from hpo.reporting import figures
+from hpo.reporting import drawings
 from hpo.reporting.blocks import Cell, Drawing, Drawings, Row, Section, Table, Terms, Text, cell, figure, plural
-from hpo.reporting.results import SIGNED, Results, excludes_zero
+from hpo.reporting.results import POPULARITY, SIGNED, Results
+from studies.evaluation.intervals import Interval
 
 MOST_SCENES = 60
 MOST_LOSSES = 10
@@ -17,7 +17,7 @@ REACH = ("new_item_recall", "cold_user_recall", "coverage", "popularity")
 
 
 def metrics(k: int) -> dict[str, tuple[str, str]]:
-    """Title and meaning of each metric."""
+    """Return title and meaning of each metric."""
     return {
         "recall": (
             f"recall@{k}",
@@ -50,12 +50,12 @@ def metrics(k: int) -> dict[str, tuple[str, str]]:
 
 
 def systems(results: Results) -> Section:
-    """All figures of all systems."""
-    about, evaluation = metrics(results.evaluation["k"]), results.evaluation
-    count = f"{evaluation['queries']:,} queries in {plural(evaluation['scenes'], 'scene')}"
+    """Return the section with all metrics of all systems."""
+    about, evaluation = metrics(results.evaluation.k), results.evaluation
+    count = f"{evaluation.queries:,} queries in {plural(evaluation.scenes, 'scene')}"
     kinds = (
-        f"{evaluation['new_item_queries']:,} of the queries have a relevant item that is not in the support, "
-        f"{evaluation['cold_user_queries']:,} come from users without history."
+        f"{evaluation.new_item_queries:,} of the queries have a relevant item that is not in the support, "
+        f"{evaluation.cold_user_queries:,} come from users without history."
     )
 
     def table(caption: str, keys: Sequence[str]) -> Table:
@@ -67,7 +67,7 @@ def systems(results: Results) -> Section:
         "All systems",
         [
             Text(
-                f"Means over scenes with 95 % intervals, best recall first; {evaluation['shots']} interactions to "
+                f"Means over scenes with 95 % intervals, best recall first; {evaluation.shots} interactions to "
                 f"adapt to. {count}: {kinds}"
             ),
             table("How good the rankings are", QUALITY),
@@ -77,16 +77,33 @@ def systems(results: Results) -> Section:
     )
 
 
-def forest(results: Results) -> Section | None:
-    """Recall of each system with its interval."""
-    marks = [
-        figures.Mark(name, results.kind(name), system["recall"])
-        for name, system in results.systems.items()
-        if system["recall"] is not None
-    ]
-    if not marks:
-        return None
-    popularity = next((mark.interval["mean"] for mark in marks if mark.label == results.popularity), None)
+def overview(results: Results) -> Table:
+    """Return the table of the terminal: every system with its main metrics, the best last."""
+    evaluation = results.evaluation
+    unseen = f"mean over {evaluation.scenes} unseen scenes [95 % interval]"
+    means = ("new_item_recall", "ndcg", "mrr", "hit_rate")
+    rows: list[Row] = []
+    for name, system in sorted(evaluation.systems.items(), key=lambda item: item[1].recall.mean):
+        over = Cell("") if name == POPULARITY else cell(system.over_popularity, SIGNED)
+        others = (system.metric(key) for key in means)
+        rows.append([name, cell(system.recall), over, *(figure(each.mean if each else None) for each in others)])
+    return Table(
+        f"{evaluation.part.capitalize()} {results.recall} after {evaluation.shots} interactions, {unseen}",
+        ["system", results.recall, "over support popularity", "new items", f"nDCG@{evaluation.k}", "MRR", "hit rate"],
+        rows,
+    )
+
+
+def recall_table(results: Results) -> Table:
+    """Return the table of the dashboard's note: every system with its recall, the best first."""
+    rows: list[Row] = [[name, cell(system.recall)] for name, system in results.systems.items()]
+    return Table("", ["system", results.recall], rows)
+
+
+def forest(results: Results) -> Section:
+    """Return the section with each system's recall and interval as a drawing."""
+    marks = [drawings.Mark(name, system.kind, system.recall) for name, system in results.systems.items()]
+    popularity = next((mark.interval.mean for mark in marks if mark.label == results.popularity), None)
     axis = f"{results.recall}, mean over scenes and 95 % interval"
     label = f"{results.recall} of {len(marks)} systems with intervals, from {marks[0].label} down to {marks[-1].label}"
     caption = (
@@ -95,31 +112,31 @@ def forest(results: Results) -> Section | None:
     )
     if popularity is not None:
         caption = f"The dashed line is support popularity. {caption}"
-    svg = figures.forest(marks, popularity, axis, label)
+    svg = drawings.forest(marks, popularity, axis, label)
     return Section("recall", "Recall at a glance", [Drawings([Drawing(svg, caption)])])
 
 
 def scenes(results: Results) -> Section | None:
-    """Recall per scene of teacher, student and popularity."""
+    """Return the section with recall per scene of teacher, student and popularity."""
     teacher = results.teacher
     recalls = results.scene_recalls(teacher)
     if teacher is None or not recalls:
         return None
     parts = [name for name in (results.popularity, teacher, results.student) if name is not None]
-    rival = results.student or results.popularity
-    shown, selection = _selected(recalls, results.scene_recalls(rival), str(rival))
+    compared = results.student or results.popularity
+    shown, selection = _selected(recalls, results.scene_recalls(compared), str(compared))
     columns = {name: [results.scene_recalls(name).get(scene) for scene in shown] for name in parts}
     systems = {
         name: (results.kind(name), values) for name, values in columns.items() if any(v is not None for v in values)
     }
     label = f"{results.recall} of {', '.join(systems)} in {plural(len(shown), 'scene')}"
-    drawing = Drawing(figures.scenes(shown, systems, results.recall, label), selection)
+    drawing = Drawing(drawings.scenes(shown, systems, results.recall, label), selection)
     table = _scene_table(results, "Every scene in figures", sorted(recalls, key=lambda scene: -recalls[scene]))
     return Section("scenes", "Scene by scene", [Drawings([drawing]), table])
 
 
 def losses(results: Results) -> Section | None:
-    """The scenes in which distillation cost most."""
+    """Return the section on the scenes in which distillation cost most."""
     loss = results.scene_differences(results.student, results.teacher)
     if not loss:
         return None
@@ -137,15 +154,13 @@ def losses(results: Results) -> Section | None:
 
 
 def pairs(results: Results) -> Section | None:
-    """Every system against every other."""
+    """Return the section that compares every system with every other."""
     names = list(results.systems)
-    differences: dict[tuple[str, str], Any] = {}
+    differences: dict[tuple[str, str], Interval | None] = {}
     for one, other in combinations(names, 2):
         interval = results.difference(one, other)
         differences[one, other] = interval
-        differences[other, one] = interval and {
-            "mean": -interval["mean"], "low": -interval["high"], "high": -interval["low"]
-        }  # fmt: skip
+        differences[other, one] = interval and Interval(-interval.mean, -interval.high, -interval.low)
     if not any(differences.values()):
         return None
     intro = (
@@ -158,7 +173,7 @@ def pairs(results: Results) -> Section | None:
         if row == column:
             return Cell("")
         interval = differences[row, column]
-        return cell(interval, SIGNED, strong=excludes_zero(interval))
+        return cell(interval, SIGNED, strong=interval is not None and interval.excludes_zero)
 
     rows: list[Row] = [[row, *(compared(row, column) for column in names)] for row in names]
     table = Table("Paired comparisons", ["row minus column", *names], rows)
@@ -168,17 +183,17 @@ def pairs(results: Results) -> Section | None:
 def _metric(results: Results, name: str, key: str) -> Cell:
     if key == "over_popularity" and name == results.popularity:
         return Cell("")
-    return cell(results.systems[name].get(key), SIGNED if key == "over_popularity" else "{:.3f}")
+    return cell(results.systems[name].metric(key), SIGNED if key == "over_popularity" else "{:.3f}")
 
 
-def _selected(recalls: dict[str, float], rival: dict[str, float], name: str) -> tuple[list[str], str]:
-    """The scenes to draw, by falling recall of the teacher, and what to say of the choice."""
+def _selected(recalls: dict[str, float], compared: dict[str, float], name: str) -> tuple[list[str], str]:
+    """Return the scenes to draw, by falling recall of the teacher, and a sentence on the choice."""
     ordered = sorted(recalls, key=lambda scene: (-recalls[scene], scene))
     sentence = "Sorted by the recall of the best teacher."
     if len(ordered) <= MOST_SCENES:
         return ordered, f"All {plural(len(ordered), 'scene')}. {sentence}"
     half = MOST_SCENES // 2
-    by_difference = sorted(ordered, key=lambda scene: rival.get(scene, recalls[scene]) - recalls[scene])
+    by_difference = sorted(ordered, key=lambda scene: compared.get(scene, recalls[scene]) - recalls[scene])
     kept = {*by_difference[:half], *by_difference[-half:]}
     return (
         [scene for scene in ordered if scene in kept],
@@ -188,20 +203,17 @@ def _selected(recalls: dict[str, float], rival: dict[str, float], name: str) -> 
 
 
 def _scene_table(results: Results, caption: str, names: Sequence[str]) -> Table:
-    """Recall of the main systems in scenes, and facts about these; what nobody measured has no column."""
-    facts = results.evaluation.get("scene_facts") or {}
-
-    def fact(key: str) -> dict[str, Any]:
-        return {scene: known[key] for scene, known in facts.items() if known.get(key) is not None}
-
-    columns = [
+    """Return recall of the main systems in scenes, and facts about these; a column without a value is left out."""
+    facts = results.evaluation.scene_facts
+    nearest = {scene: fact.nearest for scene, fact in facts.items() if fact.nearest is not None}
+    columns: list[tuple[str, Mapping[str, float], str]] = [
         (str(results.teacher), results.scene_recalls(results.teacher), "{:.3f}"),
         (str(results.student), results.scene_recalls(results.student), "{:.3f}"),
         ("student − teacher", results.scene_differences(results.student, results.teacher), SIGNED),
         (str(results.popularity), results.scene_recalls(results.popularity), "{:.3f}"),
-        ("candidates", fact("candidates"), "{:,}"),
-        ("cosine to nearest training scene", fact("nearest"), "{:.2f}"),
-        ("queries", fact("queries"), "{:,}"),
+        ("candidates", {scene: fact.candidates for scene, fact in facts.items()}, "{:,}"),
+        ("cosine to nearest training scene", nearest, "{:.2f}"),
+        ("queries", {scene: fact.queries for scene, fact in facts.items()}, "{:,}"),
     ]
     columns = [column for column in columns if column[1]]
     rows: list[Row] = [[scene, *(figure(values.get(scene), form) for _, values, form in columns)] for scene in names]

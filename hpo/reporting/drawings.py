@@ -1,4 +1,4 @@
-"""The report's figures, each from plain figures to one SVG element."""
+"""The report's drawings, each an SVG element made from figures."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from hpo.reporting.svg import COMPLETE, GREY, STOPPED, margin, marks, save, sheet, shorten, style
+from studies.evaluation.intervals import Interval
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -14,8 +15,6 @@ if TYPE_CHECKING:
 WIDTH = 6.6
 PANEL = (3.3, 2.9)
 LABEL = 30
-
-Interval = Mapping[str, float]
 
 
 @dataclass(frozen=True)
@@ -32,10 +31,10 @@ class Line:
     """One system's intervals by number of shots.
 
     Attributes:
-        label: what the legend calls it.
-        kind: its kind, which gives the style.
-        points: intervals by K.
-        hollow: whether another line of its kind has the filled markers.
+        label: Its name in the legend.
+        kind: Its kind, which gives the style.
+        points: Intervals by K.
+        hollow: Whether another line of its kind has the filled markers.
     """
 
     label: str
@@ -46,7 +45,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Trial:
-    """One trial of the search: cost of all up to and with it, and the recall it reached."""
+    """One trial of the search: the cost of all trials up to and with it, and its recall."""
 
     cost: float
     recall: float
@@ -55,32 +54,32 @@ class Trial:
 
 @dataclass(frozen=True)
 class Student:
-    """One student: what it costs over the teacher's encoder, what it reaches, and where it stands.
+    """One student.
 
     Attributes:
-        latency: its time over the teacher's.
-        recall: on validation scenes.
-        size: its parameters over the teacher's.
-        front: whether none other is better.
-        taken: whether it is exported.
+        latency: Time of its encoder over the teacher's.
+        recall: On validation scenes.
+        size: Parameters of its encoder over the teacher's.
+        front: Whether no other student is better.
+        chosen: Whether it is exported.
     """
 
     latency: float
     recall: float
     size: float
     front: bool
-    taken: bool
+    chosen: bool
 
 
 def forest(systems: Sequence[Mark], reference: float | None, axis: str, label: str) -> str:
-    """Intervals below each other, best first, with a line at the reference."""
+    """Draw intervals below each other, best first, with a line at the reference."""
     names = [shorten(system.label, LABEL) for system in systems]
     with sheet("forest", (WIDTH, 0.65 + 0.27 * len(names)), (margin(names), 0.15, 0.5, 0.1)) as axes:
         if reference is not None:
             axes.axvline(reference, color=GREY, linewidth=0.9, linestyle=(0, (4, 3)))
         for row, system in enumerate(systems):
             axes.errorbar(
-                system.interval["mean"], row, xerr=_reach([system.interval]), capsize=2.5, **marks(style(system.kind))
+                system.interval.mean, row, xerr=_reach([system.interval]), capsize=2.5, **marks(style(system.kind))
             )
         _rows(axes, names)
         axes.set_xlabel(axis)
@@ -88,7 +87,7 @@ def forest(systems: Sequence[Mark], reference: float | None, axis: str, label: s
 
 
 def shots(lines: Sequence[Line], axis: str, label: str) -> str:
-    """Recall against the number of shots."""
+    """Draw recall against the number of shots."""
     with sheet("shots", (WIDTH, 3.6), (0.6, 0.15, 0.5, 0.2 + 0.18 * ((len(lines) + 1) // 2))) as axes:
         _lines(axes, lines, axis)
         axes.legend(loc="lower left", bbox_to_anchor=(0, 1.02), ncols=2)
@@ -96,7 +95,7 @@ def shots(lines: Sequence[Line], axis: str, label: str) -> str:
 
 
 def panel(name: str, lines: Sequence[Line], axis: str, limits: tuple[float, float], label: str) -> str:
-    """The same, small, with limits that its neighbours share."""
+    """Draw recall against the number of shots, small, with limits that the panels share."""
     with sheet(name, PANEL, (0.5, 0.1, 0.45, 0.15 + 0.17 * ((len(lines) + 1) // 2))) as axes:
         _lines(axes, lines, axis)
         axes.set_ylim(*limits)
@@ -107,13 +106,13 @@ def panel(name: str, lines: Sequence[Line], axis: str, limits: tuple[float, floa
 def scenes(
     names: Sequence[str], systems: Mapping[str, tuple[str, Sequence[float | None]]], axis: str, label: str
 ) -> str:
-    """One row per scene, first on top, with a marker per system and a line that joins them.
+    """Draw one row per scene, first on top, with a marker per system and a line that joins them.
 
     Args:
-        names: of the scenes.
-        systems: kind and recalls, in the order of the names, by what the legend calls the system.
-        axis: what is measured.
-        label: what the figure shows, for those who cannot see it.
+        names: Of the scenes.
+        systems: Kind and recalls, in the order of the names, by the system's name in the legend.
+        axis: What is measured.
+        label: What the drawing shows, for screen readers.
     """
     short = [shorten(name, LABEL) for name in names]
     with sheet("scenes", (WIDTH, 1.0 + 0.17 * len(names)), (margin(short), 0.15, 0.5, 0.4)) as axes:
@@ -131,7 +130,7 @@ def scenes(
 
 
 def history(trials: Sequence[Trial], unit: str, axis: str, label: str) -> str:
-    """Recall of trials against what the search had cost by then, and the best complete one so far."""
+    """Draw recall of trials against the cost of the search so far, and the best complete trial so far."""
     with sheet("history", (WIDTH, 3.2), (0.6, 0.15, 0.5, 0.35)) as axes:
         for complete, name, look in ((True, "complete", COMPLETE), (False, "pruned or failed", STOPPED)):
             points = [(trial.cost, trial.recall) for trial in trials if trial.complete == complete]
@@ -148,14 +147,14 @@ def history(trials: Sequence[Trial], unit: str, axis: str, label: str) -> str:
 
 
 def front(students: Sequence[Student], teacher: float | None, axis: str, label: str) -> str:
-    """Recall against latency, areas by size, the front joined, and the teacher where it stands."""
+    """Draw recall against latency, areas by size, the front joined, with the teacher."""
     with sheet("front", (WIDTH, 3.2), (0.75, 0.15, 0.5, 0.35)) as axes:
         best = sorted((s for s in students if s.front), key=lambda s: s.latency)
         axes.plot(
             [s.latency for s in best], [s.recall for s in best], color=GREY, linewidth=1.2, label="front", zorder=1
         )
-        for taken, name, look in ((False, "student", style("student")), (True, "the one taken", COMPLETE)):
-            some = [s for s in students if s.taken == taken]
+        for chosen, name, look in ((False, "student", style("student")), (True, "the one chosen", COMPLETE)):
+            some = [s for s in students if s.chosen == chosen]
             places = ([s.latency for s in some], [s.recall for s in some])
             axes.scatter(*places, s=[200 * s.size for s in some], color=look.color, marker=look.marker, label=name)
         if teacher is not None:
@@ -168,7 +167,7 @@ def front(students: Sequence[Student], teacher: float | None, axis: str, label: 
 
 
 def _incumbents(trials: Sequence[Trial]) -> list[tuple[float, float]]:
-    """The best recall of complete trials, wherever it rises, and where the search ends."""
+    """Return the best recall of complete trials, wherever it rises, and where the search ends."""
     best: list[tuple[float, float]] = []
     for trial in trials:
         if trial.complete and (not best or trial.recall > best[-1][1]):
@@ -177,7 +176,7 @@ def _incumbents(trials: Sequence[Trial]) -> list[tuple[float, float]]:
 
 
 def _lines(axes: Axes, lines: Sequence[Line], axis: str) -> None:
-    """Lines over evenly spaced K, moved apart a little so that no interval hides another."""
+    """Draw lines over evenly spaced K, moved apart a little so that no interval hides another."""
     steps = sorted({k for line in lines for k in line.points})
     for number, line in enumerate(lines):
         offset = 0.07 * (number - (len(lines) - 1) / 2)
@@ -185,7 +184,7 @@ def _lines(axes: Axes, lines: Sequence[Line], axis: str) -> None:
         intervals = [line.points[k] for k in sorted(line.points)]
         axes.errorbar(
             places,
-            [interval["mean"] for interval in intervals],
+            [interval.mean for interval in intervals],
             yerr=_reach(intervals),
             label=shorten(line.label, LABEL),
             linestyle=style(line.kind).line,
@@ -201,7 +200,7 @@ def _lines(axes: Axes, lines: Sequence[Line], axis: str) -> None:
 
 
 def _rows(axes: Axes, names: Sequence[str]) -> None:
-    """Names down the left side, the first on top."""
+    """Write names down the left side, the first on top."""
     axes.set_yticks(range(len(names)), names)
     axes.set_ylim(len(names) - 0.4, -0.6)
     axes.tick_params(axis="y", length=0)
@@ -209,7 +208,7 @@ def _rows(axes: Axes, names: Sequence[str]) -> None:
 
 
 def _reach(intervals: Sequence[Interval]) -> Any:
-    """(2, points): how far intervals reach below and above their means."""
-    below = [max(0.0, interval["mean"] - interval["low"]) for interval in intervals]
-    above = [max(0.0, interval["high"] - interval["mean"]) for interval in intervals]
+    """Return (2, points): how far intervals reach below and above their means."""
+    below = [max(0.0, interval.mean - interval.low) for interval in intervals]
+    above = [max(0.0, interval.high - interval.mean) for interval in intervals]
     return [below, above]

@@ -1,4 +1,4 @@
-"""What a study's page tells, gathered from the database a little at a time: only what is new is read."""
+"""Facts on a study's page, read from the database again and again; each time only what is new is read."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import optuna
 from optuna.storages import BaseStorage
 
+from distill.evaluation import StudentRow, StudyEvaluation
 from hpo.artifacts import attached_checkpoints
 from hpo.dashboard.imports import without_scikit_learn
 from hpo.registry import distillation_name
-from hpo.results.students import students
+from hpo.results.students import student_rows
 from hpo.search.trial_run import open_study
-from hpo.stages import EVALUATION, exported_folders
+from hpo.stages import EVALUATION, exported_folders, parse_evaluation
 from hpo.status.snapshot import Snapshot, TrialView, summarise
 from storage.database.postgres import Database
 from storage.database.records import Records, RungResult, StudyRecord
@@ -32,10 +32,10 @@ class Reached:
     """A trial at the last rung.
 
     Attributes:
-        chain: number of the first trial of its chain.
-        recall: on the validation scenes.
-        spent: measured seconds of the whole search by then.
-        scenes: recall by scene.
+        chain: Number of the first trial of its chain.
+        recall: On the validation scenes.
+        spent: Measured seconds of the whole search by then.
+        scenes: Recall by scene.
     """
 
     chain: int
@@ -45,22 +45,22 @@ class Reached:
 
 
 @dataclass(frozen=True)
-class Facts:
+class StudyFacts:
     """A study at one moment.
 
     Attributes:
-        spec: the study.
-        record: as it was first launched.
-        shot: its trials.
-        finished: who reached the last rung, in that order.
-        importance: share of each parameter in what tells the best tenth of finished trials from the others.
-        evaluation: on the test scenes, once there is one.
-        students: of the distillation, as `hpo.results.students.students` gives them.
+        spec: The study.
+        record: The study as it was first launched.
+        shot: Its trials.
+        finished: The trials that reached the last rung, in that order.
+        importance: Share of each parameter in what distinguishes the best tenth of finished trials from the others.
+        evaluation: On the test scenes, once there is one.
+        students: Of the distillation.
         distillation: Optuna's id of that study; None while there is none.
         search: Optuna's id of this one.
-        exports: the folders that it was exported to, the oldest first.
-        checkpoints: where the dashboard has those of finished trials, by number.
-        student_checkpoints: the same of the distillation.
+        exports: The folders that it was exported to, the oldest first.
+        checkpoints: Addresses of the checkpoints of finished trials, by number.
+        student_checkpoints: The same of the distillation.
     """
 
     spec: StudySpec
@@ -68,8 +68,8 @@ class Facts:
     shot: Snapshot
     finished: tuple[Reached, ...]
     importance: Mapping[str, float]
-    evaluation: Mapping[str, Any] | None
-    students: list[dict[str, Any]]
+    evaluation: StudyEvaluation | None
+    students: tuple[StudentRow, ...]
     distillation: int | None
     search: int
     exports: tuple[Path, ...]
@@ -78,12 +78,12 @@ class Facts:
 
     @property
     def metric(self) -> str:
-        """What recalls are called."""
+        """Return the name of the metric."""
         return f"recall@{self.spec.protocol.k}"
 
     @property
     def ranked(self) -> list[tuple[TrialView, Reached]]:
-        """Finished trials, best first, with what they reached."""
+        """Return the finished trials, best first, with what they reached."""
         known = {each.chain: each for each in self.finished}
         views = [view for view in self.shot.trials if view.state == "complete" and view.chain in known]
         pairs = [(view, known[view.chain]) for view in views]
@@ -94,9 +94,9 @@ class Gatherer:
     """Gathers a study's facts again and again.
 
     Args:
-        database: where it lives.
-        spec: the study.
-        storage: to read trials from, where one is kept that has read them before.
+        database: Where it lives.
+        spec: The study.
+        storage: To read trials from; one that has read them before is faster than the database's own.
     """
 
     def __init__(self, database: Database, spec: StudySpec, storage: BaseStorage | None = None) -> None:
@@ -113,19 +113,19 @@ class Gatherer:
         self._finished: dict[int, Reached] = {}
         self._students: optuna.Study | None = None
 
-    def gather(self) -> Facts:
-        """The study as it is now."""
+    def gather(self) -> StudyFacts:
+        """Return the study as it is now."""
         self._read_results()
         stages = self._records.stage_results(self._spec.name)
         distillation = self._open_distillation()
-        return Facts(
+        return StudyFacts(
             spec=self._spec,
             record=self._record,
             shot=summarise(self._spec, self._study.get_trials(deepcopy=False)),
             finished=tuple(self._finished.values()),
             importance=importance(self._study),
-            evaluation=stages.get(EVALUATION),
-            students=[] if distillation is None else students(distillation, self._spec),
+            evaluation=parse_evaluation(self._spec.name, stages.get(EVALUATION)),
+            students=() if distillation is None else student_rows(distillation, self._spec),
             distillation=None if distillation is None else distillation._study_id,
             search=self._study._study_id,
             exports=exported_folders(stages),
@@ -157,9 +157,9 @@ class Gatherer:
 
 
 def importance(study: optuna.Study) -> dict[str, float]:
-    """PED-ANOVA's importance of what tells learning apart, most important first; nothing while too few have finished.
+    """Return PED-ANOVA's importance of parameters, most important first; nothing while too few trials have finished.
 
-    Of single learners' ranges a parameter goes by the learner's name too. The trials that were stopped are not in it.
+    A parameter with a range of its own for one learner is named after the learner too. Stopped trials do not count.
     """
     states = (optuna.trial.TrialState.COMPLETE,)
     finished = study.get_trials(deepcopy=False, states=states)
@@ -167,6 +167,7 @@ def importance(study: optuna.Study) -> dict[str, float]:
     varied = [name for name in sorted(names) if len({trial.params.get(name) for trial in finished}) > 1]
     if len(finished) < ENOUGH_TRIALS or not varied:
         return {}
+    # Without scikit-learn, which Optuna's importance would import at the top of this module.
     with without_scikit_learn():
         from optuna.importance import get_param_importances
     return get_param_importances(study, params=varied)

@@ -3,32 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 
-from hpo.reporting import figures
+from distill.evaluation import StudyEvaluation, TransferGroup
+from hpo.reporting import drawings
 from hpo.reporting.blocks import Block, Drawing, Drawings, Items, Row, Section, Table, Text, cell, plural, spelled
-from hpo.reporting.results import SIGNED, Figures, Results
+from hpo.reporting.results import SIGNED, Results
+from studies.evaluation.figures import ByShots
+from studies.evaluation.intervals import Interval
 
-Shots = dict[int, Figures]
+Shots = dict[int, Interval]
 
 
 def curve(results: Results) -> Section | None:
-    """Recall against the number of shots."""
-    facts = results.evaluation.get("curve")
-    points = {name: _known(system.get("by_shots")) for name, system in results.systems.items()}
+    """Return the section with recall against the number of shots."""
+    covered = results.evaluation.curve
+    points = {name: _known(system.by_shots) for name, system in results.systems.items()}
     points = {name: shots for name, shots in points.items() if shots}
-    if not facts or not points:
+    if not points:
         return None
     lines = _lines(results, points)
     label = f"{results.recall} against interactions in the support, of {', '.join(line.label for line in lines)}"
     caption = (
-        f"Means over the {plural(facts['scenes'], 'scene')} that can be scored at every K shown, with 95 % intervals: "
+        f"Means over the {plural(covered.scenes, 'scene')} that can be scored at every K shown, with 95 % intervals: "
         f"the best system of each kind, and support popularity. The table has all."
     )
-    left_out = [f"K = {gap['shots']} is left out: {gap['reason']}" for gap in facts.get("left_out") or []]
+    left_out = [f"K = {gap.shots} is left out: {gap.reason}" for gap in covered.left_out]
     ks = sorted({k for shots in points.values() for k in shots})
     rows: list[Row] = [[name, *(cell(shots.get(k)) for k in ks)] for name, shots in points.items()]
-    blocks: list[Block] = [Drawings([Drawing(figures.shots(lines, results.recall, label), caption)])]
+    blocks: list[Block] = [Drawings([Drawing(drawings.shots(lines, results.recall, label), caption)])]
     if left_out:
         blocks.append(Items(left_out))
     blocks.append(Table(f"{results.recall} after K interactions", ["system", *(f"K = {k}" for k in ks)], rows))
@@ -36,9 +38,8 @@ def curve(results: Results) -> Section | None:
 
 
 def transfer(results: Results) -> Section | None:
-    """For each group of scenes: what adapting is worth, and from which K on."""
-    groups = [group for group in results.evaluation.get("transfer") or [] if results.teacher in group["systems"]]
-    if not groups:
+    """Return the section on what adapting is worth in each group of scenes, and from which K on."""
+    if not isinstance(results.evaluation, StudyEvaluation) or not (groups := results.evaluation.transfer):
         return None
     intro = (
         "Direct transfer ranks a new scene with what was learned elsewhere, without adapting to its interactions. "
@@ -50,38 +51,38 @@ def transfer(results: Results) -> Section | None:
     return Section("transfer", "Direct transfer or adapt?", [*blocks, _group_table(results, groups)])
 
 
-def _known(by_shots: Mapping[str, Any] | None) -> Shots:
-    """Intervals by K, rising, without those that are not defined."""
-    known = {int(k): interval for k, interval in (by_shots or {}).items() if interval is not None}
-    return dict(sorted(known.items()))
+def _known(by_shots: ByShots) -> Shots:
+    """Return intervals by K, rising, without those that are not defined."""
+    return {k: interval for k, interval in sorted(by_shots.items()) if interval is not None}
 
 
-def _lines(results: Results, points: Mapping[str, Shots]) -> list[figures.Line]:
-    """The best of each kind, and what everything is compared with."""
+def _lines(results: Results, points: Mapping[str, Shots]) -> list[drawings.Line]:
+    """Return the lines of the best system of each kind, and of those that everything is compared with."""
     best: dict[str, str] = {}
     for name in points:
         best.setdefault(results.kind(name), name)
     chosen = [name for name in points if name in {*best.values(), results.popularity, results.teacher, results.direct}]
     return [
-        figures.Line(name, results.kind(name), points[name], hollow=best[results.kind(name)] != name) for name in chosen
+        drawings.Line(name, results.kind(name), points[name], hollow=best[results.kind(name)] != name)
+        for name in chosen
     ]
 
 
-def _sentences(results: Results, group: Figures) -> Iterator[str]:
-    """What each way of adapting is worth in a group of scenes."""
-    for name, by_shots in group["gains"].items():
+def _sentences(results: Results, group: TransferGroup) -> Iterator[str]:
+    """Yield what each way of adapting is worth in a group of scenes."""
+    for name, by_shots in group.gains.items():
         what = "adapting" if name == results.teacher else name
-        where = f"By {group['grouping']}, {group['group']} ({plural(group['scenes'], 'scene')})"
+        where = f"By {group.grouping}, {group.group} ({plural(group.scenes, 'scene')})"
         yield f"{where}: {_worth(what, _known(by_shots))}."
 
 
 def _worth(what: str, gains: Shots) -> str:
-    """From which K adapting pays, as far as the intervals of the paired differences say."""
+    """Return from which K adapting pays, as far as the intervals of the paired differences say."""
     ks = list(gains)
     if not ks:
         return f"{what} was not measured beside direct transfer"
-    pays = [k for k in ks if gains[k]["low"] > 0]
-    harms = [k for k in ks if gains[k]["high"] < 0]
+    pays = [k for k in ks if gains[k].low > 0]
+    harms = [k for k in ks if gains[k].high < 0]
     worth = f"{what} gives no clear gain at any K up to {ks[-1]}"
     if pays:
         first = pays[0]
@@ -91,34 +92,34 @@ def _worth(what: str, gains: Shots) -> str:
     return f"{worth}; it harms at K = {_listed(harms)}" if harms else worth
 
 
-def _panels(results: Results, groups: Sequence[Figures]) -> list[Drawing]:
-    """One small figure per group, all with the same scale."""
+def _panels(results: Results, groups: Sequence[TransferGroup]) -> list[Drawing]:
+    """Return one small drawing per group, all with the same scale."""
     lines = {number: _panel_lines(results, group) for number, group in enumerate(groups)}
     intervals = [interval for drawn in lines.values() for line in drawn for interval in line.points.values()]
-    low, high = min(i["low"] for i in intervals), max(i["high"] for i in intervals)
+    low, high = min(i.low for i in intervals), max(i.high for i in intervals)
     room = 0.05 * (high - low) or 0.05
     limits = (low - room, high + room)
-    drawings = []
+    panels = []
     for number, group in enumerate(groups):
-        caption = f"{group['grouping']}: {group['group']}, {plural(group['scenes'], 'scene')}"
+        caption = f"{group.grouping}: {group.group}, {plural(group.scenes, 'scene')}"
         label = f"{results.recall} against interactions in the support; {caption}"
-        svg = figures.panel(f"group{number}", lines[number], results.recall, limits, label)
-        drawings.append(Drawing(svg, caption))
-    return drawings
+        svg = drawings.panel(f"group{number}", lines[number], results.recall, limits, label)
+        panels.append(Drawing(svg, caption))
+    return panels
 
 
-def _panel_lines(results: Results, group: Figures) -> list[figures.Line]:
-    """A group's systems by the parts they play."""
+def _panel_lines(results: Results, group: TransferGroup) -> list[drawings.Line]:
+    """Return the lines of a group's systems."""
     parts = {results.direct: "not adapted", results.teacher: "adapted"}
-    points = {name: _known(by_shots) for name, by_shots in group["systems"].items()}
-    return [figures.Line(parts.get(n, n), results.kind(n), shots) for n, shots in points.items() if shots]
+    points = {name: _known(by_shots) for name, by_shots in group.systems.items()}
+    return [drawings.Line(parts.get(n, n), results.kind(n), shots) for n, shots in points.items() if shots]
 
 
-def _group_table(results: Results, groups: Sequence[Figures]) -> Table:
+def _group_table(results: Results, groups: Sequence[TransferGroup]) -> Table:
     by_group = [
-        (f"{group['grouping']}: {group['group']}", name, _known(by_shots))
+        (f"{group.grouping}: {group.group}", name, _known(by_shots))
         for group in groups
-        for name, by_shots in group["systems"].items()
+        for name, by_shots in group.systems.items()
     ]
     ks = sorted({k for _, _, shots in by_group for k in shots})
     rows: list[Row] = [[group, name, *(cell(shots.get(k)) for k in ks)] for group, name, shots in by_group]

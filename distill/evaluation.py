@@ -1,0 +1,165 @@
+"""What a finished study found, as it is stored, exported and reported: its teachers, its students, their figures.
+
+See `studies.evaluation.figures` for the figures of any system, and for how the models are written and read.
+"""
+
+from __future__ import annotations
+
+from studies.evaluation.figures import ByShots, Figure, Figures, Settings, SystemsEvaluation
+from studies.evaluation.intervals import Interval
+
+
+class TransferGroup(Figures):
+    """Scenes that are alike in one respect: recall by shots of some systems, and what adapting gains.
+
+    Attributes:
+        grouping: In what respect the scenes are alike.
+        group: The range of it.
+        scenes: Number of scenes.
+        systems: Recall by shots, by system.
+        gains: Of each system that adapts, its recall less that of direct transfer, paired by scene.
+    """
+
+    grouping: str
+    group: str
+    scenes: int
+    systems: dict[str, ByShots]
+    gains: dict[str, ByShots]
+
+
+class RetentionIntervals(Figures):
+    """The intervals of a retention; None where the teacher has nothing that is certain to be there to keep."""
+
+    recall: Interval | None
+    lift: Interval | None
+
+
+class Retention(Figures):
+    """What the student keeps of its best teacher.
+
+    Attributes:
+        baseline: The best baseline that reads no text, from which the lift is counted.
+        recall: The student's recall over the teacher's; None where the teacher has none.
+        lift: The same of the lift.
+        intervals: 95 % intervals of both, over scenes.
+    """
+
+    baseline: str
+    recall: Figure
+    lift: Figure
+    intervals: RetentionIntervals
+
+
+class TeacherReference(Figures):
+    """A teacher: the number of its trial, its recall over all validation draws, and its hyperparameters."""
+
+    trial: int
+    validation_recall: float
+    params: Settings
+
+
+class EncoderFigures(Figures):
+    """Parameters and bytes of encoder and head, and texts encoded per second."""
+
+    parameters: int
+    bytes: int
+    items_per_second: Figure
+
+
+class InferenceFigures(Figures):
+    """What inference costs, measured side by side."""
+
+    teacher: EncoderFigures
+    student: EncoderFigures
+
+
+class Finalist(Figures):
+    """A trial that was re-evaluated; recalls are macro-averages over the validation scenes.
+
+    Attributes:
+        trial: Its number.
+        searched: Recall that the search saw.
+        redrawn: Recall on the other draws.
+        recall: Recall over all draws, the search's own included: winners are chosen by it.
+    """
+
+    trial: int
+    searched: float
+    redrawn: float
+    recall: float
+
+
+class Finalists(Figures):
+    """All finalists, the best first.
+
+    Attributes:
+        draws: Other draws of the scenes' openings and query users.
+        ranked: By recall over all draws.
+        optimism: How much of the lead of the search's best trial over support popularity is gone on the other draws:
+            the part of its recall that came from choosing by it.
+    """
+
+    draws: int
+    ranked: tuple[Finalist, ...]
+    optimism: float
+
+
+class StudentRow(Figures):
+    """One trial of a distillation.
+
+    Attributes:
+        trial: Its number.
+        state: Optuna's, in lower case.
+        recall: On validation scenes, at the last rung that it reached; None before the first.
+        latency: Time of its encoder over the teacher's; None unless it finished, as for the next.
+        size: Parameters of its encoder over the teacher's.
+        params: Its hyperparameters.
+        reason: The pruner's.
+        front: Whether no other student is at least as good in recall, latency and size and better in one.
+        taken: Whether it is the one that is exported.
+    """
+
+    trial: int
+    state: str
+    recall: Figure
+    latency: Figure
+    size: Figure
+    params: Settings
+    reason: str | None
+    front: bool
+    taken: bool
+
+
+class StudyEvaluation(SystemsEvaluation):
+    """The evaluation of a study on its test scenes.
+
+    Attributes:
+        best_teacher: The name of the best teacher among the systems.
+        student_trial: The trial of the student.
+        transfer: Direct transfer against adapting, in groups of scenes.
+        retention: What the student keeps of the best teacher.
+        teachers: The winners, best first.
+        students: Every trial of the distillation.
+        finalists: The trials that the winners were chosen from.
+        inference: What the best teacher and the student cost.
+    """
+
+    best_teacher: str
+    student_trial: int
+    transfer: tuple[TransferGroup, ...]
+    retention: Retention
+    teachers: tuple[TeacherReference, ...]
+    students: tuple[StudentRow, ...]
+    finalists: Finalists
+    inference: InferenceFigures
+
+
+class ExportEvaluation(Figures):
+    """The recall of an exported student on its study's test scenes, as measured now and as its manifest has it."""
+
+    study: str
+    format: str
+    k: int
+    scenes: int
+    recall: Interval
+    recorded: Interval

@@ -1,0 +1,1 @@
+"""Renderers of blocks: terminal, HTML, Markdown."""

@@ -1,0 +1,91 @@
+"""Sections on what the figures rest on: what inference costs, the data, the protocol, the commands."""
+
+from __future__ import annotations
+
+import shlex
+
+from distill.evaluation import EncoderFigures, InferenceFigures, Retention
+from hpo.reporting.blocks import Block, Cell, Commands, Row, Section, Table, Terms, Text, plural
+from hpo.reporting.document import StudyDocument
+from studies.evaluation.intervals import Interval
+
+
+def inference(document: StudyDocument) -> Section | None:
+    """Return what teacher and student cost, and how much of the teacher is left."""
+    if (evaluation := document.finished) is None:
+        return None
+    blocks: list[Block] = [Text(retention_sentence(evaluation.retention)), inference_table(evaluation.inference)]
+    return Section("inference", "What inference costs", blocks)
+
+
+def inference_table(measured: InferenceFigures) -> Table:
+    """Return teacher and student side by side."""
+    teacher, student = measured.teacher, measured.student
+    ratios = [
+        (student.parameters, teacher.parameters),
+        (student.bytes, teacher.bytes),
+        (student.items_per_second, teacher.items_per_second),
+    ]
+    rows: list[Row] = [
+        ["teacher", *_encoder(teacher)],
+        ["student", *_encoder(student)],
+        ["student / teacher", *(Cell(f"{ours / theirs:.2f}×" if ours and theirs else None) for ours, theirs in ratios)],
+    ]
+    return Table("Inference, measured where the job ran", ["", "parameters", "size", "texts/s"], rows)
+
+
+def _encoder(found: EncoderFigures) -> list[Cell]:
+    rate = found.items_per_second
+    return [
+        Cell(f"{found.parameters / 1e6:.1f} M"),
+        Cell(f"{found.bytes / 1e6:.0f} MB"),
+        Cell(None if rate is None else f"{rate:.0f}"),
+    ]
+
+
+def retention_sentence(retention: Retention) -> str:
+    """Return how much of the best teacher the student keeps."""
+    recall, lift, bounds = retention.recall, retention.lift, retention.intervals
+    if recall is None:
+        return "The teacher has no recall to keep."
+    kept = "the teacher has no lift to keep"
+    if lift is not None:
+        kept = f"{_kept(lift, bounds.lift, '.0%')} of its lift over {retention.baseline}"
+    return f"The student keeps {_kept(recall, bounds.recall, '.1%')} of the best teacher's recall; {kept}."
+
+
+def _kept(value: float, interval: Interval | None, form: str) -> str:
+    bounds = f" [{interval.low:{form}}, {interval.high:{form}}]" if interval else ""
+    return f"{value:{form}}{bounds}"
+
+
+def data_and_protocol(document: StudyDocument) -> Section:
+    """Return the data, and how they were split."""
+    data = document.data
+    pairs = [
+        ("source", data.source),
+        ("size", f"{data.interactions:,} interactions of {plural(data.users, 'user')} with "
+                 f"{plural(data.items, 'item')} in {plural(data.scenes, 'scene')}"),
+        ("time", f"{data.first_day} to {data.last_day}"),
+        ("fingerprint", data.fingerprint),
+    ]  # fmt: skip
+    rows = [[name, _setting(value)] for name, value in document.protocol.model_dump(mode="json").items()]
+    protocol = Table("The protocol, as the study file sets it", ["setting", "value"], rows)
+    return Section("data", "Data and protocol", [Terms(pairs), protocol])
+
+
+def reproduction(document: StudyDocument) -> Section:
+    """Return the commands that give these figures again."""
+    verb = "baselines" if document.baselines_only else "run"
+    lines = [f"hpo {verb} STUDY.toml"]
+    if document.export:
+        lines.append(f"hpo evaluate {shlex.quote(document.export)}")
+    text = (
+        f"With scenetune {document.version}, the study file of {document.study} and data of the same "
+        f"fingerprint. report.json, beside this page, holds every figure on it."
+    )
+    return Section("reproduce", "How to reproduce this", [Text(text), Commands(lines)])
+
+
+def _setting(value: object) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)

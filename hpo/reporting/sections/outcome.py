@@ -1,0 +1,54 @@
+"""What commands print of results: `hpo run`, `hpo baselines`, `hpo distill` and `hpo evaluate`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from distill.evaluation import ExportEvaluation, StudentRow
+from hpo.reporting.blocks import Table, Text, spelled
+from hpo.reporting.results import Results
+from hpo.reporting.sections.background import inference_table, retention_sentence
+from hpo.reporting.sections.report import verdicts
+from hpo.reporting.sections.scoring import overview
+from hpo.reporting.sections.search import control_group_sentence, finalists_sentence, search_sentence
+from hpo.reporting.sections.students import students_table, varied_students
+from hpo.results.outcome import JobResult
+from studies.evaluation.figures import SystemsEvaluation
+
+
+def job_outcome(result: JobResult) -> list[Text | Table]:
+    """Return what a job found: how good, how large, how fast, what the search cost, and where the student is."""
+    evaluation, found = result.evaluation, result.search
+    results = Results(evaluation)
+    sentences = [
+        retention_sentence(evaluation.retention),
+        search_sentence(found),
+        control_group_sentence(found),
+        finalists_sentence(evaluation.finalists),
+        *verdicts(results),
+        f"student: {result.export}",
+        f"report: {result.report}",
+    ]
+    return [
+        overview(results),
+        inference_table(evaluation.inference),
+        distillation_outcome(evaluation.students, evaluation.k),
+        *map(Text, sentences),
+    ]
+
+
+def baselines_outcome(evaluation: SystemsEvaluation) -> Table:
+    """Return every baseline with its main metrics; the report has the others."""
+    return overview(Results(evaluation))
+
+
+def distillation_outcome(students: Sequence[StudentRow], k: int) -> Table:
+    """Return the students, best first, with the settings in which they differ; the report has all."""
+    return students_table("Students, on validation scenes", varied_students(students), f"recall@{k}")
+
+
+def export_outcome(found: ExportEvaluation) -> list[Text | Table]:
+    """Return the recall of an export as measured now, and as its manifest has it."""
+    head = f"{found.study}, {found.format}: test recall@{found.k} over {found.scenes} scenes"
+    now, then = spelled(found.recall, "{:.4f}"), spelled(found.recorded, "{:.4f}")
+    return [Text(head), Text(f"  now       {now}"), Text(f"  manifest  {then}")]

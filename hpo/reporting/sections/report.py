@@ -1,0 +1,73 @@
+"""The sections of a study's report, from its document."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from hpo.reporting.blocks import Report, plural, spelled
+from hpo.reporting.document import StudyDocument
+from hpo.reporting.results import Results
+from hpo.reporting.sections import adaptation, background, scoring
+from hpo.reporting.sections.search import search
+from hpo.reporting.sections.students import students
+
+
+def report(document: StudyDocument) -> Report:
+    """Return the report; sections without any content are left out."""
+    results = Results(document.evaluation)
+    written = datetime.fromisoformat(document.written)
+    sections = [
+        scoring.systems(results),
+        scoring.forest(results),
+        adaptation.curve(results),
+        scoring.scenes(results),
+        scoring.losses(results),
+        adaptation.transfer(results),
+        scoring.pairs(results),
+        search(document),
+        students(document),
+        background.inference(document),
+        background.data_and_protocol(document),
+        background.reproduction(document),
+    ]
+    return Report(
+        title=f"{document.study}: how well new scenes are served",
+        written=f"{written:%Y-%m-%d %H:%M %Z}".strip() + f", scenetune {document.version}",
+        verdicts=verdicts(results),
+        measured=_measured(document),
+        sections=[section for section in sections if section is not None],
+    )
+
+
+def verdicts(results: Results) -> list[str]:
+    """Return the answer, as far as the intervals allow one."""
+    if results.teacher is None:
+        best, system = next(iter(results.systems.items()))
+        reached = f"{best} has the best {results.recall}, {spelled(system.recall)}"
+        return [f"Only baselines were scored: {reached}. It is what a teacher has to beat."]
+    said = []
+    if results.popularity is not None:
+        difference = results.systems[results.teacher].over_popularity
+        said.append(results.verdict(f"The best teacher, {results.teacher},", results.popularity, difference))
+    bar = next((name for name in results.systems if results.kind(name) == "baseline"), None)
+    if bar is not None and bar != results.popularity:
+        paired = results.difference(results.teacher, bar)
+        said.append(results.verdict("It", f"the best baseline ({bar})", paired))
+    if results.student is not None:
+        paired = results.difference(results.student, results.teacher)
+        said.append(results.verdict("The student", "its best teacher", paired))
+    return said
+
+
+def _measured(document: StudyDocument) -> str:
+    """Return what the verdict rests on, in a sentence."""
+    evaluation, data = document.evaluation, document.data
+    scenes, where = "scene", " that neither training nor the search ever saw, in the log's last period"
+    if evaluation.part != "test":
+        scenes, where = f"{evaluation.part} scene", f", in the {evaluation.part} period"
+    ranked = "of the whole catalogue" if document.protocol.candidates == "all" else "of the scene"
+    return (
+        f"Measured on {plural(evaluation.scenes, scenes)} of {data.source}{where}, after "
+        f"{plural(evaluation.shots, 'interaction')} each: {evaluation.queries:,} queries, every item {ranked} "
+        f"ranked. Amounts are differences paired by scene, with 95 % intervals."
+    )

@@ -1,0 +1,129 @@
+"""The section on the search: what was tried, what it cost, what pruning saved, and which trials won."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import accumulate
+
+from distill.evaluation import Finalists
+from hpo.reporting import drawings
+from hpo.reporting.blocks import (
+    NOTHING,
+    Block,
+    Cell,
+    Drawing,
+    Drawings,
+    Row,
+    Section,
+    Table,
+    Text,
+    figure,
+    plural,
+    settings,
+)
+from hpo.reporting.document import StudyDocument
+from hpo.results.outcome import SearchFigures, TrialFigures
+from hpo.status.console import duration, state_counts
+
+# Each unit of cost with its seconds, and the longest search that is drawn in it.
+UNITS = (("seconds", 1, 300), ("minutes", 60, 3 * 3600), ("hours", 3600, float("inf")))
+
+
+def search(document: StudyDocument) -> Section | None:
+    """Return what was tried, what it cost and what it reached."""
+    found, evaluation = document.search, document.finished
+    if found is None or evaluation is None or not found.history:
+        return None
+    metric = f"validation recall@{evaluation.k}"
+    teachers: list[Row] = [
+        [str(teacher.trial), figure(teacher.validation_recall, "{:.4f}"), settings(teacher.params)]
+        for teacher in evaluation.teachers
+    ]
+    blocks: list[Block] = [
+        Text(search_sentence(found)),
+        Text(control_group_sentence(found)),
+        *_progress(found.history, metric),
+        _trial_table(found.history, metric),
+        Text(finalists_sentence(evaluation.finalists)),
+        _finalist_table(evaluation.finalists, metric),
+        Table("The teachers: its best trials", ["trial", metric, "parameters"], teachers),
+    ]
+    return Section("search", "The search", blocks)
+
+
+def search_sentence(found: SearchFigures) -> str:
+    """Return how many trials ran, at what cost, and what pruning saved."""
+    cost, full = found.cost_seconds, found.unpruned_seconds
+    saved = f"{1 - cost / full:.0%}" if full else "0%"
+    return (
+        f"The search ran {plural(found.trials, 'trial')} ({state_counts(found.states)}) in {duration(cost)} of "
+        f"training and evaluation; unpruned it would have taken about {duration(full)}: pruning saved {saved}."
+    )
+
+
+def control_group_sentence(found: SearchFigures) -> str:
+    """Return what the no-prune control group says of the pruning."""
+    group, lost = found.control_group, found.false_prunes
+    if not group:
+        return "No trial of the control group has finished, so nothing here says whether pruning lost a good one."
+    would = ", ".join(f"trial {number}" for number in lost) if lost else "none"
+    rank = "its rank would have stopped it" if len(group) == 1 else "their rank would have stopped them"
+    return (
+        f"{plural(len(group), 'trial')} of the control group ran to the end although {rank}, to measure what pruning "
+        f"loses: {would} ended among the best {found.best}."
+    )
+
+
+def finalists_sentence(found: Finalists) -> str:
+    """Return which of the best trials leads when they are re-evaluated, and how much of its lead was luck."""
+    first, searched = found.ranked[0], max(found.ranked, key=lambda each: (each.searched, -each.trial))
+    again = f"{plural(found.draws, 'other draw')} of supports and queries"
+    led = "still leads" if first.trial == searched.trial else f"no longer leads, trial {first.trial} does"
+    return (
+        f"Re-evaluated on {again}, the search's best, trial {searched.trial}, {led}; "
+        f"{found.optimism:+.4f} of its lead over support popularity came from having been chosen."
+    )
+
+
+def _finalist_table(found: Finalists, metric: str) -> Table:
+    rows: list[Row] = [
+        [str(each.trial), *(figure(value, "{:.4f}") for value in (each.searched, each.redrawn, each.recall))]
+        for each in found.ranked
+    ]
+    heads = ["trial", "in the search", "on the other draws", "over all, chosen by"]
+    return Table(f"The finalists, {metric}", heads, rows)
+
+
+def _progress(history: Sequence[TrialFigures], metric: str) -> list[Block]:
+    """Return the trials in order against what they cost together; nothing if none has a recall."""
+    costs = list(accumulate(trial.cost_seconds for trial in history))
+    unit, seconds = next((unit, seconds) for unit, seconds, longest in UNITS if costs[-1] <= longest)
+    trials = [
+        drawings.Trial(cost / seconds, recall, trial.state == "complete")
+        for trial, cost in zip(history, costs, strict=True)
+        if (recall := _reached(trial)) is not None
+    ]
+    if not trials:
+        return []
+    label = f"{metric} of {plural(len(trials), 'trial')} against the cost so far"
+    caption = (
+        "Trials in the order of their numbers, each at the cost of all up to and with it: work, not waiting, so that "
+        "several workers do not make it shorter. A pruned trial is at the recall it had when it was stopped."
+    )
+    return [Drawings([Drawing(drawings.history(trials, unit, metric, label), caption)])]
+
+
+def _trial_table(history: Sequence[TrialFigures], metric: str) -> Table:
+    rows: list[Row] = []
+    for trial in history:
+        params = dict(trial.params)
+        learner = str(params.pop("learner", NOTHING))
+        figures = [figure(_reached(trial), "{:.4f}"), Cell(duration(trial.cost_seconds))]
+        rows.append([str(trial.trial), *figures, trial.state, trial.reason, learner, settings(params)])
+    return Table("All trials", ["trial", metric, "cost", "state", "reason", "learner", "parameters"], rows)
+
+
+def _reached(trial: TrialFigures) -> float | None:
+    """Return a trial's recall: its own, or that of its last rung."""
+    recalls = [rung.recall for rung in trial.rungs if rung.recall is not None]
+    return trial.recall if trial.recall is not None else recalls[-1] if recalls else None

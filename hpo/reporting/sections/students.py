@@ -1,0 +1,73 @@
+"""The section on the distillation: every student that was tried, and which of them no other is better than."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from distill.evaluation import StudentRow
+from hpo.reporting import drawings
+from hpo.reporting.blocks import Block, Cell, Drawing, Drawings, Row, Section, Table, Text, figure, plural, settings
+from hpo.reporting.document import StudyDocument
+
+
+def students(document: StudyDocument) -> Section | None:
+    """Return what was distilled."""
+    if (evaluation := document.finished) is None:
+        return None
+    metric, rows = f"validation recall@{evaluation.k}", evaluation.students
+    teacher = evaluation.teachers[0].validation_recall
+    blocks: list[Block] = [Text(_sentence(rows, teacher, metric))]
+    points = [
+        drawings.Student(row.latency, row.recall, row.size, row.front, row.taken)
+        for row in rows
+        if row.latency is not None and row.recall is not None and row.size is not None
+    ]
+    if points:
+        label = f"{metric} of {plural(len(points), 'student')} against the time to encode a text"
+        caption = (
+            "Time of the student's encoder over the teacher's, for the same texts in turns; areas are parameters. The "
+            "line joins the students that none other is at least as good as in recall, time and size and better in one."
+        )
+        blocks.append(Drawings([Drawing(drawings.front(points, teacher, metric, label), caption)]))
+    return Section("students", "The students", [*blocks, students_table("All students", rows, metric, reasons=True)])
+
+
+def students_table(caption: str, rows: Sequence[StudentRow], metric: str, *, reasons: bool = False) -> Table:
+    """Return a table of students, best first; time and parameters are over those of the teacher's encoder.
+
+    Args:
+        caption: Of the table.
+        rows: The students.
+        metric: The name of their recall.
+        reasons: Whether to say why the pruner stopped a student.
+    """
+    shown: list[Row] = []
+    for row in sorted(rows, key=lambda row: (-(row.recall or 0.0), row.trial)):
+        place = "chosen" if row.taken else "on the front" if row.front else row.state
+        ratios = (Cell(None if value is None else f"{value:.2f}×") for value in (row.latency, row.size))
+        reason = [row.reason or ""] if reasons else []
+        shown.append([str(row.trial), figure(row.recall, "{:.4f}"), *ratios, place, *reason, settings(row.params)])
+    columns = ["trial", metric, "time", "parameters", "state", *(["reason"] if reasons else []), "settings"]
+    return Table(caption, columns, shown)
+
+
+def varied_students(rows: Sequence[StudentRow]) -> list[StudentRow]:
+    """Return the students with only those settings in which they differ."""
+
+    def varied(params: Mapping[str, object]) -> dict[str, object]:
+        return {name: value for name, value in params.items() if any(o.params.get(name) != value for o in rows)}
+
+    return [row.model_copy(update={"params": varied(row.params)}) for row in rows]
+
+
+def _sentence(rows: Sequence[StudentRow], teacher: float, metric: str) -> str:
+    chosen = next((row for row in rows if row.taken), None)
+    pruned = sum(row.state == "pruned" for row in rows)
+    said = f"{plural(len(rows), 'student')} were distilled, of which {pruned} stopped early."
+    if chosen is None or not chosen.recall:
+        return said
+    kept = f", {chosen.recall / teacher:.1%} of the best teacher's {metric}" if teacher else ""
+    return (
+        f"{said} Trial {chosen.trial} was chosen: {chosen.size:.2f}× the parameters and {chosen.latency:.2f}× the "
+        f"time of the teacher's encoder{kept}."
+    )

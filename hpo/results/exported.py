@@ -1,0 +1,99 @@
+"""An exported student: what its manifest says of its origin, and its recall measured again."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from pathlib import Path
+
+from distill.evaluation import ExportEvaluation, StudyEvaluation
+from distill.export.manifest import EncoderReference, Lineage, Origin
+from distill.export.onnx_graph import GRAPHS
+from distill.inference import as_student, load_export
+from distill.objective import Student, evaluate
+from distill.serving.onnx_tower import through
+from storage.errors import InputError
+from storage.home import cache_folder
+from studies.config.spec import Format, parse_spec
+from studies.data.source import Source
+from studies.evaluation import trec
+from studies.evaluation.intervals import bootstrap
+from studies.model.encoder import tokenize
+from studies.progress import SILENT, ProgressReporter
+from studies.training.problem import Problem, prepare
+
+
+def origin(problem: Problem, evaluation: StudyEvaluation, distillation: str, student: Student) -> Origin:
+    """Return what an export says of its origin.
+
+    Args:
+        problem: The study's data.
+        evaluation: Of the study.
+        distillation: The name of the study of students.
+        student: The one that is exported.
+    """
+    spec, encoder = problem.spec, problem.encoder
+    return Origin(
+        study=spec.name,
+        spec=spec.model_dump(mode="json"),
+        data_fingerprint=problem.data.fingerprint,
+        encoder=EncoderReference(name=encoder.name, sha256=encoder.identity, vocabulary=encoder.config.vocab_size),
+        lineage=Lineage(
+            distillation=distillation,
+            trial=evaluation.student_trial,
+            # Of the winners that were scored, those that this student learnt from: the best ones.
+            teachers=evaluation.teachers[: student.hyperparameters.teachers],
+        ),
+        metrics=evaluation,
+    )
+
+
+def evaluate_export(
+    folder: Path,
+    reporter: ProgressReporter = SILENT,
+    dump: Path | None = None,
+    data: Source | None = None,
+    format: Format = "hf",
+) -> ExportEvaluation:
+    """Score an exported student on the test scenes of the study that its manifest describes.
+
+    Args:
+        folder: The export.
+        reporter: Told of long steps.
+        dump: Folder for the rankings in TREC formats; must not exist.
+        data: Where the study's data are now; by default where the manifest says.
+        format: Which of its encoders gives the vectors.
+
+    Raises:
+        InputError: The folder is not an intact export, lacks the format or was never evaluated, or the data are not
+            those of its study.
+    """
+    exported = load_export(folder)
+    manifest = exported.manifest
+    if format not in manifest.formats:
+        held = ", ".join(manifest.formats)
+        raise InputError(f"{folder} has no format {format}, it has {held}; export it with --format {format}")
+    if (recorded := manifest.metrics) is None:
+        raise InputError(f"{folder} was exported without an evaluation; export it from an evaluated study")
+    spec = parse_spec(manifest.spec, f"the manifest of {folder}")
+    spec = spec if data is None else spec.model_copy(update={"data": data})
+    problem = prepare(spec, cache_folder(), reporter=reporter)
+    if problem.data.fingerprint != manifest.data_fingerprint:
+        raise InputError(
+            f"{folder} was evaluated on other data (fingerprint {manifest.data_fingerprint[:12]}, here "
+            f"{problem.data.fingerprint[:12]}); give the same files and versions as then"
+        )
+    student = as_student(exported, tokenize(exported.tokenizer, problem.data.texts, exported.max_tokens))
+    if format != "hf":
+        student = through(folder / GRAPHS[format], student)
+    writing = trec.dump(dump, problem.data, problem.test) if dump else nullcontext()
+    with writing as writer:
+        run = writer.run("student") if writer else None
+        result = evaluate(student, problem, problem.test, reporter, run)
+    return ExportEvaluation(
+        study=spec.name,
+        format=format,
+        k=recorded.k,
+        scenes=len(result.scenes),
+        recall=bootstrap(result.values()),
+        recorded=recorded.systems["student"].recall,
+    )

@@ -1,0 +1,74 @@
+"""What a job found: the evaluation, what the search cost, and the folders of export and report."""
+
+from __future__ import annotations
+
+from distill.evaluation import StudyEvaluation
+from studies.evaluation.figures import Figure, Figures, Settings
+
+
+class SearchFigures(Figures):
+    """What a search took.
+
+    Attributes:
+        trials: Trials that count against the budget.
+        states: Number of trials per state, in lower case.
+        cost_seconds: Measured cost of all trials.
+        unpruned_seconds: What they would have cost without pruning.
+        control_group: The finished trials of the no-prune control group.
+        false_prunes: Of these, the ones that ended among the best: pruning would have lost them.
+        best: How many trials count as the best.
+    """
+
+    trials: int
+    states: dict[str, int]
+    cost_seconds: float
+    unpruned_seconds: float
+    control_group: tuple[int, ...]
+    false_prunes: tuple[int, ...]
+    best: int
+
+
+class RungFigures(Figures):
+    """A trial at one rung; the cost is None while it is not recorded."""
+
+    step: int
+    recall: Figure
+    cost_seconds: Figure
+
+
+class TrialFigures(Figures):
+    """One trial of a search.
+
+    Attributes:
+        trial: Its number.
+        state: In lower case.
+        params: Its hyperparameters.
+        rungs: The rungs that it reached.
+        recall: At the last of these; None where there is none.
+        cost_seconds: Measured cost.
+        reason: The pruner's, or the error.
+    """
+
+    trial: int
+    state: str
+    params: Settings
+    rungs: tuple[RungFigures, ...]
+    recall: Figure
+    cost_seconds: float
+    reason: str
+
+
+class SearchHistory(SearchFigures):
+    """What a search took, with all of its trials."""
+
+    history: tuple[TrialFigures, ...]
+
+
+class JobResult(Figures):
+    """What `hpo run` prints."""
+
+    study: str
+    evaluation: StudyEvaluation
+    search: SearchFigures
+    export: str
+    report: str

@@ -1,0 +1,63 @@
+"""A study's evaluation from its models: every system scored, stored as JSON, and read back from an export."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from distill.evaluation import Finalist, Finalists, StudentRow, StudyEvaluation
+from distill.export.manifest import EncoderReference, Lineage, Origin
+from distill.objective import Teacher
+from hpo.results.evaluation import Winners, evaluate_all
+from hpo.results.exported import origin
+from studies.config.hyperparameters import Hyperparameters
+from studies.training.problem import prepare
+from tests.served import untrained
+from tests.synthetic import planted_dataset, tiny_encoder, tiny_spec
+
+VALUES = Hyperparameters(learner="anil", inner_lr=0.05, inner_steps=1)
+PLAIN = Hyperparameters(learner="finetune", inner_lr=0.05, inner_steps=1)
+
+
+@pytest.fixture(scope="module")
+def evaluated(tmp_path_factory: pytest.TempPathFactory) -> tuple[StudyEvaluation, Origin]:
+    """The evaluation of a study of which nothing was trained, and what its export says of its origin."""
+    folder: Path = tmp_path_factory.mktemp("study")
+    problem = prepare(tiny_spec(tiny_encoder(folder / "bert")), folder / "cache", data=planted_dataset())
+    finalist = Finalist(trial=4, searched=0.4, redrawn=0.3, recall=0.35)
+    winners = Winners(
+        teachers=[Teacher(4, 0.35, problem.learner(VALUES))],
+        fine_tuned=Teacher(2, 0.3, problem.learner(PLAIN)),
+        finalists=Finalists(draws=1, ranked=(finalist,), optimism=0.1),
+    )
+    row = {"state": "complete", "recall": 0.3, "latency": 0.5, "size": 0.5, "params": {"layers": 1}, "reason": None}
+    students = [StudentRow(trial=n, front=n == 1, taken=n == 1, **row) for n in range(2)]
+    student = untrained(problem, VALUES)
+    evaluation = evaluate_all(problem, winners, student, students)
+    return evaluation, origin(problem, evaluation, "tiny-distill", student)
+
+
+def test_every_system_is_scored_and_the_json_is_read_back_as_it_was(evaluated: tuple[StudyEvaluation, Origin]) -> None:
+    """Hours of work end in this one object."""
+    evaluation, _ = evaluated
+    kinds = {name: system.kind for name, system in evaluation.systems.items()}
+    assert evaluation.best_teacher == "teacher 4 (anil)"
+    assert kinds["teacher 4 (anil)"] == "teacher"
+    assert kinds["teacher 4 (anil), not adapted"] == "direct transfer"
+    assert kinds["trial 2 (finetune)"] == "fine-tuning"
+    assert kinds["student"] == "student"
+    assert evaluation.student_trial == 1
+    assert evaluation.systems["support popularity"].over_popularity.mean == 0
+    assert {len(system.scene_recalls) for system in evaluation.systems.values()} == {evaluation.scenes}
+    assert all(system.by_shots.keys() == set(evaluation.curve.shots) for system in evaluation.systems.values())
+    stored = json.loads(json.dumps(evaluation.to_json(), allow_nan=False))
+    assert StudyEvaluation.model_validate(stored) == evaluation
+    assert {"from", "until"} <= stored["data"].keys()
+
+
+def test_an_export_names_the_trial_and_the_teachers_of_its_student(evaluated: tuple[StudyEvaluation, Origin]) -> None:
+    """Who finds an export years later must find its study."""
+    evaluation, found = evaluated
+    assert found.lineage == Lineage(distillation="tiny-distill", trial=1, teachers=evaluation.teachers)
+    assert isinstance(found.encoder, EncoderReference)
+    assert Origin.model_validate(json.loads(json.dumps(found.to_json()))) == found
