@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, get_args
 
 import numpy as np
 import polars as pl
@@ -20,11 +20,14 @@ from studies.data.files import Files
 from studies.data.source import Source
 from studies.progress import SILENT, ProgressReporter
 
-# A new source is added here and nowhere else.
-DataSection = Annotated[CompleteJourney | Files, Field(discriminator="source")]
+# The registry of sources: add a class here. The schema of `[data]` and the names in error messages are built from it.
+AnySource = CompleteJourney | Files
+DataSection = Annotated[AnySource, Field(discriminator="source")]
+SOURCES: dict[str, type[Source]] = {
+    get_args(kind.model_fields["source"].annotation)[0]: kind for kind in get_args(AnySource)
+}
 # Bytes of files that take some seconds to read.
 LARGE = 20_000_000
-SOURCES: dict[str, type[Source]] = {"completejourney": CompleteJourney, "files": Files}
 
 
 def load(section: Source, protocol: ProtocolSection, cache: Path, reporter: ProgressReporter = SILENT) -> Dataset:
