@@ -1,4 +1,4 @@
-"""Takes the README's pictures from a finished study.
+"""Take the pictures of README and docs/benchmarks.md from a finished study.
 
     python docs/screenshots.py STUDY [--database URL] [--report FOLDER] [--out docs/images]
 
@@ -26,7 +26,7 @@ PLOTS = ("Recall of finished trials", "Finished trials by learner", "of the best
 
 
 def main() -> None:
-    """Takes all pictures that the study has something for."""
+    """Take all pictures that the study has data for."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("study", metavar="STUDY")
     parser.add_argument("--database", metavar="URL", help="by default as for hpo")
@@ -57,7 +57,7 @@ def main() -> None:
 
 
 def take_search(page: Page, address: str, out: Path) -> None:
-    """The plots, the note, and the best trial with its checkpoint."""
+    """Take the plots, the note, and the best trial with its checkpoint."""
     page.goto(address)
     plots = page.locator(".js-plotly-plot")
     plots.filter(has_text=PLOTS[0]).wait_for()
@@ -79,7 +79,7 @@ def take_search(page: Page, address: str, out: Path) -> None:
 
 @contextmanager
 def served(url: str) -> Iterator[str]:
-    """The address of the dashboard."""
+    """Serve the dashboard and yield its address."""
     command = [sys.executable, "-m", "hpo", "dashboard", "--port", "0", "--read-only", "--database", url]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
@@ -92,7 +92,7 @@ def served(url: str) -> Iterator[str]:
 
 @contextmanager
 def browser() -> Iterator[Page]:
-    """A page of a browser."""
+    """Open a browser and yield a page."""
     with sync_playwright() as playwright:
         opened = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
         yield opened.new_page(viewport={"width": WIDTH, "height": HEIGHT}, device_scale_factor=SCALE)
@@ -100,7 +100,7 @@ def browser() -> Iterator[Page]:
 
 
 def fit(page: Page) -> None:
-    """Makes the window as high as what is in it, boxes that scroll included."""
+    """Make the window as high as its content, including boxes that scroll."""
     page.wait_for_load_state("networkidle")
     height = page.evaluate("Math.max(...[...document.querySelectorAll('main, main *')].map(e => e.scrollHeight))")
     page.set_viewport_size({"width": WIDTH, "height": max(HEIGHT, min(int(height) + 120, 4000))})
@@ -108,7 +108,7 @@ def fit(page: Page) -> None:
 
 
 def keep(page: Page, path: Path, *parts: Locator) -> None:
-    """Writes a picture of the window, or of the box around some parts, in 128 colours: a third of the bytes."""
+    """Write a picture of the window, or of the box around some parts, in 128 colours: a third of the bytes."""
     clip = None
     if parts:
         for part in parts:

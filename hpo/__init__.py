@@ -1,1 +1,1 @@
-"""The service: the command line, the whole job, the search and its workers, the pruner, the report."""
+"""The service: command line, job, search, workers, results, status, dashboard and report."""

@@ -1,4 +1,4 @@
-"""`python -m hpo`: the same as the `hpo` script."""
+"""Run the `hpo` script as `python -m hpo`."""
 
 from hpo.cli import main
 

@@ -1,7 +1,7 @@
-"""The command line: each verb parses its flags, calls one documented function, prints the result.
+"""The command line: each verb parses its flags, calls one documented function and prints the result.
 
-Heavy imports happen inside the verbs: `hpo --help` loads neither torch nor Optuna. Results go to stdout, progress to
-stderr. Exit codes: 0 ok, 1 failed, 2 usage, 130 interrupted.
+Results go to stdout, progress and errors to stderr. Exit codes: 0 ok, 1 failed, 2 usage, 130 interrupted. The verbs of
+one topic are in `hpo/commands/`.
 """
 
 from __future__ import annotations
@@ -38,23 +38,24 @@ from hpo.workers.engines import EngineName
 from storage.errors import InputError
 from storage.home import cache_folder
 
+# Verbs import what they run inside the function: `hpo --help` loads neither torch, Optuna nor SQLAlchemy.
 app = typer.Typer(
     help="Search meta-learners for new scenes, distil the winners, export the student.",
     no_args_is_help=True,
     rich_markup_mode=None,
     add_completion=False,
 )
-data = typer.Typer(help="The study's data.", no_args_is_help=True, rich_markup_mode=None)
+data = typer.Typer(help="Inspect a study's data.", no_args_is_help=True, rich_markup_mode=None)
 
 
 @app.callback()
 def options(debug: Annotated[bool, typer.Option(help="Show the traceback of an error.")] = False) -> None:
-    """Options of every verb."""
+    """Store the options that come before the verb."""
     settings.debug = debug
 
 
 class SplitName(StrEnum):
-    """The held-out parts of a study's scenes, as the command line names them."""
+    """The held-out splits of a study's scenes."""
 
     validation = "validation"
     test = "test"
@@ -74,7 +75,7 @@ def run(
     database: Database = None,
     as_json: Json = False,
 ) -> None:
-    """Run the whole job: search, distil, evaluate, export, report. Run it again to go on after any interruption."""
+    """Run the whole job: search, distil, evaluate, export, report. Run it again to resume after an interruption."""
     spec = load(study, trials, timeout)
     from hpo import job
     from hpo.reporting.renderers.terminal import print_blocks
@@ -105,10 +106,10 @@ app.add_typer(recommend.app)
 @verb("hpo report quickstart --out reports/quickstart")
 def report(
     name: Name,
-    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Its folder; by default reports/NAME.")] = None,
+    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Output folder; by default reports/NAME.")] = None,
     database: Database = None,
 ) -> None:
-    """Write a finished study's report: one self-contained HTML page, with Markdown and JSON beside it."""
+    """Write the report of a finished study: one self-contained HTML page, with Markdown and JSON beside it."""
     from hpo.registry import load_spec_of
     from hpo.reporting.study_report import report_folder, write_report
 
@@ -120,12 +121,12 @@ def report(
 @verb("hpo baselines studies/quickstart.toml")
 def baselines(
     study: StudyFile,
-    part: Annotated[SplitName, typer.Option(help="Whose scenes to score.")] = SplitName.validation,
-    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Also write a report there.")] = None,
+    part: Annotated[SplitName, typer.Option(help="Split of the scenes to evaluate on.")] = SplitName.validation,
+    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Also write a report into this folder.")] = None,
     trec: Trec = None,
     as_json: Json = False,
 ) -> None:
-    """Score what learns nothing on a study's scenes: the bar for any search, in seconds. Needs no database."""
+    """Evaluate untrained baselines, which a search has to beat, on a study's scenes. Takes seconds and no database."""
     spec = load(study)
     from hpo.results.evaluation import evaluate_baselines
 
@@ -148,7 +149,7 @@ def baselines(
 @data.command("check")
 @verb("hpo data check studies/quickstart.toml")
 def check(study: StudyFile, as_json: Json = False) -> None:
-    """Show what is in a study's data, what was dropped and why, what is wrong with it, and whether anything leaks."""
+    """Check a study's data: rows read and dropped, scenes, splits, warnings, and the leakage audit."""
     spec = load(study)
     from hpo.data_check import check as examine
     from hpo.data_check import print_check
@@ -168,10 +169,10 @@ app.add_typer(database_verbs.app, name="db")
 
 
 def main() -> None:
-    """Entry point of the `hpo` script."""
-    # Read when torch is loaded: idle threads sleep instead of spinning, which costs nothing on a quiet machine and
-    # saves a factor on one that is shared (docs/decisions.md).
+    """Run the `hpo` script."""
+    # torch reads this when it is loaded. Idle threads then sleep instead of spinning, which costs nothing on a quiet
+    # machine and is much faster on a shared one (docs/decisions.md).
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    # Schedulers stop a job with SIGTERM: it ends the way Ctrl-C does, in order.
+    # Schedulers stop a job with SIGTERM: handle it like Ctrl-C.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     app()

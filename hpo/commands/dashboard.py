@@ -1,4 +1,4 @@
-"""`hpo dashboard`: studies in optuna-dashboard."""
+"""`hpo dashboard`: serve optuna-dashboard."""
 
 from __future__ import annotations
 
@@ -9,22 +9,27 @@ import typer
 from hpo.commands.options import Database, connect
 from hpo.commands.verb import verb
 
+# Verbs import what they run inside the function: `hpo --help` loads neither torch, Optuna nor SQLAlchemy.
 app = typer.Typer()
 
 
 @app.command()
 @verb("hpo dashboard quickstart")
 def dashboard(
-    study: Annotated[str | None, typer.Argument(metavar="STUDY", help="Whose page; by default the list.")] = None,
+    study: Annotated[
+        str | None, typer.Argument(metavar="STUDY", help="Open this study's page; by default the list.")
+    ] = None,
     port: Annotated[
-        int, typer.Option(min=0, max=65535, metavar="N", help="If it is in use, the next free one; 0 for any.")
+        int, typer.Option(min=0, max=65535, metavar="N", help="Port; the next free one if it is in use; 0 for any.")
     ] = 8080,
-    host: Annotated[str, typer.Option(metavar="ADDRESS", help="Where to listen. There is no login.")] = "127.0.0.1",
-    read_only: Annotated[bool, typer.Option("--read-only", help="Let nobody change anything.")] = False,
-    browser: Annotated[bool, typer.Option("--open", help="Open it in the browser of this machine.")] = False,
+    host: Annotated[
+        str, typer.Option(metavar="ADDRESS", help="Address to listen on. There is no login.")
+    ] = "127.0.0.1",
+    read_only: Annotated[bool, typer.Option("--read-only", help="Refuse all changes.")] = False,
+    browser: Annotated[bool, typer.Option("--open", help="Open the page in this machine's browser.")] = False,
     database: Database = None,
 ) -> None:
-    """Show studies in optuna-dashboard, on this machine alone, until Ctrl-C."""
+    """Serve optuna-dashboard for all studies of the database until Ctrl-C. By default on this machine only."""
     from hpo.dashboard.server import serve
     from hpo.status.console import Console
 

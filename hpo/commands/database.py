@@ -1,9 +1,9 @@
-"""`hpo db`: the embedded PostgreSQL, and the backup, restoring and upgrading of any database."""
+"""`hpo db`: start and stop the embedded PostgreSQL; back up, restore and upgrade any database."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -12,46 +12,46 @@ from hpo.commands.verb import verb
 from storage.database.embedded import EmbeddedPostgres
 from storage.home import home
 
-app = typer.Typer(help="The database: the embedded PostgreSQL, backups.", no_args_is_help=True, rich_markup_mode=None)
-_NOT_INCLUDED = "checkpoints are files, not in the backup: copy the folder {folder} as well"
+# Verbs import what they run inside the function: `hpo --help` loads neither torch, Optuna nor SQLAlchemy.
+app = typer.Typer(help="Manage the database: server, backup, upgrade.", no_args_is_help=True, rich_markup_mode=None)
+_NOT_INCLUDED = "checkpoints are files and not part of the backup: copy the folder {folder} as well"
 
 
-def _embedded() -> Any:
-
+def _embedded() -> EmbeddedPostgres:
     return EmbeddedPostgres(home())
 
 
 @app.command()
 @verb("hpo db up")
 def up() -> None:
-    """Start the embedded PostgreSQL, if it is not running, and print its URL."""
+    """Start the embedded PostgreSQL if it is not running, and print its URL."""
     typer.echo(_embedded().start())
 
 
 @app.command()
 @verb("hpo db down")
 def down(
-    force: Annotated[bool, typer.Option("--force", help="Cut off the programs that use it.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Stop it even if programs use it.")] = False,
 ) -> None:
-    """Stop the embedded PostgreSQL, unless a program uses it; its data stay."""
+    """Stop the embedded PostgreSQL unless a program uses it. Its data stay."""
     typer.echo("stopped" if _embedded().stop(force=force) else "was not running", err=True)
 
 
 @app.command()
 @verb('optuna-dashboard "$(hpo db url)"')
 def url() -> None:
-    """Print the URL of the embedded PostgreSQL, started if need be, for any tool that takes one."""
+    """Print the URL of the embedded PostgreSQL for other tools. Starts the server if it is not running."""
     typer.echo(_embedded().start())
 
 
 @app.command()
 @verb("hpo db backup studies.dump")
 def backup(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="The backup to write.", show_default=False)],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="The backup file to write.", show_default=False)],
     force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
     database: Database = None,
 ) -> None:
-    """Write all studies of the database into one file; workers may go on meanwhile."""
+    """Write all studies of the database to one file. Workers may keep running."""
     from storage.database.backup import backup
     from storage.database.postgres import database_url
     from storage.database.urls import hide_password
@@ -66,10 +66,10 @@ def backup(
 @app.command()
 @verb("HPO_HOME=other hpo db restore studies.dump")
 def restore(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="A backup.", show_default=False)],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="The backup file to read.", show_default=False)],
     database: Database = None,
 ) -> None:
-    """Bring the studies of a backup into a database that holds none."""
+    """Restore the studies of a backup into a database that holds no studies."""
     from storage.database.backup import restore
     from storage.database.postgres import database_url
     from storage.database.urls import hide_password
@@ -84,7 +84,7 @@ def restore(
 @app.command()
 @verb("hpo db upgrade")
 def upgrade(database: Database = None) -> None:
-    """Bring the database's tables to the version that this program needs; first stop all workers and make a backup."""
+    """Upgrade the database's tables to this program's version. Stop all workers and make a backup first."""
     from storage.database.postgres import database_url, upgrade_database
 
     done = upgrade_database(database_url(database))

@@ -1,4 +1,4 @@
-"""`hpo distill`: the students of a finished search, without looking at its test scenes."""
+"""`hpo distill`: distil students from a finished search, without scoring its test scenes."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import typer
 from hpo.commands.options import Database, Json, Name, connect
 from hpo.commands.verb import verb
 
+# Verbs import what they run inside the function: `hpo --help` loads neither torch, Optuna nor SQLAlchemy.
 app = typer.Typer()
 
 
@@ -18,12 +19,12 @@ app = typer.Typer()
 def distill(
     name: Name,
     trials: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="Students in all, instead of the study file's.")
+        int | None, typer.Option(min=1, metavar="N", help="Total number of students, instead of the study file's.")
     ] = None,
     database: Database = None,
     as_json: Json = False,
 ) -> None:
-    """Distil the winners of a search into students, or go on with it, and show them; hpo run then exports the best."""
+    """Distil the winners of a search into students, or resume that, and list them. hpo run exports the best one."""
     from hpo.registry import load_spec_of
     from hpo.reporting.renderers.terminal import print_blocks
     from hpo.reporting.sections.outcome import distillation_outcome

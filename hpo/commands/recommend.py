@@ -1,4 +1,4 @@
-"""`hpo recommend`: lists for users from an exported student, out of files."""
+"""`hpo recommend`: rank a catalogue for users with an exported student, from files."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ app = typer.Typer()
 
 
 class BackendName(StrEnum):
-    """The backends of `distill.serving.backends`, as the command line names them."""
+    """The backends of `distill.serving.backends`."""
 
     torch = "torch"
     onnx = "onnx"
@@ -38,8 +38,8 @@ def recommend(
         Path,
         typer.Option(
             metavar="FILE",
-            help="What to rank: CSV, TSV or parquet with a column of texts and, if known, of products (how many each "
-            "text stands for); or .txt, one text a line. Equal texts are one item.",
+            help="The items to rank: CSV, TSV or parquet with a column of texts and, optionally, a column of products "
+            "(how many share the text); or .txt with one text per line. Equal texts are one item.",
             show_default=False,
         ),
     ],
@@ -47,20 +47,21 @@ def recommend(
         Path,
         typer.Option(
             metavar="FILE",
-            help="The scene's first interactions, oldest first, as JSON lines: a user's history before it (texts, "
-            "oldest first) and the item that was taken.",
+            help="The scene's first interactions as JSON lines, oldest first: the item taken, and the user's history "
+            "before it (texts, oldest first).",
             show_default=False,
         ),
     ],
     histories: Annotated[
-        Path, typer.Option(metavar="FILE", help="Who asks, as JSON lines: user and history.", show_default=False)
+        Path,
+        typer.Option(metavar="FILE", help="The users to rank for as JSON lines: user and history.", show_default=False),
     ],
-    text: Annotated[str, typer.Option(metavar="COLUMN", help="The catalogue's column of texts.")] = "text",
-    k: Annotated[int, typer.Option("--k", min=1, metavar="N", help="Length of each list.")] = 10,
-    backend: Annotated[BackendName, typer.Option(help="What runs the encoder.")] = BackendName.torch,
+    text: Annotated[str, typer.Option(metavar="COLUMN", help="Column of the catalogue that holds the texts.")] = "text",
+    k: Annotated[int, typer.Option("--k", min=1, metavar="N", help="Number of items per user.")] = 10,
+    backend: Annotated[BackendName, typer.Option(help="Runtime of the encoder.")] = BackendName.torch,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON lines: user, items, scores.")] = False,
 ) -> None:
-    """Adapt an exported student to a scene, and rank a catalogue for users."""
+    """Adapt an exported student to a scene and rank a catalogue for users."""
     console = Console()
     with console.progress("embedding the catalogue") as report:
         lists = run(folder, catalogue, support, histories, text=text, k=k, backend=backend.value, progress=report)

@@ -1,4 +1,4 @@
-"""`hpo export`, `evaluate`: the best student as a folder, and whether a folder still is what it says."""
+"""`hpo export` and `hpo evaluate`: export the best student, and verify an export against its manifest."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from hpo.commands.verb import verb
 from storage.errors import InputError
 from storage.home import cache_folder
 
+# Verbs import what they run inside the function: `hpo --help` loads neither torch, Optuna nor SQLAlchemy.
 if TYPE_CHECKING:
     from studies.config.spec import Format
 
@@ -27,16 +28,16 @@ def export(
     out: Annotated[Path, typer.Option(metavar="DIR", help="Export folder; must not exist yet.", show_default=False)],
     formats: Annotated[
         str | None,
-        typer.Option("--format", metavar="LIST", help=f"Of {_FORMATS}, with commas; by default the study file's."),
+        typer.Option("--format", metavar="LIST", help=f"Comma-separated, of {_FORMATS}; by default the study file's."),
     ] = None,
     precision: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="Of the stored weights: fp32, fp16 or bf16; by default the study file's."),
+        typer.Option(metavar="NAME", help="Precision of the weights: fp32, fp16 or bf16; by default the study file's."),
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace an export that is there.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing export.")] = False,
     database: Database = None,
 ) -> None:
-    """Write a finished study's best student into a folder that transformers and sentence-transformers open."""
+    """Export the best student of a finished study to a folder that transformers and sentence-transformers can open."""
     from hpo.registry import load_spec_of
     from hpo.stages import check_evaluated
 
@@ -57,7 +58,7 @@ def export(
 
 
 def _with_export(spec: Any, formats: str | None, precision: str | None) -> Any:
-    """The spec with what the command line says of the export in the place of its own."""
+    """Return the spec with the export settings of the command line."""
     from studies.config.spec import parse_spec
 
     section = spec.export.model_dump(mode="json")
@@ -73,13 +74,13 @@ def _with_export(spec: Any, formats: str | None, precision: str | None) -> Any:
 def evaluate(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="An exported student.", show_default=False)],
     study: Annotated[
-        Path | None, typer.Option(metavar="STUDY.toml", help="Take the data that its [data] names: they have moved.")
+        Path | None, typer.Option(metavar="STUDY.toml", help="Read the data from where this file's [data] says.")
     ] = None,
-    format: Annotated[str, typer.Option(metavar="NAME", help=f"Which encoder to score: {_FORMATS}.")] = "hf",
+    format: Annotated[str, typer.Option(metavar="NAME", help=f"Encoder to evaluate: {_FORMATS}.")] = "hf",
     trec: Trec = None,
     as_json: Json = False,
 ) -> None:
-    """Score an exported student again on its study's test scenes, and compare with what its manifest says."""
+    """Evaluate an export on its study's test scenes again and compare the figures with its manifest."""
     if format not in _FORMATS.split(", "):
         raise InputError(f"--format {format} is unknown; one of {_FORMATS}")
     from hpo.results.exported import evaluate_export

@@ -1,4 +1,4 @@
-"""`hpo launch`, `worker`, `status`, `stop`, `resume`, `delete`: a study's search from its start to its end."""
+"""`hpo launch`, `worker`, `status`, `stop`, `resume` and `delete`: run, follow and end a study's search."""
 
 from __future__ import annotations
 
@@ -27,8 +27,9 @@ from hpo.workers.engines import EngineName
 from hpo.workers.parent_watchdog import start_parent_watchdog
 from storage.errors import InputError
 
+# Verbs import what they run inside the function: `hpo --help` loads neither torch, Optuna nor SQLAlchemy.
 app = typer.Typer()
-Engine = Annotated[EngineName, typer.Option(help="Where workers run; external: you start hpo worker NAME yourself.")]
+Engine = Annotated[EngineName, typer.Option(help="Where workers run. external: start hpo worker NAME yourself.")]
 
 
 @app.command()
@@ -43,7 +44,7 @@ def launch(
     database: Database = None,
     as_json: Json = False,
 ) -> None:
-    """Run the search alone, or go on with it."""
+    """Run the search alone, or resume it."""
     spec = load(study, trials, timeout)
     opened = connect(database)
     if trials is not None:
@@ -63,7 +64,7 @@ def resume(
     database: Database = None,
     as_json: Json = False,
 ) -> None:
-    """Go on with a stopped search, by its name alone."""
+    """Resume a stopped search by its name."""
     from hpo.registry import load_spec_of
 
     opened = connect(database)
@@ -101,12 +102,12 @@ def worker(
     name: Name,
     database: Database = None,
     wait: Annotated[bool, typer.Option("--wait", help="Wait until a study of that name is launched.")] = False,
-    of: Annotated[int, typer.Option(min=1, metavar="N", help="Workers on this machine, which share its cores.")] = 1,
+    of: Annotated[int, typer.Option(min=1, metavar="N", help="Number of workers that share this machine's cores.")] = 1,
     threads: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="CPU threads, instead of a share of the cores.")
+        int | None, typer.Option(min=1, metavar="N", help="CPU threads, instead of an equal part of the cores.")
     ] = None,
 ) -> None:
-    """Join a launched study and run trials until it has ended or is stopped."""
+    """Join a launched study and run trials until its search ends or is stopped."""
     start_parent_watchdog()
     from hpo.workers.worker import wait_for, work
 
@@ -121,15 +122,15 @@ def worker(
 @app.command()
 @verb("hpo status quickstart --json")
 def status(
-    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="The study; by default all.")] = None,
+    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="The study; by default all studies.")] = None,
     watch: Annotated[
-        bool, typer.Option("--watch", help="Follow one study until its search has ended; with --json in lines.")
+        bool, typer.Option("--watch", help="Follow one study until its search ends; with --json, one line each.")
     ] = False,
-    everything: Annotated[bool, typer.Option("--all", help="Every trial, not a dozen.")] = False,
+    everything: Annotated[bool, typer.Option("--all", help="Show every trial instead of at most twelve.")] = False,
     database: Database = None,
     as_json: Json = False,
 ) -> None:
-    """Show where a study stands: trials, budgets, pace, and what was stopped and why."""
+    """Show the state of a study: trials, budgets, speed, and why trials were stopped."""
     from hpo.registry import load_spec_of
     from storage.database.records import Records
 
@@ -176,7 +177,7 @@ def _watch(opened: Any, spec: Any, as_json: bool) -> None:
 
 
 def print_status(opened: Any, spec: Any, as_json: bool, *, everything: bool = False) -> None:
-    """Prints where a study stands."""
+    """Print the state of a study, as a table or as JSON."""
     from hpo.status.console import Console
     from hpo.status.snapshot import snapshot
     from hpo.status.watch import ROWS, render
@@ -192,11 +193,11 @@ def print_status(opened: Any, spec: Any, as_json: bool, *, everything: bool = Fa
 @verb("hpo stop quickstart")
 def stop(
     name: Name,
-    now: Annotated[bool, typer.Option("--now", help="Do not wait for running trials to reach a rung.")] = False,
-    wait: Annotated[bool, typer.Option(help="Return once nothing runs any more.")] = True,
+    now: Annotated[bool, typer.Option("--now", help="Pause running trials now, not at their next rung.")] = False,
+    wait: Annotated[bool, typer.Option(help="Return when no trial is running.")] = True,
     database: Database = None,
 ) -> None:
-    """Stop a study's workers, wherever they run: their trials pause with a checkpoint; hpo resume goes on."""
+    """Stop a study's workers on all machines. Their trials pause at a checkpoint; hpo resume continues them."""
     from hpo import lifecycle
     from hpo.registry import load_spec_of
     from hpo.status.console import Console
@@ -204,7 +205,7 @@ def stop(
     opened = connect(database)
     lifecycle.stop(opened, load_spec_of(opened, name), Console(), "now" if now else "rung", wait=wait)
     typer.echo(
-        f"{name} {'is stopped' if wait else 'stops'}; hpo resume {name}, or hpo run with its study file, goes on",
+        f"{name} {'is stopped' if wait else 'stops'}; to continue: hpo resume {name}, or hpo run with its study file",
         err=True,
     )
 
@@ -213,10 +214,10 @@ def stop(
 @verb("hpo delete quickstart --yes")
 def delete(
     name: Name,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")] = False,
     database: Database = None,
 ) -> None:
-    """Delete a study for good, with its distillation and all checkpoints; exports and reports stay."""
+    """Delete a study with its distillation and all checkpoints. Exports and reports stay. This cannot be undone."""
     from hpo import lifecycle
     from hpo.registry import load_spec_of
     from hpo.status.snapshot import snapshot
@@ -225,7 +226,7 @@ def delete(
     spec = load_spec_of(opened, name)
     if not yes:
         if not sys.stdin.isatty():
-            raise InputError(f"hpo delete {name} asks before it deletes, and nobody can answer here; give --yes")
+            raise InputError(f"hpo delete {name} asks for confirmation, and stdin is not a terminal; add --yes")
         question = f"Delete study {name}, its {len(snapshot(opened, spec).trials)} trials and their checkpoints?"
         if not typer.confirm(question, err=True):
             typer.echo("nothing was deleted", err=True)

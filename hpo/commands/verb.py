@@ -1,4 +1,4 @@
-"""How every verb of the command line ends: one `error:` line and the right exit code."""
+"""Turn a function into a verb: one `error:` line and an exit code for failures, an example in its help."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ P = ParamSpec("P")
 
 @dataclass
 class Settings:
-    """What the flags before the verb say.
+    """The options that come before the verb.
 
     Attributes:
-        debug: show the traceback of an error.
+        debug: Show the traceback of an error.
     """
 
     debug: bool = False
@@ -29,7 +29,14 @@ settings = Settings()
 
 
 def verb(example: str) -> Callable[[Callable[P, None]], Callable[P, None]]:
-    """Makes a function end as a command should: one `error:` line, the right exit code; its help ends in an example."""
+    """Decorate a function as a verb.
+
+    Args:
+        example: A command line; it becomes the end of the verb's help.
+
+    Returns:
+        A decorator. The decorated function prints one `error:` line for an exception and exits with its code.
+    """
 
     def decorate(function: Callable[P, None]) -> Callable[P, None]:
         @functools.wraps(function)
@@ -37,7 +44,7 @@ def verb(example: str) -> Callable[[Callable[P, None]], Callable[P, None]]:
             try:
                 function(*args, **kwargs)
             except KeyboardInterrupt:
-                typer.echo("interrupted; nothing finished is lost: the same command goes on from here", err=True)
+                typer.echo("interrupted; nothing finished is lost: run the same command again to resume", err=True)
                 raise typer.Exit(130) from None
             except ScenetuneError as error:
                 _fail(error, error.exit_code)

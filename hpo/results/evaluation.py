@@ -129,11 +129,9 @@ def _learned(problem: Problem, winners: Winners, student: Student) -> dict[str, 
             entries[f"{_label(teacher)}, not adapted"] = ("direct transfer", Unadapted(learner, vectors))
         entries[_label(teacher)] = ("teacher", Adapted(learner, vectors))
     if fine_tuned is not None and fine_tuned.trial not in {teacher.trial for teacher in teachers}:
-        vectors, name = (
-            encoded(f"trial {fine_tuned.trial}", fine_tuned.learner.model.tower),
-            fine_tuned.learner.entry.name,
-        )
-        entries[f"trial {fine_tuned.trial} ({name})"] = (FINE_TUNING, Adapted(fine_tuned.learner, vectors))
+        label, learner = f"trial {fine_tuned.trial}", fine_tuned.learner
+        vectors = encoded(label, learner.model.tower)
+        entries[f"{label} ({learner.entry.name})"] = (FINE_TUNING, Adapted(learner, vectors))
     entries["student"] = ("student", Adapted(student.learner, encoded("the student", student.tower)))
     return entries
 

@@ -1,11 +1,8 @@
-"""The registry of data sources: the values that `data.source` of a study file takes.
-
-A new source is one module with a subclass of `Source`, added to both names below.
-"""
+"""The registry of data sources: the values that `data.source` of a study file takes."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, get_args
 
 from pydantic import Field
 
@@ -13,5 +10,9 @@ from studies.data.completejourney import CompleteJourney
 from studies.data.files.source import Files
 from studies.data.source import Source
 
-DataSection = Annotated[CompleteJourney | Files, Field(discriminator="source")]
-SOURCES: dict[str, type[Source]] = {"completejourney": CompleteJourney, "files": Files}
+# Add a class here. The schema of `[data]` and the names in error messages are built from it.
+AnySource = CompleteJourney | Files
+DataSection = Annotated[AnySource, Field(discriminator="source")]
+SOURCES: dict[str, type[Source]] = {
+    get_args(kind.model_fields["source"].annotation)[0]: kind for kind in get_args(AnySource)
+}
