@@ -18,6 +18,7 @@ from storage.errors import InputError
 from studies.model.encoder import Encoder
 from studies.model.towers import TopLayersTower
 
+# transformers is imported where a student is built: it takes seconds.
 if TYPE_CHECKING:
     from transformers import DistilBertConfig, DistilBertModel
 

@@ -22,6 +22,7 @@ from studies.model.encoder import Encoder, Ragged, pool, tokenize
 from studies.model.recommender import Head, Recommender
 from studies.training.problem import Problem
 
+# transformers is imported where a student is built: it takes seconds.
 if TYPE_CHECKING:
     from transformers import DistilBertModel, PreTrainedModel, PreTrainedTokenizerBase
 

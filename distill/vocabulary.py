@@ -21,6 +21,7 @@ from torch import Tensor
 from storage.errors import InputError
 from studies.model.encoder import Ragged
 
+# For type checkers alone: transformers takes seconds to import.
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 

@@ -1,8 +1,8 @@
-"""The whole job: search, distil, evaluate, export; every step finished is written down, so a rerun only goes on.
+"""The whole job: search, distil, evaluate, export. Every finished step is recorded, so running it again resumes.
 
     register ─▶ prepare ─▶ launch (workers) ─▶ distil ─▶ evaluate once ─▶ export ─▶ result
 
-With `hpo/cli.py`, the only place that wires implementations together.
+`hpo/cli.py` and this module connect the parts; no other does.
 """
 
 from __future__ import annotations
@@ -50,24 +50,24 @@ def run(
     out: Path | None = None,
     trec: Path | None = None,
 ) -> JobResult:
-    """Runs a study from data to exported student, or goes on where an earlier run stopped.
+    """Run a study from data to exported student, or resume it after an interruption.
 
     Args:
-        database: where the study lives.
-        spec: the study file.
-        console: for progress.
-        workers: see `launcher.launch`, as for the next two.
-        engine: where they run.
-        address: of a Ray cluster.
-        out: export folder; by default the study file's.
-        trec: folder for the rankings of the test scenes in TREC formats; must not exist.
+        database: Where the study is stored.
+        spec: The study file.
+        console: For progress.
+        workers: Number of workers; by default the study file's, else one per core.
+        engine: What starts them.
+        address: Of a Ray cluster.
+        out: Export folder; by default the study file's.
+        trec: Folder for the rankings of the test scenes in TREC formats; must not exist.
 
     Returns:
         The evaluation, the search's cost, and the folders of export and report, as `hpo run` prints them.
 
     Raises:
-        InputError: the study, its data or one of the folders are at fault.
-        KeyboardInterrupt: nothing that was finished is lost; running again goes on.
+        InputError: The study, its data or one of the folders cannot be used.
+        KeyboardInterrupt: On Ctrl-C or SIGTERM; running it again resumes after the last finished step.
     """
     folder = (out or spec.export_folder()).absolute()
     records = Records(database.engine)
@@ -91,10 +91,13 @@ def run(
 def begin(
     database: Database, spec: StudySpec, console: Console, workers: int | None = None
 ) -> tuple[StudySpec, Problem]:
-    """Reads the data, makes sure that its texts are encoded, and registers the study; returns the spec in force.
+    """Read the data, encode its texts unless they are cached, and register the study.
+
+    Returns:
+        The study file as registered, and the problem that its trials share.
 
     Raises:
-        InputError: the study or its data are at fault, or a trial would not fit into a worker's memory.
+        InputError: The study or its data cannot be used, or a trial would not fit into a worker's memory.
     """
     check_store()
     data = load_data(spec.data, spec.protocol, cache_folder(), console)
@@ -123,20 +126,23 @@ def distil_and_evaluate(
 def export(
     database: Database, spec: StudySpec, problem: Problem, folder: Path, console: Console, *, force: bool = False
 ) -> Path:
-    """Writes the best student's folder in the formats of the spec, unless it has been written; returns where it is.
+    """Write the best student's folder in the formats of the study file, unless it holds them already.
 
     Args:
-        database: where the study lives.
-        spec: the study; `[export]` says how.
-        problem: the study's data.
-        folder: the export.
-        console: for progress.
-        force: write it again over an older export, of whatever study.
+        database: Where the study is stored.
+        spec: The study; its `[export]` has formats and precision.
+        problem: The study's data.
+        folder: The export.
+        console: For progress.
+        force: Replace an export that is there, of this or another study.
+
+    Returns:
+        The folder.
 
     Raises:
-        InputError: the study has not been evaluated yet, the folder exists and is not this study's or no export at
-            all, or a package that a format takes is missing.
-        ScenetuneError: a format does not give what the student does, or costs too much recall.
+        InputError: The study has not been evaluated yet, the folder holds something else, or a package that a format
+            needs is missing.
+        ScenetuneError: A format's vectors or lists differ from the student's, or it costs too much recall.
     """
     records = Records(database.engine)
     evaluation = check_evaluated(database, spec.name)
@@ -164,7 +170,6 @@ def export(
 
 
 def _note_slow_int8(folder: Path, console: Console) -> None:
-
     small = read(folder).formats.get("onnx-int8")
     rates = small.texts_per_second if small else None
     if rates and rates["onnx-int8"] < rates["onnx"]:
@@ -175,7 +180,7 @@ def _note_slow_int8(folder: Path, console: Console) -> None:
 
 
 def _exported_here(records: Records, spec: StudySpec, folder: Path) -> bool:
-    """Whether a folder holds the study's student, with all that the spec wants of an export."""
+    """Return whether a folder holds the study's student in every format and the precision of the study file."""
     if not folder.exists() or records.stage_result(spec.name, export_stage(folder)) is None:
         return False
     try:
@@ -187,7 +192,7 @@ def _exported_here(records: Records, spec: StudySpec, folder: Path) -> bool:
 
 
 def _check_trec_folder(folder: Path | None, name: str, *, evaluated: bool) -> None:
-    """Before hours of work: refuses what could not be written at its end."""
+    """Refuse a folder for rankings before hours of work, not after them."""
     if folder is None:
         return
     if evaluated:
@@ -200,10 +205,10 @@ def _check_trec_folder(folder: Path | None, name: str, *, evaluated: bool) -> No
 
 
 def check_export(records: Records, spec: StudySpec, folder: Path, *, force: bool = False) -> None:
-    """Before hours of work: refuses what the export could not write at its end.
+    """Refuse an export that could not be written, before hours of work.
 
     Raises:
-        InputError: the folder is taken by something else, or a package that a format takes is missing.
+        InputError: The folder holds something else, or a package that a format needs is missing.
     """
     if _exported_here(records, spec, folder):
         return

@@ -19,6 +19,7 @@ from hpo.status.console import Console
 from storage.errors import InputError
 from studies.progress import Progress
 
+# torch is imported with the student, after the files were checked.
 if TYPE_CHECKING:
     from distill.serving.backends import Backend
 

@@ -20,6 +20,7 @@ from studies.config.hyperparameters import Hyperparameters
 from studies.config.spec import Format, Precision
 from studies.evaluation.figures import Figures, Settings, misfit
 
+# torch is imported where a manifest is made: the dashboard reads manifests without it.
 if TYPE_CHECKING:
     from distill.student import Student
 

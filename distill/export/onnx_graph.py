@@ -24,6 +24,7 @@ from distill.student import Student, project
 from storage.errors import InputError
 from studies.model.encoder import pool
 
+# transformers is for type checkers alone, ONNX an optional package.
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 

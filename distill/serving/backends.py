@@ -22,6 +22,7 @@ from studies.model.device import device, fast_bf16
 from studies.model.encoder import Ragged, by_length, pool
 from studies.progress import Progress
 
+# For type checkers alone: ONNX Runtime serves without transformers.
 if TYPE_CHECKING:
     from transformers import DistilBertModel
 

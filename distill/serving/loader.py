@@ -23,6 +23,7 @@ from studies.episodes.tfidf import BUCKETS, Lexicon
 from studies.model.encoder import Ragged, quiet_transformers
 from studies.model.recommender import Head
 
+# transformers is imported where a model or tokenizer is opened: reading a manifest needs none.
 if TYPE_CHECKING:
     from transformers import DistilBertModel, PreTrainedTokenizerBase
 

@@ -100,7 +100,6 @@ class Artifacts:
         raise InputError(READ_ONLY)
 
     def _checkpoint(self, artifact: Artifact) -> Opened:
-
         folder = trial_folder(artifact.study, int(artifact.of))
         try:
             with self._fetching:
@@ -113,7 +112,6 @@ class Artifacts:
         return _zipped(files, checkpoint_name(artifact))
 
     def _report(self, artifact: Artifact) -> Opened:
-
         name = artifact.study
         spec, evaluation = load_spec_of(self._database, name), check_evaluated(self._database, name)
         folders = [folder for folder in self._folders(name) if folder.is_dir()]
@@ -183,7 +181,6 @@ class ToBrowsers(Artifacts):
 
 
 def _answer(status: int, error: Exception) -> Any:
-
     return bottle.HTTPResponse(f"{error}\n", status, content_type="text/plain; charset=utf-8")
 
 

@@ -100,7 +100,6 @@ class Gatherer:
     """
 
     def __init__(self, database: Database, spec: StudySpec, storage: BaseStorage | None = None) -> None:
-
         self._spec, self._records = spec, Records(database.engine)
         self._storage = storage or database.storage
         self._study = open_study(self._storage, spec.name)
@@ -134,7 +133,6 @@ class Gatherer:
         )
 
     def _open_distillation(self) -> optuna.Study | None:
-
         if self._students is None:
             try:
                 self._students = open_study(self._storage, distillation_name(self._spec.name))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from hpo.reporting.svg import COMPLETE, GREY, STOPPED, margin, marks, save, sheet, shorten, style
 from studies.evaluation.intervals import Interval
 
+# For type checkers alone: matplotlib is imported where a figure is drawn (`svg.py`).
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 

@@ -14,6 +14,7 @@ from itertools import accumulate
 from typing import TYPE_CHECKING, Any, NamedTuple
 from xml.dom import minidom
 
+# matplotlib is imported where a figure is drawn: the terminal and the dashboard need none.
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure

@@ -64,7 +64,6 @@ def choose(database: Database, spec: StudySpec, problem: Problem, console: Conso
 
 
 def _teacher(spec: StudySpec, problem: Problem, trial: FrozenTrial, recall: float) -> Teacher:
-
     learner = load_teacher(problem, trial_folder(spec.name, chain_of(trial)))
     return Teacher(trial.number, recall, learner)
 

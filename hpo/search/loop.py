@@ -35,6 +35,7 @@ from storage.home import trial_folder
 from studies.config.hyperparameters import Hyperparameters
 from studies.config.spec import StudySpec
 
+# For type checkers alone: torch stays out of the processes that only read a search, such as `hpo status`.
 if TYPE_CHECKING:
     from studies.training.rungs import RungReport
 
@@ -55,7 +56,6 @@ class Search:
     """
 
     def __init__(self, database: Database, spec: StudySpec, scenes: Collection[str], train: Train) -> None:
-
         self._records, self._spec, self._train = Records(database.engine), spec, train
         pruner, metric = spec.pruner, f"recall@{spec.protocol.k}"
         self._results = RecordedHistory(self._records, spec.name, len(pruner.rungs))

@@ -26,7 +26,8 @@ from hpo.signals import Shield, shielded
 from storage.database.retrying_storage import RetryingStorage
 from storage.errors import ArtifactsUnavailable, DatabaseUnreachable
 
-if TYPE_CHECKING:  # holds back torch
+# For type checkers alone: torch stays out of the processes that only read a search, such as `hpo status`.
+if TYPE_CHECKING:
     from studies.training.rungs import RungReport
 
 log = logging.getLogger(__name__)

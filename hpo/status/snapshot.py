@@ -171,7 +171,6 @@ class Observer:
     """
 
     def __init__(self, database: Database, spec: StudySpec) -> None:
-
         self._database, self._spec = database, spec
         self._study = open_study(database.storage, spec.name)
         self._leases, self._control = Leases(database.engine, spec.name), Control(database.engine, spec.name)
@@ -184,7 +183,6 @@ class Observer:
         return replace(shot, students=self._distilled()) if shot.finished else shot
 
     def _distilled(self) -> Students | None:
-
         name = distillation_name(self._spec.name)
         try:
             self._students = self._students or open_study(self._database.storage, name)
@@ -252,7 +250,6 @@ def summarise(
 
 
 def _view(trial: FrozenTrial, rungs: Sequence[int], leases: Mapping[int, Lease]) -> TrialView:
-
     values = [trial.intermediate_values.get(step) for step in rungs]
     lease = leases.get(trial.number) if trial.state.name == "RUNNING" else None
     return TrialView(

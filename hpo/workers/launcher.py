@@ -99,6 +99,7 @@ def make_engine(
         case EngineName.ray:
             return RayEngine(spec, database.url, address)
         case EngineName.local:
+            # Here alone a launcher needs torch: to count devices.
             import torch
 
             count = search_workers(spec, workers)

@@ -21,6 +21,7 @@ from storage.errors import InputError, ScenetuneError
 from storage.home import cache_folder
 from studies.config.hyperparameters import Hyperparameters
 
+# torch is imported where a worker begins to work: one that waits for its study needs none.
 if TYPE_CHECKING:
     from studies.training.rungs import RungReport
 

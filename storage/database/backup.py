@@ -85,6 +85,7 @@ def restore(url: str, file: Path) -> None:
 
 def _make_room(connection: sqlalchemy.Connection, shown: str) -> None:
     """Drop tables that were created by opening the database and never used."""
+    # For restoring alone: a backup needs no Optuna.
     from optuna.storages._rdb.models import BaseModel
 
     inspector = sqlalchemy.inspect(connection)

@@ -233,6 +233,7 @@ class EmbeddedPostgres:
             return []
 
     def _answers(self) -> bool:
+        # Here and below, for connecting alone: `hpo db` and `hpo --help` start without it.
         import psycopg2
 
         try:
