@@ -1,6 +1,6 @@
-"""The whole job: search, distil, evaluate, export. Every finished step is recorded, so running it again resumes.
+"""The whole job: search, distil, evaluate, export, report; a rerun skips the steps that are finished.
 
-    register ─▶ prepare ─▶ launch (workers) ─▶ distil ─▶ evaluate once ─▶ export ─▶ result
+    prepare ─▶ register ─▶ launch (workers) ─▶ distil ─▶ evaluate once ─▶ export ─▶ report
 
 `hpo/cli.py` and this module connect the parts; no other does.
 """
@@ -10,21 +10,15 @@ from __future__ import annotations
 from pathlib import Path
 
 from distill.evaluation import StudyEvaluation
-from distill.export.manifest import read
-from distill.export.onnx_graph import check_packages
-from distill.export.writer import check_replaceable
-from distill.export.writer import export as write_export
-from distill.objective import load_student
 from hpo.dashboard.page import Page
-from hpo.registry import check_definition, distillation_name, register
+from hpo.export import check_export, export, is_exported
+from hpo.registry import check_definition, register
 from hpo.reporting.study_report import report_folder, search_figures, write_report
 from hpo.results.distillation import choose, distil, open_distillation
 from hpo.results.evaluation import evaluate_all
-from hpo.results.exported import origin
 from hpo.results.outcome import JobResult
 from hpo.results.students import student_rows
-from hpo.search.trial_run import open_study
-from hpo.stages import EVALUATION, check_evaluated, export_stage, parse_evaluation
+from hpo.stages import EVALUATION, check_evaluated, parse_evaluation
 from hpo.status.console import Console
 from hpo.status.snapshot import snapshot
 from hpo.workers.engines import EngineName
@@ -33,7 +27,7 @@ from storage.database.postgres import Database
 from storage.database.records import Records
 from storage.errors import InputError
 from storage.files.store import check_store
-from storage.home import cache_folder, trial_folder
+from storage.home import cache_folder
 from studies.config.spec import StudySpec
 from studies.data.loading import load_data
 from studies.training.problem import Problem, prepare
@@ -76,11 +70,11 @@ def run(
     check_export(records, spec, folder)
     evaluation = parse_evaluation(spec.name, records.stage_result(spec.name, EVALUATION))
     _check_trec_folder(trec, spec.name, evaluated=evaluation is not None)
-    if evaluation is None or not _exported_here(records, spec, folder):
-        starts = make_engine(engine, database, spec, workers, address)
+    if evaluation is None or not is_exported(records, spec, folder):
+        workers_engine = make_engine(engine, database, spec, workers, address)
         spec, problem = begin(database, spec, console, workers)
         if evaluation is None:
-            launch(database, spec, console, engine=starts, workers=workers)
+            launch(database, spec, console, engine=workers_engine, workers=workers)
             evaluation = distil_and_evaluate(database, spec, problem, console, trec)
         export(database, spec, problem, folder, console)
     page = write_report(database, spec, report_folder(spec.name), folder)
@@ -123,76 +117,8 @@ def distil_and_evaluate(
     return check_evaluated(database, spec.name)
 
 
-def export(
-    database: Database, spec: StudySpec, problem: Problem, folder: Path, console: Console, *, force: bool = False
-) -> Path:
-    """Write the best student's folder in the formats of the study file, unless it holds them already.
-
-    Args:
-        database: Where the study is stored.
-        spec: The study; its `[export]` has formats and precision.
-        problem: The study's data.
-        folder: The export.
-        console: For progress.
-        force: Replace an export that is there, of this or another study.
-
-    Returns:
-        The folder.
-
-    Raises:
-        InputError: The study has not been evaluated yet, the folder holds something else, or a package that a format
-            needs is missing.
-        ScenetuneError: A format's vectors or lists differ from the student's, or it costs too much recall.
-    """
-    records = Records(database.engine)
-    evaluation = check_evaluated(database, spec.name)
-    check_export(records, spec, folder, force=force)
-    if not force and _exported_here(records, spec, folder):
-        return folder
-    study = open_study(database.storage, distillation_name(spec.name))
-    student = load_student(problem, trial_folder(study.study_name, evaluation.student_trial))
-    console.note(f"exporting to {folder}, and checking it in a fresh process")
-    how = spec.export
-    write_export(
-        student,
-        problem.lexicon,
-        folder,
-        origin(problem, evaluation, study.study_name, student),
-        formats=how.formats,
-        precision=how.precision,
-        replace=force,
-        problem=problem,
-    )
-    _note_slow_int8(folder, console)
-    records.finish_stage(spec.name, export_stage(folder), {"folder": str(folder)})
-    Page(database, spec).write()
-    return folder
-
-
-def _note_slow_int8(folder: Path, console: Console) -> None:
-    small = read(folder).formats.get("onnx-int8")
-    rates = small.texts_per_second if small else None
-    if rates and rates["onnx-int8"] < rates["onnx"]:
-        console.note(
-            f"8-bit weights are slower on this CPU: {rates['onnx-int8']:,.0f} texts/s, in fp32 {rates['onnx']:,.0f}; "
-            "onnx/model.onnx serves faster here"
-        )
-
-
-def _exported_here(records: Records, spec: StudySpec, folder: Path) -> bool:
-    """Return whether a folder holds the study's student in every format and the precision of the study file."""
-    if not folder.exists() or records.stage_result(spec.name, export_stage(folder)) is None:
-        return False
-    try:
-        manifest = read(folder)
-    except InputError:
-        return False
-    held = manifest.study, manifest.precision
-    return held == (spec.name, spec.export.precision) and set(spec.export.formats) <= set(manifest.formats)
-
-
 def _check_trec_folder(folder: Path | None, name: str, *, evaluated: bool) -> None:
-    """Refuse a folder for rankings before hours of work, not after them."""
+    """Check before hours of work that the rankings can be written at their end."""
     if folder is None:
         return
     if evaluated:
@@ -202,22 +128,3 @@ def _check_trec_folder(folder: Path | None, name: str, *, evaluated: bool) -> No
         )
     if folder.exists():
         raise InputError(f"the folder {folder} for the rankings exists already; name another with --trec, or remove it")
-
-
-def check_export(records: Records, spec: StudySpec, folder: Path, *, force: bool = False) -> None:
-    """Refuse an export that could not be written, before hours of work.
-
-    Raises:
-        InputError: The folder holds something else, or a package that a format needs is missing.
-    """
-    if _exported_here(records, spec, folder):
-        return
-    if "onnx" in spec.export.formats:
-        check_packages()
-    check_replaceable(folder, replace=force)
-    if folder.exists() and not force:
-        wanted = f"{', '.join(spec.export.formats)} in {spec.export.precision}"
-        raise InputError(
-            f"the export folder {folder} exists already and does not hold study {spec.name!r} as {wanted}; "
-            f"name another with --out, remove it, or replace an export: hpo export {spec.name} --out {folder} --force"
-        )

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 import distill.export.writer as exporting
-from hpo.job import distil_and_evaluate, export
+from hpo.export import export
+from hpo.job import distil_and_evaluate
 from hpo.registry import register
 from hpo.search.loop import Search
 from hpo.status.console import Console

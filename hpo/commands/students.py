@@ -44,17 +44,18 @@ def export(
     opened = connect(database)
     spec = _with_export(load_spec_of(opened, name), formats, precision)
     check_evaluated(opened, name)
-    from hpo import job
+    from hpo.export import check_export
+    from hpo.export import export as write_export
     from hpo.status.console import Console
     from storage.database.records import Records
     from studies.training.problem import prepare
 
     folder = out.absolute()
-    job.check_export(Records(opened.engine), spec, folder, force=force)
+    check_export(Records(opened.engine), spec, folder, force=force)
 
     console = Console()
     problem = prepare(spec, cache_folder(), reporter=console)
-    typer.echo(job.export(opened, spec, problem, folder, console, force=force))
+    typer.echo(write_export(opened, spec, problem, folder, console, force=force))
 
 
 def _with_export(spec: Any, formats: str | None, precision: str | None) -> Any:

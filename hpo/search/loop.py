@@ -145,7 +145,7 @@ class Search:
     def _pause_reason(self) -> str | None:
         """Return why a trial waits at the rung that it has reached; None where the search continues."""
         if self._queue.stop_requested():
-            return "the study was stopped, or its time is over"
+            return "the study was stopped, or its deadline has passed"
         if not self._budget.may_be_exhausted:
             return None
         return self._budget.exhausted(self.study.get_trials(deepcopy=False))

@@ -1,0 +1,112 @@
+"""The export stage of a job: writes the best student's folder once, and checks beforehand that it can be written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from distill.export.manifest import read
+from distill.export.onnx_graph import check_packages
+from distill.export.writer import check_replaceable
+from distill.export.writer import export as write_export
+from distill.objective import load_student
+from hpo.dashboard.page import Page
+from hpo.registry import distillation_name
+from hpo.results.exported import origin
+from hpo.search.trial_run import open_study
+from hpo.stages import check_evaluated, export_stage
+from hpo.status.console import Console
+from storage.database.postgres import Database
+from storage.database.records import Records
+from storage.errors import InputError
+from storage.home import trial_folder
+from studies.config.spec import StudySpec
+from studies.training.problem import Problem
+
+
+def export(
+    database: Database, spec: StudySpec, problem: Problem, folder: Path, console: Console, *, force: bool = False
+) -> Path:
+    """Write the best student's folder in the formats of the spec, unless it is written already; return the folder.
+
+    Args:
+        database: Where the study lives.
+        spec: The study; `[export]` gives formats and precision.
+        problem: The study's data.
+        folder: The export.
+        console: Shows progress.
+        force: Whether to replace an older export, of any study.
+
+    Raises:
+        InputError: The study has not been evaluated yet, the folder exists and is not this study's export, or a
+            package that a format needs is missing.
+        ScenetuneError: A format does not reproduce the student's output, or costs too much recall.
+    """
+    records = Records(database.engine)
+    evaluation = check_evaluated(database, spec.name)
+    check_export(records, spec, folder, force=force)
+    if not force and is_exported(records, spec, folder):
+        return folder
+    study = open_study(database.storage, distillation_name(spec.name))
+    student = load_student(problem, trial_folder(study.study_name, evaluation.student_trial))
+    console.note(f"exporting to {folder}, and checking it in a fresh process")
+    write_export(
+        student,
+        problem.lexicon,
+        folder,
+        origin(problem, evaluation, study.study_name, student),
+        formats=spec.export.formats,
+        precision=spec.export.precision,
+        replace=force,
+        problem=problem,
+    )
+    _note_slow_int8(folder, console)
+    records.finish_stage(spec.name, export_stage(folder), {"folder": str(folder)})
+    Page(database, spec).write()
+    return folder
+
+
+def is_exported(records: Records, spec: StudySpec, folder: Path) -> bool:
+    """Tell whether a folder holds the study's student in the formats and precision of the spec."""
+    if not folder.exists() or records.stage_result(spec.name, export_stage(folder)) is None:
+        return False
+    try:
+        manifest = read(folder)
+    except InputError:
+        return False
+    exported = manifest.study, manifest.precision
+    return exported == (spec.name, spec.export.precision) and set(spec.export.formats) <= set(manifest.formats)
+
+
+def check_export(records: Records, spec: StudySpec, folder: Path, *, force: bool = False) -> None:
+    """Check before hours of work that the export can be written at their end.
+
+    Args:
+        records: Our tables.
+        spec: The study.
+        folder: The export.
+        force: Whether an older export may be replaced.
+
+    Raises:
+        InputError: The folder holds something else, or a package that a format needs is missing.
+    """
+    if is_exported(records, spec, folder):
+        return
+    if "onnx" in spec.export.formats:
+        check_packages()
+    check_replaceable(folder, replace=force)
+    if folder.exists() and not force:
+        wanted = f"{', '.join(spec.export.formats)} in {spec.export.precision}"
+        raise InputError(
+            f"the export folder {folder} exists already and does not hold study {spec.name!r} as {wanted}; "
+            f"name another with --out, remove it, or replace an export: hpo export {spec.name} --out {folder} --force"
+        )
+
+
+def _note_slow_int8(folder: Path, console: Console) -> None:
+    small = read(folder).formats.get("onnx-int8")
+    rates = small.texts_per_second if small else None
+    if rates and rates["onnx-int8"] < rates["onnx"]:
+        console.note(
+            f"8-bit weights are slower on this CPU: {rates['onnx-int8']:,.0f} texts/s, in fp32 {rates['onnx']:,.0f}; "
+            "onnx/model.onnx serves faster here"
+        )
