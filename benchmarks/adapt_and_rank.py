@@ -44,7 +44,7 @@ from studies.learners.base import build
 from studies.learners.registry import LEARNERS
 from studies.model.device import device
 from studies.model.recommender import Head, Recommender
-from studies.training.problem import prepare
+from studies.training.prepare import prepare
 
 SHOTS, HISTORY, TARGET_MS = 5, 20, 20.0
 

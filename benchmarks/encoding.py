@@ -21,7 +21,8 @@ from sentence_transformers import SentenceTransformer
 
 from storage.files.atomic import atomic_write
 from storage.home import cache_folder
-from studies.config.spec import TeacherSection, load_spec
+from studies.config.definition import TeacherSection
+from studies.config.spec import load_spec
 from studies.data.loading import load_data
 from studies.model import encoder as encoders
 from studies.model.activation_cache import ActivationCache

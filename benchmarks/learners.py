@@ -34,7 +34,8 @@ from studies.learners.base import Learner
 from studies.learners.registry import LEARNERS
 from studies.model.device import full_precision
 from studies.training.objective import load_teacher, run_trial
-from studies.training.problem import Problem, prepare
+from studies.training.prepare import prepare
+from studies.training.problem import Problem
 from studies.training.rungs import RungReport
 
 # System → figure ("main", or a number of shots) → evaluation.

@@ -42,7 +42,7 @@ from studies.config.hyperparameters import ENCODER, Hyperparameters
 from studies.config.search_section import SearchSection
 from studies.config.spec import StudySpec, load_spec
 from studies.training.objective import load_teacher, run_trial
-from studies.training.problem import prepare
+from studies.training.prepare import prepare
 from studies.training.rungs import RungReport
 
 RUNGS = [6, 18, 54, 162]

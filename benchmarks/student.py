@@ -43,7 +43,8 @@ from studies.evaluation.metrics import compare
 from studies.learners.base import Learner
 from studies.model.device import full_precision
 from studies.training.outer_loop import Trainer
-from studies.training.problem import Problem, prepare
+from studies.training.prepare import prepare
+from studies.training.problem import Problem
 from studies.training.rungs import RungReport
 
 TEACHER = Hyperparameters(learner="protonet", outer_lr=1e-3, head="scalars")

@@ -29,7 +29,8 @@ from studies.config.spec import load_spec
 from studies.learners.registry import LEARNERS
 from studies.model.device import autocast, device
 from studies.training.outer_loop import Trainer
-from studies.training.problem import Problem, prepare
+from studies.training.prepare import prepare
+from studies.training.problem import Problem
 
 # What a trial of the shipped study does: updates, and evaluations of the validation scenes.
 UPDATES, EVALUATIONS = 270, 3

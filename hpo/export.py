@@ -53,7 +53,7 @@ def export(
         student,
         problem.lexicon,
         folder,
-        origin(problem, evaluation, study.study_name, student),
+        origin(spec, problem, evaluation, study.study_name, student),
         formats=spec.export.formats,
         precision=spec.export.precision,
         replace=force,

@@ -30,7 +30,8 @@ from storage.files.store import check_store
 from storage.home import cache_folder
 from studies.config.spec import StudySpec
 from studies.data.loading import load_data
-from studies.training.problem import Problem, prepare
+from studies.training.prepare import prepare
+from studies.training.problem import Problem
 
 
 def run(
@@ -111,7 +112,7 @@ def distil_and_evaluate(
     winners = choose(database, spec, problem, console)
     student, _ = distil(database, spec, problem, winners.teachers, console)
     students = student_rows(open_distillation(database, spec), spec)
-    evaluation = evaluate_all(problem, winners, student, students, trec)
+    evaluation = evaluate_all(spec, problem, winners, student, students, trec)
     Records(database.engine).finish_stage(spec.name, EVALUATION, evaluation.to_json())
     Page(database, spec).write()
     return check_evaluated(database, spec.name)

@@ -7,7 +7,7 @@ from multiprocessing.synchronize import Event
 from pathlib import Path
 from typing import Any
 
-from studies.config.spec import TeacherSection
+from studies.config.definition import TeacherSection
 from studies.model.activation_cache import ActivationCache
 from studies.model.encoder import Encoder, load, tokenize
 from tests.synthetic import BRANDS, COLOURS, SCENES, SIZES

@@ -14,7 +14,7 @@ from hpo.status.console import Console
 from storage.database.postgres import Database
 from studies.config.spec import StudySpec
 from studies.training.objective import run_trial
-from studies.training.problem import prepare
+from studies.training.prepare import prepare
 from tests.synthetic import planted_dataset, tiny_encoder, tiny_spec
 
 

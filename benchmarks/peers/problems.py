@@ -17,7 +17,8 @@ from studies.config.spec import parse_spec
 from studies.model.device import device
 from studies.model.encoder import pool, run_layers
 from studies.model.recommender import Recommender
-from studies.training.problem import Problem, prepare
+from studies.training.prepare import prepare
+from studies.training.problem import Problem
 
 ROOT = Path(__file__).parents[2]
 # Numbers of layers that a case may train: their activations are cached.

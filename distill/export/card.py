@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from distill.evaluation import Retention, StudyEvaluation
 from distill.export.manifest import FormatFigures, Manifest
-from studies.config.spec import Format
+from studies.config.definition import Format
 
 _CARD = """\
 ---

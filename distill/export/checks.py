@@ -28,7 +28,7 @@ from distill.objective import evaluate
 from distill.serving.onnx_tower import OnnxTower, through
 from distill.student import Student, TokenTower
 from storage.errors import ScenetuneError
-from studies.config.spec import Format
+from studies.config.definition import Format
 from studies.episodes.episode import Episode
 from studies.evaluation.evaluate import encode_items
 from studies.evaluation.metrics import top_k

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from distill.export.manifest import HEAD, LEXICON, PROJECTION
 from distill.student import Student
-from studies.config.spec import Precision
+from studies.config.definition import Precision
 from studies.episodes.tfidf import Lexicon
 
 DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}

@@ -16,8 +16,8 @@ from pydantic import Field, SerializerFunctionWrapHandler, ValidationError, fiel
 from distill.evaluation import StudyEvaluation, TeacherReference
 from storage.errors import InputError
 from storage.files.atomic import sha256
+from studies.config.definition import Format, Precision
 from studies.config.hyperparameters import Hyperparameters
-from studies.config.spec import Format, Precision
 from studies.evaluation.figures import Figures, Settings, misfit
 
 # torch is imported where a manifest is made: the dashboard reads manifests without it.

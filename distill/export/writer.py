@@ -17,7 +17,7 @@ from distill.export.onnx_graph import GRAPHS, check_packages, write_int8, write_
 from distill.student import Student
 from storage.errors import InputError
 from storage.files.atomic import atomic_folder
-from studies.config.spec import Format, Precision
+from studies.config.definition import Format, Precision
 from studies.episodes.tfidf import Lexicon
 from studies.progress import SILENT, ProgressReporter
 from studies.training.problem import Problem

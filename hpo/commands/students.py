@@ -15,7 +15,7 @@ from storage.home import cache_folder
 
 # Verbs import what they run inside the function: `hpo --help` loads neither torch, Optuna nor SQLAlchemy.
 if TYPE_CHECKING:
-    from studies.config.spec import Format
+    from studies.config.definition import Format
 
 app = typer.Typer()
 _FORMATS = "hf, onnx, onnx-int8"
@@ -48,7 +48,7 @@ def export(
     from hpo.export import export as write_export
     from hpo.status.console import Console
     from storage.database.records import Records
-    from studies.training.problem import prepare
+    from studies.training.prepare import prepare
 
     folder = out.absolute()
     check_export(Records(opened.engine), spec, folder, force=force)

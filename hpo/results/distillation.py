@@ -36,7 +36,8 @@ from storage.home import cache_folder, study_folder, trial_folder
 from studies.config.spec import StudySpec
 from studies.learners.registry import LEARNERS
 from studies.training.objective import load_teacher
-from studies.training.problem import Problem, prepare
+from studies.training.prepare import prepare
+from studies.training.problem import Problem
 from studies.training.rungs import RungReport
 
 

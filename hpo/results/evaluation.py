@@ -28,7 +28,8 @@ from studies.evaluation.evaluate import Adapted, ItemVectors, System, Unadapted,
 from studies.evaluation.figures import DataFacts, SystemsEvaluation
 from studies.model.device import full_precision
 from studies.progress import ProgressReporter
-from studies.training.problem import Problem, prepare
+from studies.training.prepare import prepare
+from studies.training.problem import Problem
 
 # A system with its kind, as in `Scored`.
 Entry = tuple[str, System]
@@ -50,11 +51,17 @@ class Winners(NamedTuple):
 
 
 def evaluate_all(
-    problem: Problem, winners: Winners, student: Student, students: Sequence[StudentRow], dump: Path | None = None
+    spec: StudySpec,
+    problem: Problem,
+    winners: Winners,
+    student: Student,
+    students: Sequence[StudentRow],
+    dump: Path | None = None,
 ) -> StudyEvaluation:
     """Score baselines, teachers and student on the test scenes.
 
     Args:
+        spec: The study.
         problem: The study's data; its reporter is told of the systems scored.
         winners: The search's.
         student: The student that is exported.
@@ -67,7 +74,7 @@ def evaluate_all(
         results = _score(problem, "test", entries, "scoring test scenes", dump)
     best = _label(teachers[0])
     direct = f"{best}, not adapted"
-    scored = _summarise(problem, "test", results)
+    scored = _summarise(spec, problem, "test", results)
     compared = [POPULARITY, direct, best, *(name for name, s in results.items() if s.kind == FINE_TUNING), "student"]
     return StudyEvaluation(
         **dict(scored),
@@ -99,7 +106,7 @@ def evaluate_baselines(
     problem = prepare(spec, cache_folder(), reporter=reporter)
     with full_precision():
         results = _score(problem, part, _baselines(problem, part), "scoring baselines", dump)
-    return _summarise(problem, part, results)
+    return _summarise(spec, problem, part, results)
 
 
 def _baselines(problem: Problem, part: SplitName) -> dict[str, Entry]:
@@ -164,8 +171,8 @@ def _score(
     return results
 
 
-def _summarise(problem: Problem, part: SplitName, results: Mapping[str, Scored]) -> SystemsEvaluation:
-    episodes, spec, data = problem.episodes(part), problem.spec, problem.data
+def _summarise(spec: StudySpec, problem: Problem, part: SplitName, results: Mapping[str, Scored]) -> SystemsEvaluation:
+    episodes, data = problem.episodes(part), problem.data
     every_item = spec.protocol.candidates == "all"
     vectors = problem.cache.pooled()
     return SystemsEvaluation(

@@ -13,25 +13,30 @@ from distill.objective import Student, evaluate
 from distill.serving.onnx_tower import through
 from storage.errors import InputError
 from storage.home import cache_folder
-from studies.config.spec import Format, parse_spec
+from studies.config.definition import Format
+from studies.config.spec import StudySpec, parse_spec
 from studies.data.source import Source
 from studies.evaluation import trec
 from studies.evaluation.intervals import bootstrap
 from studies.model.encoder import tokenize
 from studies.progress import SILENT, ProgressReporter
-from studies.training.problem import Problem, prepare
+from studies.training.prepare import prepare
+from studies.training.problem import Problem
 
 
-def origin(problem: Problem, evaluation: StudyEvaluation, distillation: str, student: Student) -> Origin:
+def origin(
+    spec: StudySpec, problem: Problem, evaluation: StudyEvaluation, distillation: str, student: Student
+) -> Origin:
     """Return what an export says of its origin.
 
     Args:
+        spec: The study.
         problem: The study's data.
         evaluation: Of the study.
         distillation: The name of the study of students.
         student: The one that is exported.
     """
-    spec, encoder = problem.spec, problem.encoder
+    encoder = problem.encoder
     return Origin(
         study=spec.name,
         spec=spec.model_dump(mode="json"),

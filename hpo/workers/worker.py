@@ -47,7 +47,7 @@ def work(database: Database, name: str, *, workers: int = 1, threads: int | None
     """
     from studies.model.device import share_cores
     from studies.training.objective import run_trial
-    from studies.training.problem import prepare
+    from studies.training.prepare import prepare
 
     share_cores(workers, threads)
     spec = load_spec_of(database, name)

@@ -120,3 +120,10 @@ def nearest(name: str, valid: Iterable[str]) -> str:
     names = list(valid)
     near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     return f"; did you mean {near[0]!r}?" if near else f"; accepted: {', '.join(names)}"
+
+
+def show(value: Any) -> str:
+    """Return a value nearly as a study file would write it."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{k} = {v}" for k, v in value.items()) + "}"
+    return repr(value)

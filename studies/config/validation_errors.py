@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, get_args
+from typing import get_args
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from studies.config.search_domains import nearest
+from studies.config.search_domains import nearest, show
 from studies.config.search_parameters import SEARCHED
 from studies.data.sources import SOURCES
 
@@ -94,13 +94,6 @@ def _models_of(model: type[BaseModel], key: str) -> list[type[BaseModel]]:
             found.append(kind)
         kinds += get_args(kind)
     return found
-
-
-def show(value: Any) -> str:
-    """Return a value nearly as a study file would write it."""
-    if isinstance(value, dict):
-        return "{" + ", ".join(f"{k} = {v}" for k, v in value.items()) + "}"
-    return repr(value)
 
 
 def _all_keys(root: type[BaseModel]) -> set[str]:

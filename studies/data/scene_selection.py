@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
-
 import numpy as np
 import polars as pl
 
 from storage.errors import InputError
 from studies.config.protocol_section import ProtocolSection
 from studies.data.dataset import Dataset, Ints, keep_first_interactions, keep_scenes
+from studies.data.digest_order import order_by_digest
 from studies.data.source import Source
 
 
@@ -86,12 +85,3 @@ def _sizes(data: Dataset) -> pl.DataFrame:
 def _largest(data: Dataset) -> str:
     row = _sizes(data).sort("interactions").tail(1).to_dicts()[0]
     return f"{row['interactions']} interactions, {row['users']} users, {row['items']} items"
-
-
-def order_by_digest(names: tuple[str, ...], seed: int) -> Ints:
-    """Return the positions of `names` in a random order that depends on each name and the seed alone.
-
-    Unlike a shuffle, it keeps the order of the existing names when names are added.
-    """
-    digests = [hashlib.blake2b(f"{seed}\x1f{name}".encode(), digest_size=8).digest() for name in names]
-    return np.array(sorted(range(len(names)), key=lambda i: digests[i]), dtype=np.int64)

@@ -10,10 +10,10 @@ from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import polars as pl
-from pydantic import PositiveInt
+from pydantic import PositiveInt, ValidationInfo
 
 from studies.config.search_domains import Section
 
@@ -74,3 +74,20 @@ class Source(Section):
     def scene_is_user(self) -> bool:
         """Return whether each user is a scene."""
         return False
+
+
+def absolute_paths(value: Any, info: ValidationInfo) -> list[str]:
+    """Return the paths of a key as a list; relative ones start at the study file's folder.
+
+    Args:
+        value: Of the key: a path, or a list of them.
+        info: Of pydantic's field validator.
+
+    Raises:
+        ValueError: It is neither.
+    """
+    paths = value if isinstance(value, list) else [value]
+    if not paths or not all(isinstance(path, str | Path) and str(path) for path in paths):
+        raise ValueError(f'takes a path or a list of paths, such as "log.csv", got {value!r}')
+    folder = (info.context or {}).get("folder") or Path()
+    return [str(Path(folder, Path(path).expanduser()).absolute()) for path in paths]

@@ -15,7 +15,7 @@ import numpy as np
 from storage.errors import InputError
 from studies.config.protocol_section import ProtocolSection
 from studies.data.dataset import Dataset, Ints
-from studies.data.scene_selection import order_by_digest
+from studies.data.digest_order import order_by_digest
 
 DAY = 86_400  # seconds
 SplitName = Literal["train", "validation", "test"]

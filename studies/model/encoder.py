@@ -22,7 +22,7 @@ from torch.nn import functional
 
 from storage.errors import InputError
 from storage.files.atomic import sha256
-from studies.config.spec import TeacherSection
+from studies.config.definition import TeacherSection
 from studies.model.device import device
 from studies.progress import Progress
 

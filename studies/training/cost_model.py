@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import torch
 
-from studies.config.spec import PrunerSection
+from studies.config.definition import PrunerSection
 from studies.episodes.episode import Episode
 from studies.learners.base import Learner
 from studies.model.device import device

@@ -13,13 +13,12 @@ import torch
 from torch import Tensor
 
 from storage.errors import InputError
+from studies.config.definition import StudyDefinition
 from studies.config.distill_section import DistillSection
 from studies.config.hyperparameters import Hyperparameters
 from studies.config.search_domains import Range, values_of
 from studies.config.search_section import SearchSection
-from studies.config.spec import StudySpec
 from studies.data.dataset import Dataset
-from studies.data.loading import load_data
 from studies.episodes.audit import audit_data, audit_episodes, refuse_leaks
 from studies.episodes.episode import Episode
 from studies.episodes.sampler import EpisodeSampler
@@ -50,7 +49,7 @@ class Problem:
 
     def __init__(
         self,
-        spec: StudySpec,
+        spec: StudyDefinition,
         data: Dataset,
         parts: Split,
         encoder: Encoder,
@@ -158,21 +157,18 @@ class Problem:
         return evaluate(Adapted(learner, vectors), episodes, self.data.scenes, self.spec.protocol.k, progress)
 
 
-def prepare(
-    spec: StudySpec, cache: Path, *, reporter: ProgressReporter = SILENT, data: Dataset | None = None
-) -> Problem:
-    """Read a study's data and encoder, and cache the activations of its frozen layers unless they are cached already.
+def build_problem(spec: StudyDefinition, data: Dataset, cache: Path, *, reporter: ProgressReporter = SILENT) -> Problem:
+    """Read a study's encoder, and cache the activations of its frozen layers unless they are cached already.
 
     Args:
         spec: The study.
+        data: Its data.
         cache: Folder of the caches that all processes share.
         reporter: Receives the progress of long steps, now and whenever the problem takes long.
-        data: The data set, where the caller has read it already.
 
     Raises:
         InputError: Data, protocol or encoder cannot give a meaningful study.
     """
-    data = data or load_data(spec.data, spec.protocol, cache, reporter)
     parts = split_scenes(data, spec.protocol)
     refuse_leaks(audit_data(data, parts))
     encoder = encoders.load(spec.teacher)

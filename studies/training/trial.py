@@ -9,7 +9,7 @@ from typing import TypeVar
 from storage.errors import InputError, OutOfMemory
 from storage.files import checkpoints
 from studies.config.hyperparameters import Hyperparameters
-from studies.config.validation_errors import show
+from studies.config.search_domains import show
 from studies.evaluation.metrics import Evaluation
 from studies.model.device import device
 from studies.training.cost_model import rung_updates

@@ -16,7 +16,7 @@ from storage.database.records import Records
 from storage.errors import InputError
 from storage.home import study_folder, trial_folder
 from studies.training.objective import run_trial
-from studies.training.problem import prepare
+from studies.training.prepare import prepare
 from tests.synthetic import planted_dataset, tiny_encoder, tiny_spec
 
 

@@ -12,7 +12,7 @@ from studies.evaluation.baselines import SupportPopularity
 from studies.evaluation.evaluate import evaluate
 from studies.evaluation.metrics import Evaluation, SceneMetrics
 from studies.training.objective import run_trial
-from studies.training.problem import prepare
+from studies.training.prepare import prepare
 from tests.synthetic import planted_dataset, tiny_encoder, tiny_spec
 
 

@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 from torch import Tensor
 
+from distill.evaluation import StudyEvaluation
 from hpo.dashboard import note, plots
-from hpo.dashboard.facts import Gatherer
+from hpo.dashboard.study_facts import Gatherer
 from hpo.registry import register
-from hpo.reporting.document import study_document
-from hpo.reporting.page import write
+from hpo.reporting.renderers.page import write
+from hpo.reporting.study_report import study_document
 from hpo.search.loop import Search
 from storage.errors import InputError
 from storage.home import trial_folder
@@ -24,7 +25,8 @@ from studies.learners.inner_loop import Task
 from studies.learners.registry import LEARNERS, LearnerEntry
 from studies.training.memory import Shape, refuse_too_large, trial_bytes
 from studies.training.objective import load_teacher, run_trial
-from studies.training.problem import Problem, prepare
+from studies.training.prepare import prepare
+from studies.training.problem import Problem
 from tests import report_document
 from tests.synthetic import planted_dataset, tiny_encoder, tiny_spec
 
@@ -81,7 +83,7 @@ def test_a_learner_needs_no_more_than_a_class_and_an_entry(database, problem, tm
     assert any(str(trace["name"]).startswith("both (") for trace in figures["learners"].data)
     assert "| both |" in note.of_search(facts)
 
-    evaluation = report_document.document()["evaluation"] | {"data": report_document.document()["data"]}
+    evaluation = StudyEvaluation.model_validate(report_document.document()["evaluation"])
     page, *_ = write(study_document(database, spec, evaluation, None), tmp_path / "report")
     assert "both" in page.read_text(encoding="utf-8")
 

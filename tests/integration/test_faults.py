@@ -49,7 +49,7 @@ def test_a_worker_killed_again_and_again_finds_what_an_undisturbed_one_finds(dat
     assert not wrong
     assert wild.started == 9
     assert any(LOST in trial.user_attrs for trial in wild.trials), "some kill struck a running trial"
-    assert len(Records(database.engine).rung_results("wild")) == len(wild.figures())
+    assert len(Records(database.engine).rung_results("wild")) == len(wild.trained())
 
 
 def test_a_database_that_is_stopped_killed_and_cut_off_costs_neither_worker_nor_trial(server, tmp_path):
@@ -91,8 +91,8 @@ def test_trials_with_the_same_parameters_are_trials_of_their_own(database, tmp_p
     outcome = chaos.search(database, spec, tmp_path, 2, chaos.undisturbed)
     assert not outcome.faults(4)
     assert len({str(trial.params) for trial in outcome.trials}) == 1
-    assert max(outcome.figures().values()) == 1
-    assert {folder for folder, rung in outcome.figures() if rung == 0} == {f"trial-{n:05d}" for n in range(4)}
+    assert max(outcome.trained().values()) == 1
+    assert {folder for folder, rung in outcome.trained() if rung == 0} == {f"trial-{n:05d}" for n in range(4)}
 
 
 def test_a_stop_reaches_every_worker_within_a_rung(database, tmp_path):
@@ -112,7 +112,7 @@ def test_a_stop_reaches_every_worker_within_a_rung(database, tmp_path):
     register(database, chaos.study("stopped", trials=6), "simulated")
     resumed = chaos.search(database, chaos.study("stopped", trials=6), tmp_path, 3, chaos.undisturbed)
     assert not resumed.faults(6)
-    assert max(resumed.figures().values()) == 1, "nothing that was paused is trained again"
+    assert max(resumed.trained().values()) == 1, "nothing that was paused is trained again"
 
 
 def test_workers_leave_nothing_behind_when_their_supervisor_is_killed(database, tmp_path):

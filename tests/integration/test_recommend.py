@@ -8,7 +8,7 @@ import pytest
 
 import distill.export.writer as exporting
 from studies.config.hyperparameters import Hyperparameters
-from studies.training.problem import prepare
+from studies.training.prepare import prepare
 from tests.mini import call, hpo
 from tests.served import export_to, untrained
 from tests.synthetic import planted_dataset, tiny_encoder, tiny_spec

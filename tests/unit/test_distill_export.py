@@ -25,11 +25,13 @@ from distill.objective import Distillation, Student, Teacher, evaluate, load_stu
 from distill.serving.onnx_tower import through
 from distill.student import parameters
 from storage.errors import InputError, ScenetuneError
+from studies.config.definition import Format, Precision
 from studies.config.hyperparameters import Hyperparameters
-from studies.config.spec import Format, Precision, parse_spec
+from studies.config.spec import parse_spec
 from studies.model.device import full_precision
 from studies.model.encoder import Encoder, tokenize
-from studies.training.problem import Problem, prepare
+from studies.training.prepare import prepare
+from studies.training.problem import Problem
 from tests.report_document import document
 from tests.synthetic import planted_dataset, tiny_encoder, tiny_spec
 

@@ -25,7 +25,8 @@ from studies.evaluation.metrics import top_k
 from studies.model.device import full_precision
 from studies.model.encoder import tokenize
 from studies.model.scene_encoding import FeatureWeights
-from studies.training.problem import Problem, prepare
+from studies.training.prepare import prepare
+from studies.training.problem import Problem
 from tests.served import export_to, untrained
 from tests.synthetic import planted_dataset, tiny_encoder, tiny_spec
 

@@ -21,14 +21,15 @@ from distill.teacher_states import TeacherStates, needed
 from distill.trainer import Distiller, draw_episode, subsample
 from storage.errors import InputError
 from storage.files import checkpoints
+from studies.config.definition import TeacherSection
 from studies.config.distill_losses import LOSSES
 from studies.config.hyperparameters import Hyperparameters
-from studies.config.spec import TeacherSection
 from studies.model import encoder as encoders
 from studies.model.device import autocast, fast_bf16, full_precision
 from studies.model.encoder import Encoder, Ragged, tokenize
 from studies.model.towers import build_tower
-from studies.training.problem import Problem, prepare
+from studies.training.prepare import prepare
+from studies.training.problem import Problem
 from studies.training.rungs import RungReport
 from tests.heard import Heard
 from tests.synthetic import planted_dataset, tiny_encoder, tiny_spec

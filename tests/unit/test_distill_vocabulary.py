@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from distill.vocabulary import SubwordDropout, needed_tokens, trim
 from storage.errors import InputError
-from studies.config.spec import TeacherSection
+from studies.config.definition import TeacherSection
 from studies.model import encoder as encoders
 from studies.model.encoder import tokenize
 

@@ -11,7 +11,7 @@ from distill.objective import Teacher
 from hpo.results.evaluation import Winners, evaluate_all
 from hpo.results.exported import origin
 from studies.config.hyperparameters import Hyperparameters
-from studies.training.problem import prepare
+from studies.training.prepare import prepare
 from tests.served import untrained
 from tests.synthetic import planted_dataset, tiny_encoder, tiny_spec
 
@@ -23,7 +23,8 @@ PLAIN = Hyperparameters(learner="finetune", inner_lr=0.05, inner_steps=1)
 def evaluated(tmp_path_factory: pytest.TempPathFactory) -> tuple[StudyEvaluation, Origin]:
     """The evaluation of a study of which nothing was trained, and what its export says of its origin."""
     folder: Path = tmp_path_factory.mktemp("study")
-    problem = prepare(tiny_spec(tiny_encoder(folder / "bert")), folder / "cache", data=planted_dataset())
+    spec = tiny_spec(tiny_encoder(folder / "bert"))
+    problem = prepare(spec, folder / "cache", data=planted_dataset())
     finalist = Finalist(trial=4, searched=0.4, redrawn=0.3, recall=0.35)
     winners = Winners(
         teachers=[Teacher(4, 0.35, problem.learner(VALUES))],
@@ -33,8 +34,8 @@ def evaluated(tmp_path_factory: pytest.TempPathFactory) -> tuple[StudyEvaluation
     row = {"state": "complete", "recall": 0.3, "latency": 0.5, "size": 0.5, "params": {"layers": 1}, "reason": None}
     students = [StudentRow(trial=n, front=n == 1, taken=n == 1, **row) for n in range(2)]
     student = untrained(problem, VALUES)
-    evaluation = evaluate_all(problem, winners, student, students)
-    return evaluation, origin(problem, evaluation, "tiny-distill", student)
+    evaluation = evaluate_all(spec, problem, winners, student, students)
+    return evaluation, origin(spec, problem, evaluation, "tiny-distill", student)
 
 
 def test_every_system_is_scored_and_the_json_is_read_back_as_it_was(evaluated: tuple[StudyEvaluation, Origin]) -> None:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from storage.errors import InputError
-from studies.config.spec import TeacherSection
+from studies.config.definition import TeacherSection
 from studies.model.device import full_precision
 from studies.model.encoder import Encoder, load, tokenize
 from tests.cache_builder import (

@@ -17,7 +17,7 @@ from studies.episodes.audit import Finding, audit_data, audit_episodes, refuse_l
 from studies.episodes.episode import Episode
 from studies.episodes.sampler import EpisodeSampler
 from studies.episodes.split import SPLIT_NAMES, Split, split_scenes
-from studies.training.problem import prepare
+from studies.training.prepare import prepare
 from tests.synthetic import planted_dataset, tiny_encoder, tiny_spec
 
 PROTOCOL = ProtocolSection(shots=3, k=5, history=4, queries=6, split=(0.5, 0.25, 0.25), train_openings=4)

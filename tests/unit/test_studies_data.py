@@ -18,7 +18,8 @@ from studies.data import dataset_cache, loading
 from studies.data.coding import build_dataset
 from studies.data.completejourney import CompleteJourney
 from studies.data.dataset import Dataset, keep_first_interactions, keep_scenes
-from studies.data.scene_selection import eligible_scenes, order_by_digest
+from studies.data.digest_order import order_by_digest
+from studies.data.scene_selection import eligible_scenes
 from studies.data.source import Source, Tables
 from tests.synthetic import planted_dataset
 

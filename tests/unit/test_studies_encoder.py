@@ -14,14 +14,14 @@ from torch import Tensor
 
 from storage.errors import InputError
 from storage.files.atomic import sha256
+from studies.config.definition import TeacherSection
 from studies.config.hyperparameters import Hyperparameters
-from studies.config.spec import TeacherSection
 from studies.model.activation_cache import ActivationCache
 from studies.model.device import fast_bf16, full_precision
 from studies.model.encoder import MINILM_SHA256, Encoder, Ragged, by_length, load, pool, run_layers, tokenize
 from studies.model.towers import TopLayersTower, build_tower
 from studies.training.objective import run_trial
-from studies.training.problem import prepare
+from studies.training.prepare import prepare
 from tests.synthetic import BRANDS, COLOURS, SCENES, SIZES, planted_dataset, tiny_encoder, tiny_spec
 
 CPU = torch.device("cpu")

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional
 
+from studies.config.definition import TeacherSection
 from studies.config.hyperparameters import Hyperparameters
-from studies.config.spec import TeacherSection
 from studies.episodes.catalogue_terms import TERMS
 from studies.episodes.episode import Episode
 from studies.learners.base import Learner, build

@@ -14,7 +14,8 @@ from studies.config.hyperparameters import Hyperparameters
 from studies.config.search_section import SearchSection
 from studies.model.device import free_memory
 from studies.training.memory import Shape, refuse_too_large, trial_bytes
-from studies.training.problem import Problem, prepare
+from studies.training.prepare import prepare
+from studies.training.problem import Problem
 from tests.synthetic import planted_dataset, tiny_encoder, tiny_spec
 
 

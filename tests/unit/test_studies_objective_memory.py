@@ -18,7 +18,8 @@ from studies.learners.tasks import meta_batch
 from studies.model.device import full_precision
 from studies.training.objective import load_teacher, run_trial
 from studies.training.out_of_memory import recognised
-from studies.training.problem import Problem, prepare
+from studies.training.prepare import prepare
+from studies.training.problem import Problem
 from studies.training.rungs import RungReport
 from tests.synthetic import planted_dataset, tiny_encoder, tiny_spec
 

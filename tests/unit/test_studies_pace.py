@@ -9,11 +9,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from studies.config.definition import PrunerSection
 from studies.config.hyperparameters import Hyperparameters
-from studies.config.spec import PrunerSection
 from studies.training.cost_model import rung_updates, seconds_per_update, updates_within
 from studies.training.objective import run_trial
-from studies.training.problem import Problem, prepare
+from studies.training.prepare import prepare
+from studies.training.problem import Problem
 from studies.training.rungs import RungReport
 from tests.synthetic import planted_dataset, tiny_encoder, tiny_spec
 

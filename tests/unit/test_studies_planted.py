@@ -8,7 +8,7 @@ from studies.evaluation.evaluate import evaluate
 from studies.evaluation.intervals import bootstrap
 from studies.evaluation.metrics import compare
 from studies.training.objective import load_teacher, run_trial
-from studies.training.problem import prepare
+from studies.training.prepare import prepare
 from tests.synthetic import planted_shop, tiny_encoder, tiny_spec
 
 

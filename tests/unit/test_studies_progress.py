@@ -6,7 +6,7 @@ import pytest
 
 from studies.data import loading
 from studies.data.files.source import Files
-from studies.training.problem import prepare
+from studies.training.prepare import prepare
 from tests.heard import Heard
 from tests.synthetic import planted_dataset, tiny_encoder, tiny_spec
 

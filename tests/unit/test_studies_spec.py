@@ -13,6 +13,7 @@ from studies.config.hyperparameters import Hyperparameters
 from studies.config.search_domains import Range
 from studies.config.search_parameters import SEARCHED, default_space
 from studies.config.spec import StudySpec, differences, load_spec, parse_spec
+from studies.learners.registry import LEARNERS
 
 MINIMAL: dict[str, Any] = {"name": "shop", "data": {"source": "completejourney"}}
 
@@ -34,7 +35,7 @@ def space(**domains: Any) -> dict[str, Any]:
 # Sections → what the message must say: the place, the value received, the nearest or accepted values.
 BAD: list[tuple[dict[str, Any], list[str]]] = [
     ({"serach": {}}, ["'serach'", "top level", "did you mean 'search'?"]),
-    ({"seed": 3}, ["'seed'", "top level", "accepted: name, data, protocol"]),
+    ({"seed": 3}, ["'seed'", "top level", "accepted: name, protocol, teacher"]),
     ({"search": {"trails": 3}}, ["'trails'", "[search]", "did you mean 'trials'?"]),
     ({"pruner": {"rung": [1]}}, ["'rung'", "[pruner]", "did you mean 'rungs'?"]),
     (space(inner_lr={"low": 1, "hihg": 2}), ["'hihg'", "[search.space.inner_lr]", "did you mean 'high'?"]),
@@ -85,7 +86,7 @@ BAD: list[tuple[dict[str, Any], list[str]]] = [
     (space(inner_lr=[1, 1.0]), ["search.space", "inner_lr lists a value twice"]),
     (space(learner=["anil", "anil"]), ["search.space", "learner lists a value twice", "'anil'"]),
     (space(learner=["protonet", "anli"]), ["search.space", "unknown learner 'anli'", "did you mean 'anil'?"]),
-    (space(learner="xyz"), ["search.space", "unknown learner 'xyz'", "accepted: protonet, anil, fomaml"]),
+    (space(learner="xyz"), ["search.space", "unknown learner 'xyz'", f"accepted: {', '.join(list(LEARNERS)[:3])}"]),
     (space(learner={"low": 1, "high": 2}), ["search.space", "unknown learner 1", "accepted: protonet"]),
     (
         {"search": {"sampler": "grid", "space": {"outer_lr": {"low": 0.1, "high": 0.2}}}},

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from studies.config.spec import TeacherSection
+from studies.config.definition import TeacherSection
 from studies.model.activation_cache import ActivationCache
 from studies.model.device import full_precision
 from studies.model.encoder import Encoder, load, tokenize

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import zoneinfo
-from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
@@ -12,7 +11,7 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 from studies.config.search_domains import Section
 from studies.data.files.text_template import text_fields
 from studies.data.files.times import check_format
-from studies.data.source import Source
+from studies.data.source import Source, absolute_paths
 
 Column = Annotated[str, Field(min_length=1)]
 
@@ -73,14 +72,8 @@ class FileKeys(Source):
 
     @field_validator("interactions", "items", "users", mode="before")
     @classmethod
-    def _absolute(cls, value: Any, info: ValidationInfo) -> Any:
-        if value is None:
-            return None
-        paths = value if isinstance(value, list) else [value]
-        if not paths or not all(isinstance(path, str | Path) and str(path) for path in paths):
-            raise ValueError(f'takes a path or a list of paths, such as "log.csv", got {value!r}')
-        folder = (info.context or {}).get("folder") or Path()
-        return [str(Path(folder, Path(path).expanduser()).absolute()) for path in paths]
+    def _absolute(cls, value: Any, info: ValidationInfo) -> list[str] | None:
+        return None if value is None else absolute_paths(value, info)
 
     @field_validator("text")
     @classmethod

@@ -1,4 +1,4 @@
-"""The light half of storage stays light."""
+"""What must not be imported on the way to what."""
 
 import subprocess
 import sys
@@ -17,6 +17,11 @@ ROOT = Path(__file__).parents[2]
             "torch optuna sqlalchemy alembic psycopg2",
         ),
         ("storage.database.postgres storage.database.records", "torch optuna"),
+        # A machine that trains, distils or serves needs neither a database nor a reader of tables.
+        (
+            "studies.training.objective distill.objective distill.inference",
+            "polars pyarrow sqlalchemy psycopg2 optuna alembic rich",
+        ),
     ],
 )
 def test_import_stays_light(modules: str, banned: str) -> None:
