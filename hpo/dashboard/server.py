@@ -205,8 +205,8 @@ def _report_outages(engine: sa.Engine, console: Console) -> None:
         if not away.is_set():
             away.set()
             words = hide_password(" ".join(str(context.original_exception).split()))
-            console.note(f"the database is away ({words}); pages keep their last state and go on when it is back")
-        raise bottle.HTTPError(503, "the database is away; this is the last state, and goes on when it is back")
+            console.note(f"the database is away ({words}); pages keep their last state until it is back")
+        raise bottle.HTTPError(503, "the database is away; this is the last state until it is back")
 
     @sa.event.listens_for(engine, "engine_connect")
     def connected(connection: sa.Connection) -> None:

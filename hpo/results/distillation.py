@@ -169,7 +169,7 @@ class _Work:
             self._page.write_when_due()
         self._page.write()
         if self._queue.stop_requested():
-            raise StudyStopped(f"study {self._spec.name!r} was stopped; hpo run with its study file goes on")
+            raise StudyStopped(f"study {self._spec.name!r} was stopped; hpo run with its study file resumes it")
 
     def _objective(self, trial: optuna.Trial) -> float | list[float]:
         """Distil the trial's student, reporting each rung to Optuna; return its value for each objective."""

@@ -62,7 +62,7 @@ def evaluate_all(
 
     Args:
         spec: The study.
-        problem: The study's data; its reporter is told of the systems scored.
+        problem: The study's data; its reporter receives the number of systems scored.
         winners: The search's.
         student: The student that is exported.
         students: The distillation's trials; one of them is this student's.

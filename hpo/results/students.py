@@ -33,7 +33,7 @@ def choose_student(study: optuna.Study, spec: StudySpec) -> FrozenTrial:
     if not finished:
         raise InputError(
             f"the distillation of {spec.name!r} has no finished student; its trials say why: "
-            f"hpo distill {spec.name} goes on with more --trials"
+            f"hpo distill {spec.name} continues it with more --trials"
         )
     best = max(trial.values[0] for trial in finished)
     if len(spec.distill.objectives) == 1:

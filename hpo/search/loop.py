@@ -220,7 +220,7 @@ def winners(study: optuna.Study, count: int) -> list[FrozenTrial]:
     if not finished:
         raise InputError(
             f"study {study.study_name!r} has no finished trial to take teachers from; "
-            f"hpo status {study.study_name} shows why, hpo launch with more --trials goes on"
+            f"hpo status {study.study_name} shows why, hpo launch with more --trials continues it"
         )
     return finished[:count]
 

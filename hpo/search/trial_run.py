@@ -1,4 +1,4 @@
-"""Runs single trials: an interrupted trial is requeued, a failed one is told with its reason, and none is lost.
+"""Runs single trials: an interrupted trial is requeued, a failed one ends with its reason, and none is lost.
 
 Used by search workers and by the distillation alike, with Optuna's ask/tell underneath.
 """

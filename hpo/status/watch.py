@@ -202,7 +202,7 @@ def _ending(shot: Snapshot) -> str:
     if shot.finished:
         return f"; ended: {shot.ended_by}"
     if shot.stopping:
-        return "; stopping" if shot.running else f"; stopped, hpo resume {shot.name} goes on"
+        return "; stopping" if shot.running else f"; stopped, hpo resume {shot.name} resumes it"
     if shot.seconds_left is None or not shot.trials:
         return ""
     return f"; about {duration(shot.seconds_left)} left" if shot.running else "; nothing runs now"

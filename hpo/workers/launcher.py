@@ -73,7 +73,7 @@ def launch(
         table.refresh()
     page.write()
     if control.state().stop is not None and not observer.read().finished:
-        raise StudyStopped(f"study {spec.name!r} was stopped; hpo resume {spec.name} goes on")
+        raise StudyStopped(f"study {spec.name!r} was stopped; hpo resume {spec.name} resumes it")
 
 
 def make_engine(

@@ -243,7 +243,7 @@ def test_a_study_is_stopped_from_elsewhere_and_resumed_by_its_name(database_url,
     assert stopped.returncode == 0, stopped.stderr
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert "error: study 'mini' was stopped; hpo resume mini goes on" in errors
+    assert "error: study 'mini' was stopped; hpo resume mini resumes it" in errors
     before = {t.number: t for t in trials_of(database_url)}
     assert TrialState.RUNNING not in {t.state for t in before.values()}
 

@@ -140,7 +140,7 @@ def test_what_is_told_of_a_search_that_does_not_run():
     """Time left that never passes, or a stop that nobody is told of, keeps people waiting."""
     waiting = [trial(0, TrialState.COMPLETE, [0.1, 0.2, 0.3], 90.0)]
     assert "nothing runs now" in heading(summarise(SPEC, waiting))[0]
-    assert "stopped, hpo resume s goes on" in heading(summarise(SPEC, waiting, None, ControlState(stop="rung")))[0]
+    assert "stopped, hpo resume s resumes it" in heading(summarise(SPEC, waiting, None, ControlState(stop="rung")))[0]
     done = summarise(SPEC, [trial(n, TrialState.COMPLETE, [0.1, 0.2, 0.3], 9.0) for n in range(4)])
     assert "ended: 4 trials" in heading(done)[0]
     distilled = replace(done, students=Students(8, {"complete": 2, "running": 1}, 0.4, evaluated=False))
