@@ -146,7 +146,7 @@ def served_lists(draft: Path, scenes: Sequence[Mapping[str, Any]]) -> list[Tenso
 def _run_script(script: str, draft: Path, request: Mapping[str, Any], out: Path) -> None:
     here = Path(__file__).parent
     # No network, and no GPU: another process may fill it. Our modules are found where this process found them.
-    paths = os.pathsep.join(filter(None, [str(here.parent), os.environ.get("PYTHONPATH")]))
+    paths = os.pathsep.join(filter(None, [str(here.parents[1]), os.environ.get("PYTHONPATH")]))
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": paths}
     file = out.with_name("request.json")
     file.write_text(json.dumps(request), encoding="utf-8")

@@ -62,7 +62,7 @@ def workers_of(home: str | None = None) -> list[psutil.Process]:
     """The worker processes of this test's study, whoever their parent is by now."""
     found = []
     for process in psutil.process_iter(["cmdline"]):
-        if (process.info["cmdline"] or [])[1:5] == ["-m", "hpo", "worker", "mini"]:
+        if (process.info["cmdline"] or [])[1:6] == ["-P", "-m", "hpo", "worker", "mini"]:
             with contextlib.suppress(psutil.Error):
                 if process.environ().get("HPO_HOME") == (home or os.environ["HPO_HOME"]):
                     found.append(process)

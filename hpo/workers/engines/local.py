@@ -82,7 +82,8 @@ class Process:
 
 def worker_command(name: str, workers: int) -> list[str]:
     """Return the command of one of `workers` workers of a study on one machine."""
-    return [sys.executable, "-m", "hpo", "worker", name, "--of", str(workers)]
+    # -P: a folder of the user's that is called hpo, studies or storage must not stand in for the package.
+    return [sys.executable, "-P", "-m", "hpo", "worker", name, "--of", str(workers)]
 
 
 def _last_line(log: Path) -> str:
