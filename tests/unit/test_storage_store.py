@@ -113,7 +113,7 @@ def test_what_was_damaged_in_the_store_is_not_taken(
     here = saved(trial_folder("s", 1), 30, 90)
     (here / "step-000090" / "weights.safetensors").write_bytes(b"")
     assert checkpoints.last(here)[1] == {"step": 90}, "the store has it whole"
-    assert "it is fetched again from the store" in caplog.text
+    assert "downloading it again from the store" in caplog.text
     damage(url, "s/trial-00001/step-000090/weights.safetensors")
     there = move(monkeypatch, tmp_path)
     with pytest.raises(CorruptArtifact, match=r"store has of .*step-000090 is incomplete .* restore it from a copy"):
