@@ -9,7 +9,6 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from peers import problems
 from peers.libraries import PEERS, Learn2Learn
 from studies.config.hyperparameters import Hyperparameters
 from studies.episodes.episode import Episode
@@ -75,25 +74,38 @@ CASES = {
 
 def problem_of(case: Case, quick: bool) -> Problem:
     """The data of a case."""
+    # A machine that `benchmarks/gpu.py` runs on has no source of data.
+    from peers import problems
+
     return problems.d64() if case.data == "d64" else problems.minilm(quick)
 
 
-def systems(case: Case, problem: Problem, installed: Sequence[str]) -> dict[str, System]:
-    """Ours and the peers, by name; they share one model, whose weights nothing here moves."""
+def systems(case: Case, problem: Problem, installed: Sequence[str], layers: int = 2) -> dict[str, System]:
+    """Ours and the peers, by name; they share one model, whose weights nothing here moves.
+
+    Args:
+        case: The comparison.
+        problem: The data.
+        installed: Names of the peers that are there.
+        layers: Of the encoder, that train in every system.
+    """
     if case.prefix:
         return _prefix_systems(case.hyperparameters, problem, installed)
-    ours = problem.learner(case.hyperparameters)
+    values = replace(case.hyperparameters, trainable_layers=layers)
+    ours = problem.learner(values)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():  # away from zero, so that no gradient vanishes by symmetry
         for parameter in ours.model.head.parameters():
             parameter += 0.1 * torch.randn(parameter.shape, generator=generator).to(parameter)
     largest = max(episode.candidates for episode in problem.train)
     found = [peer for peer in PEERS if peer.name in installed]
-    return {"ours": ours} | {peer.name: peer(ours.model, case.hyperparameters, largest) for peer in found}
+    return {"ours": ours} | {peer.name: peer(ours.model, values, largest) for peer in found}
 
 
 def _prefix_systems(values: Hyperparameters, problem: Problem, installed: Sequence[str]) -> dict[str, System]:
     """Ours with none and one layer of the encoder training, and learn2learn with all of them, each with its model."""
+    from peers import problems
+
     made: dict[str, System] = {
         f"ours, {layers} layers": problem.learner(replace(values, trainable_layers=layers)) for layers in (0, 1)
     }
