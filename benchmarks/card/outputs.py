@@ -21,7 +21,7 @@ from studies.evaluation.metrics import top_k
 from studies.learners.registry import LEARNERS
 from studies.model.device import full_precision
 from studies.training.objective import load_teacher, run_trial
-from studies.training.problem import Problem
+from studies.training.problem import Problem, trainable_choices
 from studies.training.rungs import RungReport
 
 K = 10
@@ -35,12 +35,12 @@ def outputs(problem: Problem, *, precise: bool) -> dict[str, Tensor]:
         problem: Of a pack.
         precise: Compute in fp32; otherwise in the precision that the device is used with.
     """
-    layers = (0, max(problem.spec.search.space["trainable_layers"]))  # type: ignore[type-var]
+    layers = (0, max(trainable_choices(problem.spec.search)))
     with full_precision() if precise else nullcontext():
         found = {"vectors": problem.cache.pooled()[:TEXTS].clone()}
         for learner in LEARNERS:
             for trained in layers:
-                found |= _learner(problem, learner, int(trained))
+                found |= _learner(problem, learner, trained)
         found |= _trial(problem) | _student(problem)
     return {name: tensor.detach().float().cpu().contiguous() for name, tensor in found.items()}
 

@@ -20,7 +20,7 @@ from distill.objective import Distillation, Teacher
 from studies.config.hyperparameters import Hyperparameters
 from studies.learners.registry import LEARNERS
 from studies.training.objective import run_trial
-from studies.training.problem import Problem
+from studies.training.problem import Problem, trainable_choices
 from studies.training.rungs import RungReport
 
 # A trial of 270 updates on two cores of an EPYC without AMX, all of Complete Journey, 2026-11-25 (docs/benchmarks.md).
@@ -35,7 +35,7 @@ def meta_training(
         case = CASES[key].quicker() if quick else CASES[key]
         label = f"meta-training, {case.learner}, top layers of the encoder"
         with figures.attempt(label):
-            layers = max(problem.spec.search.space["trainable_layers"])  # type: ignore[type-var]
+            layers = max(trainable_choices(problem.spec.search))
             contenders = systems(case, problem, installed, layers)
             drawn = batches(case, some(problem.train, quick))
             found = rates(contenders, drawn, 1 if quick else 9)
