@@ -3,10 +3,12 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+GPU := build/gpu
+IN_GPU = $(if $(wildcard $(BIN)/python),PYTHONPATH="$$PWD" $(BIN)/python,PYTHONPATH="$$PWD:$(GPU)/packages" $(PYTHON))
 # A study and its tests start many processes: each would compile torch and transformers again, for longer than it works.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test lint format bench clean
+.PHONY: demo test lint format bench gpu gpu-pack clean
 
 demo: $(READY)
 	$(BIN)/hpo run studies/quickstart.toml
@@ -39,6 +41,15 @@ bench: $(READY)
 	$(BIN)/python benchmarks/student.py --quick
 	$(BIN)/python benchmarks/adapt_and_rank.py --quick
 	$(BIN)/python benchmarks/dashboard.py --quick
+
+# What `make gpu` needs, for a machine with a GPU that may have neither a network nor this project's packages.
+gpu-pack: $(READY)
+	$(BIN)/python benchmarks/gpu.py --pack $(GPU)/pack.zip --packages $(GPU)/packages
+
+# Needs a CUDA device and the pack. Where there is no virtual environment, Python's own packages are used.
+gpu:
+	$(IN_GPU) -m pytest --noconftest -o filterwarnings= tests/gpu; tests=$$?; \
+	$(IN_GPU) benchmarks/gpu.py $(GPU)/pack.zip --json $(GPU)/figures.json && exit $$tests
 
 clean:
 	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache

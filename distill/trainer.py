@@ -22,7 +22,7 @@ from distill.vocabulary import SubwordDropout
 from studies.config.distill_losses import LOSSES
 from studies.config.distill_section import DistillSection
 from studies.episodes.episode import Episode
-from studies.model.device import device
+from studies.model.device import device_settings
 from studies.model.encoder import by_length
 from studies.training.candidate_sampling import sample_candidates
 from studies.training.outer_loop import ScheduledAdamW, load_weights
@@ -31,8 +31,6 @@ from studies.training.outer_loop import ScheduledAdamW, load_weights
 QUERIES = 8
 # Candidates of a ranking step: what the support and the queries took, and others drawn at random.
 CANDIDATES = 48
-# Padded tokens per pass: with texts of similar length together, a third less of the work is padding.
-TOKENS = 2048
 WEIGHT_DECAY = 0.01
 # The head is the trained teacher's, while the encoder has lost most of its layers: the head's rate over the encoder's.
 HEAD_RATE = 0.1
@@ -67,9 +65,7 @@ class Distiller:
         values = student.hyperparameters
         trimmed = values.vocabulary == "catalogue" and values.subword_dropout > 0
         self._dropout = SubwordDropout(student.tokenizer, student.max_tokens) if trimmed else None
-        if device().type == "cpu":
-            # On short texts in bf16, SDPA's backward pass takes three times as long there (measured).
-            student.tower.model.set_attn_implementation("eager")
+        student.tower.model.set_attn_implementation(device_settings().attention)
         self._optimizer = ScheduledAdamW(
             self._model, HEAD_RATE * values.lr, WEIGHT_DECAY, section.steps, encoder_lr=values.lr
         )
@@ -158,7 +154,8 @@ class Distiller:
 
 def encode(tower: TokenTower, items: Tensor) -> Tensor:
     """Return (M, D) vectors of (M,) items, with their graph, encoded in groups of similar length."""
-    batches = [rows.to(items.device) for rows in by_length(tower.tokens.lengths[items.cpu()], TOKENS)]
+    lengths = tower.tokens.lengths[items.cpu()]
+    batches = [rows.to(items.device) for rows in by_length(lengths, device_settings().distil_tokens)]
     vectors = torch.cat([tower(items[rows]) for rows in batches])
     return vectors[torch.cat(batches).argsort()]
 

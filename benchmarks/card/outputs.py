@@ -7,49 +7,74 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import nullcontext
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from card.pack import read
+from card.served import K, exported, served, with_random_head
 from distill.hyperparameters import StudentHyperparameters
 from distill.objective import Distillation, Teacher, load_student
 from distill.objective import evaluate as evaluate_student
 from studies.config.hyperparameters import Hyperparameters
 from studies.evaluation.metrics import top_k
 from studies.learners.registry import LEARNERS
-from studies.model.device import full_precision
+from studies.model.device import full_precision, override_settings
 from studies.training.objective import load_teacher, run_trial
 from studies.training.problem import Problem, trainable_choices
 from studies.training.rungs import RungReport
 
-K = 10
 TEXTS, EPISODES = 2048, 4
+# Training is compared after a few steps: rounding errors grow with every one.
+RUNGS, STEPS = [2, 4], {"embed_steps": 4, "rank_steps": 2}
+# The largest error of an output of each kind, by the precision that the device computes in; the reference is in fp32.
+BOUNDS: dict[str, dict[str, float]] = {
+    "fp32": {"": 1e-4},
+    "bf16": {"": 1e-4},
+}
 
 
-def outputs(problem: Problem, *, precise: bool) -> dict[str, Tensor]:
+def outputs(pack: Path, folder: Path, precision: str) -> dict[str, Tensor]:
     """Return everything that is compared, by name, in fp32 on the CPU.
 
     Args:
-        problem: Of a pack.
-        precise: Compute in fp32; otherwise in the precision that the device is used with.
+        pack: The file.
+        folder: For what it holds, and what is written.
+        precision: "fp32", or "bf16" for products in bf16 wherever the device may be used so.
     """
-    layers = (0, max(trainable_choices(problem.spec.search)))
-    with full_precision() if precise else nullcontext():
+    mode: AbstractContextManager[object] = full_precision() if precision == "fp32" else override_settings(bf16=True)
+    with mode:
+        problem = read(pack, folder)
+        problem.spec = problem.spec.model_copy(
+            update={
+                "pruner": problem.spec.pruner.model_copy(update={"rungs": RUNGS}),
+                "distill": problem.spec.distill.model_copy(update=STEPS),
+            }
+        )
         found = {"vectors": problem.cache.pooled()[:TEXTS].clone()}
         for learner in LEARNERS:
-            for trained in layers:
+            for trained in (0, max(trainable_choices(problem.spec.search))):
                 found |= _learner(problem, learner, trained)
-        found |= _trial(problem) | _student(problem)
+        found |= _trial(problem) | _student(problem) | served(problem, exported(problem, folder / "export"))
     return {name: tensor.detach().float().cpu().contiguous() for name, tensor in found.items()}
+
+
+def beyond(precision: str, ours: Mapping[str, Tensor], reference: Mapping[str, Tensor]) -> dict[str, float]:
+    """Return the errors beyond their bound, by output; the reference is in fp32."""
+    return {name: error for name, error in errors(ours, reference) if not error <= _bound(precision, name)}
+
+
+def _bound(precision: str, name: str) -> float:
+    return next(bound for kind, bound in BOUNDS[precision].items() if kind in name)
 
 
 def errors(ours: Mapping[str, Tensor], reference: Mapping[str, Tensor]) -> Iterator[tuple[str, float]]:
     """Yield each output's error: of lists the part that differs, of all else relative to the largest value."""
     for name, wanted in reference.items():
         found = ours[name]
-        if name.startswith("top "):
+        if "lists of" in name:
             common = [len(set(a.tolist()) & set(b.tolist())) / len(b) for a, b in zip(found, wanted, strict=True)]
             yield name, 1 - sum(common) / len(common)
         else:
@@ -63,7 +88,7 @@ def _values(learner: str, layers: int) -> Hyperparameters:
 
 def _learner(problem: Problem, name: str, layers: int) -> dict[str, Tensor]:
     """Return a learner's loss and gradient on a meta-batch, and its scores and lists after adapting to an episode."""
-    learner, label = problem.learner(_values(name, layers)), f"{name}, {layers} layers"
+    learner, label = with_random_head(problem.learner(_values(name, layers))), f"{name}, {layers} layers"
     loss = learner.meta_step(problem.train[:EPISODES])
     gradients = [p.grad.flatten() for _, p in sorted(learner.model.named_parameters()) if p.grad is not None]
     episode, tower = problem.validation[0], learner.model.tower
@@ -75,7 +100,7 @@ def _learner(problem: Problem, name: str, layers: int) -> dict[str, Tensor]:
         f"loss of {label}": torch.tensor([loss]),
         f"gradient of {label}": torch.cat(gradients),
         f"scores of {label}": scores,
-        f"top {K} of {label}": top_k(scores, min(K, scores.shape[1])),
+        f"lists of {label}": top_k(scores, min(K, scores.shape[1])),
     }
 
 

@@ -8,6 +8,7 @@ archive as they are.
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import subprocess
 import sys
@@ -36,12 +37,15 @@ def make_importable(packages: Mapping[str, Sequence[str]] = PACKAGES, home: str 
     """
     found = []
     for name, requirements in packages.items():
+        if importlib.util.find_spec(name):
+            found.append(name)
+            continue
         folder = HOME / f"{home}-py{sys.version_info.major}.{sys.version_info.minor}" / name
         try:
             if not folder.exists():
                 folder.parent.mkdir(parents=True, exist_ok=True)
                 with atomic_folder(folder) as made:
-                    _install(name, requirements, made)
+                    install(name, requirements, made)
         except subprocess.CalledProcessError as error:
             print(f"{name} is left out; pip says: {error.stderr.strip().splitlines()[-1]}")
             continue
@@ -51,7 +55,8 @@ def make_importable(packages: Mapping[str, Sequence[str]] = PACKAGES, home: str 
     return found
 
 
-def _install(name: str, requirements: Sequence[str], folder: Path) -> None:
+def install(name: str, requirements: Sequence[str], folder: Path) -> None:
+    """Installs what is asked for, alone, into a folder."""
     if name != "learn2learn":
         _pip("install", "--target", str(folder), *requirements)
         return

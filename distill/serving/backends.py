@@ -18,7 +18,7 @@ from distill.serving.loader import ExportedStudent
 from distill.serving.onnx_tower import OnnxGraph
 from distill.student import project
 from storage.errors import InputError
-from studies.model.device import device, fast_bf16
+from studies.model.device import device, device_settings, fast_bf16
 from studies.model.encoder import Ragged, by_length, pool
 from studies.progress import Progress
 
@@ -29,10 +29,6 @@ if TYPE_CHECKING:
 Backend = Literal["torch", "onnx", "onnx-int8"]
 Precision = Literal["fp32", "bf16", "fp16", "auto"]
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-# Padded tokens of a batch. On a CPU a batch should stay in its caches: 2,048 is the fastest of 256 to 16,384, by a
-# fifth over 8,192 and half over the largest; batches of one length, without padding, are no faster. On a GPU as in
-# training.
-_BUDGET = {"cpu": 2048, "cuda": 8192}
 # Texts that are tokenized at a time: the tokenizer's records of a whole catalogue take more memory than its vectors.
 _TOKENIZED = 8192
 
@@ -138,7 +134,7 @@ class Embedder:
         if not texts:
             return vectors
         tokens, done = self.tokens(texts), 0
-        for rows in by_length(tokens.lengths, _BUDGET[device().type]):
+        for rows in by_length(tokens.lengths, device_settings().serve_tokens):
             vectors[rows.to(device())] = self._encoder(*tokens.padded(rows, torch.device("cpu")))
             done += len(rows)
             if progress is not None:

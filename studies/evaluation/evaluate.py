@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from studies.episodes.episode import Episode
 from studies.evaluation.metrics import Evaluation, episode_metrics, rank, summarise
 from studies.learners.base import Learner
+from studies.model.device import device_settings
 from studies.model.encoder import by_length
 from studies.model.scene_encoding import AdaptedScene, episode_texts
 from studies.progress import Progress
@@ -111,7 +112,7 @@ def encode_items(tower: nn.Module, items: Tensor, lengths: Tensor, progress: Pro
     tower.eval()
     vectors: Tensor | None = None
     done = 0
-    for rows in by_length(lengths[items.cpu()]):
+    for rows in by_length(lengths[items.cpu()], device_settings().encode_tokens):
         batch = tower(items[rows.to(items.device)])
         if vectors is None:
             vectors = batch.new_empty(len(items), batch.shape[1])

@@ -29,7 +29,7 @@ from torch import Tensor
 
 from storage.errors import InputError
 from storage.files.atomic import atomic_folder
-from studies.model.device import autocast, device, fast_bf16
+from studies.model.device import autocast, device, device_settings, uses_bf16
 from studies.model.encoder import Encoder, Ragged, by_length, pool, run_layers
 from studies.progress import Progress
 
@@ -59,7 +59,7 @@ class ActivationCache:
     def __init__(self, folder: Path, encoder: Encoder, tokens: Ragged) -> None:
         self._folder, self._encoder, self._tokens = folder, encoder, tokens
         digest = hashlib.sha256(tokens.values.numpy().tobytes() + tokens.offsets.numpy().tobytes())
-        digest.update(f"{encoder.identity} bf16={fast_bf16()} format={FORMAT}".encode())
+        digest.update(f"{encoder.identity} bf16={uses_bf16()} format={FORMAT}".encode())
         self._key = digest.hexdigest()[:24]
         self._held = ExitStack()
         weakref.finalize(self, self._held.close)
@@ -155,7 +155,7 @@ class ActivationCache:
                 folder = drafts.enter_context(atomic_folder(file.parent))
                 into[n] = _create(folder / file.name, *self._layout(n))
             done = 0
-            for rows in by_length(self._tokens.lengths):
+            for rows in by_length(self._tokens.lengths, device_settings().encode_tokens):
                 self._encode(rows, into)
                 done += len(rows)
                 if progress is not None:

@@ -1,4 +1,4 @@
-"""The device of tensors and the precision of matrix products, chosen from the hardware; cores and free memory."""
+"""The device of tensors, and how work is cut up and computed on each kind of it; cores and free memory."""
 
 from __future__ import annotations
 
@@ -6,11 +6,62 @@ import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
+from typing import Any, Literal
 
 import torch
 
+Attention = Literal["eager", "sdpa"]
+
+
+@dataclass(frozen=True)
+class DeviceSettings:
+    """What is done differently on a CPU and on a GPU.
+
+    Attributes:
+        attention: Kernel of BERT's layers, where neither the study file nor the learner needs another.
+        bf16: Whether matrix products outside `full_precision` are in bf16; None where the hardware has units for it.
+        encode_tokens: Padded tokens of a batch that is encoded without a gradient.
+        train_elements: Most elements of the hidden state in one pass of the layers that train.
+        vmap_elements: Elements in the largest tensor of an operation up to which episodes run side by side.
+        distil_tokens: Padded tokens of a batch that a student is trained on.
+        serve_tokens: Padded tokens of a batch that a student serves.
+    """
+
+    attention: Attention
+    encode_tokens: int
+    train_elements: int
+    vmap_elements: int
+    distil_tokens: int
+    serve_tokens: int
+    bf16: bool | None = None
+
+
+# Measured (docs/decisions.md). SDPA's backward pass over short texts is slower than eager's, in bf16 three times.
+# Small batches stay in the caches: groups of texts of similar length halve the time of MiniLM in training; of 256 to
+# 16,384 tokens, 2,048 is the fastest in serving, by a fifth over 8,192. Side by side, episodes gain up to the elements
+# that take as long as starting an operation.
+CPU = DeviceSettings(
+    attention="eager",
+    encode_tokens=8192,
+    train_elements=2**18,
+    vmap_elements=2**16,
+    distil_tokens=2048,
+    serve_tokens=2048,
+)
+# Not measured: batches of which a product of MiniLM takes some ten times as long as starting it (about 5 us).
+# `benchmarks/gpu.py` measures the alternatives and prints which to ship.
+CUDA = DeviceSettings(
+    attention="sdpa",
+    encode_tokens=2**15,
+    train_elements=2**24,
+    vmap_elements=2**21,
+    distil_tokens=2**15,
+    serve_tokens=2**15,
+)
+_overridden: DeviceSettings | None = None
 _full_precision = ContextVar("full_precision", default=False)
 
 
@@ -18,6 +69,27 @@ _full_precision = ContextVar("full_precision", default=False)
 def device() -> torch.device:
     """Return the CUDA device where there is one, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def device_settings() -> DeviceSettings:
+    """Return the settings in force: those of the device's kind, unless `override_settings` is."""
+    return _overridden or (CUDA if device().type == "cuda" else CPU)
+
+
+@contextmanager
+def override_settings(**changes: Any) -> Iterator[DeviceSettings]:
+    """Change settings for all threads within the block, to compare alternatives.
+
+    Args:
+        changes: New values, by the names of `DeviceSettings`.
+    """
+    global _overridden
+    before = _overridden
+    _overridden = replace(device_settings(), **changes)
+    try:
+        yield _overridden
+    finally:
+        _overridden = before
 
 
 @cache
@@ -32,9 +104,15 @@ def fast_bf16() -> bool:
     return capabilities.get("amx_bf16", False)
 
 
+def uses_bf16() -> bool:
+    """Return whether `autocast` is bf16 here and now."""
+    wanted = device_settings().bf16
+    return not _full_precision.get() and (fast_bf16() if wanted is None else wanted)
+
+
 def autocast() -> AbstractContextManager[None]:
-    """Return bf16 autocast where it is fast, otherwise a context that changes nothing."""
-    return torch.autocast(device().type, torch.bfloat16, enabled=fast_bf16() and not _full_precision.get())
+    """Return bf16 autocast where that is used, otherwise a context that changes nothing."""
+    return torch.autocast(device().type, torch.bfloat16, enabled=uses_bf16())
 
 
 @contextmanager

@@ -23,7 +23,7 @@ from torch.nn import functional
 from storage.errors import InputError
 from storage.files.atomic import sha256
 from studies.config.definition import TeacherSection
-from studies.model.device import device
+from studies.model.device import device_settings
 from studies.progress import Progress
 
 # transformers is imported in functions, since it takes seconds to import and cached encoders do not need its models.
@@ -150,10 +150,12 @@ def _read(teacher: TeacherSection) -> BertModel:
     with _named(teacher):
         from transformers import BertModel
 
-        # In bf16 on CPU the backward pass of SDPA on short texts takes over three times eager's (docs/decisions.md).
-        attention = "eager" if device().type == "cpu" else "sdpa"
         model: BertModel = BertModel.from_pretrained(
-            folder, add_pooling_layer=False, use_safetensors=True, attn_implementation=attention
+            folder,
+            add_pooling_layer=False,
+            use_safetensors=True,
+            attn_implementation=device_settings().attention,
+            dtype=torch.float32,  # else in that of the folder's weights
         )
     model.requires_grad_(False).train(False)
     return model
@@ -201,7 +203,7 @@ def tokenize(
     return Ragged(torch.tensor(flat, dtype=torch.int64), torch.tensor(lengths).cumsum(0))
 
 
-def by_length(lengths: Tensor, token_budget: int = 8192) -> Iterator[Tensor]:
+def by_length(lengths: Tensor, token_budget: int) -> Iterator[Tensor]:
     """Yield batches of row numbers of similar length, longest first, each within a budget of padded tokens."""
     order = torch.argsort(lengths, descending=True, stable=True)
     start = 0

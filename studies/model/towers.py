@@ -18,15 +18,11 @@ from torch import Tensor, nn
 
 from studies.learners.registry import LEARNERS
 from studies.model.activation_cache import ActivationCache
-from studies.model.device import autocast, device
+from studies.model.device import Attention, autocast, device_settings
 from studies.model.encoder import Encoder, Ragged, by_length, pool, run_layers
 
-Attention = Literal["eager", "sdpa"]
 # Texts of similar length that pass the trained layers together: (R,) positions, (R, L, D) cached states, (R, L) mask.
 TextGroup = tuple[Tensor, Tensor, Tensor]
-# Most elements of the hidden state in one pass of the trained layers: small groups of texts of similar length halve the
-# time of MiniLM on a CPU, while a GPU needs large ones (docs/decisions.md).
-MAX_ELEMENTS = {"cpu": 2**18, "cuda": 2**24}
 
 
 class FrozenTower(nn.Module):
@@ -104,7 +100,7 @@ class TopLayersTower(nn.Module):
 
     def groups(self, items: Tensor) -> list[TextGroup]:
         """Return what `texts` returns, in groups of similar length, each after its (R,) positions in `items`."""
-        rows = by_length(self.lengths(items), MAX_ELEMENTS[device().type] // self.width)
+        rows = by_length(self.lengths(items), device_settings().train_elements // self.width)
         return [(group, *self.texts(items[group.to(items.device)])) for group in rows]
 
     @property
@@ -130,12 +126,11 @@ def in_groups(encode: Callable[[Tensor, Tensor], Tensor], groups: list[TextGroup
 def attention_for(wanted: Literal["auto", "eager", "sdpa"], learner: str) -> Attention:
     """Return the attention kernel of a trial's trained layers.
 
-    SDPA has no second derivative, which some learners need. On CPUs its backward pass over short texts is slower than
-    eager's (docs/decisions.md).
+    SDPA has no second derivative, which some learners need.
     """
     if wanted != "auto":
         return wanted
-    return "eager" if LEARNERS[learner].needs_eager_attention or device().type == "cpu" else "sdpa"
+    return "eager" if LEARNERS[learner].needs_eager_attention else device_settings().attention
 
 
 def build_tower(

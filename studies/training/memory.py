@@ -29,7 +29,7 @@ from studies.config.search_domains import values_of
 from studies.config.search_section import SearchSection
 from studies.episodes.episode import Episode
 from studies.learners.registry import LEARNERS
-from studies.learners.tasks.meta_batch import VMAP_ELEMENTS
+from studies.model.device import device_settings
 from studies.model.encoder import Encoder
 from studies.model.recommender import Head
 
@@ -98,7 +98,7 @@ def trial_bytes(values: Hyperparameters, shape: Shape, encoder: Encoder, vmap_ep
     one = query + (tower if inner else 0) + 2 * steps * (support + (tower if inner else 0)) + steps * adapted
     if values.entry.descends_on_query:
         one += support
-    vmap_episodes = vmap_episodes or max(1, VMAP_ELEMENTS // (shape.items * shape.candidates))
+    vmap_episodes = vmap_episodes or max(1, device_settings().vmap_elements // (shape.items * shape.candidates))
     side_by_side = min(vmap_episodes, values.meta_batch_size)
     shared = 0 if inner else tower * values.meta_batch_size
     return BYTES_PER_ELEMENT * (one * side_by_side + shared + 4 * (weights + head) + adapted)

@@ -67,6 +67,13 @@ def test_a_folder_is_accepted_with_the_digest_it_has(folder: Path) -> None:
     assert load(TeacherSection(encoder=str(folder), sha256=digest)).identity == digest
 
 
+def test_weights_saved_in_half_the_bytes_are_computed_with_in_fp32(damaged: Path) -> None:
+    """Trained in bf16, small updates round to nothing; on some CPUs each product is slower too."""
+    model = load(TeacherSection(encoder=str(damaged))).model
+    model.to(torch.bfloat16).save_pretrained(damaged)
+    assert load(TeacherSection(encoder=str(damaged))).model.dtype == torch.float32
+
+
 def change_weights(folder: Path) -> None:
     weights = bytearray((folder / "model.safetensors").read_bytes())
     weights[-1] ^= 1

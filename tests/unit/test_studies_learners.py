@@ -26,9 +26,9 @@ from studies.learners.protonet import ProtoNet
 from studies.learners.registry import LEARNERS
 from studies.learners.reptile import Reptile
 from studies.learners.tasks.losses import ranking_loss
-from studies.learners.tasks.meta_batch import VMAP_ELEMENTS, side_by_side, single_task
+from studies.learners.tasks.meta_batch import side_by_side, single_task
 from studies.model.activation_cache import ActivationCache
-from studies.model.device import full_precision
+from studies.model.device import device_settings, full_precision
 from studies.model.encoder import load, tokenize
 from studies.model.recommender import Head, Recommender
 from studies.model.scene_encoding import AdaptedScene, EpisodeTexts, episode_texts
@@ -348,11 +348,8 @@ def test_small_episodes_run_side_by_side_and_large_ones_alone() -> None:
     """Side by side, large episodes would be slower and hold a meta-batch's memory at once."""
     episodes = [episode_of(seed) for seed in range(4)] + [episode_of(4, shots=2)]
     assert side_by_side(episodes, [10, 10, 10, 10, 10]) == [[4], [0, 1, 2, 3]]
-    assert side_by_side(episodes, [VMAP_ELEMENTS, VMAP_ELEMENTS // 3, VMAP_ELEMENTS // 3, 10, 10]) == [
-        [4],
-        [3, 1, 2],
-        [0],
-    ]
+    full = device_settings().vmap_elements
+    assert side_by_side(episodes, [full, full // 3, full // 3, 10, 10]) == [[4], [3, 1, 2], [0]]
     assert side_by_side(episodes, [10] * 5, vmap_episodes=1) == [[4], [0], [1], [2], [3]]
 
 

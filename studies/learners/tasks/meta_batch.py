@@ -16,11 +16,8 @@ from studies.learners.tasks.adapted_encoder import AdaptedEncoderTask, encoder_a
 from studies.learners.tasks.frozen_encoder import FrozenEncoderTask
 from studies.learners.tasks.inputs import gather, repeat_first
 from studies.learners.tasks.scene_task import SceneTask
+from studies.model.device import device_settings
 from studies.model.recommender import Recommender
-
-# Elements in the largest tensor of an operation up to which starting it takes about as long as doing it: episodes are
-# put side by side, by vmap, until they fill it, and larger ones run one by one (docs/decisions.md).
-VMAP_ELEMENTS = 2**16
 
 
 def single_task(
@@ -99,7 +96,8 @@ def side_by_side(
 ) -> list[list[int]]:
     """Return the groups of episodes that run side by side, by number.
 
-    Episodes of a group are of like size, so that little is padding, and as many as fill the machine.
+    Episodes of a group are of like size, so that little is padding, and as many as fill the device: those with more
+    than `DeviceSettings.vmap_elements` run one by one.
 
     Args:
         episodes: Those of a meta-batch.
@@ -107,11 +105,11 @@ def side_by_side(
         vmap_episodes: Most of them; by their sizes if left out.
     """
     order = sorted(range(len(episodes)), key=lambda number: (len(episodes[number].support), sizes[number]))
-    groups: list[list[int]] = []
+    full, groups = device_settings().vmap_elements, list[list[int]]()
     for number in order:
         last = groups[-1] if groups else []
         alike = bool(last) and len(episodes[last[0]].support) == len(episodes[number].support)
-        fits = (len(last) + 1) * sizes[number] <= VMAP_ELEMENTS if vmap_episodes is None else len(last) < vmap_episodes
+        fits = (len(last) + 1) * sizes[number] <= full if vmap_episodes is None else len(last) < vmap_episodes
         if alike and fits:
             last.append(number)
         else:
