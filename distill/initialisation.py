@@ -128,20 +128,25 @@ def chosen_layers(depth: int, layers: int, init: Init) -> list[int]:
 
 
 def _teacher_weights(encoder: Encoder, tower: nn.Module | None) -> tuple[list[dict[str, Tensor]], dict[str, Tensor]]:
-    """Return the teacher's layers, lowest first, and its embeddings; every token is of type 0."""
+    """Return the teacher's layers, lowest first, and its embeddings, on the CPU; every token is of type 0."""
     bert = encoder.model
     stack = list(bert.encoder.layer)
-    embeddings = bert.embeddings.state_dict()
+    embeddings = _weights_of(bert.embeddings)
     if isinstance(tower, TopLayersTower):
         trained = list(tower.top_layers.layer)
         stack[len(stack) - len(trained) :] = trained
         if tower.top_layers.embeddings is not None:
-            embeddings |= tower.top_layers.embeddings.state_dict()
+            embeddings |= _weights_of(tower.top_layers.embeddings)
     # DistilBERT has no token types: type 0, which is the same everywhere, is added to the positions.
     embeddings["position_embeddings.weight"] = (
         embeddings["position_embeddings.weight"] + embeddings["token_type_embeddings.weight"][0]
     )
-    return [layer.state_dict() for layer in stack], embeddings
+    return [_weights_of(layer) for layer in stack], embeddings
+
+
+def _weights_of(module: nn.Module) -> dict[str, Tensor]:
+    # A trained tower is on the device, and so is the encoder once it has run there.
+    return {name: weight.cpu() for name, weight in module.state_dict().items()}
 
 
 def strongest_components(layers: Sequence[Mapping[str, Tensor]], width: int) -> Tensor:

@@ -99,7 +99,7 @@ class Distillation:
         section, states = self.problem.spec.distill, self.states(hyperparameters)
         distiller = Distiller(student, self.targets, self.problem.train, section, states)
         reached = None
-        if stored := checkpoints.newest_valid(folder, str(device())):
+        if stored := checkpoints.newest_valid(folder):
             tensors, metadata = stored
             distiller.restore(tensors, metadata["step"])
             reached = RungReport(**metadata["reached"])
@@ -184,7 +184,7 @@ def load_student(problem: Problem, folder: Path) -> Student:
     Raises:
         InputError: The checkpoint is missing, damaged, or of another encoder.
     """
-    tensors, metadata = checkpoints.last(folder, str(device()))
+    tensors, metadata = checkpoints.last(folder)
     if metadata.get("encoder") != problem.encoder.identity:
         raise InputError(
             f"the checkpoint {folder} holds a student of another encoder ({str(metadata.get('encoder'))[:12]}, this "

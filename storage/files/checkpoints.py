@@ -66,8 +66,8 @@ def save(folder: Path, step: int, tensors: Mapping[str, torch.Tensor], metadata:
     _upload(folder, step)
 
 
-def newest_valid(folder: Path, device: str = "cpu") -> Checkpoint | None:
-    """Return the checkpoint to resume a run from, on `device`; None when there is none.
+def newest_valid(folder: Path) -> Checkpoint | None:
+    """Return the checkpoint to resume a run from, on the CPU; None when there is none.
 
     Only for the one process that owns the folder. Damaged checkpoints are removed with a warning, as training writes
     them again, and so are the drafts of a killed writer.
@@ -89,19 +89,19 @@ def newest_valid(folder: Path, device: str = "cpu") -> Checkpoint | None:
             continue
         if step not in there:  # its upload was interrupted
             _upload(folder, step)
-        return _weights(_at(folder, step), device), metadata
+        return _weights(_at(folder, step)), metadata
     return None
 
 
-def last(folder: Path, device: str = "cpu") -> Checkpoint:
-    """Return the last checkpoint of a run, on `device`; an earlier one must not stand in for it, as results rest on it.
+def last(folder: Path) -> Checkpoint:
+    """Return the last checkpoint of a run, on the CPU; an earlier one must not stand in for it, as results rest on it.
 
     Raises:
         CorruptArtifact: There is none, or it is damaged; the message says what to do.
         ArtifactsUnavailable: The store does not answer.
     """
     path, metadata = _last(folder)
-    return _weights(path, device), metadata
+    return _weights(path), metadata
 
 
 def last_folder(folder: Path) -> Path:
@@ -126,20 +126,20 @@ def _last(folder: Path) -> tuple[Path, dict[str, Any]]:
         raise CorruptArtifact(f"{error}, and an earlier checkpoint must not stand in for it: {remedy}") from error
 
 
-def load(path: Path, device: str = "cpu") -> Checkpoint:
-    """Return the tensors, on `device`, and the metadata of one checkpoint, after checking their digests.
+def load(path: Path) -> Checkpoint:
+    """Return the tensors, on the CPU, and the metadata of one checkpoint, after checking their digests.
 
     Raises:
         CorruptArtifact: A file is missing, truncated, altered or of another version.
     """
     metadata = _checked(path)
-    return _weights(path, device), metadata
+    return _weights(path), metadata
 
 
-def _weights(path: Path, device: str) -> dict[str, torch.Tensor]:
+def _weights(path: Path) -> dict[str, torch.Tensor]:
     from safetensors.torch import load_file
 
-    return load_file(path / WEIGHTS, device=device)
+    return load_file(path / WEIGHTS)
 
 
 def _write(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, Any]) -> None:

@@ -110,22 +110,27 @@ class Learner(ABC):
         """Return the loss that the outer loop descends on: the query's, after adapting to the support."""
         return task.query_loss(self.inner_loop(task, training=True))
 
-    def accumulate(self, task: Task, weight: float) -> float:
-        """Add `weight` times a task's outer gradient to the model's `.grad`; return its loss, summed over E tasks."""
+    def accumulate(self, task: Task, weight: float) -> Tensor:
+        """Add `weight` times a task's outer gradient to the model's `.grad`; return its loss, summed over E tasks.
+
+        A scalar on the device, without a graph.
+        """
         loss = self.meta_loss(task).sum()
         (weight * loss).backward()  # type: ignore[no-untyped-call]
-        return float(loss.detach())
+        return loss.detach()
 
     def meta_step(self, episodes: Sequence[Any]) -> float:
         """Add the gradient of the mean loss over a meta-batch to the model's `.grad`; return that loss.
 
         The memory held is the graph of the episodes that run side by side, whatever the size of the batch.
         """
-        weight, size, loss = 1 / len(episodes), self._micro_batch_size or len(episodes), 0.0
+        weight, size = 1 / len(episodes), self._micro_batch_size or len(episodes)
+        losses: list[Tensor] = []
         for first in range(0, len(episodes), size):
             with self._tasks(self.model, episodes[first : first + size], self.entry.adapts) as tasks:
-                loss += sum(self.accumulate(task, weight) for task in tasks)
-        return loss * weight
+                losses += [self.accumulate(task, weight) for task in tasks]
+        # Read once: each read waits until the device has done all that it was given.
+        return float(sum(torch.stack(losses).tolist())) * weight
 
 
 def build(

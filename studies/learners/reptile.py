@@ -10,6 +10,7 @@ to learn of it, and its rate keeps its initial value.
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 from studies.learners.base import Learner
 from studies.learners.inner_loop import Task, descend, detached
@@ -21,7 +22,7 @@ class Reptile(Learner):
 
     entry = LEARNERS["reptile"]
 
-    def accumulate(self, task: Task, weight: float) -> float:
+    def accumulate(self, task: Task, weight: float) -> Tensor:
         """Add `weight` · (θ − φ) / (inner_lr · inner_steps) to `.grad`; return the task's loss before its training."""
         values = self.hyperparameters
         assert values.inner_lr is not None
@@ -43,4 +44,4 @@ class Reptile(Learner):
                 step = ((start[name] - moved[name]) * scale).sum_to_size(parameters[name].shape)
                 grad = parameters[name].grad
                 parameters[name].grad = step if grad is None else grad + step
-            return float(task.query_loss(start).sum())
+            return task.query_loss(start).sum()

@@ -13,7 +13,6 @@ from storage.errors import InputError
 from storage.files import checkpoints
 from studies.config.hyperparameters import Hyperparameters
 from studies.learners.base import Learner
-from studies.model.device import device
 from studies.training.outer_loop import load_weights
 from studies.training.problem import Problem
 from studies.training.rungs import RungReport, run_rungs
@@ -56,7 +55,7 @@ def load_teacher(problem: Problem, folder: Path) -> Learner:
     Raises:
         InputError: The checkpoint is missing, damaged, or of another architecture.
     """
-    tensors, metadata = checkpoints.last(folder, str(device()))
+    tensors, metadata = checkpoints.last(folder)
     learner = problem.learner(Hyperparameters(**metadata["hyperparameters"]))
     try:
         load_weights(learner.model, tensors)

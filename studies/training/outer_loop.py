@@ -106,11 +106,15 @@ class ScheduledAdamW:
         return tensors
 
     def restore(self, tensors: Mapping[str, Tensor], step: int) -> None:
-        """Restore the moments that `state` returned after `step` updates; `load_weights` restores the weights."""
+        """Restore the moments that `state` returned after `step` updates; `load_weights` restores the weights.
+
+        The tensors may be on any device.
+        """
         for name, p in self._parameters.items():
-            keys = [key for key in ("step", "exp_avg", "exp_avg_sq") if f"optimizer.{key}.{name}" in tensors]
-            if keys:
-                self._optimizer.state[p] = {key: tensors[f"optimizer.{key}.{name}"].clone() for key in keys}
+            # AdamW counts updates on the CPU: on the device it would wait for every weight's count at each update.
+            for key, place in (("step", torch.device("cpu")), ("exp_avg", p.device), ("exp_avg_sq", p.device)):
+                if (stored := tensors.get(f"optimizer.{key}.{name}")) is not None:
+                    self._optimizer.state[p][key] = stored.to(place, copy=True)
         self.step = step
 
 

@@ -11,7 +11,6 @@ from storage.files import checkpoints
 from studies.config.hyperparameters import Hyperparameters
 from studies.config.search_domains import show
 from studies.evaluation.metrics import Evaluation
-from studies.model.device import device
 from studies.training.cost_model import rung_updates
 from studies.training.out_of_memory import halved, recognised
 from studies.training.outer_loop import Trainer
@@ -119,7 +118,7 @@ class Trial:
         Raises:
             InputError: It is of another configuration.
         """
-        stored = checkpoints.newest_valid(self._folder, str(device()))
+        stored = checkpoints.newest_valid(self._folder)
         if stored is None:
             return None
         found, wanted = stored[1].get("hyperparameters"), self._hyperparameters.to_dict()

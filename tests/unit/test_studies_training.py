@@ -280,6 +280,23 @@ def test_a_loss_that_is_not_finite_raises_before_any_weight_moves() -> None:
     assert optimizer.step == 0
 
 
+def test_a_restored_optimizer_holds_its_moments_beside_the_weights_and_counts_on_the_cpu() -> None:
+    """AdamW refuses moments on another device than their weight's, and reads every weight's count at each update."""
+    trained, elsewhere = nn.Linear(2, 1), nn.Linear(2, 1, device="meta")
+    optimizer = ScheduledAdamW(trained, lr=0.1, weight_decay=0.1, steps=5)
+
+    def slope() -> float:
+        trained(torch.ones(1, 2)).sum().backward()
+        return 0.0
+
+    optimizer.update(slope)
+    restored = ScheduledAdamW(elsewhere, lr=0.1, weight_decay=0.1, steps=5)
+    restored.restore(optimizer.state(), step=1)
+    devices = {name: tensor.device.type for name, tensor in restored.state().items()}
+    assert {devices[f"optimizer.step.{name}"] for name in ("weight", "bias")} == {"cpu"}
+    assert {devices[f"optimizer.{key}.weight"] for key in ("exp_avg", "exp_avg_sq")} == {"meta"}
+
+
 def test_the_learning_rate_warms_up_then_falls_to_zero() -> None:
     """With the rungs' last step as the end, each update's rate is known; a shifted schedule would train past it."""
     parameter = nn.Linear(1, 1, bias=False)

@@ -62,7 +62,8 @@ class SceneTask(ABC):
             for name, p in self.model.named_parameters()
             if p.requires_grad and _is_adapted(name, self.adapts)
         }
-        bias = torch.zeros(self.inputs.present.shape).to(self.model.head.scene_preference)
+        like = self.model.head.scene_preference
+        bias = torch.zeros(self.inputs.present.shape, dtype=like.dtype, device=like.device)
         return (named if self.training else detached(named)) | {"bias": bias.requires_grad_()}
 
     def rates(self) -> Mapping[str, Tensor]:
@@ -78,7 +79,7 @@ class SceneTask(ABC):
         """
         shots = self.inputs.support.shape[-1]
         size = min(self.support_batch_size or shots, shots)
-        rows = (torch.arange(size) + step * size) % shots
+        rows = (torch.arange(size, device=self.inputs.support.device) + step * size) % shots
 
         def loss(weights: Weights, inputs: Inputs, features: ScoreFeatures) -> Tensor:
             scores, chosen = self._scores(weights, inputs, features), inputs.support
@@ -127,8 +128,10 @@ class SceneTask(ABC):
         def features(weights: Weights, inputs: Inputs, vectors: Tensor) -> ScoreFeatures:
             encoding = self._encode(weights, inputs, role, vectors)
             history, shots = inputs.users(role).history, encoding.support_kernels.shape[1]
-            visible = 1 - torch.eye(shots) if role == "support_users" else torch.ones(len(history), shots)
-            return encoding.score_features(history, visible.to(history))
+            visible = torch.ones(len(history), shots, dtype=history.dtype, device=history.device)
+            if role == "support_users":
+                visible.fill_diagonal_(0)
+            return encoding.score_features(history, visible)
 
         return self._each(features)(weights, self.inputs, self._candidate_vectors(weights))
 
