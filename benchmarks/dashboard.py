@@ -66,7 +66,7 @@ INSERT INTO trial_user_attributes (trial_id, key, value_json)
 INSERT INTO trial_user_attributes (trial_id, key, value_json)
     SELECT trial_id, 'reason', '"recall@10 0.3512 ranks 7 of 20 at rung 1 of 3; the top 7 are promoted"' FROM trials
     WHERE study_id = :study;
-INSERT INTO scenetune_records.rung_result (study, trial, rung, step, recall, scene_recalls, cost_seconds)
+INSERT INTO scenetune_rung_result (study, trial, rung, step, recall, scene_recalls, cost_seconds)
     SELECT :name, number, rung - 1, step, intermediate_value, CAST(:scenes AS jsonb), 4 * rung
     FROM trials JOIN trial_intermediate_values USING (trial_id),
     LATERAL (SELECT array_position(CAST(:rungs AS int[]), CAST(step AS int)) AS rung) r WHERE study_id = :study;

@@ -42,7 +42,7 @@ INSERT INTO trial_values (trial_id, objective, value, value_type)
     SELECT trial_id, 0, random(), 'FINITE' FROM trials WHERE study_id = :study;
 INSERT INTO trial_intermediate_values (trial_id, step, intermediate_value, intermediate_value_type)
     SELECT trial_id, step, random(), 'FINITE' FROM trials, generate_series(1, :values) step WHERE study_id = :study;
-INSERT INTO scenetune_records.rung_result (study, trial, rung, step, recall, scene_recalls, cost_seconds)
+INSERT INTO scenetune_rung_result (study, trial, rung, step, recall, scene_recalls, cost_seconds)
     SELECT :name, n, rung, rung, random(), CAST(:scenes AS jsonb), 1
     FROM generate_series(0, :trials - 1) n, generate_series(0, :rungs - 1) rung;
 ANALYZE

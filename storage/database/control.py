@@ -8,16 +8,16 @@ from typing import Literal
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert
 
-from storage.database.records import SCHEMA, metadata
+from storage.database.records import metadata
 from storage.database.retry import retry_transient
 
 # "rung": running trials pause at their next rung; "now": they are interrupted and resume from their last rung.
 Stop = Literal["rung", "now"]
 
 control_table = sa.Table(
-    "control",
+    "scenetune_control",
     metadata,
-    sa.Column("study", sa.Text, sa.ForeignKey(f"{SCHEMA}.study.name", ondelete="CASCADE"), primary_key=True),
+    sa.Column("study", sa.Text, sa.ForeignKey("scenetune_study.name", ondelete="CASCADE"), primary_key=True),
     sa.Column("stop", sa.Text),
     sa.Column("deadline", sa.DateTime(timezone=True)),
     sa.Column("version", sa.Text, nullable=False),

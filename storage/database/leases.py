@@ -35,7 +35,7 @@ LOST_AFTER_SECONDS = 30.0
 _SAME_START_SECONDS = 5.0
 
 lease_table = sa.Table(
-    "lease",
+    "scenetune_lease",
     metadata,
     sa.Column("study", sa.Text, primary_key=True),
     sa.Column("trial", sa.Integer, primary_key=True, autoincrement=False),

@@ -1,6 +1,11 @@
-"""Opens a database by its URL: checks versions, creates or migrates tables, and returns a `Database`."""
+"""Opens a database by its URL: checks versions, creates or migrates tables, and returns a `Database`.
+
+Optuna's tables and ours are in one schema, the first of the connection's search path; no query names it. They are made
+there even if the next schema of the path holds tables of the same names, which belong to somebody else.
+"""
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,6 +18,7 @@ from sqlalchemy.exc import DBAPIError
 
 from storage.database import migrations
 from storage.database.embedded import EmbeddedPostgres
+from storage.database.records import lock
 from storage.database.retry import is_transient, retry_transient
 from storage.database.urls import hide_password, normalise_url
 from storage.errors import DatabaseUnreachable, InputError
@@ -24,8 +30,8 @@ if TYPE_CHECKING:
 
     from storage.database.retrying_storage import RetryingStorage
 
-# An arbitrary number of our own: it serialises the creation of tables on one database.
-_SETUP_LOCK = 0x5CE7E70E
+# Serialises the creation of tables in one schema. No study has a name with a leading dot.
+_SETUP_LOCK = ".tables"
 
 _OPTUNA_TABLES = "Optuna's tables"
 _OUR_TABLES = "scenetune's tables"
@@ -87,7 +93,8 @@ def open_storage(url: str) -> "RetryingStorage":
 
     Raises:
         DatabaseUnreachable: The server does not answer or refuses.
-        InputError: The tables are older or newer than this program, or may not be created.
+        InputError: The tables are older or newer than this program, or may not be created; or the database has no
+            usable schema.
     """
     url = normalise_url(url)
     with _setup(url) as (connection, storage):
@@ -157,8 +164,13 @@ def _open_with_retry(url: str) -> "RetryingStorage":
     return attempt()
 
 
-def _engine_settings(url: URL) -> dict[str, Any]:
-    """Return `sqlalchemy.create_engine`'s arguments; the URL's own parameters, TLS among them, win."""
+def _engine_settings(url: URL, only: str | None = None) -> dict[str, Any]:
+    """Return `sqlalchemy.create_engine`'s arguments; the URL's own parameters, TLS among them, win.
+
+    Args:
+        url: URL of the database.
+        only: The one schema to look for tables in, in place of the search path.
+    """
     # A peer that vanished is noticed after a minute, not after the system's two hours.
     alive = {"keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3, "tcp_user_timeout": 30_000}
     # The process id lets an administrator find the process of a connection.
@@ -166,7 +178,11 @@ def _engine_settings(url: URL) -> dict[str, Any]:
     settings = {name: value for name, value in defaults.items() if name not in url.query}
     # Optuna stores and reads times without their zone.
     own = url.query.get("options", "")
-    settings["options"] = f"{own if isinstance(own, str) else ' '.join(own)} -c timezone=UTC".strip()
+    options = [own] if isinstance(own, str) else [*own]
+    if only is not None:
+        quoted = '"' + only.replace('"', '""') + '"'
+        options.append("-c search_path=" + re.sub(r"([\\\s])", r"\\\1", quoted))
+    settings["options"] = " ".join([*options, "-c timezone=UTC"]).strip()
     # Two connections per process stay open, so that 64 workers leave room on a server of 200 connections; the others
     # are for moments, such as a lock that is held while other threads write. None is pinged before use, which would
     # double the round trips: a call on a dropped connection is retried (`storage.database.retry`).
@@ -179,26 +195,50 @@ def _setup(url: str) -> Iterator[tuple[sqlalchemy.Connection, "RetryingStorage"]
     engine = create_engine(url)
     try:
         with connected(engine, url) as connection, connection.begin():
-            connection.execute(sqlalchemy.select(sqlalchemy.func.pg_advisory_xact_lock(_SETUP_LOCK)))
-            yield connection, _optuna_storage(connection, url)
+            path = _search_path(connection, url)
+            # Until the transaction ends: what is found further down the path is somebody else's.
+            only = sqlalchemy.func.set_config("search_path", sqlalchemy.func.quote_ident(path[0]), True)
+            connection.execute(sqlalchemy.select(only))
+            lock(connection, _SETUP_LOCK)
+            yield connection, _optuna_storage(connection, url, path)
     except DBAPIError as error:
         if isinstance(error.orig, InsufficientPrivilege):
             raise InputError(
-                f"the user of {hide_password(url)} may not make tables ({_reason(error)}): "
-                "grant it CREATE on the database and on its schema public"
+                f"the user of {hide_password(url)} lacks a right ({_reason(error)}): grant it CREATE on the schema, or, "
+                "if scenetune's and Optuna's tables are there, all rights on these and on their sequences"
             ) from error
         raise
     finally:
         engine.dispose()
 
 
-def _optuna_storage(connection: sqlalchemy.Connection, url: str) -> "RetryingStorage":
+def _search_path(connection: sqlalchemy.Connection, url: str) -> list[str]:
+    """Return the schemas in which PostgreSQL looks for tables, those that are missing or may not be used left out."""
+    path: list[str] = connection.scalar(sqlalchemy.text("SELECT current_schemas(false)::text[]"))
+    if not path:
+        named = connection.scalar(sqlalchemy.text("SHOW search_path"))
+        raise InputError(
+            f"database {hide_password(url)} has no schema for the tables: of its search path ({named}) none exists that "
+            "this user may use; create one with CREATE SCHEMA, grant USAGE on it, or name another in the URL with "
+            "?options=-csearch_path%3DNAME"
+        )
+    return path
+
+
+def _optuna_storage(connection: sqlalchemy.Connection, url: str, path: list[str]) -> "RetryingStorage":
+    from optuna.storages import RDBStorage
+
     from storage.database.retrying_storage import RetryingStorage
 
-    # Tables of another version stay as they are: `_outdated_tables` reports them.
-    exist = sqlalchemy.inspect(connection).has_table("version_info")
     settings = _engine_settings(make_url(url))
-    return retry_transient(RetryingStorage)(url, settings, skip_compatibility_check=True, skip_table_creation=exist)
+    # Tables of another version stay as they are: `_outdated_tables` reports them.
+    tables = sqlalchemy.inspect(connection).get_table_names(schema=path[0])
+    if not {"version_info", "alembic_version"} <= set(tables):
+        making = _engine_settings(make_url(url), only=path[0] if len(path) > 1 else None)
+        retry_transient(RDBStorage)(url, making, skip_compatibility_check=True).engine.dispose()
+    # A missing right is raised here as what it is; Optuna would hide it in an error of its own.
+    connection.execute(sqlalchemy.text("SELECT FROM version_info, alembic_version LIMIT 0"))
+    return retry_transient(RetryingStorage)(url, settings, skip_compatibility_check=True, skip_table_creation=True)
 
 
 def _outdated_tables(connection: sqlalchemy.Connection, storage: "RetryingStorage", url: str) -> list[_Outdated]:

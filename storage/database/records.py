@@ -1,10 +1,12 @@
 """Our own tables beside Optuna's: studies, rung results, and finished stages of a job.
 
+They are in the schema that holds Optuna's, the first of the connection's search path. Their names begin with
+`scenetune_`, so that none collides with a table of Optuna or of another program.
+
 Optuna copies a trial's attributes when it retries the trial, so results kept there would count twice; here a result
 has one row however often its trial is retried.
 """
 
-import hashlib
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -18,12 +20,11 @@ from sqlalchemy.dialects.postgresql import JSONB, insert
 from storage.database.retry import retry_transient
 from storage.errors import LockLost
 
-SCHEMA = "scenetune_records"
-metadata = sa.MetaData(schema=SCHEMA)
+metadata = sa.MetaData()
 
 
 def _study_key() -> sa.Column[str]:
-    return sa.Column("study", sa.Text, sa.ForeignKey(f"{SCHEMA}.study.name", ondelete="CASCADE"), primary_key=True)
+    return sa.Column("study", sa.Text, sa.ForeignKey("scenetune_study.name", ondelete="CASCADE"), primary_key=True)
 
 
 def _now(name: str) -> sa.Column[datetime]:
@@ -31,7 +32,7 @@ def _now(name: str) -> sa.Column[datetime]:
 
 
 study_table = sa.Table(
-    "study",
+    "scenetune_study",
     metadata,
     sa.Column("name", sa.Text, primary_key=True),
     sa.Column("spec", JSONB, nullable=False),
@@ -39,9 +40,9 @@ study_table = sa.Table(
     _now("created_at"),
 )
 # Numbers the results in the order in which they become visible, for `Records.rung_results_since`.
-_arrival = sa.Sequence("rung_arrival", metadata=metadata, schema=SCHEMA)
+_arrival = sa.Sequence("scenetune_rung_arrival", metadata=metadata)
 rung_table = sa.Table(
-    "rung_result",
+    "scenetune_rung_result",
     metadata,
     _study_key(),
     sa.Column("trial", sa.Integer, primary_key=True, autoincrement=False),
@@ -53,10 +54,10 @@ rung_table = sa.Table(
     sa.Column("seed", sa.BigInteger, nullable=False, server_default="0"),
     _now("recorded_at"),
     sa.Column("arrival", sa.BigInteger, _arrival, nullable=False, server_default=_arrival.next_value()),
-    sa.Index("rung_result_by_arrival", "study", "arrival"),
+    sa.Index("scenetune_rung_result_by_arrival", "study", "arrival"),
 )
 stage_table = sa.Table(
-    "stage",
+    "scenetune_stage",
     metadata,
     _study_key(),
     sa.Column("name", sa.Text, primary_key=True),
@@ -177,7 +178,7 @@ class Records:
         with self._engine.begin() as connection:
             # With the lock, results become visible in the order of their arrival numbers. Without it a number drawn
             # first could be committed last, and a reader that has read the later one would miss it.
-            _lock(connection, f"rungs of {result.study}")
+            lock(connection, f"rungs of {result.study}")
             connection.execute(
                 statement.on_conflict_do_update(
                     index_elements=list(rung_table.primary_key),
@@ -221,7 +222,7 @@ class Records:
     def _locked(self, name: str) -> sa.Connection:
         connection = self._engine.connect()
         try:
-            _lock(connection, name)
+            lock(connection, name)
         except BaseException:
             connection.close()
             raise
@@ -245,10 +246,11 @@ def _result(row: dict[str, Any]) -> RungResult:
     return RungResult(**row | {"scene_recalls": _floats(row["scene_recalls"])})
 
 
-def _lock(connection: sa.Connection, name: str) -> None:
-    """Wait for the lock of that name, and hold it until the transaction ends."""
-    key = int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "big", signed=True)
-    connection.execute(sa.select(sa.func.pg_advisory_xact_lock(key)))
+def lock(connection: sa.Connection, name: str) -> None:
+    """Wait for the lock of that name in the schema of our tables, and hold it until the transaction ends."""
+    # PostgreSQL has one set of such locks per database, which may hold the tables of several teams.
+    schema = sa.func.hashtext(sa.func.current_schema())
+    connection.execute(sa.select(sa.func.pg_advisory_xact_lock(sa.func.hashtextextended(name, schema))))
 
 
 def _json(value: Any) -> Any:

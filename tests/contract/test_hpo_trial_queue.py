@@ -56,20 +56,20 @@ def other_worker(name="other"):
 def delete_leases(database):
     """Delete all leases."""
     with database.engine.begin() as connection:
-        connection.exec_driver_sql("DELETE FROM scenetune_records.lease")
+        connection.exec_driver_sql("DELETE FROM scenetune_lease")
 
 
 def lose_workers(database):
     """Make every holder of a lease a process that is gone."""
     with database.engine.begin() as connection:
-        connection.exec_driver_sql("UPDATE scenetune_records.lease SET pid = 4194305, worker = 'lost'")
+        connection.exec_driver_sql("UPDATE scenetune_lease SET pid = 4194305, worker = 'lost'")
 
 
 def pass_time(database, seconds):
     """Age all leases as so many seconds without a heartbeat would."""
     with database.engine.begin() as connection:
         connection.exec_driver_sql(
-            "UPDATE scenetune_records.lease SET renewed_at = renewed_at - make_interval(secs => %(s)s), "
+            "UPDATE scenetune_lease SET renewed_at = renewed_at - make_interval(secs => %(s)s), "
             "suspected_at = suspected_at - make_interval(secs => %(s)s)",
             {"s": seconds},
         )

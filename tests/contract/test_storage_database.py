@@ -2,7 +2,9 @@
 
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from urllib.parse import quote
 
 import optuna
 import pytest
@@ -12,18 +14,19 @@ from alembic.migration import MigrationContext
 from optuna.trial import TrialState
 
 from storage.database import control, leases, records
+from storage.database.embedded import EmbeddedPostgres
 from storage.database.migrations import known_versions
 from storage.database.postgres import Database, connect, create_engine, upgrade_database
-from storage.database.records import SCHEMA
 from storage.errors import InputError
 
 ROOT = Path(__file__).parents[2]
 NEWEST = known_versions()[0]
-VERSION = sa.text(f"SELECT version_num FROM {SCHEMA}.alembic_version")
+VERSION = sa.text("SELECT version_num FROM scenetune_version")
+OPTUNAS, OURS = "alembic_version", "scenetune_version"
 
 
-def in_our_schema(name: str | None, kind: str, parents: object) -> bool:
-    return kind != "schema" or name == SCHEMA
+def is_ours(name: str | None, kind: str, parents: object) -> bool:
+    return kind != "table" or (name or "").startswith("scenetune_")
 
 
 def test_processes_that_open_an_empty_database_at_once_all_succeed(database_url: str) -> None:
@@ -53,8 +56,7 @@ def test_migrations_make_exactly_the_tables_that_the_code_uses(database: Databas
     """A column added to the code without a migration works on no existing database."""
     assert {control.control_table, leases.lease_table} < set(records.metadata.tables.values())
     with database.engine.connect() as connection:
-        options = {"include_schemas": True, "version_table_schema": SCHEMA, "include_name": in_our_schema}
-        options |= {"compare_server_default": True}
+        options = {"version_table": OURS, "include_name": is_ours, "compare_server_default": True}
         context = MigrationContext.configure(connection, opts=options)
         assert compare_metadata(context, records.metadata) == []
 
@@ -75,22 +77,21 @@ def test_our_tables_join_those_of_optuna(database_url: str) -> None:
     assert [study.study_name for study in opened.storage.get_all_studies()] == ["old"]
 
 
-def set_version(database: Database, schema: str, version: str) -> None:
+def set_version(database: Database, table: str, version: str) -> None:
     with database.engine.begin() as connection:
-        connection.execute(sa.text(f"UPDATE {schema}.alembic_version SET version_num = '{version}'"))
+        connection.execute(sa.text(f"UPDATE {table} SET version_num = '{version}'"))
 
 
 def versions(database: Database) -> list[str]:
     with database.engine.connect() as connection:
-        schemas = ("public", SCHEMA)
-        return [connection.scalar(sa.text(f"SELECT version_num FROM {schema}.alembic_version")) for schema in schemas]
+        return [connection.scalar(sa.text(f"SELECT version_num FROM {table}")) for table in (OPTUNAS, OURS)]
 
 
 def test_outdated_tables_of_optuna_are_refused_until_they_are_upgraded(database: Database) -> None:
     """Upgraded by the first process that opens them, they would break under running workers, without a backup."""
     records.Records(database.engine).save_study("kept", {}, "f")
     newest = versions(database)
-    set_version(database, "public", "v3.0.0.d")
+    set_version(database, OPTUNAS, "v3.0.0.d")
     remedy = "stop all workers, run hpo db backup FILE, then hpo db upgrade"
     with pytest.raises(InputError, match=f"Optuna's tables of version v3.0.0.d, {newest[0]} is needed: {remedy}"):
         connect(database.url)
@@ -102,19 +103,19 @@ def test_outdated_tables_of_optuna_are_refused_until_they_are_upgraded(database:
 
 
 @pytest.mark.parametrize(
-    ("schema", "tables", "version"),
+    ("table", "tables", "version"),
     [
-        (SCHEMA, "scenetune's tables", "9999"),
-        (SCHEMA, "scenetune's tables", "0000"),
-        ("public", "Optuna's tables", "v99"),
+        (OURS, "scenetune's tables", "9999"),
+        (OURS, "scenetune's tables", "0000"),
+        (OPTUNAS, "Optuna's tables", "v99"),
     ],
 )
 def test_tables_of_an_unknown_version_are_refused_and_left_alone(
-    database: Database, schema: str, tables: str, version: str
+    database: Database, table: str, tables: str, version: str
 ) -> None:
     """A worker that wrote into tables of another version would spoil them for the program that made them."""
     records.Records(database.engine).save_study("kept", {}, "f")
-    set_version(database, schema, version)
+    set_version(database, table, version)
     found = versions(database)
     for opening in (connect, upgrade_database):
         with pytest.raises(InputError, match=f"{tables} of version {version}, this installation knows versions up to"):
@@ -137,28 +138,90 @@ def test_a_failed_migration_leaves_nothing_behind(database_url: str) -> None:
     """Half of the tables under no version could be neither used nor created again."""
     engine = create_engine(database_url)
     with engine.begin() as connection:
-        connection.execute(sa.schema.CreateSchema(SCHEMA))
-        connection.execute(sa.text(f"CREATE TABLE {SCHEMA}.lease (of_another_program int)"))
+        connection.execute(sa.text("CREATE TABLE scenetune_lease (of_another_program int)"))
     with pytest.raises(sa.exc.ProgrammingError, match="already exists"):
         connect(database_url)
-    assert sa.inspect(engine).get_table_names(schema=SCHEMA) == ["lease"]
+    assert [name for name in sa.inspect(engine).get_table_names() if is_ours(name, "table", {})] == ["scenetune_lease"]
     with engine.begin() as connection:
-        connection.execute(sa.text(f"DROP TABLE {SCHEMA}.lease"))
+        connection.execute(sa.text("DROP TABLE scenetune_lease"))
     assert versions(connect(database_url))[1] == NEWEST
     engine.dispose()
 
 
-def test_user_who_may_not_create_tables_is_told_what_to_grant(database_url: str) -> None:
-    """Database administrators seldom give CREATE; a traceback from deep inside does not ask for it."""
-    owner = create_engine(database_url)
-    with owner.begin() as connection:
-        connection.execute(sa.text("DROP ROLE IF EXISTS guest"))
-        connection.execute(sa.text("CREATE ROLE guest LOGIN"))
-    with pytest.raises(InputError, match="grant it CREATE"):
-        connect(database_url.replace("scenetune@", "guest@"))
-    with owner.begin() as connection:
-        connection.execute(sa.text("DROP ROLE guest"))
-    owner.dispose()
+@pytest.fixture
+def run(postgres: EmbeddedPostgres, database_url: str) -> Iterator[Callable[..., None]]:
+    """Run statements as the database's administrator; a role of the tests is gone afterwards."""
+    engine = create_engine(database_url)
+
+    def run(*statements: str) -> None:
+        with engine.begin() as connection:
+            for statement in statements:
+                connection.exec_driver_sql(statement)
+
+    yield run
+    with engine.begin() as connection:
+        for role in connection.scalars(sa.text("SELECT rolname FROM pg_roles WHERE rolname LIKE 'team%'")).all():
+            connection.exec_driver_sql(f"DROP OWNED BY {role} CASCADE; DROP ROLE {role}")
+    engine.dispose()
+
+
+def as_team(url: str, role: str = "team", **options: str) -> str:
+    """Return the URL of the same database for another role, with settings."""
+    settings = "&options=" + quote(" ".join(f"-c {name}={value}" for name, value in options.items()))
+    return url.replace("scenetune@", f"{role}@") + (settings if options else "")
+
+
+TABLES = "CREATE TABLE {0}.studies (of_another int); CREATE TABLE {0}.alembic_version (version_num text)"
+
+
+def test_teams_in_two_schemas_share_nothing(database_url: str, run: Callable[..., None]) -> None:
+    """One team would meet the other's definitions, or a program's tables of the same names; and wait for its locks."""
+    run(TABLES.format("public"), "INSERT INTO public.alembic_version VALUES ('of another')")
+    opened = []
+    for role, schema in (("team_a", "team_a"), ("team_b", '"Team B, ""new"""')):
+        run(f"CREATE ROLE {role} LOGIN", f"CREATE SCHEMA {schema} AUTHORIZATION {role}")
+        escaped = schema.replace(" ", "\\ ")
+        opened.append(connect(as_team(database_url, role, search_path=f"{escaped},public")))
+    mine, other = (records.Records(database.engine) for database in opened)
+    for database, made in zip(opened, (mine, other), strict=True):
+        optuna.create_study(storage=database.storage, study_name="twin")
+        made.save_study("twin", {"of": len(made.study_names())}, "f")
+    mine.delete_study("twin")
+    opened[0].storage.delete_study(opened[0].storage.get_study_id_from_name("twin"))
+    assert (mine.study_names(), other.study_names()) == ([], ["twin"])
+    assert optuna.load_study(study_name="twin", storage=opened[1].storage).trials == []
+    with mine.exclusive("twin"), opened[1].engine.connect() as connection:
+        connection.exec_driver_sql("SET LOCAL lock_timeout = '5s'")
+        records.lock(connection, "twin")
+    with opened[0].engine.connect() as connection:
+        public = sa.inspect(connection).get_table_names(schema="public")
+    assert sorted(public) == ["alembic_version", "studies"]
+    for database in opened:
+        assert optuna.load_study(study_name=optuna.create_study(storage=database.url).study_name, storage=database.url)
+        database.engine.dispose()
+
+
+def test_a_role_that_may_create_nothing_uses_what_exists(database_url: str, run: Callable[..., None]) -> None:
+    """An administrator makes the tables once; asking for more rights than are needed would end there."""
+    run("CREATE ROLE team LOGIN", "REVOKE ALL ON SCHEMA public FROM public", "CREATE SCHEMA made")
+    path = {"search_path": "made"}
+    with pytest.raises(InputError, match=r"search path \(made\) none exists that this user may use"):
+        connect(as_team(database_url, **path))
+    run("GRANT USAGE ON SCHEMA made TO team")
+    with pytest.raises(InputError, match="permission denied for schema made.*: grant it CREATE on the schema"):
+        connect(as_team(database_url, **path))
+    connect(as_team(database_url, "scenetune", **path)).engine.dispose()
+    with pytest.raises(InputError, match=r"permission denied for .*: grant it .* all rights on these"):
+        connect(as_team(database_url, **path))
+    run("GRANT ALL ON ALL TABLES IN SCHEMA made TO team", "GRANT ALL ON ALL SEQUENCES IN SCHEMA made TO team")
+    opened = connect(as_team(database_url, **path))
+    made = records.Records(opened.engine)
+    made.save_study("s", {}, "f")
+    made.record_rung(records.RungResult("s", 0, 0, 10, 0.5, {}, 1.5))
+    assert len(optuna.create_study(storage=opened.storage).trials) == 0
+    opened.engine.dispose()
+    with pytest.raises(InputError, match=r"search path \(nowhere,other\) none exists"):
+        connect(as_team(database_url, search_path="nowhere,other"))
 
 
 def test_sessions_are_in_utc_whatever_the_server_says_and_keep_the_users_options(database_url: str) -> None:

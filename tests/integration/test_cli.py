@@ -161,7 +161,7 @@ def test_a_database_of_a_newer_program_is_refused(tmp_path, database_url):
     """An older program would write what the newer one misreads."""
     opened = connect(database_url)
     with opened.engine.begin() as connection:
-        connection.exec_driver_sql("UPDATE scenetune_records.alembic_version SET version_num = '9999'")
+        connection.exec_driver_sql("UPDATE scenetune_version SET version_num = '9999'")
     opened.engine.dispose()
     assert "upgrade scenetune" in bad(tmp_path, None, "status")
 

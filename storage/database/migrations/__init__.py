@@ -1,8 +1,6 @@
-"""Migrations of our own PostgreSQL schema, which `storage.database.postgres` applies.
+"""Migrations of our own tables, which `storage.database.postgres` applies.
 
-Optuna keeps its tables and its `alembic_version` in `public`. Ours have a schema of their own, so that the two version
-tables do not collide. The schema is not named just `scenetune`: PostgreSQL looks for unqualified tables first in the
-schema that is named like the user, so such a user would find our version table in place of Optuna's.
+They name no schema: tables are found and created in the first schema of the connection's search path, as Optuna's are.
 """
 
 import sqlalchemy
@@ -11,12 +9,13 @@ from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
-from storage.database.records import SCHEMA
+# Not `alembic_version`, which holds the version of Optuna's tables in the same schema.
+VERSION_TABLE = "scenetune_version"
 
 
 def current_version(connection: sqlalchemy.Connection) -> str | None:
     """Return the version of our tables in a database; None where there are none."""
-    return MigrationContext.configure(connection, opts={"version_table_schema": SCHEMA}).get_current_revision()
+    return MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE}).get_current_revision()
 
 
 def known_versions() -> list[str]:
@@ -28,7 +27,6 @@ def upgrade(connection: sqlalchemy.Connection) -> None:
     """Create our tables, or migrate them from a known version to the newest, inside the caller's transaction."""
     if current_version(connection) == known_versions()[0]:
         return
-    connection.execute(sqlalchemy.schema.CreateSchema(SCHEMA, if_not_exists=True))
     config = _config()
     config.attributes["connection"] = connection
     command.upgrade(config, "head")

@@ -2,8 +2,8 @@
 
 from alembic import context
 
-from storage.database.records import SCHEMA
+from storage.database.migrations import VERSION_TABLE
 
-context.configure(connection=context.config.attributes["connection"], version_table_schema=SCHEMA)
+context.configure(connection=context.config.attributes["connection"], version_table=VERSION_TABLE)
 with context.begin_transaction():
     context.run_migrations()

@@ -9,43 +9,38 @@ down_revision = None
 branch_labels = None
 depends_on = None
 
-SCHEMA = "scenetune_records"
-
 
 def upgrade() -> None:
     """Create the tables."""
     op.create_table(
-        "study",
+        "scenetune_study",
         sa.Column("name", sa.Text, primary_key=True),
         sa.Column("spec", JSONB, nullable=False),
         sa.Column("fingerprint", sa.Text, nullable=False),
         _now("created_at"),
-        schema=SCHEMA,
     )
     _create_rung_result()
     op.create_table(
-        "stage",
+        "scenetune_stage",
         _study(),
         sa.Column("name", sa.Text, primary_key=True),
         sa.Column("result", JSONB, nullable=False),
         _now("finished_at"),
-        schema=SCHEMA,
     )
     op.create_table(
-        "control",
+        "scenetune_control",
         _study(),
         sa.Column("stop", sa.Text),
         sa.Column("deadline", sa.DateTime(timezone=True)),
         sa.Column("version", sa.Text, nullable=False),
-        schema=SCHEMA,
     )
     _create_lease()
 
 
 def _create_rung_result() -> None:
-    op.execute(f"CREATE SEQUENCE {SCHEMA}.rung_arrival")
+    op.execute("CREATE SEQUENCE scenetune_rung_arrival")
     op.create_table(
-        "rung_result",
+        "scenetune_rung_result",
         _study(),
         sa.Column("trial", sa.Integer, primary_key=True, autoincrement=False),
         sa.Column("rung", sa.Integer, primary_key=True, autoincrement=False),
@@ -56,16 +51,15 @@ def _create_rung_result() -> None:
         sa.Column("seed", sa.BigInteger, nullable=False, server_default="0"),
         _now("recorded_at"),
         sa.Column(
-            "arrival", sa.BigInteger, nullable=False, server_default=sa.text(f"nextval('{SCHEMA}.rung_arrival')")
+            "arrival", sa.BigInteger, nullable=False, server_default=sa.text("nextval('scenetune_rung_arrival')")
         ),
-        schema=SCHEMA,
     )
-    op.create_index("rung_result_by_arrival", "rung_result", ["study", "arrival"], schema=SCHEMA)
+    op.create_index("scenetune_rung_result_by_arrival", "scenetune_rung_result", ["study", "arrival"])
 
 
 def _create_lease() -> None:
     op.create_table(
-        "lease",
+        "scenetune_lease",
         sa.Column("study", sa.Text, primary_key=True),
         sa.Column("trial", sa.Integer, primary_key=True, autoincrement=False),
         sa.Column("worker", sa.Text, nullable=False),
@@ -75,12 +69,11 @@ def _create_lease() -> None:
         _now("renewed_at"),
         sa.Column("suspected_at", sa.DateTime(timezone=True)),
         sa.Column("progress", sa.Double),
-        schema=SCHEMA,
     )
 
 
 def _study() -> sa.Column[str]:
-    return sa.Column("study", sa.Text, sa.ForeignKey(f"{SCHEMA}.study.name", ondelete="CASCADE"), primary_key=True)
+    return sa.Column("study", sa.Text, sa.ForeignKey("scenetune_study.name", ondelete="CASCADE"), primary_key=True)
 
 
 def _now(name: str) -> sa.Column[object]:
