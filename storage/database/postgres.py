@@ -94,7 +94,7 @@ def open_storage(url: str) -> "RetryingStorage":
     Raises:
         DatabaseUnreachable: The server does not answer or refuses.
         InputError: The tables are older or newer than this program, or may not be created; or the database has no
-            usable schema.
+            usable schema or another encoding than UTF8.
     """
     url = normalise_url(url)
     with _setup(url) as (connection, storage):
@@ -183,6 +183,8 @@ def _engine_settings(url: URL, only: str | None = None) -> dict[str, Any]:
         quoted = '"' + only.replace('"', '""') + '"'
         options.append("-c search_path=" + re.sub(r"([\\\s])", r"\\\1", quoted))
     settings["options"] = " ".join([*options, "-c timezone=UTC"]).strip()
+    # Else PGCLIENTENCODING, or the role's setting, decides which texts can be sent.
+    settings["client_encoding"] = "utf8"
     # Two connections per process stay open, so that 64 workers leave room on a server of 200 connections; the others
     # are for moments, such as a lock that is held while other threads write. None is pinged before use, which would
     # double the round trips: a call on a dropped connection is retried (`storage.database.retry`).
@@ -195,6 +197,7 @@ def _setup(url: str) -> Iterator[tuple[sqlalchemy.Connection, "RetryingStorage"]
     engine = create_engine(url)
     try:
         with connected(engine, url) as connection, connection.begin():
+            _check_encoding(connection, url)
             path = _search_path(connection, url)
             # Until the transaction ends: what is found further down the path is somebody else's.
             only = sqlalchemy.func.set_config("search_path", sqlalchemy.func.quote_ident(path[0]), True)
@@ -204,12 +207,21 @@ def _setup(url: str) -> Iterator[tuple[sqlalchemy.Connection, "RetryingStorage"]
     except DBAPIError as error:
         if isinstance(error.orig, InsufficientPrivilege):
             raise InputError(
-                f"the user of {hide_password(url)} lacks a right ({_reason(error)}): grant it CREATE on the schema, or, "
-                "if scenetune's and Optuna's tables are there, all rights on these and on their sequences"
+                f"the user of {hide_password(url)} lacks a right ({_reason(error)}): grant it CREATE on the schema, "
+                "or, if scenetune's and Optuna's tables are there, all rights on these and on their sequences"
             ) from error
         raise
     finally:
         engine.dispose()
+
+
+def _check_encoding(connection: sqlalchemy.Connection, url: str) -> None:
+    encoding = connection.scalar(sqlalchemy.text("SHOW server_encoding"))
+    if encoding != "UTF8":
+        raise InputError(
+            f"database {hide_password(url)} has the encoding {encoding}, which does not hold the names of all scenes "
+            "and studies; UTF8 is needed: CREATE DATABASE name ENCODING 'UTF8' TEMPLATE template0, then name that one"
+        )
 
 
 def _search_path(connection: sqlalchemy.Connection, url: str) -> list[str]:
@@ -218,9 +230,9 @@ def _search_path(connection: sqlalchemy.Connection, url: str) -> list[str]:
     if not path:
         named = connection.scalar(sqlalchemy.text("SHOW search_path"))
         raise InputError(
-            f"database {hide_password(url)} has no schema for the tables: of its search path ({named}) none exists that "
-            "this user may use; create one with CREATE SCHEMA, grant USAGE on it, or name another in the URL with "
-            "?options=-csearch_path%3DNAME"
+            f"database {hide_password(url)} has no schema for the tables: of its search path ({named}) none exists "
+            "that this user may use; create one with CREATE SCHEMA, grant USAGE on it, or name another in the URL "
+            "with ?options=-csearch_path%3DNAME"
         )
     return path
 

@@ -12,6 +12,7 @@ import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from optuna.trial import TrialState
+from sqlalchemy.engine import make_url
 
 from storage.database import control, leases, records
 from storage.database.embedded import EmbeddedPostgres
@@ -208,7 +209,7 @@ def test_a_role_that_may_create_nothing_uses_what_exists(database_url: str, run:
     with pytest.raises(InputError, match=r"search path \(made\) none exists that this user may use"):
         connect(as_team(database_url, **path))
     run("GRANT USAGE ON SCHEMA made TO team")
-    with pytest.raises(InputError, match="permission denied for schema made.*: grant it CREATE on the schema"):
+    with pytest.raises(InputError, match=r"permission denied for schema made.*: grant it CREATE on the schema"):
         connect(as_team(database_url, **path))
     connect(as_team(database_url, "scenetune", **path)).engine.dispose()
     with pytest.raises(InputError, match=r"permission denied for .*: grant it .* all rights on these"):
@@ -237,6 +238,34 @@ def test_sessions_are_in_utc_whatever_the_server_says_and_keep_the_users_options
         shown = [connection.execute(sa.text(f"SHOW {name}")).scalar_one() for name in names]
     engine.dispose()
     assert shown == ["UTC", "1MB", "mine"]
+
+
+@pytest.mark.parametrize("encoding", ["SQL_ASCII", "LATIN1"])
+def test_a_database_that_cannot_hold_all_texts_is_refused_at_once(
+    database_url: str, run: Callable[..., None], encoding: str
+) -> None:
+    """Each trial would fail at the first scene with a Chinese name, after hours of training."""
+    name = make_url(database_url).database
+    with create_engine(database_url).connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.exec_driver_sql(f"CREATE DATABASE {name}_other ENCODING '{encoding}' TEMPLATE template0")
+        with pytest.raises(InputError, match=f"has the encoding {encoding}.*CREATE DATABASE name ENCODING 'UTF8'"):
+            connect(database_url.replace(f"/{name}", f"/{name}_other"))
+        connection.exec_driver_sql(f"DROP DATABASE {name}_other WITH (FORCE)")
+
+
+def test_texts_of_all_scripts_are_stored_whatever_the_client_encoding(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A variable of the shell, or of the role, would decide which scenes can be recorded."""
+    monkeypatch.setenv("PGCLIENTENCODING", "LATIN1")
+    opened = connect(f"{database.url}&client_encoding=SQL_ASCII")
+    made = records.Records(opened.engine)
+    optuna.create_study(storage=opened.storage, study_name="学习é")
+    made.save_study("学习é", {"a": "茶"}, "f")
+    made.record_rung(records.RungResult("学习é", 0, 0, 10, 0.5, {"茶": 0.5}, 1.5))
+    opened.engine.dispose()
+    assert records.Records(database.engine).rung_results("学习é")[0].scene_recalls == {"茶": 0.5}
+    assert database.storage.get_study_id_from_name("学习é") > 0
 
 
 def test_cut_connections_are_replaced(database: Database) -> None:
