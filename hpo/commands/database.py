@@ -45,7 +45,7 @@ def url() -> None:
 
 
 @app.command()
-@verb("hpo db backup studies.dump")
+@verb("hpo db backup studies.zip")
 def backup(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="The backup file to write.", show_default=False)],
     force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
@@ -64,7 +64,7 @@ def backup(
 
 
 @app.command()
-@verb("HPO_HOME=other hpo db restore studies.dump")
+@verb("HPO_HOME=other hpo db restore studies.zip")
 def restore(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="The backup file to read.", show_default=False)],
     database: Database = None,

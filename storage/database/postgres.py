@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import sqlalchemy
-from psycopg2.errors import InsufficientPrivilege
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import DBAPIError
 
@@ -20,7 +19,8 @@ from storage.database import migrations
 from storage.database.embedded import EmbeddedPostgres
 from storage.database.records import lock
 from storage.database.retry import is_transient, retry_transient
-from storage.database.urls import hide_password, normalise_url
+from storage.database.schema import explain_missing_rights, only_first_schema
+from storage.database.urls import hide_password, normalise_url, one_line
 from storage.errors import DatabaseUnreachable, InputError
 from storage.home import home
 
@@ -80,7 +80,7 @@ def connected(engine: sqlalchemy.Engine, url: str) -> sqlalchemy.Connection:
         return engine.connect()
     except DBAPIError as error:
         raise DatabaseUnreachable(
-            f"database {hide_password(url)} does not answer ({_reason(error)}): check the URL with psql, "
+            f"database {hide_password(url)} does not answer ({one_line(error.orig)}): check the URL with psql, "
             "or leave out --database and HPO_DATABASE_URL to use the embedded server"
         ) from error
 
@@ -196,45 +196,12 @@ def _setup(url: str) -> Iterator[tuple[sqlalchemy.Connection, "RetryingStorage"]
     """Yield a transaction with the sole right to change tables, and the storage on Optuna's tables, made if missing."""
     engine = create_engine(url)
     try:
-        with connected(engine, url) as connection, connection.begin():
-            _check_encoding(connection, url)
-            path = _search_path(connection, url)
-            # Until the transaction ends: what is found further down the path is somebody else's.
-            only = sqlalchemy.func.set_config("search_path", sqlalchemy.func.quote_ident(path[0]), True)
-            connection.execute(sqlalchemy.select(only))
+        with explain_missing_rights(url), connected(engine, url) as connection, connection.begin():
+            path = only_first_schema(connection, url)
             lock(connection, _SETUP_LOCK)
             yield connection, _optuna_storage(connection, url, path)
-    except DBAPIError as error:
-        if isinstance(error.orig, InsufficientPrivilege):
-            raise InputError(
-                f"the user of {hide_password(url)} lacks a right ({_reason(error)}): grant it CREATE on the schema, "
-                "or, if scenetune's and Optuna's tables are there, all rights on these and on their sequences"
-            ) from error
-        raise
     finally:
         engine.dispose()
-
-
-def _check_encoding(connection: sqlalchemy.Connection, url: str) -> None:
-    encoding = connection.scalar(sqlalchemy.text("SHOW server_encoding"))
-    if encoding != "UTF8":
-        raise InputError(
-            f"database {hide_password(url)} has the encoding {encoding}, which does not hold the names of all scenes "
-            "and studies; UTF8 is needed: CREATE DATABASE name ENCODING 'UTF8' TEMPLATE template0, then name that one"
-        )
-
-
-def _search_path(connection: sqlalchemy.Connection, url: str) -> list[str]:
-    """Return the schemas in which PostgreSQL looks for tables, those that are missing or may not be used left out."""
-    path: list[str] = connection.scalar(sqlalchemy.text("SELECT current_schemas(false)::text[]"))
-    if not path:
-        named = connection.scalar(sqlalchemy.text("SHOW search_path"))
-        raise InputError(
-            f"database {hide_password(url)} has no schema for the tables: of its search path ({named}) none exists "
-            "that this user may use; create one with CREATE SCHEMA, grant USAGE on it, or name another in the URL "
-            "with ?options=-csearch_path%3DNAME"
-        )
-    return path
 
 
 def _optuna_storage(connection: sqlalchemy.Connection, url: str, path: list[str]) -> "RetryingStorage":
@@ -270,8 +237,3 @@ def _outdated_tables(connection: sqlalchemy.Connection, storage: "RetryingStorag
                 f"up to {known[0]}: upgrade scenetune, or use another database"
             )
     return [_Outdated(tables, version, known[0]) for tables, version, known in found if version != known[0]]
-
-
-def _reason(error: DBAPIError) -> str:
-    """Return the server's message on one line."""
-    return hide_password(" ".join(str(error.orig).split()))

@@ -10,7 +10,6 @@ import os
 import pwd
 import shutil
 import tempfile
-from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -116,12 +115,8 @@ def recorded_socket(folder: Path) -> Path | None:
     return Path(record["socket"]) if record else None
 
 
-def server_programs(account: Account, names: Sequence[str] = PROGRAMS) -> Path:
+def server_programs(account: Account) -> Path:
     """Return the folder of a server's programs, in a place that the account can read.
-
-    Args:
-        account: The account that runs them.
-        names: Names of the programs that are needed; for another account only those of `PROGRAMS`.
 
     Raises:
         InputError: They are not installed, or `$HPO_POSTGRES_BIN` names a folder without them.
@@ -129,7 +124,7 @@ def server_programs(account: Account, names: Sequence[str] = PROGRAMS) -> Path:
     chosen = os.environ.get("HPO_POSTGRES_BIN")
     if chosen:
         programs = Path(chosen).expanduser().absolute()
-        missing = [name for name in names if not (programs / name).is_file()]
+        missing = [name for name in PROGRAMS if not (programs / name).is_file()]
         if missing:
             raise InputError(
                 f"HPO_POSTGRES_BIN={chosen} has no {', '.join(missing)}: "

@@ -1,7 +1,9 @@
-"""Backups of real databases: restored unchanged, refused where they would destroy something, without passwords."""
+"""Backups of real databases: of our tables alone, restored unchanged, refused where they would destroy something."""
 
 import os
 import shutil
+import subprocess
+import zipfile
 from pathlib import Path
 
 import optuna
@@ -46,10 +48,14 @@ def other_url(postgres: EmbeddedPostgres, database_url: str) -> str:
 
 def test_a_restored_study_is_the_same_and_can_be_resumed(filled: Database, other_url: str, tmp_path: Path) -> None:
     """A backup must bring back everything: rows, numbers and the state of counters."""
-    file = tmp_path / "it's a backup.dump"
-    assert backup(filled.url, file) == file.stat().st_size > 0
+    file = tmp_path / "it's a backup.zip"
+    assert backup(f"{filled.url}&options=-c%20datestyle%3DSQL,DMY", file) == file.stat().st_size > 0
     assert file.stat().st_mode & 0o077 == 0
-    assert [path.name for path in tmp_path.glob("*.dump*")] == [file.name]
+    assert [path.name for path in tmp_path.iterdir()] == [file.name]
+    not_rows = {"version_info", "alembic_version", "scenetune_version"}
+    assert {*zipfile.ZipFile(file).namelist()} - {"manifest.json"} == {
+        *sa.inspect(filled.engine).get_table_names()
+    } - not_rows
     connect(other_url).engine.dispose()  # `hpo status` on the new database: tables, but no studies
     restore(other_url, file)
     there = connect(other_url)
@@ -67,69 +73,140 @@ def test_a_restored_study_is_the_same_and_can_be_resumed(filled: Database, other
 
 def test_studies_are_not_overwritten(filled: Database, tmp_path: Path) -> None:
     """The wrong URL in the shell's history must not replace this week's studies by last week's."""
-    backup(filled.url, tmp_path / "x.dump")
+    backup(filled.url, tmp_path / "x.zip")
     with pytest.raises(InputError, match=r"holds studies \(1\), .* hpo delete NAME"):
-        restore(filled.url, tmp_path / "x.dump")
+        restore(filled.url, tmp_path / "x.zip")
     assert Records(filled.engine).study_names() == ["s"]
     with pytest.raises(InputError, match=r"exists already: .* --force"):
-        backup(filled.url, tmp_path / "x.dump")
-    assert backup(filled.url, tmp_path / "x.dump", force=True) > 0
+        backup(filled.url, tmp_path / "x.zip")
+    assert backup(filled.url, tmp_path / "x.zip", force=True) > 0
+
+
+def test_a_backup_holds_nothing_of_others_and_needs_no_right_on_it(
+    filled: Database, other_url: str, tmp_path: Path
+) -> None:
+    """A table that another program keeps in the schema would fail the backup, or leave the house with it."""
+    with filled.engine.begin() as connection, create_engine(other_url).begin() as other:
+        connection.exec_driver_sql("CREATE ROLE reader LOGIN; GRANT SELECT ON ALL TABLES IN SCHEMA public TO reader")
+        connection.exec_driver_sql("CREATE TABLE payroll AS SELECT 'of another' AS salary; CREATE SCHEMA empty")
+        other.exec_driver_sql("CREATE ROLE owner LOGIN; CREATE SCHEMA owned AUTHORIZATION owner")
+    owned = f"{other_url}&options=-csearch_path%3Downed".replace("scenetune@", "owner@")
+    try:
+        backup(filled.url.replace("scenetune@", "reader@"), tmp_path / "x.zip")
+        restore(owned, tmp_path / "x.zip")
+        with zipfile.ZipFile(tmp_path / "x.zip") as archive:
+            assert not [name for name in archive.namelist() if b"another" in archive.read(name)]
+        there = connect(owned)
+        assert Records(there.engine).rung_results("s") == [RESULT]
+        there.engine.dispose()
+        with pytest.raises(InputError, match=r"schema empty of .* has no tables of scenetune"):
+            backup(f"{filled.url}&options=-csearch_path%3Dempty", tmp_path / "y.zip")
+        with filled.engine.begin() as connection:
+            connection.exec_driver_sql("REVOKE SELECT ON trials FROM reader")
+        with pytest.raises(InputError, match=r"permission denied for table trials.*: grant it"):
+            backup(filled.url.replace("scenetune@", "reader@"), tmp_path / "y.zip")
+        assert [path.name for path in tmp_path.glob("*.zip*")] == ["x.zip"]
+    finally:
+        with filled.engine.begin() as connection, create_engine(other_url).begin() as other:
+            connection.exec_driver_sql("DROP OWNED BY reader; DROP ROLE reader")
+            other.exec_driver_sql("DROP OWNED BY owner CASCADE; DROP ROLE owner")
+
+
+def test_restoring_runs_nothing_that_the_file_says(postgres: EmbeddedPostgres, other_url: str, tmp_path: Path) -> None:
+    """A dump of PostgreSQL is a program: one from a stranger would run any command as the server."""
+    mark = Path("/tmp", f"scenetune-{tmp_path.name}-{os.getpid()}")
+    engine = create_engine(other_url)
+    with engine.begin() as connection:
+        connection.exec_driver_sql(
+            "CREATE FUNCTION act() RETURNS int LANGUAGE plpgsql AS $$ BEGIN "
+            f"EXECUTE $x$COPY (SELECT 1) TO PROGRAM 'touch {mark}'$x$; RETURN 1; END $$"
+        )
+        connection.exec_driver_sql("CREATE MATERIALIZED VIEW trap AS SELECT act()")
+    assert mark.exists()
+    mark.unlink()
+    url = make_url(other_url).set(drivername="postgresql").render_as_string()
+    program = server_programs(Account(None)) / "pg_dump"
+    subprocess.run([program, "--format=custom", f"--file={tmp_path / 'x.dump'}", f"--dbname={url}"], check=True)
+    with engine.begin() as connection:
+        connection.exec_driver_sql("DROP MATERIALIZED VIEW trap; DROP FUNCTION act")
+    with pytest.raises(InputError, match="cannot be read as a backup"):
+        restore(other_url, tmp_path / "x.dump")
+    assert not mark.exists()
+    assert sa.inspect(engine).get_table_names() == []
+    engine.dispose()
+
+
+def altered(file: Path, target: Path, changes: dict[str, bytes]) -> Path:
+    """Copy an archive with other contents for some of its members, or with more members."""
+    with zipfile.ZipFile(file) as archive, zipfile.ZipFile(target, "w") as copy:
+        for name in archive.namelist():
+            if name not in changes:
+                copy.writestr(name, archive.read(name))
+        for name, content in changes.items():
+            copy.writestr(name, content)
+    return target
+
+
+def test_archives_that_hold_anything_else_are_refused(
+    filled: Database, other_url: str, tmp_path: Path, subtests: pytest.Subtests
+) -> None:
+    """A table's or a column's name goes into a statement: it must be one that this program knows."""
+    backup(filled.url, tmp_path / "x.zip")
+    manifest = zipfile.ZipFile(tmp_path / "x.zip").read("manifest.json")
+    refused = {
+        "another member": ({"pg_proc": b"1"}, "other tables"),
+        "another table": ({"manifest.json": manifest.replace(b'"trials"', b'"pg_authid"')}, "other tables"),
+        "a column": (
+            {"manifest.json": manifest.replace(b'"study_name"', b'"study_name\\") FROM PROGRAM"')},
+            "other col",
+        ),
+        "a version": ({"manifest.json": manifest.replace(b'"0001"', b'"0002"')}, r"of other versions .*\(optuna \d"),
+        "a key": ({"manifest.json": manifest.replace(b'"format": 1', b'"format": 1, "sql": "x"')}, "another form"),
+        "no manifest": ({"manifest.json": b""}, "another form"),
+        "rows of another form": ({"studies": b"1\ts\tx\n"}, "cannot be read as a backup"),
+        "rows twice": ({"studies": b"1\ts\n1\ts\n"}, "cannot be read as a backup"),
+        "rows that refer to none": ({"trial_values": b"1\t999\t0\t0.5\tFINITE\n"}, "cannot be read as a backup"),
+    }
+    for words, (changes, message) in refused.items():
+        with subtests.test(msg=words), pytest.raises(InputError, match=message):
+            restore(other_url, altered(tmp_path / "x.zip", tmp_path / "altered.zip", changes))
+    there = connect(other_url)
+    assert there.storage.get_all_studies() == []
+    there.engine.dispose()
+    restore(other_url, altered(tmp_path / "x.zip", tmp_path / "altered.zip", {}))
 
 
 def test_damaged_files_leave_nothing_behind(filled: Database, other_url: str, tmp_path: Path) -> None:
     """Half a study looks like a whole one."""
-    file, damaged = tmp_path / "x.dump", tmp_path / "damaged.dump"
+    file, damaged = tmp_path / "x.zip", tmp_path / "damaged.zip"
     backup(filled.url, file)
-    for content in (b"", b"garbage", file.read_bytes()[:100]):
+    whole = file.read_bytes()
+    rows = whole.index(b"trial_params") + 40
+    flipped = whole[:rows] + bytes([whole[rows] ^ 1]) + whole[rows + 1 :]
+    for content in (b"", b"garbage", whole[:100], whole[:-300], flipped):
         damaged.write_bytes(content)
         with pytest.raises(InputError, match="cannot be read as a backup"):
             restore(other_url, damaged)
-    damaged.write_bytes(file.read_bytes()[:-300])
-    with pytest.raises(InputError, match="pg_restore failed"):
-        restore(other_url, damaged)
     engine = create_engine(other_url)
     assert sa.inspect(engine).get_table_names() == []
     engine.dispose()
     with pytest.raises(InputError, match="is no file"):
-        restore(other_url, tmp_path / "nowhere.dump")
+        restore(other_url, tmp_path / "nowhere.zip")
 
 
-def test_failed_backup_leaves_no_file(database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_backup_leaves_no_file(database: Database, tmp_path: Path) -> None:
     """A draft that stayed would be mistaken for a backup."""
     with pytest.raises(DatabaseUnreachable) as caught:
-        backup("postgresql://u:secret7@127.0.0.1:1/d", tmp_path / "x.dump")
+        backup("postgresql://u:secret7@127.0.0.1:1/d", tmp_path / "x.zip")
     assert "secret7" not in str(caught.value)
     with pytest.raises(InputError, match="cannot be written"):
-        backup(database_url, tmp_path / "nowhere" / "x.dump")
-    older = server_programs(Account(None)).parents[1] / "pginstall" / "bin"
-    if not (older / "pg_dump").is_file():
-        pytest.skip("the package holds no second, older PostgreSQL")
-    monkeypatch.setenv("HPO_POSTGRES_BIN", str(older))
-    with pytest.raises(InputError, match=r"is older than the server .* HPO_POSTGRES_BIN"):
-        backup(database_url, tmp_path / "x.dump")
-    assert not list(tmp_path.glob("*x.dump*"))
-
-
-def test_password_is_on_no_command_line(database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every user of the machine can read the arguments of every process."""
-    programs = tmp_path / "bin"
-    programs.mkdir()
-    real = server_programs(Account(None))
-    for name in ("pg_dump", "pg_restore"):
-        script = f'#!/bin/sh\nprintf "%s|" "$PGPASSWORD" "$@" >> {tmp_path}/heard\nexec {real / name} "$@"\n'
-        (programs / name).write_text(script)
-        (programs / name).chmod(0o755)
-    monkeypatch.setenv("HPO_POSTGRES_BIN", str(programs))
-    url = make_url(database_url).set(password="secret7").render_as_string(hide_password=False)
-    backup(url, tmp_path / "x.dump")
-    password, *arguments = (tmp_path / "heard").read_text().split("|")
-    assert password == "secret7"
-    assert "secret7" not in "".join(arguments)
+        backup(database.url, tmp_path / "nowhere" / "x.zip")
+    assert not list(tmp_path.glob("*x.zip*"))
 
 
 def test_verbs_back_up_and_bring_back(filled: Database, other_url: str, tmp_path: Path) -> None:
     """What the verbs say is all that a user knows of where the data went, and of what is not among them."""
-    runner, file = CliRunner(), str(tmp_path / "x.dump")
+    runner, file = CliRunner(), str(tmp_path / "x.zip")
     done = runner.invoke(app, ["backup", file, "--database", filled.url])
     assert done.exit_code == 0, done.output
     assert "kB)" in done.stderr
