@@ -14,7 +14,7 @@ import psycopg2
 import pytest
 import torch
 
-from storage.database.embedded import EmbeddedPostgres
+from storage.database.embedded import NAME, SUPERUSER, EmbeddedPostgres
 from storage.database.postgres import Database, connect
 from tests.mini import end_all
 
@@ -75,7 +75,7 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedPostg
 @pytest.fixture(scope="session")
 def _template(postgres: EmbeddedPostgres) -> str:
     """The name of a database with all tables: a copy is there sooner than the tables are made."""
-    _administer(postgres, "CREATE DATABASE opened")
+    _administer(postgres, f"CREATE DATABASE opened OWNER {NAME}")
     connect(_url(postgres, "opened")).engine.dispose()
     return "opened"
 
@@ -85,9 +85,15 @@ def database_url(request: pytest.FixtureRequest, postgres: EmbeddedPostgres) -> 
     """The URL of a database that only this test has; empty, unless the test has it opened by `database`."""
     name = f"test_{next(_numbers)}"
     template = request.getfixturevalue("_template") if "database" in request.fixturenames else "template1"
-    _administer(postgres, f"CREATE DATABASE {name} TEMPLATE {template}")
+    _administer(postgres, f"CREATE DATABASE {name} OWNER {NAME} TEMPLATE {template}")
     yield _url(postgres, name)
     _administer(postgres, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture
+def superuser_url(database_url: str) -> str:
+    """The URL of the same database for its administrator, who makes roles and databases."""
+    return database_url.replace(f"{NAME}@", f"{SUPERUSER}@")
 
 
 @pytest.fixture
@@ -104,7 +110,8 @@ def _url(server: EmbeddedPostgres, name: str) -> str:
 
 
 def _administer(server: EmbeddedPostgres, statement: str) -> None:
-    with closing(psycopg2.connect(server.url.replace("+psycopg2", ""))) as connection:
+    url = server.url.replace("+psycopg2", "").replace(f"{NAME}@", f"{SUPERUSER}@")
+    with closing(psycopg2.connect(url)) as connection:
         connection.autocommit = True
         with connection.cursor() as cursor:
             cursor.execute(statement)

@@ -258,4 +258,6 @@ def _draft(file: Path) -> Iterator[IO[bytes]]:
             draft.unlink(missing_ok=True)
             raise
     except OSError as error:
-        raise InputError(f"{file} cannot be written ({error.strerror}): name a file in a folder of yours with free space") from error
+        raise InputError(
+            f"{file} cannot be written ({error.strerror}): name a file in a folder of yours with free space"
+        ) from error

@@ -22,7 +22,9 @@ from filelock import FileLock, Timeout
 from storage.database.server_files import Account, claim_folder, recorded_socket, server_programs, socket_folder
 from storage.errors import EmbeddedServerError, InputError
 
+# Of the database and of the role that its URL names, which owns the database and may do nothing beyond it.
 NAME = "scenetune"
+SUPERUSER = "postgres"
 PORT = 5432
 MAX_CONNECTIONS = 200
 _SOCKET = f".s.PGSQL.{PORT}"
@@ -187,7 +189,7 @@ class EmbeddedPostgres:
         draft.mkdir(mode=0o700)
         account.own(draft)
         # No password: only the account can enter the socket's folder. C locale: the user's may not be installed.
-        choices = ["-U", NAME, "-A", "trust", "-E", "UTF8", "--no-locale"]
+        choices = ["-U", SUPERUSER, "-A", "trust", "-E", "UTF8", "--no-locale"]
         self._run([programs / "initdb", "-D", draft.name, *choices], account)
         draft.rename(self._data)
 
@@ -248,9 +250,13 @@ class EmbeddedPostgres:
         with closing(psycopg2.connect(**self._connection("postgres"))) as connection:
             connection.autocommit = True
             with connection.cursor() as cursor:
-                cursor.execute("SELECT 1 FROM pg_database WHERE datname = %s", (NAME,))
-                if cursor.fetchone() is None:
-                    cursor.execute(f"CREATE DATABASE {NAME}")
+                for query, statement in (
+                    ("SELECT FROM pg_roles WHERE rolname = %s", f"CREATE ROLE {NAME} LOGIN"),
+                    ("SELECT FROM pg_database WHERE datname = %s", f"CREATE DATABASE {NAME} OWNER {NAME}"),
+                ):
+                    cursor.execute(query, (NAME,))
+                    if cursor.fetchone() is None:
+                        cursor.execute(statement)
 
     def _refuse_if_in_use(self) -> None:
         import psycopg2
@@ -272,7 +278,7 @@ class EmbeddedPostgres:
 
     def _connection(self, database: str) -> dict[str, str | int]:
         socket = str(self._socket)
-        return {"host": socket, "port": PORT, "user": NAME, "dbname": database, "connect_timeout": 10}
+        return {"host": socket, "port": PORT, "user": SUPERUSER, "dbname": database, "connect_timeout": 10}
 
     def _unreachable(self) -> str:
         return (

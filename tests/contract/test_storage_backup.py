@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from hpo.commands.database import app
 from storage.database.backup import backup, restore
-from storage.database.embedded import EmbeddedPostgres
+from storage.database.embedded import NAME, SUPERUSER, EmbeddedPostgres
 from storage.database.postgres import Database, connect, create_engine
 from storage.database.records import Records, RungResult
 from storage.database.server_files import Account, server_programs
@@ -35,13 +35,13 @@ def filled(database: Database) -> Database:
 
 
 @pytest.fixture
-def other_url(postgres: EmbeddedPostgres, database_url: str) -> str:
+def other_url(superuser_url: str, database_url: str) -> str:
     """Return the URL of a second empty database, on the same server."""
     name = f"{make_url(database_url).database}_other"
-    engine = create_engine(postgres.url)
+    engine = create_engine(superuser_url)
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         connection.execute(sa.text(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)"))
-        connection.execute(sa.text(f"CREATE DATABASE {name}"))
+        connection.execute(sa.text(f"CREATE DATABASE {name} OWNER {NAME}"))
     engine.dispose()
     return make_url(database_url).set(database=name).render_as_string(hide_password=False)
 
@@ -82,57 +82,66 @@ def test_studies_are_not_overwritten(filled: Database, tmp_path: Path) -> None:
     assert backup(filled.url, tmp_path / "x.zip", force=True) > 0
 
 
+def run(url: str, *statements: str) -> None:
+    """Run statements in a database as its administrator."""
+    engine = create_engine(url.replace(f"{NAME}@", f"{SUPERUSER}@"))
+    with engine.begin() as connection:
+        for statement in statements:
+            connection.exec_driver_sql(statement)
+    engine.dispose()
+
+
 def test_a_backup_holds_nothing_of_others_and_needs_no_right_on_it(
     filled: Database, other_url: str, tmp_path: Path
 ) -> None:
     """A table that another program keeps in the schema would fail the backup, or leave the house with it."""
-    with filled.engine.begin() as connection, create_engine(other_url).begin() as other:
-        connection.exec_driver_sql("CREATE ROLE reader LOGIN; GRANT SELECT ON ALL TABLES IN SCHEMA public TO reader")
-        connection.exec_driver_sql("CREATE TABLE payroll AS SELECT 'of another' AS salary; CREATE SCHEMA empty")
-        other.exec_driver_sql("CREATE ROLE owner LOGIN; CREATE SCHEMA owned AUTHORIZATION owner")
-    owned = f"{other_url}&options=-csearch_path%3Downed".replace("scenetune@", "owner@")
+    run(filled.url, "CREATE ROLE reader LOGIN; GRANT SELECT ON ALL TABLES IN SCHEMA public TO reader")
+    run(filled.url, "CREATE TABLE payroll AS SELECT 'of another' AS salary; CREATE SCHEMA empty; ")
+    run(other_url, "CREATE ROLE owner LOGIN; CREATE SCHEMA owned AUTHORIZATION owner")
+    reading = filled.url.replace(f"{NAME}@", "reader@")
+    owning = f"{other_url}&options=-csearch_path%3Downed".replace(f"{NAME}@", "owner@")
     try:
-        backup(filled.url.replace("scenetune@", "reader@"), tmp_path / "x.zip")
-        restore(owned, tmp_path / "x.zip")
+        backup(reading, tmp_path / "x.zip")
+        restore(owning, tmp_path / "x.zip")
         with zipfile.ZipFile(tmp_path / "x.zip") as archive:
             assert not [name for name in archive.namelist() if b"another" in archive.read(name)]
-        there = connect(owned)
+        there = connect(owning)
         assert Records(there.engine).rung_results("s") == [RESULT]
         there.engine.dispose()
+        run(filled.url, "GRANT USAGE ON SCHEMA empty TO reader; REVOKE SELECT ON trials FROM reader")
         with pytest.raises(InputError, match=r"schema empty of .* has no tables of scenetune"):
-            backup(f"{filled.url}&options=-csearch_path%3Dempty", tmp_path / "y.zip")
-        with filled.engine.begin() as connection:
-            connection.exec_driver_sql("REVOKE SELECT ON trials FROM reader")
+            backup(f"{reading}&options=-csearch_path%3Dempty", tmp_path / "y.zip")
         with pytest.raises(InputError, match=r"permission denied for table trials.*: grant it"):
-            backup(filled.url.replace("scenetune@", "reader@"), tmp_path / "y.zip")
+            backup(reading, tmp_path / "y.zip")
         assert [path.name for path in tmp_path.glob("*.zip*")] == ["x.zip"]
     finally:
-        with filled.engine.begin() as connection, create_engine(other_url).begin() as other:
-            connection.exec_driver_sql("DROP OWNED BY reader; DROP ROLE reader")
-            other.exec_driver_sql("DROP OWNED BY owner CASCADE; DROP ROLE owner")
+        run(filled.url, "DROP OWNED BY reader; DROP ROLE reader")
+        run(other_url, "DROP OWNED BY owner CASCADE; DROP ROLE owner")
 
 
-def test_restoring_runs_nothing_that_the_file_says(postgres: EmbeddedPostgres, other_url: str, tmp_path: Path) -> None:
+def test_restoring_runs_nothing_that_the_file_says(other_url: str, tmp_path: Path) -> None:
     """A dump of PostgreSQL is a program: one from a stranger would run any command as the server."""
     mark = Path("/tmp", f"scenetune-{tmp_path.name}-{os.getpid()}")
-    engine = create_engine(other_url)
-    with engine.begin() as connection:
-        connection.exec_driver_sql(
-            "CREATE FUNCTION act() RETURNS int LANGUAGE plpgsql AS $$ BEGIN "
-            f"EXECUTE $x$COPY (SELECT 1) TO PROGRAM 'touch {mark}'$x$; RETURN 1; END $$"
-        )
-        connection.exec_driver_sql("CREATE MATERIALIZED VIEW trap AS SELECT act()")
+    copy = f"EXECUTE $x$COPY (SELECT 1) TO PROGRAM 'touch {mark}'$x$"
+    run(
+        other_url,
+        f"CREATE FUNCTION act() RETURNS int LANGUAGE plpgsql AS $$ BEGIN {copy}; RETURN 1; END $$",
+        "CREATE MATERIALIZED VIEW trap AS SELECT act()",
+    )
     assert mark.exists()
     mark.unlink()
-    url = make_url(other_url).set(drivername="postgresql").render_as_string()
-    program = server_programs(Account(None)) / "pg_dump"
-    subprocess.run([program, "--format=custom", f"--file={tmp_path / 'x.dump'}", f"--dbname={url}"], check=True)
-    with engine.begin() as connection:
-        connection.exec_driver_sql("DROP MATERIALIZED VIEW trap; DROP FUNCTION act")
+    administrator = other_url.replace(f"{NAME}@", f"{SUPERUSER}@")
+    command = [server_programs(Account(None)) / "pg_dump", "--format=custom", f"--file={tmp_path / 'x.dump'}"]
+    subprocess.run([*command, f"--dbname={administrator.replace('+psycopg2', '')}"], check=True)
+    run(other_url, "DROP MATERIALIZED VIEW trap; DROP FUNCTION act")
     with pytest.raises(InputError, match="cannot be read as a backup"):
-        restore(other_url, tmp_path / "x.dump")
+        restore(administrator, tmp_path / "x.dump")
     assert not mark.exists()
+    engine = create_engine(other_url)
     assert sa.inspect(engine).get_table_names() == []
+    # Nor could our own role: the program's statements run as an ordinary one.
+    with engine.connect() as connection, pytest.raises(sa.exc.ProgrammingError, match="pg_execute_server_program"):
+        connection.exec_driver_sql(f"COPY (SELECT 1) TO PROGRAM 'touch {mark}'")
     engine.dispose()
 
 

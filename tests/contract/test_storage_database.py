@@ -15,7 +15,6 @@ from optuna.trial import TrialState
 from sqlalchemy.engine import make_url
 
 from storage.database import control, leases, records
-from storage.database.embedded import EmbeddedPostgres
 from storage.database.migrations import known_versions
 from storage.database.postgres import Database, connect, create_engine, upgrade_database
 from storage.errors import InputError
@@ -150,9 +149,9 @@ def test_a_failed_migration_leaves_nothing_behind(database_url: str) -> None:
 
 
 @pytest.fixture
-def run(postgres: EmbeddedPostgres, database_url: str) -> Iterator[Callable[..., None]]:
+def run(superuser_url: str) -> Iterator[Callable[..., None]]:
     """Run statements as the database's administrator; a role of the tests is gone afterwards."""
-    engine = create_engine(database_url)
+    engine = create_engine(superuser_url)
 
     def run(*statements: str) -> None:
         with engine.begin() as connection:
@@ -211,7 +210,7 @@ def test_a_role_that_may_create_nothing_uses_what_exists(database_url: str, run:
     run("GRANT USAGE ON SCHEMA made TO team")
     with pytest.raises(InputError, match=r"permission denied for schema made.*: grant it CREATE on the schema"):
         connect(as_team(database_url, **path))
-    connect(as_team(database_url, "scenetune", **path)).engine.dispose()
+    connect(as_team(database_url, "postgres", **path)).engine.dispose()
     with pytest.raises(InputError, match=r"permission denied for .*: grant it .* all rights on these"):
         connect(as_team(database_url, **path))
     run("GRANT ALL ON ALL TABLES IN SCHEMA made TO team", "GRANT ALL ON ALL SEQUENCES IN SCHEMA made TO team")
@@ -242,11 +241,11 @@ def test_sessions_are_in_utc_whatever_the_server_says_and_keep_the_users_options
 
 @pytest.mark.parametrize("encoding", ["SQL_ASCII", "LATIN1"])
 def test_a_database_that_cannot_hold_all_texts_is_refused_at_once(
-    database_url: str, run: Callable[..., None], encoding: str
+    database_url: str, superuser_url: str, encoding: str
 ) -> None:
     """Each trial would fail at the first scene with a Chinese name, after hours of training."""
     name = make_url(database_url).database
-    with create_engine(database_url).connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+    with create_engine(superuser_url).connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         connection.exec_driver_sql(f"CREATE DATABASE {name}_other ENCODING '{encoding}' TEMPLATE template0")
         with pytest.raises(InputError, match=f"has the encoding {encoding}.*CREATE DATABASE name ENCODING 'UTF8'"):
             connect(database_url.replace(f"/{name}", f"/{name}_other"))
