@@ -178,7 +178,7 @@ def outages(
             connection.cursor() as cursor,
         ):
             cursor.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid() "
-                           "AND backend_type = 'client backend'")  # fmt: skip
+                           "AND usename = current_user")  # fmt: skip
 
     def disturb(engine: Workers, over: threading.Event) -> None:
         for number in range(count):

@@ -51,7 +51,7 @@ def backup(
     force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
     database: Database = None,
 ) -> None:
-    """Write all studies of the database to one file. Workers may keep running."""
+    """Write all studies to one file, and nothing else of the database. Workers may keep running."""
     from storage.database.backup import backup
     from storage.database.postgres import database_url
     from storage.database.urls import hide_password
@@ -69,7 +69,7 @@ def restore(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="The backup file to read.", show_default=False)],
     database: Database = None,
 ) -> None:
-    """Restore the studies of a backup into a database that holds no studies."""
+    """Restore the studies of a backup into a database that holds none. Nothing in the file is run."""
     from storage.database.backup import restore
     from storage.database.postgres import database_url
     from storage.database.urls import hide_password
