@@ -91,22 +91,33 @@ def restore(url: str, file: Path) -> None:
     """
     if not file.is_file():
         raise InputError(f"{file} is no file: name one that hpo db backup wrote")
-    try:
-        with zipfile.ZipFile(file) as archive:
-            manifest = _checked(archive, file)
-            database = connect(url)
-            try:
-                with explain_missing_rights(url), database.engine.begin() as connection:
-                    schema = only_first_schema(connection, url)[0]
-                    _refuse_other_versions(connection, manifest, file)
-                    _make_room(connection, f"schema {schema} of {hide_password(url)}")
+    with _refused_unless_readable(file):
+        archive = zipfile.ZipFile(file)
+        manifest = _checked(archive, file)
+    with archive:
+        engine = connect(url).engine
+        try:
+            with explain_missing_rights(url), engine.begin() as connection:
+                schema = only_first_schema(connection, url)[0]
+                _refuse_other_versions(connection, manifest, file)
+                _make_room(connection, f"schema {schema} of {hide_password(url)}")
+                with _refused_unless_readable(file):
                     _fill(connection, archive, manifest)
-            finally:
-                database.engine.dispose()
-    # Of the readers of zip archives, and of the database about the rows.
-    except (zipfile.BadZipFile, zlib.error, EOFError, psycopg2.DataError, psycopg2.IntegrityError) as error:
+        finally:
+            engine.dispose()
+
+
+@contextmanager
+def _refused_unless_readable(file: Path) -> Iterator[None]:
+    """Turn what the readers of zip archives raise, and the database about a row, into one error."""
+    try:
+        yield
+    except (
+        *(OSError, EOFError, ValueError, NotImplementedError, zipfile.BadZipFile, zlib.error),
+        *(psycopg2.DataError, psycopg2.IntegrityError, sa.exc.DataError),
+    ) as error:
         raise InputError(
-            f"{file} cannot be read as a backup ({one_line(error)}): name a file of hpo db backup"
+            f"{file} cannot be read as a backup ({one_line(error)}): name a file that hpo db backup wrote"
         ) from error
 
 

@@ -36,10 +36,14 @@ def only_first_schema(connection: sa.Connection, url: str) -> list[str]:
     Raises:
         InputError: There is no such schema, or the database has another encoding than UTF8.
     """
-    _check_encoding(connection, url)
-    path: list[str] = connection.scalar(sa.text("SELECT current_schemas(false)::text[]"))
+    server = "SELECT current_setting('server_encoding'), current_schemas(false)::text[], current_setting('search_path')"
+    encoding, path, named = connection.execute(sa.text(server)).one()
+    if encoding != "UTF8":
+        raise InputError(
+            f"database {hide_password(url)} has the encoding {encoding}, which does not hold the names of all scenes "
+            "and studies; UTF8 is needed: CREATE DATABASE name ENCODING 'UTF8' TEMPLATE template0, then name that one"
+        )
     if not path:
-        named = connection.scalar(sa.text("SHOW search_path"))
         raise InputError(
             f"database {hide_password(url)} has no schema for the tables: of its search path ({named}) none exists "
             "that this user may use; create one with CREATE SCHEMA, grant USAGE on it, or name another in the URL "
@@ -47,13 +51,4 @@ def only_first_schema(connection: sa.Connection, url: str) -> list[str]:
         )
     only = sa.func.set_config("search_path", sa.func.quote_ident(path[0]), True)
     connection.execute(sa.select(only))
-    return path
-
-
-def _check_encoding(connection: sa.Connection, url: str) -> None:
-    encoding = connection.scalar(sa.text("SHOW server_encoding"))
-    if encoding != "UTF8":
-        raise InputError(
-            f"database {hide_password(url)} has the encoding {encoding}, which does not hold the names of all scenes "
-            "and studies; UTF8 is needed: CREATE DATABASE name ENCODING 'UTF8' TEMPLATE template0, then name that one"
-        )
+    return list(path)

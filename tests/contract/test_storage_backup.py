@@ -173,6 +173,7 @@ def test_archives_that_hold_anything_else_are_refused(
         "a key": ({"manifest.json": manifest.replace(b'"format": 1', b'"format": 1, "sql": "x"')}, "another form"),
         "no manifest": ({"manifest.json": b""}, "another form"),
         "rows of another form": ({"studies": b"1\ts\tx\n"}, "cannot be read as a backup"),
+        "a number below the first": ({"trial_heartbeats": b"-1\t1\t2026-01-01\n"}, "cannot be read as a backup"),
         "rows twice": ({"studies": b"1\ts\n1\ts\n"}, "cannot be read as a backup"),
         "rows that refer to none": ({"trial_values": b"1\t999\t0\t0.5\tFINITE\n"}, "cannot be read as a backup"),
     }
@@ -192,7 +193,13 @@ def test_damaged_files_leave_nothing_behind(filled: Database, other_url: str, tm
     whole = file.read_bytes()
     rows = whole.index(b"trial_params") + 40
     flipped = whole[:rows] + bytes([whole[rows] ^ 1]) + whole[rows + 1 :]
-    for content in (b"", b"garbage", whole[:100], whole[:-300], flipped):
+    # What the directory at the end says of the first member: a newer form of archive, a name that is no UTF-8.
+    directory = whole.rindex(b"PK\1\2", 0, whole.rindex(b"manifest.json"))
+    newer = whole[: directory + 6] + b"\xff" + whole[directory + 7 :]
+    unnamed = (
+        whole[: directory + 9] + b"\x08" + whole[directory + 10 : directory + 46] + b"\xff" + whole[directory + 47 :]
+    )
+    for content in (b"", b"garbage", whole[:100], whole[:-300], flipped, newer, unnamed):
         damaged.write_bytes(content)
         with pytest.raises(InputError, match="cannot be read as a backup"):
             restore(other_url, damaged)
