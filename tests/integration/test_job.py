@@ -10,12 +10,13 @@ from pathlib import Path
 import optuna
 import psutil
 import pytest
+import sqlalchemy as sa
 from optuna.trial import TrialState
 from optuna_dashboard._note import get_note
 
 import distill.export.writer as exporting
 from hpo.search.trial_chains import LOST, chains
-from storage.database.postgres import connect
+from storage.database.postgres import connect, create_engine
 from storage.database.records import Records
 from tests.mini import call, hpo, mini, start
 
@@ -286,7 +287,11 @@ def test_workers_started_elsewhere_do_the_work_of_a_launch_that_starts_none(data
 
 @pytest.mark.slow
 def test_two_launches_at_once_share_one_search(database_url, tmp_path):
-    """Started twice by mistake, or from two terminals: one study, one budget, both end well."""
+    """Started twice by mistake, or from two terminals: one study, one budget, both end well; in a team's schema."""
+    engine = create_engine(database_url)
+    with engine.begin() as connection:
+        connection.exec_driver_sql("CREATE SCHEMA team")
+    database_url += "&options=-csearch_path%3Dteam,public"
     study = mini(tmp_path, trials=4)
     both = [start("launch", study, "--workers", "1", cwd=tmp_path, HPO_DATABASE_URL=database_url) for _ in range(2)]
     for process in both:
@@ -295,6 +300,8 @@ def test_two_launches_at_once_share_one_search(database_url, tmp_path):
     trials = trials_of(database_url)
     assert len(chains(trials)) == 4
     assert all(t.state.is_finished() for t in trials)
+    assert sa.inspect(engine).get_table_names(schema="public") == []
+    engine.dispose()
 
 
 def test_two_databases_one_connection_helper(database_url):
