@@ -22,7 +22,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from storage.database import control, leases, migrations, records
 from storage.database.postgres import connect, connected, create_engine
-from storage.database.schema import explain_missing_rights, only_first_schema
+from storage.database.schema import missing_rights_explained, only_first_schema
 from storage.database.urls import hide_password, normalise_url, one_line
 from storage.errors import InputError
 
@@ -70,7 +70,7 @@ def backup(url: str, file: Path, force: bool = False) -> int:
         raise InputError(f"{file} exists already: name another file, or give --force to replace it")
     engine = create_engine(url)
     try:
-        with explain_missing_rights(url), connected(engine, normalise_url(url)) as connection, _draft(file) as draft:
+        with missing_rights_explained(url), connected(engine, normalise_url(url)) as connection, _draft(file) as draft:
             # All tables are read as of one moment.
             connection.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
             with connection.begin(), zipfile.ZipFile(draft, "w", zipfile.ZIP_DEFLATED) as archive:
@@ -97,7 +97,7 @@ def restore(url: str, file: Path) -> None:
     with archive:
         engine = connect(url).engine
         try:
-            with explain_missing_rights(url), engine.begin() as connection:
+            with missing_rights_explained(url), engine.begin() as connection:
                 schema = only_first_schema(connection, url)[0]
                 _refuse_other_versions(connection, manifest, file)
                 _make_room(connection, f"schema {schema} of {hide_password(url)}")

@@ -19,7 +19,7 @@ from storage.database import migrations
 from storage.database.embedded import EmbeddedPostgres
 from storage.database.records import lock
 from storage.database.retry import is_transient, retry_transient
-from storage.database.schema import explain_missing_rights, only_first_schema
+from storage.database.schema import explain_missing_rights, missing_rights_explained, only_first_schema
 from storage.database.urls import hide_password, normalise_url, one_line
 from storage.errors import DatabaseUnreachable, InputError
 from storage.home import home
@@ -67,7 +67,9 @@ def database_url(explicit: str | None) -> str:
 def create_engine(url: str) -> sqlalchemy.Engine:
     """Return an engine with the settings of all our connections; it connects on first use."""
     parsed = make_url(normalise_url(url))
-    return sqlalchemy.create_engine(parsed, **_engine_settings(parsed))
+    engine = sqlalchemy.create_engine(parsed, **_engine_settings(parsed))
+    explain_missing_rights(engine, url)
+    return engine
 
 
 def connected(engine: sqlalchemy.Engine, url: str) -> sqlalchemy.Connection:
@@ -118,7 +120,9 @@ def open_without_retry(url: str) -> "RDBStorage":
     url = normalise_url(url)
     # Pinged before use, as a call on a dropped connection is not retried.
     settings = _engine_settings(make_url(url)) | {"pool_pre_ping": True}
-    return RDBStorage(url, settings, skip_compatibility_check=True, skip_table_creation=True)
+    storage = RDBStorage(url, settings, skip_compatibility_check=True, skip_table_creation=True)
+    explain_missing_rights(storage.engine, url)
+    return storage
 
 
 def upgrade_database(url: str) -> list[str]:
@@ -196,7 +200,7 @@ def _setup(url: str) -> Iterator[tuple[sqlalchemy.Connection, "RetryingStorage"]
     """Yield a transaction with the sole right to change tables, and the storage on Optuna's tables, made if missing."""
     engine = create_engine(url)
     try:
-        with explain_missing_rights(url), connected(engine, url) as connection, connection.begin():
+        with missing_rights_explained(url), connected(engine, url) as connection, connection.begin():
             path = only_first_schema(connection, url)
             lock(connection, _SETUP_LOCK)
             yield connection, _optuna_storage(connection, url, path)
@@ -217,7 +221,9 @@ def _optuna_storage(connection: sqlalchemy.Connection, url: str, path: list[str]
         retry_transient(RDBStorage)(url, making, skip_compatibility_check=True).engine.dispose()
     # A missing right is raised here as what it is; Optuna would hide it in an error of its own.
     connection.execute(sqlalchemy.text("SELECT FROM version_info, alembic_version LIMIT 0"))
-    return retry_transient(RetryingStorage)(url, settings, skip_compatibility_check=True, skip_table_creation=True)
+    storage = retry_transient(RetryingStorage)(url, settings, skip_compatibility_check=True, skip_table_creation=True)
+    explain_missing_rights(storage.engine, url)
+    return storage
 
 
 def _outdated_tables(connection: sqlalchemy.Connection, storage: "RetryingStorage", url: str) -> list[_Outdated]:

@@ -13,7 +13,7 @@ from storage.errors import InputError
 
 
 @contextmanager
-def explain_missing_rights(url: str) -> Iterator[None]:
+def missing_rights_explained(url: str) -> Iterator[None]:
     """Turn the server's refusal of a statement in the block into an error that says what to grant."""
     try:
         yield
@@ -21,10 +21,23 @@ def explain_missing_rights(url: str) -> Iterator[None]:
         driver = error.orig if isinstance(error, DBAPIError) else error
         if not isinstance(driver, InsufficientPrivilege):
             raise
-        raise InputError(
-            f"the user of {hide_password(url)} lacks a right ({one_line(driver)}): grant it CREATE on the schema, "
-            "or, if scenetune's and Optuna's tables are there, all rights on these and on their sequences"
-        ) from error
+        raise _missing_right(driver, url) from error
+
+
+def explain_missing_rights(engine: sa.Engine, url: str) -> None:
+    """Do so for all statements of an engine from now on, Optuna's among them."""
+
+    @sa.event.listens_for(engine, "handle_error")
+    def explain(context: sa.engine.ExceptionContext) -> None:
+        if isinstance(context.original_exception, InsufficientPrivilege):
+            raise _missing_right(context.original_exception, url) from context.original_exception
+
+
+def _missing_right(error: BaseException, url: str) -> InputError:
+    return InputError(
+        f"the user of {hide_password(url)} lacks a right ({one_line(error)}): grant it CREATE on the schema, or, if "
+        "scenetune's and Optuna's tables are there, all rights on these and on their sequences"
+    )
 
 
 def only_first_schema(connection: sa.Connection, url: str) -> list[str]:

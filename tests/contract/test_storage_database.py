@@ -213,8 +213,11 @@ def test_a_role_that_may_create_nothing_uses_what_exists(database_url: str, run:
     connect(as_team(database_url, "postgres", **path)).engine.dispose()
     with pytest.raises(InputError, match=r"permission denied for .*: grant it .* all rights on these"):
         connect(as_team(database_url, **path))
-    run("GRANT ALL ON ALL TABLES IN SCHEMA made TO team", "GRANT ALL ON ALL SEQUENCES IN SCHEMA made TO team")
+    run("GRANT ALL ON ALL TABLES IN SCHEMA made TO team")
     opened = connect(as_team(database_url, **path))
+    with pytest.raises(InputError, match=r"permission denied for sequence studies_.* and on their sequences"):
+        optuna.create_study(storage=opened.storage)
+    run("GRANT ALL ON ALL SEQUENCES IN SCHEMA made TO team")
     made = records.Records(opened.engine)
     made.save_study("s", {}, "f")
     made.record_rung(records.RungResult("s", 0, 0, 10, 0.5, {}, 1.5))
