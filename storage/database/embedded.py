@@ -22,7 +22,7 @@ from filelock import FileLock, Timeout
 from storage.database.server_files import Account, claim_folder, recorded_socket, server_programs, socket_folder
 from storage.errors import EmbeddedServerError, InputError
 
-# Of the database and of the role that its URL names, which owns the database and may do nothing beyond it.
+# Of the database and of the role that owns it and may do nothing beyond it.
 NAME = "scenetune"
 SUPERUSER = "postgres"
 PORT = 5432
@@ -250,13 +250,11 @@ class EmbeddedPostgres:
         with closing(psycopg2.connect(**self._connection("postgres"))) as connection:
             connection.autocommit = True
             with connection.cursor() as cursor:
-                for query, statement in (
-                    ("SELECT FROM pg_roles WHERE rolname = %s", f"CREATE ROLE {NAME} LOGIN"),
-                    ("SELECT FROM pg_database WHERE datname = %s", f"CREATE DATABASE {NAME} OWNER {NAME}"),
-                ):
-                    cursor.execute(query, (NAME,))
-                    if cursor.fetchone() is None:
-                        cursor.execute(statement)
+                cursor.execute("SELECT FROM pg_database WHERE datname = %s", (NAME,))
+                if cursor.fetchone() is None:
+                    # A start that was killed here left the role.
+                    cursor.execute(f"DROP ROLE IF EXISTS {NAME}; CREATE ROLE {NAME} LOGIN")
+                    cursor.execute(f"CREATE DATABASE {NAME} OWNER {NAME}")
 
     def _refuse_if_in_use(self) -> None:
         import psycopg2
