@@ -22,8 +22,7 @@ from filelock import FileLock, Timeout
 from storage.database.server_files import Account, claim_folder, recorded_socket, server_programs, socket_folder
 from storage.errors import EmbeddedServerError, InputError
 
-# Of the database and of the role that owns it and may do nothing beyond it.
-NAME = "scenetune"
+NAME = "scenetune"  # of the database, and of the ordinary role that owns it
 SUPERUSER = "postgres"
 PORT = 5432
 MAX_CONNECTIONS = 200
@@ -247,14 +246,13 @@ class EmbeddedPostgres:
     def _create_database(self) -> None:
         import psycopg2
 
-        with closing(psycopg2.connect(**self._connection("postgres"))) as connection:
+        with closing(psycopg2.connect(**self._connection("postgres"))) as connection, connection.cursor() as cursor:
             connection.autocommit = True
-            with connection.cursor() as cursor:
-                cursor.execute("SELECT FROM pg_database WHERE datname = %s", (NAME,))
-                if cursor.fetchone() is None:
-                    # A start that was killed here left the role.
-                    cursor.execute(f"DROP ROLE IF EXISTS {NAME}; CREATE ROLE {NAME} LOGIN")
-                    cursor.execute(f"CREATE DATABASE {NAME} OWNER {NAME}")
+            cursor.execute("SELECT FROM pg_database WHERE datname = %s", (NAME,))
+            if cursor.fetchone() is None:
+                # A start that was killed here left the role.
+                cursor.execute(f"DROP ROLE IF EXISTS {NAME}; CREATE ROLE {NAME} LOGIN")
+                cursor.execute(f"CREATE DATABASE {NAME} OWNER {NAME}")
 
     def _refuse_if_in_use(self) -> None:
         import psycopg2
