@@ -16,7 +16,7 @@ HEAD_PARTS: tuple[HeadPart, ...] = get_args(HeadPart)
 # Hyperparameters that only mean something to learners with an inner loop of gradient steps.
 INNER_LOOP = ("inner_lr", "inner_steps", "support_batch_size")
 # Hyperparameters that only mean something where layers of the encoder train.
-ENCODER = ("encoder_lr", "train_candidates")
+ENCODER = ("encoder_lr", "train_candidates", "dropout")
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,7 @@ class Hyperparameters:
         support_batch_size: Interactions of the support per inner step, taken in turn; None for all of them.
         encoder_lr: Peak learning rate of the encoder's layers; None where they are frozen.
         train_candidates: Most candidates of a training episode, drawn anew each time; None for all of them.
+        dropout: Rate of dropout in the encoder's layers while they train; None where they are frozen, as 0.
     """
 
     learner: str = "protonet"
@@ -49,6 +50,7 @@ class Hyperparameters:
     support_batch_size: int | None = None
     encoder_lr: float | None = None
     train_candidates: int | None = None
+    dropout: float | None = None
 
     @property
     def entry(self) -> LearnerEntry:

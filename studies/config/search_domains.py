@@ -49,11 +49,12 @@ class Words(NamedTuple):
 
 
 class Numbers(NamedTuple):
-    """A parameter that is a number: whole or not, at least `lowest`, or above it."""
+    """A parameter that is a number: whole or not, at least `lowest`, or above it, and less than `below`."""
 
     kind: type
     lowest: float
     inclusive: bool
+    below: float = math.inf
 
 
 Parameters = Mapping[str, Words | Numbers]
@@ -104,7 +105,7 @@ def check_domain(name: str, domain: Domain, parameters: Parameters) -> None:
         if unknown := [value for value in values if value not in list(allowed.words)]:
             raise ValueError(f"unknown {name} {unknown[0]!r}{nearest(str(unknown[0]), allowed.words)}")
         return
-    kind, lowest, inclusive = allowed
+    kind, lowest, inclusive, below = allowed
     for value in values:
         whole = isinstance(value, int) and not isinstance(value, bool)
         if not (whole or (kind is float and isinstance(value, float))):
@@ -113,6 +114,8 @@ def check_domain(name: str, domain: Domain, parameters: Parameters) -> None:
             raise ValueError(f"{name} must be finite, got {value!r}")
         if not (value >= lowest if inclusive else value > lowest):
             raise ValueError(f"{name} must be {'at least' if inclusive else 'above'} {lowest:g}, got {value!r}")
+        if value >= below:
+            raise ValueError(f"{name} must be below {below:g}, got {value!r}")
 
 
 def nearest(name: str, valid: Iterable[str]) -> str:

@@ -19,6 +19,7 @@ SEARCHED: Parameters = {
     "support_batch_size": Numbers(int, 1, True),
     "encoder_lr": Numbers(float, 0, False),
     "train_candidates": Numbers(int, 2, True),
+    "dropout": Numbers(float, 0, True, below=1),
 }
 
 
@@ -39,4 +40,5 @@ def default_space() -> dict[str, Domain]:
         "support_batch_size": 64,
         "encoder_lr": Range(low=3e-6, high=3e-4, log=True),
         "train_candidates": 48,
+        "dropout": 0.0,
     }

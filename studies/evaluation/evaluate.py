@@ -103,13 +103,11 @@ def encode_items(tower: nn.Module, items: Tensor, lengths: Tensor, progress: Pro
     """Return the (M, D) vectors of items, encoded in batches of similar length.
 
     Args:
-        tower: Encodes them.
+        tower: Encodes them; it must be in evaluation mode, as towers are outside of training steps.
         items: (M,) item codes.
         lengths: (items,) token counts of all items.
         progress: Called with (texts encoded, texts in all).
     """
-    was_training = tower.training
-    tower.eval()
     vectors: Tensor | None = None
     done = 0
     for rows in by_length(lengths[items.cpu()], device_settings().encode_tokens):
@@ -120,7 +118,6 @@ def encode_items(tower: nn.Module, items: Tensor, lengths: Tensor, progress: Pro
         done += len(rows)
         if progress is not None:
             progress(done, len(items))
-    tower.train(was_training)
     assert vectors is not None, "no items to encode"
     return vectors
 

@@ -5,14 +5,19 @@ A tower starts from the cached activations of the layers that a trial does not t
 `locked`, the vectors of the pretrained encoder, whatever a trial trains: the locked side of two towers (Zhai et al.,
 "LiT: Zero-Shot Transfer with Locked-image Text Tuning", CVPR 2022). Candidates are a seventh of an episode's texts, so
 this saves most of the encoding (docs/decisions.md).
+
+A tower is in evaluation mode, except in the block of `dropping_out`, which a training step opens: no evaluation has to
+switch anything off, nor could it leave anything on.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -47,9 +52,15 @@ class TopLayers(nn.Module):
     """A trainable copy of an encoder's top layers; with all layers, also of its embeddings without the token table.
 
     The token table does not train: it is half of a small BERT, and a few texts would change only a few of its rows.
+
+    Args:
+        encoder: The pretrained encoder.
+        layers: Number of its top layers.
+        attention: Kernel of these layers.
+        dropout: Rate of their dropout in training mode, whatever the encoder was pretrained with.
     """
 
-    def __init__(self, encoder: Encoder, layers: int, attention: Attention) -> None:
+    def __init__(self, encoder: Encoder, layers: int, attention: Attention, dropout: float = 0.0) -> None:
         super().__init__()
         bert = encoder.model
         self.layer = copy.deepcopy(bert.encoder.layer[-layers:])
@@ -59,6 +70,9 @@ class TopLayers(nn.Module):
         if layers == encoder.layers:
             table = bert.embeddings.word_embeddings
             self.embeddings = copy.deepcopy(bert.embeddings, {id(table): nn.Identity()})
+        for module in self.modules():
+            if isinstance(module, nn.Dropout):
+                module.p = dropout
         self.requires_grad_(True)
 
     def forward(self, hidden: Tensor, mask: Tensor) -> Tensor:
@@ -89,6 +103,7 @@ class TopLayersTower(nn.Module):
         if compiled:
             self._run = torch.compile(top_layers.forward, dynamic=True)
         self.register_buffer("locked", locked, persistent=False)
+        self.eval()
 
     def forward(self, items: Tensor) -> Tensor:
         """Return the (M, D) vectors, of length 1, of (M,) item codes."""
@@ -123,6 +138,24 @@ def in_groups(encode: Callable[[Tensor, Tensor], Tensor], groups: list[TextGroup
     return vectors[torch.argsort(rows)]
 
 
+@contextmanager
+def dropping_out(tower: nn.Module, seed: Sequence[int]) -> Iterator[None]:
+    """Train with dropout within the block; what is dropped is a function of `seed` alone, so no state has to be kept.
+
+    Args:
+        tower: The tower whose layers train.
+        seed: Whole numbers, such as the trial's seed and the step.
+    """
+    devices = [torch.cuda.current_device()] if device().type == "cuda" else []
+    with torch.random.fork_rng(devices):
+        torch.manual_seed(int(np.random.default_rng(seed).integers(2**63)))
+        tower.train()
+        try:
+            yield
+        finally:
+            tower.eval()
+
+
 def attention_for(wanted: Literal["auto", "eager", "sdpa"], learner: str) -> Attention:
     """Return the attention kernel of a trial's trained layers.
 
@@ -134,7 +167,13 @@ def attention_for(wanted: Literal["auto", "eager", "sdpa"], learner: str) -> Att
 
 
 def build_tower(
-    encoder: Encoder, cache: ActivationCache, trainable_layers: int, attention: Attention, *, compiled: bool = False
+    encoder: Encoder,
+    cache: ActivationCache,
+    trainable_layers: int,
+    attention: Attention,
+    *,
+    dropout: float = 0.0,
+    compiled: bool = False,
 ) -> Tower:
     """Return the item tower of a trial, over activations that `cache.build` has computed.
 
@@ -143,10 +182,11 @@ def build_tower(
         cache: The activations of its frozen layers.
         trainable_layers: Number of its top layers that train.
         attention: Kernel of these layers.
+        dropout: Rate of their dropout in the block of `dropping_out`.
         compiled: Whether to run them through `torch.compile`, which takes half a minute at the start and has no second
             derivative.
     """
     if trainable_layers == 0:
         return FrozenTower(cache.pooled())
-    top_layers = TopLayers(encoder, trainable_layers, attention)
+    top_layers = TopLayers(encoder, trainable_layers, attention, dropout)
     return TopLayersTower(top_layers, cache.hidden(trainable_layers), cache.pooled(), compiled=compiled)

@@ -5,7 +5,7 @@ candidates, Q query users, T padded tokens of candidates of at most L each; vect
 trained layers with a feed-forward size I and h attention heads:
 
     head(M, Q)  = M·W + 4·M·d + 5·M·C + C·(6·W + 192) + Q·(M + 12·C)
-    tower       = n·T·(12·W + 2·I + 3·h·L)
+    tower       = n·T·(12·W + 2·I + 3·h·L), and n·T·(W + 2·h·L) more with dropout
     first order = head(M, Q) + tower
     second order, S inner steps = head(M, Q) + tower + 2·S·(head(M', K) + tower) + S·(adapted weights)
 
@@ -87,6 +87,8 @@ def trial_bytes(values: Hyperparameters, shape: Shape, encoder: Encoder, vmap_ep
     """
     config, layers = encoder.config, values.trainable_layers
     per_token = 12 * encoder.width + 2 * config.intermediate_size + 3 * config.num_attention_heads * shape.longest
+    if values.dropout:
+        per_token += encoder.width + 2 * config.num_attention_heads * shape.longest
     tower = layers * shape.tokens * per_token
     query = _head(shape.items, shape.candidates, shape.queries, encoder.width)
     support = _head(shape.support_items, shape.candidates, shape.shots, encoder.width)
@@ -150,4 +152,5 @@ def _largest_values(search: SearchSection, learner: str) -> Hyperparameters:
         trainable_layers=layers,
         inner_steps=most("inner_steps") if LEARNERS[learner].takes_gradient_steps else None,
         train_candidates=most("train_candidates") if layers else None,
+        dropout=max(values_of(search.domain("dropout", learner)[1])) if layers else None,
     )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from studies.episodes.episode import Episode
 from studies.learners.base import Learner
 from studies.model.recommender import HEAD_SCALARS, INNER_RATES
+from studies.model.towers import dropping_out
 from studies.training.candidate_sampling import sample_candidates
 
 CLIP_NORM = 1.0
@@ -156,7 +158,13 @@ class Trainer:
         Raises:
             Diverged: The loss or its gradient is not finite.
         """
-        self._optimizer.update_to(step, lambda: self.learner.meta_step(self.batch(self.step)), progress)
+        self._optimizer.update_to(step, lambda: self.backward(self.step), progress)
+
+    def backward(self, step: int) -> float:
+        """Leave the gradient of a meta-update in `.grad`, a function of weights, seed and step; return the loss."""
+        drops = self.learner.hyperparameters.dropout
+        with dropping_out(self.learner.model.tower, [self._seed, step]) if drops else nullcontext():
+            return self.learner.meta_step(self.batch(step))
 
     def batch(self, step: int) -> list[Episode]:
         """Return the episodes of a meta-update: a function of the seed and the step alone."""

@@ -130,7 +130,8 @@ class Problem:
         torch.manual_seed(self.spec.search.seed)
         attention = attention_for(self.spec.teacher.attention, hyperparameters.learner)
         compiled = self.spec.teacher.compile and not hyperparameters.adapts_encoder
-        tower = build_tower(self.encoder, self.cache, hyperparameters.trainable_layers, attention, compiled=compiled)
+        layers, dropout = hyperparameters.trainable_layers, hyperparameters.dropout or 0.0
+        tower = build_tower(self.encoder, self.cache, layers, attention, dropout=dropout, compiled=compiled)
         head = Head(self.encoder.width, learned_rates=hyperparameters.entry.learns_inner_rates)
         head.start_from(self.cache.pooled()[self.visible_items.cpu()])
         head.train_only(hyperparameters.head)

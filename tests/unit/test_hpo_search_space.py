@@ -80,6 +80,7 @@ def test_parameters_of_the_encoder_are_drawn_only_where_its_layers_train():
         assert ("encoder_lr" in params) == trains
         assert (values.encoder_lr is not None) == trains
         assert (values.train_candidates is not None) == trains
+        assert (values.dropout is not None) == trains
 
 
 def test_a_learners_own_range_has_a_name_of_its_own_and_yields_to_the_study_file():

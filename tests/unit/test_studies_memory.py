@@ -14,6 +14,7 @@ from studies.config.hyperparameters import Hyperparameters
 from studies.config.search_section import SearchSection
 from studies.model.device import free_memory
 from studies.training.memory import Shape, refuse_too_large, trial_bytes
+from studies.training.outer_loop import Trainer
 from studies.training.prepare import prepare
 from studies.training.problem import Problem
 from tests.synthetic import planted_dataset, tiny_encoder, tiny_spec
@@ -67,25 +68,25 @@ def problem(tmp_path_factory: pytest.TempPathFactory) -> Problem:
     return prepare(spec, folder / "cache", data=planted_dataset())
 
 
-def values(name: str, layers: int, steps: int) -> Hyperparameters:
+def values(name: str, layers: int, steps: int, dropout: float | None = None) -> Hyperparameters:
     inner = {} if name == "protonet" else {"inner_lr": 0.05, "inner_steps": steps}
-    return Hyperparameters(name, meta_batch_size=1, trainable_layers=layers, **inner)
+    return Hyperparameters(name, meta_batch_size=1, trainable_layers=layers, dropout=dropout, **inner)
 
 
-@pytest.mark.parametrize("layers", [0, 2])
+@pytest.mark.parametrize(("layers", "dropout"), [(0, None), (2, 0.0), (2, 0.1)])
 @pytest.mark.parametrize(
     ("name", "steps"),
     [("protonet", 1), ("fomaml", 3), ("reptile", 2), ("anil", 3), ("maml", 1), ("maml", 5), ("metasgd", 3)],
 )
 def test_what_a_meta_update_holds_stays_below_the_formula_and_not_far_below(
-    problem: Problem, name: str, steps: int, layers: int
+    problem: Problem, name: str, steps: int, layers: int, dropout: float | None
 ) -> None:
     """A bound that is too low lets a trial be killed after hours; one far too high refuses what would have run."""
-    hyperparameters = values(name, layers, steps)
-    learner = problem.learner(hyperparameters)
+    hyperparameters = values(name, layers, steps, dropout)
     episode = max(problem.train, key=lambda e: e.candidates)
+    trainer = Trainer(problem.learner(hyperparameters), [episode], steps=1, seed=0)
     with Held() as held:
-        learner.meta_step([episode])
+        trainer.backward(0)
     bound = trial_bytes(hyperparameters, Shape.of(episode, problem.tokens.lengths), problem.encoder, vmap_episodes=1)
     assert held.most <= bound
     assert bound <= 12 * held.most

@@ -96,6 +96,7 @@ BAD: list[tuple[dict[str, Any], list[str]]] = [
     (space(trainable_layers=0, encoder_lr=1e-5), ["encoder_lr has no use", "trainable_layers is 0", "leave it out"]),
     (space(inner_steps=0), ["inner_steps must be at least 1", "got 0"]),
     (space(encoder_lr=-1e-5), ["encoder_lr must be above 0", "got -1e-05"]),
+    (space(dropout=[0.1, 1.0]), ["dropout must be below 1", "got 1.0"]),
     ({"search": {"learners": {"mmal": {}}}}, ["search.learners", "unknown learner 'mmal'", "did you mean 'maml'?"]),
     ({"search": {"learners": {"maml": {"iner_lr": 1}}}}, ["search.learners", "'iner_lr'", "did you mean 'inner_lr'?"]),
     ({"search": {"learners": {"protonet": {"inner_lr": 1}}}}, ["inner_lr has no use to protonet"]),

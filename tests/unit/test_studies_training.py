@@ -28,6 +28,11 @@ from studies.training.rungs import RungReport
 from tests.synthetic import planted_dataset, tiny_encoder, tiny_spec
 
 EVERY = sorted(LEARNERS)
+# Learner, layers that train, their dropout: towers that the inner loop leaves alone, and ones that it moves.
+INTERRUPTED = [
+    *[(name, 0, None) for name in ("protonet", "anil", "metasgd", "reptile")],
+    *[("fomaml", 1, 0.0), ("protonet", 1, 0.1), ("finetune", 1, 0.1), ("maml", 1, 0.1)],
+]
 
 
 @pytest.fixture(scope="module")
@@ -45,9 +50,9 @@ def problem(data: Dataset, encoder: Path) -> Problem:
     return prepare(tiny_spec(encoder), encoder.parent / "cache", data=data)
 
 
-def values(name: str, layers: int = 0, outer_lr: float = 5e-3) -> Hyperparameters:
+def values(name: str, layers: int = 0, outer_lr: float = 5e-3, dropout: float | None = None) -> Hyperparameters:
     inner = {"inner_lr": 0.05, "inner_steps": 2} if LEARNERS[name].takes_gradient_steps else {}
-    return Hyperparameters(name, outer_lr, meta_batch_size=2, trainable_layers=layers, **inner)
+    return Hyperparameters(name, outer_lr, meta_batch_size=2, trainable_layers=layers, dropout=dropout, **inner)
 
 
 def trainer_of(problem: Problem, hyperparameters: Hyperparameters, steps: int = 8) -> Trainer:
@@ -146,12 +151,13 @@ class Stop(Exception):
     """What a pruner, or Ctrl-C, raises out of a report."""
 
 
-@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize(("name", "layers", "dropout"), INTERRUPTED)
 def test_an_interrupted_trial_resumes_at_its_rung_and_ends_as_an_uninterrupted_one(
-    problem: Problem, tmp_path: Path, name: str
+    problem: Problem, tmp_path: Path, name: str, layers: int, dropout: float | None
 ) -> None:
     """Repeated rungs cost the study hours; a recall that differs after a resume makes its record a lottery."""
-    whole, recall = heard(problem, values(name), tmp_path / "whole")
+    tried = values(name, layers, dropout=dropout)
+    whole, recall = heard(problem, tried, tmp_path / "whole")
     assert [(report.rung, report.step) for report in whole] == [(0, 2), (1, 4), (2, 8)]
     first: list[RungReport] = []
 
@@ -161,8 +167,8 @@ def test_an_interrupted_trial_resumes_at_its_rung_and_ends_as_an_uninterrupted_o
             raise Stop
 
     with pytest.raises(Stop):
-        run_trial(problem, values(name), tmp_path / "stopped", stop_at_the_second)
-    second, resumed = heard(problem, values(name), tmp_path / "stopped")
+        run_trial(problem, tried, tmp_path / "stopped", stop_at_the_second)
+    second, resumed = heard(problem, tried, tmp_path / "stopped")
     assert untimed(first + second[1:]) == untimed(whole)
     # The rung of the checkpoint is told again, unchanged: the stop may have come before anyone heard it.
     assert second[0] == first[-1]
@@ -170,8 +176,47 @@ def test_an_interrupted_trial_resumes_at_its_rung_and_ends_as_an_uninterrupted_o
     costs = [report.cost_seconds for report in first + second]
     assert costs == sorted(costs)
     assert costs[0] > 0
-    for other in ("whole", "stopped"):
-        assert same(checkpoints.last(tmp_path / "whole")[0], checkpoints.last(tmp_path / other)[0])
+    assert same(checkpoints.last(tmp_path / "whole")[0], checkpoints.last(tmp_path / "stopped")[0])
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.1])
+def test_dropout_is_on_in_meta_updates_alone_and_only_if_its_rate_says_so(problem: Problem, rate: float) -> None:
+    """Switched on by an evaluation, it makes each rung train in another way; on while adapting, recall is a draw."""
+    trainer = trainer_of(problem, values("fomaml", layers=1, dropout=rate))
+    tower = trainer.learner.model.tower
+    dropouts = [module for module in tower.modules() if isinstance(module, nn.Dropout)]
+    on: list[bool] = []
+    for module in dropouts:
+        module.register_forward_pre_hook(lambda module, _: on.append(module.training and module.p > 0))
+    before = torch.random.get_rng_state()
+    for step in (1, 2):
+        trainer.train_to(step)
+        assert set(on) == {rate > 0}
+        on.clear()
+        recall = problem.evaluate(trainer.learner, problem.validation).mean()
+        assert problem.evaluate(trainer.learner, problem.validation).mean() == recall
+        assert set(on) == {False}
+        on.clear()
+    assert torch.equal(torch.random.get_rng_state(), before)
+    assert {module.p for module in dropouts} == {rate}
+    assert not any(module.training for module in tower.modules())
+
+
+def test_what_is_dropped_out_is_a_function_of_seed_and_step_and_ends_with_an_interruption(
+    problem: Problem, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Drawn from the process's own numbers, a resumed trial would drop out others."""
+    learner = problem.learner(values("protonet", layers=1, dropout=0.1))
+    losses = {(seed, n): Trainer(learner, problem.train[:1], 8, seed).backward(0) for seed in (0, 1) for n in (0, 1)}
+    assert losses[0, 0] == losses[0, 1] != losses[1, 0] == losses[1, 1]
+
+    def interrupted(episodes: object) -> float:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(learner, "meta_step", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        Trainer(learner, problem.train[:1], 8, seed=0).backward(0)
+    assert not any(module.training for module in learner.model.tower.modules())
 
 
 def test_a_trial_says_after_each_update_how_much_of_it_is_done(problem: Problem, tmp_path: Path) -> None:

@@ -63,7 +63,8 @@ class PaddedTokens:
             vectors: Tensor = functional_call(layers, weights, (hidden, mask))
             return vectors
 
-        return torch.vmap(of_one)(weights, self.hidden, self.mask)
+        # Each episode drops out states of its own.
+        return torch.vmap(of_one, randomness="different")(weights, self.hidden, self.mask)
 
 
 @dataclass(kw_only=True, eq=False)
