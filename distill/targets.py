@@ -12,15 +12,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from storage.files.atomic import atomic_write
+from storage.files.cache_entries import intact, new_entry
 from studies.evaluation.evaluate import ItemVectors, encode_items
 from studies.learners.base import Learner
 from studies.model.device import device
 from studies.training.problem import Problem
+
+_FILE = "targets.safetensors"
 
 
 @dataclass(frozen=True)
@@ -82,12 +83,14 @@ def compute_targets(
         folder: Where targets are kept; nowhere if left out.
     """
     items, scored = problem.visible_items, sorted(episodes)
-    file = None if folder is None else folder / f"targets-{_key(problem, teachers, scored)}.safetensors"
-    tensors = _read(file) if file else None
-    if tensors is None:
+    entry = None if folder is None else folder / f"targets-{_key(problem, teachers, scored)}"
+    if entry and intact(entry):
+        tensors = load_file(entry / _FILE)
+    else:
         tensors = _compute(problem, teachers, scored, items)
-        if file:
-            atomic_write(file, save({name: tensor.contiguous().cpu() for name, tensor in tensors.items()}))
+        if entry:
+            with new_entry(entry) as draft:
+                save_file({name: tensor.contiguous().cpu() for name, tensor in tensors.items()}, draft / _FILE)
     scores = {index: tensors[f"scores.{index}"].to(device()) for index in scored}
     weights = torch.tensor([teacher.recall for teacher in teachers], device=device()).clamp(min=1e-6)
     return Targets(items, tensors["vectors"].to(device()), scores, weights)
@@ -127,10 +130,3 @@ def _key(problem: Problem, teachers: Sequence[Teacher], scored: Sequence[int]) -
         for name, weight in sorted(teacher.learner.model.state_dict().items()):
             digest.update(name.encode() + weight.detach().float().cpu().numpy().tobytes())
     return digest.hexdigest()[:16]
-
-
-def _read(file: Path) -> dict[str, Tensor] | None:
-    try:
-        return load_file(file)
-    except (FileNotFoundError, SafetensorError):
-        return None

@@ -28,19 +28,19 @@ from numpy.typing import DTypeLike, NDArray
 from torch import Tensor
 
 from storage.errors import InputError
-from storage.files.atomic import atomic_folder
+from storage.files.cache_entries import damage, new_entry, warn
 from studies.model.device import autocast, device, device_settings, uses_bf16
 from studies.model.encoder import Encoder, Ragged, by_length, pool, run_layers
 from studies.progress import Progress
 
 # Increase it whenever the contents of an entry change.
-FORMAT = 2
+FORMAT = 3
 DEFAULT_GIB = 20.0
 _GIB = 2**30
 # Bytes before a matrix's values in its file.
 _NPY_HEADER = 128
 _ENTRY = re.compile(r"[0-9a-f]{24}-top\d+")
-# Names that `atomic_folder` gives the drafts of an entry.
+# Names of the drafts of an entry.
 _DRAFT = re.compile(rf"\.{_ENTRY.pattern}\.[0-9a-f]+\.(new|old)")
 
 
@@ -48,7 +48,8 @@ class ActivationCache:
     """Activations of one set of texts under one encoder.
 
     The entries that `build` made or found stay on disk while this object exists: it holds a shared lock on each file,
-    which the kernel releases when the process ends in any way, and only files without locks are removed.
+    which the kernel releases when the process ends in any way, and only files without locks are removed. Each is
+    compared with its digest once, before its first use.
 
     Args:
         folder: Folder of the cache; each entry is a folder in it, by encoder, tokens, depth and precision.
@@ -61,11 +62,12 @@ class ActivationCache:
         digest = hashlib.sha256(tokens.values.numpy().tobytes() + tokens.offsets.numpy().tobytes())
         digest.update(f"{encoder.identity} bf16={uses_bf16()} format={FORMAT}".encode())
         self._key = digest.hexdigest()[:24]
-        self._held = ExitStack()
-        weakref.finalize(self, self._held.close)
+        self._held: set[int] = set()
+        self._locks = ExitStack()
+        weakref.finalize(self, self._locks.close)
 
     def build(self, trainable_layers: Collection[int], progress: Progress | None = None) -> None:
-        """Compute the missing entries for trials that train any of these numbers of layers, in one pass.
+        """Compute the missing or damaged entries for trials that train any of these numbers of layers, in one pass.
 
         Safe with several processes: one computes while the others wait. An interruption leaves no partial entry.
 
@@ -75,7 +77,7 @@ class ActivationCache:
 
         Raises:
             InputError: `HPO_CACHE_GIB` is not a size, or the missing entries do not fit its limit or the disk; nothing
-                is computed or removed then.
+                is computed or removed then. Or the disk does not return what was written.
         """
         limit = cache_limit()
         wanted = sorted(set(trainable_layers))
@@ -85,11 +87,12 @@ class ActivationCache:
         self._folder.mkdir(parents=True, exist_ok=True)
         # One process at a time builds in the folder: the limit counts only what it finds there.
         with FileLock(self._folder / "activations.lock"):
-            if missing := self._missing(missing):
+            if missing := self._missing(missing, say=True):
                 self._refuse_too_large(wanted, limit)
                 _make_room(self._folder, sum(self._size(n) for n in missing), limit)
                 self._compute(missing, progress)
-                self._missing(missing)  # locks them before another process may remove them
+                if failed := self._missing(missing):  # locks them before another process may remove them
+                    raise InputError(f"{self._file(failed[0])} is read back altered: check the disk, or move HPO_HOME")
 
     def pooled(self) -> Tensor:
         """Return the (texts, D) fp32 embeddings of the frozen encoder."""
@@ -118,21 +121,34 @@ class ActivationCache:
         shape, kind = self._layout(trainable_layers)
         return math.prod(shape) * np.dtype(kind).itemsize + _NPY_HEADER
 
-    def _missing(self, wanted: Collection[int]) -> list[int]:
-        """Return those of `wanted` that do not exist; the others are locked from now on."""
-        return [n for n in wanted if not self._hold(n)]
+    def _missing(self, wanted: Collection[int], *, say: bool = False) -> list[int]:
+        """Return those of `wanted` that do not exist or are damaged; the others are locked from now on.
 
-    def _hold(self, trainable_layers: int) -> bool:
-        """Lock an entry and mark it as used; return whether it exists."""
+        With `say`, the log says what is damaged, and it is removed unless another process uses it.
+        """
+        return [n for n in wanted if n not in self._held and not self._hold(n, say=say)]
+
+    def _hold(self, trainable_layers: int, *, say: bool) -> bool:
+        """Lock an entry, check it and mark it as used; return whether it exists and is intact."""
+        file = self._file(trainable_layers)
         try:
-            descriptor = os.open(self._file(trainable_layers), os.O_RDONLY)
+            descriptor = os.open(file, os.O_RDONLY)
         except FileNotFoundError:
             return False
         fcntl.flock(descriptor, fcntl.LOCK_SH)
         if os.fstat(descriptor).st_nlink == 0:  # removed between opening and locking
             os.close(descriptor)
             return False
-        self._held.callback(os.close, descriptor)
+        if reason := damage(file.parent):
+            os.close(descriptor)
+            if say:
+                warn(reason)
+                with ExitStack() as locks:
+                    if _lock_unused(file, locks):
+                        shutil.rmtree(file.parent)
+            return False
+        self._locks.callback(os.close, descriptor)
+        self._held.add(trainable_layers)
         os.utime(descriptor)
         return True
 
@@ -152,7 +168,7 @@ class ActivationCache:
             into = {}
             for n in missing:
                 file = self._file(n)
-                folder = drafts.enter_context(atomic_folder(file.parent))
+                folder = drafts.enter_context(new_entry(file.parent))
                 into[n] = _create(folder / file.name, *self._layout(n))
             done = 0
             for rows in by_length(self._tokens.lengths, device_settings().encode_tokens):

@@ -15,6 +15,7 @@ from hpo.status.console import Console
 from storage.database.postgres import connect
 from storage.errors import InputError
 from studies.config.spec import load_spec
+from tests.damages import DAMAGES
 from tests.mini import call, hpo
 from tests.synthetic import planted_dataset, tiny_encoder, write_shop
 
@@ -180,8 +181,8 @@ def recall_of(folder: Path, system: str, k: int) -> dict[str, float]:
     return {name.replace("%20", " "): recall for name, recall in scenes.iter_rows()}
 
 
-def test_baselines_need_neither_a_database_nor_a_search(shop, tmp_path):
-    """What a search must beat is worth knowing before it is paid for."""
+def test_baselines_need_neither_a_database_nor_a_search(shop, tmp_path, caplog):
+    """What a search must beat is worth knowing before it is paid for; and damaged caches must not change it."""
     outputs = ("--out", tmp_path / "page", "--trec", tmp_path / "trec")
     done = call("baselines", shop / "study.toml", "--json", *outputs)
     assert done.returncode == 0, done.stderr
@@ -191,3 +192,10 @@ def test_baselines_need_neither_a_database_nor_a_search(shop, tmp_path):
     assert recall_of(tmp_path / "trec", "support_popularity", 5) == pytest.approx(popularity["scene_recalls"], abs=1e-9)
     assert "Only baselines were scored" in (tmp_path / "page" / "report.md").read_text()
     assert not (tmp_path / "hpo" / "postgres").exists()
+
+    damaged = [next((tmp_path / "hpo" / "cache").glob(f"**/{name}")) for name in ("pooled.npy", "log.parquet")]
+    for file in damaged:
+        file.write_bytes(DAMAGES["zeroed"](file.read_bytes()))
+    again = call("baselines", shop / "study.toml", "--json")
+    assert json.loads(again.stdout)["systems"] == result["systems"]
+    assert [caplog.text.count(f"damaged cache: {file} was truncated or altered") for file in damaged] == [1, 1]

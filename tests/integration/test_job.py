@@ -18,6 +18,13 @@ import distill.export.writer as exporting
 from hpo.search.trial_chains import LOST, chains
 from storage.database.postgres import connect, create_engine
 from storage.database.records import Records
+from storage.files import checkpoints
+from storage.home import cache_folder
+from studies.config.hyperparameters import Hyperparameters
+from studies.config.spec import load_spec
+from studies.model.device import share_cores
+from studies.training.objective import run_trial
+from studies.training.prepare import prepare
 from tests.mini import call, hpo, mini, start
 
 pytestmark = pytest.mark.usefixtures("shared_caches")
@@ -196,9 +203,13 @@ def _processes(folder: Path) -> list[psutil.Process]:
 
 @pytest.mark.slow
 def test_a_dead_workers_trial_is_continued_from_its_checkpoint_by_the_next_launch(database, database_url, tmp_path):
-    """A trial whose worker vanished must be found, and go on from its rung under its own number, not from zero."""
-    study = mini(tmp_path, trials=1)
-    study.write_text(study.read_text().replace("rungs = [2, 4]", "rungs = [2, 150]"))
+    """A trial whose worker vanished must be found, and go on from its rung under its own number, not from zero.
+
+    It trains a layer of the encoder with dropout, and ends with the weights of a trial that nothing disturbed.
+    """
+    study = mini(tmp_path, trials=1, layers="1\ndropout = 0.1")
+    text = study.read_text().replace("rungs = [2, 4]", "rungs = [2, 100]")
+    study.write_text(text.replace('learner = ["protonet", "anil", "fomaml"]', 'learner = "anil"'))
     process = start("launch", study, "--workers", "1", cwd=tmp_path, HPO_DATABASE_URL=database_url)
     records = Records(database.engine)
 
@@ -216,11 +227,19 @@ def test_a_dead_workers_trial_is_continued_from_its_checkpoint_by_the_next_launc
     assert done.returncode == 0, done.stderr
     (trial,) = trials_of(database_url)
     assert trial.state == TrialState.COMPLETE
-    assert trial.intermediate_values.keys() == {2, 150}
+    assert trial.intermediate_values.keys() == {2, 100}
     assert trial.user_attrs[LOST] == [1]
     rungs = records.rung_results("mini")
     assert [(r.trial, r.rung) for r in rungs] == [(0, 0), (0, 1)]
     assert rungs[0].cost_seconds == first.cost_seconds
+    weights, about = checkpoints.last(next(Path(os.environ["HPO_HOME"]).glob("artifacts/*/trial-00000")))
+    problem = prepare(load_spec(study), cache_folder())
+    share_cores(1)  # as in the worker: sums in another number of threads may differ in their last bit
+    recall = run_trial(problem, Hyperparameters(**about["hyperparameters"]), tmp_path / "calm", lambda _: None)
+    share_cores(1, threads=1)
+    calm, _ = checkpoints.last(tmp_path / "calm")
+    assert recall == trial.value
+    assert {name: value.tolist() for name, value in calm.items()} == {n: v.tolist() for n, v in weights.items()}
 
 
 @pytest.mark.slow

@@ -163,7 +163,9 @@ def test_teachers_are_adapted_and_weighted_by_their_recall(problem: Problem) -> 
     torch.testing.assert_close(shared.targets.ranking(index, 1), scores[1])
 
 
-def test_targets_are_computed_once(problem: Problem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_targets_are_computed_once(
+    problem: Problem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     """Every resumed distillation would pay for its teachers again; and other teachers must not get these targets."""
     heard = Heard()
     monkeypatch.setattr(problem, "reporter", heard)
@@ -179,8 +181,13 @@ def test_targets_are_computed_once(problem: Problem, tmp_path: Path, monkeypatch
     assert torch.equal(again.targets.vectors, first.targets.vectors)
     compute(teacher(problem, "anil"))
     assert len(heard.reports["scoring episodes with the teachers"]) == 2 * count
-    next(tmp_path.iterdir()).write_bytes(b"half a file")
-    compute(teacher(problem))
+    for file in tmp_path.glob("targets-*/targets.safetensors"):
+        file.write_bytes(file.read_bytes()[:-4] + bytes(4))  # a score, which nothing else would notice
+    made = compute(teacher(problem))
+    assert len(heard.reports["scoring episodes with the teachers"]) == 3 * count
+    assert caplog.text.count("targets.safetensors was truncated or altered; it is made again") == 1
+    for index, scores in first.targets.scores.items():
+        assert torch.equal(made.targets.scores[index], scores)
 
 
 def test_training_never_reads_held_out_texts(problem: Problem, monkeypatch: pytest.MonkeyPatch) -> None:

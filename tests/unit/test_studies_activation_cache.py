@@ -27,6 +27,7 @@ from tests.cache_builder import (
     die_in_process,
     use_in_process,
 )
+from tests.damages import DAMAGES
 from tests.synthetic import tiny_encoder
 
 OTHERS, MORE = TEXTS[:-1], TEXTS[:-2]
@@ -259,6 +260,50 @@ def test_a_disk_nearly_full_makes_room_too_and_a_full_one_is_refused(
     assert entries(tmp_path) == before
     assert study(tmp_path, encoder, OTHERS)
     assert not entries(tmp_path) & before
+
+
+@pytest.mark.parametrize("way", DAMAGES)
+def test_a_damaged_entry_is_computed_again_with_one_line(
+    encoder: Encoder, tmp_path: Path, caplog: pytest.LogCaptureFixture, way: str
+) -> None:
+    """Zeros are embeddings too: every figure of the study would be wrong, and nothing would fail."""
+    used = cache(tmp_path, encoder)
+    used.build({0, 1})
+    whole, held = used.pooled().clone(), used.pooled()
+    (file,) = tmp_path.glob("*-top0/pooled.npy")
+    other = tmp_path / "other.npy"
+    other.write_bytes(DAMAGES[way](file.read_bytes()))
+    other.replace(file)  # a file of its own, as a copied folder's is: what is mapped stays as it is
+    again = cache(tmp_path, encoder)
+    assert computes(again, {0, 1})
+    assert torch.equal(again.pooled(), whole)
+    assert torch.equal(held, whole)
+    assert [record.message for record in caplog.records] == [
+        f"damaged cache: {file} was truncated or altered; it is made again"
+    ]
+    assert not computes(cache(tmp_path, encoder), {0, 1})
+
+
+def test_a_damaged_entry_in_use_stays_readable_to_its_user(encoder: Encoder, tmp_path: Path) -> None:
+    """Removed while its embeddings are computed again, it would fail the trials of other workers for minutes."""
+    used = cache(tmp_path, encoder)
+    used.build({0})
+    (file,) = tmp_path.glob("*-top0/pooled.npy")
+    with file.open("r+b") as opened:
+        opened.seek(-1, os.SEEK_END)
+        opened.write(b"\x7f")
+    seen = []
+    cache(tmp_path, encoder).build({0}, lambda done, total: seen.append(used.pooled().shape))
+    assert seen == [(len(TEXTS), encoder.width)]
+
+
+def test_a_disk_that_returns_something_else_is_an_error_that_says_so(
+    encoder: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Computed again and again, or believed: both would be worse."""
+    monkeypatch.setattr("storage.files.cache_entries.sha256", lambda file: os.urandom(4).hex())
+    with pytest.raises(InputError, match=r"pooled\.npy is read back altered: check the disk, or move HPO_HOME"):
+        cache(tmp_path, encoder).build({0})
 
 
 def test_an_entry_half_removed_is_no_entry(encoder: Encoder, tmp_path: Path) -> None:

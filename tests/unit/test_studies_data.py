@@ -320,8 +320,8 @@ def test_what_was_read_is_cached_by_bytes_and_settings(tmp_path: Path) -> None:
     assert len(reads) == 2
 
 
-@pytest.mark.parametrize("damage", ["truncate", "swap", "remove"])
-def test_a_damaged_cache_is_read_anew(tmp_path: Path, damage: str) -> None:
+@pytest.mark.parametrize("damage", ["truncate", "swap", "count", "remove"])
+def test_a_damaged_cache_is_read_anew(tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture) -> None:
     """Half a cached log, taken for the whole, would be a smaller shop under the same name."""
     path = written(tmp_path)
     first = loading.read_source(Kept(path=path), tmp_path)
@@ -331,9 +331,13 @@ def test_a_damaged_cache_is_read_anew(tmp_path: Path, damage: str) -> None:
         log.write_bytes(log.read_bytes()[:-20])
     elif damage == "swap":
         pl.read_parquet(log)[:-1].write_parquet(log)
+    elif damage == "count":  # not in the fingerprint
+        about = folder / "about.json"
+        about.write_text(about.read_text().replace(f'"rows_read": {first.rows_read}', '"rows_read": 1'))
     else:
         (folder / "users.parquet").unlink()
     assert dataset_cache.load(folder) is None
+    assert f"damaged cache: {folder}" in caplog.text
     assert loading.read_source(Kept(path=path), tmp_path).fingerprint == first.fingerprint
     assert dataset_cache.load(folder) is not None
 
