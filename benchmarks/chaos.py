@@ -2,11 +2,13 @@
 
     python benchmarks/chaos.py [--quick] [--kills N] [--restarts N] [--seed N] [--json FILE]
 
-Real worker processes run under the real supervisor on a real PostgreSQL. Only training is simulated: it sleeps, writes
-checkpoints as real training does, and reaches a recall that its configuration sets. Two runs:
+Real worker processes run under the real supervisor on a real PostgreSQL. Training is simulated where nothing is said of
+it: it sleeps, writes checkpoints as real training does, and reaches a recall that its configuration sets. Three runs:
 
 - kills: one worker, killed by SIGKILL repeatedly, and the same search undisturbed. One worker makes a search
   deterministic, so both must end with the same trials, and no rung may have been trained twice.
+- kills in real training: the same, with a fifth of the kills; a layer of a small BERT trains, with dropout and without.
+  The weights at every rung must be the same to the last bit.
 - restarts: four workers, while the server in turn is stopped and started, killed and started, and loses all its
   connections. No trial may be taken from a live worker, and no worker may end.
 
@@ -30,12 +32,13 @@ from collections.abc import Callable, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import optuna
 import psycopg2
-from faults.training import Journal, study, work
+from faults.training import Journal, study, trained_study, work
 from optuna.trial import FrozenTrial, TrialState
 from rich.console import Console
 from rich.table import Table
@@ -56,7 +59,7 @@ Row = tuple[str, float, str, float, str]
 
 
 class Workers:
-    """An engine whose workers simulate training.
+    """An engine whose workers run `faults.training.work`.
 
     Args:
         name: Name of the study.
@@ -99,6 +102,10 @@ class Outcome:
     def trained(self) -> dict[tuple[str, int], int]:
         """Return how often each rung of each trial was trained."""
         return dict(Counter((entry["trained"], entry["rung"]) for entry in self.journal if "trained" in entry))
+
+    def weights(self) -> dict[tuple[str, int], str]:
+        """Return the digest of the weights at each rung of each trial, of real training."""
+        return {(entry["trained"], entry["rung"]): entry["weights"] for entry in self.journal if "weights" in entry}
 
     def summary(self) -> list[tuple[Any, ...]]:
         """Return parameters, state and learning curve of every trial."""
@@ -196,16 +203,21 @@ def lost_seconds(journal: Sequence[dict[str, Any]], ups: Sequence[float]) -> lis
     return [max((ended - up for began, ended in reports if began < up < ended), default=0.0) for up in ups]
 
 
-def killed_search(database: Database, folder: Path, count: int, seed: int) -> tuple[Outcome, Outcome, list[str]]:
-    """Return the search under kills, the same one undisturbed, and the faults."""
-    trials = max(6, count)
-    calm = search(database, study("calm", trials, seed), folder, 1, undisturbed)
-    wild = search(database, study("wild", trials, seed), folder, 1, kills(count, seed))
+def killed_search(
+    database: Database, folder: Path, count: int, seed: int, *, real: bool = False
+) -> tuple[Outcome, Outcome, list[str]]:
+    """Return the search under kills, the same one undisturbed, and the faults; with `real`, of real training."""
+    trials, names = max(6, count), ("calm-real", "wild-real") if real else ("calm", "wild")
+    make = partial(trained_study, encoder=folder / "encoder") if real else study
+    calm = search(database, make(names[0], trials, seed), folder, 1, undisturbed)
+    wild = search(database, make(names[1], trials, seed), folder, 1, kills(count, seed))
     wrong = wild.faults(trials) + calm.faults(trials)
     if repeated := {rung: times for rung, times in wild.trained().items() if times > 1}:
         wrong.append(f"trained more than once: {repeated}")
     if wild.summary() != calm.summary():
         wrong.append("the search and the undisturbed one have different trials")
+    if wild.weights() != calm.weights() or real > bool(calm.weights()):
+        wrong.append("the search and the undisturbed one have different weights")
     return wild, calm, wrong
 
 
@@ -247,17 +259,20 @@ def main() -> None:
     database = connect(server.start())
     try:
         wild, calm, faults = killed_search(database, folder, count, options.seed)
+        trained, _, training_faults = killed_search(database, folder, max(2, count // 5), options.seed, real=True)
         restarted, lost, more_faults = restarted_search(database, server, folder, outages)
     finally:
         database.engine.dispose()
         server.stop()
         shutil.rmtree(server.folder, ignore_errors=True)
         shutil.rmtree(folder, ignore_errors=True)
-    faults += more_faults
+    faults += training_faults + more_faults
     continued = sum(len(trial.user_attrs.get(LOST, [])) for trial in wild.trials)
     rows: list[Row] = [
         ("workers killed", wild.started - 1, "nothing", 0, "times"),
         ("trials continued after a kill", continued, "nothing", 0, "times"),
+        ("workers killed in real training", trained.started - 1, "nothing", 0, "times"),
+        ("weights compared bit for bit", len(trained.weights()), "nothing", 0, "rungs"),
         ("search under kills", round(wild.seconds, 1), "the same undisturbed", round(calm.seconds, 1), "s"),
         ("outages of the database", len(lost), "nothing", 0, "times"),
         ("lost after an outage, the longest", round(max(lost), 2), "goal", 5.0, "s"),

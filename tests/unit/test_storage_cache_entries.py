@@ -8,6 +8,7 @@ import pytest
 from storage.files.cache_entries import damage, intact, new_entry
 from tests.damages import DAMAGES
 
+
 def entry(folder: Path) -> Path:
     """Makes an entry of two files; returns it."""
     with new_entry(folder / "entry") as draft:
