@@ -25,6 +25,7 @@ from hpo.search.pruner import RecallPruner
 from hpo.search.space import proposer, suggest
 from storage.files.atomic import atomic_write
 from storage.home import cache_folder
+from studies.config.hyperparameters import ENCODER
 from studies.config.spec import StudySpec, load_spec
 from studies.evaluation.baselines import TEXT_FREE, build_baselines
 from studies.evaluation.evaluate import Adapted, ItemVectors, System, evaluate
@@ -175,7 +176,7 @@ def _spec(spec: StudySpec, chosen: argparse.Namespace) -> StudySpec:
     raw["protocol"]["products"] = spec.protocol.products and not chosen.no_products
     raw["search"]["space"]["trainable_layers"] = chosen.layers
     if max(chosen.layers) == 0:
-        for name in ("encoder_lr", "train_candidates"):
+        for name in ENCODER:
             raw["search"]["space"].pop(name, None)
     return StudySpec.model_validate(raw)
 

@@ -146,8 +146,8 @@ def dropping_out(tower: nn.Module, seed: Sequence[int]) -> Iterator[None]:
         tower: The tower whose layers train.
         seed: Whole numbers, such as the trial's seed and the step.
     """
-    devices = [torch.cuda.current_device()] if device().type == "cuda" else []
-    with torch.random.fork_rng(devices):
+    where = next(tower.parameters()).device
+    with torch.random.fork_rng([where] if where.type == "cuda" else []):
         torch.manual_seed(int(np.random.default_rng(seed).integers(2**63)))
         tower.train()
         try:
