@@ -138,7 +138,8 @@ def _lines(path: Path) -> Iterator[tuple[str, str, str]]:
 
 
 def _rows(path: Path, text: str) -> Iterator[tuple[str, str, str]]:
-    from studies.data.files.tables import ROW, Table, hint
+    from studies.data.files.parts import ROW
+    from studies.data.files.tables import Table, hint
 
     if not set(path.suffixes) & set(_TABLES):
         raise InputError(f"cannot tell the format of {path}; accepted: {_ACCEPTED}")

@@ -22,6 +22,7 @@ from pydantic import ValidationError
 
 from storage.errors import InputError
 from studies.data.coding import build_dataset
+from studies.data.files.ids import spell_alike
 from studies.data.files.source import Files
 from studies.data.source import Tables
 
@@ -271,6 +272,59 @@ def test_ids_are_text_in_every_table_however_they_are_stored(tmp_path: Path) -> 
     assert made(tmp_path).read().interactions["user"].to_list() == ["007", "1.5"]
 
 
+# Ids as the log and as the catalogue spell them, and what both become; None where a row has no id.
+SPELLINGS: dict[str, tuple[list[str], list[str], list[str | None], list[str]]] = {
+    "floats beside a missing value": (["12.0", "NULL", "13.0"], ["12", "13"], ["12", None, "13"], ["12", "13"]),
+    "every word for missing": (["7", "NaN", "none", "N/A", "-"], ["7", "8"], ["7", *[None] * 4], ["7", "8"]),
+    "a word for missing that is a name": (["NA", "DE"], ["NA", "DE"], ["NA", "DE"], ["NA", "DE"]),
+    "floats and integers": (["12", "12.0", "13"], ["12.00", "13"], ["12", "12", "13"], ["12", "13"]),
+    "floats beside words": (["12.0", "A7"], ["12", "A7"], ["12", "A7"], ["12", "A7"]),
+    "large floats": (["1.2345678901234568e+16", "5.0"], ["12345678901234568", "5"], ["12345678901234568", "5"], []),
+    "hexadecimal ids": (["12e4", "7"], ["12e4", "7"], ["12e4", "7"], ["12e4", "7"]),
+    "leading zeros": (["00000017", "00000018"], ["17", "18"], ["17", "18"], ["17", "18"]),
+    "leading zeros in the catalogue": (["17", "180"], ["017", "180"], ["17", "180"], ["17", "180"]),
+    "zeros that tell two ids apart": (["17", "017", "5"], ["17", "017", "05"], ["17", "017", "5"], ["17", "017", "05"]),
+    "versions": (["1.0", "1", "1.5"], ["1", "1.5"], ["1.0", "1", "1.5"], ["1", "1.5"]),
+    "letter case": (["ab-1", "ab-2"], ["AB-1", "AB-2"], ["ab-1", "ab-2"], ["ab-1", "ab-2"]),
+    "case that tells two ids apart": (["x", "Y"], ["x", "X", "y"], ["x", "Y"], ["x", "X", "y"]),
+    "Unicode's forms": (["Cafe\u0301", "１７", " a\u00a0"], ["Café", "17", "a"], ["Café", "17", "a"], []),
+}
+
+
+@pytest.mark.parametrize(("log", "items", "spelled", "catalogue"), SPELLINGS.values(), ids=SPELLINGS)
+def test_ids_have_one_spelling_over_both_tables(
+    log: list[str], items: list[str], spelled: list[str | None], catalogue: list[str]
+) -> None:
+    """Each spelling is some program's; rows lost to it would look like products that the shop does not sell."""
+    ids = spell_alike(pl.Series(log), pl.Series(items))
+    assert ids.log.to_list() == spelled
+    assert ids.table is not None
+    assert ids.table.to_list() == (catalogue or spelled)
+
+
+def test_ids_of_files_match_in_every_spelling_and_what_was_assumed_or_is_unknown_is_said(shop: Write) -> None:
+    """A guess that nobody sees cannot be corrected; neither can an id that no table explains."""
+    log = "user_id,item_id,timestamp,store\n1.0,00007,1600000000,1.0\nNULL,00008,1600000001,2\n2.0,00009,1600000002,1\n"
+    tables = shop(log=log, invalid="drop", scene="store").read()
+    assert tables.interactions.rows() == [("1", "7", 1600000000, "1"), ("2", "9", 1600000002, "1")]
+    assert tables.dropped == {"row without user": 1}
+    assert "Ids of items were compared without regard to leading zeros." in tables.notes
+    assert any('1 of 3 ids of items in the log are not in data.items, such as "9"' in note for note in tables.notes)
+
+
+def test_decimals_are_the_numbers_they_are(tmp_path: Path) -> None:
+    """Databases write ids as decimal(38, 9)."""
+    (tmp_path / "items.csv").write_text(ITEMS)
+    columns = {"user_id": ["17", "100"], "item_id": ["7", "8"], "timestamp": ["1600000000", "1600000100"]}
+    decimals = pl.DataFrame(columns).cast(pl.Decimal(38, 9))
+    decimals.with_columns(price=pl.Series(["9.990", "0"]).cast(pl.Decimal(38, 9))).write_parquet(
+        tmp_path / "log.parquet"
+    )
+    bought = {"column": "price", "values": [9.99, 0]}
+    tables = made(tmp_path, interactions="log.parquet", positive=bought).read()
+    assert tables.interactions.rows() == [("17", "7", 1600000000), ("100", "8", 1600000100)]
+
+
 def test_a_folder_of_parts_is_one_table_and_hidden_files_are_no_parts(tmp_path: Path) -> None:
     """Spark's markers read as data would stop every read; a part left out would shrink the shop unsaid."""
     (tmp_path / "items.csv").write_text(ITEMS)
@@ -511,6 +565,11 @@ BAD_CONTENT: list[tuple[str, dict[str, Any], list[str]]] = [
         "item id blank",
         {"items": ITEMS.replace("\n7,", "\n,")},
         ['"item_id"', "items.csv row 2", 'data.invalid = "drop"'],
+    ),
+    (
+        "ids that match none of the catalogue",
+        {"log": LOG.replace(",7,", ",A-7,").replace(",8,", ",A-8,")},
+        ["data.item", "none of the 2 ids", "log.csv", '"A-7"', "items.csv", '"7"', "leading zeros", "write them alike"],
     ),
     ("time missing", {"log": LOG.replace("1600000100", "")}, ['"timestamp"', "log.csv row 3", 'data.invalid = "drop"']),
     (

@@ -6,14 +6,18 @@ A row that cannot be used is an error, or is dropped and counted: `data.invalid`
 from __future__ import annotations
 
 import time
+from typing import NamedTuple
 
 import polars as pl
 
 from storage.errors import InputError
-from studies.data.files.keys import FileKeys, Positive
-from studies.data.files.tables import ROW, TIME, Rows, Table, hint
-from studies.data.files.text_template import blank_to_null, render_text, text_fields
-from studies.data.files.times import BLANKS, Clock, tidy, to_seconds
+from studies.data.files.ids import TRIED, spell_alike
+from studies.data.files.keys import FileKeys
+from studies.data.files.parts import ROW, TIME
+from studies.data.files.positive import check_values, is_positive, is_unreadable, reason
+from studies.data.files.tables import Rows, Table, hint
+from studies.data.files.text_template import render_text, text_fields
+from studies.data.files.times import Clock, tidy, to_seconds
 from studies.data.source import Tables
 
 # Columns added to those of a file; the "#" keeps them apart from the user's names.
@@ -30,33 +34,18 @@ def read_tables(keys: FileKeys) -> Tables:
     return _TableReader(keys).read()
 
 
-def _identifier(column: str) -> pl.Expr:
-    return blank_to_null(pl.col(column).str.strip_chars(), BLANKS)
+class _Read(NamedTuple):
+    """A table's rows as they were read, with the columns that are cleaned."""
+
+    rows: Rows
+    frame: pl.DataFrame
 
 
-def _is_positive(positive: Positive) -> tuple[pl.Expr, pl.Expr]:
-    """Return whether a row is positive, and whether its value is not a number where numbers are compared."""
-    text = pl.col(positive.column).str.strip_chars()
-    if positive.values is not None:
-        # 1 is "1" in one file and "1.0" in another; true is "true" or "True".
-        forms = {form for value in positive.values for form in _spellings(value)}
-        return text.is_in(sorted(forms)).fill_null(False), pl.lit(False)
-    score = text.cast(pl.Float64, strict=False).fill_nan(None)
-    return (score >= positive.at_least).fill_null(False), (score.is_null() & ~text.is_in(BLANKS)).fill_null(False)
-
-
-def _reason(positive: Positive) -> str:
-    if positive.values is None:
-        return f"{positive.column} missing or below {positive.at_least:g}"
-    return f"{positive.column} not among {', '.join(map(str, positive.values))}"
-
-
-def _spellings(value: str | bool | int | float) -> list[str]:
-    if isinstance(value, bool):
-        return [str(value), str(value).lower()]
-    if isinstance(value, str):
-        return [value.strip()]
-    return [f"{value:.0f}", f"{value:.1f}"] if value == int(value) else [str(value)]
+def _with_scenes(frame: pl.DataFrame, user_is_scene: bool = False) -> pl.DataFrame:
+    """Return the rows with their scenes in one spelling, if they have any; null where a row has none."""
+    if user_is_scene:
+        return frame.with_columns(pl.col(_USER).alias(_SCENE))
+    return frame.with_columns(spell_alike(frame[_SCENE]).log.alias(_SCENE)) if _SCENE in frame.columns else frame
 
 
 class _TableReader:
@@ -73,20 +62,52 @@ class _TableReader:
         self.scene_table = self._scene_table()
 
     def read(self) -> Tables:
-        log, count = self._read_log()
-        items = self._items_from_log(log) if self.items is None else self._read_items(self.items)
+        log = self._read_log()
+        items = None if self.items is None else self._read_items(self.items)
+        users = None
         if self.users is not None and self.scene_table is self.users:
-            log = log.join(self._read_users(self.users), on=_USER, how="left", maintain_order="left")
+            users = self._read_users(self.users)
         elif self.users is not None:
             self.notes.append(f"data.users was not needed: the scene is in data.{self.scene_table.key}.")
-        self._check_not_empty(log, items)
+        log, users = self._spell_alike(_USER, log, users)
+        log, items = self._spell_alike(_PRODUCT, log, items)
+        interactions = self._clean_log(log)
+        catalogue = self._items_from_log(interactions) if items is None else self._clean(items, _PRODUCT)
+        if users is not None:
+            interactions = interactions.join(self._clean(users, _USER), on=_USER, how="left", maintain_order="left")
+        self._check_not_empty(interactions, catalogue)
         guessed = [note for table in (self.log, self.items, self.users) if table for note in table.notes]
         own = {"user": _USER, "product": _PRODUCT, "time": _SECONDS, "scene": _SCENE, "text": _TEXT}
-        log, items = (
+        interactions, catalogue = (
             frame.select(pl.col(column).alias(name) for name, column in own.items() if column in frame.columns)
-            for frame in (log, items)
+            for frame in (interactions, catalogue)
         )
-        return Tables(log, items, count, self.dropped, (*self.notes, *guessed))
+        return Tables(interactions, catalogue, log.rows.count, self.dropped, (*self.notes, *guessed))
+
+    def _spell_alike(self, column: str, log: _Read, other: _Read | None) -> tuple[_Read, _Read | None]:
+        """Bring the ids of a column into one spelling over both tables; say what is lost."""
+        ids = spell_alike(log.frame[column], None if other is None else other.frame[column])
+        log = log._replace(frame=log.frame.with_columns(ids.log.alias(column)))
+        if other is None or ids.table is None:
+            return log, None
+        other = other._replace(frame=other.frame.with_columns(ids.table.alias(column)))
+        key, here, there = ("item" if column == _PRODUCT else "user"), self.log.name, getattr(self, other.rows.key).name
+        self.notes += [f"Ids of {key}s were compared without regard to {form}." for form in ids.ignored]
+        lost, known = ids.unknown(), ids.log.drop_nulls().n_unique()
+        if len(lost) == 0 or ids.table.null_count() == len(ids.table):
+            return log, other
+        first, theirs = lost[0], ids.table.drop_nulls()[0]
+        if len(lost) == known:
+            raise InputError(
+                f'data.{key}: none of the {known:,} ids of {here} is in {there}: "{getattr(self.keys, key)}" has '
+                f'"{first}" in the one and "{theirs}" in the other (compared also without regard to {TRIED}); write '
+                f"them alike in both, or correct data.{key} or data.{other.rows.key}"
+            )
+        self.notes.append(
+            f'{len(lost):,} of {known:,} ids of {key}s in the log are not in data.{other.rows.key}, such as "{first}"; '
+            f'it has ids such as "{theirs}".'
+        )
+        return log, other
 
     def _scene_table(self) -> Table:
         keys = self.keys
@@ -115,7 +136,7 @@ class _TableReader:
             self.items.require([keys.item], "item")
         (self.items or self.log).require(text_fields(keys.text), "text")
 
-    def _read_log(self) -> tuple[pl.DataFrame, int]:
+    def _read_log(self) -> _Read:
         keys, positive = self.keys, self.keys.positive
         has_scene = self.scene_table is self.log
         fields = text_fields(keys.text) if self.items is None else []
@@ -123,26 +144,27 @@ class _TableReader:
         if positive is None:
             rows = self.log.read(wanted, keys.time)
         else:
-            is_positive, unreadable = _is_positive(positive)
-            rows = self.log.read([*wanted, positive.column], keys.time, is_positive | unreadable)
+            rows = self.log.read([*wanted, positive.column], keys.time, is_positive(positive) | is_unreadable(positive))
         frame = rows.frame.select(
             *{ROW, TIME, *fields, *([positive.column] if positive else [])},
-            _identifier(keys.user).alias(_USER),
-            _identifier(keys.item).alias(_PRODUCT),
-            *([_identifier(keys.scene).alias(_SCENE)] if has_scene else []),
+            pl.col(keys.user).alias(_USER),
+            pl.col(keys.item).alias(_PRODUCT),
+            *([pl.col(keys.scene).alias(_SCENE)] if has_scene else []),
         )
+        return _Read(rows, frame)
+
+    def _clean_log(self, log: _Read) -> pl.DataFrame:
+        keys, positive = self.keys, self.keys.positive
+        rows, frame = log
         if positive is not None:
-            reason = _reason(positive)
-            self._check_positive_values(positive, set(frame[positive.column].str.strip_chars().unique()))
-            self.dropped |= {reason: rows.count - len(frame)} if len(frame) < rows.count else {}
-            remedy = "compare numbers with at_least and text with values"
-            frame = self._reject(
-                rows, frame, unreadable, positive.column, f"{positive.column} not a number", remedy, positive.column
-            )
+            check_values(positive, frame[positive.column], self.log)
+            self.dropped |= {reason(positive): rows.count - len(frame)} if len(frame) < rows.count else {}
+            remedy, column = "compare numbers with at_least and text with values", positive.column
+            frame = self._reject(rows, frame, is_unreadable(positive), column, f"{column} not a number", remedy, column)
         remedy = "fill them in"
         frame = self._reject(rows, frame, pl.col(_USER).is_null(), keys.user, "row without user", remedy)
         frame = self._reject(rows, frame, pl.col(_PRODUCT).is_null(), keys.item, "row without item", remedy)
-        return self._convert_times(rows, frame), rows.count
+        return self._convert_times(rows, _with_scenes(frame, keys.scene_is_user))
 
     def _convert_times(self, rows: Rows, frame: pl.DataFrame) -> pl.DataFrame:
         keys = self.keys
@@ -172,32 +194,37 @@ class _TableReader:
             self.notes.append(f"{count:,} items have more than one text; the earliest is used.")
         return items
 
-    def _read_items(self, table: Table) -> pl.DataFrame:
+    def _read_items(self, table: Table) -> _Read:
         keys = self.keys
         has_scene = self.scene_table is table
         rows = table.read([keys.item, *text_fields(keys.text), *([keys.scene] if has_scene else [])])
         frame = rows.frame.select(
             ROW,
-            _identifier(keys.item).alias(_PRODUCT),
+            pl.col(keys.item).alias(_PRODUCT),
             render_text(keys.text).alias(_TEXT),
-            *([_identifier(keys.scene).alias(_SCENE)] if has_scene else []),
+            *([pl.col(keys.scene).alias(_SCENE)] if has_scene else []),
         )
-        frame = self._reject(rows, frame, pl.col(_PRODUCT).is_null(), keys.item, "item without id", "fill them in")
-        return self._merge_rows(table, frame, _PRODUCT, {_TEXT: "texts"} | ({_SCENE: "scenes"} if has_scene else {}))
+        return _Read(rows, frame)
 
-    def _read_users(self, table: Table) -> pl.DataFrame:
-        keys = self.keys
-        rows = table.read([keys.user, keys.scene])
-        frame = rows.frame.select(ROW, _identifier(keys.user).alias(_USER), _identifier(keys.scene).alias(_SCENE))
-        frame = self._reject(rows, frame, pl.col(_USER).is_null(), keys.user, "user without id", "fill them in")
-        return self._merge_rows(table, frame, _USER, {_SCENE: "scenes"})
+    def _read_users(self, table: Table) -> _Read:
+        rows = table.read([self.keys.user, self.keys.scene])
+        frame = rows.frame.select(ROW, pl.col(self.keys.user).alias(_USER), pl.col(self.keys.scene).alias(_SCENE))
+        return _Read(rows, frame)
 
-    def _merge_rows(self, table: Table, frame: pl.DataFrame, key: str, values: dict[str, str]) -> pl.DataFrame:
+    def _clean(self, read: _Read, key: str) -> pl.DataFrame:
+        """Return the rows of the catalogue or the table of users: those with an id, one of each."""
+        kind, column = ("item", self.keys.item) if key == _PRODUCT else ("user", self.keys.user)
+        frame = _with_scenes(read.frame)
+        frame = self._reject(read.rows, frame, pl.col(key).is_null(), column, f"{kind} without id", "fill them in")
+        return self._merge_rows(getattr(self, read.rows.key), frame, key)
+
+    def _merge_rows(self, table: Table, frame: pl.DataFrame, key: str) -> pl.DataFrame:
         """Return one row per id; equal rows are merged, contradicting rows are an error."""
         frame = frame.drop(ROW)
         if not frame[key].is_duplicated().any():
             return frame
         kind = "item" if key == _PRODUCT else "user"
+        values = {column: name for column, name in ((_TEXT, "texts"), (_SCENE, "scenes")) if column in frame.columns}
         for column, name in values.items():
             pairs = frame.select(key, column).drop_nulls().unique()
             clash = pairs.filter(pl.col(key).is_duplicated()).sort(key, column)
@@ -218,7 +245,7 @@ class _TableReader:
         frame: pl.DataFrame,
         bad: pl.Expr,
         column: str,
-        reason: str,
+        fault: str,
         remedy: str,
         shown: str | None = None,
     ) -> pl.DataFrame:
@@ -231,27 +258,14 @@ class _TableReader:
             values = [f" ({value!r})" for value in broken[shown].head(3)] if shown else [""] * 3
             first = ", ".join(place + value for place, value in zip(places, values, strict=False))
             raise InputError(
-                f'column "{column}": {reason} in {len(broken):,} of {len(frame):,} rows: {first}; {remedy}, or set '
+                f'column "{column}": {fault} in {len(broken):,} of {len(frame):,} rows: {first}; {remedy}, or set '
                 'data.invalid = "drop" to leave such rows out'
             )
         if rows.key == "interactions":
-            self.dropped[reason] = len(broken)
+            self.dropped[fault] = len(broken)
         else:
-            self.notes.append(f"{len(broken):,} rows of data.{rows.key} were left out: {reason}.")
+            self.notes.append(f"{len(broken):,} rows of data.{rows.key} were left out: {fault}.")
         return frame.filter(~bad)
-
-    def _check_positive_values(self, positive: Positive, found: set[str]) -> None:
-        """Raise InputError for a value that no row has, or a bound that no row reaches."""
-        unknown = [str(value) for value in positive.values or [] if not found & set(_spellings(value))]
-        if found and not unknown:
-            return
-        column = self.log.read([positive.column]).frame[positive.column]
-        common = column.value_counts(sort=True)[positive.column].head(5)
-        said = f"no row of {self.log.name} has {positive.column} = {unknown[0]!r}" if unknown else _reason(positive)
-        raise InputError(
-            f"data.positive: {said}{'' if unknown else f' in every row of {self.log.name}'}; the most frequent values "
-            f"are {', '.join(map(repr, common))}: correct data.positive"
-        )
 
     def _check_not_empty(self, log: pl.DataFrame, items: pl.DataFrame) -> None:
         described = self.items or self.log

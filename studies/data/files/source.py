@@ -6,7 +6,7 @@ from pathlib import Path
 
 from studies.data.files.cleaning import read_tables
 from studies.data.files.keys import FileKeys
-from studies.data.files.tables import find_parts
+from studies.data.files.parts import find_parts
 from studies.data.source import Tables
 
 

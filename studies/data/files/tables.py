@@ -9,90 +9,15 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import unquote
 
 import polars as pl
 
 from storage.errors import InputError
 from studies.data.files.csv_file import TextFile
-
-# Columns added to those of a file; the "#" keeps them apart from the user's names.
-ROW, TIME = "#row", "#time"
-
-ACCEPTED = ".parquet, .pq, .csv, .tsv, .txt, .inter, .item, .user, and text also with .gz, .zst or .bz2"
-_PARQUET = (".parquet", ".pq")
-_CSV = (".csv", ".tsv", ".txt")
-_RECBOLE = (".inter", ".item", ".user")
-_COMPRESSED = (".gz", ".zst", ".bz2")
-
-
-@dataclass(frozen=True)
-class FilePart:
-    """One file of a table: its path, its format, and the columns in the names of its folders (`store=1`)."""
-
-    path: Path
-    format: str
-    folders: dict[str, str | None] = field(default_factory=dict)
-
-
-def find_parts(key: str, paths: Sequence[str]) -> list[FilePart]:
-    """Return the files of a table; folders are searched recursively, in sorted order.
-
-    Args:
-        key: The study file's key, for errors.
-        paths: Absolute paths of files and folders. Hidden files and those that start with "_" are left out.
-
-    Raises:
-        InputError: A path does not exist, a folder holds no file, or the files have several formats.
-    """
-    found: dict[Path, FilePart] = {}
-    for part in (part for path in paths for part in _parts_at(key, Path(path))):
-        # A file that is given twice, by its path and by its folder's, is read once.
-        found[part.path] = max(found.get(part.path, part), part, key=lambda same: len(same.folders))
-    parts = list(found.values())
-    for part in parts[1:]:
-        if part.format != parts[0].format:
-            raise InputError(
-                f"data.{key} mixes formats: {parts[0].path} is {parts[0].format}, {part.path} is {part.format}; "
-                "name files of one format"
-            )
-    return parts
-
-
-def _parts_at(key: str, path: Path) -> list[FilePart]:
-    if not path.exists():
-        raise InputError(
-            f"data.{key}: {path} does not exist; relative paths are looked up from the study file's folder: "
-            "correct the path"
-        )
-    if not path.is_dir():
-        return [FilePart(path, _format_of(key, path))]
-    files = [file for file in sorted(path.rglob("*")) if file.is_file()]
-    shown = [file for file in files if not any(name.startswith((".", "_")) for name in file.relative_to(path).parts)]
-    if not shown:
-        raise InputError(f"data.{key}: the folder {path} holds no files; accepted are {ACCEPTED}: name another folder")
-    return [FilePart(file, _format_of(key, file), _folders(file.relative_to(path))) for file in shown]
-
-
-def _format_of(key: str, path: Path) -> str:
-    suffixes = [suffix.lower() for suffix in path.suffixes]
-    if suffixes and suffixes[-1] in _PARQUET:
-        return "parquet"
-    if suffixes and suffixes[-1] in _COMPRESSED:
-        suffixes.pop()
-    last = suffixes[-1] if suffixes else ""
-    if last in _CSV:
-        return "CSV"
-    if last in _RECBOLE:
-        return f"RecBole {last}"
-    raise InputError(f"data.{key}: cannot tell the format of {path}; accepted are {ACCEPTED}: rename or convert it")
-
-
-def _folders(relative: Path) -> dict[str, str | None]:
-    pairs = (name.partition("=") for name in relative.parts[:-1] if "=" in name)
-    return {key: None if value == "__HIVE_DEFAULT_PARTITION__" else unquote(value) for key, _, value in pairs}
+from studies.data.files.parquet_file import ParquetFile
+from studies.data.files.parts import ROW, TIME, FilePart, find_parts
 
 
 @dataclass(frozen=True)
@@ -131,11 +56,11 @@ class Table:
             encoding: Encoding of text; None to detect it.
         """
         self.key = key
-        self._files: list[_Parquet | _Text] = []
+        self._files: list[ParquetFile | _Text] = []
         for part in find_parts(key, paths):
             with _explained(part.path):
                 parquet = part.format == "parquet"
-                self._files.append(_Parquet(part) if parquet else _Text(part, delimiter, encoding))
+                self._files.append(ParquetFile(part) if parquet else _Text(part, delimiter, encoding))
 
     @property
     def name(self) -> str:
@@ -239,47 +164,6 @@ def _explained(path: Path) -> Iterator[None]:
             f"{path} cannot be read ({system or str(error).partition(chr(10))[0]}); it may be cut short or of another "
             "format than its name says: write it anew"
         ) from error
-
-
-class _Parquet:
-    first_row = 1
-
-    def __init__(self, part: FilePart) -> None:
-        self.part = part
-        self.schema = pl.scan_parquet(part.path, glob=False, hive_partitioning=False).collect_schema()
-        self.columns = list(dict.fromkeys([*self.schema, *part.folders]))
-
-    def scan(self, columns: list[str], time: str | None) -> pl.LazyFrame:
-        source = pl.scan_parquet(self.part.path, glob=False, hive_partitioning=False)
-        source = source.with_columns(pl.lit(v, pl.String).alias(k) for k, v in self.part.folders.items())
-        types = dict(self.schema) | dict.fromkeys(self.part.folders, pl.String())
-        real = [name for name in columns if types[name].is_float()]
-        # pandas writes an integer column with gaps as floats: 12.0 means the id 12.
-        whole = source.select(_is_whole(pl.col(n).fill_nan(None)) for n in real).collect() if real else None
-        chosen = [
-            _as_text(self.part.path, name, types[name], whole is not None and name in whole and whole[name].item())
-            for name in columns
-        ]
-        return source.select(*chosen, *([pl.col(time).alias(TIME)] if time is not None else []))
-
-
-def _is_whole(number: pl.Expr) -> pl.Expr:
-    return ((number % 1 == 0) & (number.abs() < 1 << 63)).all()
-
-
-def _as_text(path: Path, name: str, dtype: pl.DataType, whole: bool) -> pl.Expr:
-    column = pl.col(name)
-    if dtype.is_float():
-        column = column.fill_nan(None)
-        return (column.cast(pl.Int64) if whole else column).cast(pl.String)
-    if isinstance(dtype, pl.List) and not dtype.inner.is_nested():
-        return column.cast(pl.List(pl.String)).list.join(", ", ignore_nulls=True)
-    if dtype.is_nested() or dtype in (pl.Object, pl.Binary):
-        raise InputError(
-            f'{path}: column "{name}" holds values of type {dtype}; accepted are text, numbers, dates and lists of '
-            "them: convert it, or name another column"
-        )
-    return column.cast(pl.String)
 
 
 class _Text:

@@ -17,7 +17,8 @@ from storage.errors import InputError
 TICKS = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
 _NAMES = {"s": "seconds", "ms": "milliseconds", "us": "microseconds", "ns": "nanoseconds"}
 # Texts that mean a missing value: the empty field, and what pandas and databases write for it.
-BLANKS = ["", "nan", "NaN", "null", "NULL", "None", "<NA>", "NaT", "\\N"]
+_MISSING = ["", "NaN", "null", "None", "<NA>", "NaT", "\\N"]
+BLANKS = sorted({case(word) for word in _MISSING for case in (str, str.lower, str.upper, str.capitalize)})
 
 _ISO = (
     r"^(\d{4}-\d\d-\d\d)"

@@ -1,0 +1,45 @@
+"""The one form of a text, for items in training and in serving, and for ids and scenes.
+
+Two texts that look alike must be one item, and a text must have the same form when it is served as when it was trained
+on. Python's standard library only: serving imports no table library.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+
+# Longest text in characters. An encoder reads 512 tokens at most; a longer text is most likely a document by mistake,
+# and splitting one of 50 MB into tokens takes gigabytes.
+LONGEST = 1 << 16
+
+_SPACE = re.compile(r"\s")
+
+
+def _width_forms() -> dict[int, str]:
+    """Return the ordinary letter or digit of each full-width and half-width one."""
+    forms = {}
+    for code in range(0xFF00, 0xFFF0):
+        kind, _, plain = unicodedata.decomposition(chr(code)).partition(" ")
+        # Punctuation stays: the full-width comma and brackets are the ordinary ones in Chinese and Japanese.
+        if kind in ("<wide>", "<narrow>") and unicodedata.category(chr(code))[0] in "LN":
+            forms[code] = "".join(chr(int(part, 16)) for part in plain.split())
+    return forms
+
+
+_WIDTH_FORMS = _width_forms()
+
+
+def normalise_text(text: str) -> str:
+    """Return a text in its one form.
+
+    Unicode's composed form (NFC), ordinary letters and digits for full-width and half-width ones, a space for every
+    kind of white space, none at the ends, and at most `LONGEST` characters. Case, punctuation and repeated spaces stay:
+    they are the shop's own, and tokenizers deal with them.
+    """
+    text = text.strip()[: 2 * LONGEST]
+    if text.isascii() and text.isprintable():
+        return text[:LONGEST].rstrip()
+    # Half of a surrogate pair, which JSON can hold, is no character and becomes a question mark.
+    valid = text.encode(errors="replace").decode().translate(_WIDTH_FORMS)
+    return _SPACE.sub(" ", unicodedata.normalize("NFC", valid)).strip()[:LONGEST].rstrip()
