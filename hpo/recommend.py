@@ -18,6 +18,7 @@ from rich.table import Table
 from hpo.status.console import Console
 from storage.errors import InputError
 from studies.progress import Progress
+from studies.text_form import normalise_text
 
 # torch is imported with the student, after the files were checked.
 if TYPE_CHECKING:
@@ -126,7 +127,8 @@ def read_catalogue(path: Path, text: str = "text") -> Listing:
             raise InputError(f"{place} has no text; take the row out, or describe its item")
         if not products.isdecimal() or int(products) < 1:
             raise InputError(f"{place} has products {products!r}; give a whole number of at least 1")
-        counted[found] = counted.get(found, 0) + int(products)
+        item = normalise_text(found)
+        counted[item] = counted.get(item, 0) + int(products)
     if not counted:
         raise InputError(f"{path} holds no items; accepted: {_ACCEPTED}")
     return Listing(list(counted), list(counted.values()))
@@ -174,12 +176,13 @@ def read_support(path: Path, listing: Listing) -> list[Interaction]:
     known = set(listing.texts)
     interactions = []
     for place, entry in _entries(path):
-        item = entry.get("item")
-        if not isinstance(item, str):
+        taken = entry.get("item")
+        if not isinstance(taken, str):
             raise InputError(f'{place} has no "item"; {_form("item")}')
+        item = normalise_text(taken)
         if item not in known:
             near = difflib.get_close_matches(item, listing.texts, n=1, cutoff=0)
-            raise InputError(f"{place} takes {item!r}, which the catalogue lacks; the nearest it has is {near[0]!r}")
+            raise InputError(f"{place} takes {taken!r}, which the catalogue lacks; the nearest it has is {near[0]!r}")
         interactions.append(Interaction(_history(place, entry, "item"), item))
     if not interactions:
         raise InputError(f"the support {path} is empty; {_form('item')}, at least one")

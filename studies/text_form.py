@@ -8,11 +8,16 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Iterator, Sequence
 
 # Longest text in characters. An encoder reads 512 tokens at most; a longer text is most likely a document by mistake,
 # and splitting one of 50 MB into tokens takes gigabytes.
 LONGEST = 1 << 16
 
+# Characters from which one token can come: WordPiece reads words of up to 100 characters, and there is a space.
+_PER_TOKEN = 101
+# Characters that are split into tokens at a time: a tokenizer needs about 150 bytes for each.
+_AT_A_TIME = 1 << 20
 _SPACE = re.compile(r"\s")
 
 
@@ -43,3 +48,26 @@ def normalise_text(text: str) -> str:
     # Half of a surrogate pair, which JSON can hold, is no character and becomes a question mark.
     valid = text.encode(errors="replace").decode().translate(_WIDTH_FORMS)
     return _SPACE.sub(" ", unicodedata.normalize("NFC", valid)).strip()[:LONGEST].rstrip()
+
+
+def token_batches(texts: Sequence[str], max_tokens: int, most: int) -> Iterator[list[str]]:
+    """Yield the texts in batches for a tokenizer, each text cut to what `max_tokens` tokens can come from.
+
+    A tokenizer reads all of a text before it cuts the tokens: a long one would take time and memory for nothing.
+
+    Args:
+        texts: The texts.
+        max_tokens: Most tokens of a text.
+        most: Most texts of a batch; fewer where texts are long.
+    """
+    batch: list[str] = []
+    size = 0
+    for text in texts:
+        cut = text[: max_tokens * _PER_TOKEN]
+        if batch and (len(batch) == most or size + len(cut) > _AT_A_TIME):
+            yield batch
+            batch, size = [], 0
+        batch.append(cut)
+        size += len(cut)
+    if batch:
+        yield batch

@@ -21,6 +21,7 @@ from storage.errors import InputError
 from studies.model.device import device, device_settings, fast_bf16
 from studies.model.encoder import Ragged, by_length, pool
 from studies.progress import Progress
+from studies.text_form import normalise_text, token_batches
 
 # For type checkers alone: ONNX Runtime serves without transformers.
 if TYPE_CHECKING:
@@ -109,16 +110,15 @@ class Embedder:
         self.width = int(exported.head.project.weight.shape[1])
         # The Rust tokenizer: the Python one around it sets truncation at every call, which threads cannot share.
         self._tokenizer: Any = exported.tokenizer.backend_tokenizer
-        self._tokenizer.enable_truncation(exported.max_tokens)
+        self._max_tokens = exported.max_tokens
+        self._tokenizer.enable_truncation(self._max_tokens)
         self._tokenizer.no_padding()
 
     def tokens(self, texts: Sequence[str]) -> Ragged:
-        """Return the token ids of each text, truncated, as `studies.model.encoder.tokenize` does."""
+        """Return the token ids of each text in its one form, truncated, as `studies.model.encoder.tokenize` does."""
         values, lengths = [], [0]
-        for first in range(0, len(texts), _TOKENIZED):
-            rows = [
-                encoding.ids for encoding in self._tokenizer.encode_batch_fast(list(texts[first : first + _TOKENIZED]))
-            ]
+        for batch in token_batches([normalise_text(text) for text in texts], self._max_tokens, _TOKENIZED):
+            rows = [encoding.ids for encoding in self._tokenizer.encode_batch_fast(batch)]
             lengths += [len(row) for row in rows]
             values.append(np.fromiter(chain.from_iterable(rows), dtype=np.int64))
         return Ragged(torch.from_numpy(np.concatenate(values)), torch.tensor(lengths).cumsum(0))

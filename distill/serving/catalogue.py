@@ -7,7 +7,6 @@ behind the catalogue's terms. A scene is the whole catalogue or any part of it.
 from __future__ import annotations
 
 import copy
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,6 +19,7 @@ import scipy.sparse as sp
 import torch
 from torch import Tensor
 
+from distill.serving.given import check_texts, position_of
 from distill.serving.scene import History, Scene, Vectors, shorten
 from storage.errors import InputError
 from studies.episodes.catalogue_terms import CodedTexts, TextCoder
@@ -28,6 +28,7 @@ from studies.episodes.tfidf import Lexicon, count_words, overlap
 from studies.learners.base import Learner
 from studies.model.device import device
 from studies.progress import Progress
+from studies.text_form import normalise_text
 
 Ints = npt.NDArray[np.int64]
 
@@ -135,7 +136,7 @@ class Catalogue:
         self._student, self._coder, self._adding = student, TextCoder(), Lock()
         if len(texts) == 0:
             raise InputError("there are no candidates; give the texts of the scene's items")
-        counted = _check_texts(texts, products)
+        texts, counted = check_texts(texts, products)
         place = {text: position for position, text in enumerate(texts)}
         vectors = student.embed(list(place), progress)
         self._items = _Items.of(student, place, vectors, count_words(texts), self._coder.code(texts), counted)
@@ -145,7 +146,7 @@ class Catalogue:
 
     @property
     def texts(self) -> tuple[str, ...]:
-        """The items' texts; their positions never change."""
+        """The items' texts in their one form (`studies/text_form.py`); their positions never change."""
         return self._items.texts
 
     def add(
@@ -161,7 +162,7 @@ class Catalogue:
         Raises:
             InputError: A text is blank or given twice, or products are not one positive number per text.
         """
-        counted = _check_texts(texts, products)
+        texts, counted = check_texts(texts, products)
         with self._adding:
             old = self._items
             rows = [row for row, text in enumerate(texts) if text not in old.place]
@@ -198,7 +199,7 @@ class Catalogue:
             raise InputError("the support is empty; give at least one (history, taken candidate)")
         rows = None if candidates is None else _rows(items, candidates)
         texts = items.texts if rows is None else tuple(items.texts[row] for row in rows.tolist())
-        taken = np.array([_taken(item, texts) for _, item in support])
+        taken = np.array([position_of(item, texts) for _, item in support])
         histories = shorten([history for history, _ in support], self._student.longest_history)
         held, counts = Vectors(histories, self._vectors).count(histories)
         features = items.whole if rows is None else items.features(rows)
@@ -247,33 +248,16 @@ def _episode(features: _TextFeatures, taken: Ints, counts: Tensor) -> Episode:
     )
 
 
-def _check_texts(texts: Sequence[str], products: Sequence[int] | None) -> Ints:
-    """Return the (n,) products of each text."""
-    for position, text in enumerate(texts):
-        if not text.strip():
-            raise InputError(f"the text at position {position} is {text!r}, which is blank; leave such items out")
-    if len(set(texts)) < len(texts):
-        twice = next(text for text, count in Counter(texts).items() if count > 1)
-        raise InputError(
-            f"candidates hold {twice!r} more than once; give each text once: texts are what tells items apart"
-        )
-    if products is None:
-        return np.ones(len(texts), dtype=np.int64)
-    if len(products) != len(texts) or min(products, default=1) < 1:
-        raise InputError(
-            f"products are {len(products)} numbers from {min(products, default=0)} on for {len(texts)} "
-            "candidates; give one whole number of at least 1 for each"
-        )
-    return np.asarray(products, dtype=np.int64)
-
-
 def _rows(items: _Items, candidates: Sequence[int] | Sequence[str]) -> Ints:
     """Return the (C,) positions of a scene's candidates in the catalogue."""
     if len(candidates) == 0:
         raise InputError("there are no candidates; give the positions or texts of the scene's items")
-    if missing := [text for text in candidates if isinstance(text, str) and text not in items.place]:
-        raise InputError(f"the catalogue has no {missing[0]!r}; add it first, or give one of its texts")
-    rows = np.array([items.place[item] if isinstance(item, str) else item for item in candidates], dtype=np.int64)
+    places = [items.place.get(normalise_text(item)) if isinstance(item, str) else item for item in candidates]
+    if None in places:
+        raise InputError(
+            f"the catalogue has no {candidates[places.index(None)]!r}; add it first, or give one of its texts"
+        )
+    rows = np.array(places, dtype=np.int64)
     if len(outside := rows[(rows < 0) | (rows >= len(items.place))]):
         raise InputError(f"the catalogue of {len(items.place)} items has no item {outside[0]}; positions count from 0")
     codes, counts = np.unique(rows, return_counts=True)
@@ -281,19 +265,3 @@ def _rows(items: _Items, candidates: Sequence[int] | Sequence[str]) -> Ints:
         twice = items.texts[codes[counts > 1][0]]
         raise InputError(f"candidates hold {twice!r} more than once; give each item once")
     return rows
-
-
-def _taken(item: int | str, candidates: Sequence[str]) -> int:
-    """Return the position of a support interaction's item."""
-    if isinstance(item, str):
-        if item not in candidates:
-            raise InputError(
-                f"the support takes {item!r}, which is no candidate; give the text of one, or its position"
-            )
-        return candidates.index(item)
-    if not 0 <= item < len(candidates):
-        raise InputError(
-            f"the support takes candidate {item}, but the {len(candidates)} candidates are numbered from 0 to "
-            f"{len(candidates) - 1}; give a position among them"
-        )
-    return int(item)

@@ -6,6 +6,7 @@ Most of a score is the same for all users and is computed once; a ranking adds t
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import chain
 from typing import NamedTuple
 
 import numpy as np
@@ -16,6 +17,7 @@ from storage.errors import InputError
 from studies.evaluation.metrics import top_k
 from studies.model.recommender import Head
 from studies.model.scene_encoding import AdaptedScene
+from studies.text_form import normalise_text
 
 History = Sequence[str]
 # Returns the (n, D) vectors of texts.
@@ -110,14 +112,18 @@ class Vectors:
 
 
 def shorten(histories: Sequence[History], longest: int) -> list[History]:
-    """Return the last items of each history.
+    """Return the last items of each history, each text in its one form.
 
     Raises:
-        InputError: A history is one text instead of a list.
+        InputError: A history is one text instead of a list, or holds something else than texts.
     """
     if isinstance(lone := next((history for history in histories if isinstance(history, str)), None), str):
         raise InputError(f"a history is a list of texts, got the text {lone!r}; pass [{lone!r}]")
-    return [history[-longest:] for history in histories]
+    cut = [history[-longest:] for history in histories]
+    for item in chain.from_iterable(cut):
+        if not isinstance(item, str):
+            raise InputError(f"a history holds {item!r}, which is not a text; give the texts of the user's items")
+    return [[normalise_text(text) for text in history] for history in cut]
 
 
 def best(scores: Tensor, k: int) -> Tensor:

@@ -12,6 +12,8 @@ import polars as pl
 
 from studies.data.dataset import Dataset
 from studies.data.source import Tables
+from studies.data.text_columns import normalise_column
+from studies.text_form import LONGEST
 
 
 def build_dataset(tables: Tables) -> Dataset:
@@ -57,16 +59,21 @@ class _Catalogue:
         known: Ids of all products, usable or not: column `product`.
         products: One row per usable product: its columns without the text, and its `item` code.
         items: One row per distinct text, ascending: `item` code, `text`, `item_id`, number of `products`.
+        cut: Number of products whose text was too long.
     """
 
     known: pl.DataFrame
     products: pl.DataFrame
     items: pl.DataFrame
+    cut: int
 
     def notes(self) -> list[str]:
         """Return sentences on products that are left out or merged."""
         known, usable, distinct = len(self.known), len(self.products), len(self.items)
         notes = []
+        if self.cut:
+            texts = "text is" if self.cut == 1 else "texts are"
+            notes.append(f"{self.cut:,} {texts} longer than {LONGEST:,} characters; the rest of it is left out")
         if usable < known:
             notes.append(f"{known - usable:,} of {known:,} products have no text or no scene")
         if distinct < usable:
@@ -76,14 +83,15 @@ class _Catalogue:
 
 def _code_items(products: pl.DataFrame, scene_in_log: bool) -> _Catalogue:
     # Ids as text: the same shop gets the same codes whether its ids are stored as numbers or as text.
-    items = products.with_columns(pl.exclude("text").cast(pl.String), text=pl.col("text").str.strip_chars())
+    items = products.with_columns(pl.exclude("text").cast(pl.String), normalise_column(products["text"]))
     usable = items.drop_nulls(["text"] if scene_in_log else ["text", "scene"]).filter(pl.col("text") != "")
     merged = usable.group_by("text").agg(
         item_id=pl.col("product").min(), products=pl.col("product").n_unique().cast(pl.Int64)
     )
     distinct = merged.sort("text").with_row_index("item")
     codes = usable.join(distinct.select("text", pl.col("item").cast(pl.Int64)), on="text").drop("text")
-    return _Catalogue(items.select("product"), codes, distinct)
+    cut = int((products["text"].str.len_chars() > LONGEST).sum())
+    return _Catalogue(items.select("product"), codes, distinct, cut)
 
 
 def _place_log(tables: Tables, catalogue: _Catalogue, scene_in_log: bool) -> tuple[pl.DataFrame, dict[str, int]]:

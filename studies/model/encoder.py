@@ -25,6 +25,7 @@ from storage.files.atomic import sha256
 from studies.config.definition import TeacherSection
 from studies.model.device import device_settings
 from studies.progress import Progress
+from studies.text_form import token_batches
 
 # transformers is imported in functions, since it takes seconds to import and cached encoders do not need its models.
 if TYPE_CHECKING:
@@ -193,13 +194,12 @@ def tokenize(
         progress: Called with (texts done, texts in all).
     """
     lengths, flat = [0], []
-    for start in range(0, len(texts), TOKENIZER_BATCH):
-        batch = list(texts[start : start + TOKENIZER_BATCH])
+    for batch in token_batches(texts, max_tokens, TOKENIZER_BATCH):
         for row in tokenizer(batch, truncation=True, max_length=max_tokens)["input_ids"]:
             lengths.append(len(row))
             flat.extend(row)
         if progress is not None:
-            progress(start + len(batch), len(texts))
+            progress(len(lengths) - 1, len(texts))
     return Ragged(torch.tensor(flat, dtype=torch.int64), torch.tensor(lengths).cumsum(0))
 
 

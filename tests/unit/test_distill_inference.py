@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pytest
 import torch
 
@@ -19,6 +20,8 @@ from distill.inference import StudentRecommender, load_export
 from distill.serving.scene import best
 from storage.errors import InputError
 from studies.config.hyperparameters import Hyperparameters
+from studies.data.coding import build_dataset
+from studies.data.source import Tables
 from studies.episodes.catalogue_terms import TERMS
 from studies.episodes.episode import Episode
 from studies.evaluation.metrics import top_k
@@ -181,6 +184,8 @@ def test_mistakes_in_serving_are_named(served: StudentRecommender) -> None:
         (["a", "b"], [([], "c")], "takes 'c'"),
         (["a", "b"], [("red lamp", 0)], "list of texts"),
         (["a", "b"], [([""], 0)], "history holds the text ''"),
+        (["a", "b"], [([7], 0)], "history holds 7, which is not a text"),
+        (["a", None], taken, "position 1 is None, which is not a text"),
     ):
         with pytest.raises(InputError, match=message):
             served.adapt(candidates, support)  # type: ignore[arg-type]
@@ -235,6 +240,25 @@ def encoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     monkeypatch.setattr(backends.Embedder, "embed", embed)
     return seen
+
+
+def test_texts_have_one_form_in_training_and_serving(served: StudentRecommender, tmp_path: Path) -> None:
+    """Read with another form than it was trained on, an item would be cold, or two items."""
+    spelled = [" 7", "Cafe\u0301", "ＴＶ\u3000５５", "tea\u00a0cup\n", "\uff76\uff9e"]
+    plain = ["7", "Café", "TV 55", "tea cup", "ガ"]
+    rows = {"product": list("abcde"), "scene": ["s"] * 5}
+    log = pl.DataFrame({"user": ["u"] * 5, "product": list("abcde"), "time": range(5)})
+    trained = build_dataset(Tables(log, pl.DataFrame({**rows, "text": spelled}), rows_read=5))
+    catalogue = served.catalogue(spelled)
+    assert sorted(catalogue.texts) == sorted(trained.texts) == sorted(plain)
+    torch.testing.assert_close(served.embed(spelled), served.embed(plain))
+    catalogue.add([f"{plain[0]}  "])
+    assert len(catalogue) == 5
+    one = catalogue.adapt([([spelled[1]], spelled[2])], candidates=spelled).rank([[spelled[3]]])
+    other = catalogue.adapt([([plain[1]], plain[2])], candidates=plain).rank([[plain[3]]])
+    assert torch.equal(one.scores, other.scores)
+    with pytest.raises(InputError, match=r"hold '7' more than once \('7' and ' 7'\)"):
+        served.catalogue(["7", " 7"])
 
 
 def test_a_catalogue_encodes_each_text_once(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import unicodedata
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,6 +22,8 @@ from studies.data.dataset import Dataset, keep_first_interactions, keep_scenes
 from studies.data.digest_order import order_by_digest
 from studies.data.scene_selection import eligible_scenes
 from studies.data.source import Source, Tables
+from studies.data.text_columns import normalise_column
+from studies.text_form import LONGEST, normalise_text
 from tests.synthetic import planted_dataset
 
 LOG_COLUMNS = ["user", "product", "time"]
@@ -116,6 +119,29 @@ def test_products_of_one_text_are_one_item_in_the_catalogue_of_every_scene_they_
     assert catalogues(data) == {"cups": ["green tea"], "tea": ["black tea", "green tea"]}
     assert data.scenes_share_items
     assert not planted_dataset(scenes=3, users=5, per_user=9).scenes_share_items
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.text(max_size=30))
+def test_the_form_of_a_text_is_final(text: str) -> None:
+    """A text that changes again when it is served would not be found among those of training."""
+    form = normalise_text(text)
+    assert normalise_text(form) == form == form.strip()
+    assert normalise_column(pl.Series([text, None])).to_list() == [form, None]
+    assert normalise_text(unicodedata.normalize("NFD", text)) == form
+    if text.isascii() and text.isprintable():
+        assert form == text.strip()
+
+
+def test_a_text_has_an_end() -> None:
+    """Words and tokens of a document of 50 MB would fill the memory."""
+    assert normalise_text("é " * LONGEST) == ("é " * LONGEST)[:LONGEST].rstrip()
+    assert normalise_column(pl.Series(["x" * (LONGEST + 1)])).str.len_chars().item() == LONGEST
+    data = made([(1, 1, 1)], [(1, "tea", "x" * (LONGEST + 1)), (2, "tea", "y")])
+    assert [
+        note for note in data.notes if "1 text is longer than 65,536 characters; the rest of it is left out" in note
+    ]
+    assert normalise_text("half a pair: \ud83d") == "half a pair: ?"
 
 
 def test_scenes_of_the_log_have_the_items_that_were_taken_there() -> None:

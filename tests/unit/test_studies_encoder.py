@@ -20,6 +20,7 @@ from studies.model.activation_cache import ActivationCache
 from studies.model.device import fast_bf16, full_precision
 from studies.model.encoder import MINILM_SHA256, Encoder, Ragged, by_length, load, pool, run_layers, tokenize
 from studies.model.towers import TopLayersTower, build_tower
+from studies.text_form import token_batches
 from studies.training.objective import run_trial
 from studies.training.prepare import prepare
 from tests.synthetic import BRANDS, COLOURS, SCENES, SIZES, planted_dataset, tiny_encoder, tiny_spec
@@ -171,6 +172,21 @@ def test_tokens_are_the_tokenizers_own_cut_at_the_limit(encoder: Encoder) -> Non
     assert rows == [[*ids[:4], ids[-1]] if len(ids) > 5 else ids for ids in whole]
     assert tokens.lengths.tolist() == [len(row) for row in rows]
     assert max(map(len, whole)) > 5 > min(map(len, whole))
+
+
+def test_a_text_is_cut_before_it_is_split_into_tokens(encoder: Encoder) -> None:
+    """A tokenizer reads all of a text and takes 150 bytes for each character; the cut must not show in the tokens."""
+    long = ["x" * 100 + " red " * 9, "lamp " * 200, "red, " * 3]
+    batches = list(token_batches([*long, *TEXTS, "red " * 10**6], max_tokens=5, most=10))
+    assert max(len(batch) for batch in batches) == 10
+    assert max(len(text) for batch in batches for text in batch) < 1000
+    assert sum(map(len, batches)) == len(TEXTS) + 4
+    whole = [encoder.tokenizer(text)["input_ids"] for text in long]
+    assert tokenize(encoder.tokenizer, long, 5).values.tolist() == [
+        token for ids in whole for token in [*ids[:4], ids[-1]]
+    ]
+    many = list(token_batches(["red " * 10**5] * 20, max_tokens=10**6, most=1000))
+    assert max(sum(map(len, batch)) for batch in many) < 2 * 10**6
 
 
 ragged = st.lists(st.lists(st.integers(-9, 9), min_size=1, max_size=6), min_size=1, max_size=8)
