@@ -584,6 +584,11 @@ BAD_CONTENT: list[tuple[str, dict[str, Any], list[str]]] = [
     ),
     ("time negative", {"log": LOG.replace("1600000100", "-9")}, ["row 3 ('-9')", "1970", "1 of 3", "data.time_unit"]),
     (
+        "seconds among milliseconds",
+        {"log": LOG.replace("1600000200", "1600000200000").replace("1600000000", "1600000000000")},
+        ["log.csv row 3 ('1600000100')", "1 of 3 rows", "milliseconds", "write all in one unit", 'invalid = "drop"'],
+    ),
+    (
         "time in the future",
         {"time_unit": "s", "log": LOG.replace("0000100", "000010000")},
         ["row 3", "future", "time_unit"],

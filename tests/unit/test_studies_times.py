@@ -91,6 +91,19 @@ def test_epochs_are_read_in_any_unit_given_or_told_by_their_size(values: list[da
         assert read(written, Clock(unit=unit)) == expected
 
 
+@pytest.mark.parametrize("unit", [*TICKS])
+def test_numbers_of_another_unit_are_marked_where_the_unit_is_guessed(unit: str) -> None:
+    """A log of two systems has seconds among milliseconds: read as one, half of a shop bought in January 1970."""
+    others = [1_600_000_000 * TICKS[other] for other in TICKS if other != unit]
+    column = [*[1_600_000_000 * TICKS[unit]] * 5, -1, None, *others]
+    for series in (pl.Series("t", column), pl.Series("t", [None if x is None else str(x) for x in column])):
+        times = to_seconds(series, Clock())
+        assert times.foreign is not None
+        assert times.foreign.to_list() == [False] * 7 + [True] * 3
+        assert times.seconds[0] == 1_600_000_000
+        assert to_seconds(series, Clock(unit=unit)).foreign is None
+
+
 def test_a_guessed_unit_is_said_and_a_given_one_is_not() -> None:
     """A guess that nobody sees cannot be corrected."""
     column = pl.Series("t", [1_600_000_000_000])

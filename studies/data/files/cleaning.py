@@ -22,6 +22,7 @@ from studies.data.source import Tables
 
 # Columns added to those of a file; the "#" keeps them apart from the user's names.
 _USER, _PRODUCT, _SCENE, _TEXT, _SECONDS = "#user", "#product", "#scene", "#text", "#seconds"
+_FOREIGN = "#foreign"
 _DAY = 86_400
 
 
@@ -171,9 +172,13 @@ class _TableReader:
         raw = tidy(frame[TIME])
         frame = frame.with_columns(raw)
         frame = self._reject(rows, frame, pl.col(TIME).is_null(), keys.time, "row without time", "fill them in")
-        seconds, note = to_seconds(frame[TIME].alias(keys.time), Clock(keys.time_unit, keys.time_format, keys.timezone))
-        self.notes += [note] if note else []
-        frame = frame.with_columns(seconds.alias(_SECONDS))
+        times = to_seconds(frame[TIME].alias(keys.time), Clock(keys.time_unit, keys.time_format, keys.timezone))
+        self.notes += [times.note] if times.note else []
+        frame = frame.with_columns(times.seconds.alias(_SECONDS))
+        if times.foreign is not None:
+            fault = f"time of another unit than {times.unit}, as most are"
+            frame = frame.with_columns(times.foreign.alias(_FOREIGN))
+            frame = self._reject(rows, frame, pl.col(_FOREIGN), keys.time, fault, "write all in one unit", TIME)
         form = f'"{keys.time_format}"' if keys.time_format else "a number or an ISO 8601 date"
         frame = self._reject(
             rows, frame, pl.col(_SECONDS).is_null(), keys.time, f"time that is not {form}", "set data.time_format", TIME
@@ -181,7 +186,7 @@ class _TableReader:
         outside = (pl.col(_SECONDS) < 0) | (pl.col(_SECONDS) > int(time.time()) + _DAY)
         remedy = "set data.time_unit or data.time_format"
         frame = self._reject(rows, frame, outside, keys.time, "time before 1970 or in the future", remedy, TIME)
-        return frame.drop(TIME)
+        return frame.drop(TIME, _FOREIGN, strict=False)
 
     def _items_from_log(self, log: pl.DataFrame) -> pl.DataFrame:
         """Return one row per item of a log without a catalogue, with the text of its earliest row that has one."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import NamedTuple
 
 import polars as pl
 
@@ -15,6 +16,8 @@ from storage.errors import InputError
 
 # Ticks of each unit in a second.
 TICKS = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
+# Where the numbers of each unit begin and the last ends: 1e11 seconds are the year 5138, and 1e11 milliseconds 1973.
+_LIMITS = (0.0, 1e11, 1e14, 1e17, float("inf"))
 _NAMES = {"s": "seconds", "ms": "milliseconds", "us": "microseconds", "ns": "nanoseconds"}
 # Texts that mean a missing value: the empty field, and what pandas and databases write for it.
 _MISSING = ["", "NaN", "null", "None", "<NA>", "NaT", "\\N"]
@@ -43,6 +46,22 @@ class Clock:
     zone: str = "UTC"
 
 
+class Times(NamedTuple):
+    """A time column in UTC seconds.
+
+    Attributes:
+        seconds: Rounded down; null where the value is null or cannot be parsed.
+        note: On the unit where it was guessed; else None.
+        foreign: Where a number has the size of another unit than the guessed one; None where none was guessed.
+        unit: The guessed unit in words; else "".
+    """
+
+    seconds: pl.Series
+    note: str | None = None
+    foreign: pl.Series | None = None
+    unit: str = ""
+
+
 def tidy(raw: pl.Series) -> pl.Series:
     """Return the column with every missing value as null: NaN, empty text, "null" and the like."""
     if raw.dtype == pl.String:
@@ -51,27 +70,23 @@ def tidy(raw: pl.Series) -> pl.Series:
     return raw.fill_nan(None) if raw.dtype.is_float() else raw
 
 
-def to_seconds(raw: pl.Series, clock: Clock) -> tuple[pl.Series, str | None]:
+def to_seconds(raw: pl.Series, clock: Clock) -> Times:
     """Return a tidy time column in UTC seconds.
 
     Args:
         raw: Numbers, dates, datetimes or text; its name is the column's name in the file.
         clock: Its format.
 
-    Returns:
-        UTC seconds, rounded down, null where the value is null or cannot be parsed; and a note on the unit where it
-        was guessed.
-
     Raises:
         InputError: The column's type holds no times, or it holds dates written as one number (20240131).
     """
     if clock.format is not None and (raw.dtype.is_numeric() or raw.dtype == pl.String):
         digits = raw.cast(pl.Int64, strict=False) if raw.dtype.is_float() else raw
-        return _in_steps(digits.cast(pl.String), clock), None
+        return Times(_in_steps(digits.cast(pl.String), clock))
     if raw.dtype.is_temporal() and raw.dtype not in (pl.Time, pl.Duration):
-        return _to_utc(raw.cast(pl.Datetime("us")) if raw.dtype == pl.Date else raw, clock.zone), None
+        return Times(_to_utc(raw.cast(pl.Datetime("us")) if raw.dtype == pl.Date else raw, clock.zone))
     if raw.dtype == pl.String and not _is_numeric(raw):
-        return _in_steps(raw, clock), None
+        return Times(_in_steps(raw, clock))
     if raw.dtype.is_numeric() or raw.dtype in (pl.String, pl.Null):
         return _from_numbers(raw, clock)
     raise InputError(
@@ -105,21 +120,27 @@ def _is_numeric(text: pl.Series) -> bool:
     return head.cast(pl.Float64, strict=False).count() * 2 > len(head)
 
 
-def _from_numbers(raw: pl.Series, clock: Clock) -> tuple[pl.Series, str | None]:
+def _from_numbers(raw: pl.Series, clock: Clock) -> Times:
     real = raw.cast(pl.Float64, strict=False)
-    note, unit = None, clock.unit
-    if unit is None:
-        unit = _unit_of(real, raw.name)
-        note = (
-            f'Numbers in "{raw.name}" were read as {_NAMES[unit]} since 1970, going by their size; '
-            "data.time_unit says otherwise."
-        )
+    if clock.unit is not None:
+        return Times(_whole_seconds(raw, real, clock.unit))
+    unit = _unit_of(real, raw.name)
+    note = (
+        f'Numbers in "{raw.name}" were read as {_NAMES[unit]} since 1970, going by their size; '
+        "data.time_unit says otherwise."
+    )
+    low, high = (_LIMITS[place] for place in (list(TICKS).index(unit), list(TICKS).index(unit) + 1))
+    foreign = (real >= 0) & real.is_finite() & ((real < low) | (real >= high))
+    return Times(_whole_seconds(raw, real, unit), note, foreign.fill_null(False), _NAMES[unit])
+
+
+def _whole_seconds(raw: pl.Series, real: pl.Series, unit: str) -> pl.Series:
     whole = real.floor().cast(pl.Int64, strict=False)
     if not raw.dtype.is_float():
         # Integers stay integers: a count of nanoseconds has more digits than a float holds.
         exact = raw.cast(pl.Int64, strict=False)
         whole = exact.zip_with(exact.is_not_null(), whole)
-    return whole // TICKS[unit], note
+    return whole // TICKS[unit]
 
 
 def _unit_of(real: pl.Series, name: str) -> str:
@@ -131,8 +152,7 @@ def _unit_of(real: pl.Series, name: str) -> str:
         )
     middle = size.median()
     typical = float(middle) if isinstance(middle, int | float) else 0.0
-    # 1e11 seconds are the year 5138 and 1e11 milliseconds 1973: real shops lie on one side only.
-    return next((unit for unit, limit in (("s", 1e11), ("ms", 1e14), ("us", 1e17)) if typical < limit), "ns")
+    return next(unit for unit, limit in zip(TICKS, _LIMITS[1:], strict=True) if typical < limit)
 
 
 def _are_calendar_days(numbers: pl.Series) -> bool:
