@@ -8,10 +8,11 @@ from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from functools import cache
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
+
+from studies.machine_memory import available_memory
 
 Attention = Literal["eager", "sdpa"]
 
@@ -141,28 +142,5 @@ def share_cores(workers: int, threads: int | None = None) -> None:
 
 
 def free_memory() -> int:
-    """Return the bytes of free memory: of the GPU, else of the machine or container.
-
-    Where the system is not Linux, return all of the machine's memory.
-    """
-    if device().type == "cuda":
-        return int(torch.cuda.mem_get_info()[0])
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
-    except (OSError, StopIteration):
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return min([free, *_container_memory()])
-
-
-def _container_memory() -> list[int]:
-    """Return the bytes left of the container's limit, in a list; empty where it has none (cgroup v2, then v1)."""
-    second = ("memory.max", "memory.current")
-    first = ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes")
-    for files in (second, first):
-        try:
-            limit, used = (int(Path("/sys/fs/cgroup", file).read_text()) for file in files)
-            return [limit - used]
-        except (OSError, ValueError):  # "max" is not a number
-            continue
-    return []
+    """Return the bytes of free memory: of the GPU, else of the machine or container."""
+    return int(torch.cuda.mem_get_info()[0]) if device().type == "cuda" else available_memory()

@@ -21,7 +21,11 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from storage.errors import InputError
+from studies import machine_memory
 from studies.data.coding import build_dataset
+from studies.data.files import tables as tables_module
+from studies.data.files.csv_files import text_stream
+from studies.data.files.csv_files.text_stream import TextStream
 from studies.data.files.ids import spell_alike
 from studies.data.files.source import Files
 from studies.data.source import Tables
@@ -205,6 +209,75 @@ def test_delimiters_are_found_out_beside_the_others_inside_quotes(shop: Write, d
 def test_a_given_delimiter_is_taken(shop: Write) -> None:
     """What no sniffing knows must be sayable."""
     assert len(shop(log=LOG.replace(",", "^"), items=ITEMS.replace(",", "^"), delimiter="^").read().items) == 2
+
+
+def test_quotes_that_a_backslash_escapes_are_quotes_and_other_backslashes_letters(tmp_path: Path) -> None:
+    """Spark and MySQL write them; read as CSV has it, a text loses its inch mark, or a row its columns."""
+    texts = ['a 5" cup', 'a 5", wide; cup', "C:\\new\\", 'ends with "', '\\"', "plain\nin two lines", "é" * 10]
+    table = [(str(number), "tea", text) for number, text in enumerate(texts)]
+    (tmp_path / "log.csv").write_text("user_id,item_id,timestamp\nu,0,1600000000\n")
+    for encoding, spaces in (("utf-8", ""), ("utf-16", ""), ("utf-8", "\n" * 3)):
+        for delimiter in (",", ";"):
+            fields = [[f'"{x}"'.replace("\\", "\\\\") for x in (a, b, c.replace('"', "\0"))] for a, b, c in table]
+            lines = [ITEM_COLUMNS, *([x.replace("\0", '\\"') for x in row] for row in fields)]
+            content = spaces + "".join(delimiter.join(line) + "\n" for line in lines)
+            (tmp_path / "items.csv").write_bytes(content.encode(encoding))
+            tables = made(tmp_path).read()
+            assert sorted(tables.items.select("product", "scene", "text").rows()) == table
+            assert "items.csv escapes quotes by a backslash; they were read as quotes." in tables.notes
+    # CSV as it should be, in which a field ends with a backslash.
+    (tmp_path / "items.csv").write_bytes(as_csv(ITEM_COLUMNS, [("0", "a,b", "C:\\"), ("1", 'x"y', "\\")], ",", "utf-8"))
+    tables = made(tmp_path).read()
+    assert tables.items["text"].to_list() == ["C:\\", "\\"]
+    assert not any("backslash" in note for note in tables.notes)
+
+
+@pytest.mark.parametrize("piece", [1, 2, 7])
+def test_escapes_and_odd_quotes_are_seen_across_the_pieces_of_a_file(tmp_path: Path, piece: int) -> None:
+    """A file is read in pieces; what lies on a seam must not be missed."""
+    written = '"a \\\\\\" b","c\\\\","d \\"\\" e"\n'
+    (tmp_path / "x.csv").write_text(written)
+    with TextStream(tmp_path / "x.csv", "utf-8", ",", b"#end", unescape=True) as stream:
+        assert b"".join(iter(lambda: stream.read(4 * piece), b"")) == b'"a \\"" b","c\\","d """" e"\n#end'
+    for text, odd in (('a,"b ""c"" d",e\n', False), ('a,"b "c" d",e\n', True), ('"a","",""""\n', False)):
+        (tmp_path / "x.csv").write_text(text)
+        with TextStream(tmp_path / "x.csv", "utf-8", ",") as stream:
+            while stream.read(4 * piece):
+                pass
+        assert stream.odd_quotes == odd
+
+
+def test_a_first_line_that_names_the_delimiter_is_no_header(shop: Write) -> None:
+    """Spreadsheets write it to tell each other, and read their own files without it as one column."""
+    plain = shop().read()
+    for first in ("sep=;\n", '"sep=;"\r\n', "SEP=;\n\n", "\ufeffsep=;\n"):
+        same(shop(log=first + LOG.replace(",", ";"), items=first + ITEMS.replace(",", ";")).read(), plain)
+    same(shop(log="sep=^\n" + LOG.replace(",", "^")).read(), plain)
+    same(shop(log="sep=;\n" + LOG, delimiter=",").read(), plain)
+
+
+def test_what_would_fill_the_memory_is_refused_while_it_is_read(
+    shop: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A few megabytes may unpack to more than any machine holds; killed for it, the program could not say why."""
+    shop()
+    rows = LOG.partition("\n")[2] * 50_000
+    (tmp_path / "log.csv.gz").write_bytes(gzip.compress((LOG + rows).encode(), 1))
+    ids = {"user_id": ["u"], "item_id": ["7"], "timestamp": [1_600_000_000], "event": ["buy"]}
+    pl.DataFrame(ids).select(pl.all().repeat_by(200_000).explode()).write_parquet(tmp_path / "log.parquet")
+    assert (tmp_path / "log.parquet").stat().st_size < 100_000
+    positive = {"column": "event", "values": ["buy"]}
+    for name in ("log.csv.gz", "log.parquet"):
+        for keys in ({}, {"positive": positive}):
+            with monkeypatch.context() as patch:
+                patch.setattr(machine_memory, "available_memory", lambda: 5_000_000)
+                patch.setattr(tables_module, "available_memory", lambda: 5_000_000)
+                with pytest.raises(InputError, match=rf"{name} needs more than .* GiB of memory, of which 0\.0 GiB"):
+                    made(tmp_path, interactions=name, **keys).read()
+    monkeypatch.setattr(text_stream, "_UNPACKED", 1 << 20)
+    monkeypatch.setattr(text_stream, "_RATIO", 10)
+    with pytest.raises(InputError, match=r"log\.csv\.gz unpacks to more than 10 times its size and 1 MB"):
+        made(tmp_path, interactions="log.csv.gz").read()
 
 
 def test_text_that_is_not_utf_8_is_read_as_windows_text_and_said(shop: Write) -> None:
@@ -505,6 +578,27 @@ HEAD = "user_id,item_id,timestamp\n"
 BAD_CONTENT: list[tuple[str, dict[str, Any], list[str]]] = [
     ("ragged row", {"log": LOG + "u3,7,1600000000\n"}, ["log.csv row 5", "has 3 columns", "has 5", "data.delimiter"]),
     ("long row", {"items": ITEMS + "9,a,b,c,d\n"}, ["items.csv row 4", "has 5 columns", "has 4", "quote fields"]),
+    (
+        "quote inside quotes",
+        {"items": ITEMS + '9,tea,"a 5" cup",\n'},
+        ["items.csv row 4", "a quote inside a quoted field", 'double it ("")'],
+    ),
+    (
+        "some quotes escaped, some not",
+        {"items": ITEMS + '9,tea,"a 5\\" cup",\n10,tea,"6" cup",\n'},
+        ["items.csv row 4", "a quote inside a quoted field", 'double it ("")'],
+    ),
+    (
+        "huge cell",
+        {"items": ITEMS + "9,tea," + "x" * 9_000_000 + ",\n"},
+        ["items.csv row 4 is longer than 4 MB", "huge cell", "shorten the cell"],
+    ),
+    (
+        "open quote before a large rest",
+        {"items": ITEMS + '9,tea,"cup,\n' + "10,tea,pot,\n" * 800_000},
+        ["items.csv row 4 is longer than 4 MB", "never closed", "close the quote"],
+    ),
+    ("row after a delimiter line", {"log": "sep=,\n\n" + LOG.replace("u2", "")}, ["log.csv row 5", "without user"]),
     (
         "open quote",
         {"items": ITEMS + '9,tea,title,"x\n10,tea,y,z\n'},

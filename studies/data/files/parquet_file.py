@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 import polars as pl
+import pyarrow as pa
+from pyarrow import parquet
 
 from storage.errors import InputError
 from studies.data.files.parts import TIME, FilePart
+
+# Bytes of polars's reference to a text, whatever its length.
+_BYTES_PER_TEXT = 16
 
 
 class ParquetFile:
@@ -24,6 +30,18 @@ class ParquetFile:
         self.part = part
         self._schema = pl.scan_parquet(part.path, glob=False, hive_partitioning=False).collect_schema()
         self.columns = list(dict.fromkeys([*self._schema, *part.folders]))
+
+    def bytes_per_row(self, columns: list[str]) -> float:
+        """Return the bytes of memory that a row of some columns takes at least."""
+        size = 0.0
+        # What polars reads and pyarrow does not is measured by its rows alone.
+        with contextlib.suppress(pa.ArrowException):
+            metadata = parquet.ParquetFile(self.part.path).metadata
+            groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
+            chunks = [group.column(place) for group in groups for place in range(metadata.num_columns)]
+            wanted = [chunk for chunk in chunks if chunk.path_in_schema.partition(".")[0] in columns]
+            size = sum(chunk.total_uncompressed_size for chunk in wanted) / max(1, metadata.num_rows)
+        return max(size, _BYTES_PER_TEXT * len(columns))
 
     def scan(self, columns: list[str], time: str | None) -> pl.LazyFrame:
         """Return columns as text, and the column `time` with its own type as `TIME`.

@@ -15,9 +15,10 @@ from pathlib import Path
 import polars as pl
 
 from storage.errors import InputError
-from studies.data.files.csv_file import TextFile
+from studies.data.files.csv_files.text_file import TextFile
 from studies.data.files.parquet_file import ParquetFile
 from studies.data.files.parts import ROW, TIME, FilePart, find_parts
+from studies.machine_memory import available_memory, refuse_beyond_memory
 
 
 @dataclass(frozen=True)
@@ -79,9 +80,15 @@ class Table:
 
     @property
     def notes(self) -> list[str]:
-        """Return a sentence for each file whose encoding was guessed."""
-        guessed = [file.part.path.name for file in self._files if isinstance(file, _Text) and file.file.guessed]
-        return [f"{name} is not UTF-8 and was read as cp1252; data.encoding says otherwise." for name in guessed]
+        """Return a sentence for each file whose encoding was guessed, or whose quotes are escaped."""
+        found = []
+        for file in (file for file in self._files if isinstance(file, _Text)):
+            name = file.part.path.name
+            if file.file.guessed:
+                found.append(f"{name} is not UTF-8 and was read as cp1252; data.encoding says otherwise.")
+            if file.file.escaped:
+                found.append(f"{name} escapes quotes by a backslash; they were read as quotes.")
+        return found
 
     def require(self, columns: Iterable[str], key: str) -> None:
         """Check that every file has the columns.
@@ -110,7 +117,8 @@ class Table:
             keep: Condition on these columns that a row must meet; all rows without it.
 
         Raises:
-            InputError: A file is broken, all are empty, or the files' times have different types.
+            InputError: A file is broken or larger than the memory, all are empty, or the files' times have different
+                types.
         """
         wanted = list(dict.fromkeys(columns))
         frames: list[pl.DataFrame] = []
@@ -121,6 +129,8 @@ class Table:
                 lazy = file.scan(wanted, time)
                 length: int = lazy.select(pl.len()).collect().item()
                 lazy = lazy.with_row_index(ROW, offset=count)
+                if isinstance(file, ParquetFile):
+                    _check_memory(file, wanted, length, None if keep is None else lazy.filter(keep))
                 frames.append((lazy if keep is None else lazy.filter(keep)).collect(engine="streaming"))
             parts.append((file.part.path, count, file.first_row))
             count += length
@@ -137,6 +147,14 @@ def hint(column: str, columns: Sequence[str]) -> str:
     near = [lower[word] for word in difflib.get_close_matches(column.lower(), lower, n=2, cutoff=0.6)]
     shown = ", ".join(columns[:20]) + (f" and {len(columns) - 20} more" if len(columns) > 20 else "")
     return (f"; did you mean {' or '.join(near)}?" if near else "") + f" (its columns: {shown})"
+
+
+def _check_memory(file: ParquetFile, columns: list[str], rows: int, kept: pl.LazyFrame | None) -> None:
+    """Refuse a file whose rows do not fit into memory; few bytes of parquet may hold any number of equal rows."""
+    available, bytes_per_row = available_memory(), file.bytes_per_row(columns)
+    if kept is not None and rows * bytes_per_row > available:
+        rows = kept.select(pl.len()).collect(engine="streaming").item()
+    refuse_beyond_memory(file.part.path, int(rows * bytes_per_row), available)
 
 
 def _check_times(types: list[pl.DataType], paths: list[Path], column: str) -> None:
@@ -167,12 +185,11 @@ def _explained(path: Path) -> Iterator[None]:
 
 
 class _Text:
-    first_row = 2
-
     def __init__(self, part: FilePart, delimiter: str | None, encoding: str | None) -> None:
         self.part = part
         self.file = TextFile(part.path, part.format.startswith("RecBole"), delimiter, encoding)
         self.columns = list(dict.fromkeys([*filter(None, self.file.columns), *part.folders]))
+        self.first_row = self.file.skipped + 2
 
     def scan(self, columns: list[str], time: str | None) -> pl.LazyFrame:
         folders = self.part.folders

@@ -10,6 +10,7 @@ import codecs
 import contextlib
 import csv
 import io
+import re
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,9 @@ import pyarrow as pa
 import pyarrow.csv as pa_csv
 
 from storage.errors import InputError
+from studies.data.files.csv_files.row_faults import first_bad_row, first_long_row
+from studies.data.files.csv_files.text_stream import TextStream
+from studies.machine_memory import memory_guard
 
 _BOMS = (
     (codecs.BOM_UTF32_LE, "utf-32"),
@@ -30,6 +34,10 @@ _BOMS = (
 _DELIMITERS = ",;\t|"
 _HEAD = 1 << 18
 _BLOCK = 1 << 24
+# Longest row: the stream fills a quarter of a block at a time, and a row may not lie in three of the pieces.
+_LONGEST_ROW = _BLOCK // 4
+# The first line by which spreadsheets tell each other the delimiter.
+_SEPARATOR = re.compile(r'^"?sep=(.)"?$', re.IGNORECASE)
 # A row appended after the file's own. If the parser does not return it, an unclosed quote has swallowed it.
 _END = "#end"
 
@@ -39,8 +47,10 @@ class TextFile:
 
     Attributes:
         columns: Names of the columns, in order; "" where the header leaves one out.
+        skipped: Lines before the header: blank ones, and one that tells the delimiter.
         encoding: Encoding of the file.
         guessed: Whether the encoding is a guess.
+        escaped: Whether backslashes that escape quotes were found.
     """
 
     def __init__(self, path: Path, recbole: bool, delimiter: str | None = None, encoding: str | None = None) -> None:
@@ -56,7 +66,7 @@ class TextFile:
             InputError: The file is empty or not text, or two columns have one name.
         """
         self.path = path
-        self.guessed = False
+        self.guessed = self.escaped = False
         self._quotes = not recbole
         with pa.input_stream(str(path), compression="detect") as stream:
             self._head: bytes = stream.read(_HEAD)
@@ -64,9 +74,15 @@ class TextFile:
             raise InputError(f"{path} is empty; give a file with a header and rows")
         self._given = encoding is not None
         self.encoding = encoding or next((name for bom, name in _BOMS if self._head.startswith(bom)), "utf-8")
-        text = self._decoded()
+        lines = list(io.StringIO(self._decoded(), newline=""))
+        self.skipped = _blank_lines(lines)
+        if not recbole and (told := _SEPARATOR.match(lines[self.skipped].strip("\r\n"))):
+            delimiter = delimiter or told[1]
+            self.skipped += 1 + _blank_lines(lines[self.skipped + 1 :])
+        text = "".join(lines[self.skipped :])
+        if not text:
+            raise InputError(f"{path} is empty; give a file with a header and rows")
         self._delimiter = "\t" if recbole else delimiter or _sniff(text, cut=len(self._head) == _HEAD)
-        self._blank = next(n for n, line in enumerate(io.StringIO(text, newline="")) if line.strip("\r\n"))
         names = [name.strip() for name in self._header(text)]
         self.columns = [name.rpartition(":")[0] or name for name in names] if recbole else names
         for name in filter(None, self.columns):
@@ -77,28 +93,49 @@ class TextFile:
         """Read some columns as text, with empty fields as null.
 
         Raises:
-            InputError: A row has another width than the header, a quote is not closed, or a byte is not in the
-                encoding.
+            InputError: A row has another width than the header or is too long, a quote is not closed or not doubled, a
+                byte is not in the encoding, or the memory is too small.
         """
         try:
             table = self._parse(columns)
         except UnicodeDecodeError as error:
             self._fall_back(f"{error.reason}, byte {error.object[error.start]:#04x}")
-            table = self._parse(columns)
+            return self.read(columns)
         except pa.ArrowInvalid as error:
-            if "UTF8" not in str(error):
-                raise self._ragged(columns, error) from error
-            self._fall_back("a byte sequence is none of its characters")
-            table = self._parse(columns)
+            if "UTF8" in str(error):
+                self._fall_back("a byte sequence is none of its characters")
+            elif not self._escapes_quotes():
+                raise self._unreadable(columns, error) from error
+            return self.read(columns)
         frame = pl.from_arrow(table)
         assert isinstance(frame, pl.DataFrame)
         rows = frame.height - 1
-        if rows < 0 or frame.row(rows) != (_END,) * frame.width:
+        closed = rows >= 0 and frame.row(rows) == (_END,) * frame.width
+        odd = self._quotes and self._stream.odd_quotes
+        if (odd or not closed) and self._escapes_quotes():
+            return self.read(columns)
+        if not closed:
             raise InputError(
                 f"{self.path}: a quote is opened in row {rows + 2} or before and never closed; close it, or double the "
                 'quotes inside a quoted field ("")'
             )
+        if odd and (row := self._bad_row(self.escaped)) is not None:
+            raise InputError(
+                f'{self.path} row {row} has a quote inside a quoted field; double it (""), as CSV writers do, or leave '
+                "the field unquoted"
+            )
         return frame.head(rows).select(_without_zeros(column) for column in frame.head(rows))
+
+    def _escapes_quotes(self) -> bool:
+        """Return whether the file, which cannot be read as CSV, can be read with backslashes that escape quotes."""
+        if self.escaped or not self._stream.escaped_quotes or not self._quotes:
+            return False
+        self.escaped = self._bad_row(False) is not None and self._bad_row(True) is None
+        return self.escaped
+
+    def _bad_row(self, unescape: bool) -> int | None:
+        with TextStream(self.path, self.encoding, self._delimiter, unescape=unescape) as stream:
+            return first_bad_row(stream, self.skipped, self._delimiter, len(self.columns))
 
     def _decoded(self) -> str:
         try:
@@ -133,38 +170,56 @@ class TextFile:
         return next(row for row in _rows(text, self._delimiter, self._quotes) if row)
 
     def _parse(self, columns: list[str], threads: bool = True, on_bad: Any = None) -> pa.Table:
-        width = len(self.columns)
-        # Columns go by position: names may be padded, typed or empty.
-        names = [str(position) for position in range(width)]
-        wanted = [str(self.columns.index(column)) for column in columns]
-        end = "\n" + self._delimiter.join([_END] * width) + "\n"
-        with pa.input_stream(str(self.path), compression="detect") as raw:
-            table = pa_csv.read_csv(
-                _Stream(raw, self.encoding, end.encode()),
-                pa_csv.ReadOptions(
-                    use_threads=threads,
-                    block_size=_BLOCK,
-                    skip_rows=self._blank,
-                    column_names=names,
-                    skip_rows_after_names=1,
-                ),
-                pa_csv.ParseOptions(
-                    delimiter=self._delimiter,
-                    quote_char='"' if self._quotes else False,
-                    newlines_in_values=self._quotes,
-                    invalid_row_handler=on_bad,
-                ),
-                pa_csv.ConvertOptions(
-                    include_columns=wanted,
-                    column_types=dict.fromkeys(wanted, pa.string()),
-                    null_values=[""],
-                    strings_can_be_null=True,
-                ),
-            )
+        end = ("\n" + self._delimiter.join([_END] * len(self.columns)) + "\n").encode()
+        guard = memory_guard(self.path, pa.total_allocated_bytes)
+        self._stream = TextStream(self.path, self.encoding, self._delimiter, end, self.escaped, guard)
+        with self._stream:
+            try:
+                table = pa_csv.read_csv(self._stream, *self._options(columns, threads, on_bad))
+            except pa.ArrowInvalid as error:
+                raise self._stream.refused or error from error
+        if self._stream.refused is not None:
+            raise self._stream.refused
+        guard()  # of a file that was read in whole before it was parsed
         return table.rename_columns(columns)
 
-    def _ragged(self, columns: list[str], error: Exception) -> InputError:
+    def _options(
+        self, columns: list[str], threads: bool, on_bad: Any
+    ) -> tuple[pa_csv.ReadOptions, pa_csv.ParseOptions, pa_csv.ConvertOptions]:
+        # Columns go by position: names may be padded, typed or empty.
+        names = [str(position) for position in range(len(self.columns))]
+        wanted = [str(self.columns.index(column)) for column in columns]
+        return (
+            pa_csv.ReadOptions(
+                use_threads=threads,
+                block_size=_BLOCK,
+                skip_rows=self.skipped,
+                column_names=names,
+                skip_rows_after_names=1,
+            ),
+            pa_csv.ParseOptions(
+                delimiter=self._delimiter,
+                quote_char='"' if self._quotes else False,
+                newlines_in_values=self._quotes,
+                invalid_row_handler=on_bad,
+            ),
+            pa_csv.ConvertOptions(
+                include_columns=wanted,
+                column_types=dict.fromkeys(wanted, pa.string()),
+                null_values=[""],
+                strings_can_be_null=True,
+            ),
+        )
+
+    def _unreadable(self, columns: list[str], error: Exception) -> InputError:
         """Return the error that names the first bad row; the parser tells it only when it reads without threads."""
+        if "straddling" in str(error):
+            with TextStream(self.path, self.encoding, self._delimiter) as stream:
+                row = first_long_row(stream, self._quotes, _LONGEST_ROW)
+            return InputError(
+                f"{self.path} row {row or 2} is longer than {_LONGEST_ROW >> 20} MB: it holds a huge cell, or a quote "
+                "that is opened and never closed; shorten the cell, or close the quote"
+            )
         bad: list[Any] = []
 
         def on_bad(row: Any) -> str:
@@ -181,27 +236,9 @@ class TextFile:
         )
 
 
-class _Stream:
-    """The parser's input: the file as UTF-8, then the end row."""
-
-    closed = False
-
-    def __init__(self, raw: Any, encoding: str, end: bytes) -> None:
-        self._raw, self._end, self._done = raw, end, False
-        # UTF-8 is not decoded here: the parser checks the columns it keeps.
-        utf8 = codecs.lookup(encoding).name in ("utf-8", "utf-8-sig")
-        self._decoder = None if utf8 else codecs.getincrementaldecoder(encoding)()
-
-    def read(self, size: int) -> bytes:
-        while not self._done:
-            # A character of one byte may become three.
-            data: bytes = self._raw.read(size // 4)
-            self._done = not data
-            out = data if self._decoder is None else self._decoder.decode(data, final=self._done).encode()
-            out += self._end if self._done else b""
-            if out:
-                return out
-        return b""
+def _blank_lines(lines: list[str]) -> int:
+    """Return the number of blank lines at the beginning."""
+    return next((number for number, line in enumerate(lines) if line.strip("\r\n")), len(lines))
 
 
 def _rows(text: str, delimiter: str, quotes: bool = True) -> Any:
@@ -211,8 +248,13 @@ def _rows(text: str, delimiter: str, quotes: bool = True) -> Any:
 
 def _sniff(text: str, cut: bool) -> str:
     """Return the delimiter that gives the first rows equal widths; of several, the one of the largest width."""
+    # A backslash may escape the quotes, or be a letter.
+    forms = [text, text.replace('\\"', '""')] if '\\"' in text else [text]
 
     def rank(delimiter: str) -> tuple[bool, int]:
+        return max(rank_form(form, delimiter) for form in forms)
+
+    def rank_form(text: str, delimiter: str) -> tuple[bool, int]:
         try:
             rows = [row for row in islice(_rows(text, delimiter), 200) if row]
         except csv.Error:

@@ -1,0 +1,1 @@
+"""Reads delimited files: CSV and RecBole."""
