@@ -225,7 +225,7 @@ def _entries(path: Path) -> Iterator[tuple[str, dict[str, object]]]:
             continue
         try:
             entry = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise InputError(f"{place} is not JSON ({error}); give one JSON object a line") from error
         if not isinstance(entry, dict):
             raise InputError(f"{place} is not a JSON object; give one a line")

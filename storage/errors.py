@@ -1,5 +1,7 @@
 """Errors for users, raised anywhere below the command line and shown there as one line."""
 
+import json
+
 
 class ScenetuneError(Exception):
     """An expected failure: read the message, it says what to do. Shown as one `error:` line, no traceback."""
@@ -41,3 +43,8 @@ class StudyStopped(ScenetuneError):
     """The study was stopped on request: `hpo resume NAME` continues it."""
 
     exit_code = 130
+
+
+def quoted(value: str, longest: int = 60) -> str:
+    """Return a value of the user's in quotes, in one line and of a bounded length, for a message."""
+    return json.dumps(value if len(value) <= longest else f"{value[: longest - 1]}…", ensure_ascii=False)

@@ -128,5 +128,6 @@ def nearest(name: str, valid: Iterable[str]) -> str:
 def show(value: Any) -> str:
     """Return a value nearly as a study file would write it."""
     if isinstance(value, dict):
-        return "{" + ", ".join(f"{k} = {v}" for k, v in value.items()) + "}"
+        keys = {key: key if str(key).isidentifier() else repr(key) for key in value}
+        return "{" + ", ".join(f"{keys[key]} = {show(inner)}" for key, inner in value.items()) + "}"
     return repr(value)

@@ -82,6 +82,8 @@ def load_spec(path: Path) -> StudySpec:
         return parse_spec(tomllib.loads(text), str(path), path.parent)
     except tomllib.TOMLDecodeError as error:
         raise InputError(f"{path} is not valid TOML: {error}") from error
+    except RecursionError as error:
+        raise InputError(f"{path} nests lists or tables too deeply; a study file has three levels") from error
 
 
 def parse_spec(raw: dict[str, Any], origin: str = "the study file", folder: Path | None = None) -> StudySpec:

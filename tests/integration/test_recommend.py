@@ -70,6 +70,8 @@ def test_lists_go_to_stdout_and_progress_to_stderr(exported: Path, files: dict[s
             "line 1 takes 'red acme lamb', which the catalogue lacks",
         ),
         ("first.jsonl", "red acme lamp", "line 1 is not JSON"),
+        ("first.jsonl", "[" * 100_000, "line 1 is not JSON"),
+        ("first.jsonl", '{"history": [], "item": "\\ud800"}', "line 1 takes '\\ud800', which the catalogue lacks"),
         ("users.jsonl", '{"user": 1, "history": []}\n{"user": 2}', 'line 2 has a "history" that is not a list'),
         ("users.jsonl", '{"user": 1, "history": [" "]}', 'line 1 has a "history" that is not a list'),
         ("items.txt", "red acme lamp\n \ngreen acme chair\n", "line 2 has no text"),

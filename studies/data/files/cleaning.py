@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import polars as pl
 
-from storage.errors import InputError
+from storage.errors import InputError, quoted
 from studies.data.files.ids import TRIED, spell_alike
 from studies.data.files.keys import FileKeys
 from studies.data.files.parts import ROW, TIME
@@ -97,16 +97,16 @@ class _TableReader:
         lost, known = ids.unknown(), ids.log.drop_nulls().n_unique()
         if len(lost) == 0 or ids.table.null_count() == len(ids.table):
             return log, other
-        first, theirs = lost[0], ids.table.drop_nulls()[0]
+        first, theirs = quoted(lost[0]), quoted(ids.table.drop_nulls()[0])
         if len(lost) == known:
             raise InputError(
                 f'data.{key}: none of the {known:,} ids of {here} is in {there}: "{getattr(self.keys, key)}" has '
-                f'"{first}" in the one and "{theirs}" in the other (compared also without regard to {TRIED}); write '
+                f"{first} in the one and {theirs} in the other (compared also without regard to {TRIED}); write "
                 f"them alike in both, or correct data.{key} or data.{other.rows.key}"
             )
         self.notes.append(
-            f'{len(lost):,} of {known:,} ids of {key}s in the log are not in data.{other.rows.key}, such as "{first}"; '
-            f'it has ids such as "{theirs}".'
+            f"{len(lost):,} of {known:,} ids of {key}s in the log are not in data.{other.rows.key}, such as {first}; "
+            f"it has ids such as {theirs}."
         )
         return log, other
 
@@ -235,9 +235,9 @@ class _TableReader:
             clash = pairs.filter(pl.col(key).is_duplicated()).sort(key, column)
             if len(clash):
                 first = clash[key][0]
-                found = ", ".join(f'"{value}"' for value in clash.filter(pl.col(key) == first)[column].head(3))
+                found = ", ".join(quoted(value) for value in clash.filter(pl.col(key) == first)[column].head(3))
                 raise InputError(
-                    f'{table.name}: {kind} "{first}" has several {name}: {found}; keep one row of each {kind}'
+                    f"{table.name}: {kind} {quoted(first)} has several {name}: {found}; keep one row of each {kind}"
                     + (" (a scene that changes with the visit belongs in the log)" if name == "scenes" else "")
                 )
         merged = frame.group_by(key, maintain_order=True).agg(pl.col(column).drop_nulls().first() for column in values)
@@ -260,7 +260,7 @@ class _TableReader:
             return frame
         if self.keys.invalid == "refuse":
             places = [rows.place(row) for row in broken[ROW].head(3)]
-            values = [f" ({value!r})" for value in broken[shown].head(3)] if shown else [""] * 3
+            values = [f" ({repr(value)[:60]})" for value in broken[shown].head(3)] if shown else [""] * 3
             first = ", ".join(place + value for place, value in zip(places, values, strict=False))
             raise InputError(
                 f'column "{column}": {fault} in {len(broken):,} of {len(frame):,} rows: {first}; {remedy}, or set '

@@ -53,7 +53,7 @@ def check_values(positive: Positive, kept: pl.Series, log: Table) -> None:
     said = f"no row of {log.name} has {positive.column} = {unknown[0]!r}" if unknown else reason(positive)
     raise InputError(
         f"data.positive: {said}{'' if unknown else f' in every row of {log.name}'}; the most frequent values "
-        f"are {', '.join(map(repr, common))}: correct data.positive"
+        f"are {', '.join(repr(value)[:60] for value in common)}: correct data.positive"
     )
 
 

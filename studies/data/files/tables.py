@@ -14,7 +14,7 @@ from pathlib import Path
 
 import polars as pl
 
-from storage.errors import InputError
+from storage.errors import InputError, quoted
 from studies.data.files.csv_files.text_file import TextFile
 from studies.data.files.parquet_file import ParquetFile
 from studies.data.files.parts import ROW, TIME, FilePart, find_parts
@@ -143,9 +143,10 @@ class Table:
 
 def hint(column: str, columns: Sequence[str]) -> str:
     """Return the end of an error about a missing column: the nearest ones, and all of them."""
-    lower = {name.lower(): name for name in columns}
+    lower = {name.lower(): quoted(name)[1:-1] for name in columns}
     near = [lower[word] for word in difflib.get_close_matches(column.lower(), lower, n=2, cutoff=0.6)]
-    shown = ", ".join(columns[:20]) + (f" and {len(columns) - 20} more" if len(columns) > 20 else "")
+    more = f" and {len(columns) - 20} more" if len(columns) > 20 else ""
+    shown = ", ".join(quoted(name)[1:-1] for name in columns[:20]) + more
     return (f"; did you mean {' or '.join(near)}?" if near else "") + f" (its columns: {shown})"
 
 

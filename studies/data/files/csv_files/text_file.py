@@ -19,7 +19,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.csv as pa_csv
 
-from storage.errors import InputError
+from storage.errors import InputError, quoted
 from studies.data.files.csv_files.row_faults import first_bad_row, first_long_row
 from studies.data.files.csv_files.text_stream import TextStream
 from studies.machine_memory import memory_guard
@@ -87,7 +87,7 @@ class TextFile:
         self.columns = [name.rpartition(":")[0] or name for name in names] if recbole else names
         for name in filter(None, self.columns):
             if (count := self.columns.count(name)) > 1:
-                raise InputError(f'{path} has {count} columns named "{name}"; rename all but one of them')
+                raise InputError(f"{path} has {count} columns named {quoted(name)}; rename all but one of them")
 
     def read(self, columns: list[str]) -> pl.DataFrame:
         """Read some columns as text, with empty fields as null.
@@ -98,8 +98,8 @@ class TextFile:
         """
         try:
             table = self._parse(columns)
-        except UnicodeDecodeError as error:
-            self._fall_back(f"{error.reason}, byte {error.object[error.start]:#04x}")
+        except UnicodeError as error:
+            self._fall_back(_reason(error))
             return self.read(columns)
         except pa.ArrowInvalid as error:
             if "UTF8" in str(error):
@@ -141,8 +141,8 @@ class TextFile:
         try:
             decoder = codecs.getincrementaldecoder(self.encoding)()
             text = decoder.decode(self._head, final=len(self._head) < _HEAD)
-        except UnicodeDecodeError as error:
-            self._fall_back(f"{error.reason}, byte {error.object[error.start]:#04x}")
+        except UnicodeError as error:
+            self._fall_back(_reason(error))
             return self._decoded()
         if "\0" in text:
             raise InputError(
@@ -234,6 +234,13 @@ class TextFile:
             f"{self.path} row {bad[0].number} has {bad[0].actual_columns} columns, the header has "
             f"{bad[0].expected_columns}; quote fields that hold a delimiter or a line break, or set data.delimiter"
         )
+
+
+def _reason(error: UnicodeError) -> str:
+    """Return what is wrong with the bytes, in words."""
+    if isinstance(error, UnicodeDecodeError):
+        return f"{error.reason}, byte {error.object[error.start]:#04x}"
+    return str(error)
 
 
 def _blank_lines(lines: list[str]) -> int:
