@@ -94,7 +94,7 @@ class _TableReader:
         other = other._replace(frame=other.frame.with_columns(ids.table.alias(column)))
         key, here, there = ("item" if column == _PRODUCT else "user"), self.log.name, getattr(self, other.rows.key).name
         self.notes += [f"Ids of {key}s were compared without regard to {form}." for form in ids.ignored]
-        lost, known = ids.unknown(), ids.log.drop_nulls().n_unique()
+        lost, known = ids.unknown, ids.count
         if len(lost) == 0 or ids.table.null_count() == len(ids.table):
             return log, other
         first, theirs = quoted(lost[0]), quoted(ids.table.drop_nulls()[0])

@@ -54,17 +54,16 @@ class SameIds:
     Attributes:
         log: Of the log, row by row; null where there is none.
         table: Of the other table; None where there is none.
+        count: Number of distinct ids of the log.
+        unknown: The distinct ids of the log that the other table lacks, ascending; none where there is no other.
         ignored: Names of the optional spellings that were undone.
     """
 
     log: pl.Series
     table: pl.Series | None
+    count: int
+    unknown: pl.Series
     ignored: tuple[str, ...] = ()
-
-    def unknown(self) -> pl.Series:
-        """Return the distinct ids of the log that the other table lacks, ascending."""
-        found = self.log.drop_nulls().unique()
-        return found.filter(~found.is_in(self.table.implode())).sort() if self.table is not None else found.clear()
 
 
 def spell_alike(log: pl.Series, table: pl.Series | None = None) -> SameIds:
@@ -88,7 +87,12 @@ def spell_alike(log: pl.Series, table: pl.Series | None = None) -> SameIds:
             ids, ignored = tried, [*ignored, form.name]
     changed = ids.filter(pl.col("old").ne_missing(pl.col("id")))
     spelled = [column.replace(changed["old"], changed["id"]) if len(changed) else column for column in columns]
-    return SameIds(spelled[0], None if table is None else spelled[1], tuple(ignored))
+    found = ids.filter("in 0")["id"].drop_nulls().unique()
+    if table is None:
+        return SameIds(spelled[0], None, len(found), found.clear())
+    known = ids.filter("in 1")["id"].drop_nulls()
+    unknown = found.filter(~found.is_in(known.implode())).sort()
+    return SameIds(spelled[0], spelled[1], len(found), unknown, tuple(ignored))
 
 
 def _plain(text: pl.Series) -> pl.Series:
