@@ -15,7 +15,7 @@ from studies.config.spec import load_spec, parse_spec
 from studies.data.coding import build_dataset
 from studies.data.files.source import Files
 
-EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "60"))
+EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "25"))
 fuzz = settings(deadline=None, max_examples=EXAMPLES, suppress_health_check=list(HealthCheck))
 
 QUICKSTART = Path("studies/quickstart.toml").read_text(encoding="utf-8")
