@@ -29,10 +29,12 @@ from studies.training.rungs import RungReport
 TEXTS, EPISODES = 2048, 4
 # Training is compared after a few steps: rounding errors grow with every one.
 RUNGS, STEPS = [2, 4], {"embed_steps": 4, "rank_steps": 2}
-# The largest error of an output of each kind, by the precision that the device computes in; the reference is in fp32.
-BOUNDS: dict[str, dict[str, float]] = {
-    "fp32": {"": 1e-4},
-    "bf16": {"": 1e-4},
+# The largest error of an output, by the precision that the device computes in and by a word of the output's name, the
+# first that fits; the reference is in fp32. Recalls move in steps of one item. Measured with MiniLM on a CPU in bf16:
+# a twentieth to a half of these.
+BOUNDS = {
+    "fp32": {"lists": 0.0, "bf16": 2e-2, "fp16": 4e-3, "trial": 1e-2, "recalls": 1e-2, "": 1e-4},
+    "bf16": {"lists": 2e-2, "gradient": 1e-1, "": 2e-2},
 }
 
 
