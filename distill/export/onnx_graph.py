@@ -30,8 +30,6 @@ if TYPE_CHECKING:
 
 INPUTS = ("input_ids", "attention_mask")
 OUTPUTS = ("last_hidden_state", "sentence_embedding")
-# Paths of the graphs in an export.
-GRAPHS = {"onnx": "onnx/model.onnx", "onnx-int8": "onnx/model_int8.onnx"}
 # Packages that write and run a graph.
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from distill.export.onnx_graph import GRAPHS
+from distill.export.manifest import GRAPHS
 from distill.serving.loader import ExportedStudent
 from distill.serving.onnx_tower import OnnxGraph
 from distill.student import project
