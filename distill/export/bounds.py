@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints, ValidationError
@@ -33,6 +35,23 @@ _NAME = "[A-Za-z0-9_][A-Za-z0-9_.-]*"
 FileName = Annotated[str, StringConstraints(max_length=200, pattern=f"^({_NAME}/){{0,2}}{_NAME}$")]
 
 
+def read_json(path: Path) -> Any:
+    """Return the value of a JSON file of bounded size.
+
+    Raises:
+        OSError: It cannot be read.
+        ValueError: It is no ordinary file, too long, or not JSON.
+    """
+    if path.exists() and not path.is_file():
+        raise ValueError("it is no ordinary file")
+    if (size := path.stat().st_size) > MAX_MANIFEST_BYTES:
+        raise ValueError(f"it has {size:,} bytes, at most {MAX_MANIFEST_BYTES:,} are read")
+    try:
+        return json.loads(path.read_bytes())
+    except RecursionError as error:
+        raise ValueError("its values are nested too deep") from error
+
+
 def _study_name(name: str) -> str:
     try:
         check_study_name(name)
@@ -41,12 +60,20 @@ def _study_name(name: str) -> str:
     return name
 
 
-def _definition(spec: dict[str, Any]) -> dict[str, Any]:
-    # A machine that serves reads no data: [data] is checked by those who read it.
+def parse_definition(spec: dict[str, Any]) -> StudyDefinition:
+    """Return a study file without its data: a machine that serves reads none, and those who do check `[data]`.
+
+    Raises:
+        ValueError: A value is none that a study file may have.
+    """
     try:
-        StudyDefinition.model_validate({key: value for key, value in spec.items() if key != "data"})
+        return StudyDefinition.model_validate({key: value for key, value in spec.items() if key != "data"})
     except ValidationError as error:
         raise ValueError(misfit(error)) from error
+
+
+def _definition(spec: dict[str, Any]) -> dict[str, Any]:
+    parse_definition(spec)
     return spec
 
 

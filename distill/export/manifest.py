@@ -26,6 +26,7 @@ from storage.errors import InputError
 from storage.files.atomic import sha256
 from studies.config.definition import Format, Precision
 from studies.config.hyperparameters import Hyperparameters
+from studies.config.protocol_section import ProtocolSection
 from studies.evaluation.figures import Figures, misfit
 
 # torch is imported where a manifest is made: the dashboard reads manifests without it.
@@ -82,6 +83,11 @@ class Origin(Figures):
     encoder: EncoderReference
     lineage: Lineage | None = None
     metrics: StudyEvaluation | None = None
+
+    @property
+    def protocol(self) -> ProtocolSection:
+        """The study's protocol."""
+        return bounds.parse_definition(self.spec).protocol
 
 
 class FormatFigures(Figures, frozen=False):
@@ -234,16 +240,14 @@ def verify(folder: Path) -> Manifest:
         except OSError as error:
             raise InputError(f"{path} cannot be read ({error.strerror}): {_REMEDY}") from error
         if not intact:
-            raise InputError(
-                f"{path} does not have the SHA-256 in {MANIFEST}: it was altered or truncated; {_REMEDY}"
-            )
+            raise InputError(f"{path} does not have the SHA-256 in {MANIFEST}: it was altered or truncated; {_REMEDY}")
     return manifest
 
 
 def is_export(folder: Path) -> bool:
     """Return whether `folder` holds an export, intact or not, of this version or another."""
     try:
-        manifest = _parse(folder / MANIFEST)
+        manifest = bounds.read_json(folder / MANIFEST)
     except (OSError, ValueError):
         return False
     return isinstance(manifest, dict) and {"format", "study", "learner", "files"} <= manifest.keys()
@@ -257,7 +261,7 @@ def read(folder: Path) -> Manifest:
     """
     path = folder / MANIFEST
     try:
-        manifest = _parse(path)
+        manifest = bounds.read_json(path)
     except OSError as error:
         raise InputError(
             f"{folder} is not an export: {MANIFEST} cannot be read ({error.strerror}); name a folder that "
@@ -275,17 +279,6 @@ def read(folder: Path) -> Manifest:
         return Manifest.model_validate(manifest)
     except ValidationError as error:
         raise InputError(f"{path} is not a manifest ({misfit(error)}): {_REMEDY}") from error
-
-
-def _parse(path: Path) -> Any:
-    if not path.is_file() and path.exists():
-        raise ValueError("it is no ordinary file")
-    if (size := path.stat().st_size) > bounds.MAX_MANIFEST_BYTES:
-        raise ValueError(f"{size:,} bytes, at most {bounds.MAX_MANIFEST_BYTES:,} are read")
-    try:
-        return json.loads(path.read_bytes())
-    except RecursionError as error:
-        raise ValueError("its values are nested too deep") from error
 
 
 def _version(package: str) -> str:

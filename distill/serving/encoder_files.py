@@ -140,4 +140,4 @@ def read_tokenizer(folder: Path, manifest: Manifest) -> PreTrainedTokenizerBase:
             f"{path} has the token id {max(ids)}, but the encoder has {manifest.vocabulary.kept} tokens: export the "
             "study again"
         )
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer)
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer)  # type: ignore[no-untyped-call]

@@ -50,7 +50,7 @@ class ExportedStudent:
 
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
-        """The tokenizer; it truncates nothing by itself."""
+        """The tokenizer, which truncates at the student's limit."""
         return read_tokenizer(self.folder, self.manifest)
 
     @cached_property

@@ -31,7 +31,7 @@ def read_tensors(
     stored_as = _WEIGHTS if dtype == torch.float32 else ("I64",)
     try:
         with safe_open(path, "pt") as file:
-            found = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118: it is no dict
+            found = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
             if other := sorted(found.keys() ^ shapes.keys()):
                 problem = "lacks" if other[0] in shapes else "holds an unknown"
                 raise InputError(f"{path} {problem} {other[0]!r}: export the study again")

@@ -131,14 +131,15 @@ def load(teacher: TeacherSection) -> Encoder:
         from transformers import AutoConfig, AutoTokenizer
 
         quiet_transformers()
-        config = AutoConfig.from_pretrained(folder)
+        # Said outright: where it is left open, transformers asks at the terminal whether to run a folder's code.
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         if config.model_type != "bert":
             raise InputError(
                 f"teacher.encoder = {teacher.encoder!r} is a {config.model_type!r} model; "
                 "the teacher must be of type 'bert' (such as minilm or bert-base-uncased)"
             )
         digest = _check_folder(folder, expected) if isinstance(folder, Path) else None
-        tokenizer = AutoTokenizer.from_pretrained(folder)
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     if digest is not None:
         return Encoder(tokenizer, config, digest, teacher.encoder, partial(_read, teacher))
     # The files of a hub snapshot are links into a cache, so the weights are identified by their values.
