@@ -26,7 +26,7 @@ from studies.episodes.catalogue_terms import TERMS
 from studies.episodes.episode import Episode
 from studies.evaluation.metrics import top_k
 from studies.model.device import full_precision
-from studies.model.encoder import tokenize
+from studies.model.encoder import pool, tokenize
 from studies.model.scene_encoding import FeatureWeights
 from studies.training.prepare import prepare
 from studies.training.problem import Problem
@@ -118,6 +118,32 @@ def test_serving_ranks_as_the_evaluation_does(problem: Problem, tmp_path: Path, 
         assert ranking.items.shape == wanted.shape
         torch.testing.assert_close(ranking.scores, wanted.gather(1, ranking.items), atol=1e-4, rtol=1e-4)
         assert bool((ranking.scores.diff(dim=1) <= 0).all())
+
+
+def test_added_tokens_reach_the_served_student(tmp_path: Path) -> None:
+    """A shop's own tokens were kept by the teacher and lost, with an error or without, on the way to the student."""
+    from transformers import AutoTokenizer, BertModel
+
+    folder = tiny_encoder(tmp_path / "bert")
+    tokenizer, model = AutoTokenizer.from_pretrained(folder), BertModel.from_pretrained(folder)
+    tokenizer.add_tokens(["corvo small", "zzz-9"])  # the first in texts of all scenes, the second in none
+    with torch.random.fork_rng(devices=[]):
+        model.resize_token_embeddings(len(tokenizer))
+    for saved in (tokenizer, model):
+        saved.save_pretrained(folder)
+    problem = prepare(tiny_spec(folder), tmp_path / "cache", data=planted_dataset())
+    student = untrained(problem, Hyperparameters(learner="protonet"), layers=4)
+    served = StudentRecommender.load(export_to(problem, student, tmp_path / "out"))
+    seen = [problem.data.texts[item] for item in problem.visible_items.tolist()]
+    texts = [text for text in seen if "corvo small" in text][:3]
+    assert texts
+    texts += ["zzz-9 lamp", "blue zzz-9"]
+    tokens = tokenize(problem.encoder.tokenizer, texts, 16)
+    with full_precision(), torch.no_grad():
+        ids, mask = tokens.padded(torch.arange(len(texts)), torch.device("cpu"))
+        wanted = pool(problem.encoder.model(input_ids=ids, attention_mask=mask).last_hidden_state, mask)
+    assert int(tokens.values.max()) == len(tokenizer) - 1
+    torch.testing.assert_close(served.embed(texts), wanted, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("backend", ["onnx", "onnx-int8"])
