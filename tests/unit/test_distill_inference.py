@@ -168,6 +168,20 @@ def test_a_reduced_precision_keeps_the_vectors_directions(
     assert float((vectors * served.embed(texts)).sum(1).min()) >= 0.999
 
 
+@pytest.mark.parametrize("backend", ["onnx", "onnx-int8"])
+def test_a_texts_vector_does_not_depend_on_its_neighbours(problem: Problem, exported: Path, backend: Any) -> None:
+    """With one scale for a whole batch, a catalogue ranks in one way, and the same one grown item by item in another."""
+    texts = [*problem.data.texts[:60], "red " * 400, "x"]
+    served = StudentRecommender.load(exported, backend)
+    whole, grown = served.catalogue(texts), served.catalogue(texts[:1])
+    for text in texts[1:]:
+        grown.add([text])
+    torch.testing.assert_close(grown._items.vectors, whole._items.vectors, atol=1e-5, rtol=0)
+    support, histories = [([texts[50]], texts[3]), ([], texts[55])], [[text] for text in texts]
+    lists = [catalogue.adapt(support).rank(histories).items for catalogue in (grown, whole)]
+    assert torch.equal(*lists)
+
+
 def test_texts_are_cut_as_in_the_study(problem: Problem, exported: Path) -> None:
     """Serving calls the tokenizer's inner one: a limit or a special token missed there gives other vectors."""
     opened = load_export(exported)
