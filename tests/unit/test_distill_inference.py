@@ -170,7 +170,7 @@ def test_a_reduced_precision_keeps_the_vectors_directions(
 
 @pytest.mark.parametrize("backend", ["onnx", "onnx-int8"])
 def test_a_texts_vector_does_not_depend_on_its_neighbours(problem: Problem, exported: Path, backend: Any) -> None:
-    """With one scale for a whole batch, a catalogue ranks in one way, and the same one grown item by item in another."""
+    """With one scale for a whole batch, a catalogue ranks in one way, and one grown item by item in another."""
     texts = [*problem.data.texts[:60], "red " * 400, "x"]
     served = StudentRecommender.load(exported, backend)
     whole, grown = served.catalogue(texts), served.catalogue(texts[:1])
