@@ -92,7 +92,7 @@ def test_the_digest_of_an_altered_file_is_not_told(foreign: Path, tmp_path: Path
 @pytest.mark.parametrize(
     ("place", "value", "said"),
     [
-        (("learner", "inner_steps"), 10**9, r"inner_steps must be at most 1000, got 1000000000"),
+        (("learner", "inner_steps"), 10**9, r"inner_steps must be below 1001, got 1000000000"),
         (("learner", "inner_lr"), -1.0, r"inner_lr must be above 0, got -1\.0"),
         (("learner", "inner_lr"), None, r"inner_lr has None"),
         (("learner", "learner"), "os.system", r"unknown learner 'os\.system'"),
