@@ -46,15 +46,15 @@ class StudentRecommender:
     def __init__(self, exported: ExportedStudent, backend: Backend = "torch", precision: Precision = "fp32") -> None:
         self.manifest = exported.manifest
         self._embedder = Embedder(exported, open_encoder(exported, backend, precision))
-        protocol = exported.manifest.spec["protocol"]
+        protocol = exported.manifest.protocol
         self._parts = StudentParts(
             embed=self._embedder.embed,
             learner=adapting_learner(copy.deepcopy(exported.head), exported.learner),
             lexicon=exported.lexicon,
             # Where every item of the shop is a candidate everywhere, training has read all of their texts.
-            counted=protocol["candidates"] == "all",
-            products=protocol["products"],
-            longest_history=protocol["history"],
+            counted=protocol.candidates == "all",
+            products=protocol.products,
+            longest_history=protocol.history,
         )
 
     @classmethod

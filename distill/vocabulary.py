@@ -2,7 +2,8 @@
 
 WordPiece takes the longest token it has (Wu et al. 2016), so a text whose tokens are all kept is tokenized as before.
 Every token of one character is kept as well: a word that the catalogue lacks is split into smaller tokens, at worst
-letters, and becomes the unknown token only where it was unknown before.
+letters, and becomes the unknown token only where it was unknown before. Tokens that were added to the vocabulary are
+kept too: they are found in a text before WordPiece reads it, and no smaller tokens need make them up.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 def needed_tokens(tokenizer: PreTrainedTokenizerBase, tokens: Ragged, items: Tensor) -> Tensor:
     """Return the (V,) ids that a trimmed vocabulary keeps, ascending.
 
-    Those are the tokens of these items' texts, all single characters, and the special tokens.
+    Those are the tokens of these items' texts, all single characters, the added tokens and the special tokens.
 
     Args:
         tokenizer: Of the whole vocabulary.
@@ -37,9 +38,12 @@ def needed_tokens(tokenizer: PreTrainedTokenizerBase, tokens: Ragged, items: Ten
         items: (N,) items whose texts may be read.
     """
     ids, _ = tokens.padded(items, torch.device("cpu"))
-    prefix = _wordpiece(tokenizer)["model"]["continuing_subword_prefix"]
+    state = _wordpiece(tokenizer)
+    prefix = state["model"]["continuing_subword_prefix"]
     letters = [code for piece, code in tokenizer.get_vocab().items() if len(piece.removeprefix(prefix)) == 1]
-    kept: Tensor = torch.unique(torch.cat([ids.flatten(), torch.tensor([*letters, *tokenizer.all_special_ids])]))
+    added = [token["id"] for token in state["added_tokens"]]
+    always = torch.tensor([*letters, *added, *tokenizer.all_special_ids])
+    kept: Tensor = torch.unique(torch.cat([ids.flatten(), always]))
     return kept
 
 
@@ -48,7 +52,7 @@ def trim(tokenizer: PreTrainedTokenizerBase, kept: Tensor) -> PreTrainedTokenize
 
     Args:
         tokenizer: Stays as it is.
-        kept: (V,) ids, ascending, with all special tokens among them.
+        kept: (V,) ids, ascending, with all added and special tokens among them.
 
     Raises:
         InputError: The tokenizer is not WordPiece.
@@ -71,7 +75,8 @@ class SubwordDropout:
     """Splits tokens of training texts at random, so that a student learns to read words outside its vocabulary.
 
     A token is replaced by the longest shorter ones, which may be split again: what WordPiece does with a word when a
-    token is taken out of the vocabulary (Hiraoka 2022, MaxMatch-Dropout).
+    token is taken out of the vocabulary (Hiraoka 2022, MaxMatch-Dropout). Added tokens stay whole: none is ever
+    missing from a student's vocabulary.
 
     Args:
         tokenizer: The student's.
@@ -79,13 +84,14 @@ class SubwordDropout:
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, max_tokens: int) -> None:
-        vocabulary, prefix = tokenizer.get_vocab(), _wordpiece(tokenizer)["model"]["continuing_subword_prefix"]
-        special = set(tokenizer.all_special_tokens)
+        state = _wordpiece(tokenizer)
+        vocabulary, prefix = state["model"]["vocab"], state["model"]["continuing_subword_prefix"]
+        whole = {*tokenizer.all_special_tokens, *(token["content"] for token in state["added_tokens"])}
         self._max_tokens = max_tokens
         self._parts = {
             code: parts
             for token, code in vocabulary.items()
-            if token not in special and (parts := _shorter_tokens(token, prefix, vocabulary))
+            if token not in whole and (parts := _shorter_tokens(token, prefix, vocabulary))
         }
 
     def split(self, texts: Ragged, rate: float, rng: np.random.Generator) -> Ragged:

@@ -13,15 +13,15 @@ from studies.config.hyperparameters import Hyperparameters
 from studies.training.problem import Problem
 
 
-def untrained(problem: Problem, values: Hyperparameters, width: int = 0) -> Student:
+def untrained(problem: Problem, values: Hyperparameters, width: int = 0, layers: int = 2) -> Student:
     """An untrained student no two parts of whose head are equal by accident."""
     learner = problem.learner(values)
     generator = torch.Generator().manual_seed(5)
     with torch.no_grad():
         for parameter in learner.model.head.parameters():
             parameter += 0.1 * torch.randn(parameter.shape, generator=generator)
-    texts = texts_in(problem, "catalogue")
-    return start(problem.encoder, learner, texts, problem.spec.teacher.max_tokens, StudentHyperparameters(width=width))
+    texts, shape = texts_in(problem, "catalogue"), StudentHyperparameters(width=width, layers=layers)
+    return start(problem.encoder, learner, texts, problem.spec.teacher.max_tokens, shape)
 
 
 def export_to(problem: Problem, student: Student, folder: Path, **options: Any) -> Path:

@@ -103,7 +103,7 @@ def model_card(manifest: Manifest) -> str:
         vocabulary=_vocabulary(manifest.vocabulary.kept, manifest.vocabulary.of),
         max_tokens=manifest.max_tokens,
         metrics=_metrics(manifest.metrics) if manifest.metrics else "It was not evaluated.\n",
-        formats=_formats(manifest.formats, manifest.precision, manifest.spec["protocol"]["k"]),
+        formats=_formats(manifest.formats, manifest.precision, manifest.protocol.k),
         tools=f"sentence-transformers{', transformers or ONNX Runtime' if graphs else ' or transformers'}",
         transformers=f"{opening}vectors = mean / mean.norm(dim=1, keepdim=True)\n",
         onnx=_ONNX if graphs else "",

@@ -22,8 +22,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from distill.export.manifest import FormatFigures, Manifest
-from distill.export.onnx_graph import GRAPHS
+from distill.export.manifest import GRAPHS, FormatFigures, Manifest
 from distill.objective import evaluate
 from distill.serving.onnx_tower import OnnxTower, through
 from distill.student import Student, TokenTower

@@ -11,14 +11,23 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import Field, SerializerFunctionWrapHandler, ValidationError, field_serializer, model_serializer
+from pydantic import (
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    field_serializer,
+    model_serializer,
+    model_validator,
+)
 
 from distill.evaluation import StudyEvaluation, TeacherReference
+from distill.export import bounds
 from storage.errors import InputError
 from storage.files.atomic import sha256
 from studies.config.definition import Format, Precision
 from studies.config.hyperparameters import Hyperparameters
-from studies.evaluation.figures import Figures, Settings, misfit
+from studies.config.protocol_section import ProtocolSection
+from studies.evaluation.figures import Figures, misfit
 
 # torch is imported where a manifest is made: the dashboard reads manifests without it.
 if TYPE_CHECKING:
@@ -30,6 +39,8 @@ HEAD = "head.safetensors"
 LEXICON = "lexicon.safetensors"
 # Of a student narrower than its teacher; where sentence-transformers looks for a Dense module.
 PROJECTION = "2_Dense/model.safetensors"
+# Paths of the ONNX graphs, by format.
+GRAPHS: dict[Format, str] = {"onnx": "onnx/model.onnx", "onnx-int8": "onnx/model_int8.onnx"}
 # Files without which an export cannot be served: every manifest must list them.
 SERVED = ("config.json", "model.safetensors", "tokenizer.json", HEAD, LEXICON)
 # Packages whose versions affect what an export holds.
@@ -66,12 +77,17 @@ class Origin(Figures):
         metrics: The study's evaluation; None where it was not evaluated.
     """
 
-    study: str
-    spec: dict[str, Any]
+    study: bounds.StudyName
+    spec: bounds.Definition
     data_fingerprint: str
     encoder: EncoderReference
     lineage: Lineage | None = None
     metrics: StudyEvaluation | None = None
+
+    @property
+    def protocol(self) -> ProtocolSection:
+        """The study's protocol."""
+        return bounds.parse_definition(self.spec).protocol
 
 
 class FormatFigures(Figures, frozen=False):
@@ -103,7 +119,7 @@ class FormatFigures(Figures, frozen=False):
 class VocabularySize(Figures):
     """How many tokens were kept, of how many."""
 
-    kept: int
+    kept: bounds.VocabularyRows
     of: int | None
 
 
@@ -135,19 +151,27 @@ class Manifest(Origin):
     """
 
     format: int = FORMAT
-    max_tokens: int
-    layers: int
-    width: int
-    dimensions: int
-    learner: Hyperparameters
-    distillation: Settings
+    max_tokens: bounds.Tokens
+    layers: bounds.Layers
+    width: bounds.Width
+    dimensions: bounds.Width
+    learner: bounds.Learner
+    distillation: bounds.Distillation
     vocabulary: VocabularySize
     parameters: ParameterCounts
     precision: Precision
     formats: dict[Format, FormatFigures]
     versions: dict[str, str]
     bytes: int = 0
-    files: dict[str, str] = Field(default_factory=dict)
+    files: dict[bounds.FileName, bounds.Digest] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _complete(self) -> Manifest:
+        if "hf" not in self.formats:
+            raise ValueError("formats lack hf")
+        if self.metrics is not None and "student" not in self.metrics.systems:
+            raise ValueError("metrics.systems lack the student")
+        return self
 
     @field_serializer("learner")
     def _applying(self, learner: Hyperparameters) -> dict[str, Any]:
@@ -206,21 +230,24 @@ def verify(folder: Path) -> Manifest:
     """
     manifest = read(folder)
     files = manifest.files
-    for name in dict.fromkeys((*SERVED, *files)):
+    graphs = [GRAPHS[name] for name in manifest.formats if name in GRAPHS]
+    for name in dict.fromkeys((*SERVED, *graphs, *files)):
         path = folder / name
         if name not in files or not path.is_file():
             raise InputError(f"the export {folder} has no {name}: {_REMEDY}")
-        if (digest := sha256(path)) != files[name]:
-            raise InputError(
-                f"{path} has SHA-256 {digest}, {MANIFEST} says {files[name]}: it was altered or truncated; {_REMEDY}"
-            )
+        try:
+            intact = sha256(path) == files[name]
+        except OSError as error:
+            raise InputError(f"{path} cannot be read ({error.strerror}): {_REMEDY}") from error
+        if not intact:
+            raise InputError(f"{path} does not have the SHA-256 in {MANIFEST}: it was altered or truncated; {_REMEDY}")
     return manifest
 
 
 def is_export(folder: Path) -> bool:
     """Return whether `folder` holds an export, intact or not, of this version or another."""
     try:
-        manifest = json.loads((folder / MANIFEST).read_bytes())
+        manifest = bounds.read_json(folder / MANIFEST)
     except (OSError, ValueError):
         return False
     return isinstance(manifest, dict) and {"format", "study", "learner", "files"} <= manifest.keys()
@@ -234,7 +261,7 @@ def read(folder: Path) -> Manifest:
     """
     path = folder / MANIFEST
     try:
-        manifest = json.loads(path.read_bytes())
+        manifest = bounds.read_json(path)
     except OSError as error:
         raise InputError(
             f"{folder} is not an export: {MANIFEST} cannot be read ({error.strerror}); name a folder that "

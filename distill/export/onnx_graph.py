@@ -1,4 +1,4 @@
-"""Writes a student's encoder as an ONNX graph, in fp32 and with 8-bit weights.
+"""Writes a student's encoder as an ONNX graph, in fp32; `distill/export/int8_graph.py` makes the 8-bit one of it.
 
 Both graphs read `input_ids` and `attention_mask` (batch, tokens), int64, of any batch and length, and give
 `last_hidden_state` (batch, tokens, W) and `sentence_embedding` (batch, D) of length 1: pooling, projection and
@@ -30,8 +30,6 @@ if TYPE_CHECKING:
 
 INPUTS = ("input_ids", "attention_mask")
 OUTPUTS = ("last_hidden_state", "sentence_embedding")
-# Paths of the graphs in an export.
-GRAPHS = {"onnx": "onnx/model.onnx", "onnx-int8": "onnx/model_int8.onnx"}
 # Packages that write and run a graph.
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 
@@ -66,7 +64,7 @@ def write_onnx(student: Student, path: Path) -> None:
     ids = torch.zeros(2, 3, dtype=torch.int64)
     mask = torch.tensor([[1, 1, 1], [1, 1, 0]])
     sizes = {0: torch.export.Dim("batch"), 1: torch.export.Dim("tokens")}
-    with _quiet(), torch.no_grad():
+    with quiet_exporter(), torch.no_grad():
         torch.onnx.export(
             graph,
             (ids, mask),
@@ -93,31 +91,6 @@ def _strip(path: Path) -> None:
     onnx.save(model, path)
 
 
-def write_int8(fp32_path: Path, path: Path) -> None:
-    """Write the graph with 8-bit weights; activations are quantised at run time (dynamic quantisation).
-
-    Args:
-        fp32_path: The graph that `write_onnx` wrote.
-        path: Path of the new graph; its folder must exist.
-
-    Raises:
-        InputError: A package of the extra `export` is missing.
-    """
-    check_packages()
-    from onnxruntime.quantization import QuantType, quantize_dynamic
-
-    with _quiet():
-        quantize_dynamic(
-            fp32_path,
-            path,
-            per_channel=True,
-            # Seven bits: sums of eight-bit products overflow on processors without VNNI, and the graph may be served
-            # anywhere.
-            reduce_range=True,
-            weight_type=QuantType.QInt8,
-        )
-
-
 class _Graph(nn.Module):
     """What the ONNX graph computes."""
 
@@ -131,7 +104,7 @@ class _Graph(nn.Module):
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet_exporter() -> Iterator[None]:
     """Silence the exporter, which prints its steps and warns of what a user cannot change."""
     disabled = logging.root.manager.disable
     logging.disable(logging.WARNING)

@@ -11,9 +11,10 @@ from pathlib import Path
 
 from distill.export.card import model_card
 from distill.export.checks import check as _check_parity
+from distill.export.int8_graph import write_int8
 from distill.export.layout import write_encoder, write_head, write_sentence_transformers
-from distill.export.manifest import Origin, describe, is_export, seal
-from distill.export.onnx_graph import GRAPHS, check_packages, write_int8, write_onnx
+from distill.export.manifest import GRAPHS, Origin, describe, is_export, seal
+from distill.export.onnx_graph import check_packages, write_onnx
 from distill.student import Student
 from storage.errors import InputError
 from storage.files.atomic import atomic_folder

@@ -7,17 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import chain
-from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
+from typing import TYPE_CHECKING, Any, Literal, Protocol, cast, get_args
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from distill.export.onnx_graph import GRAPHS
+from distill.export.manifest import GRAPHS
 from distill.serving.loader import ExportedStudent
 from distill.serving.onnx_tower import OnnxGraph
 from distill.student import project
 from storage.errors import InputError
+from studies.config.definition import Format
 from studies.model.device import device, device_settings, fast_bf16
 from studies.model.encoder import Ragged, by_length, pool
 from studies.progress import Progress
@@ -69,12 +70,13 @@ def _fast_here() -> torch.dtype:
 
 
 def _open_graph(exported: ExportedStudent, name: Backend) -> OnnxGraph:
-    if GRAPHS[name] not in exported.manifest.files:
+    graph = GRAPHS[cast("Format", name)]
+    if graph not in exported.manifest.files:
         raise InputError(
-            f"{exported.folder} has no {GRAPHS[name]}, which backend {name!r} needs; export the study again with "
+            f"{exported.folder} has no {graph}, which backend {name!r} needs; export the study again with "
             f"--format {name}, or use backend 'torch'"
         )
-    return OnnxGraph(exported.folder / GRAPHS[name], gpu=True)
+    return OnnxGraph(exported.folder / graph, gpu=True)
 
 
 def open_encoder(exported: ExportedStudent, backend: Backend, precision: Precision) -> Encoder:
@@ -106,13 +108,11 @@ class Embedder:
     """
 
     def __init__(self, exported: ExportedStudent, encoder: Encoder) -> None:
-        self._encoder = encoder
+        self._encoder, self._source = encoder, f"the encoder of {exported.folder}"
         self.width = int(exported.head.project.weight.shape[1])
         # The Rust tokenizer: the Python one around it sets truncation at every call, which threads cannot share.
         self._tokenizer: Any = exported.tokenizer.backend_tokenizer
         self._max_tokens = exported.max_tokens
-        self._tokenizer.enable_truncation(self._max_tokens)
-        self._tokenizer.no_padding()
 
     def tokens(self, texts: Sequence[str]) -> Ragged:
         """Return the token ids of each text in its one form, truncated, as `studies.model.encoder.tokenize` does."""
@@ -129,14 +129,25 @@ class Embedder:
         Args:
             texts: Any texts; a repeated one is encoded again.
             progress: Called with (texts done, texts in all).
+
+        Raises:
+            InputError: The encoder does not give a vector of finite numbers for each text.
         """
         vectors = torch.empty(len(texts), self.width, device=device())
         if not texts:
             return vectors
         tokens, done = self.tokens(texts), 0
         for rows in by_length(tokens.lengths, device_settings().serve_tokens):
-            vectors[rows.to(device())] = self._encoder(*tokens.padded(rows, torch.device("cpu")))
+            found = self._encoder(*tokens.padded(rows, torch.device("cpu")))
+            if found.shape != (len(rows), self.width):
+                raise InputError(f"{self._source} gives vectors of a size that its head does not read: export it again")
+            vectors[rows.to(device())] = found
             done += len(rows)
             if progress is not None:
                 progress(done, len(texts))
+        if not bool(vectors.isfinite().all()):
+            raise InputError(
+                f"{self._source} gives vectors that are not finite numbers: use precision 'fp32', or export the study "
+                "again"
+            )
         return vectors

@@ -12,18 +12,20 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import nn
 
 from distill.export.manifest import HEAD, LEXICON, PROJECTION, Manifest, verify
 from distill.hyperparameters import StudentHyperparameters
+from distill.serving.encoder_files import read_config, read_encoder, read_tokenizer
+from distill.serving.tensors import read_tensors
 from distill.student import Student, Texts, assemble
+from storage.errors import InputError
 from studies.config.hyperparameters import Hyperparameters
 from studies.episodes.tfidf import BUCKETS, Lexicon
-from studies.model.encoder import Ragged, quiet_transformers
+from studies.model.encoder import Ragged
 from studies.model.recommender import Head
 
-# transformers is imported where a model or tokenizer is opened: reading a manifest needs none.
+# For type checkers alone: transformers is imported where a model or tokenizer is opened.
 if TYPE_CHECKING:
     from transformers import DistilBertModel, PreTrainedTokenizerBase
 
@@ -49,30 +51,22 @@ class ExportedStudent:
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """The tokenizer, which truncates at the student's limit."""
-        from transformers import AutoTokenizer
-
-        quiet_transformers()
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(self.folder, local_files_only=True)
-        return tokenizer
+        return read_tokenizer(self.folder, self.manifest)
 
     @cached_property
     def model(self) -> DistilBertModel:
         """The encoder, in fp32 however its weights are stored."""
-        from transformers import DistilBertModel
-
-        quiet_transformers()
-        return DistilBertModel.from_pretrained(
-            self.folder, local_files_only=True, use_safetensors=True, dtype=torch.float32
-        )
+        return read_encoder(self.folder, self.manifest)
 
     @cached_property
     def projection(self) -> nn.Linear | None:
         """The projection from a narrower encoder's vectors to the head's width; None where there is none."""
-        if not (self.folder / PROJECTION).is_file():
+        width, dimensions = self.manifest.width, self.manifest.dimensions
+        if width == dimensions:
             return None
-        weight = load_file(self.folder / PROJECTION)["linear.weight"].float()
-        projection = nn.Linear(weight.shape[1], weight.shape[0], bias=False)
-        projection.load_state_dict({"weight": weight})
+        weights = read_tensors(self.folder / PROJECTION, {"linear.weight": (dimensions, width)})
+        projection = nn.Linear(width, dimensions, bias=False)
+        projection.load_state_dict({"weight": weights["linear.weight"]})
         return projection
 
     @property
@@ -82,14 +76,15 @@ class ExportedStudent:
 
 
 def load_export(folder: Path) -> ExportedStudent:
-    """Load an export after checking its version and every file's digest; it uses no network.
+    """Load an export after checking its version, its bounds and every file's digest; it uses no network.
 
     Raises:
-        InputError: The folder is not an export, or of another version; or a file is missing or altered.
+        InputError: The folder is not an export, or of another version; a value is out of bounds; or a file is missing,
+            altered, or not what an export holds.
     """
     manifest = verify(folder)
-    head = _read_head(load_file(folder / HEAD), manifest.learner)
-    return ExportedStudent(folder, manifest, head, manifest.learner, _read_lexicon(folder))
+    read_config(folder, manifest)
+    return ExportedStudent(folder, manifest, _read_head(folder, manifest), manifest.learner, _read_lexicon(folder))
 
 
 def as_student(exported: ExportedStudent, tokens: Ragged) -> Student:
@@ -106,15 +101,20 @@ def as_student(exported: ExportedStudent, tokens: Ragged) -> Student:
     )
 
 
-def _read_head(weights: dict[str, Tensor], learner: Hyperparameters) -> Head:
-    size, width = weights["project.weight"].shape
-    head = Head(width, size, learned_rates=learner.entry.learns_inner_rates)
-    head.load_state_dict(weights)
+def _read_head(folder: Path, manifest: Manifest) -> Head:
+    head = Head(manifest.dimensions, learned_rates=manifest.learner.entry.learns_inner_rates)
+    shapes = {name: tuple(weight.shape) for name, weight in head.state_dict().items()}
+    head.load_state_dict(read_tensors(folder / HEAD, shapes))
     return head
 
 
 def _read_lexicon(folder: Path) -> Lexicon:
-    stored = load_file(folder / LEXICON)
+    path = folder / LEXICON
+    stored = read_tensors(path, {"texts": (1,), "buckets": (None,), "frequency": (None,)}, torch.int64)
+    texts, buckets, counts = (stored[name].numpy() for name in ("texts", "buckets", "frequency"))
+    known = len(buckets) == len(counts) and np.all((buckets >= 0) & (buckets < BUCKETS))
+    if not (known and np.all((counts >= 0) & (counts <= texts)) and texts[0] < 2**40):
+        raise InputError(f"{path} holds no counts of words: export the study again")
     frequency = np.zeros(BUCKETS, dtype=np.int64)
-    frequency[stored["buckets"].numpy()] = stored["frequency"].numpy()
-    return Lexicon(int(stored["texts"]), frequency)
+    frequency[buckets] = counts
+    return Lexicon(int(texts[0]), frequency)

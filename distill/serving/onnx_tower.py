@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import cast
@@ -24,7 +26,7 @@ class OnnxGraph:
         gpu: Run it on the GPU where ONNX Runtime has one.
 
     Raises:
-        InputError: The package onnxruntime is not installed.
+        InputError: The package onnxruntime is not installed, or does not open the graph.
     """
 
     def __init__(self, graph: Path, *, gpu: bool = False) -> None:
@@ -39,13 +41,28 @@ class OnnxGraph:
         options.intra_op_num_threads = torch.get_num_threads()
         wanted = ["CUDAExecutionProvider"] * gpu + ["CPUExecutionProvider"]
         providers = [name for name in wanted if name in onnxruntime.get_available_providers()]
-        self._session = onnxruntime.InferenceSession(graph, options, providers=providers)
+        self._path = graph
+        with self._named():
+            self._session = onnxruntime.InferenceSession(graph, options, providers=providers)
 
     def __call__(self, ids: Tensor, mask: Tensor) -> Tensor:
-        """Return (B, D) vectors of length 1, on the device, of (B, L) token ids and their mask, on the CPU."""
+        """Return (B, D) vectors of length 1, on the device, of (B, L) token ids and their mask, on the CPU.
+
+        Raises:
+            InputError: The graph cannot be run: it is not one of ours.
+        """
         inputs = dict(zip(INPUTS, (ids.numpy(), mask.long().numpy()), strict=True))
-        (vectors,) = self._session.run(OUTPUTS[1:], inputs)
+        with self._named():
+            (vectors,) = self._session.run(OUTPUTS[1:], inputs)
         return torch.from_numpy(vectors).to(device())
+
+    @contextmanager
+    def _named(self) -> Iterator[None]:
+        """Turn errors of ONNX Runtime, which have no class in common but this one, into one that names the graph."""
+        try:
+            yield
+        except Exception as error:
+            raise InputError(f"ONNX Runtime cannot run {self._path} ({error}): export the study again") from error
 
 
 class OnnxTower(nn.Module):

@@ -53,7 +53,7 @@ class Scene:
         self.candidates = candidates
         self._adapted, self._head, self._lookup, self._longest = adapted, head, lookup, longest_history
         match = adapted.encoding.history_match
-        self._shared_scores = adapted.scores(match.new_zeros(1, len(match)))
+        self._shared_scores = _finite(adapted.scores(match.new_zeros(1, len(match))))
 
     @torch.no_grad()
     def rank(self, histories: Sequence[History], k: int = 10) -> Ranking:
@@ -64,7 +64,8 @@ class Scene:
             k: Length of the lists; shorter where there are fewer candidates.
 
         Raises:
-            InputError: `k` is below 1, a history is one text instead of a list, or a text is blank.
+            InputError: `k` is below 1, a history is one text instead of a list, a text is blank, or scores are not
+                finite numbers.
         """
         if k < 1:
             raise InputError(f"k = {k}: a list has at least 1 item; pass k of 1 or more")
@@ -82,7 +83,7 @@ class Scene:
     def _rank(self, histories: Sequence[History], vectors: Vectors, k: int) -> Ranking:
         held, counts = vectors.count(histories)
         encoding = self._head.with_history_items(self._adapted.encoding, held)
-        scores = self._shared_scores + self._adapted.history_scores(encoding, counts)
+        scores = _finite(self._shared_scores + self._adapted.history_scores(encoding, counts))
         items = best(scores, k)
         return Ranking(items, scores.gather(1, items))
 
@@ -124,6 +125,16 @@ def shorten(histories: Sequence[History], longest: int) -> list[History]:
         if not isinstance(item, str):
             raise InputError(f"a history holds {item!r}, which is not a text; give the texts of the user's items")
     return [[normalise_text(text) for text in history] for history in cut]
+
+
+def _finite(scores: Tensor) -> Tensor:
+    """Return the scores; refuse them where one is NaN or infinite, which the sum of all then is as well."""
+    if not bool(scores.sum().isfinite()):
+        raise InputError(
+            "the student's scores in this scene are not finite numbers: adapting its head diverged; export another "
+            "student of the study"
+        )
+    return scores
 
 
 def best(scores: Tensor, k: int) -> Tensor:

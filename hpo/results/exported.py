@@ -6,8 +6,7 @@ from contextlib import nullcontext
 from pathlib import Path
 
 from distill.evaluation import ExportEvaluation, StudyEvaluation
-from distill.export.manifest import EncoderReference, Lineage, Origin
-from distill.export.onnx_graph import GRAPHS
+from distill.export.manifest import GRAPHS, EncoderReference, Lineage, Origin
 from distill.inference import as_student, load_export
 from distill.objective import Student, evaluate
 from distill.serving.onnx_tower import through

@@ -110,7 +110,7 @@ def check_domain(name: str, domain: Domain, parameters: Parameters) -> None:
         whole = isinstance(value, int) and not isinstance(value, bool)
         if not (whole or (kind is float and isinstance(value, float))):
             raise ValueError(f"{name} takes {'whole numbers' if kind is int else 'numbers'}, got {value!r}")
-        if not math.isfinite(value):
+        if isinstance(value, float) and not math.isfinite(value):
             raise ValueError(f"{name} must be finite, got {value!r}")
         if not (value >= lowest if inclusive else value > lowest):
             raise ValueError(f"{name} must be {'at least' if inclusive else 'above'} {lowest:g}, got {value!r}")

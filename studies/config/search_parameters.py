@@ -15,7 +15,8 @@ SEARCHED: Parameters = {
     "weight_decay": Numbers(float, 0, True),
     "trainable_layers": Numbers(int, 0, True),
     "inner_lr": Numbers(float, 0, False),
-    "inner_steps": Numbers(int, 1, True),
+    # Adapting to a scene takes them all, also where an export of somebody else is served.
+    "inner_steps": Numbers(int, 1, True, 1001),
     "support_batch_size": Numbers(int, 1, True),
     "encoder_lr": Numbers(float, 0, False),
     "train_candidates": Numbers(int, 2, True),

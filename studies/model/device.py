@@ -13,6 +13,7 @@ from typing import Any, Literal
 import torch
 
 from studies.machine_memory import available_memory
+from studies.model.bf16_speed import bf16_is_faster
 
 Attention = Literal["eager", "sdpa"]
 
@@ -23,7 +24,7 @@ class DeviceSettings:
 
     Attributes:
         attention: Kernel of BERT's layers, where neither the study file nor the learner needs another.
-        bf16: Whether matrix products outside `full_precision` are in bf16; None where the hardware has units for it.
+        bf16: Whether matrix products outside `full_precision` are in bf16; None where that is faster.
         encode_tokens: Padded tokens of a batch that is encoded without a gradient.
         train_elements: Most elements of the hidden state in one pass of the layers that train.
         vmap_elements: Elements in the largest tensor of an operation up to which episodes run side by side.
@@ -95,14 +96,10 @@ def override_settings(**changes: Any) -> Iterator[DeviceSettings]:
 
 @cache
 def fast_bf16() -> bool:
-    """Return whether the hardware has units for bf16 matrix products: CUDA, or a CPU with AMX.
-
-    Elsewhere bf16 is emulated and slower than fp32 (docs/decisions.md).
-    """
+    """Return whether bf16 matrix products are fast: on CUDA with units for them, on a CPU by a measurement."""
     if device().type == "cuda":
         return bool(torch.cuda.is_bf16_supported())
-    capabilities: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
-    return capabilities.get("amx_bf16", False)
+    return bf16_is_faster()
 
 
 def uses_bf16() -> bool:

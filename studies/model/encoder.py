@@ -123,22 +123,24 @@ def load(teacher: TeacherSection) -> Encoder:
     """Load the encoder of a study; the weights of a folder are only checked, and read at first access.
 
     Raises:
-        InputError: The encoder is unknown, unreadable or not a BERT, its digest is not the expected one, or it has no
-            tokenizer or no safetensors weights.
+        InputError: The encoder is unknown, unreadable or not a BERT, its digest is not the expected one, it has no
+            tokenizer or no safetensors weights, or fewer tokens or positions than texts need.
     """
     folder, expected = locate(teacher)
     with _named(teacher):
         from transformers import AutoConfig, AutoTokenizer
 
         quiet_transformers()
-        config = AutoConfig.from_pretrained(folder)
+        # Said outright: where it is left open, transformers asks at the terminal whether to run a folder's code.
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         if config.model_type != "bert":
             raise InputError(
                 f"teacher.encoder = {teacher.encoder!r} is a {config.model_type!r} model; "
                 "the teacher must be of type 'bert' (such as minilm or bert-base-uncased)"
             )
         digest = _check_folder(folder, expected) if isinstance(folder, Path) else None
-        tokenizer = AutoTokenizer.from_pretrained(folder)
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    _check_sizes(teacher, tokenizer, config)
     if digest is not None:
         return Encoder(tokenizer, config, digest, teacher.encoder, partial(_read, teacher))
     # The files of a hub snapshot are links into a cache, so the weights are identified by their values.
@@ -267,6 +269,22 @@ def _check_folder(folder: Path, expected: str | None) -> str:
             "install the package again, or correct teacher.sha256"
         )
     return digest
+
+
+def _check_sizes(teacher: TeacherSection, tokenizer: PreTrainedTokenizerBase, config: BertConfig) -> None:
+    """Raise InputError where the model has no row for a token or a position that texts may have."""
+    tokens, rows = max(tokenizer.get_vocab().values()) + 1, config.vocab_size
+    if tokens > rows:
+        raise InputError(
+            f"the tokenizer of teacher.encoder = {teacher.encoder!r} has {tokens} tokens, its model has embeddings of "
+            f"{rows}: after adding tokens, call model.resize_token_embeddings(len(tokenizer)), train them, and save "
+            "model and tokenizer again"
+        )
+    if teacher.max_tokens > config.max_position_embeddings:
+        raise InputError(
+            f"teacher.max_tokens = {teacher.max_tokens}, but {teacher.encoder!r} has positions for "
+            f"{config.max_position_embeddings}; set max_tokens to at most that"
+        )
 
 
 def _digest(model: BertModel) -> str:

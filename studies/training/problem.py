@@ -30,6 +30,7 @@ from studies.evaluation.metrics import Evaluation
 from studies.learners.base import Learner, build
 from studies.model import encoder as encoders
 from studies.model.activation_cache import ActivationCache
+from studies.model.bf16_speed import share_choice
 from studies.model.device import device, free_memory
 from studies.model.encoder import Encoder, Ragged
 from studies.model.recommender import Head, Recommender
@@ -60,6 +61,7 @@ class Problem:
         with reporter.progress("splitting texts into tokens") as progress:
             tokens = encoders.tokenize(encoder.tokenizer, data.texts, spec.teacher.max_tokens, progress)
         self.tokens: Ragged = tokens
+        share_choice(folder)  # before the first question: what is cached and trained depends on the answer
         self.cache = ActivationCache(folder, encoder, self.tokens)
         with reporter.progress("counting the texts' words") as progress:
             self._sampler = EpisodeSampler(data, parts, spec.protocol, progress)

@@ -15,8 +15,9 @@ from safetensors.torch import load_file
 import distill.export.checks as export_checks
 import distill.export.writer as exporting
 from distill.evaluation import StudyEvaluation
-from distill.export.manifest import EncoderReference, Manifest, Origin
-from distill.export.onnx_graph import GRAPHS, write_int8, write_onnx
+from distill.export.int8_graph import write_int8
+from distill.export.manifest import GRAPHS, EncoderReference, Manifest, Origin
+from distill.export.onnx_graph import write_onnx
 from distill.export.writer import export
 from distill.hyperparameters import StudentHyperparameters
 from distill.inference import StudentRecommender, as_student, load_export

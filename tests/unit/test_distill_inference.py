@@ -26,7 +26,7 @@ from studies.episodes.catalogue_terms import TERMS
 from studies.episodes.episode import Episode
 from studies.evaluation.metrics import top_k
 from studies.model.device import full_precision
-from studies.model.encoder import tokenize
+from studies.model.encoder import pool, tokenize
 from studies.model.scene_encoding import FeatureWeights
 from studies.training.prepare import prepare
 from studies.training.problem import Problem
@@ -120,6 +120,32 @@ def test_serving_ranks_as_the_evaluation_does(problem: Problem, tmp_path: Path, 
         assert bool((ranking.scores.diff(dim=1) <= 0).all())
 
 
+def test_added_tokens_reach_the_served_student(tmp_path: Path) -> None:
+    """A shop's own tokens were kept by the teacher and lost, with an error or without, on the way to the student."""
+    from transformers import AutoTokenizer, BertModel
+
+    folder = tiny_encoder(tmp_path / "bert")
+    tokenizer, model = AutoTokenizer.from_pretrained(folder), BertModel.from_pretrained(folder)
+    tokenizer.add_tokens(["corvo small", "zzz-9"])  # the first in texts of all scenes, the second in none
+    with torch.random.fork_rng(devices=[]):
+        model.resize_token_embeddings(len(tokenizer))
+    for saved in (tokenizer, model):
+        saved.save_pretrained(folder)
+    problem = prepare(tiny_spec(folder), tmp_path / "cache", data=planted_dataset())
+    student = untrained(problem, Hyperparameters(learner="protonet"), layers=4)
+    served = StudentRecommender.load(export_to(problem, student, tmp_path / "out"))
+    seen = [problem.data.texts[item] for item in problem.visible_items.tolist()]
+    texts = [text for text in seen if "corvo small" in text][:3]
+    assert texts
+    texts += ["zzz-9 lamp", "blue zzz-9"]
+    tokens = tokenize(problem.encoder.tokenizer, texts, 16)
+    with full_precision(), torch.no_grad():
+        ids, mask = tokens.padded(torch.arange(len(texts)), torch.device("cpu"))
+        wanted = pool(problem.encoder.model(input_ids=ids, attention_mask=mask).last_hidden_state, mask)
+    assert int(tokens.values.max()) == len(tokenizer) - 1
+    torch.testing.assert_close(served.embed(texts), wanted, atol=1e-5, rtol=0)
+
+
 @pytest.mark.parametrize("backend", ["onnx", "onnx-int8"])
 def test_onnx_runtime_gives_the_same_vectors(
     problem: Problem, exported: Path, served: StudentRecommender, backend: Any
@@ -140,6 +166,20 @@ def test_a_reduced_precision_keeps_the_vectors_directions(
     vectors = StudentRecommender.load(exported, precision=precision).embed(texts)
     assert vectors.dtype == torch.float32
     assert float((vectors * served.embed(texts)).sum(1).min()) >= 0.999
+
+
+@pytest.mark.parametrize("backend", ["onnx", "onnx-int8"])
+def test_a_texts_vector_does_not_depend_on_its_neighbours(problem: Problem, exported: Path, backend: Any) -> None:
+    """With one scale for a whole batch, a catalogue ranks in one way, and one grown item by item in another."""
+    texts = [*problem.data.texts[:60], "red " * 400, "x"]
+    served = StudentRecommender.load(exported, backend)
+    whole, grown = served.catalogue(texts), served.catalogue(texts[:1])
+    for text in texts[1:]:
+        grown.add([text])
+    torch.testing.assert_close(grown._items.vectors, whole._items.vectors, atol=1e-5, rtol=0)
+    support, histories = [([texts[50]], texts[3]), ([], texts[55])], [[text] for text in texts]
+    lists = [catalogue.adapt(support).rank(histories).items for catalogue in (grown, whole)]
+    assert torch.equal(*lists)
 
 
 def test_texts_are_cut_as_in_the_study(problem: Problem, exported: Path) -> None:

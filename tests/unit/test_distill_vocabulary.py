@@ -1,5 +1,6 @@
 """A trimmed vocabulary reads the catalogue as before and every other text without a hole."""
 
+import copy
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +8,8 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
 
 from distill.vocabulary import SubwordDropout, needed_tokens, trim
 from storage.errors import InputError
@@ -38,6 +41,30 @@ def test_a_word_that_was_cut_away_falls_into_known_pieces() -> None:
     assert "[UNK]" not in read
     assert "".join(piece.removeprefix("##") for piece in read[1:-1]) == "granola"
     assert len(read) > len(WHOLE("granola")["input_ids"])
+
+
+def with_added_tokens() -> tuple[PreTrainedTokenizerBase, Tensor, PreTrainedTokenizerBase]:
+    """MiniLM's tokenizer with tokens of a shop, what is kept of it for two texts, and the trimmed one."""
+    whole = copy.deepcopy(WHOLE)
+    whole.add_tokens(["corvo-x", "☃☃"])
+    whole.add_special_tokens({"additional_special_tokens": ["[BRAND]"]})
+    kept = needed_tokens(whole, tokenize(whole, ["corvo-x lamp", "whole milk"], 48), torch.arange(2))
+    return whole, kept, trim(whole, kept)
+
+
+def test_added_tokens_stay_what_they_are(tmp_path: Path) -> None:
+    """A student that reads a brand as letters, or as unknown, reads other texts than its teacher."""
+    from transformers import AutoTokenizer
+
+    whole, kept, trimmed = with_added_tokens()
+    trimmed.save_pretrained(tmp_path)
+    for read in (trimmed, AutoTokenizer.from_pretrained(tmp_path)):
+        for text in ("corvo-x lamp", "[BRAND] whole milk", "☃☃ milk corvo-x"):
+            assert kept[read(text)["input_ids"]].tolist() == whole(text)["input_ids"]
+    assert len(trimmed) == len(kept)
+    small = tokenize(trimmed, ["[BRAND] corvo-x ☃☃"], 48)
+    split = SubwordDropout(trimmed, 48).split(small, 1.0, np.random.default_rng(0))
+    assert torch.equal(split.values, small.values)
 
 
 @given(st.text(max_size=40))

@@ -130,6 +130,23 @@ def test_a_wrong_folder_is_refused_with_what_is_wrong(
     assert "\n" not in str(refused.value)
 
 
+def add_tokens(folder: Path) -> None:
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.add_tokens(["corvo-x"])
+    tokenizer.save_pretrained(folder)
+
+
+def test_an_encoder_has_a_row_for_every_token_and_position(damaged: Path) -> None:
+    """The first text that holds it would end a trial in an IndexError."""
+    with pytest.raises(InputError, match=r"teacher\.max_tokens = 65, but .* has positions for 64"):
+        load(TeacherSection(encoder=str(damaged), max_tokens=65))
+    add_tokens(damaged)
+    with pytest.raises(InputError, match=r"has 90 tokens, its model has embeddings of 89: .*resize_token_embeddings"):
+        load(TeacherSection(encoder=str(damaged)))
+
+
 def test_truncated_weights_are_refused_even_without_an_expected_digest(damaged: Path) -> None:
     """A copy cut short is the commonest damage, and most users give no digest."""
     truncate_weights(damaged)
