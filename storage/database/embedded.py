@@ -52,8 +52,7 @@ class EmbeddedPostgres:
     """
 
     def __init__(self, home: Path) -> None:
-        self._home = home.absolute()
-        self._reported = ""
+        self._home, self._reported = home.absolute(), False
 
     @property
     def folder(self) -> Path:
@@ -78,8 +77,6 @@ class EmbeddedPostgres:
     def start(self) -> str:
         """Start the server unless it runs, creating its data folder and database when missing; return the URL.
 
-        This process's variables for libpq are removed, as they are for other servers.
-
         Raises:
             EmbeddedServerError: It did not start; the message ends with its log.
         """
@@ -100,15 +97,17 @@ class EmbeddedPostgres:
         return self.url
 
     def restart_if_killed(self) -> None:
-        """Start the server again if it was killed, not stopped on request or deleted; a failure is logged."""
+        """Start the server again if it was killed, not stopped on request or deleted; log the first failure."""
         try:
             if self._data.exists() and not (self._stopped.exists() or self.running()):
                 self.start()
                 log.warning("the embedded PostgreSQL was killed and has been started again")
+                self._reported = False
         except (ScenetuneError, OSError) as error:
-            if str(error) != self._reported:
-                self._reported = str(error)
-                log.warning("the embedded PostgreSQL was killed and does not start again: %s", error)
+            if not self._reported:
+                words = " ".join(str(error).split())
+                log.warning("the embedded PostgreSQL was killed and does not start again: %s", words)
+                self._reported = True
 
     def stop(self, force: bool = True) -> bool:
         """Stop the server; return whether it ran.
