@@ -6,6 +6,7 @@ binaries, are in the system's state directory, and `<home>/postgres` is a link t
 """
 
 import json
+import logging
 import os
 import pwd
 import re
@@ -23,6 +24,8 @@ from filelock import FileLock
 
 from storage.errors import EmbeddedServerError, InputError
 from storage.files.atomic import atomic_write
+
+log = logging.getLogger(__name__)
 
 STATE = Path("/var/lib/scenetune")
 PROGRAMS = ("initdb", "pg_ctl", "postgres")
@@ -106,6 +109,11 @@ def claim_folder(home: Path) -> Path:
     elif not place.exists() or _belongs_to_another(home):
         _make_state_folder(STATE)
         _make_state_folder(STATE / "servers")
+        if found := leftovers():
+            example = next(f"{folder} of {home}" for folder, home in found.items())
+            log.warning(
+                "%d databases of homes that are gone stay until you remove them, such as %s", len(found), example
+            )
         folder = STATE / "servers" / token_hex(8)
         folder.mkdir(mode=0o711)
         folder.chmod(0o711)
@@ -229,6 +237,13 @@ def _record(folder: Path) -> dict[str, str] | None:
     except FileNotFoundError:
         return None
     return record
+
+
+def leftovers() -> dict[Path, Path]:
+    """Return root's folders of servers whose home was deleted, with that home, which may be on an unmounted disk."""
+    records = {folder: _record(folder) for folder in (STATE / "servers").iterdir()}
+    homes = {folder: Path(record["home"]) for folder, record in records.items() if record is not None}
+    return {folder: home for folder, home in homes.items() if (home / "postgres").resolve() != folder}
 
 
 def _is_at(home: Path, folder: Path) -> bool:

@@ -162,16 +162,16 @@ def test_a_worker_of_another_version_is_refused(tmp_path, database_url):
 def test_a_worker_says_that_the_database_has_no_connection_left(tmp_path, database):
     """Its launcher shows what it says: otherwise the reason stands in its log alone, for ten minutes."""
     with database.engine.begin() as connection:
-        connection.exec_driver_sql("CREATE ROLE few LOGIN CONNECTION LIMIT 1")
+        connection.exec_driver_sql("CREATE ROLE few LOGIN CONNECTION LIMIT 3")
     url = database.url.replace("scenetune@", "few@")
-    only = create_engine(url)
-    with only.connect():
+    all_there_are = create_engine(url)
+    with all_there_are.connect(), all_there_are.connect(), all_there_are.connect():
         worker = LocalEngine("absent", url, 1, tmp_path).start(0)
         while worker.waiting() is None:
             assert worker.ended() is None
             time.sleep(0.05)
         assert 'too many connections for role "few"): retrying for up to 600 s; end programs' in worker.waiting()
-    only.dispose()
+    all_there_are.dispose()
     while (end := worker.ended()) is None:
         time.sleep(0.05)
     with database.engine.begin() as connection:

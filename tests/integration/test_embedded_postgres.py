@@ -19,7 +19,14 @@ import pytest
 from storage.database.embedded import EmbeddedPostgres
 from storage.database.postgres import connect, create_engine, database_url
 from storage.database.records import Records
-from storage.database.server_files import Account, check_access, recorded_socket, server_programs, socket_folder
+from storage.database.server_files import (
+    Account,
+    check_access,
+    leftovers,
+    recorded_socket,
+    server_programs,
+    socket_folder,
+)
 from storage.errors import EmbeddedServerError, InputError
 
 ROOT = Path(__file__).parents[2]
@@ -343,11 +350,14 @@ def test_folder_that_cannot_be_used_is_told_why(tmp_path: Path) -> None:
             check_access(tmp_path)
 
 
-def test_deleted_home_means_a_new_database(tmp_path: Path, new_server: NewServer) -> None:
+def test_deleted_home_means_a_new_database(
+    tmp_path: Path, new_server: NewServer, caplog: pytest.LogCaptureFixture
+) -> None:
     """`rm -rf .hpo` is how a user starts afresh; the orphaned server must not answer instead."""
     old = new_server(tmp_path / "home")
     old.start()
     execute(old, "CREATE TABLE old (x int)")
+    caplog.clear()
     folder, socket, pid = old.folder, recorded_socket(old.folder), postmaster(old)
     assert socket is not None
     shutil.rmtree(tmp_path / "home")
@@ -355,6 +365,10 @@ def test_deleted_home_means_a_new_database(tmp_path: Path, new_server: NewServer
         fresh = new_server(tmp_path / "home")
         fresh.start()
         assert tables(fresh) == []
+        if folder.exists():
+            assert leftovers()[folder] == tmp_path / "home"
+            assert "of homes that are gone stay until you remove them, such as" in caplog.text
+            assert fresh.folder not in leftovers()
     finally:
         os.kill(pid, signal.SIGKILL)
         shutil.rmtree(socket, ignore_errors=True)
