@@ -27,7 +27,7 @@ class Fault(NamedTuple):
     remedy: str
 
 
-_CONNECTION = Fault(True, "check the URL and that its server runs, with psql; hpo db up starts the embedded one")
+_CONNECTION = Fault(True, "check the URL with psql, and that its server runs; hpo db up starts the embedded one")
 _READ_ONLY = Fault(
     True,
     "studies are written to, and this server is read-only: name the primary (in a URL of several hosts with "
