@@ -456,8 +456,11 @@ def test_a_pooler_without_a_free_connection_is_told_of(
     free = threading.Timer(0.5, proxy.hold.clear)
     free.start()
     engine = create_engine(through(proxy.port, database_url))
-    engine.connect().close()
-    assert "has not answered for 0 s: a pooler such as PgBouncer waits for a free connection" in caplog.text
+    with caplog.at_level(logging.INFO, "storage.database.connection.session"):
+        engine.connect().close()
+    waits, over = (record.getMessage() for record in caplog.records)
+    assert "has not answered for 0 s: a pooler such as PgBouncer waits for a free connection" in waits
+    assert over == "the database answers"
     engine.dispose()
     free.join()
 

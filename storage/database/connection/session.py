@@ -35,6 +35,8 @@ def open_session(*arguments: Any, **named: Any) -> Any:
         with connection.cursor() as cursor:
             cursor.execute(_NO_TIME_LIMITS)
         connection.autocommit = False
+        if not silence.is_alive():
+            log.info("the database answers")
     finally:
         silence.cancel()
     return connection
