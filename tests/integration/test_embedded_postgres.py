@@ -17,7 +17,7 @@ import psycopg2
 import pytest
 
 from storage.database.embedded import EmbeddedPostgres
-from storage.database.postgres import connect, create_engine, database_url
+from storage.database.postgres import connect, create_engine, database_url, uses_embedded
 from storage.database.records import Records
 from storage.database.server_files import (
     Account,
@@ -459,6 +459,9 @@ def test_database_url_starts_the_embedded_server_of_the_home(
     server = new_server(tmp_path / "hpo")
     assert database_url(None) == server.url
     assert server.running()
+    assert uses_embedded(None)
+    assert not uses_embedded("postgres://u@h/explicit"), "`hpo run` would say that `hpo db down` stops it"
     monkeypatch.setenv("HPO_DATABASE_URL", "postgres://u@h/environment")
+    assert not uses_embedded(None)
     assert database_url(None) == "postgresql+psycopg2://u@h/environment"
     assert database_url("postgres://u@h/explicit") == "postgresql+psycopg2://u@h/explicit"
