@@ -159,9 +159,10 @@ def test_a_worker_of_another_version_is_refused(tmp_path, database_url):
     assert "launched by scenetune 0.0.1" in bad(tmp_path, None, "worker", "mini")
 
 
-def test_a_worker_says_that_the_database_has_no_connection_left(tmp_path, database):
+def test_a_worker_says_that_the_database_has_no_connection_left(tmp_path, database, superuser_url):
     """Its launcher shows what it says: otherwise the reason stands in its log alone, for ten minutes."""
-    with database.engine.begin() as connection:
+    administrator = create_engine(superuser_url)
+    with administrator.begin() as connection:
         connection.exec_driver_sql("CREATE ROLE few LOGIN CONNECTION LIMIT 3")
     url = database.url.replace("scenetune@", "few@")
     all_there_are = create_engine(url)
@@ -174,8 +175,9 @@ def test_a_worker_says_that_the_database_has_no_connection_left(tmp_path, databa
     all_there_are.dispose()
     while (end := worker.ended()) is None:
         time.sleep(0.05)
-    with database.engine.begin() as connection:
+    with administrator.begin() as connection:
         connection.exec_driver_sql("DROP ROLE few")
+    administrator.dispose()
     assert "too many" not in end.error
 
 
