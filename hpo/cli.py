@@ -80,6 +80,7 @@ def run(
     from hpo import job
     from hpo.reporting.renderers.terminal import print_blocks
     from hpo.reporting.sections.outcome import job_outcome
+    from storage.database.postgres import uses_embedded
 
     console = Console()
     started = time.monotonic()
@@ -90,7 +91,8 @@ def run(
         return
 
     print_blocks(job_outcome(result), console)
-    console.note(f"took {duration(time.monotonic() - started)}; the database keeps running until: hpo db down")
+    running = "; the database keeps running until: hpo db down" if uses_embedded(database) else ""
+    console.note(f"took {duration(time.monotonic() - started)}{running}")
 
 
 app.add_typer(studies.app)

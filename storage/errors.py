@@ -16,7 +16,11 @@ class InputError(ScenetuneError):
 
 
 class DatabaseUnreachable(InputError):
-    """PostgreSQL did not answer: check that the server runs and that the URL names it."""
+    """PostgreSQL did not answer a first connection: check that the server runs and that the URL names it."""
+
+
+class DatabaseFailed(ScenetuneError):
+    """PostgreSQL failed for longer than calls are retried, or in a way that does not pass: the message has a remedy."""
 
 
 class LockLost(ScenetuneError):

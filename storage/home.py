@@ -14,6 +14,8 @@ from storage.errors import InputError
 # A file name everywhere: no separator, no leading dot (hidden, or `..`), no control character.
 _STUDY_NAME = re.compile(r"[^./\\\x00-\x1f\x7f][^/\\\x00-\x1f\x7f]*")
 _MAX_NAME_BYTES = 200
+# PostgreSQL and libpq write paths into files of lines.
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 
 def home() -> Path:
@@ -22,9 +24,14 @@ def home() -> Path:
     A folder created here is private (0700) and ignored by git. One that exists is left as it is.
 
     Raises:
-        InputError: The folder cannot be created.
+        InputError: The folder cannot be created, or its path has a control character.
     """
     path = Path(os.environ.get("HPO_HOME") or ".hpo").expanduser().absolute()
+    if _CONTROL.search(f"{path}{path.resolve()}"):
+        raise InputError(
+            f"the state folder {str(path)!r} has a line break or another control character in its path: set HPO_HOME "
+            "to a folder without"
+        )
     if path.is_dir():
         return path
     try:

@@ -34,7 +34,7 @@ Trec = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
 
 
-def connect(url: str | None, *, wait: bool = False) -> Any:
+def connect(url: str | None, *, wait: bool = False, writes: bool = True) -> Any:
     """Connect to the database that the flag or the environment names, or to the embedded server.
 
     See `storage.database.postgres.connect`.
@@ -46,7 +46,7 @@ def connect(url: str | None, *, wait: bool = False) -> Any:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     # The search uses Optuna's experimental grouped TPE on purpose; users cannot act on the warning.
     warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-    return connect(database_url(url), wait=wait)
+    return connect(database_url(url), wait=wait, writes=writes)
 
 
 def load(study: Path, trials: int | None = None, timeout: float | None = None) -> Any:

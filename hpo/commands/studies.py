@@ -134,7 +134,7 @@ def status(
     from hpo.registry import load_spec_of
     from storage.database.records import Records
 
-    opened = connect(database)
+    opened = connect(database, writes=False)
     if name is None:
         if watch:
             raise InputError("hpo status --watch follows one study; give its name, such as hpo status NAME --watch")

@@ -25,7 +25,7 @@ from hpo.reporting.study_report import study_document
 from hpo.stages import check_evaluated, exported_folders
 from storage.database.postgres import Database
 from storage.database.records import Records
-from storage.errors import CorruptArtifact, DatabaseUnreachable, InputError, ScenetuneError
+from storage.errors import CorruptArtifact, InputError, ScenetuneError
 from storage.files import checkpoints
 from storage.home import trial_folder
 
@@ -78,8 +78,6 @@ class Artifacts:
         opens = {"checkpoint": self._checkpoint, "report": self._report, "export": self._export}
         try:
             return opens[artifact.kind](artifact)
-        except DatabaseUnreachable:
-            raise
         except InputError as error:
             raise ArtifactNotFound(str(error)) from error
 

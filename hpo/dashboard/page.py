@@ -19,6 +19,7 @@ from hpo.dashboard.imports import without_scikit_learn
 from hpo.dashboard.study_facts import Gatherer, StudyFacts
 from storage.database.postgres import Database
 from storage.database.records import Records
+from storage.errors import DatabaseFailed
 from studies.config.spec import StudySpec
 
 log = logging.getLogger(__name__)
@@ -49,9 +50,15 @@ class Page:
             self.write()
 
     def write(self) -> None:
-        """Write what is new; a failure is logged, since no search should end because its page cannot be written."""
+        """Write what is new; a failure is logged, since no search should end because its page cannot be written.
+
+        Raises:
+            DatabaseFailed: The database stayed away or refused, which no search survives.
+        """
         try:
             self._write()
+        except DatabaseFailed:
+            raise
         except Exception:
             log.warning("the page of study %s was not written", self._spec.name, exc_info=True)
         self._due = time.monotonic() + SECONDS_BETWEEN_WRITES

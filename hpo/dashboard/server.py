@@ -30,9 +30,10 @@ from hpo.dashboard.imports import without_scikit_learn
 from hpo.dashboard.page import SECONDS_BETWEEN_WRITES, Page
 from hpo.registry import load_spec_of
 from hpo.status.console import Console
+from storage.database.connection.faults import is_transient
 from storage.database.postgres import Database, open_without_retry
 from storage.database.records import Records
-from storage.database.retry import is_transient
+from storage.database.retry import repair
 from storage.database.urls import hide_password
 from storage.errors import InputError, ScenetuneError
 
@@ -206,6 +207,7 @@ def _report_outages(engine: sa.Engine, console: Console) -> None:
             away.set()
             words = hide_password(" ".join(str(context.original_exception).split()))
             console.note(f"the database is away ({words}); pages keep their last state until it is back")
+        repair()
         raise bottle.HTTPError(503, "the database is away; this is the last state until it is back")
 
     @sa.event.listens_for(engine, "engine_connect")

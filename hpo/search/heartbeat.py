@@ -11,6 +11,7 @@ from collections.abc import Iterator
 
 from storage.database.control import Control
 from storage.database.leases import HEARTBEAT_SECONDS, Leases, Worker
+from storage.errors import DatabaseFailed
 
 log = logging.getLogger(__name__)
 
@@ -56,6 +57,9 @@ class Heartbeat:
             try:
                 self._leases.renew(trial, self._worker, self._progress)
                 stop = self._control.state().stop == "now"
+            except DatabaseFailed as error:
+                log.warning("trial %d: the heartbeat failed: %s", trial, error)
+                continue
             except Exception:
                 log.warning("trial %d: the heartbeat failed; trying again", trial, exc_info=True)
                 continue

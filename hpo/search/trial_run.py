@@ -24,7 +24,7 @@ from hpo.search.trial_chains import COST, ERROR, REASON
 from hpo.search.trial_queue import LeaseLost, Promote, TrialQueue
 from hpo.signals import Shield, shielded
 from storage.database.retrying_storage import RetryingStorage
-from storage.errors import ArtifactsUnavailable, DatabaseUnreachable
+from storage.errors import ArtifactsUnavailable, DatabaseFailed
 
 # For type checkers alone: torch stays out of the processes that only read a search, such as `hpo status`.
 if TYPE_CHECKING:
@@ -109,7 +109,7 @@ def run(queue: TrialQueue, trial: optuna.Trial, objective: Objective, shield: Sh
     Raises:
         KeyboardInterrupt: On Ctrl-C or SIGTERM; the trial was requeued.
         ArtifactsUnavailable: A checkpoint could not be written or read; the trial was requeued.
-        DatabaseUnreachable: The database stayed away; another worker requeues the trial.
+        DatabaseFailed: The database stayed away or refused; another worker requeues the trial.
     """
     try:
         try:
@@ -148,7 +148,7 @@ def _evaluate(queue: TrialQueue, trial: optuna.Trial, objective: Objective, shie
     except Paused as pause:
         log.info("trial %d pauses: %s", trial.number, pause)
         return _End(TrialState.WAITING)
-    except (LeaseLost, ArtifactsUnavailable, DatabaseUnreachable):
+    except (LeaseLost, ArtifactsUnavailable, DatabaseFailed):
         raise
     except Exception as error:
         log.exception("trial %d failed", trial.number)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Protocol
@@ -128,6 +129,7 @@ class LiveTable:
         self._ended: set[tuple[int, str]] | None = None
         self._last_line = 0.0
         self._last_text = ""
+        self._waiting = ""
 
     def __enter__(self) -> LiveTable:
         if self._live is not None:
@@ -140,6 +142,16 @@ class LiveTable:
         if self._live is not None:
             self._live.stop()
 
+    def report_waiting(self, reasons: Counter[str]) -> None:
+        """Show from now on why workers wait for the database; nothing when none does.
+
+        Args:
+            reasons: Number of workers by reason.
+        """
+        self._waiting = "; ".join(
+            f"{count} {'worker waits' if count == 1 else 'workers wait'}: {reason}" for reason, count in reasons.items()
+        )
+
     def refresh(self) -> Snapshot:
         """Read the study, show it, and return what was read."""
         shot = self._observer.read()
@@ -147,8 +159,10 @@ class LiveTable:
             self._log(shot)
         else:
             # The heading, the table's own and its caption take their lines.
-            free = self._console.err.height - len(heading(shot)) - 3
-            self._live.update(render(shot, rows=max(1, min(ROWS, free))), refresh=True)
+            waiting = self._console.err.render_lines(Text(self._waiting)) if self._waiting else []
+            free = self._console.err.height - len(heading(shot)) - len(waiting) - 3
+            table = render(shot, rows=max(1, min(ROWS, free)))
+            self._live.update(Group(table, Text(self._waiting)) if waiting else table, refresh=True)
         return shot
 
     def _log(self, shot: Snapshot) -> None:
@@ -157,7 +171,7 @@ class LiveTable:
             for key in sorted(ended.keys() - self._ended):
                 self._console.note(event(ended[key], shot))
         self._ended = set(ended)
-        text = line(shot)
+        text = line(shot) + (f"; {self._waiting}" if self._waiting else "")
         due = time.monotonic() - self._last_line >= SECONDS_BETWEEN_LINES or shot.finished
         if due and text != self._last_text:
             self._last_line, self._last_text = time.monotonic(), text

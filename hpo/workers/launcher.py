@@ -67,6 +67,7 @@ def launch(
                     search_workers(spec, workers),
                     progress=lambda: refresh().reached,
                     ending=lambda: shot.finished or stop_requested(),
+                    report=table.report_waiting,
                 )
             finally:
                 requeue_lost(database, spec)

@@ -28,6 +28,7 @@ def supervise(
     progress: Callable[[], object],
     ending: Callable[[], bool],
     *,
+    report: Callable[[Counter[str]], None] = lambda reasons: None,
     poll: float = POLL_SECONDS,
 ) -> None:
     """Run `count` workers until all have ended.
@@ -38,6 +39,7 @@ def supervise(
         progress: Called about every `poll` seconds; its result changes whenever the search makes progress.
         ending: Tells whether the search has ended or is to stop; lost workers are no longer replaced then, and queued
             ones are cancelled.
+        report: Called before `progress` with the reasons for which workers wait for the database, and their numbers.
         poll: Seconds between two polls of the workers.
 
     Raises:
@@ -63,6 +65,7 @@ def supervise(
                         )
                     log.warning("worker %d was lost (%s); starting another", number, ended.error)
                     workers[number] = engine.start(number)
+            report(Counter(reason for worker in workers.values() if (reason := worker.waiting()) is not None))
             if (now := progress()) != reached:
                 losses, reached = Counter(), now
             if ending():

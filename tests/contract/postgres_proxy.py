@@ -4,6 +4,7 @@ import select
 import socket
 import ssl
 import threading
+import time
 from pathlib import Path
 
 
@@ -17,6 +18,7 @@ class Proxy:
     Attributes:
         port: The port.
         lose: When set, the next commit reaches the server, but its acknowledgement is not forwarded.
+        hold: When set, statements wait, as those of a pooler's client that has no server connection yet.
     """
 
     def __init__(self, server: Path, tls: ssl.SSLContext | None = None) -> None:
@@ -24,6 +26,7 @@ class Proxy:
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
         self.lose = threading.Event()
+        self.hold = threading.Event()
         threading.Thread(target=self._accept, daemon=True).start()
 
     def close(self) -> None:
@@ -56,6 +59,8 @@ class Proxy:
     def _pass_on(self, client: socket.socket, server: socket.socket) -> bool:
         for source in select.select([client, server], [], [])[0]:
             data = source.recv(1 << 16)
+            while source is client and data.startswith(b"Q") and self.hold.is_set():
+                time.sleep(0.01)
             (client if source is server else server).sendall(data)
             if source is client and b"COMMIT" in data and self.lose.is_set():
                 self.lose.clear()

@@ -8,11 +8,12 @@ import ssl
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import optuna
 import psycopg2
+import psycopg2.errorcodes
 import pytest
 import sqlalchemy as sa
 from optuna.storages import RDBStorage, _CachedStorage
@@ -21,13 +22,15 @@ from postgres_proxy import Proxy
 from sqlalchemy.engine import make_url
 
 from storage.database import retry
+from storage.database.connection import session
+from storage.database.connection.faults import FAULTS, is_transient
 from storage.database.embedded import EmbeddedPostgres
 from storage.database.postgres import Database, connect, create_engine
 from storage.database.records import Records, RungResult
-from storage.database.retry import is_transient, retry_transient, retrying
+from storage.database.retry import retry_transient, retrying
 from storage.database.retrying_storage import RetryingStorage
 from storage.database.server_files import recorded_socket
-from storage.errors import DatabaseUnreachable, LockLost
+from storage.errors import DatabaseFailed, DatabaseUnreachable, LockLost
 
 FLOAT = optuna.distributions.FloatDistribution(0, 1)
 RESULT = RungResult("s", 0, 0, 10, 0.5, {"tea": 0.5}, 1.5)
@@ -94,6 +97,16 @@ def test_every_call_of_optunas_storage_is_retried() -> None:
         ("DO $$ BEGIN RAISE SQLSTATE '40001'; END $$", True),
         ("DO $$ BEGIN RAISE SQLSTATE '53300'; END $$", True),
         ("DO $$ BEGIN RAISE SQLSTATE '57P02'; END $$", True),
+        ("DO $$ BEGIN RAISE SQLSTATE '25006'; END $$", True),
+        ("DO $$ BEGIN RAISE SQLSTATE '25P02'; END $$", False),
+        ("DO $$ BEGIN RAISE SQLSTATE '53100'; END $$", True),
+        ("DO $$ BEGIN RAISE SQLSTATE '53400'; END $$", False),
+        ("DO $$ BEGIN RAISE SQLSTATE '55006'; END $$", False),
+        ("DO $$ BEGIN RAISE SQLSTATE '55P03'; END $$", True),
+        ("DO $$ BEGIN RAISE SQLSTATE '57014'; END $$", True),
+        ("DO $$ BEGIN RAISE SQLSTATE '57P04'; END $$", False),
+        ("DO $$ BEGIN RAISE SQLSTATE '57P99'; END $$", True),
+        ("DO $$ BEGIN RAISE SQLSTATE '55P99'; END $$", False),
         ("DO $$ BEGIN RAISE SQLSTATE '23505'; END $$", False),
         ("SELECT * FROM nothing_of_that_name", False),
         ("SELEC 1", False),
@@ -107,10 +120,30 @@ def test_only_transient_faults_are_retried(database: Database, statement: str, t
     wrapped = optuna.exceptions.StorageInternalError("during the commit")
     wrapped.__cause__ = caught.value
     assert is_transient(wrapped) is transient
-    given_up = DatabaseUnreachable("given up")
+    given_up = DatabaseFailed("given up")
     given_up.__cause__ = caught.value
     assert not is_transient(given_up)
     assert not is_transient(KeyboardInterrupt())
+
+
+def test_every_code_of_the_classes_of_outages_is_sorted() -> None:
+    """A code that nobody thought of ends all workers, or makes them wait ten minutes for nothing."""
+    classes = ("08", "25", "40", "53", "55", "57")
+    known = {code for name, code in vars(psycopg2.errorcodes).items() if name.isupper() and code[:2] in classes}
+    assert {code for code in known if len(code) == 5} == FAULTS.keys()
+    assert len(FAULTS) > 40
+
+
+def test_a_fault_that_does_not_pass_is_told_with_its_remedy(database: Database) -> None:
+    """Thirty lines of SQL and Python hide the one that says that the database was dropped."""
+
+    @retry_transient
+    def fail() -> None:
+        with database.engine.connect() as connection:
+            connection.exec_driver_sql("DO $$ BEGIN RAISE SQLSTATE '57P04' USING MESSAGE = 'it is gone'; END $$")
+
+    with pytest.raises(DatabaseFailed, match=r"refused \(it is gone .*\): the database was dropped: .* hpo db restore"):
+        fail()
 
 
 @pytest.mark.parametrize(
@@ -141,6 +174,10 @@ def test_a_refused_connection_is_told_from_an_unanswered_one(
         ("fe_sendauth: no password supplied", False),
         ("FATAL:  the database system is starting up", True),
         ("FATAL:  sorry, too many clients already", True),
+        ('FATAL:  too many connections for role "u"', True),
+        ("session is read-only", True),
+        ('FATAL:  unrecognized configuration parameter "work_memory"', False),
+        ('FATAL:  parameter "shared_buffers" cannot be changed without restarting the server', False),
     ],
 )
 def test_a_refused_connection_is_judged_by_its_message(message: str, transient: bool) -> None:
@@ -313,10 +350,119 @@ def test_retries_end_with_the_servers_message(database: Database, monkeypatch: p
         with database.engine.connect() as connection:
             connection.exec_driver_sql("SELECT pg_terminate_backend(pg_backend_pid())")
 
-    with pytest.raises(DatabaseUnreachable, match=r"failed for \d s \(.*terminat.*\): .* run the same command"):
+    with pytest.raises(DatabaseFailed, match=r"failed for \d s \(.*terminat.*\): .* run the same command") as caught:
         retry_transient(retry_transient(fail))()
+    assert caught.value.exit_code == 1
     assert 1 < len(calls) < 10
     assert calls[-1] - calls[0] < 3
+
+    # What the process tidies up before it ends does not wait as long again.
+    calls.clear()
+    with pytest.raises(DatabaseFailed):
+        retry_transient(fail)()
+    assert len(calls) == 1
+    retry_transient(list)()
+    with pytest.raises(DatabaseFailed):
+        retry_transient(fail)()
+    assert len(calls) > 2, "another outage is waited for again"
+
+
+@pytest.fixture
+def read_only(database: Database) -> Callable[[bool], None]:
+    """Switch the test's database to read-only and back, for connections that are made from then on."""
+
+    def switch(on: bool) -> None:
+        administrator = create_engine(database.url)
+        with administrator.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            connection.exec_driver_sql("SET default_transaction_read_only = off")
+            name = connection.exec_driver_sql("SELECT current_database()").scalar_one()
+            state = "on" if on else "off"
+            connection.exec_driver_sql(f"ALTER DATABASE {name} SET default_transaction_read_only = {state}")
+        administrator.dispose()
+
+    return switch
+
+
+def test_a_writer_survives_a_failover_to_a_server_that_is_read_only_at_first(
+    database: Database, read_only: Callable[[bool], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Sessions of the pool stay read-only for good, while the server has long been promoted."""
+    records = Records(database.engine)
+    read_only(True)
+    cut(database.url)
+    back = threading.Timer(0.5, read_only, (False,))
+    back.start()
+    records.save_study("ours", {}, "f")
+    optuna.create_study(storage=database.storage, study_name="optunas")
+    back.join()
+    assert records.study_names() == ["ours"]
+    assert "read-only transaction): retrying for up to 600 s; studies are written to" in caplog.text
+
+
+def test_a_read_only_database_is_named_at_the_first_connection_and_may_be_read(
+    database: Database, read_only: Callable[[bool], None]
+) -> None:
+    """The first write comes after minutes of reading data; `hpo status` on a replica needs none."""
+    Records(database.engine).save_study("kept", {}, "f")
+    read_only(True)
+    with pytest.raises(DatabaseUnreachable, match=r"\(default_transaction_read_only is on\): .* name the primary"):
+        connect(database.url)
+    opened = connect(database.url, writes=False)
+    assert Records(opened.engine).study_names() == ["kept"]
+    back = threading.Timer(0.3, read_only, (False,))
+    back.start()
+    waited = connect(database.url, wait=True)
+    Records(waited.engine).save_study("more", {}, "f")
+    back.join()
+    for each in (opened, waited):
+        each.engine.dispose()
+
+
+def test_time_limits_of_the_role_do_not_end_waits_for_locks(database: Database) -> None:
+    """Limits for interactive users: each trial waits for the lock of its study, longer than any of them."""
+    with database.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        name = connection.exec_driver_sql("SELECT current_database()").scalar_one()
+        limits = ("statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout", "transaction_timeout")
+        for limit in limits:
+            connection.exec_driver_sql(f"ALTER DATABASE {name} SET {limit} = 100")
+    held, waiting = connect(database.url), connect(database.url)
+    entered = threading.Event()
+
+    def enter() -> None:
+        with Records(waiting.engine).exclusive("s"):
+            entered.set()
+
+    waiter = threading.Thread(target=enter)
+    with Records(held.engine).exclusive("s"):
+        waiter.start()
+        time.sleep(0.5)
+        assert not entered.is_set()
+    waiter.join()
+    assert entered.is_set()
+    mine = create_engine(f"{database.url}&options=-c%20lock_timeout%3D7s")
+    with mine.connect() as connection:
+        shown = [connection.exec_driver_sql(f"SHOW {limit}").scalar_one() for limit in limits]
+    assert shown == ["0", "7s", "0", "0"]
+    for engine in (held.engine, waiting.engine, mine):
+        engine.dispose()
+
+
+def test_a_pooler_without_a_free_connection_is_told_of(
+    proxy: Proxy, database_url: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """PgBouncer accepts every client at once, and lets its first statement wait without a word."""
+    monkeypatch.setattr(session, "SILENCE_SECONDS", 0.1)
+    proxy.hold.set()
+    free = threading.Timer(0.5, proxy.hold.clear)
+    free.start()
+    engine = create_engine(through(proxy.port, database_url))
+    with caplog.at_level(logging.INFO, "storage.database.connection.session"):
+        engine.connect().close()
+    waits, over = (record.getMessage() for record in caplog.records)
+    assert "has not answered for 0 s: a pooler such as PgBouncer waits for a free connection" in waits
+    assert over == "the database answers"
+    engine.dispose()
+    free.join()
 
 
 def test_interrupt_ends_the_wait_at_once() -> None:

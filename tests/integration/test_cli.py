@@ -3,12 +3,14 @@
 import json
 import subprocess
 import sys
+import time
 
 import pytest
 
 from hpo.registry import register
+from hpo.workers.engines.local import LocalEngine
 from storage.database.control import Control
-from storage.database.postgres import connect
+from storage.database.postgres import connect, create_engine
 from studies.config.spec import load_spec
 from tests.mini import call, hpo, mini
 
@@ -155,6 +157,28 @@ def test_a_worker_of_another_version_is_refused(tmp_path, database_url):
     Control(opened.engine, "mini").start("0.0.1", None)
     opened.engine.dispose()
     assert "launched by scenetune 0.0.1" in bad(tmp_path, None, "worker", "mini")
+
+
+def test_a_worker_says_that_the_database_has_no_connection_left(tmp_path, database, superuser_url):
+    """Its launcher shows what it says: otherwise the reason stands in its log alone, for ten minutes."""
+    administrator = create_engine(superuser_url)
+    with administrator.begin() as connection:
+        connection.exec_driver_sql("CREATE ROLE few LOGIN CONNECTION LIMIT 3")
+    url = database.url.replace("scenetune@", "few@")
+    all_there_are = create_engine(url)
+    with all_there_are.connect(), all_there_are.connect(), all_there_are.connect():
+        worker = LocalEngine("absent", url, 1, tmp_path).start(0)
+        while worker.waiting() is None:
+            assert worker.ended() is None
+            time.sleep(0.05)
+        assert 'too many connections for role "few"): retrying for up to 600 s; end programs' in worker.waiting()
+    all_there_are.dispose()
+    while (end := worker.ended()) is None:
+        time.sleep(0.05)
+    with administrator.begin() as connection:
+        connection.exec_driver_sql("DROP ROLE few")
+    administrator.dispose()
+    assert "too many" not in end.error
 
 
 def test_a_database_of_a_newer_program_is_refused(tmp_path, database_url):

@@ -17,8 +17,16 @@ import psycopg2
 import pytest
 
 from storage.database.embedded import EmbeddedPostgres
-from storage.database.postgres import create_engine, database_url
-from storage.database.server_files import Account, recorded_socket, server_programs
+from storage.database.postgres import connect, create_engine, database_url, uses_embedded
+from storage.database.records import Records
+from storage.database.server_files import (
+    Account,
+    check_access,
+    leftovers,
+    recorded_socket,
+    server_programs,
+    socket_folder,
+)
 from storage.errors import EmbeddedServerError, InputError
 
 ROOT = Path(__file__).parents[2]
@@ -26,6 +34,19 @@ ROOT = Path(__file__).parents[2]
 START = "import signal, sys, pathlib, time; signal.signal(signal.SIGHUP, signal.SIG_DFL); \
 from storage.database.embedded import EmbeddedPostgres as E; \
 print(E(pathlib.Path(sys.argv[1])).start(), flush=True); time.sleep(float(sys.argv[2]))"
+# In somebody's environment for good reasons, and none of the embedded server's.
+OF_ANOTHER_SERVER = {
+    "PGPORT": "1",
+    "PGDATA": "/nowhere",
+    "PGSERVICE": "nowhere",
+    "PGHOSTADDR": "192.0.2.1",
+    "PGREQUIREAUTH": "scram-sha-256",
+    "PGGSSENCMODE": "require",
+    "PGCHANNELBINDING": "require",
+    "PGTARGETSESSIONATTRS": "standby",
+    "PGCLIENTENCODING": "nonsense",
+    "PGOPTIONS": "-c nonsense=1",
+}
 NewServer = Callable[[Path], EmbeddedPostgres]
 
 
@@ -156,6 +177,45 @@ def test_committed_rows_and_url_survive_a_killed_server(server: EmbeddedPostgres
     assert tables(server) == [("kept",)]
 
 
+def test_a_killed_server_is_started_again_by_the_process_that_asked_for_it(
+    tmp_path: Path, new_server: NewServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Workers wait for ten minutes for a server that nobody else would start; one that was stopped stays so."""
+    home = tmp_path / "hpo"
+    server = new_server(home)
+    opened = connect(database_url(None))
+    records = Records(opened.engine)
+    records.save_study("kept", {}, "f")
+    os.kill(postmaster(server), signal.SIGKILL)
+    assert records.study_names() == ["kept"]
+    opened.engine.dispose()
+
+    server.stop()
+    server.restart_if_killed()
+    assert not server.running()
+
+    server.start()
+    os.kill(postmaster(server), signal.SIGKILL)
+    wait_until_gone(server)
+    home.rename(tmp_path / "moved")
+    server.restart_if_killed()
+    assert not home.exists(), "a home that is gone is not made again"
+    (tmp_path / "moved").rename(home)
+
+    settings = server.folder / "data" / "postgresql.conf"
+    before = settings.read_text()
+    settings.write_text("nonsense_setting = 1\n")
+    caplog.clear()
+    for _ in range(2):
+        server.restart_if_killed()
+    settings.write_text(before)
+    server.restart_if_killed()
+    failed, restarted = (record.getMessage() for record in caplog.records)
+    assert "does not start again" in failed
+    assert "nonsense_setting" in failed
+    assert "has been started again" in restarted
+
+
 def test_start_after_a_reboot_that_emptied_the_temporary_folder(server: EmbeddedPostgres) -> None:
     """Workers on other machines of a cluster keep the URL: it must not change with the folder's rebirth."""
     url = server.start()
@@ -242,25 +302,62 @@ def test_failed_start_shows_the_log_and_where_it_is(server: EmbeddedPostgres) ->
 def test_long_and_odd_home_with_misleading_environment(
     tmp_path: Path, new_server: NewServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Socket paths end at 107 bytes, pg_ctl misquotes `$` and `"`, and libpq obeys $PGPORT silently."""
+    """Socket paths end at 107 bytes, pg_ctl misquotes `$` and `"`, and libpq obeys some twenty variables silently."""
     long = tmp_path / ("deep" * 40)
     long.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(long))
-    monkeypatch.setenv("PGPORT", "1")
-    monkeypatch.setenv("PGDATA", "/nowhere")
+
+    def mislead() -> None:
+        for name, value in OF_ANOTHER_SERVER.items():
+            monkeypatch.setenv(name, value)
+
+    mislead()
     server = new_server(long / """it's "$HOME" é %s""")
     engine = create_engine(server.start())
     with engine.connect() as connection:
         assert connection.exec_driver_sql("SHOW timezone").scalar() == "UTC"
     engine.dispose()
-    assert server.stop()
+    mislead()
+    assert server.stop(force=False)
 
 
-def test_deleted_home_means_a_new_database(tmp_path: Path, new_server: NewServer) -> None:
+def test_temporary_folder_whose_path_would_be_split_has_no_socket(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A comma ends a path for PostgreSQL and for libpq: the server would listen elsewhere or not at all."""
+    odd = tempfile.mkdtemp(suffix=",odd")
+    monkeypatch.setattr(tempfile, "tempdir", odd)
+    socket = socket_folder(tmp_path, tmp_path, Account(None))
+    assert socket.parent == Path("/tmp")
+    socket.rmdir()
+    Path(odd).rmdir()
+
+
+def test_folder_that_cannot_be_used_is_told_why(tmp_path: Path) -> None:
+    """A read-only mount that is called another user's sends its owner to look for a user who does not exist."""
+    check_access(tmp_path, tmp_path / "missing")
+    mounts = [line.split() for line in Path("/proc/mounts").read_text().splitlines()]
+    for _, place, _, options, *_ in mounts:
+        if "ro" in options.split(",") and os.access(place, os.R_OK | os.X_OK) and Path(place).is_dir():
+            with pytest.raises(InputError, match="is on a read-only file system: mount it for writing"):
+                check_access(Path(place))
+            break
+    if os.geteuid() != 0:
+        with pytest.raises(InputError, match="is another user's"):
+            check_access(Path("/"))
+        tmp_path.chmod(0o500)
+        with pytest.raises(InputError, match="chmod"):
+            check_access(tmp_path)
+
+
+def test_deleted_home_means_a_new_database(
+    tmp_path: Path, new_server: NewServer, caplog: pytest.LogCaptureFixture
+) -> None:
     """`rm -rf .hpo` is how a user starts afresh; the orphaned server must not answer instead."""
     old = new_server(tmp_path / "home")
     old.start()
     execute(old, "CREATE TABLE old (x int)")
+    caplog.clear()
     folder, socket, pid = old.folder, recorded_socket(old.folder), postmaster(old)
     assert socket is not None
     shutil.rmtree(tmp_path / "home")
@@ -268,6 +365,10 @@ def test_deleted_home_means_a_new_database(tmp_path: Path, new_server: NewServer
         fresh = new_server(tmp_path / "home")
         fresh.start()
         assert tables(fresh) == []
+        if folder.exists():
+            assert leftovers()[folder] == tmp_path / "home"
+            assert "of homes that are gone stay until you remove them, such as" in caplog.text
+            assert fresh.folder not in leftovers()
     finally:
         os.kill(pid, signal.SIGKILL)
         shutil.rmtree(socket, ignore_errors=True)
@@ -358,6 +459,9 @@ def test_database_url_starts_the_embedded_server_of_the_home(
     server = new_server(tmp_path / "hpo")
     assert database_url(None) == server.url
     assert server.running()
+    assert uses_embedded(None)
+    assert not uses_embedded("postgres://u@h/explicit"), "`hpo run` would say that `hpo db down` stops it"
     monkeypatch.setenv("HPO_DATABASE_URL", "postgres://u@h/environment")
+    assert not uses_embedded(None)
     assert database_url(None) == "postgresql+psycopg2://u@h/environment"
     assert database_url("postgres://u@h/explicit") == "postgresql+psycopg2://u@h/explicit"

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -16,11 +17,21 @@ from optuna_dashboard._note import get_note
 
 import distill.export.writer as exporting
 from hpo.search.trial_chains import LOST, chains
+from storage.database.embedded import EmbeddedPostgres
 from storage.database.postgres import connect, create_engine
 from storage.database.records import Records
 from tests.mini import call, hpo, mini, start
 
 pytestmark = pytest.mark.usefixtures("shared_caches")
+
+
+@pytest.fixture
+def own_server():
+    """The embedded server of the test's home, which its commands start; it and its folder are gone afterwards."""
+    server = EmbeddedPostgres(Path(os.environ["HPO_HOME"]))
+    yield server
+    server.stop()
+    shutil.rmtree(server.folder, ignore_errors=True)
 
 
 def trials_of(url: str, name: str = "mini") -> list[optuna.trial.FrozenTrial]:
@@ -162,14 +173,25 @@ def test_ctrl_c_stops_in_order_and_the_same_command_goes_on(database_url, tmp_pa
 
 
 @pytest.mark.slow
-def test_a_killed_worker_is_replaced_and_a_killed_launcher_leaves_no_workers(database_url, tmp_path):
+def test_killed_workers_and_servers_are_replaced_and_a_killed_launcher_leaves_no_workers(own_server, tmp_path):
     """SIGKILL gives no chance to clean up: a lost worker must not end the search, nor orphans train for nobody."""
     study = mini(tmp_path, trials=50)
-    process = start("launch", study, "--workers", "2", cwd=tmp_path, HPO_DATABASE_URL=database_url)
+    process = start("launch", study, "--workers", "2", cwd=tmp_path)
     wait_for(lambda: len(children(process.pid)) == 2, process)
     victim = children(process.pid)[0]
     os.kill(victim.pid, signal.SIGKILL)
     wait_for(lambda: len({child.pid for child in children(process.pid)} - {victim.pid}) == 2, process)
+
+    def ended():
+        try:
+            return sum(trial.state.is_finished() for trial in trials_of(own_server.url))
+        except (KeyError, sa.exc.OperationalError):
+            return -1
+
+    wait_for(lambda: ended() > 0, process)
+    os.kill(int((own_server.folder / "data" / "postmaster.pid").read_text().split()[0]), signal.SIGKILL)
+    before = ended()
+    wait_for(lambda: ended() > max(before, 0) + 1, process)
     process.kill()
     process.wait()
     deadline = time.monotonic() + 30

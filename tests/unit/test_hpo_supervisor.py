@@ -91,6 +91,25 @@ def test_no_worker_is_replaced_once_the_search_is_to_stop(tmp_path):
     assert len(engine.started) == 2
 
 
+def test_why_a_worker_waits_for_the_database_is_reported_while_it_does(tmp_path):
+    """The reason stands in the worker's log, and "workers starting" is all that its user sees for ten minutes."""
+    says = "2026-11-27 15:00:00,000 {} storage.database.retry: the database {}"
+    seen, over = tmp_path / "seen", tmp_path / "over"
+    until = "import pathlib, time\nwhile not pathlib.Path({!r}).exists(): time.sleep(0.01)\n"
+    script = f"print({says.format('WARNING', 'failed')!r}, flush=True)\n{until.format(str(seen))}"
+    script += f"print({says.format('INFO', 'is back')!r}, flush=True)\n{until.format(str(over))}"
+    (tmp_path / "0.log").write_text(says.format("WARNING", "failed an earlier worker") + "\n")
+    reports = [{}]
+
+    def report(reasons):
+        if reasons != reports[-1]:
+            reports.append(dict(reasons))
+            (over if seen.exists() else seen).touch()
+
+    supervise(Scripted(tmp_path, script), 1, lambda: 0, lambda: False, report=report, poll=0.02)
+    assert reports == [{}, {"the database failed": 1}, {}]
+
+
 def test_ctrl_c_stops_all_workers_in_order(tmp_path):
     """Orphaned workers would train on without a launcher."""
     engine = Scripted(tmp_path, IN_ORDER + FOREVER)

@@ -2,6 +2,7 @@
 
 import io
 import json
+from collections import Counter
 from dataclasses import replace
 from datetime import datetime, timedelta
 
@@ -10,6 +11,7 @@ import pytest
 from optuna.trial import TrialState
 from rich.console import Console as RichConsole
 
+from hpo.status import watch
 from hpo.status.console import Console
 from hpo.status.snapshot import Students, summarise
 from hpo.status.watch import SILENT_SECONDS, JsonLines, LiveTable, choose, follow, heading, overview, render
@@ -189,6 +191,18 @@ def test_a_log_file_hears_of_each_trial_that_ends_and_never_of_a_control_code(ca
     assert "trial 2 (anil) complete; recall@10 0.3800, the best so far" in said
     assert "trial 3 (anil) complete; recall@10 0.3700\n" in said
     assert said.splitlines()[-1].startswith("search: 4 of 4 trials (3 complete, 1 pruned); best recall@10 0.3800")
+
+
+def test_why_workers_wait_is_shown_while_they_do(capsys, monkeypatch):
+    """A database without free connections looks like workers that start for ten minutes."""
+    monkeypatch.setattr(watch, "SECONDS_BETWEEN_LINES", 0.0)
+    with LiveTable(Played(summarise(SPEC, [])), Console()) as table:
+        for reasons in ({"the database failed (too many connections)": 2}, {}):
+            table.report_waiting(Counter(reasons))
+            table.refresh()
+    waiting, over = capsys.readouterr().err.splitlines()
+    assert waiting.endswith("(workers starting); 2 workers wait: the database failed (too many connections)")
+    assert over.endswith("(workers starting)")
 
 
 def test_a_terminal_that_cannot_redraw_gets_lines(capsys, monkeypatch):

@@ -43,6 +43,17 @@ def test_home_that_is_a_file_is_refused(tmp_path: Path, monkeypatch: pytest.Monk
         home()
 
 
+@pytest.mark.parametrize("name", ["line\nbreak", "tab\t", "\x7f"])
+def test_home_with_a_control_character_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """PostgreSQL's starter waits two minutes for a server that it cannot find in its own file of lines."""
+    (tmp_path / name).mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / name)
+    for path in (tmp_path / name, tmp_path / name / ".hpo", tmp_path / "link"):
+        monkeypatch.setenv("HPO_HOME", str(path))
+        with pytest.raises(InputError, match=r"has a line break or another control character .* set HPO_HOME"):
+            home()
+
+
 @pytest.mark.parametrize("name", ["", ".", "..", ".hidden", "a/b", "../up", "a\\b", "/etc", "a\nb", "a\0b", "é" * 101])
 def test_study_name_that_is_no_folder_name_is_refused(name: str) -> None:
     """`hpo delete ../..` must not reach anything outside the home."""

@@ -38,6 +38,9 @@ class RunningWorker(Protocol):
     def ended(self) -> Ended | None:
         """Return how the worker ended; None while it runs."""
 
+    def waiting(self) -> str | None:
+        """Return why the worker waits for the database; None while it does not, or where that is not known."""
+
     def stop(self) -> None:
         """Ask the worker to requeue its trial and to end; may be called more than once."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -12,6 +13,9 @@ from hpo.workers.engines import Ended
 from hpo.workers.parent_watchdog import LAUNCHER
 
 INTERRUPTED = 130
+# A warning of `storage.database`, in the format of `hpo worker`'s log.
+_WARNING = re.compile(r"\S+ \S+ WARNING storage\.database\.\S+: (.*)")
+_TAIL_BYTES = 4096
 
 
 class LocalEngine:
@@ -47,6 +51,7 @@ class Process:
     def __init__(self, command: list[str], environment: dict[str, str], log: Path) -> None:
         self._log = log
         with log.open("ab") as output:
+            self._start = output.tell()
             self._process = subprocess.Popen(
                 command,
                 env=environment,
@@ -66,6 +71,15 @@ class Process:
         if code < 0:
             return Ended(f"killed by {signal.Signals(-code).name} (log: {self._log})", lost=True)
         return Ended(f"{_last_line(self._log)} (log: {self._log})", lost=code == INTERRUPTED)
+
+    def waiting(self) -> str | None:
+        """Return the database's last warning in the log while nothing follows it."""
+        with self._log.open("rb") as log:
+            size = log.seek(0, os.SEEK_END)
+            log.seek(max(self._start, size - _TAIL_BYTES))
+            lines = log.read().decode(errors="replace").splitlines()
+        found = _WARNING.fullmatch(lines[-1]) if lines else None
+        return found[1] if found else None
 
     def stop(self) -> None:
         """Ask the worker to requeue its trial and to end."""

@@ -75,10 +75,10 @@ class Host:
         command = [*worker_command(self._name, 1), "--threads", str(self._cpus)]
         self._process = Process(command, ours, log)
 
-    def ended(self) -> Ended | None:
-        """Return how the worker ended; None while it runs."""
+    def poll(self) -> Ended | str | None:
+        """Return how the worker ended; while it runs, why it waits for the database, or None."""
         assert self._process is not None
-        return self._process.ended()
+        return self._process.ended() or self._process.waiting()
 
     def stop(self) -> None:
         """Ask the worker to requeue its trial and to end."""
@@ -99,16 +99,21 @@ class RayWorker:
         self._ray, self._actor, self._queued = ray, actor, True
         self._pending = begun
         self._end: Ended | None = None
+        self._waiting: str | None = None
 
     def ended(self) -> Ended | None:
         """Return how the worker ended; None while it runs or is queued. Never blocks: it may be a second behind."""
         if self._end is None and self._ray.wait([self._pending], timeout=0)[0]:
             self._queued = False
-            if (end := self._result()) is None:
-                self._pending = self._actor.ended.remote()
+            if isinstance(found := self._result(), Ended):
+                self._leave(found)
             else:
-                self._leave(end)
+                self._waiting, self._pending = found, self._actor.poll.remote()
         return self._end
+
+    def waiting(self) -> str | None:
+        """Return why the worker waits for the database, as of the last answer of `ended`."""
+        return self._waiting
 
     def stop(self) -> None:
         """Ask the worker to requeue its trial and to end; end it at once if it is still queued."""
@@ -125,17 +130,17 @@ class RayWorker:
         """End the worker at once."""
         self._leave(Ended())
 
-    def _result(self) -> Ended | None:
+    def _result(self) -> Ended | str | None:
         errors = self._ray.exceptions
         try:
-            end: Ended | None = self._ray.get(self._pending)
+            answer: Ended | str | None = self._ray.get(self._pending)
         except (errors.RayActorError, errors.OutOfMemoryError) as error:
             # An actor that could not be made, as without scenetune on the node, would fail there again.
             failed = getattr(error, "actor_init_failed", False)
             return Ended(f"its Ray actor is gone: {_reason(error, last=failed)}", lost=not failed)
         except errors.RayError as error:
             return Ended(_reason(error, last=True))
-        return end
+        return answer
 
     def _leave(self, end: Ended) -> None:
         """Free the worker's place on the cluster."""
