@@ -36,7 +36,7 @@ ALTERNATIVES: dict[str, tuple[Any, ...]] = {
 }
 # An alternative is worth a change of what is shipped from here on.
 WORTH = 1.1
-EPISODES, TEXTS, STEPS = 8, 256, 4
+EPISODES, QUICK_EPISODES, TEXTS, STEPS = 8, 2, 256, 4
 
 
 def measure(problem: Problem, figures: Figures, device: torch.device, folder: Path, *, quick: bool) -> None:
@@ -50,7 +50,7 @@ def measure(problem: Problem, figures: Figures, device: torch.device, folder: Pa
         quick: A rehearsal: one alternative of each.
     """
     shipped = asdict(device_settings()) | {"bf16": uses_bf16()}
-    prepare, advice = _Work(problem, folder), []
+    prepare, advice = _Work(problem, folder, QUICK_EPISODES if quick else EPISODES), []
     for name, values in ALTERNATIVES.items():
         found: dict[Any, float] = {}
         for value in [shipped[name], *[value for value in values if value != shipped[name]][: 1 if quick else None]]:
@@ -73,8 +73,8 @@ def _advice(name: str, shipped: Any, found: dict[Any, float]) -> Iterator[str]:
 class _Work:
     """What each setting governs, prepared under the settings in force: unit, work, and how much of it there is."""
 
-    def __init__(self, problem: Problem, folder: Path) -> None:
-        self._problem, self._folder, self._caches = problem, folder, 0
+    def __init__(self, problem: Problem, folder: Path, episodes: int) -> None:
+        self._problem, self._folder, self._caches, self._episodes = problem, folder, 0, episodes
         self._layers = max(trainable_choices(problem.spec.search))
         self._export: Path | None = None
         self._distillation: Distillation | None = None
@@ -97,7 +97,7 @@ class _Work:
     def _meta_step(self, name: str, layers: int) -> tuple[str, Callable[[], object], int]:
         inner = {"inner_lr": 0.05, "inner_steps": 3} if name == "anil" else {}
         learner = self._problem.learner(Hyperparameters(name, trainable_layers=layers, **inner))
-        episodes = self._problem.train[:EPISODES]
+        episodes = self._problem.train[: self._episodes]
         return "tasks/s", partial(learner.meta_step, episodes), len(episodes)
 
     def _distil(self) -> tuple[str, Callable[[], object], int]:
@@ -110,6 +110,6 @@ class _Work:
         return "text steps/s", lambda: [distiller.text_loss().backward() for _ in range(STEPS)], STEPS
 
     def _serve(self) -> tuple[str, Callable[[], object], int]:
-        self._export = self._export or exported(self._problem, self._folder / "served")
+        self._export = self._export or exported(self._problem, self._folder / "served", checked=False)
         student, texts = StudentRecommender.load(self._export, precision="auto"), self._problem.data.texts
         return "texts/s", partial(student.embed, texts), len(texts)

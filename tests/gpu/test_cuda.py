@@ -37,7 +37,7 @@ RUNS = {"cpu": ("cpu", "fp32"), "fp32": (DEVICE, "fp32"), "second": (DEVICE, "fp
 
 @pytest.fixture(scope="module")
 def computed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, dict[str, torch.Tensor]]]:
-    """The outputs of each run; in a rehearsal, the runs that would repeat the first are left out."""
+    """The outputs of each run; a rehearsal leaves out those that would repeat the first."""
     folder = tmp_path_factory.mktemp("outputs")
     chosen = RUNS if DEVICE == "cuda" else {name: RUNS[name] for name in ("cpu", "bf16")}
     started = {}
