@@ -13,6 +13,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
+from uuid import uuid4
 
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import JSONB, insert
@@ -35,6 +36,7 @@ study_table = sa.Table(
     "scenetune_study",
     metadata,
     sa.Column("name", sa.Text, primary_key=True),
+    sa.Column("id", sa.Text, nullable=False),
     sa.Column("spec", JSONB, nullable=False),
     sa.Column("fingerprint", sa.Text, nullable=False),
     _now("created_at"),
@@ -72,12 +74,14 @@ class StudyRecord:
 
     Attributes:
         name: The name of the `optuna.Study`.
+        id: Made once, for this study alone: what is deleted and made anew under the same name has another.
         spec: The whole study file, as JSON.
         fingerprint: Digest of what may not change under one name.
         created_at: When it was first saved, with its time zone.
     """
 
     name: str
+    id: str
     spec: dict[str, Any]
     fingerprint: str
     created_at: datetime
@@ -115,8 +119,8 @@ class Records:
         self._engine = engine
 
     def save_study(self, name: str, spec: Mapping[str, Any], fingerprint: str) -> None:
-        """Record a study; one that is recorded already stays as it is."""
-        values = {"name": name, "spec": _json(spec), "fingerprint": fingerprint}
+        """Record a study, with a new id; one that is recorded already stays as it is."""
+        values = {"name": name, "id": uuid4().hex, "spec": _json(spec), "fingerprint": fingerprint}
         self._write(insert(study_table).values(values).on_conflict_do_nothing())
 
     def update_spec(self, name: str, spec: Mapping[str, Any]) -> None:

@@ -1,17 +1,19 @@
 """Optuna's storage on PostgreSQL; every call is retried while the database is away (`storage.database.retry`)."""
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
 from optuna.distributions import BaseDistribution
-from optuna.exceptions import UpdateFinishedTrialError
+from optuna.exceptions import DuplicatedStudyError, UpdateFinishedTrialError
 from optuna.storages import RDBStorage
 from optuna.storages._rdb import models
 from optuna.storages._rdb.storage import _create_scoped_session
+from optuna.study import StudyDirection
 from optuna.trial import TrialState
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from storage.database.retry import retry_transient, retrying
@@ -54,6 +56,32 @@ class RetryingStorage(RDBStorage):
     created stays `RUNNING` without a lease, and is requeued as a stale trial; one that was enqueued is enqueued twice.
     A study that was created raises `DuplicatedStudyError`, which `optuna.create_study(load_if_exists=True)` handles.
     """
+
+    @retry_transient
+    def create_marked_study(
+        self, name: str, directions: Sequence[StudyDirection], attributes: Mapping[str, Any]
+    ) -> None:
+        """Create a study together with system attributes: nobody sees it without them.
+
+        Raises:
+            DuplicatedStudyError: There is one of that name, which may be this one after an unacknowledged commit.
+        """
+        study = models.StudyModel(
+            study_name=name,
+            directions=[
+                models.StudyDirectionModel(objective=number, direction=direction)
+                for number, direction in enumerate(directions)
+            ],
+            system_attributes=[
+                models.StudySystemAttributeModel(key=key, value_json=json.dumps(value))
+                for key, value in attributes.items()
+            ],
+        )
+        try:
+            with _create_scoped_session(self.scoped_session) as session:
+                session.add(study)
+        except IntegrityError as error:
+            raise DuplicatedStudyError(name) from error
 
     @contextmanager
     def one_transaction(self) -> Iterator[None]:

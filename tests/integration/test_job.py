@@ -294,11 +294,11 @@ def test_a_study_is_stopped_from_elsewhere_and_resumed_by_its_name(database_url,
     assert again.returncode == 2
     assert "has ended: 6 trials; give it a larger budget" in again.stderr
 
-    artifacts = Path(os.environ["HPO_HOME"]) / "artifacts" / "mini"
-    assert artifacts.exists()
+    artifacts = Path(os.environ["HPO_HOME"]) / "artifacts"
+    assert list(artifacts.glob("mini-*"))
     deleted = call("delete", "mini", "--yes", HPO_DATABASE_URL=database_url)
     assert deleted.returncode == 0, deleted.stderr
-    assert not artifacts.exists()
+    assert not list(artifacts.iterdir())
     with pytest.raises(KeyError):
         trials_of(database_url)
 

@@ -15,6 +15,7 @@ def upgrade() -> None:
     op.create_table(
         "scenetune_study",
         sa.Column("name", sa.Text, primary_key=True),
+        sa.Column("id", sa.Text, nullable=False),
         sa.Column("spec", JSONB, nullable=False),
         sa.Column("fingerprint", sa.Text, nullable=False),
         _now("created_at"),
