@@ -120,7 +120,7 @@ def begin(
     )
     problem = prepare(spec, cache_folder(), reporter=console, data=data)
     problem.refuse_too_large(search_workers(spec, workers))
-    return register(database, spec, data.fingerprint), problem
+    return register(database, spec, data.fingerprint, problem.encoder.identity), problem
 
 
 def distil_and_evaluate(

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+from pathlib import Path
 
 import optuna
 from optuna.study import StudyDirection
@@ -18,12 +19,12 @@ from hpo.search.start_points import enqueue
 from hpo.stages import EVALUATION
 from storage.database.control import Control
 from storage.database.postgres import Database
-from storage.database.records import Records
+from storage.database.records import Records, StudyRecord
 from storage.errors import InputError
 from studies.config.spec import StudySpec, differences, parse_spec
 
 
-def register(database: Database, spec: StudySpec, fingerprint: str) -> StudySpec:
+def register(database: Database, spec: StudySpec, fingerprint: str, encoder: str = "") -> StudySpec:
     """Store a study, or join the one of that name, and let it run; return the spec in force.
 
     Budgets may change between launches, until the test scenes are scored; the experiment may not. A grid's budget is
@@ -33,9 +34,11 @@ def register(database: Database, spec: StudySpec, fingerprint: str) -> StudySpec
         database: Where the study lives.
         spec: The study file.
         fingerprint: Fingerprint of its data.
+        encoder: Digest of its encoder's weights; "" where they are not known.
 
     Raises:
-        InputError: `check_launch` refuses the study file, or a study of that name was started on other data.
+        InputError: `check_launch` refuses the study file, or a study of that name was started on other data or with
+            another encoder.
     """
     records, best = Records(database.engine), _warm_start(database, spec)
     points = grid(spec.search) if spec.search.sampler == "grid" else []
@@ -43,13 +46,9 @@ def register(database: Database, spec: StudySpec, fingerprint: str) -> StudySpec
         spec = spec.model_copy(update={"search": spec.search.model_copy(update={"trials": len(points)})})
     with records.exclusive(spec.name):
         check_launch(database, spec)
-        records.save_study(spec.name, spec.model_dump(mode="json"), fingerprint)
+        records.save_study(spec.name, spec.model_dump(mode="json"), fingerprint, encoder)
         stored = load_record(database, spec.name)
-        if stored.fingerprint != fingerprint:
-            raise InputError(
-                f"study {spec.name!r} was started on other data (fingerprint {stored.fingerprint[:12]}, now "
-                f"{fingerprint[:12]}); give the study a new name to use the new data"
-            )
+        check_inputs(stored, fingerprint, encoder, "give the study a new name to use the new ones")
         study = _opened(records, search_of(stored, database))
         records.update_spec(spec.name, spec.model_dump(mode="json"))
         if _scored(records, spec.name):
@@ -84,6 +83,26 @@ def check_launch(database: Database, spec: StudySpec) -> None:
         )
     if _scored(records, spec.name):
         _check_closed(search_of(stored, database), old, spec)
+
+
+def check_inputs(stored: StudyRecord, fingerprint: str, encoder: str, remedy: str) -> None:
+    """Refuse data or an encoder other than those that a study was started with, wherever their files are.
+
+    Args:
+        stored: The study.
+        fingerprint: Fingerprint of the data.
+        encoder: Digest of the encoder's weights; "" where they are not known.
+        remedy: What to do.
+
+    Raises:
+        InputError: They differ.
+    """
+    for what, old, new in (
+        ("on other data (fingerprint", stored.fingerprint, fingerprint),
+        ("with another encoder (SHA-256", stored.encoder, encoder),
+    ):
+        if old and new and old != new:
+            raise InputError(f"study {stored.name!r} was started {what} {old[:12]}, here {new[:12]}); {remedy}")
 
 
 def no_more_trials(name: str) -> str:
@@ -145,6 +164,23 @@ def _warm_start(database: Database, spec: StudySpec) -> list[FrozenTrial]:
 def version() -> str:
     """Return the version of this program; all workers of a study must share it, as their recalls are compared."""
     return importlib.metadata.version("scenetune")
+
+
+def load_runnable_spec_of(database: Database, name: str) -> StudySpec:
+    """Return the spec of a registered study whose data are still where its last launch found them.
+
+    Raises:
+        InputError: There is no such study, or some of its data are not there.
+    """
+    spec = load_spec_of(database, name)
+    given = [getattr(spec.data, key) for key in sorted(spec.data.paths)]
+    paths = [path for paths in given if paths is not None for path in ([paths] if isinstance(paths, str) else paths)]
+    if gone := [path for path in paths if not Path(path).exists()]:
+        raise InputError(
+            f"study {name!r} reads {gone[0]}, which is not on this machine any more: put it back, or say where it is "
+            "now by hpo launch STUDY.toml with the study's file, which starts no trial of a finished search"
+        )
+    return spec
 
 
 def load_spec_of(database: Database, name: str) -> StudySpec:

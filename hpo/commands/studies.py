@@ -65,10 +65,10 @@ def resume(
     as_json: Json = False,
 ) -> None:
     """Resume a stopped search by its name."""
-    from hpo.registry import load_spec_of
+    from hpo.registry import load_runnable_spec_of
 
     opened = connect(database)
-    spec = with_budget(load_spec_of(opened, name), trials, timeout)
+    spec = with_budget(load_runnable_spec_of(opened, name), trials, timeout)
     _check_budget(opened, spec)
     _search(opened, spec, as_json, workers, engine, address)
 

@@ -64,5 +64,7 @@ def _renew(leases: Leases, number: int, worker: Worker, done: threading.Event) -
     while not done.wait(HEARTBEAT_SECONDS):
         try:
             leases.renew(number, worker)
+        except DatabaseFailed as error:
+            log.warning("the lease on the study was not renewed: %s", error)
         except Exception:
             log.warning("the lease on the study was not renewed; trying again", exc_info=True)

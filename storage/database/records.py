@@ -39,6 +39,7 @@ study_table = sa.Table(
     sa.Column("id", sa.Text, nullable=False),
     sa.Column("spec", JSONB, nullable=False),
     sa.Column("fingerprint", sa.Text, nullable=False),
+    sa.Column("encoder", sa.Text, nullable=False, server_default=""),
     _now("created_at"),
 )
 # Numbers the results in the order in which they become visible, for `Records.rung_results_since`.
@@ -76,7 +77,8 @@ class StudyRecord:
         name: The name of the `optuna.Study`.
         id: Made once, for this study alone: what is deleted and made anew under the same name has another.
         spec: The whole study file, as JSON.
-        fingerprint: Digest of what may not change under one name.
+        fingerprint: Digest of its data, which may not change under one name.
+        encoder: Digest of its encoder's weights, which may not either; "" where nobody said.
         created_at: When it was first saved, with its time zone.
     """
 
@@ -84,6 +86,7 @@ class StudyRecord:
     id: str
     spec: dict[str, Any]
     fingerprint: str
+    encoder: str
     created_at: datetime
 
 
@@ -118,9 +121,10 @@ class Records:
     def __init__(self, engine: sa.Engine) -> None:
         self._engine = engine
 
-    def save_study(self, name: str, spec: Mapping[str, Any], fingerprint: str) -> None:
+    def save_study(self, name: str, spec: Mapping[str, Any], fingerprint: str, encoder: str = "") -> None:
         """Record a study, with a new id; one that is recorded already stays as it is."""
         values = {"name": name, "id": uuid4().hex, "spec": _json(spec), "fingerprint": fingerprint}
+        values["encoder"] = encoder
         self._write(insert(study_table).values(values).on_conflict_do_nothing())
 
     def update_spec(self, name: str, spec: Mapping[str, Any]) -> None:

@@ -12,11 +12,12 @@ from optuna.storages import RDBStorage
 from optuna.storages._rdb import models
 from optuna.storages._rdb.storage import _create_scoped_session
 from optuna.study import StudyDirection
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from storage.database.retry import retry_transient, retrying
+from storage.errors import StudyGone
 
 # Methods that are safe to retry as they are; Optuna's cache around the storage calls the last ones.
 _RETRIED_AS_THEY_ARE = (
@@ -39,7 +40,6 @@ _RETRIED_AS_THEY_ARE = (
     "get_best_trial",
     "record_heartbeat",
     "_create_new_trial",
-    "_get_trials",
     "_get_best_trial_id",
     "_get_stale_trial_ids",
 )
@@ -82,6 +82,16 @@ class RetryingStorage(RDBStorage):
                 session.add(study)
         except IntegrityError as error:
             raise DuplicatedStudyError(name) from error
+
+    @retry_transient
+    def _get_trials(self, study_id: int, *args: Any, **kwargs: Any) -> list[FrozenTrial]:
+        try:
+            return super()._get_trials(study_id, *args, **kwargs)
+        except KeyError as error:
+            raise StudyGone(
+                "the study's trials were deleted from the database while this program used them; hpo status says what "
+                "is left"
+            ) from error
 
     @contextmanager
     def one_transaction(self) -> Iterator[None]:

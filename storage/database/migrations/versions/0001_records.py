@@ -18,6 +18,7 @@ def upgrade() -> None:
         sa.Column("id", sa.Text, nullable=False),
         sa.Column("spec", JSONB, nullable=False),
         sa.Column("fingerprint", sa.Text, nullable=False),
+        sa.Column("encoder", sa.Text, nullable=False, server_default=""),
         _now("created_at"),
     )
     _create_rung_result()
