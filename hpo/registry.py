@@ -97,12 +97,15 @@ def check_inputs(stored: StudyRecord, fingerprint: str, encoder: str, remedy: st
     Raises:
         InputError: They differ.
     """
-    for what, old, new in (
-        ("on other data (fingerprint", stored.fingerprint, fingerprint),
-        ("with another encoder (SHA-256", stored.encoder, encoder),
-    ):
-        if old and new and old != new:
-            raise InputError(f"study {stored.name!r} was started {what} {old[:12]}, here {new[:12]}); {remedy}")
+    name, data, weights = stored.name, stored.fingerprint, stored.encoder
+    if data != fingerprint:
+        raise InputError(
+            f"study {name!r} was started on other data (fingerprint {data[:12]}, here {fingerprint[:12]}); {remedy}"
+        )
+    if weights and encoder and weights != encoder:
+        raise InputError(
+            f"study {name!r} was started with another encoder (SHA-256 {weights[:12]}, here {encoder[:12]}); {remedy}"
+        )
 
 
 def no_more_trials(name: str) -> str:

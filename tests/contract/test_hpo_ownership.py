@@ -1,4 +1,4 @@
-"""What a study owns, on a real PostgreSQL: neighbours of the same name, Optuna studies of others, parts that are gone."""
+"""What a study owns, on a real PostgreSQL: neighbours of its name, Optuna studies of others, parts that are gone."""
 
 import json
 import shutil

@@ -297,6 +297,7 @@ def test_nothing_begins_after_a_stop_until_it_is_withdrawn(database, study, queu
     """`hpo stop` that lets one more trial begin has to be given again."""
     Records(database.engine).save_study("s", {}, "f")
     control = Control(database.engine, "s")
+    control.start("1", None)
     control.stop("rung")
     assert queue.ask(Budget(10)) is None
     control.start("1", None)
