@@ -106,7 +106,8 @@ def check_export(records: Records, spec: StudySpec, folder: Path, *, force: bool
     if folder.exists() and not force:
         wanted = f"{', '.join(spec.export.formats)} in {spec.export.precision}"
         record, held = records.load_study(spec.name), owner(folder)
-        another = " but another study's export" if held is not None and (record is None or held != record.id) else ""
+        known = (None,) if record is None else (None, record.id)
+        another = "" if held in known else ", but another study's export"
         raise InputError(
             f"the export folder {folder} exists already and does not hold study {spec.name!r} as {wanted}{another}; "
             f"name another with --out, remove it, or replace an export: hpo export {spec.name} --out {folder} --force"

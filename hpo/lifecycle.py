@@ -82,10 +82,10 @@ def delete(database: Database, name: str) -> list[str]:
     Raises:
         InputError: There is no such study, something works on it, or its files cannot be removed.
     """
-    record = load_record(database, name)
     records, notes = Records(database.engine), []
     # Whoever begins to work on it takes this lock first.
     with records.exclusive(name):
+        record = load_record(database, name)
         _check_idle(database, name)
         # Our record goes last: a deletion that was killed half-way can be repeated by the study's name.
         for owned in (distillation_of(record, database), search_of(record, database)):

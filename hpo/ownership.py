@@ -71,9 +71,9 @@ class OwnedStudy:
         """Return the folder of one trial's checkpoints; it is not created."""
         return home.trial_folder(self.key, number)
 
-    def exists(self, storage: BaseStorage | None = None) -> bool:
+    def exists(self) -> bool:
         """Tell whether Optuna has it; an Optuna study of the same name that others made does not count."""
-        found = _find(storage or self.database.storage, self.name)
+        found = _find(self.database, self.name)
         return found is not None and found.mark == self.id
 
     def open(
@@ -92,9 +92,9 @@ class OwnedStudy:
         Raises:
             TrialsMissing: It is gone, or somebody else's has its name.
         """
-        storage = storage or self.database.storage
-        if not self.exists(storage):
+        if not self.exists():
             raise TrialsMissing(self._missing())
+        storage = storage or self.database.storage
         return optuna.load_study(storage=storage, study_name=self.name, sampler=sampler, pruner=pruner)
 
     def create(self, directions: Sequence[StudyDirection]) -> bool:
@@ -143,7 +143,7 @@ class OwnedStudy:
 
     def _missing(self) -> str:
         what = "trials" if self.name == self.study else "students"
-        found = _find(self.database.storage, self.name)
+        found = _find(self.database, self.name)
         if found is None:
             why = f"the database has no Optuna study {self.name!r}, as after optuna delete-study or a click elsewhere"
         else:
@@ -206,7 +206,7 @@ def load_record(database: Database, name: str) -> StudyRecord:
     records = Records(database.engine)
     if (stored := records.load_study(name)) is not None:
         return stored
-    if (found := _find(database.storage, name)) is not None:
+    if (found := _find(database, name)) is not None:
         raise InputError(
             f"there is no study {name!r} that hpo launched; an Optuna study has that name, "
             f"{_described(database, found)}: hpo leaves it alone, and launches a study under another name"
@@ -228,7 +228,7 @@ def check_free(database: Database, name: str, study_id: str | None) -> None:
     Raises:
         InputError: There is one of that name without the study's id.
     """
-    found = _find(database.storage, name)
+    found = _find(database, name)
     if found is None or (study_id is not None and found.mark == study_id):
         return
     trials = database.storage.get_n_trials(found.number)
@@ -241,27 +241,20 @@ def check_free(database: Database, name: str, study_id: str | None) -> None:
 
 def orphans(database: Database) -> list[str]:
     """Return names of Optuna studies that scenetune made, and whose records are gone."""
-    records = Records(database.engine)
-    known = {record.id for name in records.study_names() if (record := records.load_study(name)) is not None}
-    marks = {study.study_name: study.system_attrs.get(MARK) for study in database.storage.get_all_studies()}
-    return sorted(name for name, mark in marks.items() if mark is not None and mark not in known)
+    known, marks = Records(database.engine).study_ids(), database.storage.studies_with(MARK)
+    return sorted(name for name, mark in marks.items() if mark not in known)
 
 
-def _find(storage: BaseStorage, name: str) -> _Found | None:
-    try:
-        number = storage.get_study_id_from_name(name)
-        return _Found(number, storage.get_study_system_attrs(number).get(MARK))
-    except KeyError:  # deleted in between, maybe
-        return None
+def _find(database: Database, name: str) -> _Found | None:
+    found = database.storage.find_study(name, MARK)
+    return None if found is None else _Found(*found)
 
 
 def _described(database: Database, found: _Found) -> str:
     """Return whose an Optuna study is, as the end of a sentence."""
     if found.mark is None:
         return "which scenetune did not make"
-    records = Records(database.engine)
-    for name in records.study_names():
-        record = records.load_study(name)
-        if record is not None and record.id == found.mark:
-            return f"which belongs to study {name!r}"
-    return "which scenetune made, but whose records are gone or in another database"
+    owner = Records(database.engine).study_ids().get(found.mark)
+    if owner is None:
+        return "which scenetune made, but whose records are gone or in another database"
+    return f"which belongs to study {owner!r}"

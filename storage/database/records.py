@@ -165,6 +165,10 @@ class Records:
         columns = (study_table.c.created_at, study_table.c.name)
         return [row["name"] for row in self._read(sa.select(study_table.c.name).order_by(*columns))]
 
+    def study_ids(self) -> dict[str, str]:
+        """Return the names of all studies by their ids."""
+        return {row["id"]: row["name"] for row in self._read(sa.select(study_table.c.id, study_table.c.name))}
+
     def delete_study(self, name: str) -> None:
         """Delete a study with its rung results and stages, if there is one; Optuna's study is left alone."""
         self._write(sa.delete(study_table).where(study_table.c.name == name))

@@ -13,6 +13,7 @@ from optuna.storages._rdb import models
 from optuna.storages._rdb.storage import _create_scoped_session
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy import and_
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
@@ -82,6 +83,33 @@ class RetryingStorage(RDBStorage):
                 session.add(study)
         except IntegrityError as error:
             raise DuplicatedStudyError(name) from error
+
+    @retry_transient
+    def find_study(self, name: str, key: str) -> tuple[int, Any] | None:
+        """Return a study's number and one of its system attributes, without reading the others, which may be large.
+
+        Args:
+            name: Name of the study.
+            key: Of the attribute; its value is None where the study has none.
+
+        Returns:
+            None without a study of that name.
+        """
+        study, attribute = models.StudyModel, models.StudySystemAttributeModel
+        with _create_scoped_session(self.scoped_session) as session:
+            query = session.query(study.study_id, attribute.value_json)
+            query = query.outerjoin(attribute, and_(attribute.study_id == study.study_id, attribute.key == key))
+            row = query.filter(study.study_name == name).one_or_none()
+        return None if row is None else (row[0], None if row[1] is None else json.loads(row[1]))
+
+    @retry_transient
+    def studies_with(self, key: str) -> dict[str, Any]:
+        """Return a system attribute of each study that has it, by the study's name."""
+        study, attribute = models.StudyModel, models.StudySystemAttributeModel
+        with _create_scoped_session(self.scoped_session) as session:
+            query = session.query(study.study_name, attribute.value_json)
+            query = query.join(attribute, attribute.study_id == study.study_id).filter(attribute.key == key)
+            return {name: json.loads(value) for name, value in query}
 
     @retry_transient
     def _get_trials(self, study_id: int, *args: Any, **kwargs: Any) -> list[FrozenTrial]:
