@@ -145,7 +145,7 @@ class OwnedStudy:
         what = "trials" if self.name == self.study else "students"
         found = _find(self.database, self.name)
         if found is None:
-            why = f"the database has no Optuna study {self.name!r}, as after optuna delete-study or a click elsewhere"
+            why = f"the database has no Optuna study {self.name!r}, deleted by optuna or another dashboard"
         else:
             why = f"the Optuna study {self.name!r} is another one, {_described(self.database, found)}"
         return (

@@ -8,7 +8,6 @@ from __future__ import annotations
 import importlib.metadata
 from pathlib import Path
 
-import optuna
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial
 
@@ -49,7 +48,9 @@ def register(database: Database, spec: StudySpec, fingerprint: str, encoder: str
         records.save_study(spec.name, spec.model_dump(mode="json"), fingerprint, encoder)
         stored = load_record(database, spec.name)
         check_inputs(stored, fingerprint, encoder, "give the study a new name to use the new ones")
-        study = _opened(records, search_of(stored, database))
+        owned = search_of(stored, database)
+        owned.create([StudyDirection.MAXIMIZE])
+        study = owned.open()
         records.update_spec(spec.name, spec.model_dump(mode="json"))
         if _scored(records, spec.name):
             return spec  # no trial may start: none is queued, and no deadline set
@@ -67,7 +68,8 @@ def check_launch(database: Database, spec: StudySpec) -> None:
 
     Raises:
         InputError: An Optuna study that was not made here has one of its names; a study of that name exists with
-            another definition; or it asks for more trials although the test scenes were scored.
+            another definition, or has results and no trials any more; or it asks for more trials although the test
+            scenes were scored.
     """
     records = Records(database.engine)
     stored = records.load_study(spec.name)
@@ -75,6 +77,9 @@ def check_launch(database: Database, spec: StudySpec) -> None:
         check_free(database, name, None if stored is None else stored.id)
     if stored is None:
         return
+    owned = search_of(stored, database)
+    if not owned.exists() and _has_results(records, spec.name):
+        owned.open()  # raises what is missing, and what to do
     old = parse_spec(stored.spec, f"study {spec.name!r}")
     if changed := differences(old.identity(), spec.identity()):
         raise InputError(
@@ -82,7 +87,7 @@ def check_launch(database: Database, spec: StudySpec) -> None:
             "give the changed study a new name, or restore the old values to resume it"
         )
     if _scored(records, spec.name):
-        _check_closed(search_of(stored, database), old, spec)
+        _check_closed(owned, old, spec)
 
 
 def check_inputs(stored: StudyRecord, fingerprint: str, encoder: str, remedy: str) -> None:
@@ -134,15 +139,8 @@ def _scored(records: Records, name: str) -> bool:
     return records.stage_result(name, EVALUATION) is not None
 
 
-def _opened(records: Records, owned: OwnedStudy) -> optuna.Study:
-    """Return the Optuna study of a search, created if the study is new.
-
-    Raises:
-        TrialsMissing: The study has results, but no trials any more.
-    """
-    if not owned.exists() and not records.rung_results(owned.study) and not records.stage_results(owned.study):
-        owned.create([StudyDirection.MAXIMIZE])
-    return owned.open()
+def _has_results(records: Records, name: str) -> bool:
+    return bool(records.stage_results(name) or records.rung_results(name))
 
 
 def _warm_start(database: Database, spec: StudySpec) -> list[FrozenTrial]:
@@ -180,8 +178,8 @@ def load_runnable_spec_of(database: Database, name: str) -> StudySpec:
     paths = [path for paths in given if paths is not None for path in ([paths] if isinstance(paths, str) else paths)]
     if gone := [path for path in paths if not Path(path).exists()]:
         raise InputError(
-            f"study {name!r} reads {gone[0]}, which is not on this machine any more: put it back, or say where it is "
-            "now by hpo launch STUDY.toml with the study's file, which starts no trial of a finished search"
+            f"study {name!r} reads {gone[0]}, which is not on this machine any more: put it back, or correct its path "
+            "in the study file and give that to hpo launch or hpo run"
         )
     return spec
 
