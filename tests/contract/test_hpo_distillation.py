@@ -8,7 +8,7 @@ from optuna.trial import TrialState
 
 from hpo.ownership import owned_distillation, owned_search
 from hpo.registry import register
-from hpo.results.distillation import choose, distil, distil_study, open_distillation
+from hpo.results.distillation import choose, create_distillation, distil, distil_study, open_distillation
 from hpo.results.students import Objectives, choose_student, dominates, student_rows
 from hpo.search.loop import Search
 from hpo.stages import EVALUATION
@@ -151,7 +151,7 @@ def test_a_study_whose_test_scenes_were_scored_takes_no_more_students(database, 
 def test_a_distillation_without_a_finished_student_says_so(database, tmp_path):
     """All pruned or failed: there is nothing to export, and the reason is in the trials."""
     spec, _ = study(database, tmp_path, search=0)
-    found = open_distillation(database, spec, create=True)
+    found = create_distillation(database, spec)
     with pytest.raises(InputError, match="has no finished student"):
         choose_student(found, spec)
     assert student_rows(found, spec) == ()
