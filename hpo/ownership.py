@@ -97,8 +97,8 @@ class OwnedStudy:
         storage = storage or self.database.storage
         return optuna.load_study(storage=storage, study_name=self.name, sampler=sampler, pruner=pruner)
 
-    def create(self, directions: Sequence[StudyDirection]) -> bool:
-        """Create the Optuna study unless it exists; return whether it was created. Only while holding its lock.
+    def create(self, directions: Sequence[StudyDirection]) -> None:
+        """Create the Optuna study unless it exists; only while holding its lock.
 
         Files that trials before it left behind are removed first: they would be taken for those of the new ones.
 
@@ -107,11 +107,10 @@ class OwnedStudy:
         """
         check_free(self.database, self.name, self.id)
         if self.exists():
-            return False
+            return
         self.remove_files()
         with suppress(DuplicatedStudyError):  # ours, created in an attempt before; or somebody's, refused when opened
             self.database.storage.create_marked_study(self.name, directions, {MARK: self.id})
-        return True
 
     def delete(self) -> None:
         """Delete its files and the Optuna study; one of the same name that others made stays.
