@@ -17,8 +17,8 @@ from optuna_dashboard._note import get_note
 
 import distill.export.writer as exporting
 from hpo.search.trial_chains import LOST, chains
-from storage.database.embedded import EmbeddedPostgres
 from hpo.stages import EVALUATION
+from storage.database.embedded import EmbeddedPostgres
 from storage.database.postgres import connect, create_engine
 from storage.database.records import Records
 from tests.mini import call, mini, start
