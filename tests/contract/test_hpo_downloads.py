@@ -230,7 +230,7 @@ def linking_out(folder):
         (shutil.rmtree, "not on this machine"),
         (altered, "altered or truncated"),
         (of_another_study, "of another study"),
-        (leading_out, "outside it"),
+        (leading_out, r"is not a manifest \(files\.\.\./secret"),
         (linking_out, "outside it"),
     ],
 )
