@@ -43,9 +43,9 @@ from optuna.trial import FrozenTrial, TrialState
 from rich.console import Console
 from rich.table import Table
 
+from hpo.ownership import owned_search
 from hpo.registry import register
 from hpo.search.trial_chains import LOST
-from hpo.search.trial_run import open_study
 from hpo.status.snapshot import snapshot
 from hpo.workers.engines.local import Process
 from hpo.workers.supervisor import supervise
@@ -139,7 +139,7 @@ def search(
         seconds = time.monotonic() - began
         over.set()
         thread.join()
-    trials = open_study(database.storage, spec.name).get_trials(deepcopy=False)
+    trials = owned_search(database, spec.name).open().get_trials(deepcopy=False)
     return Outcome(trials, Journal(engine.journal).read(), seconds, engine.started)
 
 

@@ -32,9 +32,10 @@ from rich.console import Console
 from rich.table import Table
 
 from hpo.dashboard.page import Page
+from hpo.ownership import owned_search
+from hpo.registry import register
 from storage.database.embedded import EmbeddedPostgres
 from storage.database.postgres import Database, connect
-from storage.database.records import Records
 from storage.files.atomic import atomic_write
 from studies.config.spec import StudySpec, parse_spec
 from studies.learners.registry import LEARNERS
@@ -78,8 +79,8 @@ def fill(database: Database, trials: int) -> tuple[StudySpec, int]:
     """Writes a study of so many ended trials; returns it with Optuna's id of it."""
     name = f"study-of-{trials}"
     spec = parse_spec({"name": name, "data": {"source": "completejourney"}, "search": {"trials": trials + RUNNING}})
-    Records(database.engine).save_study(name, spec.model_dump(mode="json"), "0" * 64)
-    study = optuna.create_study(storage=database.storage, study_name=name, direction="maximize")
+    register(database, spec, "0" * 64)
+    study = owned_search(database, name).open()
     distributions = optuna.distributions
     known = {
         "study": study._study_id,

@@ -18,7 +18,7 @@ from optuna.trial import TrialState
 
 from hpo.search.trial_chains import chain_of
 from storage.errors import InputError
-from storage.home import check_study_name
+from storage.home import check_folder_name
 
 # Of the attributes of a trial or a study, Optuna's prefix; and optuna-dashboard's, for a trial that has ended.
 PREFIX, FOR_TRIAL = "artifacts:", "dashboard:artifacts:"
@@ -124,7 +124,7 @@ def parse(artifact_id: str) -> Artifact | None:
     kind, study, *of = (part for part in found.groups() if part is not None)
     artifact = Artifact(kind, study, "".join(of))
     try:
-        check_study_name(study)
+        check_folder_name(study)
     except InputError:
         return None
     return artifact if artifact.id == artifact_id else None

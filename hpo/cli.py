@@ -112,11 +112,13 @@ def report(
     database: Database = None,
 ) -> None:
     """Write the report of a finished study: one self-contained HTML page, with Markdown and JSON beside it."""
+    from hpo.ownership import load_record
     from hpo.registry import load_spec_of
     from hpo.reporting.study_report import report_folder, write_report
 
     opened = connect(database)
-    typer.echo(write_report(opened, load_spec_of(opened, name), (out or report_folder(name)).absolute()))
+    folder = (out or report_folder(name, load_record(opened, name).id)).absolute()
+    typer.echo(write_report(opened, load_spec_of(opened, name), folder))
 
 
 @app.command()

@@ -4,21 +4,20 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from distill.export.manifest import read
+from distill.export.manifest import owner, read
 from distill.export.onnx_graph import check_packages
 from distill.export.writer import check_replaceable
 from distill.export.writer import export as write_export
 from distill.objective import load_student
 from hpo.dashboard.page import Page
-from hpo.registry import distillation_name
+from hpo.ownership import owned_distillation
 from hpo.results.exported import origin
-from hpo.search.trial_run import open_study
 from hpo.stages import check_evaluated, export_stage
 from hpo.status.console import Console
+from hpo.workers.study_lease import study_lease
 from storage.database.postgres import Database
 from storage.database.records import Records
 from storage.errors import InputError
-from storage.home import trial_folder
 from studies.config.spec import StudySpec
 from studies.training.problem import Problem
 
@@ -41,40 +40,50 @@ def export(
             package that a format needs is missing.
         ScenetuneError: A format does not reproduce the student's output, or costs too much recall.
     """
+    with study_lease(database, spec.name):
+        return _export(database, spec, problem, folder, console, force=force)
+
+
+def _export(
+    database: Database, spec: StudySpec, problem: Problem, folder: Path, console: Console, *, force: bool
+) -> Path:
     records = Records(database.engine)
     evaluation = check_evaluated(database, spec.name)
     check_export(records, spec, folder, force=force)
     if not force and is_exported(records, spec, folder):
         return folder
-    study = open_study(database.storage, distillation_name(spec.name))
-    student = load_student(problem, trial_folder(study.study_name, evaluation.student_trial))
+    # Its checkpoint is enough: an evaluated study can be exported even if Optuna's part of it is gone.
+    owned = owned_distillation(database, spec.name)
+    student = load_student(problem, owned.trial_folder(evaluation.student_trial))
     console.note(f"exporting to {folder}, and checking it in a fresh process")
     write_export(
         student,
         problem.lexicon,
         folder,
-        origin(spec, problem, evaluation, study.study_name, student),
+        origin(spec, problem, evaluation, owned, student),
         formats=spec.export.formats,
         precision=spec.export.precision,
         replace=force,
         problem=problem,
     )
     _note_slow_int8(folder, console)
-    records.finish_stage(spec.name, export_stage(folder), {"folder": str(folder)})
+    record_export(records, spec.name, folder)
     Page(database, spec).write()
     return folder
 
 
 def is_exported(records: Records, spec: StudySpec, folder: Path) -> bool:
-    """Tell whether a folder holds the study's student in the formats and precision of the spec."""
-    if not folder.exists() or records.stage_result(spec.name, export_stage(folder)) is None:
+    """Tell whether a folder holds the study's student in the formats and precision of the spec, wherever it is now."""
+    record = records.load_study(spec.name)
+    if record is None or owner(folder) != record.id:
         return False
-    try:
-        manifest = read(folder)
-    except InputError:
-        return False
-    exported = manifest.study, manifest.precision
-    return exported == (spec.name, spec.export.precision) and set(spec.export.formats) <= set(manifest.formats)
+    manifest = read(folder)
+    return manifest.precision == spec.export.precision and set(spec.export.formats) <= set(manifest.formats)
+
+
+def record_export(records: Records, name: str, folder: Path) -> None:
+    """Record where a study's export is; the dashboard offers it."""
+    records.finish_stage(name, export_stage(folder), {"folder": str(folder)})
 
 
 def check_export(records: Records, spec: StudySpec, folder: Path, *, force: bool = False) -> None:
@@ -96,8 +105,11 @@ def check_export(records: Records, spec: StudySpec, folder: Path, *, force: bool
     check_replaceable(folder, replace=force)
     if folder.exists() and not force:
         wanted = f"{', '.join(spec.export.formats)} in {spec.export.precision}"
+        record, held = records.load_study(spec.name), owner(folder)
+        known = (None,) if record is None else (None, record.id)
+        another = "" if held in known else ", but another study's export"
         raise InputError(
-            f"the export folder {folder} exists already and does not hold study {spec.name!r} as {wanted}; "
+            f"the export folder {folder} exists already and does not hold study {spec.name!r} as {wanted}{another}; "
             f"name another with --out, remove it, or replace an export: hpo export {spec.name} --out {folder} --force"
         )
 

@@ -11,8 +11,9 @@ from pathlib import Path
 
 from distill.evaluation import StudyEvaluation
 from hpo.dashboard.page import Page
-from hpo.export import check_export, export, is_exported
-from hpo.registry import check_definition, register
+from hpo.export import check_export, export, is_exported, record_export
+from hpo.ownership import load_record
+from hpo.registry import check_launch, register
 from hpo.reporting.study_report import report_folder, search_figures, write_report
 from hpo.results.distillation import choose, distil, open_distillation
 from hpo.results.evaluation import evaluate_all
@@ -23,6 +24,7 @@ from hpo.status.console import Console
 from hpo.status.snapshot import snapshot
 from hpo.workers.engines import EngineName
 from hpo.workers.launcher import launch, make_engine, search_workers
+from hpo.workers.study_lease import study_lease
 from storage.database.postgres import Database
 from storage.database.records import Records
 from storage.errors import InputError
@@ -64,10 +66,23 @@ def run(
         InputError: The study, its data or one of the folders cannot be used.
         KeyboardInterrupt: On Ctrl-C or SIGTERM; running it again resumes after the last finished step.
     """
+    with study_lease(database, spec.name):
+        return _run(database, spec, console, workers, engine, address, out, trec)
+
+
+def _run(
+    database: Database,
+    spec: StudySpec,
+    console: Console,
+    workers: int | None,
+    engine: EngineName,
+    address: str | None,
+    out: Path | None,
+    trec: Path | None,
+) -> JobResult:
     folder = (out or spec.export_folder()).absolute()
     records = Records(database.engine)
-    if (stored := records.load_study(spec.name)) is not None:
-        check_definition(stored, spec)
+    check_launch(database, spec)
     check_export(records, spec, folder)
     evaluation = parse_evaluation(spec.name, records.stage_result(spec.name, EVALUATION))
     _check_trec_folder(trec, spec.name, evaluated=evaluation is not None)
@@ -78,7 +93,9 @@ def run(
             launch(database, spec, console, engine=workers_engine, workers=workers)
             evaluation = distil_and_evaluate(database, spec, problem, console, trec)
         export(database, spec, problem, folder, console)
-    page = write_report(database, spec, report_folder(spec.name), folder)
+    else:
+        record_export(records, spec.name, folder)  # it may have been moved
+    page = write_report(database, spec, report_folder(spec.name, load_record(database, spec.name).id), folder)
     search = search_figures(snapshot(database, spec), spec.finalist_count())
     return JobResult(study=spec.name, evaluation=evaluation, search=search, export=str(folder), report=str(page))
 
@@ -95,6 +112,7 @@ def begin(
         InputError: The study or its data cannot be used, or a trial would not fit into a worker's memory.
     """
     check_store()
+    check_launch(database, spec)
     data = load_data(spec.data, spec.protocol, cache_folder(), console)
     console.note(
         f"{spec.name}: {len(data.time):,} interactions, {len(data.texts):,} items, {len(data.scenes)} scenes, "
@@ -102,7 +120,7 @@ def begin(
     )
     problem = prepare(spec, cache_folder(), reporter=console, data=data)
     problem.refuse_too_large(search_workers(spec, workers))
-    return register(database, spec, data.fingerprint), problem
+    return register(database, spec, data.fingerprint, problem.encoder.identity), problem
 
 
 def distil_and_evaluate(

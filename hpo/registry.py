@@ -5,15 +5,17 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib.metadata
+from pathlib import Path
 
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial
 
-from hpo.search.loop import ranked
+from hpo.ownership import OwnedStudy, check_free, distillation_name, load_record, owned_search, search_of
+from hpo.search.loop import ended_by, ranked
 from hpo.search.space import grid
 from hpo.search.start_points import enqueue
-from hpo.search.trial_run import open_study
+from hpo.stages import EVALUATION
 from storage.database.control import Control
 from storage.database.postgres import Database
 from storage.database.records import Records, StudyRecord
@@ -21,45 +23,124 @@ from storage.errors import InputError
 from studies.config.spec import StudySpec, differences, parse_spec
 
 
-def register(database: Database, spec: StudySpec, fingerprint: str) -> StudySpec:
+def register(database: Database, spec: StudySpec, fingerprint: str, encoder: str = "") -> StudySpec:
     """Store a study, or join the one of that name, and let it run; return the spec in force.
 
-    Budgets may change between launches; the experiment may not. A grid's budget is the number of its points. A request
-    of `hpo stop` is withdrawn, and the time of `timeout_minutes` starts.
+    Budgets may change between launches, until the test scenes are scored; the experiment may not. A grid's budget is
+    the number of its points. A request of `hpo stop` is withdrawn, and the time of `timeout_minutes` starts.
 
     Args:
         database: Where the study lives.
         spec: The study file.
         fingerprint: Fingerprint of its data.
+        encoder: Digest of its encoder's weights; "" where they are not known.
 
     Raises:
-        InputError: A study of that name exists with another definition or other data; the message says what differs.
+        InputError: `check_launch` refuses the study file, or a study of that name was started on other data or with
+            another encoder.
     """
-    records = Records(database.engine)
-    best = _warm_start(database, spec)
+    records, best = Records(database.engine), _warm_start(database, spec)
+    points = grid(spec.search) if spec.search.sampler == "grid" else []
+    if points:
+        spec = spec.model_copy(update={"search": spec.search.model_copy(update={"trials": len(points)})})
     with records.exclusive(spec.name):
-        stored = records.load_study(spec.name)
-        if stored is None:
-            records.save_study(spec.name, spec.model_dump(mode="json"), fingerprint)
-        else:
-            check_definition(stored, spec)
-            if stored.fingerprint != fingerprint:
-                raise InputError(
-                    f"study {spec.name!r} was started on other data (fingerprint {stored.fingerprint[:12]}, now "
-                    f"{fingerprint[:12]}); give the study a new name to use the new data"
-                )
-        study = open_study(database.storage, spec.name, create=True)
-        study.set_metric_names([f"recall@{spec.protocol.k}"])
-        if spec.search.sampler == "grid":
-            points = grid(spec.search)
-            for point in points:
-                study.enqueue_trial(point, skip_if_exists=True)
-            spec = spec.model_copy(update={"search": spec.search.model_copy(update={"trials": len(points)})})
-        enqueue(study, spec.search, best)
+        check_launch(database, spec)
+        records.save_study(spec.name, spec.model_dump(mode="json"), fingerprint, encoder)
+        stored = load_record(database, spec.name)
+        check_inputs(stored, fingerprint, encoder, "give the study a new name to use the new ones")
+        owned = search_of(stored, database)
+        owned.create([StudyDirection.MAXIMIZE])
+        study = owned.open()
         records.update_spec(spec.name, spec.model_dump(mode="json"))
+        if _scored(records, spec.name):
+            return spec  # no trial may start: none is queued, and no deadline set
+        study.set_metric_names([f"recall@{spec.protocol.k}"])
+        for point in points:
+            study.enqueue_trial(point, skip_if_exists=True)
+        enqueue(study, spec.search, best)
     minutes = spec.search.timeout_minutes
     Control(database.engine, spec.name).start(version(), None if minutes is None else 60 * minutes)
     return spec
+
+
+def check_launch(database: Database, spec: StudySpec) -> None:
+    """Refuse, before its data are read, a study file that `register` would refuse.
+
+    Raises:
+        InputError: An Optuna study that was not made here has one of its names; a study of that name exists with
+            another definition, or has results and no trials any more; or it asks for more trials although the test
+            scenes were scored.
+    """
+    records = Records(database.engine)
+    stored = records.load_study(spec.name)
+    for name in (spec.name, distillation_name(spec.name)):
+        check_free(database, name, None if stored is None else stored.id)
+    if stored is None:
+        return
+    owned = search_of(stored, database)
+    if not owned.exists() and _has_results(records, spec.name):
+        owned.open()  # raises what is missing, and what to do
+    old = parse_spec(stored.spec, f"study {spec.name!r}")
+    if changed := differences(old.identity(), spec.identity()):
+        raise InputError(
+            f"study {spec.name!r} exists with another definition ({'; '.join(changed)}); "
+            "give the changed study a new name, or restore the old values to resume it"
+        )
+    if _scored(records, spec.name):
+        _check_closed(owned, old, spec)
+
+
+def check_inputs(stored: StudyRecord, fingerprint: str, encoder: str, remedy: str) -> None:
+    """Refuse data or an encoder other than those that a study was started with, wherever their files are.
+
+    Args:
+        stored: The study.
+        fingerprint: Fingerprint of the data.
+        encoder: Digest of the encoder's weights; "" where they are not known.
+        remedy: What to do.
+
+    Raises:
+        InputError: They differ.
+    """
+    name, data, weights = stored.name, stored.fingerprint, stored.encoder
+    if data != fingerprint:
+        raise InputError(
+            f"study {name!r} was started on other data (fingerprint {data[:12]}, here {fingerprint[:12]}); {remedy}"
+        )
+    if weights and encoder and weights != encoder:
+        raise InputError(
+            f"study {name!r} was started with another encoder (SHA-256 {weights[:12]}, here {encoder[:12]}); {remedy}"
+        )
+
+
+def no_more_trials(name: str) -> str:
+    """Return why no further trial of an evaluated study may run, and what to do."""
+    return (
+        f"the test scenes of study {name!r} were scored, and they are scored once: no further trial may run. To search "
+        f'on, give the study file a new name and set search.warm_start = "{name}"'
+    )
+
+
+def _check_closed(owned: OwnedStudy, old: StudySpec, spec: StudySpec) -> None:
+    """Refuse a budget that lets trials start which the old one did not."""
+    if _budget(old) == _budget(spec):
+        return
+    trials = owned.open().get_trials(deepcopy=False)
+    if ended_by(spec, trials) is None and (ended_by(old, trials) is not None or spec.search.trials > old.search.trials):
+        raise InputError(no_more_trials(spec.name))
+
+
+def _budget(spec: StudySpec) -> tuple[float | None, ...]:
+    search = spec.search
+    return search.trials, search.cost_minutes, search.target_recall, search.patience
+
+
+def _scored(records: Records, name: str) -> bool:
+    return records.stage_result(name, EVALUATION) is not None
+
+
+def _has_results(records: Records, name: str) -> bool:
+    return bool(records.stage_results(name) or records.rung_results(name))
 
 
 def _warm_start(database: Database, spec: StudySpec) -> list[FrozenTrial]:
@@ -73,8 +154,7 @@ def _warm_start(database: Database, spec: StudySpec) -> list[FrozenTrial]:
         return []
     if other == spec.name:
         raise InputError(f"search.warm_start = {other!r} is the study itself; name another, or leave it out")
-    load_spec_of(database, other)
-    best = ranked(open_study(database.storage, other))[: spec.search.warm_start_trials]
+    best = ranked(owned_search(database, other).open())[: spec.search.warm_start_trials]
     if not best:
         raise InputError(
             f"search.warm_start = {other!r}: that study has no finished trial; leave it out, or name another"
@@ -87,18 +167,21 @@ def version() -> str:
     return importlib.metadata.version("scenetune")
 
 
-def check_definition(stored: StudyRecord, spec: StudySpec) -> None:
-    """Refuse a study file that defines another experiment than the one stored under its name.
+def load_runnable_spec_of(database: Database, name: str) -> StudySpec:
+    """Return the spec of a registered study whose data are still where its last launch found them.
 
     Raises:
-        InputError: They differ; the message says in what.
+        InputError: There is no such study, or some of its data are not there.
     """
-    old = parse_spec(stored.spec, f"study {spec.name!r}")
-    if changed := differences(old.identity(), spec.identity()):
+    spec = load_spec_of(database, name)
+    given = [getattr(spec.data, key) for key in sorted(spec.data.paths)]
+    paths = [path for paths in given if paths is not None for path in ([paths] if isinstance(paths, str) else paths)]
+    if gone := [path for path in paths if not Path(path).exists()]:
         raise InputError(
-            f"study {spec.name!r} exists with another definition ({'; '.join(changed)}); "
-            "give the changed study a new name, or restore the old values to resume it"
+            f"study {name!r} reads {gone[0]}, which is not on this machine any more: put it back, or correct its path "
+            "in the study file and give that to hpo launch or hpo run"
         )
+    return spec
 
 
 def load_spec_of(database: Database, name: str) -> StudySpec:
@@ -107,16 +190,4 @@ def load_spec_of(database: Database, name: str) -> StudySpec:
     Raises:
         InputError: There is no such study; the message shows the nearest names.
     """
-    records = Records(database.engine)
-    stored = records.load_study(name)
-    if stored is None:
-        names = records.study_names()
-        near = difflib.get_close_matches(name, names, n=3, cutoff=0.4)
-        hint = f"did you mean {', '.join(near)}?" if near else f"known: {', '.join(names) or 'none yet'}"
-        raise InputError(f"there is no study {name!r}; {hint}; hpo launch STUDY.toml starts one")
-    return parse_spec(stored.spec, f"study {name!r}")
-
-
-def distillation_name(name: str) -> str:
-    """Return the name of the Optuna study that distils a search's winners."""
-    return f"{name}-distill"
+    return parse_spec(load_record(database, name).spec, f"study {name!r}")

@@ -23,6 +23,12 @@ class DatabaseFailed(ScenetuneError):
     """PostgreSQL failed for longer than calls are retried, or in a way that does not pass: the message has a remedy."""
 
 
+class StudyGone(InputError, KeyError):
+    """Optuna's part of a study was deleted while a program used it; Optuna's own functions expect a KeyError."""
+
+    __str__ = Exception.__str__
+
+
 class LockLost(ScenetuneError):
     """A lock was lost with its connection before its holder was done: another process may have held it too."""
 

@@ -1,7 +1,7 @@
 """The folder of a project's state and the paths in it; no study's name can lead out of it.
 
 postgres/            the embedded database, or a link to it
-artifacts/STUDY/     a study's checkpoints, by trial, and its workers' logs
+artifacts/STUDY-ID/  a study's checkpoints, by trial, and its workers' logs
 cache/               caches for all studies: parsed data, activations of frozen layers
 """
 
@@ -13,7 +13,8 @@ from storage.errors import InputError
 
 # A file name everywhere: no separator, no leading dot (hidden, or `..`), no control character.
 _STUDY_NAME = re.compile(r"[^./\\\x00-\x1f\x7f][^/\\\x00-\x1f\x7f]*")
-_MAX_NAME_BYTES = 200
+# Optuna's name of a distillation and the names of folders are longer than the study's name.
+_MAX_NAME_BYTES, _MAX_FOLDER_BYTES = 180, 200
 # PostgreSQL and libpq write paths into files of lines.
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
@@ -49,36 +50,48 @@ def cache_folder() -> Path:
     return home() / "cache"
 
 
-def study_folder(study: str) -> Path:
+def study_folder(key: str) -> Path:
     """Return the folder of a study's artifacts; it is not created.
 
+    Args:
+        key: Its name; `hpo.ownership` says which.
+
     Raises:
-        InputError: The name cannot be a folder's name.
+        InputError: That cannot be a folder's name.
     """
-    check_study_name(study)
-    return home() / "artifacts" / study
+    check_folder_name(key)
+    return home() / "artifacts" / key
 
 
 def check_study_name(study: str) -> None:
-    """Refuse a name that cannot be a folder's.
+    """Refuse a study's name of which no folder's name can be made.
 
     Raises:
         InputError: Says what is accepted.
     """
-    if not _STUDY_NAME.fullmatch(study) or len(study.encode(errors="replace")) > _MAX_NAME_BYTES:
+    check_folder_name(study, _MAX_NAME_BYTES)
+
+
+def check_folder_name(name: str, longest: int = _MAX_FOLDER_BYTES) -> None:
+    """Refuse a name that cannot be a folder's, or that is longer than so many bytes.
+
+    Raises:
+        InputError: Says what is accepted.
+    """
+    if not _STUDY_NAME.fullmatch(name) or len(name.encode(errors="replace")) > longest:
         raise InputError(
-            f"study name {study!r}: accepted are 1 to {_MAX_NAME_BYTES} bytes without / or \\ or control "
+            f"study name {name!r}: accepted are 1 to {longest} bytes without / or \\ or control "
             "characters and without a leading dot; rename the study"
         )
 
 
-def trial_folder(study: str, trial: int) -> Path:
+def trial_folder(key: str, trial: int) -> Path:
     """Return the folder of one trial's artifacts; it is not created."""
     if trial < 0:
         raise InputError(f"trial {trial}: trials are numbered from 0; take a number from the study's table")
-    return study_folder(study) / f"trial-{trial:05d}"
+    return study_folder(key) / f"trial-{trial:05d}"
 
 
-def log_folder(study: str) -> Path:
+def log_folder(key: str) -> Path:
     """Return the folder of a study's workers' logs; it is not created."""
-    return study_folder(study) / "logs"
+    return study_folder(key) / "logs"

@@ -187,6 +187,7 @@ def _search(rng):
 def _study(evaluation, search, baselines_only):
     return {
         "study": "quickstart",
+        "study_id": "0" * 32,
         "written": "2026-11-21T12:00:00+00:00",
         "version": "0.1.0",
         "data": DATA,

@@ -29,6 +29,7 @@ def export_to(problem: Problem, student: Student, folder: Path, **options: Any) 
     encoder = EncoderReference(name="a tiny BERT", sha256=problem.encoder.identity, vocabulary=89)
     origin = Origin(
         study="tiny",
+        study_id="0" * 32,
         spec=problem.spec.model_dump(mode="json"),
         data_fingerprint=problem.data.fingerprint,
         encoder=encoder,

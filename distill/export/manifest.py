@@ -70,6 +70,7 @@ class Origin(Figures):
 
     Attributes:
         study: The study's name.
+        study_id: Its id, which no other study of the same name has.
         spec: Its study file, as JSON.
         data_fingerprint: Of its data.
         encoder: What the teachers were built on.
@@ -78,6 +79,7 @@ class Origin(Figures):
     """
 
     study: bounds.StudyName
+    study_id: bounds.StudyId
     spec: bounds.Definition
     data_fingerprint: str
     encoder: EncoderReference
@@ -251,6 +253,14 @@ def is_export(folder: Path) -> bool:
     except (OSError, ValueError):
         return False
     return isinstance(manifest, dict) and {"format", "study", "learner", "files"} <= manifest.keys()
+
+
+def owner(folder: Path) -> str | None:
+    """Return the id of the study that a folder holds an export of; None where it holds none, or of another version."""
+    try:
+        return read(folder).study_id
+    except InputError:
+        return None
 
 
 def read(folder: Path) -> Manifest:

@@ -38,9 +38,12 @@ def down(
 
 
 @app.command()
-@verb('optuna-dashboard "$(hpo db url)"')
+@verb('optuna studies --storage "$(hpo db url)"')
 def url() -> None:
-    """Print the URL of the embedded PostgreSQL for other tools. Starts the server if it is not running."""
+    """Print the URL of the embedded PostgreSQL for other tools, to read with. Starts the server if it is not running.
+
+    What they delete or rename is lost to hpo; hpo delete and hpo dashboard keep trials and checkpoints together.
+    """
     typer.echo(_embedded().start())
 
 

@@ -25,14 +25,14 @@ def distill(
     as_json: Json = False,
 ) -> None:
     """Distil the winners of a search into students, or resume that, and list them. hpo run exports the best one."""
-    from hpo.registry import load_spec_of
+    from hpo.registry import load_runnable_spec_of
     from hpo.reporting.renderers.terminal import print_blocks
     from hpo.reporting.sections.outcome import distillation_outcome
     from hpo.results import distillation
     from hpo.status.console import Console
 
     opened, console = connect(database), Console()
-    spec = load_spec_of(opened, name)
+    spec = load_runnable_spec_of(opened, name)
     if trials is not None:
         spec = spec.model_copy(update={"distill": spec.distill.model_copy(update={"trials": trials})})
     found = distillation.distil_study(opened, spec, console)

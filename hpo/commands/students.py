@@ -38,11 +38,11 @@ def export(
     database: Database = None,
 ) -> None:
     """Export the best student of a finished study to a folder that transformers and sentence-transformers can open."""
-    from hpo.registry import load_spec_of
+    from hpo.registry import load_runnable_spec_of
     from hpo.stages import check_evaluated
 
     opened = connect(database)
-    spec = _with_export(load_spec_of(opened, name), formats, precision)
+    spec = _with_export(load_runnable_spec_of(opened, name), formats, precision)
     check_evaluated(opened, name)
     from hpo.export import check_export
     from hpo.export import export as write_export

@@ -65,10 +65,10 @@ def resume(
     as_json: Json = False,
 ) -> None:
     """Resume a stopped search by its name."""
-    from hpo.registry import load_spec_of
+    from hpo.registry import load_runnable_spec_of
 
     opened = connect(database)
-    spec = with_budget(load_spec_of(opened, name), trials, timeout)
+    spec = with_budget(load_runnable_spec_of(opened, name), trials, timeout)
     _check_budget(opened, spec)
     _search(opened, spec, as_json, workers, engine, address)
 
@@ -87,11 +87,13 @@ def _search(
     from hpo import job
     from hpo.status.console import Console
     from hpo.workers import launcher
+    from hpo.workers.study_lease import study_lease
 
     console = Console()
-    starts = launcher.make_engine(engine, opened, spec, workers, address)
-    spec, _ = job.begin(opened, spec, console, workers)
-    launcher.launch(opened, spec, console, engine=starts, workers=workers)
+    with study_lease(opened, spec.name):
+        starts = launcher.make_engine(engine, opened, spec, workers, address)
+        spec, _ = job.begin(opened, spec, console, workers)
+        launcher.launch(opened, spec, console, engine=starts, workers=workers)
     if as_json or not console.shown:
         print_status(opened, spec, as_json)
 
@@ -146,19 +148,36 @@ def status(
 
 
 def _print_all(opened: Any, names: list[str], as_json: bool) -> None:
+    from hpo.ownership import orphans
     from hpo.registry import load_spec_of
     from hpo.status.console import Console
     from hpo.status.snapshot import snapshot
     from hpo.status.watch import overview
 
-    shots = [snapshot(opened, load_spec_of(opened, name)) for name in names]
+    shots, faults = [], {}
+    for name in names:
+        try:
+            shots.append(snapshot(opened, load_spec_of(opened, name)))
+        except InputError as error:
+            faults[name] = str(error)
+    for name in orphans(opened):
+        faults[name] = (
+            f"the records of the Optuna study {name!r} are gone: hpo db restore reads a backup into another database; "
+            "optuna delete-study removes what is left here"
+        )
     if as_json:
         for shot in shots:
             typer.echo(json.dumps(shot.to_json()))
-    elif shots:
-        Console().out.print(overview(shots))
-    else:
+        for name, fault in faults.items():
+            typer.echo(json.dumps({"name": name, "error": fault}))
+        return
+    console = Console()
+    if shots:
+        console.out.print(overview(shots))
+    elif not faults:
         typer.echo("no studies yet; hpo launch STUDY.toml starts one", err=True)
+    for fault in faults.values():
+        console.note(fault)
 
 
 def _watch(opened: Any, spec: Any, as_json: bool) -> None:
@@ -219,17 +238,18 @@ def delete(
 ) -> None:
     """Delete a study with its distillation and all checkpoints. Exports and reports stay. This cannot be undone."""
     from hpo import lifecycle
-    from hpo.registry import load_spec_of
-    from hpo.status.snapshot import snapshot
+    from hpo.ownership import owned_search
 
     opened = connect(database)
-    spec = load_spec_of(opened, name)
+    owned = owned_search(opened, name)
     if not yes:
         if not sys.stdin.isatty():
             raise InputError(f"hpo delete {name} asks for confirmation, and stdin is not a terminal; add --yes")
-        question = f"Delete study {name}, its {len(snapshot(opened, spec).trials)} trials and their checkpoints?"
+        trials = len(owned.open().get_trials(deepcopy=False)) if owned.exists() else 0
+        question = f"Delete study {name}, its {trials} trials and their checkpoints?"
         if not typer.confirm(question, err=True):
             typer.echo("nothing was deleted", err=True)
             return
-    lifecycle.delete(opened, spec)
+    for note in lifecycle.delete(opened, name):
+        typer.echo(note, err=True)
     typer.echo(f"deleted {name}", err=True)

@@ -19,15 +19,15 @@ from optuna.artifacts.exceptions import ArtifactNotFound
 
 from distill.export.manifest import MANIFEST, read, verify
 from hpo.artifacts import Artifact, checkpoint_name, export, export_name, parse, report_name
+from hpo.ownership import load_record, owned_by_optuna_name
 from hpo.registry import load_spec_of
 from hpo.reporting.renderers.page import html
 from hpo.reporting.study_report import study_document
 from hpo.stages import check_evaluated, exported_folders
 from storage.database.postgres import Database
-from storage.database.records import Records
+from storage.database.records import Records, StudyRecord
 from storage.errors import CorruptArtifact, InputError, ScenetuneError
 from storage.files import checkpoints
-from storage.home import trial_folder
 
 READ_ONLY = "artifacts are what a study made: they are neither uploaded nor deleted, and go with hpo delete"
 # The key of a request's environment that holds the headers of its answer.
@@ -98,7 +98,10 @@ class Artifacts:
         raise InputError(READ_ONLY)
 
     def _checkpoint(self, artifact: Artifact) -> Opened:
-        folder = trial_folder(artifact.study, int(artifact.of))
+        owned = owned_by_optuna_name(self._database, artifact.study)
+        if owned is None:
+            raise InputError(f"no study of this database owns {artifact.study!r}")
+        folder = owned.trial_folder(int(artifact.of))
         try:
             with self._fetching:
                 found = checkpoints.last_folder(folder)
@@ -122,24 +125,24 @@ class Artifacts:
         known = [folder for folder in self._folders(name) if export(name, folder) == artifact]
         if not known:
             raise InputError(f"study {name!r} was not exported to that folder: hpo export {name} --out DIR writes one")
-        return _zipped(_files_of_export(known[0], name), export_name(name, known[0]))
+        return _zipped(_files_of_export(known[0], load_record(self._database, name)), export_name(name, known[0]))
 
     def _folders(self, name: str) -> tuple[Path, ...]:
         return exported_folders(Records(self._database.engine).stage_results(name))
 
 
-def _files_of_export(folder: Path, study: str) -> dict[str, Path]:
+def _files_of_export(folder: Path, record: StudyRecord) -> dict[str, Path]:
     """Return an export's files after checking them against its manifest.
 
     Raises:
         InputError: The folder is not here, not this study's, or not as it was written.
     """
-    again = f"hpo export {study} --out DIR writes it again"
+    again = f"hpo export {record.name} --out DIR writes it again"
     if not folder.is_dir():
         raise InputError(f"the export {folder} is not on this machine: {again}")
     manifest = read(folder)
-    if (of := manifest.study) != study:
-        raise InputError(f"{folder} holds an export of study {of!r} by now: {again}")
+    if manifest.study_id != record.id:
+        raise InputError(f"{folder} holds an export of another study ({manifest.study!r}) by now: {again}")
     files = {name: folder / name for name in (*manifest.files, MANIFEST)}
     inside = folder.resolve()
     if any(not path.resolve().is_relative_to(inside) for path in files.values()):

@@ -9,7 +9,7 @@ import numpy as np
 
 from hpo import artifacts
 from hpo.dashboard.study_facts import ENOUGH_TRIALS, Reached, StudyFacts
-from hpo.registry import distillation_name
+from hpo.ownership import distillation_name
 from hpo.reporting.blocks import (
     Cell,
     Code,
@@ -32,7 +32,6 @@ from hpo.reporting.sections.search import control_group_sentence, search_sentenc
 from hpo.reporting.sections.students import students_table
 from hpo.reporting.study_report import search_figures
 from hpo.status.console import duration, state_counts
-from storage.home import trial_folder
 from studies.evaluation.intervals import bootstrap
 from studies.learners.registry import LEARNERS
 
@@ -90,7 +89,7 @@ def _students(facts: StudyFacts) -> Section:
         best = sorted(finished, key=lambda row: -(row.recall or 0.0))[:TOP]
         blocks.append(students_table("", best, facts.metric))
         for chosen in (row.trial for row in finished if row.taken):
-            where = Code(str(trial_folder(distillation_name(facts.spec.name), chosen)))
+            where = Code(str(facts.students_owned.trial_folder(chosen)))
             link = _link("download", facts.student_checkpoints.get(chosen))
             trial = _trial(facts.distillation, chosen)
             blocks.append(Text(("Checkpoint of ", trial, ", the student to export: ", *link, where)))
@@ -198,7 +197,7 @@ def _files(facts: StudyFacts) -> Section | None:
         return None
     name, (view, reached) = facts.spec.name, facts.ranked[0]
     link = _link("download", facts.checkpoints.get(view.number))
-    trial, folder = _trial(facts.search, view.number), Code(str(trial_folder(name, reached.chain)))
+    trial, folder = _trial(facts.search, view.number), Code(str(facts.owned.trial_folder(reached.chain)))
     lines: list[Words] = [("best checkpoint, of ", trial, ": ", *link, folder)]
     if facts.evaluation is not None:
         lines.append((Link("report", artifacts.address(facts.search, artifacts.report(name))),))

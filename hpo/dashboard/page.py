@@ -17,6 +17,7 @@ from hpo import artifacts
 from hpo.dashboard import note, plots
 from hpo.dashboard.imports import without_scikit_learn
 from hpo.dashboard.study_facts import Gatherer, StudyFacts
+from hpo.ownership import TrialsMissing
 from storage.database.postgres import Database
 from storage.database.records import Records
 from storage.errors import DatabaseFailed
@@ -59,6 +60,8 @@ class Page:
             self._write()
         except DatabaseFailed:
             raise
+        except TrialsMissing as error:
+            log.info("%s", error)  # `hpo status` says it too
         except Exception:
             log.warning("the page of study %s was not written", self._spec.name, exc_info=True)
         self._due = time.monotonic() + SECONDS_BETWEEN_WRITES

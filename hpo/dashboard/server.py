@@ -28,6 +28,7 @@ from optuna.storages._cached_storage import _CachedStorage
 from hpo.dashboard.downloads import HEADERS, READ_ONLY, ToBrowsers
 from hpo.dashboard.imports import without_scikit_learn
 from hpo.dashboard.page import SECONDS_BETWEEN_WRITES, Page
+from hpo.ownership import load_record, owned_search
 from hpo.registry import load_spec_of
 from hpo.status.console import Console
 from storage.database.connection.faults import is_transient
@@ -74,7 +75,7 @@ def serve(
         browser: Open the page in the browser.
 
     Raises:
-        InputError: There is no such study, or no such address or free port.
+        InputError: There is no such study, its trials are gone, or there is no such address or free port.
     """
     path = f"/dashboard/studies/{_study_id(database, name)}" if name else "/dashboard"
     server = listen(host, port, console)
@@ -189,9 +190,7 @@ def _is_loopback(host: str) -> bool:
 
 
 def _study_id(database: Database, name: str) -> int:
-    if Records(database.engine).load_study(name) is None:
-        load_spec_of(database, name)
-    return database.storage.get_study_id_from_name(name)
+    return owned_search(database, name).open()._study_id
 
 
 def _report_outages(engine: sa.Engine, console: Console) -> None:
@@ -227,7 +226,9 @@ def _keep_current(database: Database, storage: BaseStorage) -> None:
     while True:
         with contextlib.suppress(ScenetuneError):
             for name in Records(database.engine).study_names():
-                if name not in pages:
-                    pages[name] = Page(database, load_spec_of(database, name), storage)
-                pages[name].write()
+                # One that was deleted and made anew has the same name and another id.
+                known = load_record(database, name).id
+                if known not in pages:
+                    pages[known] = Page(database, load_spec_of(database, name), storage)
+                pages[known].write()
         time.sleep(SECONDS_BETWEEN_WRITES)

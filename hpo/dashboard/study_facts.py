@@ -13,9 +13,8 @@ from optuna.storages import BaseStorage
 from distill.evaluation import StudentRow, StudyEvaluation
 from hpo.artifacts import attached_checkpoints
 from hpo.dashboard.imports import without_scikit_learn
-from hpo.registry import distillation_name
+from hpo.ownership import OwnedStudy, TrialsMissing, distillation_of, load_record, search_of
 from hpo.results.students import student_rows
-from hpo.search.trial_run import open_study
 from hpo.stages import EVALUATION, exported_folders, parse_evaluation
 from hpo.status.snapshot import Snapshot, TrialView, summarise
 from storage.database.postgres import Database
@@ -51,6 +50,8 @@ class StudyFacts:
     Attributes:
         spec: The study.
         record: The study as it was first launched.
+        owned: Its search, which says where checkpoints are.
+        students_owned: The same of its distillation.
         shot: Its trials.
         finished: The trials that reached the last rung, in that order.
         importance: Share of each parameter in what distinguishes the best tenth of finished trials from the others.
@@ -65,6 +66,8 @@ class StudyFacts:
 
     spec: StudySpec
     record: StudyRecord
+    owned: OwnedStudy
+    students_owned: OwnedStudy
     shot: Snapshot
     finished: tuple[Reached, ...]
     importance: Mapping[str, float]
@@ -102,10 +105,10 @@ class Gatherer:
     def __init__(self, database: Database, spec: StudySpec, storage: BaseStorage | None = None) -> None:
         self._spec, self._records = spec, Records(database.engine)
         self._storage = storage or database.storage
-        self._study = open_study(self._storage, spec.name)
-        record = self._records.load_study(spec.name)
-        assert record is not None
-        self._record = record
+        self._record = load_record(database, spec.name)
+        self._owned = search_of(self._record, database)
+        self._study = self._owned.open(self._storage)
+        self._distillation = distillation_of(self._record, database)
         self._arrival = 0
         self._spent = 0.0
         self._costs: dict[int, float] = {}
@@ -120,6 +123,8 @@ class Gatherer:
         return StudyFacts(
             spec=self._spec,
             record=self._record,
+            owned=self._owned,
+            students_owned=self._distillation,
             shot=summarise(self._spec, self._study.get_trials(deepcopy=False)),
             finished=tuple(self._finished.values()),
             importance=importance(self._study),
@@ -135,8 +140,8 @@ class Gatherer:
     def _open_distillation(self) -> optuna.Study | None:
         if self._students is None:
             try:
-                self._students = open_study(self._storage, distillation_name(self._spec.name))
-            except KeyError:
+                self._students = self._distillation.open(self._storage)
+            except TrialsMissing:
                 return None
         return self._students
 

@@ -13,6 +13,7 @@ class StudyDocument(Figures):
 
     Attributes:
         study: The study's name.
+        study_id: Its id, which no other study of the same name has; None of a study file that was not launched.
         written: When, in ISO 8601.
         version: Of scenetune.
         data: The study's data.
@@ -24,6 +25,7 @@ class StudyDocument(Figures):
     """
 
     study: str
+    study_id: str | None = None
     written: str
     version: str
     data: DataFacts

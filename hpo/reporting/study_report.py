@@ -2,36 +2,43 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from distill.evaluation import StudyEvaluation
+from distill.export.manifest import owner
+from hpo.ownership import load_record
 from hpo.reporting.document import StudyDocument
-from hpo.reporting.renderers.page import write
+from hpo.reporting.renderers.page import REPORT_JSON, write
 from hpo.results.outcome import RungFigures, SearchFigures, SearchHistory, TrialFigures
 from hpo.stages import check_evaluated
 from hpo.status.snapshot import Snapshot, snapshot
 from storage.database.postgres import Database
 from storage.database.records import Records, RungResult
+from storage.errors import InputError
 from studies.config.spec import StudySpec
 from studies.evaluation.figures import SystemsEvaluation
 
 
-def report_folder(name: str) -> Path:
-    """Return where a study's report goes by default."""
-    return Path("reports", name).absolute()
+def report_folder(name: str, study_id: str) -> Path:
+    """Return where a study's report goes by default: another study of the same name keeps its own."""
+    folder = Path("reports", name).absolute()
+    return folder if _is_free(folder, study_id) else folder.with_name(f"{name}-{study_id[:8]}")
 
 
 def write_report(database: Database, spec: StudySpec, folder: Path, exported: Path | None = None) -> Path:
     """Write a finished study's report and return its page; an older one in `folder` is replaced.
 
     Raises:
-        InputError: The study has not been evaluated yet.
+        InputError: The study has not been evaluated yet, or `folder` holds another study's report.
     """
-    evaluation = check_evaluated(database, spec.name)
+    evaluation, study_id = check_evaluated(database, spec.name), load_record(database, spec.name).id
+    if not _is_free(folder, study_id):
+        raise InputError(f"{folder} holds another study's report: name another folder with --out, or remove that one")
     exported = exported or spec.export_folder().absolute()
-    document = study_document(database, spec, evaluation, exported if exported.exists() else None)
+    document = study_document(database, spec, evaluation, exported if owner(exported) == study_id else None)
     return write(document, folder)[0]
 
 
@@ -49,7 +56,8 @@ def study_document(
     shot = snapshot(database, spec)
     rungs = Records(database.engine).rung_results(spec.name)
     search = SearchHistory(**dict(search_figures(shot, spec.finalist_count())), history=_history(shot, rungs))
-    return _document(spec, evaluation).model_copy(update={"search": search, "export": str(export) if export else None})
+    found = {"study_id": load_record(database, spec.name).id, "search": search}
+    return _document(spec, evaluation).model_copy(update=found | {"export": str(export) if export else None})
 
 
 def baselines_document(spec: StudySpec, evaluation: SystemsEvaluation) -> StudyDocument:
@@ -73,6 +81,17 @@ def search_figures(shot: Snapshot, best: int) -> SearchFigures:
         false_prunes=tuple(view.number for view in shot.false_prunes(best)),
         best=best,
     )
+
+
+def _is_free(folder: Path, study_id: str) -> bool:
+    """Tell whether a folder holds no report, or one that the study's may replace: its own, or of baselines."""
+    try:
+        held = json.loads((folder / REPORT_JSON).read_bytes())
+    except FileNotFoundError:
+        return True
+    except (OSError, ValueError):
+        return False
+    return isinstance(held, dict) and held.get("study_id") in (None, study_id)
 
 
 def _document(spec: StudySpec, evaluation: SystemsEvaluation) -> StudyDocument:

@@ -10,12 +10,13 @@ import math
 from collections.abc import Sequence
 
 import optuna
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial
 
 from distill.evaluation import Finalists, StudentRow
 from distill.objective import Distillation, Student, Teacher, latency, load_student, size
 from hpo.dashboard.page import Page
-from hpo.registry import distillation_name
+from hpo.ownership import OwnedStudy, owned_distillation, owned_search
 from hpo.results.evaluation import Winners
 from hpo.results.students import choose_student, student_rows
 from hpo.search.asha import Decision
@@ -26,13 +27,14 @@ from hpo.search.pruner import RecallPruner
 from hpo.search.space import SeededByTrial, student_start, suggest_student
 from hpo.search.trial_chains import chain_of
 from hpo.search.trial_queue import TrialQueue
-from hpo.search.trial_run import RungReporter, open_study, run_all
+from hpo.search.trial_run import RungReporter, run_all
 from hpo.stages import EVALUATION
 from hpo.status.console import Console
+from hpo.workers.study_lease import study_lease
 from storage.database.postgres import Database
 from storage.database.records import Records
 from storage.errors import InputError, StudyStopped
-from storage.home import cache_folder, study_folder, trial_folder
+from storage.home import cache_folder
 from studies.config.spec import StudySpec
 from studies.learners.registry import LEARNERS
 from studies.training.objective import load_teacher
@@ -47,7 +49,8 @@ def choose(database: Database, spec: StudySpec, problem: Problem, console: Conso
     Raises:
         InputError: No trial has finished, or a winner's checkpoint is missing or damaged.
     """
-    study, count = open_search(database, spec), spec.finalist_count()
+    owned, count = owned_search(database, spec.name), spec.finalist_count()
+    study = owned.open()
     best = winners(study, count)
     plain = [trial for trial in ranked(study) if LEARNERS[trial.params["learner"]].baseline][:count]
     trials = {trial.number: trial for trial in (*best, *plain)}
@@ -58,14 +61,14 @@ def choose(database: Database, spec: StudySpec, problem: Problem, console: Conso
         tuned = recheck(plain, lambda done, _: report(len(best) + done, total)) if plain else None
 
     def teachers(found: Finalists, count: int) -> list[Teacher]:
-        return [_teacher(spec, problem, trials[each.trial], each.recall) for each in found.ranked[:count]]
+        return [_teacher(owned, problem, trials[each.trial], each.recall) for each in found.ranked[:count]]
 
     fine_tuned = teachers(tuned, 1)[0] if tuned else None
     return Winners(teachers(finalists, spec.distill.teachers), fine_tuned, finalists)
 
 
-def _teacher(spec: StudySpec, problem: Problem, trial: FrozenTrial, recall: float) -> Teacher:
-    learner = load_teacher(problem, trial_folder(spec.name, chain_of(trial)))
+def _teacher(owned: OwnedStudy, problem: Problem, trial: FrozenTrial, recall: float) -> Teacher:
+    learner = load_teacher(problem, owned.trial_folder(chain_of(trial)))
     return Teacher(trial.number, recall, learner)
 
 
@@ -81,12 +84,7 @@ def distil(
     work = _Work(database, spec, problem, teachers, console)
     work.run()
     chosen = choose_student(work.study, spec)
-    return load_student(problem, trial_folder(work.study.study_name, chosen.number)), chosen.number
-
-
-def open_search(database: Database, spec: StudySpec) -> optuna.Study:
-    """Return the Optuna study of the search whose winners are the teachers."""
-    return open_study(database.storage, spec.name)
+    return load_student(problem, work.owned.trial_folder(chosen.number)), chosen.number
 
 
 def distil_study(database: Database, spec: StudySpec, console: Console) -> tuple[StudentRow, ...]:
@@ -96,6 +94,11 @@ def distil_study(database: Database, spec: StudySpec, console: Console) -> tuple
         InputError: The search has no finished trial, or the study was evaluated with a student already.
         StudyStopped: `hpo stop` ended it.
     """
+    with study_lease(database, spec.name):
+        return _distil_study(database, spec, console)
+
+
+def _distil_study(database: Database, spec: StudySpec, console: Console) -> tuple[StudentRow, ...]:
     if Records(database.engine).stage_result(spec.name, EVALUATION) is not None:
         study = open_distillation(database, spec)
         if len(study.get_trials(deepcopy=False)) < spec.distill.trials:
@@ -104,27 +107,33 @@ def distil_study(database: Database, spec: StudySpec, console: Console) -> tuple
                 "once; give the study a new name to try more students"
             )
         return student_rows(study, spec)
-    winners(open_search(database, spec), 1)  # before anything is read
+    winners(owned_search(database, spec.name).open(), 1)  # before anything is read
     problem = prepare(spec, cache_folder(), reporter=console)
     distil(database, spec, problem, choose(database, spec, problem, console).teachers, console)
     return student_rows(open_distillation(database, spec), spec)
 
 
-def open_distillation(database: Database, spec: StudySpec, *, create: bool = False) -> optuna.Study:
-    """Return the Optuna study of a search's students; with `create`, made if it is new."""
-    name, section = distillation_name(spec.name), spec.distill
-    sampler = SeededByTrial(_sampler, section.seed)
-    if not create:
-        return open_study(database.storage, name, sampler)
-    study = optuna.create_study(
-        storage=database.storage,
-        study_name=name,
-        sampler=sampler,
-        directions=["minimize" if name != "recall" else "maximize" for name in section.objectives],
-        load_if_exists=True,
-    )
+def open_distillation(database: Database, spec: StudySpec) -> optuna.Study:
+    """Return the Optuna study of a search's students.
+
+    Raises:
+        TrialsMissing: It has not begun, or is gone.
+    """
+    return owned_distillation(database, spec.name).open(sampler=SeededByTrial(_sampler, spec.distill.seed))
+
+
+def create_distillation(database: Database, spec: StudySpec) -> optuna.Study:
+    """Return the Optuna study of a search's students, created if it is new; only while holding its lock.
+
+    Raises:
+        InputError: An Optuna study that was not made here has its name.
+    """
+    maximise, minimise = StudyDirection.MAXIMIZE, StudyDirection.MINIMIZE
+    objectives = spec.distill.objectives
+    owned_distillation(database, spec.name).create([maximise if name == "recall" else minimise for name in objectives])
+    study = open_distillation(database, spec)
     study.set_user_attr("search study", spec.name)
-    study.set_metric_names([f"recall@{spec.protocol.k}", *section.objectives[1:]])
+    study.set_metric_names([f"recall@{spec.protocol.k}", *objectives[1:]])
     return study
 
 
@@ -135,10 +144,10 @@ class _Work:
         self, database: Database, spec: StudySpec, problem: Problem, teachers: Sequence[Teacher], console: Console
     ) -> None:
         self._spec, self._problem, self._teachers, self._console = spec, problem, teachers, console
-        self.study = open_distillation(database, spec, create=True)
-        with Records(database.engine).exclusive(self.study.study_name):
-            start = student_start(spec.distill)
-            self.study.enqueue_trial(start, skip_if_exists=True)
+        self.owned = owned_distillation(database, spec.name)
+        with Records(database.engine).exclusive(self.owned.name):
+            self.study = create_distillation(database, spec)
+            self.study.enqueue_trial(student_start(spec.distill), skip_if_exists=True)
         self._queue = TrialQueue(database, self.study, spec.name, spec.search.retries, timed=False)
         self._page = Page(database, spec)
         section, pruner = spec.distill, spec.pruner
@@ -157,7 +166,7 @@ class _Work:
 
     @functools.cached_property
     def _distillation(self) -> Distillation:
-        return Distillation(self._problem, self._teachers, study_folder(self.study.study_name))
+        return Distillation(self._problem, self._teachers, self.owned.folder)
 
     def run(self) -> None:
         """Run what is left of the trials.
@@ -175,7 +184,7 @@ class _Work:
         """Distil the trial's student, reporting each rung to Optuna; return its value for each objective."""
         section, shared = self._spec.distill, self._distillation
         values = suggest_student(trial, section)
-        folder = trial_folder(self.study.study_name, trial.number)
+        folder = self.owned.trial_folder(trial.number)
         with self._console.progress(f"distilling, trial {trial.number + 1} of {section.trials}") as progress:
 
             def advance(step: int) -> None:

@@ -10,6 +10,7 @@ from distill.export.manifest import GRAPHS, EncoderReference, Lineage, Origin
 from distill.inference import as_student, load_export
 from distill.objective import Student, evaluate
 from distill.serving.onnx_tower import through
+from hpo.ownership import OwnedStudy
 from storage.errors import InputError
 from storage.home import cache_folder
 from studies.config.definition import Format
@@ -24,7 +25,7 @@ from studies.training.problem import Problem
 
 
 def origin(
-    spec: StudySpec, problem: Problem, evaluation: StudyEvaluation, distillation: str, student: Student
+    spec: StudySpec, problem: Problem, evaluation: StudyEvaluation, owned: OwnedStudy, student: Student
 ) -> Origin:
     """Return what an export says of its origin.
 
@@ -32,17 +33,18 @@ def origin(
         spec: The study.
         problem: The study's data.
         evaluation: Of the study.
-        distillation: The name of the study of students.
+        owned: The study of students.
         student: The one that is exported.
     """
     encoder = problem.encoder
     return Origin(
-        study=spec.name,
+        study=owned.study,
+        study_id=owned.id,
         spec=spec.model_dump(mode="json"),
         data_fingerprint=problem.data.fingerprint,
         encoder=EncoderReference(name=encoder.name, sha256=encoder.identity, vocabulary=encoder.config.vocab_size),
         lineage=Lineage(
-            distillation=distillation,
+            distillation=owned.name,
             trial=evaluation.student_trial,
             # Of the winners that were scored, those that this student learnt from: the best ones.
             teachers=evaluation.teachers[: student.hyperparameters.teachers],

@@ -13,10 +13,10 @@ import numpy as np
 from optuna.trial import FrozenTrial
 
 from distill.evaluation import Finalist, Finalists
+from hpo.ownership import owned_search
 from hpo.search.trial_chains import chain_of
 from storage.database.postgres import Database
 from storage.database.records import Records
-from storage.home import trial_folder
 from studies.config.spec import StudySpec
 from studies.evaluation.baselines import SupportPopularity
 from studies.evaluation.evaluate import evaluate
@@ -38,6 +38,7 @@ class FinalistEvaluator:
 
     def __init__(self, database: Database, spec: StudySpec, problem: Problem) -> None:
         self._records, self._spec, self._problem = Records(database.engine), spec, problem
+        self._owned = owned_search(database, spec.name)
         self._episodes = problem.redrawn("validation", spec.finalists.draws)
         last = len(spec.pruner.rungs) - 1
         results = self._records.rung_results(spec.name)
@@ -68,7 +69,7 @@ class FinalistEvaluator:
         """Return recall by scene on the other draws, from the trial's last checkpoint."""
 
         def measure() -> dict[str, float]:
-            learner = load_teacher(self._problem, trial_folder(self._spec.name, chain_of(trial)))
+            learner = load_teacher(self._problem, self._owned.trial_folder(chain_of(trial)))
             scenes = self._problem.evaluate(learner, self._episodes).scenes
             return {name: scene.recall for name, scene in scenes.items()}
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
+from hpo.ownership import owned_search
 from hpo.search.asha import Decision, Promotion, RungHistory, completion, promotion
 from hpo.search.budget import Budget
 from hpo.search.pruner import RecallPruner, RecordedHistory
@@ -27,11 +28,10 @@ from hpo.search.trial_chains import (
     spends_budget,
 )
 from hpo.search.trial_queue import TrialQueue
-from hpo.search.trial_run import RungReporter, open_study, run_all, run_next
+from hpo.search.trial_run import RungReporter, run_all, run_next
 from storage.database.postgres import Database
 from storage.database.records import Records, RungResult
 from storage.errors import InputError
-from storage.home import trial_folder
 from studies.config.hyperparameters import Hyperparameters
 from studies.config.spec import StudySpec
 
@@ -64,7 +64,8 @@ class Search:
         self._pruner = None
         if pruner.kind == "recall":
             self._pruner = RecallPruner(pruner.rungs, pruner.eta, pruner.keep, spec.search.seed, metric=metric)
-        self.study = open_study(database.storage, spec.name, make_sampler(spec.search), self._pruner)
+        self._owned = owned_search(database, spec.name)
+        self.study = self._owned.open(sampler=make_sampler(spec.search), pruner=self._pruner)
         self._storage = database.storage
         self._queue = TrialQueue(database, self.study, spec.name, spec.search.retries)
         self._budget = search_budget(spec)
@@ -109,7 +110,7 @@ class Search:
                 attributes=attributes,
             )
 
-        return self._train(values, trial_folder(self._spec.name, number), report)
+        return self._train(values, self._owned.trial_folder(number), report)
 
     def _record(self, number: int, reached: RungReport) -> None:
         """Record a rung's result in our tables.

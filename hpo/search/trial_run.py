@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import optuna
-from optuna.storages import BaseStorage
 from optuna.trial import TrialState
 
 from hpo.artifacts import attach_checkpoint
@@ -42,21 +41,6 @@ POLL_SECONDS = 2.0
 
 class Paused(Exception):
     """The trial is to pause at the rung that it has reached, and to resume from there later."""
-
-
-def open_study(
-    storage: BaseStorage,
-    name: str,
-    sampler: optuna.samplers.BaseSampler | None = None,
-    pruner: optuna.pruners.BasePruner | None = None,
-    create: bool = False,
-) -> optuna.Study:
-    """Return the study of that name; with `create`, one that maximises is made if there is none."""
-    if create:
-        return optuna.create_study(
-            storage=storage, study_name=name, sampler=sampler, pruner=pruner, direction="maximize", load_if_exists=True
-        )
-    return optuna.load_study(storage=storage, study_name=name, sampler=sampler, pruner=pruner)
 
 
 def run_all(

@@ -9,10 +9,9 @@ from dataclasses import asdict, dataclass, replace
 from optuna import Study
 from optuna.trial import FrozenTrial
 
-from hpo.registry import distillation_name
+from hpo.ownership import TrialsMissing, distillation_of, load_record, search_of
 from hpo.search.loop import ended_by, search_budget
 from hpo.search.trial_chains import CONTROL_GROUP, COST, ERROR, REASON, chain_of, chains, cost, spends_budget
-from hpo.search.trial_run import open_study
 from hpo.stages import EVALUATION
 from storage.database.control import Control, ControlState
 from storage.database.leases import Lease, Leases
@@ -172,7 +171,8 @@ class Observer:
 
     def __init__(self, database: Database, spec: StudySpec) -> None:
         self._database, self._spec = database, spec
-        self._study = open_study(database.storage, spec.name)
+        record = load_record(database, spec.name)
+        self._study, self._distillation = search_of(record, database).open(), distillation_of(record, database)
         self._leases, self._control = Leases(database.engine, spec.name), Control(database.engine, spec.name)
         self._students: Study | None = None
 
@@ -183,13 +183,12 @@ class Observer:
         return replace(shot, students=self._distilled()) if shot.finished else shot
 
     def _distilled(self) -> Students | None:
-        name = distillation_name(self._spec.name)
         try:
-            self._students = self._students or open_study(self._database.storage, name)
-        except KeyError:
+            self._students = self._students or self._distillation.open()
+        except TrialsMissing:
             return None
         states = [trial.state.name.lower() for trial in self._students.get_trials(deepcopy=False)]
-        progresses = [lease.progress for lease in Leases(self._database.engine, name).all().values()]
+        progresses = [lease.progress for lease in Leases(self._database.engine, self._distillation.name).all().values()]
         return Students(
             budget=self._spec.distill.trials,
             states={state: states.count(state) for state in set(states)},

@@ -6,8 +6,10 @@ import time
 from collections.abc import Callable
 
 from hpo.dashboard.page import Page
+from hpo.ownership import owned_search
+from hpo.registry import no_more_trials
 from hpo.search.trial_queue import TrialQueue
-from hpo.search.trial_run import open_study
+from hpo.stages import EVALUATION
 from hpo.status.console import Console
 from hpo.status.snapshot import Observer, Snapshot
 from hpo.status.watch import LiveTable
@@ -17,8 +19,8 @@ from hpo.workers.engines.ray import RayEngine
 from hpo.workers.supervisor import supervise
 from storage.database.control import Control
 from storage.database.postgres import Database
+from storage.database.records import Records
 from storage.errors import InputError, StudyStopped
-from storage.home import log_folder
 from studies.config.spec import StudySpec
 
 
@@ -49,6 +51,8 @@ def launch(
     shot = observer.read()
     if shot.finished:
         return
+    if Records(database.engine).stage_result(spec.name, EVALUATION) is not None:
+        raise InputError(no_more_trials(spec.name))
     with LiveTable(observer, console) as table:
 
         def refresh() -> Snapshot:
@@ -94,17 +98,21 @@ def make_engine(
     """
     if address is not None and name is not EngineName.ray:
         raise InputError(f"--address {address} is that of a Ray cluster; add --engine ray, or leave it out")
+
+    def folder() -> str:
+        return owned_search(database, spec.name).key
+
     match name:
         case EngineName.external:
             return None
         case EngineName.ray:
-            return RayEngine(spec, database.url, address)
+            return RayEngine(spec, database.url, folder, address)
         case EngineName.local:
             # Here alone a launcher needs torch: to count devices.
             import torch
 
             count = search_workers(spec, workers)
-            return LocalEngine(spec.name, database.url, count, log_folder(spec.name), torch.cuda.device_count())
+            return LocalEngine(spec.name, database.url, count, folder, torch.cuda.device_count())
 
 
 def _follow(refresh: Callable[[], Snapshot], stop_requested: Callable[[], bool]) -> None:
@@ -118,7 +126,7 @@ def _follow(refresh: Callable[[], Snapshot], stop_requested: Callable[[], bool])
 
 def requeue_lost(database: Database, spec: StudySpec) -> None:
     """Requeue the trials of the search's lost workers, such as those killed on this machine."""
-    study = open_study(database.storage, spec.name)
+    study = owned_search(database, spec.name).open()
     TrialQueue(database, study, spec.name, spec.search.retries).any_running()
 
 

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 from optuna.trial import TrialState
 
-from hpo.registry import load_spec_of, version
+from hpo.ownership import load_record
+from hpo.registry import check_inputs, load_runnable_spec_of, version
 from hpo.search.loop import Search
 from hpo.search.trial_run import MAX_FAILURES_IN_A_ROW
 from hpo.status.console import Console
@@ -40,8 +41,8 @@ def work(database: Database, name: str, *, workers: int = 1, threads: int | None
         threads: Number of threads of this one; by default its part of the cores.
 
     Raises:
-        InputError: There is no such study, it was launched by another version of this program, the data here differ
-            from those that it was started on, or a trial would not fit into this machine's memory.
+        InputError: There is no such study, it was launched by another version of this program, data or encoder here
+            differ from those that it was started with, or a trial would not fit into this machine's memory.
         ScenetuneError: Several trials failed in a row, so the fault is not in their configurations.
         KeyboardInterrupt: On Ctrl-C or SIGTERM, after the running trial was requeued.
     """
@@ -50,15 +51,11 @@ def work(database: Database, name: str, *, workers: int = 1, threads: int | None
     from studies.training.prepare import prepare
 
     share_cores(workers, threads)
-    spec = load_spec_of(database, name)
+    spec = load_runnable_spec_of(database, name)
     _check_version(Control(database.engine, name).state().version, name)
     problem = prepare(spec, cache_folder(), reporter=Console())
-    stored = Records(database.engine).load_study(name)
-    if stored is not None and stored.fingerprint != problem.data.fingerprint:
-        raise InputError(
-            f"study {name!r} was started on other data (fingerprint {stored.fingerprint[:12]}, here "
-            f"{problem.data.fingerprint[:12]}); give this worker the same files"
-        )
+    inputs = problem.data.fingerprint, problem.encoder.identity
+    check_inputs(load_record(database, name), *inputs, "give this worker the same files")
     problem.refuse_too_large(workers)
     scenes = {problem.data.scenes[episode.scene] for episode in problem.validation}
     done = failures = 0

@@ -13,6 +13,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
+from uuid import uuid4
 
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import JSONB, insert
@@ -35,8 +36,10 @@ study_table = sa.Table(
     "scenetune_study",
     metadata,
     sa.Column("name", sa.Text, primary_key=True),
+    sa.Column("id", sa.Text, nullable=False),
     sa.Column("spec", JSONB, nullable=False),
     sa.Column("fingerprint", sa.Text, nullable=False),
+    sa.Column("encoder", sa.Text, nullable=False, server_default=""),
     _now("created_at"),
 )
 # Numbers the results in the order in which they become visible, for `Records.rung_results_since`.
@@ -72,14 +75,18 @@ class StudyRecord:
 
     Attributes:
         name: The name of the `optuna.Study`.
+        id: Made once, for this study alone: what is deleted and made anew under the same name has another.
         spec: The whole study file, as JSON.
-        fingerprint: Digest of what may not change under one name.
+        fingerprint: Digest of its data, which may not change under one name.
+        encoder: Digest of its encoder's weights, which may not either; "" where nobody said.
         created_at: When it was first saved, with its time zone.
     """
 
     name: str
+    id: str
     spec: dict[str, Any]
     fingerprint: str
+    encoder: str
     created_at: datetime
 
 
@@ -114,9 +121,10 @@ class Records:
     def __init__(self, engine: sa.Engine) -> None:
         self._engine = engine
 
-    def save_study(self, name: str, spec: Mapping[str, Any], fingerprint: str) -> None:
-        """Record a study; one that is recorded already stays as it is."""
-        values = {"name": name, "spec": _json(spec), "fingerprint": fingerprint}
+    def save_study(self, name: str, spec: Mapping[str, Any], fingerprint: str, encoder: str = "") -> None:
+        """Record a study, with a new id; one that is recorded already stays as it is."""
+        values = {"name": name, "id": uuid4().hex, "spec": _json(spec), "fingerprint": fingerprint}
+        values["encoder"] = encoder
         self._write(insert(study_table).values(values).on_conflict_do_nothing())
 
     def update_spec(self, name: str, spec: Mapping[str, Any]) -> None:
@@ -156,6 +164,10 @@ class Records:
         """Return the names of all studies, oldest first."""
         columns = (study_table.c.created_at, study_table.c.name)
         return [row["name"] for row in self._read(sa.select(study_table.c.name).order_by(*columns))]
+
+    def study_ids(self) -> dict[str, str]:
+        """Return the names of all studies by their ids."""
+        return {row["id"]: row["name"] for row in self._read(sa.select(study_table.c.id, study_table.c.name))}
 
     def delete_study(self, name: str) -> None:
         """Delete a study with its rung results and stages, if there is one; Optuna's study is left alone."""

@@ -1,20 +1,24 @@
 """Optuna's storage on PostgreSQL; every call is retried while the database is away (`storage.database.retry`)."""
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
 from optuna.distributions import BaseDistribution
-from optuna.exceptions import UpdateFinishedTrialError
+from optuna.exceptions import DuplicatedStudyError, UpdateFinishedTrialError
 from optuna.storages import RDBStorage
 from optuna.storages._rdb import models
 from optuna.storages._rdb.storage import _create_scoped_session
-from optuna.trial import TrialState
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy import and_
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from storage.database.retry import retry_transient, retrying
+from storage.errors import StudyGone
 
 # Methods that are safe to retry as they are; Optuna's cache around the storage calls the last ones.
 _RETRIED_AS_THEY_ARE = (
@@ -37,7 +41,6 @@ _RETRIED_AS_THEY_ARE = (
     "get_best_trial",
     "record_heartbeat",
     "_create_new_trial",
-    "_get_trials",
     "_get_best_trial_id",
     "_get_stale_trial_ids",
 )
@@ -54,6 +57,69 @@ class RetryingStorage(RDBStorage):
     created stays `RUNNING` without a lease, and is requeued as a stale trial; one that was enqueued is enqueued twice.
     A study that was created raises `DuplicatedStudyError`, which `optuna.create_study(load_if_exists=True)` handles.
     """
+
+    @retry_transient
+    def create_marked_study(
+        self, name: str, directions: Sequence[StudyDirection], attributes: Mapping[str, Any]
+    ) -> None:
+        """Create a study together with system attributes: nobody sees it without them.
+
+        Raises:
+            DuplicatedStudyError: There is one of that name, which may be this one after an unacknowledged commit.
+        """
+        study = models.StudyModel(
+            study_name=name,
+            directions=[
+                models.StudyDirectionModel(objective=number, direction=direction)
+                for number, direction in enumerate(directions)
+            ],
+            system_attributes=[
+                models.StudySystemAttributeModel(key=key, value_json=json.dumps(value))
+                for key, value in attributes.items()
+            ],
+        )
+        try:
+            with _create_scoped_session(self.scoped_session) as session:
+                session.add(study)
+        except IntegrityError as error:
+            raise DuplicatedStudyError(name) from error
+
+    @retry_transient
+    def find_study(self, name: str, key: str) -> tuple[int, Any] | None:
+        """Return a study's number and one of its system attributes, without reading the others, which may be large.
+
+        Args:
+            name: Name of the study.
+            key: Of the attribute; its value is None where the study has none.
+
+        Returns:
+            None without a study of that name.
+        """
+        study, attribute = models.StudyModel, models.StudySystemAttributeModel
+        with _create_scoped_session(self.scoped_session) as session:
+            query = session.query(study.study_id, attribute.value_json)
+            query = query.outerjoin(attribute, and_(attribute.study_id == study.study_id, attribute.key == key))
+            row = query.filter(study.study_name == name).one_or_none()
+        return None if row is None else (row[0], None if row[1] is None else json.loads(row[1]))
+
+    @retry_transient
+    def studies_with(self, key: str) -> dict[str, Any]:
+        """Return a system attribute of each study that has it, by the study's name."""
+        study, attribute = models.StudyModel, models.StudySystemAttributeModel
+        with _create_scoped_session(self.scoped_session) as session:
+            query = session.query(study.study_name, attribute.value_json)
+            query = query.join(attribute, attribute.study_id == study.study_id).filter(attribute.key == key)
+            return {name: json.loads(value) for name, value in query}
+
+    @retry_transient
+    def _get_trials(self, study_id: int, *args: Any, **kwargs: Any) -> list[FrozenTrial]:
+        try:
+            return super()._get_trials(study_id, *args, **kwargs)
+        except KeyError as error:
+            raise StudyGone(
+                "the study's trials were deleted from the database while this program used them; hpo status says what "
+                "is left"
+            ) from error
 
     @contextmanager
     def one_transaction(self) -> Iterator[None]:

@@ -52,12 +52,17 @@ class StudySpec(StudyDefinition):
         return self
 
     def identity(self) -> dict[str, Any]:
-        """Return the keys that define the experiment: all but budgets, workers and folders, which may change."""
+        """Return the keys that define the experiment: all but budgets, workers and folders, which may change.
+
+        What a folder of data or of an encoder holds is told by digests, wherever it is (`hpo.registry.check_inputs`).
+        """
         spec = self.model_dump(mode="json")
         for path in self.data.paths:
             del spec["data"][path]
         for changeable in _CHANGEABLE:
             del spec["search"][changeable]
+        if self.teacher.encoder.startswith((".", "/", "~")):
+            spec["teacher"]["encoder"] = "a folder"
         del spec["distill"]["trials"], spec["export"]
         return spec
 

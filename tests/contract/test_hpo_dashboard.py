@@ -18,14 +18,14 @@ from hpo.dashboard import note, plots, server
 from hpo.dashboard.downloads import ToBrowsers
 from hpo.dashboard.page import Page
 from hpo.dashboard.study_facts import ENOUGH_TRIALS, Gatherer, importance
-from hpo.results.distillation import open_distillation
+from hpo.ownership import owned_distillation, owned_search
+from hpo.results.distillation import create_distillation
 from hpo.status.console import Console
 from storage.database.embedded import EmbeddedPostgres
 from storage.database.postgres import connect
 from storage.database.records import Records
 from storage.errors import InputError
 from storage.files import checkpoints
-from storage.home import trial_folder
 from tests import report_document
 from tests.watched import searched, spec
 
@@ -47,13 +47,13 @@ def shown(database, name):
 
 def distilled(database, study):
     """Two students as a distillation leaves them."""
-    students = open_distillation(database, study, create=True)
+    owned, students = owned_distillation(database, study.name), create_distillation(database, study)
     for recall, latency in ((0.5, 0.6), (0.4, 0.3)):
         trial = students.ask()
         trial.suggest_int("layers", 1, 6)
         trial.set_user_attr("latency", latency)
         trial.set_user_attr("size", latency)
-        folder = trial_folder(students.study_name, trial.number)
+        folder = owned.trial_folder(trial.number)
         checkpoints.save(folder, 1, {"weight": torch.full((4,), recall)}, {"step": 1})
         attach_checkpoint(trial, trial.number)
         students.tell(trial, [recall])
@@ -67,7 +67,7 @@ def test_the_page_says_who_won_and_by_how_much_what_it_cost_and_where_it_is(data
     facts = Gatherer(database, study).gather()
     best, reached = facts.ranked[0]
     assert f"| #{best.number} | {best.learner} | {reached.recall:.4f} [" in text
-    assert str(trial_folder(study.name, reached.chain)) in text
+    assert str(owned_search(database, study.name).trial_folder(reached.chain)) in text
     assert "saved" in text
     assert "of the control group ran to the end" in text
     assert facts.record.fingerprint[:16] in text

@@ -6,15 +6,15 @@ from functools import partial
 import pytest
 from optuna.trial import TrialState
 
+from hpo.ownership import owned_distillation, owned_search
 from hpo.registry import register
-from hpo.results.distillation import choose, distil, distil_study, open_distillation
+from hpo.results.distillation import choose, create_distillation, distil, distil_study, open_distillation
 from hpo.results.students import Objectives, choose_student, dominates, student_rows
 from hpo.search.loop import Search
 from hpo.stages import EVALUATION
 from hpo.status.console import Console
 from storage.database.records import Records
 from storage.errors import InputError
-from storage.home import study_folder, trial_folder
 from studies.training.objective import run_trial
 from studies.training.prepare import prepare
 from tests.synthetic import planted_dataset, tiny_encoder, tiny_spec
@@ -62,7 +62,7 @@ def test_students_are_pruned_by_their_recall_and_the_best_is_chosen(database, tm
     assert [row.taken for row in rows].index(True) == number
     assert all(row.front for row in rows if row.taken)
     # Teachers answered once, and a rerun trains nothing more.
-    assert len(list(study_folder(f"{spec.name}-distill").glob("targets-*"))) == 1
+    assert len(list(owned_distillation(database, spec.name).folder.glob("targets-*"))) == 1
     assert run(database, spec, problem)[1] == number
     assert len(open_distillation(database, spec).get_trials()) == 6
 
@@ -124,7 +124,7 @@ def test_a_search_without_a_finished_trial_has_nothing_to_distil(database, tmp_p
 def test_a_teacher_whose_checkpoint_was_altered_or_lost_is_refused(database, tmp_path):
     """A student of damaged weights looks like any other."""
     spec, problem = study(database, tmp_path)
-    folder = trial_folder(spec.name, 0)
+    folder = owned_search(database, spec.name).trial_folder(0)
     weights = max(folder.glob("step-*")) / "weights.safetensors"
     data = bytearray(weights.read_bytes())
     data[-1] ^= 1
@@ -151,7 +151,7 @@ def test_a_study_whose_test_scenes_were_scored_takes_no_more_students(database, 
 def test_a_distillation_without_a_finished_student_says_so(database, tmp_path):
     """All pruned or failed: there is nothing to export, and the reason is in the trials."""
     spec, _ = study(database, tmp_path, search=0)
-    found = open_distillation(database, spec, create=True)
+    found = create_distillation(database, spec)
     with pytest.raises(InputError, match="has no finished student"):
         choose_student(found, spec)
     assert student_rows(found, spec) == ()

@@ -28,12 +28,12 @@ from distill.export.manifest import (
 from hpo import artifacts
 from hpo.dashboard.downloads import Artifacts
 from hpo.dashboard.page import Page
+from hpo.ownership import owned_distillation, owned_search
 from hpo.search.trial_chains import chain_of
 from hpo.stages import EVALUATION, export_stage
 from storage.database.records import Records
 from storage.errors import InputError
 from storage.files import checkpoints
-from storage.home import study_folder, trial_folder
 from studies.config.hyperparameters import Hyperparameters
 from tests import report_document
 from tests.contract import test_hpo_search
@@ -52,26 +52,27 @@ def exported(database, tmp_path):
     document, records = report_document.document(), Records(database.engine)
     records.finish_stage(NAME, EVALUATION, document["evaluation"])
     folder = tmp_path / "exports" / "small"
-    write_export(folder)
+    write_export(folder, owned_search(database, NAME).id)
     records.finish_stage(NAME, export_stage(folder), {"folder": str(folder)})
     Page(database, made).write()
     return folder
 
 
-def write_export(folder, name=NAME):
+def write_export(folder, study_id):
     """A folder with the files of an export, and a manifest that vouches for them."""
     folder.mkdir(parents=True)
     for file in (*SERVED, "1_Pooling/config.json"):
         (folder / file).parent.mkdir(exist_ok=True)
         (folder / file).write_text(f"{file}\n")
-    seal(folder, manifest(name))
+    seal(folder, manifest(study_id))
 
 
-def manifest(name):
+def manifest(study_id):
     """The manifest of a student that nobody trained."""
     return Manifest(
-        study=name,
-        spec=spec(name).model_dump(mode="json"),
+        study=NAME,
+        study_id=study_id,
+        spec=spec(NAME).model_dump(mode="json"),
         data_fingerprint="ab12" * 16,
         encoder=EncoderReference(name="minilm", sha256="0" * 64, vocabulary=100),
         max_tokens=32,
@@ -139,7 +140,7 @@ def test_a_checkpoint_comes_from_the_shared_store_if_it_is_not_here(database, tm
     monkeypatch.setenv("HPO_ARTIFACTS", f"file://{tmp_path}/shared")
     searched(database, spec(NAME, trials=3))
     best = opened(database).best_trial
-    shutil.rmtree(study_folder(NAME))
+    shutil.rmtree(owned_search(database, NAME).folder)
     inner = unzipped(database, artifacts.checkpoint(NAME, chain_of(best)), tmp_path / "there")
     assert checkpoints.load(inner)[0]["weight"][0] == pytest.approx(best.value)
 
@@ -147,7 +148,7 @@ def test_a_checkpoint_comes_from_the_shared_store_if_it_is_not_here(database, tm
 def test_a_checkpoint_that_is_gone_or_altered_is_said_to_be(database, study):  # noqa: F811
     """A file that is not what was trained is worse than none."""
     number = chain_of(opened(database).best_trial)
-    made, folder = artifacts.checkpoint(NAME, number), trial_folder(NAME, number)
+    made, folder = artifacts.checkpoint(NAME, number), owned_search(database, NAME).trial_folder(number)
     (checkpoints.last_folder(folder) / checkpoints.WEIGHTS).write_bytes(b"other")
     with pytest.raises(ArtifactNotFound, match="truncated or altered"):
         Artifacts(database).open_reader(made.id)
@@ -192,13 +193,13 @@ def test_the_note_leads_to_each_of_them(database, exported):
     search = opened(database)
     text, best = get_note(search), search.best_trial
     link = artifacts.address(search._study_id, artifacts.checkpoint(NAME, chain_of(best)), best._trial_id)
-    assert f"[download]({link}) `{trial_folder(NAME, chain_of(best))}`" in text
+    assert f"[download]({link}) `{owned_search(database, NAME).trial_folder(chain_of(best))}`" in text
     assert f"[report]({artifacts.address(search._study_id, artifacts.report(NAME))})" in text
     export = artifacts.address(search._study_id, artifacts.export(NAME, exported))
     assert f"[download]({export}) `{exported}`" in text
     students = opened(database, f"{NAME}-distill")
     link = artifacts.attached_checkpoints(students)[0]
-    assert f"[download]({link}) `{trial_folder(students.study_name, 0)}`" in get_note(students)
+    assert f"[download]({link}) `{owned_distillation(database, NAME).trial_folder(0)}`" in get_note(students)
 
 
 def altered(folder):
@@ -207,7 +208,7 @@ def altered(folder):
 
 def of_another_study(folder):
     shutil.rmtree(folder)
-    write_export(folder, "other")
+    write_export(folder, "0" * 32)
 
 
 def leading_out(folder):
@@ -228,8 +229,8 @@ def linking_out(folder):
     [
         (shutil.rmtree, "not on this machine"),
         (altered, "altered or truncated"),
-        (of_another_study, "of study 'other'"),
-        (leading_out, "outside it"),
+        (of_another_study, "of another study"),
+        (leading_out, r"is not a manifest \(files\.\.\./secret"),
         (linking_out, "outside it"),
     ],
 )
@@ -242,7 +243,7 @@ def test_only_what_an_export_was_is_served(database, exported, change, said):
 
 def test_a_folder_that_nobody_exported_to_is_not_read(database, exported, tmp_path):
     """An id is text that anybody can write."""
-    write_export(tmp_path / "elsewhere")
+    write_export(tmp_path / "elsewhere", owned_search(database, NAME).id)
     with pytest.raises(ArtifactNotFound, match="was not exported to that folder"):
         Artifacts(database).open_reader(artifacts.export(NAME, tmp_path / "elsewhere").id)
 
@@ -280,7 +281,7 @@ def test_the_server_gives_them_a_name_and_keeps_them_to_its_own_pages(database, 
     status, headers, body = ask(serving + artifacts.address(search._study_id, artifacts.report(NAME)))
     assert (status, headers["Content-Type"]) == (200, "text/html")
     assert headers["Content-Disposition"].startswith("inline; ")
-    shutil.rmtree(trial_folder(NAME, chain_of(best)))
+    shutil.rmtree(owned_search(database, NAME).trial_folder(chain_of(best)))
     status, headers, body = ask(serving + address)
     assert (status, "holds no checkpoint" in body.decode()) == (404, True)
     assert "Content-Disposition" not in headers

@@ -13,6 +13,7 @@ import pytest
 from optuna.trial import TrialState
 
 from hpo.lifecycle import check_startable
+from hpo.ownership import owned_search
 from hpo.registry import register
 from hpo.search.loop import Search
 from hpo.search.pruner import RecallPruner
@@ -23,7 +24,6 @@ from storage.database.embedded import EmbeddedPostgres
 from storage.database.postgres import connect
 from storage.database.records import Records, RungResult
 from storage.errors import InputError
-from storage.home import trial_folder
 from studies.config.spec import parse_spec
 from studies.training.rungs import RungReport
 
@@ -120,7 +120,9 @@ def test_a_promoted_trial_resumes_from_its_checkpoint_as_one_chain(database):
     assert (promoted.user_attrs[CONTINUES], promoted.last_step) == (1, RUNGS[1])
     assert promoted.params == pruned.params
     assert promoted.intermediate_values[RUNGS[0]] == 0.4, "the whole curve in one trial"
-    assert folders.count(trial_folder("s", 1)) == len(chains(trials)[1]), "every part of it from one checkpoint"
+    assert folders.count(owned_search(database, "s").trial_folder(1)) == len(chains(trials)[1]), (
+        "every part of it from one checkpoint"
+    )
     shot = snapshot(database, spec(trials=6))
     assert [view.chain for view in shot.trials] == sorted(chains(trials))
     assert len(shot.trials) == shot.spent == 6
@@ -192,8 +194,6 @@ def test_the_same_seed_gives_the_same_search(database):
     first = run(database, spec(trials=12))
     database.storage.delete_study(database.storage.get_study_id_from_name("s"))
     Records(database.engine).delete_study("s")
-    for trial in first:
-        (trial_folder("s", trial.number) / "rung").unlink(missing_ok=True)
     second = run(database, spec(trials=12))
     assert [(t.params, t.state, t.user_attrs[REASON]) for t in first] == [
         (t.params, t.state, t.user_attrs[REASON]) for t in second

@@ -11,22 +11,25 @@ import psycopg2
 import pytest
 from optuna.trial import TrialState
 
+from hpo.ownership import owned_search
 from hpo.registry import register
 from hpo.search.budget import Budget
 from hpo.search.space import suggest
 from hpo.search.trial_chains import COST, ERROR, LOST, REASON, spends_budget
 from hpo.search.trial_queue import TrialQueue
-from hpo.search.trial_run import Paused, open_study, run_all, run_next
+from hpo.search.trial_run import Paused, run_all, run_next
 from storage.database.control import Control
 from storage.database.leases import LOST_AFTER_SECONDS, SUSPECT_AFTER_SECONDS, Leases, Worker
 from storage.database.postgres import connect
+from storage.database.records import Records
 from storage.errors import ArtifactsUnavailable, InputError
 from studies.config.spec import parse_spec
 
 
 @pytest.fixture
 def study(database):
-    return open_study(database.storage, "s", optuna.samplers.RandomSampler(0), create=True)
+    sampler = optuna.samplers.RandomSampler(0)
+    return optuna.create_study(storage=database.storage, study_name="s", sampler=sampler, direction="maximize")
 
 
 @pytest.fixture
@@ -292,8 +295,9 @@ def test_a_lock_lost_while_asking_leaves_one_trial_with_one_lease(database, stud
 
 def test_nothing_begins_after_a_stop_until_it_is_withdrawn(database, study, queue):
     """`hpo stop` that lets one more trial begin has to be given again."""
-    register(database, parse_spec(GRID | {"name": "s"}), "f")
+    Records(database.engine).save_study("s", {}, "f")
     control = Control(database.engine, "s")
+    control.start("1", None)
     control.stop("rung")
     assert queue.ask(Budget(10)) is None
     control.start("1", None)
@@ -302,7 +306,7 @@ def test_nothing_begins_after_a_stop_until_it_is_withdrawn(database, study, queu
 
 def test_nothing_begins_after_the_deadline_of_a_launch(database, study, queue):
     """By the server's clock: a worker whose own is an hour off must stop neither early nor late."""
-    register(database, parse_spec(GRID | {"name": "s"}), "f")
+    Records(database.engine).save_study("s", {}, "f")
     control = Control(database.engine, "s")
     control.start("1", 0.05)
     time.sleep(0.1)
@@ -350,7 +354,7 @@ def test_a_grid_is_queued_once_and_is_the_budget(database):
     """Queued again at every launch it would be searched twice; half queued by a killed launch it must be completed."""
     spec = register(database, parse_spec(GRID), "fingerprint")
     assert spec.search.trials == 6
-    study = open_study(database.storage, "g", optuna.samplers.RandomSampler(0))
+    study = owned_search(database, "g").open(sampler=optuna.samplers.RandomSampler(0))
     assert len(study.trials) == 6
     register(database, parse_spec(GRID), "fingerprint")
     assert len(study.trials) == 6
@@ -370,7 +374,9 @@ def test_other_data_under_an_old_name_are_refused(database):
 
 def _worker(url: str, seed: int, budget: int) -> None:
     database = connect(url)
-    queue = TrialQueue(database, open_study(database.storage, "s", optuna.samplers.RandomSampler(seed)), "s", 3)
+    sampler = optuna.samplers.RandomSampler(seed)
+    study = optuna.load_study(storage=database.storage, study_name="s", sampler=sampler)
+    queue = TrialQueue(database, study, "s", 3)
     while run_next(queue, Budget(budget), lambda trial: trial.suggest_float("x", 0, 1)):
         time.sleep(random.Random(seed).random() / 50)
 

@@ -10,12 +10,12 @@ from torch import Tensor
 from distill.evaluation import StudyEvaluation
 from hpo.dashboard import note, plots
 from hpo.dashboard.study_facts import Gatherer
+from hpo.ownership import owned_search
 from hpo.registry import register
 from hpo.reporting.renderers.page import write
 from hpo.reporting.study_report import study_document
 from hpo.search.loop import Search
 from storage.errors import InputError
-from storage.home import trial_folder
 from studies.config.hyperparameters import Hyperparameters
 from studies.config.search_domains import Range
 from studies.config.search_parameters import default_space
@@ -75,7 +75,7 @@ def test_a_learner_needs_no_more_than_a_class_and_an_entry(database, problem, tm
     assert first.params["learner"] == "both"
     assert first.params["both.inner_steps"] in (2, 3)
     assert 0 <= first.value <= 1
-    assert isinstance(load_teacher(problem, trial_folder(spec.name, first.number)), BothLosses)
+    assert isinstance(load_teacher(problem, owned_search(database, spec.name).trial_folder(first.number)), BothLosses)
 
     facts = Gatherer(database, spec).gather()
     figures = plots.of_search(facts)

@@ -26,7 +26,6 @@ ORDER = (
 # What only the reader knows: where their database is, and which tool shall read it.
 READERS = {
     "postgresql://scenetune@db/scenetune": '"$(hpo db url)"',
-    "optuna-dashboard ": "optuna studies --storage ",
 }
 
 

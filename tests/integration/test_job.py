@@ -17,10 +17,11 @@ from optuna_dashboard._note import get_note
 
 import distill.export.writer as exporting
 from hpo.search.trial_chains import LOST, chains
+from hpo.stages import EVALUATION
 from storage.database.embedded import EmbeddedPostgres
 from storage.database.postgres import connect, create_engine
 from storage.database.records import Records
-from tests.mini import call, hpo, mini, start
+from tests.mini import call, mini, start
 
 pytestmark = pytest.mark.usefixtures("shared_caches")
 
@@ -63,9 +64,15 @@ def test_the_job_goes_from_data_to_a_student_that_transformers_opens(database_ur
     """The whole promise in one go: a break anywhere between data and export shows here."""
     # Both kinds of teacher: frozen, and with a trained encoder layer.
     study = mini(tmp_path, layers="[0, 1]", extra="[teacher]\nmax_tokens = 8\n", real=True)
-    done = hpo("run", study, "--json", "--workers", "2", cwd=tmp_path, HPO_DATABASE_URL=database_url)
-    assert done.returncode == 0, done.stderr
-    result = json.loads(done.stdout)
+    records = Records(connect(database_url).engine)
+    process = start("run", study, "--json", "--workers", "2", cwd=tmp_path, HPO_DATABASE_URL=database_url)
+    wait_for(lambda: records.stage_result("mini", EVALUATION), process, seconds=900)
+    # It exports: no trial runs, and yet its study must not vanish.
+    refused = call("delete", "mini", "--yes", HPO_DATABASE_URL=database_url)
+    assert (refused.returncode, "is being worked on by" in refused.stderr) == (2, True), refused.stderr
+    output, errors = process.communicate(timeout=600)
+    assert process.returncode == 0, errors
+    result = json.loads(output)
     folder = Path(result["export"])
 
     systems = result["evaluation"]["systems"]
@@ -109,6 +116,16 @@ def test_the_job_goes_from_data_to_a_student_that_transformers_opens(database_ur
     assert again.returncode == 0, again.stderr
     assert json.loads(again.stdout) == result
     assert len(trials_of(database_url)) == len(trials)
+
+    # Nor are trials added; and an export that was moved is still the study's.
+    refused = call("run", study, "--trials", "9", cwd=tmp_path, HPO_DATABASE_URL=database_url)
+    assert (refused.returncode, "no further trial may run" in refused.stderr) == (2, True), refused.stderr
+    (tmp_path / "moved").mkdir()
+    (tmp_path / "exports").rename(tmp_path / "moved" / "exports")
+    there = call("run", study, "--json", cwd=tmp_path / "moved", HPO_DATABASE_URL=database_url)
+    assert there.returncode == 0, there.stderr
+    folder = Path(json.loads(there.stdout)["export"])
+    assert folder == tmp_path / "moved" / "exports" / "mini"
 
     # The export vouches for its own figures.
     checked = call("evaluate", folder, "--json", cwd=tmp_path)
@@ -294,11 +311,11 @@ def test_a_study_is_stopped_from_elsewhere_and_resumed_by_its_name(database_url,
     assert again.returncode == 2
     assert "has ended: 6 trials; give it a larger budget" in again.stderr
 
-    artifacts = Path(os.environ["HPO_HOME"]) / "artifacts" / "mini"
-    assert artifacts.exists()
+    artifacts = Path(os.environ["HPO_HOME"]) / "artifacts"
+    assert list(artifacts.glob("mini-*"))
     deleted = call("delete", "mini", "--yes", HPO_DATABASE_URL=database_url)
     assert deleted.returncode == 0, deleted.stderr
-    assert not artifacts.exists()
+    assert not list(artifacts.iterdir())
     with pytest.raises(KeyError):
         trials_of(database_url)
 

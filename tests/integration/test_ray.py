@@ -118,7 +118,7 @@ def test_a_search_runs_on_the_nodes_and_workers_without_a_node_do_not_hold_it_up
     ours = ("mini: ", "splitting ", "counting ", "encoding ", "sampling ", "auditing ", "search: ", "trial ")
     assert all(line.startswith(ours) for line in errors.splitlines()), errors
     assert gone(0)
-    logs = sorted((Path(os.environ["HPO_HOME"]) / "artifacts" / "mini" / "logs").glob("worker-*.log"))
+    logs = sorted((Path(os.environ["HPO_HOME"]) / "artifacts").glob("mini-*/logs/worker-*.log"))
     assert len(logs) == 2
     assert all("ran" in log.read_text() for log in logs)
 

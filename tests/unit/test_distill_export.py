@@ -70,6 +70,7 @@ def narrow(problem: Problem, tmp_path_factory: pytest.TempPathFactory) -> Studen
 def origin(problem: Problem) -> Origin:
     return Origin(
         study="tiny",
+        study_id="0" * 32,
         spec=problem.spec.model_dump(mode="json"),
         data_fingerprint=problem.data.fingerprint,
         encoder=EncoderReference(name="a tiny BERT", sha256=problem.encoder.identity, vocabulary=89),

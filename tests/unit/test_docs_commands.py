@@ -66,7 +66,7 @@ def test_every_example_is_a_command_that_the_command_line_takes(subtests: pytest
     """An example with a flag that has gone, or without one that is required, is the first thing a user types."""
     for verb in VERBS.values():
         line = example(verb)[0]
-        # `optuna-dashboard "$(hpo db url)"` and `HPO_HOME=other hpo db restore` hold their command inside.
+        # `optuna studies --storage "$(hpo db url)"` and `HPO_HOME=other hpo db restore` hold their command inside.
         inside = re.search(r"\$\((hpo [^)]*)\)", line)
         with subtests.test(msg=line):
             parse(shlex.split(inside[1] if inside else line[line.index("hpo ") :]))

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from storage.errors import InputError
-from storage.home import home, study_folder, trial_folder
+from storage.home import check_study_name, home, study_folder, trial_folder
 
 
 def test_home_is_made_private_and_ignored_by_git(tmp_path: Path) -> None:
@@ -77,3 +77,11 @@ def test_trials_have_folders_of_their_own(tmp_path: Path) -> None:
     assert trial_folder("cold start", 7) == tmp_path / "hpo" / "artifacts" / "cold start" / "trial-00007"
     with pytest.raises(InputError, match="numbered from 0"):
         trial_folder("cold start", -1)
+
+
+def test_the_longest_name_of_a_study_leaves_room_for_its_folders() -> None:
+    """Its distillation failed after hours of search, for a folder's name that was too long."""
+    check_study_name("x" * 180)
+    assert study_folder(f"{'x' * 180}-distill-1a2b3c4d")
+    with pytest.raises(InputError, match="1 to 180 bytes"):
+        check_study_name("x" * 181)

@@ -13,6 +13,8 @@ from hpo.reporting.renderers import markdown
 from hpo.reporting.sections.report import report
 from storage.files.atomic import atomic_write
 
+REPORT_JSON = "report.json"
+
 
 def write(document: StudyDocument, folder: Path) -> list[Path]:
     """Write report.html, report.md and report.json, each whole or not at all, over those of an older report.
@@ -28,7 +30,7 @@ def write(document: StudyDocument, folder: Path) -> list[Path]:
     files = {
         "report.html": render(content),
         "report.md": markdown.render(content),
-        "report.json": json.dumps(document.to_json(), indent=2, ensure_ascii=False, allow_nan=False) + "\n",
+        REPORT_JSON: json.dumps(document.to_json(), indent=2, ensure_ascii=False, allow_nan=False) + "\n",
     }
     for name, text in files.items():
         atomic_write(folder / name, text.encode())

@@ -7,10 +7,12 @@ import re
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from hpo.workers.engines import Ended
 from hpo.workers.parent_watchdog import LAUNCHER
+from storage.home import log_folder
 
 INTERRUPTED = 130
 # A warning of `storage.database`, in the format of `hpo worker`'s log.
@@ -28,20 +30,19 @@ class LocalEngine:
         name: Name of the study.
         url: URL of the database; passed in the environment, never on a command line that other users can list.
         workers: How many workers share this machine's cores, and its GPUs in turn.
-        logs: Folder for one log file per worker.
+        folder: Returns the name of the study's folder once it is registered; it gets one log per worker.
         gpus: Number of GPUs.
     """
 
-    def __init__(self, name: str, url: str, workers: int, logs: Path, gpus: int = 0) -> None:
-        self._name, self._url, self._workers, self._logs, self._gpus = name, url, workers, logs, gpus
-        logs.mkdir(parents=True, exist_ok=True)
+    def __init__(self, name: str, url: str, workers: int, folder: Callable[[], str], gpus: int = 0) -> None:
+        self._name, self._url, self._workers, self._folder, self._gpus = name, url, workers, folder, gpus
 
     def start(self, number: int) -> Process:
         """Start a worker process; its log is appended to."""
         environment = os.environ | {"HPO_DATABASE_URL": self._url, LAUNCHER: str(os.getpid())}
         if self._gpus > 1 and "CUDA_VISIBLE_DEVICES" not in os.environ:
             environment["CUDA_VISIBLE_DEVICES"] = str(number % self._gpus)
-        log = self._logs / f"worker-{number}.log"
+        log = log_folder(self._folder()) / f"worker-{number}.log"
         return Process(worker_command(self._name, self._workers), environment, log)
 
 
@@ -50,6 +51,7 @@ class Process:
 
     def __init__(self, command: list[str], environment: dict[str, str], log: Path) -> None:
         self._log = log
+        log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("ab") as output:
             self._start = output.tell()
             self._process = subprocess.Popen(

@@ -11,6 +11,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from typing import Any
 
 from sqlalchemy.engine import make_url
@@ -36,6 +37,7 @@ class RayEngine:
     Args:
         spec: The study; `search.worker_cpus` and `search.worker_gpus` say what a worker reserves, one CPU unless set.
         url: URL of the database, as every node reaches it.
+        folder: Returns the name of the study's folder once it is registered.
         address: Address of the cluster; by default `$RAY_ADDRESS`, else the one that runs on this machine.
 
     Raises:
@@ -43,8 +45,8 @@ class RayEngine:
             cannot reach the database.
     """
 
-    def __init__(self, spec: StudySpec, url: str, address: str | None = None) -> None:
-        self._ray, self._spec, self._url = _connect(address), spec, url
+    def __init__(self, spec: StudySpec, url: str, folder: Callable[[], str], address: str | None = None) -> None:
+        self._ray, self._spec, self._url, self._folder = _connect(address), spec, url, folder
         resources = {"CPU": spec.search.worker_cpus or 1, "GPU": spec.search.worker_gpus or 0}
         nodes = [node for node in self._ray.nodes() if node["Alive"]]
         _check_fit(nodes, resources)
@@ -55,23 +57,22 @@ class RayEngine:
 
     def start(self, number: int) -> RayWorker:
         """Start a worker where the cluster has room, or queue it there until it has."""
-        actor = self._actor.remote(self._spec.name, number, self._spec.search.worker_cpus or 1)
+        actor = self._actor.remote(self._spec.name, self._folder(), number, self._spec.search.worker_cpus or 1)
         return RayWorker(self._ray, actor, actor.run.remote(self._url, self._environment))
 
 
 class Host:
     """The actor on a node: starts a worker process and reports how it ended."""
 
-    def __init__(self, name: str, number: int, cpus: int) -> None:
-        self._name, self._number, self._cpus = name, number, cpus
+    def __init__(self, name: str, folder: str, number: int, cpus: int) -> None:
+        self._name, self._folder, self._number, self._cpus = name, folder, number, cpus
         self._process: Process | None = None
 
     def run(self, url: str, environment: dict[str, str]) -> None:
         """Start the worker process."""
         ours = environment | dict(os.environ) | {"HPO_DATABASE_URL": url, LAUNCHER: str(os.getpid())}
         os.environ["HPO_HOME"] = ours["HPO_HOME"]
-        log = log_folder(self._name) / f"worker-{self._number}.log"
-        log.parent.mkdir(parents=True, exist_ok=True)
+        log = log_folder(self._folder) / f"worker-{self._number}.log"
         command = [*worker_command(self._name, 1), "--threads", str(self._cpus)]
         self._process = Process(command, ours, log)
 

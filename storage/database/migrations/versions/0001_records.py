@@ -15,8 +15,10 @@ def upgrade() -> None:
     op.create_table(
         "scenetune_study",
         sa.Column("name", sa.Text, primary_key=True),
+        sa.Column("id", sa.Text, nullable=False),
         sa.Column("spec", JSONB, nullable=False),
         sa.Column("fingerprint", sa.Text, nullable=False),
+        sa.Column("encoder", sa.Text, nullable=False, server_default=""),
         _now("created_at"),
     )
     _create_rung_result()
