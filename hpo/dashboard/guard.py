@@ -49,8 +49,8 @@ class Guard:
         host, method = environ.get("HTTP_HOST", ""), environ["REQUEST_METHOD"]
         if not self._serves(host):
             return (
-                f"{host[:100]!r} is no name of this dashboard: accepted are addresses, localhost and the names given to "
-                "hpo dashboard with --host and --allowed-host"
+                f"{host[:100]!r} is no name of this dashboard: accepted are addresses, localhost and the names given "
+                "to hpo dashboard with --host and --allowed-host"
             )
         if method in READS:
             return None
