@@ -27,9 +27,7 @@ def dashboard(
     ] = "127.0.0.1",
     allowed_host: Annotated[
         list[str] | None,
-        typer.Option(
-            metavar="NAME", help="A further name under which browsers reach it, such as a proxy's; repeatable."
-        ),
+        typer.Option(metavar="NAME", help="Another name by which browsers reach it, such as a proxy's; repeatable."),
     ] = None,
     read_only: Annotated[bool, typer.Option("--read-only", help="Refuse changes of notes too.")] = False,
     browser: Annotated[bool, typer.Option("--open", help="Open the page in this machine's browser.")] = False,
