@@ -133,6 +133,10 @@ def baselines(
     from hpo.results.evaluation import evaluate_baselines
 
     console = Console()
+    if out is not None:
+        from hpo.reporting.study_report import check_report_folder
+
+        check_report_folder(spec.name, out.absolute())
     result = evaluate_baselines(spec, part.value, console, trec)
     if out is not None:
         from hpo.reporting.renderers.page import write

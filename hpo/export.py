@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from distill.evaluation import StudyEvaluation
 from distill.export.manifest import read
 from distill.export.onnx_graph import check_packages
 from distill.export.writer import check_replaceable
@@ -18,6 +19,7 @@ from hpo.status.console import Console
 from storage.database.postgres import Database
 from storage.database.records import Records
 from storage.errors import InputError
+from storage.files.outputs import check_place
 from storage.home import trial_folder
 from studies.config.spec import StudySpec
 from studies.training.problem import Problem
@@ -43,9 +45,27 @@ def export(
     """
     records = Records(database.engine)
     evaluation = check_evaluated(database, spec.name)
-    check_export(records, spec, folder, force=force)
-    if not force and is_exported(records, spec, folder):
-        return folder
+    # Two `hpo run` of one study reach this point together: the second finds what the first has written.
+    with records.exclusive(export_stage(folder)):
+        check_export(records, spec, folder, force=force)
+        if not force and is_exported(records, spec, folder):
+            return folder
+        _write(database, spec, problem, folder, console, evaluation, replace=force)
+        records.finish_stage(spec.name, export_stage(folder), {"folder": str(folder)})
+    Page(database, spec).write()
+    return folder
+
+
+def _write(
+    database: Database,
+    spec: StudySpec,
+    problem: Problem,
+    folder: Path,
+    console: Console,
+    evaluation: StudyEvaluation,
+    *,
+    replace: bool,
+) -> None:
     study = open_study(database.storage, distillation_name(spec.name))
     student = load_student(problem, trial_folder(study.study_name, evaluation.student_trial))
     console.note(f"exporting to {folder}, and checking it in a fresh process")
@@ -56,13 +76,10 @@ def export(
         origin(spec, problem, evaluation, study.study_name, student),
         formats=spec.export.formats,
         precision=spec.export.precision,
-        replace=force,
+        replace=replace,
         problem=problem,
     )
     _note_slow_int8(folder, console)
-    records.finish_stage(spec.name, export_stage(folder), {"folder": str(folder)})
-    Page(database, spec).write()
-    return folder
 
 
 def is_exported(records: Records, spec: StudySpec, folder: Path) -> bool:
@@ -94,6 +111,7 @@ def check_export(records: Records, spec: StudySpec, folder: Path, *, force: bool
     if "onnx" in spec.export.formats:
         check_packages()
     check_replaceable(folder, replace=force)
+    check_place(folder, "name another folder with --out")
     if folder.exists() and not force:
         wanted = f"{', '.join(spec.export.formats)} in {spec.export.precision}"
         raise InputError(

@@ -10,6 +10,7 @@ from typing import ParamSpec
 import typer
 
 from storage.errors import ScenetuneError
+from storage.files.outputs import write_failure
 
 P = ParamSpec("P")
 
@@ -49,7 +50,8 @@ def verb(example: str) -> Callable[[Callable[P, None]], Callable[P, None]]:
             except ScenetuneError as error:
                 _fail(error, error.exit_code)
             except Exception as error:
-                _fail(error, 1, f"{type(error).__name__}: {error}; hpo --debug shows where it happened")
+                unexpected = f"{type(error).__name__}: {error}; hpo --debug shows where it happened"
+                _fail(error, 1, write_failure(error) or unexpected)
 
         guarded.__doc__ = f"{function.__doc__}\n\n\b\nExample: {example}"
         return guarded

@@ -8,12 +8,13 @@ from pathlib import Path
 
 from distill.evaluation import StudyEvaluation
 from hpo.reporting.document import StudyDocument
-from hpo.reporting.renderers.page import write
+from hpo.reporting.renderers.page import PAGE, write
 from hpo.results.outcome import RungFigures, SearchFigures, SearchHistory, TrialFigures
 from hpo.stages import check_evaluated
 from hpo.status.snapshot import Snapshot, snapshot
 from storage.database.postgres import Database
 from storage.database.records import Records, RungResult
+from storage.files.outputs import check_place
 from studies.config.spec import StudySpec
 from studies.evaluation.figures import SystemsEvaluation
 
@@ -23,12 +24,23 @@ def report_folder(name: str) -> Path:
     return Path("reports", name).absolute()
 
 
+def check_report_folder(name: str, folder: Path) -> None:
+    """Check before the work that a study's report can be written into a folder.
+
+    Raises:
+        InputError: It cannot.
+    """
+    elsewhere = "work in" if folder == report_folder(name) else "name"
+    check_place(folder / PAGE, f"{elsewhere} a folder that you may write to")
+
+
 def write_report(database: Database, spec: StudySpec, folder: Path, exported: Path | None = None) -> Path:
     """Write a finished study's report and return its page; an older one in `folder` is replaced.
 
     Raises:
-        InputError: The study has not been evaluated yet.
+        InputError: The study has not been evaluated yet, or nothing can be written into `folder`.
     """
+    check_report_folder(spec.name, folder)
     evaluation = check_evaluated(database, spec.name)
     exported = exported or spec.export_folder().absolute()
     document = study_document(database, spec, evaluation, exported if exported.exists() else None)

@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import optuna
@@ -16,10 +17,15 @@ from optuna.trial import TrialState
 from optuna_dashboard._note import get_note
 
 import distill.export.writer as exporting
+from hpo.export import export
+from hpo.registry import load_spec_of
 from hpo.search.trial_chains import LOST, chains
+from hpo.status.console import Console
 from storage.database.embedded import EmbeddedPostgres
 from storage.database.postgres import connect, create_engine
 from storage.database.records import Records
+from storage.home import cache_folder
+from studies.training.prepare import prepare
 from tests.mini import call, hpo, mini, start
 
 pytestmark = pytest.mark.usefixtures("shared_caches")
@@ -121,6 +127,14 @@ def test_the_job_goes_from_data_to_a_student_that_transformers_opens(database_ur
     copied = call("export", "mini", "--out", tmp_path / "copy", HPO_DATABASE_URL=database_url)
     assert copied.returncode == 0, copied.stderr
     assert (tmp_path / "copy" / "model.safetensors").read_bytes() == (folder / "model.safetensors").read_bytes()
+    # Two at once, as two `hpo run` of one study come to it: one writes, and the other finds what it wrote.
+    opened = connect(database_url)
+    spec = load_spec_of(opened, "mini")
+    problem = prepare(spec, cache_folder())
+    with ThreadPoolExecutor() as pool:
+        both = [pool.submit(export, opened, spec, problem, tmp_path / "both", Console()) for _ in range(2)]
+    assert [each.result() for each in both] == [tmp_path / "both"] * 2
+    opened.engine.dispose()
     (tmp_path / "taken").mkdir()
     refused = call("export", "mini", "--out", tmp_path / "taken", HPO_DATABASE_URL=database_url)
     assert refused.returncode == 2

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import resource
 import shutil
 import sys
 from dataclasses import replace
@@ -25,7 +26,7 @@ from distill.initialisation import student_config
 from distill.objective import Distillation, Student, Teacher, evaluate, load_student
 from distill.serving.onnx_tower import through
 from distill.student import parameters
-from storage.errors import InputError, ScenetuneError
+from storage.errors import ArtifactsUnavailable, InputError, ScenetuneError
 from studies.config.definition import Format, Precision
 from studies.config.hyperparameters import Hyperparameters
 from studies.config.spec import parse_spec
@@ -390,6 +391,22 @@ def test_lists_of_another_head_leave_nothing(
     monkeypatch.setattr(export_checks, "fresh_process_vectors", lambda *_: {})  # slow, and shown elsewhere
     with pytest.raises(ScenetuneError, match="ranks otherwise"):
         export(student, problem.lexicon, tmp_path / "out", origin(problem), problem=problem)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "head.safetensors"])
+def test_a_full_disk_names_the_export_and_leaves_nothing(
+    problem: Problem, narrow: Student, with_graphs: Path, tmp_path: Path, name: str
+) -> None:
+    """Each file of an export is written by another library, and each of them says it in its own way."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    # Beyond the limit a write fails as on a full disk: Python ignores the signal.
+    resource.setrlimit(resource.RLIMIT_FSIZE, ((with_graphs / name).stat().st_size - 1, hard))
+    try:
+        with pytest.raises(ArtifactsUnavailable, match=f"cannot write {tmp_path / 'exports' / 'out'} "):
+            export(narrow, problem.lexicon, tmp_path / "exports" / "out", origin(problem))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert list(tmp_path.iterdir()) == []
 
 
