@@ -12,7 +12,7 @@ from pathlib import Path
 from storage.errors import InputError
 
 # A file name everywhere: no separator, no leading dot (hidden, or `..`), no control character.
-_STUDY_NAME = re.compile(r"[^./\\\x00-\x1f\x7f][^/\\\x00-\x1f\x7f]*")
+_STUDY_NAME = re.compile(r"[^./\\\x00-\x1f\x7f-\x9f][^/\\\x00-\x1f\x7f-\x9f]*")
 _MAX_NAME_BYTES = 200
 # PostgreSQL and libpq write paths into files of lines.
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")

@@ -11,6 +11,7 @@ import typer
 
 from storage.errors import ScenetuneError
 from storage.files.outputs import write_failure
+from studies.escaping import visible
 
 P = ParamSpec("P")
 
@@ -62,5 +63,5 @@ def verb(example: str) -> Callable[[Callable[P, None]], Callable[P, None]]:
 def _fail(error: Exception, code: int, text: str | None = None) -> None:
     if settings.debug:
         raise error
-    typer.echo(f"error: {' '.join((text or str(error)).split())}", err=True)
+    typer.echo(f"error: {visible(' '.join((text or str(error)).split()))}", err=True)
     raise typer.Exit(code) from None

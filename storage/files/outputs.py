@@ -77,10 +77,9 @@ def write_failure(error: BaseException, path: Path | None = None) -> str | None:
     ours = path is not None and (named is None or path.parent in (named, *named.parents) or named in path.parents)
     if not (ours or found.errno in _FULL):
         return None
-    place = path if ours else named
+    place = (path if ours else named) or "a file, or to stdout"
     return (
-        f"cannot write {place or 'a file'} ({found.strerror}): free space there or permit writing, then run the same "
-        "command again"
+        f"cannot write {place} ({found.strerror}): free space there or permit writing, then run the same command again"
     )
 
 

@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 import distill.export.checks as export_checks
 import distill.export.writer as exporting
 from distill.evaluation import StudyEvaluation
+from distill.export.card import model_card
 from distill.export.int8_graph import write_int8
 from distill.export.manifest import GRAPHS, EncoderReference, Manifest, Origin
 from distill.export.onnx_graph import write_onnx
@@ -291,6 +292,16 @@ def test_the_card_tells_figures_and_intervals(exported: Path) -> None:
     figures = [f"{recall['mean']:.3f}", f"{recall['low']:.3f} – {recall['high']:.3f}"]
     assert f"| student | {' | '.join(figures)} | {ndcg['mean']:.3f} | {hits['mean']:.3f} |" in card
     assert "keeps 95.7% of the best teacher's recall and 85.7% of its lift" in card
+
+
+def test_the_card_shows_names_as_text_and_no_path_of_this_machine(exported: Path) -> None:
+    """It is published, and drawn by whoever hosts models."""
+    manifest = load_export(exported).manifest
+    encoder = EncoderReference(name="/home/me/se`cret/my`bert", sha256="0", vocabulary=89)
+    card = model_card(manifest.model_copy(update={"study": "a`<img>\x1b[2J", "encoder": encoder}))
+    assert "\n# a\\`\\<img\\>\\\\u001b[2J\n" in card
+    assert "built on ``my`bert``" in card
+    assert "/home" not in card
 
 
 def test_the_export_scores_what_the_student_scored(problem: Problem, student: Student, exported: Path) -> None:

@@ -12,6 +12,7 @@ from hpo.reporting.document import StudyDocument
 from hpo.reporting.renderers import markdown
 from hpo.reporting.sections.report import report
 from storage.files.atomic import atomic_files
+from studies.escaping import visible
 
 PAGE = "report.html"
 
@@ -50,6 +51,8 @@ def render(content: Report) -> str:
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
         undefined=StrictUndefined,
+        # Drawings are markup, and safe as they are.
+        finalize=lambda value: visible(value) if type(value) is str else value,
         trim_blocks=True,
         lstrip_blocks=True,
     )

@@ -13,6 +13,7 @@ from hpo.workers.engines import Ended
 from hpo.workers.parent_watchdog import LAUNCHER
 from storage.errors import InputError
 from storage.files.outputs import check_place
+from studies.escaping import visible
 
 INTERRUPTED = 130
 # A warning of `storage.database`, in the format of `hpo worker`'s log.
@@ -109,4 +110,4 @@ def _last_line(log: Path) -> str:
         # The worker could not say so: its log is on that disk.
         return str(error)
     lines = log.read_text(errors="replace").strip().splitlines()
-    return lines[-1].removeprefix("error: ") if lines else "no output"
+    return visible(lines[-1].removeprefix("error: ")) if lines else "no output"
