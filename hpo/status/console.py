@@ -178,6 +178,11 @@ def _columns() -> tuple[ProgressColumn, ...]:
     return TextColumn("{task.description}", markup=False), BarColumn(bar_width=12), MofNCompleteColumn(), _State()
 
 
+def plain(text: str) -> Text:
+    """Return text for a table as it is shown, which its column has to be wide enough for; markup is not obeyed."""
+    return Text(visible(text))
+
+
 def _about(left: float) -> str:
     return f"about {duration(left)} left"
 
