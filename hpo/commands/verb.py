@@ -9,6 +9,7 @@ from typing import ParamSpec
 
 import typer
 
+from hpo.signals import interrupts
 from storage.errors import ScenetuneError
 from storage.files.outputs import write_failure
 from studies.escaping import visible
@@ -46,6 +47,7 @@ def verb(example: str) -> Callable[[Callable[P, None]], Callable[P, None]]:
             try:
                 function(*args, **kwargs)
             except KeyboardInterrupt:
+                interrupts.end()
                 typer.echo("interrupted; nothing finished is lost: run the same command again to resume", err=True)
                 raise typer.Exit(130) from None
             except ScenetuneError as error:
