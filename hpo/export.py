@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from distill.evaluation import StudyEvaluation
 from distill.export.manifest import read
 from distill.export.onnx_graph import check_packages
 from distill.export.writer import check_replaceable
@@ -43,29 +42,19 @@ def export(
             package that a format needs is missing.
         ScenetuneError: A format does not reproduce the student's output, or costs too much recall.
     """
+    # Two `hpo run` of one study come here together: the second finds what the first has written.
+    with Records(database.engine).exclusive(export_stage(folder)):
+        return _export(database, spec, problem, folder, console, force=force)
+
+
+def _export(
+    database: Database, spec: StudySpec, problem: Problem, folder: Path, console: Console, *, force: bool
+) -> Path:
     records = Records(database.engine)
     evaluation = check_evaluated(database, spec.name)
-    # Two `hpo run` of one study reach this point together: the second finds what the first has written.
-    with records.exclusive(export_stage(folder)):
-        check_export(records, spec, folder, force=force)
-        if not force and is_exported(records, spec, folder):
-            return folder
-        _write(database, spec, problem, folder, console, evaluation, replace=force)
-        records.finish_stage(spec.name, export_stage(folder), {"folder": str(folder)})
-    Page(database, spec).write()
-    return folder
-
-
-def _write(
-    database: Database,
-    spec: StudySpec,
-    problem: Problem,
-    folder: Path,
-    console: Console,
-    evaluation: StudyEvaluation,
-    *,
-    replace: bool,
-) -> None:
+    check_export(records, spec, folder, force=force)
+    if not force and is_exported(records, spec, folder):
+        return folder
     study = open_study(database.storage, distillation_name(spec.name))
     student = load_student(problem, trial_folder(study.study_name, evaluation.student_trial))
     console.note(f"exporting to {folder}, and checking it in a fresh process")
@@ -76,10 +65,13 @@ def _write(
         origin(spec, problem, evaluation, study.study_name, student),
         formats=spec.export.formats,
         precision=spec.export.precision,
-        replace=replace,
+        replace=force,
         problem=problem,
     )
     _note_slow_int8(folder, console)
+    records.finish_stage(spec.name, export_stage(folder), {"folder": str(folder)})
+    Page(database, spec).write()
+    return folder
 
 
 def is_exported(records: Records, spec: StudySpec, folder: Path) -> bool:
