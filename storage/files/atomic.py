@@ -1,5 +1,6 @@
 """Atomic writes: a file or folder is complete or absent, even if the writer is killed; for checkpoints and exports."""
 
+import errno
 import fcntl
 import glob
 import hashlib
@@ -100,7 +101,10 @@ def _parents(path: Path) -> Iterator[None]:
     """Create the missing parents of a path; remove those again if the block fails."""
     missing = [parent for parent in path.parents if not parent.exists()]
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except FileExistsError as error:
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path.parent)) from error
         yield
     except BaseException:
         for parent in missing:

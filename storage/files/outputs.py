@@ -14,7 +14,7 @@ from pathlib import Path
 from storage.errors import ArtifactsUnavailable, InputError, ScenetuneError
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
-_DENIED = (errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG)
+_DENIED = (errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.ENAMETOOLONG)
 # Libraries written in Rust, such as safetensors, raise no OSError.
 _RUST = re.compile(r"\(os error (\d+)\)")
 _PROBE_BYTES = 4096

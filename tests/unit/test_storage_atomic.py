@@ -142,6 +142,16 @@ def test_a_full_disk_is_one_error_that_names_the_place_and_leaves_nothing(tmp_pa
     assert contents(tmp_path) == {"reports/shop/a": "old"}
 
 
+def test_a_file_in_the_place_of_a_parent_is_named(tmp_path: Path) -> None:
+    """Of two writers of one folder the second meets an error of the same number, which is no fault of the place."""
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ArtifactsUnavailable, match=rf"cannot write {tmp_path}/file/x \(Not a directory"):
+        atomic_write(tmp_path / "file" / "x", b"")
+    raced = FileExistsError(errno.EEXIST, "File exists", str(tmp_path / "draft"))
+    with pytest.raises(FileExistsError), atomic_folder(tmp_path / "export"):
+        raise raced
+
+
 def test_errors_of_the_block_that_are_no_failed_writes_stay_as_they_are(tmp_path: Path) -> None:
     """Data that may not be read would be called an export that cannot be written."""
     for error in (PermissionError(errno.EACCES, "denied", "/data/log.csv"), FileNotFoundError(2, "gone"), ValueError()):
