@@ -158,10 +158,10 @@ class LiveTable:
             self._log(shot)
         else:
             # The heading, the table's own and its caption take their lines.
-            waiting = self._console.err.render_lines(Text(self._waiting)) if self._waiting else []
+            waiting = self._console.err.render_lines(plain(self._waiting)) if self._waiting else []
             free = self._console.err.height - len(heading(shot)) - len(waiting) - 3
             table = render(shot, rows=max(1, min(ROWS, free)))
-            self._live.update(Group(table, Text(self._waiting)) if waiting else table, refresh=True)
+            self._live.update(Group(table, plain(self._waiting)) if waiting else table, refresh=True)
         return shot
 
     def _log(self, shot: Snapshot) -> None:
