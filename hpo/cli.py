@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import time
 from enum import StrEnum
 from pathlib import Path
@@ -33,6 +32,7 @@ from hpo.commands.options import (
     load,
 )
 from hpo.commands.verb import settings, verb
+from hpo.signals import interrupts
 from hpo.status.console import Console, duration
 from hpo.workers.engines import EngineName
 from storage.errors import InputError
@@ -135,6 +135,10 @@ def baselines(
     from hpo.results.evaluation import evaluate_baselines
 
     console = Console()
+    if out is not None:
+        from hpo.reporting.study_report import check_report_folder
+
+        check_report_folder(spec.name, out.absolute())
     result = evaluate_baselines(spec, part.value, console, trec)
     if out is not None:
         from hpo.reporting.renderers.page import write
@@ -177,6 +181,5 @@ def main() -> None:
     # torch reads this when it is loaded. Idle threads then sleep instead of spinning, which costs nothing on a quiet
     # machine and is much faster on a shared one (docs/decisions.md).
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    # Schedulers stop a job with SIGTERM: handle it like Ctrl-C.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    interrupts.install()
     app()

@@ -18,6 +18,7 @@ from hpo.workers.study_lease import study_lease
 from storage.database.postgres import Database
 from storage.database.records import Records
 from storage.errors import InputError
+from storage.files.outputs import check_place
 from studies.config.spec import StudySpec
 from studies.training.problem import Problem
 
@@ -40,7 +41,8 @@ def export(
             package that a format needs is missing.
         ScenetuneError: A format does not reproduce the student's output, or costs too much recall.
     """
-    with study_lease(database, spec.name):
+    # Two `hpo run` of one study come here together: the second finds what the first has written.
+    with study_lease(database, spec.name), Records(database.engine).exclusive(export_stage(folder)):
         return _export(database, spec, problem, folder, console, force=force)
 
 
@@ -103,6 +105,7 @@ def check_export(records: Records, spec: StudySpec, folder: Path, *, force: bool
     if "onnx" in spec.export.formats:
         check_packages()
     check_replaceable(folder, replace=force)
+    check_place(folder, "name another folder with --out")
     if folder.exists() and not force:
         wanted = f"{', '.join(spec.export.formats)} in {spec.export.precision}"
         record, held = records.load_study(spec.name), owner(folder)

@@ -14,7 +14,7 @@ from hpo.dashboard.page import Page
 from hpo.export import check_export, export, is_exported, record_export
 from hpo.ownership import load_record
 from hpo.registry import check_launch, register
-from hpo.reporting.study_report import report_folder, search_figures, write_report
+from hpo.reporting.study_report import check_report_folder, default_folder, report_folder, search_figures, write_report
 from hpo.results.distillation import choose, distil, open_distillation
 from hpo.results.evaluation import evaluate_all
 from hpo.results.outcome import JobResult
@@ -32,6 +32,7 @@ from storage.files.store import check_store
 from storage.home import cache_folder
 from studies.config.spec import StudySpec
 from studies.data.loading import load_data
+from studies.evaluation.trec import check_dump
 from studies.training.prepare import prepare
 from studies.training.problem import Problem
 
@@ -85,7 +86,9 @@ def _run(
     check_launch(database, spec)
     check_export(records, spec, folder)
     evaluation = parse_evaluation(spec.name, records.stage_result(spec.name, EVALUATION))
-    _check_trec_folder(trec, spec.name, evaluated=evaluation is not None)
+    if trec is not None:
+        _check_trec_folder(trec, spec.name, evaluated=evaluation is not None)
+    check_report_folder(spec.name, default_folder(spec.name))
     if evaluation is None or not is_exported(records, spec, folder):
         workers_engine = make_engine(engine, database, spec, workers, address)
         spec, problem = begin(database, spec, console, workers)
@@ -136,14 +139,11 @@ def distil_and_evaluate(
     return check_evaluated(database, spec.name)
 
 
-def _check_trec_folder(folder: Path | None, name: str, *, evaluated: bool) -> None:
+def _check_trec_folder(folder: Path, name: str, *, evaluated: bool) -> None:
     """Check before hours of work that the rankings can be written at their end."""
-    if folder is None:
-        return
     if evaluated:
         raise InputError(
             f"the test scenes of study {name!r} were scored already, and they are scored once; "
             "hpo evaluate EXPORT --trec DIR writes the student's rankings, hpo baselines --trec DIR the baselines'"
         )
-    if folder.exists():
-        raise InputError(f"the folder {folder} for the rankings exists already; name another with --trec, or remove it")
+    check_dump(folder)

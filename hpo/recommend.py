@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from rich.table import Table
 
-from hpo.status.console import Console
+from hpo.status.console import Console, plain
 from storage.errors import InputError
 from studies.progress import Progress
 from studies.text_form import normalise_text
@@ -249,5 +249,6 @@ def print_lists(lists: Sequence[RankedList], console: Console) -> None:
     for entry in lists:
         name = "" if entry.user is None else str(entry.user)
         for rank, (item, score) in enumerate(zip(entry.items, entry.scores, strict=True), start=1):
-            table.add_row(name if rank == 1 else "", str(rank), item, f"{score:.3f}")
-    console.out.print(table, markup=False)
+            cells = [name if rank == 1 else "", str(rank), item, f"{score:.3f}"]
+            table.add_row(*map(plain, cells))
+    console.out.print(table)

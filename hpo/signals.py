@@ -1,4 +1,4 @@
-"""Defers Ctrl-C and SIGTERM while trials are asked for and told; lets them interrupt training at any moment.
+"""Handles Ctrl-C and SIGTERM: they end a command once, and are deferred while trials are asked for and told.
 
 A KeyboardInterrupt after Optuna has created a trial and before our code guards it, or while the trial's end is being
 written, would leave the trial running in the database for ever, and the budget would count it.
@@ -7,12 +7,45 @@ written, would leave the trial running in the database for ever, and the budget 
 from __future__ import annotations
 
 import contextlib
+import math
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from types import FrameType
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+# A second Ctrl-C within this time is the same request: raised while the first one ends the command, it would break off
+# what the first one cleans up, and print a traceback.
+SAME_REQUEST_SECONDS = 1.0
+
+
+class Interrupts:
+    """Handles the signals of a command: the first interrupts it, and none disturbs its end."""
+
+    def __init__(self) -> None:
+        self._last = -math.inf
+
+    def install(self) -> None:
+        """Handle Ctrl-C, unless it is ignored as under nohup, and SIGTERM, with which schedulers stop a job."""
+        if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+            signal.signal(signal.SIGINT, self._handle)
+        signal.signal(signal.SIGTERM, self._handle)
+
+    def _handle(self, signum: int, frame: FrameType | None) -> None:
+        if (now := time.monotonic()) - self._last > SAME_REQUEST_SECONDS:
+            self._last = now
+            raise KeyboardInterrupt
+
+    def end(self) -> None:
+        """Ignore signals from now on: the command has been interrupted, and only prints that."""
+        for number in SIGNALS:
+            if signal.getsignal(number) == self._handle:
+                signal.signal(number, signal.SIG_IGN)
+
+
+# Of this process.
+interrupts = Interrupts()
 
 
 class Shield:

@@ -12,7 +12,7 @@ from pathlib import Path
 from storage.errors import InputError
 
 # A file name everywhere: no separator, no leading dot (hidden, or `..`), no control character.
-_STUDY_NAME = re.compile(r"[^./\\\x00-\x1f\x7f][^/\\\x00-\x1f\x7f]*")
+_STUDY_NAME = re.compile(r"[^./\\\x00-\x1f\x7f-\x9f][^/\\\x00-\x1f\x7f-\x9f]*")
 # Optuna's name of a distillation and the names of folders are longer than the study's name.
 _MAX_NAME_BYTES, _MAX_FOLDER_BYTES = 180, 200
 # PostgreSQL and libpq write paths into files of lines.

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 
 from distill.evaluation import Retention, StudyEvaluation
 from distill.export.manifest import FormatFigures, Manifest
 from studies.config.definition import Format
+from studies.escaping import markdown_code, markdown_text
 
 _CARD = """\
 ---
@@ -25,7 +27,7 @@ tags:
 A DistilBERT of {layers} ({parameters:,} parameters) that turns item texts into vectors of {dimensions}
 dimensions and length 1, and a head ({head:,} parameters) that adapts from a handful of interactions to a new scene and
 ranks its items. Distilled by [scenetune](https://pypi.org/project/scenetune/) from the best recommenders of the study
-"{study}", which were built on `{encoder}`. {vocabulary}Texts are cut at {max_tokens} tokens.
+"{study}", which were built on {encoder}. {vocabulary}Texts are cut at {max_tokens} tokens.
 
 ## How good it is
 
@@ -94,12 +96,12 @@ def model_card(manifest: Manifest) -> str:
     narrow, graphs = manifest.width < manifest.dimensions, "onnx" in manifest.formats
     opening = f"from safetensors.torch import load_file\n{_TRANSFORMERS}{_PROJECTION}" if narrow else _TRANSFORMERS
     return _CARD.format(
-        study=manifest.study,
+        study=markdown_text(manifest.study),
         layers="1 layer" if manifest.layers == 1 else f"{manifest.layers} layers",
         dimensions=manifest.dimensions,
         parameters=manifest.parameters.encoder,
         head=manifest.parameters.head,
-        encoder=manifest.encoder.name,
+        encoder=markdown_code(_encoder(manifest.encoder.name)),
         vocabulary=_vocabulary(manifest.vocabulary.kept, manifest.vocabulary.of),
         max_tokens=manifest.max_tokens,
         metrics=_metrics(manifest.metrics) if manifest.metrics else "It was not evaluated.\n",
@@ -108,6 +110,11 @@ def model_card(manifest: Manifest) -> str:
         transformers=f"{opening}vectors = mean / mean.norm(dim=1, keepdim=True)\n",
         onnx=_ONNX if graphs else "",
     )
+
+
+def _encoder(name: str) -> str:
+    """Return an encoder's name; of a folder only the last part, since others have no use for this machine's paths."""
+    return Path(name).name if Path(name).is_absolute() else name
 
 
 def _vocabulary(kept: int, of: int | None) -> str:
@@ -156,7 +163,7 @@ def _metrics(metrics: StudyEvaluation) -> str:
     for name, system in sorted(metrics.systems.items(), key=lambda item: item[1].recall.mean):
         recall, others = system.recall, (system.ndcg, system.hit_rate)
         means = " | ".join("–" if each is None else f"{each.mean:.3f}" for each in others)
-        lines.append(f"| {name} | {recall.mean:.3f} | {recall.low:.3f} – {recall.high:.3f} | {means} |")
+        lines.append(f"| {markdown_text(name)} | {recall.mean:.3f} | {recall.low:.3f} – {recall.high:.3f} | {means} |")
     return "\n".join(lines) + "\n" + _retention(metrics.retention)
 
 

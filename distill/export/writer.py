@@ -12,12 +12,13 @@ from pathlib import Path
 from distill.export.card import model_card
 from distill.export.checks import check as _check_parity
 from distill.export.int8_graph import write_int8
-from distill.export.layout import write_encoder, write_head, write_sentence_transformers
-from distill.export.manifest import GRAPHS, Origin, describe, is_export, seal
+from distill.export.layout import DTYPES, write_encoder, write_head, write_sentence_transformers
+from distill.export.manifest import GRAPHS, Manifest, Origin, describe, is_export, seal
 from distill.export.onnx_graph import check_packages, write_onnx
 from distill.student import Student
 from storage.errors import InputError
 from storage.files.atomic import atomic_folder
+from storage.files.outputs import check_place
 from studies.config.definition import Format, Precision
 from studies.episodes.tfidf import Lexicon
 from studies.progress import SILENT, ProgressReporter
@@ -50,7 +51,8 @@ def export(
 
     Raises:
         InputError: `folder` exists, `replace` would destroy something that is not an export, or a package that a
-            format needs is missing.
+            format needs is missing, or the disk lacks the room.
+        ArtifactsUnavailable: A write failed, as on a full disk.
         ScenetuneError: A fresh process does not get the same vectors or lists, or 8-bit weights cost too much recall;
             nothing was exported.
     """
@@ -58,6 +60,7 @@ def export(
     if "onnx" in formats:
         check_packages()
     described = describe(student, origin, formats, precision)
+    check_place(folder, "name another folder", _bytes(described))
     reporter = problem.reporter if problem is not None else SILENT
     with atomic_folder(folder, replace) as draft:
         write_encoder(student, draft, precision)
@@ -79,6 +82,13 @@ def check_replaceable(folder: Path, *, replace: bool) -> None:
     """
     if replace and folder.exists() and not is_export(folder):
         raise InputError(f"{folder} exists and is not an export, so it is not replaced; name another folder")
+
+
+def _bytes(manifest: Manifest) -> int:
+    """Return about how many bytes an export takes: those of its weights, once per format."""
+    encoder, formats = manifest.parameters.encoder, manifest.formats
+    sizes = [DTYPES[manifest.precision].itemsize, 4 * ("onnx" in formats), 1 * ("onnx-int8" in formats)]
+    return encoder * sum(sizes) + 4 * manifest.parameters.head
 
 
 def _write_graphs(student: Student, draft: Path, formats: Sequence[Format], reporter: ProgressReporter) -> None:

@@ -25,7 +25,11 @@ def dashboard(
     host: Annotated[
         str, typer.Option(metavar="ADDRESS", help="Address to listen on. There is no login.")
     ] = "127.0.0.1",
-    read_only: Annotated[bool, typer.Option("--read-only", help="Refuse all changes.")] = False,
+    allowed_host: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Another name by which browsers reach it, such as a proxy's; repeatable."),
+    ] = None,
+    read_only: Annotated[bool, typer.Option("--read-only", help="Refuse changes of notes too.")] = False,
     browser: Annotated[bool, typer.Option("--open", help="Open the page in this machine's browser.")] = False,
     database: Database = None,
 ) -> None:
@@ -33,4 +37,13 @@ def dashboard(
     from hpo.dashboard.server import serve
     from hpo.status.console import Console
 
-    serve(connect(database), study, Console(), host=host, port=port, read_only=read_only, browser=browser)
+    serve(
+        connect(database),
+        study,
+        Console(),
+        host=host,
+        port=port,
+        allowed_hosts=allowed_host or (),
+        read_only=read_only,
+        browser=browser,
+    )

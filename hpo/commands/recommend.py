@@ -14,6 +14,7 @@ from hpo.commands.verb import verb
 from hpo.recommend import print_lists
 from hpo.recommend import recommend as run
 from hpo.status.console import Console
+from studies.escaping import visible
 
 app = typer.Typer()
 
@@ -67,6 +68,6 @@ def recommend(
         lists = run(folder, catalogue, support, histories, text=text, k=k, backend=backend.value, progress=report)
     if as_json:
         for entry in lists:
-            typer.echo(json.dumps(asdict(entry), ensure_ascii=False))
+            typer.echo(visible(json.dumps(asdict(entry), ensure_ascii=False)))
     else:
         print_lists(lists, console)

@@ -9,7 +9,10 @@ from typing import ParamSpec
 
 import typer
 
+from hpo.signals import interrupts
 from storage.errors import ScenetuneError
+from storage.files.outputs import write_failure
+from studies.escaping import visible
 
 P = ParamSpec("P")
 
@@ -44,12 +47,14 @@ def verb(example: str) -> Callable[[Callable[P, None]], Callable[P, None]]:
             try:
                 function(*args, **kwargs)
             except KeyboardInterrupt:
+                interrupts.end()
                 typer.echo("interrupted; nothing finished is lost: run the same command again to resume", err=True)
                 raise typer.Exit(130) from None
             except ScenetuneError as error:
                 _fail(error, error.exit_code)
             except Exception as error:
-                _fail(error, 1, f"{type(error).__name__}: {error}; hpo --debug shows where it happened")
+                unexpected = f"{type(error).__name__}: {error}; hpo --debug shows where it happened"
+                _fail(error, 1, write_failure(error) or unexpected)
 
         guarded.__doc__ = f"{function.__doc__}\n\n\b\nExample: {example}"
         return guarded
@@ -60,5 +65,5 @@ def verb(example: str) -> Callable[[Callable[P, None]], Callable[P, None]]:
 def _fail(error: Exception, code: int, text: str | None = None) -> None:
     if settings.debug:
         raise error
-    typer.echo(f"error: {' '.join((text or str(error)).split())}", err=True)
+    typer.echo(f"error: {visible(' '.join((text or str(error)).split()))}", err=True)
     raise typer.Exit(code) from None

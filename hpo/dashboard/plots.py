@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from html import escape
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ import numpy as np
 from distill.evaluation import StudentRow
 from hpo.dashboard.note import behind
 from hpo.dashboard.study_facts import StudyFacts
+from studies.escaping import visible
 from studies.learners.registry import LEARNERS
 
 # Okabe and Ito's palette, which colour-blind readers can tell apart; learners take them in the registry's order.
@@ -140,7 +142,8 @@ def _scenes(facts: StudyFacts) -> Figure:
     heat = {
         "type": "heatmap",
         "colorscale": "Viridis",
-        "x": shown,
+        # Plotly obeys some tags.
+        "x": [escape(visible(name), quote=False) for name in shown],
         "y": [f"#{view.number} {view.learner}" for view, _ in top],
         "z": [[_rounded(reached.scenes.get(name)) for name in shown] for _, reached in top],
     }

@@ -1,6 +1,6 @@
 """`hpo dashboard`: serves optuna-dashboard on the database of this project until it is interrupted.
 
-address ─▶ optuna-dashboard over a cached storage ─▶ requests that would harm a study refused ─▶ notes kept current
+address ─▶ requests that would harm a study refused ─▶ optuna-dashboard over a cached storage ─▶ notes kept current
 """
 
 from __future__ import annotations
@@ -10,12 +10,11 @@ import errno
 import ipaddress
 import json
 import logging
-import re
 import socket
 import threading
 import time
 import webbrowser
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from socketserver import ThreadingMixIn
 from typing import TYPE_CHECKING, Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
@@ -25,7 +24,8 @@ import sqlalchemy as sa
 from optuna.storages import BaseStorage
 from optuna.storages._cached_storage import _CachedStorage
 
-from hpo.dashboard.downloads import HEADERS, READ_ONLY, ToBrowsers
+from hpo.dashboard.downloads import HEADERS, ToBrowsers
+from hpo.dashboard.guard import Guard
 from hpo.dashboard.imports import without_scikit_learn
 from hpo.dashboard.page import SECONDS_BETWEEN_WRITES, Page
 from hpo.ownership import load_record, owned_search
@@ -47,10 +47,6 @@ PORT = 8080
 PORTS_TO_TRY = 50
 # The browser's first page is served before any note is written.
 SECONDS_BEFORE_WRITING = 20.0
-READS = ("GET", "HEAD", "OPTIONS")
-# Either would separate Optuna's trials from our records and checkpoints.
-_DELETION = re.compile(r"/api/studies/\d+/?")
-_RENAMING = re.compile(r"/api/studies/\d+/rename/?")
 
 
 def serve(
@@ -60,6 +56,7 @@ def serve(
     *,
     host: str = LOOPBACK,
     port: int = PORT,
+    allowed_hosts: Collection[str] = (),
     read_only: bool = False,
     browser: bool = False,
 ) -> None:
@@ -71,6 +68,7 @@ def serve(
         console: For the address, on stdout, and for notes.
         host: Address to listen on.
         port: The first to try; 0 for any.
+        allowed_hosts: Further names under which browsers may reach it, such as a reverse proxy's.
         read_only: Answer no request that changes the database, and write no notes.
         browser: Open the page in the browser.
 
@@ -81,13 +79,14 @@ def serve(
     server = listen(host, port, console)
     try:
         storage = watched_storage(database, console)
-        server.set_app(application(storage, ToBrowsers(database), read_only=read_only))
+        guard = Guard(host, allowed_hosts, read_only=read_only)
+        server.set_app(application(storage, ToBrowsers(database), guard))
         shown = f"[{host}]" if ":" in host else host
         url = f"http://{shown}:{server.server_port}{path}"
         if not _is_loopback(host):
             console.note(
                 f"{host} is reached from other machines and there is no login: anyone who reaches it "
-                f"{'sees all studies' if read_only else 'may change studies unless --read-only is given'}"
+                f"sees all studies{'' if read_only else ', and may write into their notes unless --read-only is given'}"
             )
         console.out.print(url, soft_wrap=True)
         console.note("Ctrl-C stops it")
@@ -109,8 +108,8 @@ def watched_storage(database: Database, console: Console) -> BaseStorage:
     return _CachedStorage(storage)
 
 
-def application(storage: BaseStorage, artifacts: ToBrowsers, *, read_only: bool = False) -> WSGIApplication:
-    """Return optuna-dashboard on a storage and its artifacts, without the requests that would harm a study."""
+def application(storage: BaseStorage, artifacts: ToBrowsers, guard: Guard) -> WSGIApplication:
+    """Return optuna-dashboard on a storage and its artifacts, with the requests that the guard lets through."""
     with without_scikit_learn():
         import optuna_dashboard
     app: WSGIApplication = optuna_dashboard.wsgi(storage, artifact_store=artifacts)
@@ -121,7 +120,7 @@ def application(storage: BaseStorage, artifacts: ToBrowsers, *, read_only: bool 
             kept = [header for header in headers if header[0] != "Access-Control-Allow-Origin"]
             return start_response(status, kept + environ.get(HEADERS, []), *error)
 
-        reason = refusal(environ["REQUEST_METHOD"], environ["PATH_INFO"], read_only=read_only)
+        reason = guard.refusal(environ)
         if reason is None:
             return app(environ, answer)
         body = json.dumps({"reason": reason}).encode()
@@ -129,19 +128,6 @@ def application(storage: BaseStorage, artifacts: ToBrowsers, *, read_only: bool 
         return [body]
 
     return guarded
-
-
-def refusal(method: str, path: str, *, read_only: bool) -> str | None:
-    """Return why a request is refused; None where it is not."""
-    if read_only and method not in READS:
-        return "this dashboard was started with --read-only"
-    if method == "DELETE" and _DELETION.fullmatch(path):
-        return "hpo delete NAME deletes a study, with its records and checkpoints"
-    if method not in READS and path.startswith("/api/artifacts/"):
-        return READ_ONLY
-    if method == "POST" and _RENAMING.fullmatch(path):
-        return "a study's records and checkpoints go by its name, which stays"
-    return None
 
 
 class _Server(ThreadingMixIn, WSGIServer):

@@ -11,29 +11,47 @@ from distill.evaluation import StudyEvaluation
 from distill.export.manifest import owner
 from hpo.ownership import load_record
 from hpo.reporting.document import StudyDocument
-from hpo.reporting.renderers.page import REPORT_JSON, write
+from hpo.reporting.renderers.page import PAGE, REPORT_JSON, write
 from hpo.results.outcome import RungFigures, SearchFigures, SearchHistory, TrialFigures
 from hpo.stages import check_evaluated
 from hpo.status.snapshot import Snapshot, snapshot
 from storage.database.postgres import Database
 from storage.database.records import Records, RungResult
 from storage.errors import InputError
+from storage.files.outputs import check_place
 from studies.config.spec import StudySpec
 from studies.evaluation.figures import SystemsEvaluation
 
 
+def default_folder(name: str) -> Path:
+    """Return where a study's report goes by default, where no other study of the same name has its own."""
+    return Path("reports", name).absolute()
+
+
 def report_folder(name: str, study_id: str) -> Path:
     """Return where a study's report goes by default: another study of the same name keeps its own."""
-    folder = Path("reports", name).absolute()
+    folder = default_folder(name)
     return folder if _is_free(folder, study_id) else folder.with_name(f"{name}-{study_id[:8]}")
+
+
+def check_report_folder(name: str, folder: Path) -> None:
+    """Check before the work that a study's report can be written into a folder.
+
+    Raises:
+        InputError: It cannot.
+    """
+    elsewhere = "work in" if folder.parent == default_folder(name).parent else "name"
+    check_place(folder / PAGE, f"{elsewhere} a folder that you may write to")
 
 
 def write_report(database: Database, spec: StudySpec, folder: Path, exported: Path | None = None) -> Path:
     """Write a finished study's report and return its page; an older one in `folder` is replaced.
 
     Raises:
-        InputError: The study has not been evaluated yet, or `folder` holds another study's report.
+        InputError: The study has not been evaluated yet, or nothing can be written into `folder`, or it holds another
+            study's report.
     """
+    check_report_folder(spec.name, folder)
     evaluation, study_id = check_evaluated(database, spec.name), load_record(database, spec.name).id
     if not _is_free(folder, study_id):
         raise InputError(f"{folder} holds another study's report: name another folder with --out, or remove that one")

@@ -103,6 +103,8 @@ def evaluate_baselines(
     Raises:
         InputError: Data, protocol or encoder cannot give a meaningful study.
     """
+    if dump is not None:
+        trec.check_dump(dump)
     problem = prepare(spec, cache_folder(), reporter=reporter)
     with full_precision():
         results = _score(problem, part, _baselines(problem, part), "scoring baselines", dump)

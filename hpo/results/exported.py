@@ -73,6 +73,8 @@ def evaluate_export(
         InputError: The folder is not an intact export, lacks the format or was never evaluated, or the data are not
             those of its study.
     """
+    if dump is not None:
+        trec.check_dump(dump)
     exported = load_export(folder)
     manifest = exported.manifest
     if format not in manifest.formats:

@@ -3,18 +3,31 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from rich.console import Console as RichConsole
+from rich.console import ConsoleOptions, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TaskID, TextColumn
+from rich.segment import Segment
 from rich.text import Text
+
+from studies.escaping import visible
 
 Report = Callable[[int, int], None]
 SECONDS_BETWEEN_LINES = 10.0
 SECONDS_UNTIL_SHOWN = 3.0
+
+
+class _Terminal(RichConsole):
+    """A stream that shows control characters in what it is given, from whatever source, instead of obeying them."""
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        """Return the segments of what is shown; those that only control the terminal are rich's own."""
+        for text, style, control in super().render(renderable, options):
+            yield Segment(text if control else visible(text), style, control)
 
 
 class Console:
@@ -27,10 +40,10 @@ class Console:
 
     def __init__(self) -> None:
         # Tables keep their full width in files and pipes instead of being cut at a guessed 80 columns.
-        self.out = RichConsole(highlight=False, soft_wrap=False)
+        self.out = _Terminal(highlight=False, soft_wrap=False)
         if not self.out.is_terminal:
             self.out.width = max(self.out.width, 124)
-        self.err = RichConsole(stderr=True, highlight=False)
+        self.err = _Terminal(stderr=True, highlight=False)
         self._bars: Progress | None = None
         self._shown = 0
 
@@ -163,6 +176,11 @@ class _State(ProgressColumn):
 def _columns() -> tuple[ProgressColumn, ...]:
     # A narrow bar leaves 80 columns room for the longest label, count and time.
     return TextColumn("{task.description}", markup=False), BarColumn(bar_width=12), MofNCompleteColumn(), _State()
+
+
+def plain(text: str) -> Text:
+    """Return text for a table as it is shown, which its column has to be wide enough for; markup is not obeyed."""
+    return Text(visible(text))
 
 
 def _about(left: float) -> str:

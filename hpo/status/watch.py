@@ -13,9 +13,8 @@ from typing import Protocol
 from rich.console import Group
 from rich.live import Live
 from rich.table import Table
-from rich.text import Text
 
-from hpo.status.console import Console, duration, state_counts
+from hpo.status.console import Console, duration, plain, state_counts
 from hpo.status.snapshot import Observer, Snapshot, TrialView
 
 SECONDS_BETWEEN_LINES = 15.0
@@ -46,10 +45,10 @@ def render(shot: Snapshot, *, rows: int | None = ROWS) -> Group:
         recalls = [f"{value:.4f}" if value is not None else "" for value in view.recalls]
         style = "bold" if best is not None and view.number == best.number else None
         cells = [str(view.number), view.state, view.learner, *recalls, f"{view.cost_seconds:.0f} s", _why(view)]
-        table.add_row(*map(Text, cells), style=style)
+        table.add_row(*map(plain, cells), style=style)
     if hidden := len(shot.trials) - len(chosen):
         table.caption, table.caption_justify = f"and {hidden} more {'trial' if hidden == 1 else 'trials'}", "left"
-    return Group(*map(Text, heading(shot)), table)
+    return Group(*map(plain, heading(shot)), table)
 
 
 def overview(shots: Sequence[Snapshot]) -> Table:
@@ -62,7 +61,7 @@ def overview(shots: Sequence[Snapshot]) -> Table:
         best, running = shot.best, f"{shot.running} running" if shot.running else ""
         found = [f"{best.recall:.4f}", best.learner] if best else ["", ""]
         now = f"{running}{_ending(shot)}".removeprefix("; ") or "no trial yet"
-        table.add_row(*map(Text, [shot.name, f"{shot.spent}/{shot.budget}", *found, now]))
+        table.add_row(*map(plain, [shot.name, f"{shot.spent}/{shot.budget}", *found, now]))
     return table
 
 
@@ -159,10 +158,10 @@ class LiveTable:
             self._log(shot)
         else:
             # The heading, the table's own and its caption take their lines.
-            waiting = self._console.err.render_lines(Text(self._waiting)) if self._waiting else []
+            waiting = self._console.err.render_lines(plain(self._waiting)) if self._waiting else []
             free = self._console.err.height - len(heading(shot)) - len(waiting) - 3
             table = render(shot, rows=max(1, min(ROWS, free)))
-            self._live.update(Group(table, Text(self._waiting)) if waiting else table, refresh=True)
+            self._live.update(Group(table, plain(self._waiting)) if waiting else table, refresh=True)
         return shot
 
     def _log(self, shot: Snapshot) -> None:

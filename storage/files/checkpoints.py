@@ -15,11 +15,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from safetensors import SafetensorError
-
-from storage.errors import ArtifactsUnavailable, CorruptArtifact
+from storage.errors import CorruptArtifact
 from storage.files import store
 from storage.files.atomic import atomic_folder, discard, sha256, sweep
+from storage.files.outputs import named_failures
 
 # Torch is imported where tensors are read or written: the dashboard serves checkpoints as files, without it.
 if TYPE_CHECKING:
@@ -53,16 +52,10 @@ def save(folder: Path, step: int, tensors: Mapping[str, torch.Tensor], metadata:
         ArtifactsUnavailable: It cannot be written or uploaded; earlier checkpoints are kept.
     """
     path = _at(folder, step)
-    try:
+    with named_failures(path):
         _write(path, tensors, metadata)
         for old in _outdated(_steps_here(folder)):
             discard(_at(folder, old))
-    except (OSError, SafetensorError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise ArtifactsUnavailable(
-            f"cannot write the checkpoint {path} ({reason}): free space there or permit writing, then run again; "
-            "earlier checkpoints are kept"
-        ) from error
     _upload(folder, step)
 
 
@@ -180,10 +173,6 @@ def _check_or_fetch(folder: Path, step: int, here: set[int], there: set[int]) ->
         raise
     except CorruptArtifact as error:
         raise CorruptArtifact(f"what the store has of {path} is incomplete or was altered") from error
-    except OSError as error:
-        raise ArtifactsUnavailable(
-            f"cannot write {path} ({error.strerror}): free space there or permit writing"
-        ) from error
 
 
 def _upload(folder: Path, step: int) -> None:

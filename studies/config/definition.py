@@ -5,10 +5,11 @@ Nothing here loads a source of data: a machine that trains needs no polars.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Literal, get_args
 
-from pydantic import Field, PositiveInt, field_validator, model_validator
+from pydantic import Field, PositiveInt, ValidationInfo, field_validator, model_validator
 
 from storage.errors import InputError
 from storage.home import check_study_name
@@ -30,6 +31,7 @@ def _plain() -> list[Format]:
 class TeacherSection(Section):
     """The pretrained encoder of the teachers.
 
+    `encoder` is "minilm", a hub id, or a folder; relative folders start at the study file's own.
     `attention` is the kernel of the layers that train: "auto" takes the faster one that has the derivatives the learner
     needs. `compile` runs these layers through `torch.compile` where the inner loop does not move them.
     """
@@ -39,6 +41,16 @@ class TeacherSection(Section):
     compile: bool = False
     sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
     max_tokens: Annotated[int, Field(ge=4, le=512)] = 48
+
+    @field_validator("encoder")
+    @classmethod
+    def _from_the_study_file(cls, encoder: str, info: ValidationInfo) -> str:
+        folder = (info.context or {}).get("encoder_folder")
+        if folder is None or encoder == "minilm":
+            return encoder
+        path = folder / Path(encoder).expanduser()
+        # A hub id has a slash too.
+        return os.path.normpath(path) if encoder.startswith((".", "/", "~")) or path.is_dir() else encoder
 
 
 class PrunerSection(Section):

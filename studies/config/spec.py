@@ -97,13 +97,15 @@ def parse_spec(raw: dict[str, Any], origin: str = "the study file", folder: Path
     Args:
         raw: The parsed file.
         origin: Name of the file in errors.
-        folder: Folder that relative paths of data files start at; the working directory by default.
+        folder: Folder of the study file, which relative paths of data files and of the encoder start at. Without one,
+            data files start at the working directory, and the encoder is taken as it is.
 
     Raises:
         InputError: A key or value is not valid; the message names the place, the value, and what is accepted.
     """
     try:
-        return StudySpec.model_validate(raw, context={"folder": (folder or Path()).absolute()})
+        context = {"folder": (folder or Path()).absolute(), "encoder_folder": folder and folder.absolute()}
+        return StudySpec.model_validate(raw, context=context)
     except ValidationError as error:
         raise InputError(f"{origin}: {explain(error, StudySpec)}") from error
 

@@ -63,7 +63,11 @@ def bootstrap_ratio(numerators: Floats, denominators: Floats, *, draws: int = 10
     above, below = numerators[chosen].mean(1), denominators[chosen].mean(1)
     if np.quantile(below, 0.025) <= 0:
         return None
-    low, high = np.quantile(above / below, [0.025, 0.975])
+    # Up to 2.5 % of the resamples may be of scenes whose denominators are all zero: there the ratio has no bound.
+    ratios = np.divide(above, below, out=np.where(above < 0, -np.inf, np.inf), where=below != 0)
+    low, high = np.quantile(ratios, [0.025, 0.975])
+    if not np.isfinite([low, high]).all():
+        return None
     return Interval(float(numerators.mean() / denominators.mean()), float(low), float(high))
 
 

@@ -13,6 +13,7 @@ ties; with strictly decreasing scores all of them read the order that was measur
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -26,6 +27,7 @@ from torch import Tensor
 
 from storage.errors import InputError
 from storage.files.atomic import atomic_folder
+from storage.files.outputs import check_place
 from studies.data.dataset import Dataset
 from studies.episodes.episode import Episode
 
@@ -50,6 +52,17 @@ def dump(folder: Path, data: Dataset, episodes: Sequence[Episode]) -> Iterator[T
         writer = TrecDump(draft, data, episodes, files)
         yield writer
         writer.check()
+
+
+def check_dump(folder: Path) -> None:
+    """Check before the work that a dump can be written at its end.
+
+    Raises:
+        InputError: The folder exists, or cannot be written.
+    """
+    if os.path.lexists(folder):
+        raise InputError(f"the folder {folder} for the rankings exists already; name another with --trec, or remove it")
+    check_place(folder, "name another with --trec")
 
 
 class TrecDump:

@@ -241,12 +241,13 @@ def locate(teacher: TeacherSection) -> tuple[Path | str, str | None]:
                 "run: pip install 'scenetune[demo]'"
             )
         return Path(found.origin).parent / "model", teacher.sha256 or MINILM_SHA256
+    # Of a study file, folders are absolute by now; a folder in the working directory must not stand in for a hub id.
+    if not teacher.encoder.startswith((".", "/", "~")):
+        return teacher.encoder, teacher.sha256
     folder = Path(teacher.encoder).expanduser()
-    if folder.is_dir():
-        return folder, teacher.sha256
-    if teacher.encoder.startswith((".", "/", "~")):
+    if not folder.is_dir():
         raise InputError(f"teacher.encoder = {teacher.encoder!r}: there is no such folder")
-    return teacher.encoder, teacher.sha256
+    return folder, teacher.sha256
 
 
 def _check_folder(folder: Path, expected: str | None) -> str:

@@ -1,12 +1,14 @@
 """What optuna-dashboard is given to show, on a real PostgreSQL, and what its server answers."""
 
 import json
+import re
 import threading
 import urllib.error
 import urllib.request
 from wsgiref.util import setup_testing_defaults
 
 import optuna
+import optuna_dashboard
 import pytest
 import torch
 from optuna_dashboard import save_note
@@ -16,6 +18,7 @@ from optuna_dashboard._note import get_note
 from hpo.artifacts import attach_checkpoint
 from hpo.dashboard import note, plots, server
 from hpo.dashboard.downloads import ToBrowsers
+from hpo.dashboard.guard import READS, Guard
 from hpo.dashboard.page import Page
 from hpo.dashboard.study_facts import ENOUGH_TRIALS, Gatherer, importance
 from hpo.ownership import owned_distillation, owned_search
@@ -188,7 +191,7 @@ def test_an_outage_is_told_and_over_when_the_database_is_back(tmp_path, capfd):
     searched(database, spec(trials=3))
     storage = server.watched_storage(database, Console())
     database.engine.dispose()
-    app = server.application(storage, ToBrowsers(database))
+    app = server.application(storage, ToBrowsers(database), Guard())
     assert call(app, "/api/studies/1")[0] == 200
     postgres.stop(force=True)
     for _ in range(2):
@@ -216,7 +219,8 @@ def serving(database, request):
     """The server's address."""
     storage = server.watched_storage(database, Console())
     made = server.listen("127.0.0.1", 0, Console())
-    made.set_app(server.application(storage, ToBrowsers(database), read_only=getattr(request, "param", False)))
+    guard = Guard("127.0.0.1", ["HPO.example.org"], read_only=getattr(request, "param", False))
+    made.set_app(server.application(storage, ToBrowsers(database), guard))
     thread = threading.Thread(target=made.serve_forever, kwargs={"poll_interval": 0.05})
     thread.start()
     yield f"http://127.0.0.1:{made.server_port}"
@@ -226,10 +230,11 @@ def serving(database, request):
     storage._backend.engine.dispose()
 
 
-def ask(url, method="GET", body=None):
+def ask(url, method="GET", body=None, **headers):
     """Status and answer of a request."""
     data = None if body is None else json.dumps(body).encode()
-    request = urllib.request.Request(url, data, {"Content-Type": "application/json"}, method=method)
+    headers = {name.replace("_", "-"): value for name, value in headers.items()}
+    request = urllib.request.Request(url, data, {"Content-Type": "application/json"} | headers, method=method)
     try:
         with urllib.request.urlopen(request) as answer:
             return answer.status, answer.read()
@@ -261,14 +266,61 @@ def test_read_only_answers_reads_alone(database, study, serving):
     assert len(json.loads(words)["trials"]) == len(database.storage.get_all_trials(id_))
 
 
-def test_a_study_cannot_be_deleted_or_renamed_past_its_records(database, study, serving):
-    """Its checkpoints would lie about for ever, and `hpo status` would find a study without trials."""
+def test_browsers_change_notes_and_nothing_else(database, study, serving):
+    """A trial ended from outside breaks `hpo run` for good; a study deleted there leaves its checkpoints about."""
     id_ = database.storage.get_study_id_from_name(study.name)
-    status, words = ask(f"{serving}/api/studies/{id_}", "DELETE")
-    assert (status, "hpo delete" in words.decode()) == (403, True)
-    assert ask(f"{serving}/api/studies/{id_}/rename", "POST", {"study_name": "x"})[0] == 403
-    assert database.storage.get_study_id_from_name(study.name) == id_
-    assert ask(f"{serving}/api/studies/{id_}/note", "PUT", {"version": 1, "body": "mine"})[0] == 204
+    trial = database.storage.create_new_trial(id_)
+    before = (database.storage.get_all_studies(), database.storage.get_all_trials(id_))
+    app = optuna_dashboard.wsgi(database.storage, artifact_store=ToBrowsers(database))
+    routes = {(route.method, route.rule) for route in app.routes if route.method not in READS}
+    for method, rule in routes:
+        path = re.sub(r"<study_id.*?>", str(id_), re.sub(r"<trial_id.*?>", str(trial), rule))
+        path = re.sub(r"<artifact_id.*?>|<history_id.*?>", "ab", path)
+        status, words = ask(serving + path, method, {"state": "Complete", "values": [1.0], "user_attrs": {"x": 1}})
+        if rule.endswith("/note"):
+            assert status == 400, rule
+        else:
+            assert (status, "hpo delete" in words.decode()) == (403, True), rule
+    assert {"/api/trials/<trial_id:int>/tell", "/api/studies", "/api/studies/<study_id:int>"} <= {r for _, r in routes}
+    assert (database.storage.get_all_studies(), database.storage.get_all_trials(id_)) == before
+    note = {"version": 1, "body": "mine"}
+    assert ask(f"{serving}/api/studies/{id_}/note", "PUT", note)[0] == 204
+    assert ask(f"{serving}/api/studies/{id_}/{trial}/note", "PUT", note)[0] == 204
+
+
+def test_pages_of_other_sites_neither_read_nor_write(database, study, serving):
+    """There is no login: a page whose name comes to resolve to this machine would read and change every study."""
+    port = serving.rpartition(":")[2]
+    for host in (f"rebound.example:{port}", "rebound.example", "localhost.rebound.example", "", "[::1", "example.org"):
+        status, words = ask(f"{serving}/api/studies", Host=host)
+        assert (status, "--allowed-host" in words.decode()) == (403, True), host
+    note = f"{serving}/api/studies/{database.storage.get_study_id_from_name(study.name)}/note"
+    for foreign in (
+        {"Origin": "http://rebound.example"},
+        {"Origin": "http://localhost:1"},
+        {"Origin": "null"},
+        {"Origin": "https://rebound.example", "Host": "hpo.example.org"},
+        {"Sec_Fetch_Site": "cross-site"},
+        {"Sec_Fetch_Site": "same-site"},
+    ):
+        status, words = ask(note, "PUT", {"version": 1, "body": "x"}, **foreign)
+        assert (status, "another site" in words.decode()) == (403, True), foreign
+    ours = (
+        {"Origin": serving, "Sec_Fetch_Site": "same-origin"},
+        {"Origin": f"http://localhost:{port}", "Host": f"localhost:{port}"},
+        {"Origin": f"http://[::1]:{port}", "Host": f"[::1]:{port}"},
+        # A reverse proxy that keeps the name, and one that does not.
+        {"Origin": "https://hpo.example.org", "Host": "hpo.example.org"},
+        {"Origin": "https://hpo.example.org", "Host": f"127.0.0.1:{port}"},
+    )
+    for version, headers in enumerate(ours, 1):
+        assert ask(note, "PUT", {"version": version, "body": "x"}, **headers)[0] == 204, headers
+
+
+def test_a_further_name_has_to_be_one():
+    """An address with its scheme would match no request, and every browser would be refused."""
+    with pytest.raises(InputError, match=r"--allowed-host https://hpo\.example\.org"):
+        Guard(allowed_hosts=["https://hpo.example.org"])
 
 
 def test_the_next_port_is_taken_and_said(capfd):

@@ -195,6 +195,25 @@ def test_a_folder_that_is_no_export_is_refused(tmp_path):
     assert "manifest.json" in bad(tmp_path, None, "evaluate", tmp_path)
 
 
+def test_places_for_results_are_checked_before_the_work(tmp_path, database_url):
+    """Whoever works in a folder that takes no files would learn it after the search, the distillation and the test."""
+    study, work, taken = mini(tmp_path), tmp_path / "work", tmp_path / "work" / "reports"
+    work.mkdir()
+    taken.write_text("a file, so that nothing can be written below it, not even by root")
+    for command in (
+        ("run", study),
+        ("run", study, "--out", taken / "x"),
+        ("run", study, "--trec", taken / "x"),
+        ("baselines", study, "--trec", taken / "x"),
+        ("baselines", study, "--out", taken / "x"),
+        ("evaluate", "exports/none", "--trec", taken / "x"),
+    ):
+        done = call(*command, cwd=work, HPO_DATABASE_URL=database_url)
+        assert (done.returncode, f"{taken} takes no files" in done.stderr) == (2, True), (command, done.stderr)
+    assert [path.name for path in work.iterdir()] == ["reports"]
+    assert "no studies yet" in call("status", HPO_DATABASE_URL=database_url).stderr
+
+
 def test_an_unknown_flag_is_a_usage_error():
     """Scripts tell usage errors from failures by the exit code."""
     assert hpo("run", "--no-such-flag").returncode == 2

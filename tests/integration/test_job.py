@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import optuna
@@ -16,11 +17,16 @@ from optuna.trial import TrialState
 from optuna_dashboard._note import get_note
 
 import distill.export.writer as exporting
+from hpo.export import export
+from hpo.registry import load_spec_of
 from hpo.search.trial_chains import LOST, chains
 from hpo.stages import EVALUATION
+from hpo.status.console import Console
 from storage.database.embedded import EmbeddedPostgres
 from storage.database.postgres import connect, create_engine
 from storage.database.records import Records
+from storage.home import cache_folder
+from studies.training.prepare import prepare
 from tests.mini import call, mini, start
 
 pytestmark = pytest.mark.usefixtures("shared_caches")
@@ -138,6 +144,14 @@ def test_the_job_goes_from_data_to_a_student_that_transformers_opens(database_ur
     copied = call("export", "mini", "--out", tmp_path / "copy", HPO_DATABASE_URL=database_url)
     assert copied.returncode == 0, copied.stderr
     assert (tmp_path / "copy" / "model.safetensors").read_bytes() == (folder / "model.safetensors").read_bytes()
+    # Two at once, as two `hpo run` of one study come to it: one writes, and the other finds what it wrote.
+    opened = connect(database_url)
+    spec = load_spec_of(opened, "mini")
+    problem = prepare(spec, cache_folder())
+    with ThreadPoolExecutor() as pool:
+        both = [pool.submit(export, opened, spec, problem, tmp_path / "both", Console()) for _ in range(2)]
+    assert [each.result() for each in both] == [tmp_path / "both"] * 2
+    opened.engine.dispose()
     (tmp_path / "taken").mkdir()
     refused = call("export", "mini", "--out", tmp_path / "taken", HPO_DATABASE_URL=database_url)
     assert refused.returncode == 2
@@ -168,10 +182,21 @@ def test_ctrl_c_stops_in_order_and_the_same_command_goes_on(database_url, tmp_pa
     wait_for(some_finished_some_running, process)
     workers = children(process.pid)
     assert len(workers) == 2
-    process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
+    for _ in range(3):  # as a key that is held down
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.05)
+    errors = ""
+    while "nothing finished is lost" not in errors:
+        line = process.stderr.readline()
+        assert line, errors
+        errors += line
+    while process.poll() is None:
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.01)
+    errors += process.stderr.read()
     assert process.returncode == 130, errors
-    assert "nothing finished is lost" in errors
+    assert "Traceback" not in errors
+    assert "Exception ignored" not in errors
     assert not any(worker.is_running() for worker in workers)
     before = {t.number: t for t in trials_of(database_url)}
     assert TrialState.RUNNING not in {t.state for t in before.values()}

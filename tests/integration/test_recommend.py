@@ -1,6 +1,7 @@
 """`hpo recommend`: files in, lists out; bad files are named with their line."""
 
 import json
+import re
 from pathlib import Path
 
 import polars as pl
@@ -58,6 +59,12 @@ def test_lists_go_to_stdout_and_progress_to_stderr(exported: Path, files: dict[s
     assert table.returncode == 0, table.stderr
     assert table.stdout.splitlines()[0].split() == ["user", "rank", "item", "score"]
     assert sum(text in table.stdout for text in TEXTS) >= 2
+    # A text is a stranger's, and a terminal may obey what is in it.
+    files["items.txt"].write_text("\n".join([*TEXTS, f"{TEXTS[2]}\x1b[2J\x9b31m"]) + "\n")
+    for more in ("--k", "5"), ("--k", "5", "--json"):
+        hostile = call("recommend", exported, *arguments(files, "items.txt", *more)).stdout
+        assert "\\u001b[2J\\u009b31m" in hostile
+        assert not re.search("[\x1b\x9b]", hostile)
 
 
 @pytest.mark.parametrize(

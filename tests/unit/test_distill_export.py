@@ -2,6 +2,7 @@
 
 import copy
 import json
+import resource
 import shutil
 import sys
 from dataclasses import replace
@@ -15,6 +16,7 @@ from safetensors.torch import load_file
 import distill.export.checks as export_checks
 import distill.export.writer as exporting
 from distill.evaluation import StudyEvaluation
+from distill.export.card import model_card
 from distill.export.int8_graph import write_int8
 from distill.export.manifest import GRAPHS, EncoderReference, Manifest, Origin
 from distill.export.onnx_graph import write_onnx
@@ -25,7 +27,7 @@ from distill.initialisation import student_config
 from distill.objective import Distillation, Student, Teacher, evaluate, load_student
 from distill.serving.onnx_tower import through
 from distill.student import parameters
-from storage.errors import InputError, ScenetuneError
+from storage.errors import ArtifactsUnavailable, InputError, ScenetuneError
 from studies.config.definition import Format, Precision
 from studies.config.hyperparameters import Hyperparameters
 from studies.config.spec import parse_spec
@@ -293,6 +295,16 @@ def test_the_card_tells_figures_and_intervals(exported: Path) -> None:
     assert "keeps 95.7% of the best teacher's recall and 85.7% of its lift" in card
 
 
+def test_the_card_shows_names_as_text_and_no_path_of_this_machine(exported: Path) -> None:
+    """It is published, and drawn by whoever hosts models."""
+    manifest = load_export(exported).manifest
+    encoder = EncoderReference(name="/home/me/se`cret/my`bert", sha256="0", vocabulary=89)
+    card = model_card(manifest.model_copy(update={"study": "a`<img>\x1b[2J", "encoder": encoder}))
+    assert "\n# a\\`\\<img\\>\\\\u001b[2J\n" in card
+    assert "built on ``my`bert``" in card
+    assert "/home" not in card
+
+
 def test_the_export_scores_what_the_student_scored(problem: Problem, student: Student, exported: Path) -> None:
     """`hpo evaluate` on the folder must repeat the manifest's figures."""
     opened = load_export(exported)
@@ -391,6 +403,22 @@ def test_lists_of_another_head_leave_nothing(
     monkeypatch.setattr(export_checks, "fresh_process_vectors", lambda *_: {})  # slow, and shown elsewhere
     with pytest.raises(ScenetuneError, match="ranks otherwise"):
         export(student, problem.lexicon, tmp_path / "out", origin(problem), problem=problem)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "head.safetensors"])
+def test_a_full_disk_names_the_export_and_leaves_nothing(
+    problem: Problem, narrow: Student, with_graphs: Path, tmp_path: Path, name: str
+) -> None:
+    """Each file of an export is written by another library, and each of them says it in its own way."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    # Beyond the limit a write fails as on a full disk: Python ignores the signal.
+    resource.setrlimit(resource.RLIMIT_FSIZE, ((with_graphs / name).stat().st_size - 1, hard))
+    try:
+        with pytest.raises(ArtifactsUnavailable, match=f"cannot write {tmp_path / 'exports' / 'out'} "):
+            export(narrow, problem.lexicon, tmp_path / "exports" / "out", origin(problem))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert list(tmp_path.iterdir()) == []
 
 

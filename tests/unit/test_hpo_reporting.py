@@ -12,13 +12,17 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from markdown_it import MarkdownIt
 
-from hpo.reporting.blocks import Code, Items, Link, Report, Section, Text
+from hpo.reporting.blocks import Cell, Code, Commands, Items, Link, Report, Section, Table, Text
 from hpo.reporting.renderers import markdown
 from hpo.reporting.renderers.page import render
 from hpo.reporting.renderers.terminal import print_blocks
 from hpo.reporting.svg import COMPLETE, OTHER, STOPPED, STYLES, shorten
 from hpo.status.console import Console
+from studies.escaping import markdown_code, markdown_text, visible
 from studies.evaluation.intervals import bootstrap
 from tests.report_document import HOSTILE, SHOTS, TEACHER, document, interval, write
 
@@ -276,6 +280,34 @@ def test_markdown_has_the_same_tables(folder, page):
 )
 def test_markdown_escapes_what_would_start_a_construct(name, escaped):
     assert markdown.escape(name) == escaped
+
+
+@given(st.one_of(st.text(), st.text("` a|\n\x1b\\<", max_size=8)))
+def test_no_text_ends_what_it_is_shown_in(text):
+    """A study may be called like the end of a code span, and a scene like a command to the terminal."""
+    shown = visible(re.sub(r"\s", " ", text))
+    [inline] = [token for token in MarkdownIt().parse(f"of {markdown_code(text)}.") if token.type == "inline"]
+    spans = [token.content for token in inline.children if token.type == "code_inline"]
+    assert [span.strip() for span in spans] == [shown.strip()] * bool(text)
+    [inline] = [token for token in MarkdownIt("js-default").parse(f"of {markdown_text(text)}.") if token.children]
+    assert {token.type for token in inline.children} <= {"text", "text_special"}
+    shown = visible(re.sub(r"\s+", " ", text))
+    assert "".join(token.content for token in inline.children) == f"of {shown}."
+    assert json.loads(visible(json.dumps(text, ensure_ascii=False))) == text
+
+
+def test_control_characters_are_shown_by_every_renderer_and_obeyed_by_none(capsys):
+    """A scene's name or an item's text is a stranger's: a terminal would take it for a command."""
+    hostile = "\x1b[2Jmilk\x9b31m\u202e"
+    table = Table(hostile, ["scene", hostile], [[hostile, Cell("0.5")]])
+    print_blocks([Text((hostile, Code(hostile))), table], Console())
+    Console().note(hostile)
+    streams = capsys.readouterr()
+    page = render(Report(hostile, "now", [hostile], hostile, [Section("a", hostile, [table, Commands([hostile])])]))
+    note = markdown.render(Report(hostile, "now", [], hostile, [Section("a", hostile, [table, Commands([hostile])])]))
+    for shown in (streams.out, streams.err, page, note):
+        assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202e]", shown)
+        assert re.search(r"u001b\\?\[2Jmilk\\?\\u009b31m\\?\\u202e", shown)
 
 
 def test_links_and_code_are_shown_by_every_renderer(capsys):

@@ -190,7 +190,7 @@ def test_a_disk_that_is_full_is_named_and_keeps_the_checkpoints_before(tmp_path:
             checkpoints.save(folder, 3, {"w": torch.ones(9)}, {"long": "x" * 30_000})
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert f"cannot write the checkpoint {folder / 'step-000003'} (" in str(caught.value)
+    assert f"cannot write {folder / 'step-000003'} (" in str(caught.value)
     assert "File too large" in str(caught.value)
     assert names(folder) == ["step-000001", "step-000002"]
     assert checkpoints.last(folder)[1] == {"step": 2}
@@ -199,7 +199,7 @@ def test_a_disk_that_is_full_is_named_and_keeps_the_checkpoints_before(tmp_path:
 def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     """A bare OSError from deep inside would send the user looking in the wrong place."""
     (tmp_path / "file").write_text("")
-    with pytest.raises(ScenetuneError, match=r"cannot write the checkpoint .*file/run/step-000001 \(.*permit writing"):
+    with pytest.raises(ScenetuneError, match=r"cannot write .*file/run/step-000001 \(.*permit writing"):
         saved(tmp_path / "file" / "run", 1)
 
 

@@ -1,6 +1,7 @@
 """Recall and its company against ir-measures, and the averages and intervals that reports are made of."""
 
 import math
+import warnings
 from dataclasses import replace
 from typing import Any
 
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from studies.episodes.catalogue_terms import TERMS
 from studies.episodes.episode import Episode
-from studies.evaluation.intervals import bootstrap, interval
+from studies.evaluation.intervals import bootstrap, bootstrap_ratio, interval
 from studies.evaluation.metrics import (
     METRICS,
     EpisodeMetrics,
@@ -340,3 +341,20 @@ def test_a_difference_counts_only_when_its_interval_excludes_zero(shift: float, 
     """The sign must not matter: worse than the baseline is as much a finding as better."""
     noise = np.linspace(-0.1, 0.1, 21)
     assert bootstrap(noise + shift).excludes_zero == excludes
+
+
+def test_a_ratio_is_bounded_although_a_few_resamples_have_none() -> None:
+    """With few scenes some resamples hold only those with nothing below: 0 / 0 would make the whole interval NaN."""
+    kept, best = np.array([0.0, 0.4, 0.5, 0.6, 0.5]), np.array([0.0, 0.5, 0.5, 0.5, 0.5])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = bootstrap_ratio(kept, best)
+        assert bootstrap_ratio(kept[:3], best[:3]) is None
+    assert found is not None
+    assert found.mean == pytest.approx(1.0)
+    assert 0.8 <= found.low < 1 < found.high <= 1.2
+    whole = bootstrap_ratio(kept[1:], best[1:])
+    chosen = np.random.default_rng(0).integers(0, 4, (10_000, 4))
+    expected = np.quantile(kept[1:][chosen].mean(1) / best[1:][chosen].mean(1), [0.025, 0.975])
+    assert whole is not None
+    assert [whole.low, whole.high] == list(expected)

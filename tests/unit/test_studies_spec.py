@@ -8,12 +8,14 @@ import pytest
 
 from distill.hyperparameters import StudentHyperparameters
 from storage.errors import InputError
+from studies.config.definition import TeacherSection
 from studies.config.distill_section import default_student_space
 from studies.config.hyperparameters import Hyperparameters
 from studies.config.search_domains import Range
 from studies.config.search_parameters import SEARCHED, default_space
 from studies.config.spec import StudySpec, differences, load_spec, parse_spec
 from studies.learners.registry import LEARNERS
+from studies.model.encoder import locate
 
 MINIMAL: dict[str, Any] = {"name": "shop", "data": {"source": "completejourney"}}
 
@@ -326,3 +328,29 @@ def test_a_parameter_that_only_one_side_has_is_named() -> None:
     """Dropping a learner with an inner loop also drops its parameters; the message must not crash on that."""
     lines = differences(spec().identity(), spec(**space(learner="protonet")).identity())
     assert any(line.startswith("search.space.inner_steps: ") for line in lines)
+
+
+def test_a_relative_encoder_starts_at_the_study_files_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As data do: the study file and what is beside it move together, and are started from anywhere."""
+    (tmp_path / "study" / "my" / "bert").mkdir(parents=True)
+    (tmp_path / "elsewhere" / "bert-base-uncased").mkdir(parents=True)
+    (tmp_path / "study" / "shop.toml").write_text('name = "shop"\n[data]\nsource = "completejourney"\n')
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    beside = str(tmp_path / "study" / "my" / "bert")
+    for written, read in {
+        "./my/bert": beside,
+        "my/bert": beside,
+        "../study/my/bert": beside,
+        beside: beside,
+        "./missing": str(tmp_path / "study" / "missing"),
+        "minilm": "minilm",
+        "bert-base-uncased": "bert-base-uncased",
+        "google/bert": "google/bert",
+    }.items():
+        study = tmp_path / "study" / "of.toml"
+        study.write_text((tmp_path / "study" / "shop.toml").read_text() + f'[teacher]\nencoder = "{written}"\n')
+        spec = load_spec(study)
+        assert spec.teacher.encoder == read
+        # What is stored is read again from anywhere.
+        assert parse_spec(spec.model_dump(mode="json")) == spec
+    assert locate(TeacherSection(encoder="bert-base-uncased")) == ("bert-base-uncased", None)

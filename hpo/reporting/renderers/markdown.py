@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 
 from hpo.reporting.blocks import (
@@ -20,10 +19,7 @@ from hpo.reporting.blocks import (
     Text,
     Words,
 )
-
-# What could start a construct within a line: a # unless a digit follows, a closing bracket only where it could end the
-# text of a link.
-SPECIAL = re.compile(r"([\\`*_<>|~&$]|#(?![0-9])|\](?=[(\[:]))")
+from studies.escaping import markdown_code, markdown_text, visible
 
 
 def render(report: Report) -> str:
@@ -50,7 +46,7 @@ def render_sections(sections: Sequence[Section], level: int = 2) -> list[str]:
 
 def escape(text: str) -> str:
     """Return text that Markdown shows as it is, on one line."""
-    return SPECIAL.sub(r"\\\1", " ".join(text.split()))
+    return markdown_text(text.strip())
 
 
 def _words(words: Words) -> str:
@@ -63,9 +59,8 @@ def _inline(part: str | Link | Code) -> str:
     if isinstance(part, Link):
         return f"[{escape(part.text)}]({part.address})"
     if isinstance(part, Code):
-        return f"`{part.text}`"
-    # Spaces beside links and code stay.
-    return SPECIAL.sub(r"\\\1", re.sub(r"\s+", " ", part))
+        return markdown_code(part.text)
+    return markdown_text(part)
 
 
 def _block(block: Block) -> Iterator[str]:
@@ -76,7 +71,7 @@ def _block(block: Block) -> Iterator[str]:
     elif isinstance(block, Items):
         yield "\n".join(f"- {_words(sentence)}" for sentence in block.sentences)
     elif isinstance(block, Commands):
-        yield "\n".join(["```sh", *(" ".join(line.split()) for line in block.lines), "```"])
+        yield "\n".join(["```sh", *(visible(" ".join(line.split())) for line in block.lines), "```"])
     elif isinstance(block, Table):
         if block.caption:
             yield f"{escape(block.caption)}:"

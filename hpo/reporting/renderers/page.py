@@ -11,13 +11,16 @@ from hpo.reporting.blocks import NOTHING, Report
 from hpo.reporting.document import StudyDocument
 from hpo.reporting.renderers import markdown
 from hpo.reporting.sections.report import report
-from storage.files.atomic import atomic_write
+from storage.files.atomic import atomic_files
+from studies.escaping import visible
+
+PAGE = "report.html"
 
 REPORT_JSON = "report.json"
 
 
 def write(document: StudyDocument, folder: Path) -> list[Path]:
-    """Write report.html, report.md and report.json, each whole or not at all, over those of an older report.
+    """Write report.html, report.md and report.json over those of an older report: all of them, or none.
 
     Args:
         document: What the report says.
@@ -25,15 +28,17 @@ def write(document: StudyDocument, folder: Path) -> list[Path]:
 
     Returns:
         The three files.
+
+    Raises:
+        ArtifactsUnavailable: They cannot be written, as on a full disk.
     """
     content = report(document)
     files = {
-        "report.html": render(content),
+        PAGE: render(content),
         "report.md": markdown.render(content),
         REPORT_JSON: json.dumps(document.to_json(), indent=2, ensure_ascii=False, allow_nan=False) + "\n",
     }
-    for name, text in files.items():
-        atomic_write(folder / name, text.encode())
+    atomic_files(folder, {name: text.encode() for name, text in files.items()})
     return [folder / name for name in files]
 
 
@@ -48,6 +53,8 @@ def render(content: Report) -> str:
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
         undefined=StrictUndefined,
+        # Drawings are markup, and safe as they are.
+        finalize=lambda value: visible(value) if type(value) is str else value,
         trim_blocks=True,
         lstrip_blocks=True,
     )

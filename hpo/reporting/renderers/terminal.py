@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rich.markup import escape
 from rich.table import Table as RichTable
-from rich.text import Text as RichText
 
 from hpo.reporting.blocks import Cell, Code, Link, Table, Text, Words
-from hpo.status.console import Console
+from hpo.status.console import Console, plain
 
 
 def print_blocks(blocks: Sequence[Text | Table], console: Console) -> None:
@@ -26,7 +24,7 @@ def print_blocks(blocks: Sequence[Text | Table], console: Console) -> None:
 def _table(table: Table) -> RichTable:
     """Return a table without lines; what is not defined is left empty."""
     rich = RichTable(
-        title=escape(table.caption) or None,
+        title=plain(table.caption) if table.caption else None,
         title_justify="left",
         box=None,
         padding=(0, 1),
@@ -35,9 +33,9 @@ def _table(table: Table) -> RichTable:
     for number, heading in enumerate(table.columns):
         cells = [row[number] for row in table.rows]
         figures = all(isinstance(cell, Cell) or cell.isdecimal() for cell in cells)
-        rich.add_column(escape(heading), justify="right" if figures else "left", no_wrap=number == 0)
+        rich.add_column(plain(heading), justify="right" if figures else "left", no_wrap=number == 0)
     for row in table.rows:
-        rich.add_row(*(RichText(_cell(cell)) for cell in row))
+        rich.add_row(*(plain(_cell(cell)) for cell in row))
     return rich
 
 

@@ -12,7 +12,10 @@ from pathlib import Path
 
 from hpo.workers.engines import Ended
 from hpo.workers.parent_watchdog import LAUNCHER
+from storage.errors import InputError
+from storage.files.outputs import check_place
 from storage.home import log_folder
+from studies.escaping import visible
 
 INTERRUPTED = 130
 # A warning of `storage.database`, in the format of `hpo worker`'s log.
@@ -103,5 +106,10 @@ def worker_command(name: str, workers: int) -> list[str]:
 
 
 def _last_line(log: Path) -> str:
+    try:
+        check_place(log, "free space there, then run the same command again")
+    except InputError as error:
+        # The worker could not say so: its log is on that disk.
+        return str(error)
     lines = log.read_text(errors="replace").strip().splitlines()
-    return lines[-1].removeprefix("error: ") if lines else "no output"
+    return visible(lines[-1].removeprefix("error: ")) if lines else "no output"
