@@ -21,9 +21,10 @@ import sqlalchemy as sa
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from storage.database import control, leases, migrations, records
+from storage.database.connection.faults import message
 from storage.database.postgres import connect, connected, create_engine
 from storage.database.schema import missing_rights_explained, only_first_schema
-from storage.database.urls import hide_password, normalise_url, one_line
+from storage.database.urls import hide_password, normalise_url
 from storage.errors import InputError
 
 _MANIFEST = "manifest.json"
@@ -117,7 +118,7 @@ def _refused_unless_readable(file: Path) -> Iterator[None]:
         *(psycopg2.DataError, psycopg2.IntegrityError, sa.exc.DataError),
     ) as error:
         raise InputError(
-            f"{file} cannot be read as a backup ({one_line(error)}): name a file that hpo db backup wrote"
+            f"{file} cannot be read as a backup ({message(error)}): name a file that hpo db backup wrote"
         ) from error
 
 

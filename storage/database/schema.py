@@ -8,7 +8,8 @@ import sqlalchemy as sa
 from psycopg2.errors import InsufficientPrivilege
 from sqlalchemy.exc import DBAPIError
 
-from storage.database.urls import hide_password, one_line
+from storage.database.connection.faults import message
+from storage.database.urls import hide_password
 from storage.errors import InputError
 
 
@@ -35,7 +36,7 @@ def explain_missing_rights(engine: sa.Engine, url: str) -> None:
 
 def _missing_right(error: BaseException, url: str) -> InputError:
     return InputError(
-        f"the user of {hide_password(url)} lacks a right ({one_line(error)}): grant it CREATE on the schema, or, if "
+        f"the user of {hide_password(url)} lacks a right ({message(error)}): grant it CREATE on the schema, or, if "
         "scenetune's and Optuna's tables are there, all rights on these and on their sequences"
     )
 

@@ -40,8 +40,3 @@ def hide_password(url: str) -> str:
         return with_user
     # No host after a colon, and no number: perhaps a password whose `@host` was forgotten.
     return re.sub(r"(://[^:]*:)(?!\d*(?:[/?]|$)).*", r"\1***", hidden, flags=re.DOTALL)
-
-
-def one_line(error: BaseException | None) -> str:
-    """Return an error's message on one line, without a password."""
-    return hide_password(" ".join(str(error).split()))
