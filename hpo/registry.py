@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.metadata
 from pathlib import Path
+from typing import Any
 
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial
@@ -39,10 +40,7 @@ def register(database: Database, spec: StudySpec, fingerprint: str, encoder: str
         InputError: `check_launch` refuses the study file, or a study of that name was started on other data or with
             another encoder.
     """
-    records, best = Records(database.engine), _warm_start(database, spec)
-    points = grid(spec.search) if spec.search.sampler == "grid" else []
-    if points:
-        spec = spec.model_copy(update={"search": spec.search.model_copy(update={"trials": len(points)})})
+    records, best, spec = Records(database.engine), _warm_start(database, spec), _counted(spec)
     with records.exclusive(spec.name):
         check_launch(database, spec)
         records.save_study(spec.name, spec.model_dump(mode="json"), fingerprint, encoder)
@@ -55,12 +53,24 @@ def register(database: Database, spec: StudySpec, fingerprint: str, encoder: str
         if _scored(records, spec.name):
             return spec  # no trial may start: none is queued, and no deadline set
         study.set_metric_names([f"recall@{spec.protocol.k}"])
-        for point in points:
+        for point in _points(spec):
             study.enqueue_trial(point, skip_if_exists=True)
         enqueue(study, spec.search, best)
     minutes = spec.search.timeout_minutes
     Control(database.engine, spec.name).start(version(), None if minutes is None else 60 * minutes)
     return spec
+
+
+def _points(spec: StudySpec) -> list[dict[str, Any]]:
+    """Return the points of a grid; none for other samplers."""
+    return grid(spec.search) if spec.search.sampler == "grid" else []
+
+
+def _counted(spec: StudySpec) -> StudySpec:
+    """Return the spec with as many trials as its grid has points, whatever its file says."""
+    if not (points := _points(spec)):
+        return spec
+    return spec.model_copy(update={"search": spec.search.model_copy(update={"trials": len(points)})})
 
 
 def check_launch(database: Database, spec: StudySpec) -> None:
@@ -87,7 +97,7 @@ def check_launch(database: Database, spec: StudySpec) -> None:
             "give the changed study a new name, or restore the old values to resume it"
         )
     if _scored(records, spec.name):
-        _check_closed(owned, old, spec)
+        _check_closed(owned, old, _counted(spec))
 
 
 def check_inputs(stored: StudyRecord, fingerprint: str, encoder: str, remedy: str) -> None:

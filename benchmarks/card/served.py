@@ -48,7 +48,8 @@ def exported(problem: Problem, folder: Path, *, checked: bool = True) -> Path:
     student = start(problem.encoder, learner, texts, problem.spec.teacher.max_tokens, values)
     encoder, spec = problem.encoder, problem.spec.model_dump(mode="json")
     reference = EncoderReference(name="packed", sha256=encoder.identity, vocabulary=encoder.config.vocab_size)
-    origin = Origin(study="gpu", spec=spec, data_fingerprint=problem.data.fingerprint, encoder=reference)
+    data = problem.data.fingerprint
+    origin = Origin(study="gpu", study_id=32 * "0", spec=spec, data_fingerprint=data, encoder=reference)
     if checked:
         return export(student, problem.lexicon, folder, origin, problem=problem)
     folder.mkdir()

@@ -167,7 +167,7 @@ def test_a_worker_says_that_the_database_has_no_connection_left(tmp_path, databa
     url = database.url.replace("scenetune@", "few@")
     all_there_are = create_engine(url)
     with all_there_are.connect(), all_there_are.connect(), all_there_are.connect():
-        worker = LocalEngine("absent", url, 1, tmp_path).start(0)
+        worker = LocalEngine("absent", url, 1, lambda: "absent").start(0)
         while worker.waiting() is None:
             assert worker.ended() is None
             time.sleep(0.05)

@@ -143,13 +143,14 @@ def test_a_users_files_become_a_student_and_a_report(shop, database_url, tmp_pat
 
     found = recall_of(tmp_path / "rankings", "student", 5)
     assert found == pytest.approx(systems["student"]["scene_recalls"], abs=1e-9)
-    with pytest.raises(InputError, match="scored once"):
+    with pytest.raises(InputError, match="scored already"):
         job.run(connect(database_url), load_spec(study), Console(), out=Path(result["export"]), trec=tmp_path / "again")
 
     # The bytes count, not where they lie: the study goes on with moved data, and so does its export.
     moved = shop.rename(tmp_path / "elsewhere")
     again = call("run", moved / "study.toml", "--json", cwd=tmp_path, HPO_DATABASE_URL=database_url)
-    assert json.loads(again.stdout)["evaluation"] == result["evaluation"], again.stderr
+    assert again.returncode == 0, again.stderr
+    assert json.loads(again.stdout)["evaluation"] == result["evaluation"]
     with pytest.raises(InputError, match=r"purchases\.parquet does not exist"):
         evaluate_export(Path(result["export"]))
     dump = tmp_path / "dump"

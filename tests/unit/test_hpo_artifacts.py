@@ -77,8 +77,8 @@ def test_files_are_called_what_files_may_be_called_and_exports_differ() -> None:
     ("code", "banned"),
     [
         (
-            "import optuna; from hpo.dashboard import server; "
-            "server.application(optuna.storages.InMemoryStorage(), None)",
+            "import optuna; from hpo.dashboard import guard, server; "
+            "server.application(optuna.storages.InMemoryStorage(), None, guard.Guard())",
             "torch matplotlib transformers sklearn pandas",
         ),
         (

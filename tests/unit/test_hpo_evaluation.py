@@ -8,6 +8,7 @@ import pytest
 from distill.evaluation import Finalist, Finalists, StudentRow, StudyEvaluation
 from distill.export.manifest import EncoderReference, Lineage, Origin
 from distill.objective import Teacher
+from hpo.ownership import OwnedStudy
 from hpo.results.evaluation import Winners, evaluate_all
 from hpo.results.exported import origin
 from studies.config.hyperparameters import Hyperparameters
@@ -35,7 +36,10 @@ def evaluated(tmp_path_factory: pytest.TempPathFactory) -> tuple[StudyEvaluation
     students = [StudentRow(trial=n, front=n == 1, taken=n == 1, **row) for n in range(2)]
     student = untrained(problem, VALUES)
     evaluation = evaluate_all(spec, problem, winners, student, students)
-    return evaluation, origin(spec, problem, evaluation, "tiny-distill", student)
+    students_study = OwnedStudy(
+        None, "tiny-distill", "tiny", "0123456789abcdef0123456789abcdef"
+    )  # its database is not asked
+    return evaluation, origin(spec, problem, evaluation, students_study, student)
 
 
 def test_every_system_is_scored_and_the_json_is_read_back_as_it_was(evaluated: tuple[StudyEvaluation, Origin]) -> None:
@@ -59,6 +63,7 @@ def test_every_system_is_scored_and_the_json_is_read_back_as_it_was(evaluated: t
 def test_an_export_names_the_trial_and_the_teachers_of_its_student(evaluated: tuple[StudyEvaluation, Origin]) -> None:
     """Who finds an export years later must find its study."""
     evaluation, found = evaluated
+    assert (found.study, found.study_id) == ("tiny", "0123456789abcdef0123456789abcdef")
     assert found.lineage == Lineage(distillation="tiny-distill", trial=1, teachers=evaluation.teachers)
     assert isinstance(found.encoder, EncoderReference)
     assert Origin.model_validate(json.loads(json.dumps(found.to_json()))) == found
