@@ -1,16 +1,17 @@
 """What a study owns, and how it is told from what others made under the same name (docs/architecture.md, Ownership).
 
 A study gets an id at its first launch, which its record holds. Its two Optuna studies carry the id from the transaction
-that creates them, and the folders of its files are named after it. Whatever does not carry the id is not the study's.
+that creates them. The folders of its files are named after a number that no restored copy shares. Whatever carries
+neither is not the study's.
 """
 
 from __future__ import annotations
 
 import difflib
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,12 +23,11 @@ from optuna.study import StudyDirection
 from storage import home
 from storage.database.postgres import Database
 from storage.database.records import Records, StudyRecord
-from storage.errors import InputError
+from storage.errors import ArtifactsUnavailable, InputError
 from storage.files import store
 
 # The system attribute of an Optuna study that holds the id of the study which owns it.
 MARK = "scenetune:study"
-_DISTILLATION = "-distill"
 
 
 class TrialsMissing(InputError):
@@ -50,17 +50,19 @@ class OwnedStudy:
         name: Optuna's name of it.
         study: Name of the registered study; the same of its search.
         id: Of the registered study.
+        files: Names its folder (`StudyRecord.files`).
     """
 
     database: Database = field(repr=False)
     name: str
     study: str
     id: str
+    files: str
 
     @property
     def key(self) -> str:
         """Return the name of its folder: no study of another database, or of another time, has the same."""
-        return f"{self.name}-{self.id[:8]}"
+        return f"{self.name}-{self.files[:8]}"
 
     @property
     def folder(self) -> Path:
@@ -155,12 +157,12 @@ class OwnedStudy:
 
 def search_of(record: StudyRecord, database: Database) -> OwnedStudy:
     """Return the search of a registered study."""
-    return OwnedStudy(database, record.name, record.name, record.id)
+    return OwnedStudy(database, record.name, record.name, record.id, record.files)
 
 
 def distillation_of(record: StudyRecord, database: Database) -> OwnedStudy:
     """Return the distillation of a registered study, which may not have begun."""
-    return OwnedStudy(database, distillation_name(record.name), record.name, record.id)
+    return OwnedStudy(database, distillation_name(record.name), record.name, record.id, record.files)
 
 
 def owned_search(database: Database, name: str) -> OwnedStudy:
@@ -186,14 +188,14 @@ def owned_by_optuna_name(database: Database, name: str) -> OwnedStudy | None:
     records = Records(database.engine)
     if (record := records.load_study(name)) is not None:
         return search_of(record, database)
-    study = name.removesuffix(_DISTILLATION)
+    study = name.removesuffix(home.DISTILLATION)
     record = records.load_study(study) if study != name else None
     return None if record is None else distillation_of(record, database)
 
 
 def distillation_name(name: str) -> str:
     """Return the name of the Optuna study that distils a search's winners."""
-    return f"{name}{_DISTILLATION}"
+    return f"{name}{home.DISTILLATION}"
 
 
 def load_record(database: Database, name: str) -> StudyRecord:
@@ -216,6 +218,32 @@ def load_record(database: Database, name: str) -> StudyRecord:
     raise InputError(f"there is no study {name!r}; {hint}; hpo launch STUDY.toml starts one")
 
 
+def copy_files(database: Database, earlier: Mapping[str, str]) -> list[tuple[Path, Path]]:
+    """Copy the checkpoints of restored studies from the folders of those that the backup was taken of.
+
+    Args:
+        database: The restored one.
+        earlier: Of `storage.database.backup.restore`.
+
+    Returns:
+        Folders that are not here, or could not be copied, each with the folder that it should be copied to.
+    """
+    left = []
+    for name, files in earlier.items():
+        record = load_record(database, name)
+        for owned in (search_of(record, database), distillation_of(record, database)):
+            source = replace(owned, files=files)
+            # A trial that began after the backup is another one here.
+            trials = len(owned.open().get_trials(deepcopy=False)) if owned.exists() else 0
+            try:
+                copied = [store.copy(source.trial_folder(n), owned.trial_folder(n)) for n in range(trials)]
+            except (OSError, ArtifactsUnavailable):
+                copied = [False]
+            if copied and not any(copied):
+                left.append((source.folder, owned.folder))
+    return left
+
+
 def check_free(database: Database, name: str, study_id: str | None) -> None:
     """Refuse to use an Optuna study that a study did not make.
 
@@ -230,11 +258,15 @@ def check_free(database: Database, name: str, study_id: str | None) -> None:
     found = _find(database, name)
     if found is None or (study_id is not None and found.mark == study_id):
         return
-    trials = database.storage.get_n_trials(found.number)
+    trials, owner = database.storage.get_n_trials(found.number), _owner(database, found)
+    remove = (
+        ""
+        if owner
+        else (f"; or remove that one, if nobody needs it, with optuna delete-study --study-name {name} --storage URL")
+    )
     raise InputError(
         f"the database has an Optuna study {name!r} with {trials} trials already, {_described(database, found)}: it "
-        "stays as it is. Give your study another name; or remove that one, if nobody needs it, with "
-        f"optuna delete-study --study-name {name} --storage URL"
+        f"stays as it is. Give your study another name{remove}"
     )
 
 
@@ -249,11 +281,16 @@ def _find(database: Database, name: str) -> _Found | None:
     return None if found is None else _Found(*found)
 
 
+def _owner(database: Database, found: _Found) -> str | None:
+    """Return the registered study that an Optuna study belongs to."""
+    return None if found.mark is None else Records(database.engine).study_ids().get(found.mark)
+
+
 def _described(database: Database, found: _Found) -> str:
     """Return whose an Optuna study is, as the end of a sentence."""
     if found.mark is None:
         return "which scenetune did not make"
-    owner = Records(database.engine).study_ids().get(found.mark)
+    owner = _owner(database, found)
     if owner is None:
         return "which scenetune made, but whose records are gone or in another database"
     return f"which belongs to study {owner!r}"

@@ -13,6 +13,8 @@ from storage.errors import InputError
 
 # A file name everywhere: no separator, no leading dot (hidden, or `..`), no control character.
 _STUDY_NAME = re.compile(r"[^./\\\x00-\x1f\x7f-\x9f][^/\\\x00-\x1f\x7f-\x9f]*")
+# What Optuna's name of a study's distillation adds to the study's.
+DISTILLATION = "-distill"
 # Optuna's name of a distillation and the names of folders are longer than the study's name.
 _MAX_NAME_BYTES, _MAX_FOLDER_BYTES = 180, 200
 # PostgreSQL and libpq write paths into files of lines.
@@ -64,12 +66,17 @@ def study_folder(key: str) -> Path:
 
 
 def check_study_name(study: str) -> None:
-    """Refuse a study's name of which no folder's name can be made.
+    """Refuse a study's name of which no folder's name can be made, or which another study's students have.
 
     Raises:
         InputError: Says what is accepted.
     """
     check_folder_name(study, _MAX_NAME_BYTES)
+    if study.endswith(DISTILLATION):
+        raise InputError(
+            f"study name {study!r}: the students of study {study.removesuffix(DISTILLATION)!r} have that name; rename "
+            f"the study so that it does not end in {DISTILLATION}"
+        )
 
 
 def check_folder_name(name: str, longest: int = _MAX_FOLDER_BYTES) -> None:

@@ -72,16 +72,23 @@ def restore(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="The backup file to read.", show_default=False)],
     database: Database = None,
 ) -> None:
-    """Restore the studies of a backup into a database that holds none. Nothing in the file is run."""
+    """Restore the studies of a backup into a database that holds none. Nothing in the file is run.
+
+    Their checkpoints are copied if this home or HPO_ARTIFACTS has them: the restored studies share no file with others.
+    """
+    from hpo.ownership import copy_files
     from storage.database.backup import restore
-    from storage.database.postgres import database_url
+    from storage.database.postgres import connect, database_url
     from storage.database.urls import hide_password
 
     chosen = database_url(database)
     typer.echo(f"restoring {file} into {hide_password(chosen)}", err=True)
-    restore(chosen, file)
+    earlier = restore(chosen, file)
     typer.echo("restored", err=True)
-    typer.echo(_NOT_INCLUDED.format(folder=home() / "artifacts"), err=True)
+    for source, folder in copy_files(connect(chosen), earlier):
+        typer.echo(
+            f"no checkpoints in {source}: copy that folder from the home that the backup is of to {folder}", err=True
+        )
 
 
 @app.command()

@@ -15,6 +15,7 @@ from contextlib import closing, contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import IO, Any, Literal
+from uuid import uuid4
 
 import psycopg2
 import sqlalchemy as sa
@@ -81,10 +82,15 @@ def backup(url: str, file: Path, force: bool = False) -> int:
     return file.stat().st_size
 
 
-def restore(url: str, file: Path) -> None:
+def restore(url: str, file: Path) -> dict[str, str]:
     """Restore a backup into a schema that holds no studies, whose tables are made when missing.
 
-    The file is read as data only. It is checked as a whole first, and after a failure no row of it is there.
+    The file is read as data only. It is checked as a whole first, and after a failure no row of it is there. The
+    restored studies get folders of their own, so that what becomes of them leaves the files of the others alone, and
+    nobody works on them: leases are left out.
+
+    Returns:
+        What named the folders of each study where the backup was taken (`StudyRecord.files`), by the study's name.
 
     Raises:
         DatabaseUnreachable: The server does not answer or refuses.
@@ -104,6 +110,7 @@ def restore(url: str, file: Path) -> None:
                 _make_room(connection, f"schema {schema} of {hide_password(url)}")
                 with _refused_unless_readable(file):
                     _fill(connection, archive, manifest)
+                return _separate(connection)
         finally:
             engine.dispose()
 
@@ -226,6 +233,18 @@ def _fill(connection: sa.Connection, archive: zipfile.ZipFile, manifest: _Manife
             if sequence is not None:
                 following = sa.select(sa.func.setval(sequence, sa.func.max(column)))
                 connection.execute(following.having(sa.func.max(column).is_not(None)))
+
+
+def _separate(connection: sa.Connection) -> dict[str, str]:
+    """Separate restored studies from those of the backup: no leases, other folders; return what named the folders."""
+    connection.execute(sa.delete(leases.lease_table))
+    columns = records.study_table.c
+    rows = connection.execute(sa.select(columns.name, columns.files))
+    earlier = {row.name: row.files for row in rows}
+    for name in earlier:
+        statement = sa.update(records.study_table).where(columns.name == name)
+        connection.execute(statement.values(files=uuid4().hex))
+    return earlier
 
 
 def _sequence(connection: sa.Connection, column: sa.Column[Any]) -> str | None:

@@ -37,6 +37,7 @@ study_table = sa.Table(
     metadata,
     sa.Column("name", sa.Text, primary_key=True),
     sa.Column("id", sa.Text, nullable=False),
+    sa.Column("files", sa.Text, nullable=False),
     sa.Column("spec", JSONB, nullable=False),
     sa.Column("fingerprint", sa.Text, nullable=False),
     sa.Column("encoder", sa.Text, nullable=False, server_default=""),
@@ -76,6 +77,7 @@ class StudyRecord:
     Attributes:
         name: The name of the `optuna.Study`.
         id: Made once, for this study alone: what is deleted and made anew under the same name has another.
+        files: Names the folders of its files; the id, and of a restored study another: the two may share a home.
         spec: The whole study file, as JSON.
         fingerprint: Digest of its data, which may not change under one name.
         encoder: Digest of its encoder's weights, which may not either; "" where nobody said.
@@ -84,6 +86,7 @@ class StudyRecord:
 
     name: str
     id: str
+    files: str
     spec: dict[str, Any]
     fingerprint: str
     encoder: str
@@ -123,7 +126,8 @@ class Records:
 
     def save_study(self, name: str, spec: Mapping[str, Any], fingerprint: str, encoder: str = "") -> None:
         """Record a study, with a new id; one that is recorded already stays as it is."""
-        values = {"name": name, "id": uuid4().hex, "spec": _json(spec), "fingerprint": fingerprint}
+        made = uuid4().hex
+        values = {"name": name, "id": made, "files": made, "spec": _json(spec), "fingerprint": fingerprint}
         values["encoder"] = encoder
         self._write(insert(study_table).values(values).on_conflict_do_nothing())
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -90,6 +91,26 @@ def remove(folder: Path) -> None:
     store, path = place
     with _explained(f"removing {folder} from"):
         _erase(store, path)
+
+
+def copy(folder: Path, to: Path) -> bool:
+    """Copy a folder under another name, here and in the store; return whether it was in one of them.
+
+    Raises:
+        ArtifactsUnavailable: The store refuses.
+        OSError: It cannot be copied here.
+    """
+    found = folder.is_dir()
+    if found:
+        shutil.copytree(folder, to, dirs_exist_ok=True)
+    if (place := _place(folder)) is None or (target := _place(to)) is None:
+        return found
+    store, path = place
+    with _explained(f"copying {folder} in"):
+        files = store.find(path)
+        for file in files:
+            store.cp_file(file, f"{target[1]}{file.removeprefix(path)}")
+    return found or bool(files)
 
 
 def check_store() -> None:

@@ -10,7 +10,7 @@ import pytest
 from hpo import job, lifecycle
 from hpo.artifacts import checkpoint
 from hpo.dashboard.downloads import Artifacts
-from hpo.ownership import owned_distillation, owned_search
+from hpo.ownership import copy_files, owned_distillation, owned_search
 from hpo.registry import load_runnable_spec_of, register
 from hpo.reporting.study_report import report_folder
 from hpo.results.distillation import create_distillation
@@ -19,6 +19,7 @@ from hpo.stages import EVALUATION
 from hpo.status.console import Console
 from hpo.workers.launcher import launch
 from hpo.workers.study_lease import study_lease
+from storage.database.backup import backup, restore
 from storage.database.control import Control
 from storage.database.leases import Leases, Worker
 from storage.database.postgres import connect
@@ -95,6 +96,22 @@ def test_studies_of_one_name_in_two_databases_share_nothing(database, elsewhere)
     assert Artifacts(database).open(checkpoint("twin", number).id).size
 
 
+def test_a_restored_copy_of_a_study_in_the_same_home_is_another_study(database, elsewhere, tmp_path):
+    """Its deletion took the original's checkpoints, and the workers of the original seemed to work on it."""
+    searched(database, spec("twin", trials=6))
+    with study_lease(database, "twin"):
+        backup(database.url, tmp_path / "x.zip")
+        assert copy_files(elsewhere, restore(elsewhere.url, tmp_path / "x.zip")) == []
+        assert best_weight(elsewhere, "twin") == best_weight(database, "twin")
+        assert lifecycle.delete(elsewhere, "twin") == []
+    weight, recall = best_weight(database, "twin")
+    assert weight == pytest.approx(recall)
+    shutil.rmtree(owned_search(database, "twin").folder)
+    earlier = restore(elsewhere.url, tmp_path / "x.zip")
+    folders = owned_search(database, "twin").folder, owned_search(elsewhere, "twin").folder
+    assert copy_files(elsewhere, earlier) == [folders]
+
+
 def test_a_study_made_anew_under_its_name_does_not_find_the_old_ones_files(database):
     """A marker that a deletion could not remove would be resumed from."""
     searched(database, spec("again", trials=3))
@@ -145,13 +162,10 @@ def test_a_deletion_leaves_what_others_put_in_a_studys_place(database):
     assert names(database) == {"mine-distill"}
 
 
-def test_the_name_of_a_studys_distillation_is_taken(database):
-    """A second study would otherwise be launched into the first one's students."""
-    study = spec("shop", trials=3)
-    searched(database, study)
-    create_distillation(database, study)
-    with pytest.raises(InputError, match="which belongs to study 'shop'"):
-        register(database, spec("shop-distill"), "f")
+def test_the_name_of_a_studys_distillation_is_taken():
+    """Launched during the search of `shop`, it would make that one's distillation fail."""
+    with pytest.raises(InputError, match="the students of study 'shop' have that name"):
+        spec("shop-distill")
 
 
 def test_a_study_whose_trials_are_gone_is_named_and_can_be_deleted(database, database_url):

@@ -1,5 +1,6 @@
 """Checkpoints in a store that machines share: a mounted folder, memory, and a server that speaks S3."""
 
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -135,6 +136,19 @@ def test_a_study_is_removed_and_no_other(url: str) -> None:
     store.remove(study_folder("a"))
     store.remove(study_folder("never was"))
     assert {file.split("/")[0] for file in stored(url)} == {"ab"}
+
+
+def test_a_copy_has_the_files_of_here_and_of_the_store(url: str) -> None:
+    """A restored study starts with the checkpoints of the one that the backup was taken of, and keeps its own."""
+    old, new = trial_folder("old", 0), trial_folder("new", 0)
+    saved(old, 1)
+    shutil.rmtree(old)
+    assert store.copy(old, new)
+    assert [checkpoints.last(folder)[1] for folder in (old, new)] == [{"step": 1}] * 2
+    store.remove(study_folder("old"))
+    shutil.rmtree(study_folder("new"))
+    assert checkpoints.last(new)[1] == {"step": 1}
+    assert not store.copy(trial_folder("old", 1), trial_folder("new", 1))
 
 
 def test_a_folder_outside_the_artifacts_is_not_stored(url: str, tmp_path: Path) -> None:

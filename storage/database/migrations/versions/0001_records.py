@@ -16,6 +16,7 @@ def upgrade() -> None:
         "scenetune_study",
         sa.Column("name", sa.Text, primary_key=True),
         sa.Column("id", sa.Text, nullable=False),
+        sa.Column("files", sa.Text, nullable=False),
         sa.Column("spec", JSONB, nullable=False),
         sa.Column("fingerprint", sa.Text, nullable=False),
         sa.Column("encoder", sa.Text, nullable=False, server_default=""),
