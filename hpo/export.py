@@ -12,7 +12,7 @@ from distill.objective import load_student
 from hpo.dashboard.page import Page
 from hpo.ownership import owned_distillation
 from hpo.results.exported import origin
-from hpo.stages import check_evaluated, export_stage
+from hpo.stages import EVALUATION, check_evaluated, export_stage
 from hpo.status.console import Console
 from hpo.workers.study_lease import study_lease
 from storage.database.postgres import Database
@@ -111,9 +111,11 @@ def check_export(records: Records, spec: StudySpec, folder: Path, *, force: bool
         record, held = records.load_study(spec.name), owner(folder)
         known = (None,) if record is None else (None, record.id)
         another = "" if held in known else ", but another study's export"
+        replace = f", or replace an export: hpo export {spec.name} --out {folder} --force"
+        evaluated = records.stage_result(spec.name, EVALUATION) is not None
         raise InputError(
             f"the export folder {folder} exists already and does not hold study {spec.name!r} as {wanted}{another}; "
-            f"name another with --out, remove it, or replace an export: hpo export {spec.name} --out {folder} --force"
+            f"name another with --out, or remove it{replace if evaluated else ''}"
         )
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 
 from hpo.ownership import check_free, distillation_name, distillation_of, load_record, search_of
+from hpo.registry import no_more_trials
+from hpo.stages import EVALUATION
 from hpo.status.console import Console
 from hpo.status.snapshot import snapshot
 from hpo.workers.launcher import requeue_lost
@@ -57,8 +59,10 @@ def check_startable(database: Database, spec: StudySpec) -> None:
     """Refuse to resume a search that has ended.
 
     Raises:
-        InputError: It has ended; the message says which budget is spent.
+        InputError: It has ended, and the message says which budget is spent; or the test scenes were scored.
     """
+    if Records(database.engine).stage_result(spec.name, EVALUATION) is not None:
+        raise InputError(no_more_trials(spec.name))
     shot = snapshot(database, spec)
     if shot.ended_by is not None and not shot.running:
         raise InputError(

@@ -255,8 +255,9 @@ def test_no_trial_runs_after_the_test_scenes_were_scored(database, database_url)
         job.begin(database, more, Console())
     with pytest.raises(InputError, match="scored once"):
         job.run(database, more, Console())
-    refused = call("resume", "done", "--trials", "9", "--database", database_url)
-    assert (refused.returncode, "scored once" in refused.stderr) == (2, True)
+    for budget in ((), ("--trials", "9")):
+        refused = call("resume", "done", *budget, "--database", database_url)
+        assert (refused.returncode, "scored once" in refused.stderr) == (2, True)
     # Launched again as it is, it only says where its data are: no deadline, no trial.
     register(database, study, "fingerprint")
     assert owned_search(database, "done").open().get_trials() == trials
