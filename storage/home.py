@@ -11,8 +11,9 @@ from pathlib import Path
 
 from storage.errors import InputError
 
-# A file name everywhere: no separator, no leading dot (hidden, or `..`), no control character.
-_STUDY_NAME = re.compile(r"[^./\\\x00-\x1f\x7f-\x9f][^/\\\x00-\x1f\x7f-\x9f]*")
+# A file name everywhere: no separator, no leading dot (hidden, or `..`), no control character. Nor a leading hyphen:
+# the name is an argument of commands, which would take it for an option.
+_STUDY_NAME = re.compile(r"[^-./\\\x00-\x1f\x7f-\x9f][^/\\\x00-\x1f\x7f-\x9f]*")
 # What Optuna's name of a study's distillation adds to the study's.
 DISTILLATION = "-distill"
 # Optuna's name of a distillation and the names of folders are longer than the study's name.
@@ -88,7 +89,7 @@ def check_folder_name(name: str, longest: int = _MAX_FOLDER_BYTES) -> None:
     if not _STUDY_NAME.fullmatch(name) or len(name.encode(errors="replace")) > longest:
         raise InputError(
             f"study name {name!r}: accepted are 1 to {longest} bytes without / or \\ or control "
-            "characters and without a leading dot; rename the study"
+            "characters and without a leading dot or hyphen; rename the study"
         )
 
 

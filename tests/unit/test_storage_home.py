@@ -54,7 +54,9 @@ def test_home_with_a_control_character_is_refused(tmp_path: Path, monkeypatch: p
             home()
 
 
-@pytest.mark.parametrize("name", ["", ".", "..", ".hidden", "a/b", "../up", "a\\b", "/etc", "a\nb", "a\0b", "é" * 101])
+@pytest.mark.parametrize(
+    "name", ["", ".", "..", ".hidden", "-rf", "a/b", "../up", "a\\b", "/etc", "a\nb", "a\0b", "é" * 101]
+)
 def test_study_name_that_is_no_folder_name_is_refused(name: str) -> None:
     """`hpo delete ../..` must not reach anything outside the home."""
     with pytest.raises(InputError, match="study name"):
