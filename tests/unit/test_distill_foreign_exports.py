@@ -26,8 +26,8 @@ from tests.served import export_to, untrained
 from tests.synthetic import planted_dataset, tiny_encoder, tiny_spec
 
 TEXTS = ["red acme lamp", "blue bolt lamp", "green acme chair"]
-# A run of minutes: HPO_FUZZ_EXAMPLES=20000 pytest tests/unit/test_distill_foreign_exports.py
-EXAMPLES = int(os.environ.get("HPO_FUZZ_EXAMPLES", "40"))
+# A run of minutes: FUZZ_EXAMPLES=20000 pytest tests/unit/test_distill_foreign_exports.py
+EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "40"))
 
 
 @pytest.fixture(scope="module")
