@@ -18,6 +18,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+# Carried beside the pack: without a network the others would only be waited for.
+PEER = "learn2learn"
 SUBJECTS = ("encode", "serve", "meta-training", "trial", "distillation", "settings")
 
 
@@ -86,7 +88,7 @@ def measure(arguments: argparse.Namespace, folder: Path) -> None:
     from card import alternatives, encode, serve, training
     from card.figures import Figures
     from card.pack import read
-    from peers.environment import make_importable
+    from peers.environment import PACKAGES, make_importable
 
     problem = read(arguments.file, folder)
     where, quick = torch.device(arguments.device), arguments.quick
@@ -95,7 +97,7 @@ def measure(arguments: argparse.Namespace, folder: Path) -> None:
         "encode": lambda: encode.measure(problem, figures, where, quick=quick),
         "serve": lambda: serve.measure(problem, figures, where, quick=quick),
         "meta-training": lambda: training.meta_training(
-            problem, [] if quick else make_importable(), figures, where, quick=quick
+            problem, [] if quick else make_importable({PEER: PACKAGES[PEER]}), figures, where, quick=quick
         ),
         "trial": lambda: training.trials(problem, figures, where, quick=quick),
         "distillation": lambda: training.distillation(problem, figures, where),

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from peers.environment import PACKAGES as PEERS
 from peers.environment import install
 
 from storage.files.atomic import atomic_folder
@@ -29,4 +30,4 @@ def carry(folder: Path, python: str) -> None:
     with atomic_folder(folder, replace=True) as draft:
         command = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-compile"]
         subprocess.run([*command, "--target", str(draft), *wanted], check=True)
-        install("learn2learn", ["learn2learn==0.2.0"], draft)
+        install("learn2learn", PEERS["learn2learn"], draft)
