@@ -37,7 +37,11 @@ def _verbs(name: str, command: Any) -> Iterator[tuple[str, Any]]:
 
 def description(command: Any) -> str:
     """Return the description at the start of a verb's help."""
-    return str(command.help).partition("\n\n\b\n")[0]
+    return inspect.cleandoc(str(command.help).partition("\n\n\b\n")[0])
+
+
+def _first(command: Any) -> str:
+    return description(command).partition("\n\n")[0]
 
 
 def example(command: Any) -> list[str]:
@@ -49,7 +53,7 @@ def example(command: Any) -> list[str]:
 def render() -> str:
     """Return the reference as Markdown."""
     found = verbs()
-    index = [f"| [{name}](#{name.replace(' ', '-')}) | {_cell(description(each))} |" for name, each in found.items()]
+    index = [f"| [{name}](#{name.replace(' ', '-')}) | {_cell(_first(each))} |" for name, each in found.items()]
     sections = [_section(name, command) for name, command in found.items()]
     return "\n".join([_HEAD, "| | |", "|---|---|", *index, "", *sections])
 
