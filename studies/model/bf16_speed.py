@@ -11,6 +11,7 @@ import json
 import os
 import platform
 import time
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from filelock import FileLock
 from torch import Tensor
 from torch.nn import functional
 
-from storage.errors import InputError
+from storage.errors import ArtifactsUnavailable, InputError
 from storage.files.atomic import atomic_write
 
 # Processors with units for bf16 multiply 2 to 8 times as fast, others at most as fast as in fp32: nothing measured lies
@@ -51,16 +52,24 @@ def bf16_is_faster() -> bool:
 
 def _stored(folder: Path) -> float:
     """Return the speedup that the first process of this kind of machine measured."""
-    folder.mkdir(parents=True, exist_ok=True)
     kind = f"{getattr(torch.cpu, 'get_capabilities', platform.machine)()} torch {torch.__version__}"
     path = folder / f"bf16-{hashlib.sha256(kind.encode()).hexdigest()[:16]}.json"
-    with FileLock(folder / "bf16.lock"):
-        try:
-            return float(json.loads(path.read_bytes())["speedup"])
-        except (OSError, ValueError, KeyError, TypeError):  # missing or damaged
-            speedup = _measured()
-            atomic_write(path, json.dumps({"speedup": speedup}).encode())
-            return speedup
+    if (speedup := _read(path)) is not None:
+        return speedup
+    with suppress(OSError, ArtifactsUnavailable):  # a folder that takes no files is for processes that only read
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder / "bf16.lock"):
+            if (speedup := _read(path)) is not None:  # another process was first
+                return speedup
+            atomic_write(path, json.dumps({"speedup": _measured()}).encode())
+    return _measured()
+
+
+def _read(path: Path) -> float | None:
+    try:
+        return float(json.loads(path.read_bytes())["speedup"])
+    except (OSError, ValueError, KeyError, TypeError):  # missing or damaged
+        return None
 
 
 @cache
