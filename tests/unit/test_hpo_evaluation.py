@@ -18,6 +18,7 @@ from tests.synthetic import planted_dataset, tiny_encoder, tiny_spec
 
 VALUES = Hyperparameters(learner="anil", inner_lr=0.05, inner_steps=1)
 PLAIN = Hyperparameters(learner="finetune", inner_lr=0.05, inner_steps=1)
+STUDY_ID = "0123456789abcdef0123456789abcdef"
 
 
 @pytest.fixture(scope="module")
@@ -36,9 +37,8 @@ def evaluated(tmp_path_factory: pytest.TempPathFactory) -> tuple[StudyEvaluation
     students = [StudentRow(trial=n, front=n == 1, taken=n == 1, **row) for n in range(2)]
     student = untrained(problem, VALUES)
     evaluation = evaluate_all(spec, problem, winners, student, students)
-    students_study = OwnedStudy(
-        None, "tiny-distill", "tiny", "0123456789abcdef0123456789abcdef"
-    )  # its database is not asked
+    # Its database is not asked.
+    students_study = OwnedStudy(None, "tiny-distill", "tiny", id=STUDY_ID, files="fedcba98")
     return evaluation, origin(spec, problem, evaluation, students_study, student)
 
 
@@ -63,7 +63,7 @@ def test_every_system_is_scored_and_the_json_is_read_back_as_it_was(evaluated: t
 def test_an_export_names_the_trial_and_the_teachers_of_its_student(evaluated: tuple[StudyEvaluation, Origin]) -> None:
     """Who finds an export years later must find its study."""
     evaluation, found = evaluated
-    assert (found.study, found.study_id) == ("tiny", "0123456789abcdef0123456789abcdef")
+    assert (found.study, found.study_id) == ("tiny", STUDY_ID)
     assert found.lineage == Lineage(distillation="tiny-distill", trial=1, teachers=evaluation.teachers)
     assert isinstance(found.encoder, EncoderReference)
     assert Origin.model_validate(json.loads(json.dumps(found.to_json()))) == found
