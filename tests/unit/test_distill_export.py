@@ -298,11 +298,11 @@ def test_the_card_tells_figures_and_intervals(exported: Path) -> None:
 def test_the_card_shows_names_as_text_and_no_path_of_this_machine(exported: Path) -> None:
     """It is published, and drawn by whoever hosts models."""
     manifest = load_export(exported).manifest
-    encoder = EncoderReference(name="/home/me/se`cret/my`bert", sha256="0", vocabulary=89)
+    encoder = EncoderReference(name="/srv/me/se`cret/my`bert", sha256="0", vocabulary=89)
     card = model_card(manifest.model_copy(update={"study": "a`<img>\x1b[2J", "encoder": encoder}))
     assert "\n# a\\`\\<img\\>\\\\u001b[2J\n" in card
     assert "built on ``my`bert``" in card
-    assert "/home" not in card
+    assert "/srv" not in card
 
 
 def test_the_export_scores_what_the_student_scored(problem: Problem, student: Student, exported: Path) -> None:
