@@ -28,6 +28,11 @@ def _plain() -> list[Format]:
     return ["hf"]
 
 
+def _is_path(encoder: str) -> bool:
+    """Return whether an encoder's name cannot be a hub id, which is a name or OWNER/NAME."""
+    return encoder.startswith((".", "/", "~")) or encoder.endswith("/") or encoder.count("/") > 1
+
+
 class TeacherSection(Section):
     """The pretrained encoder of the teachers.
 
@@ -49,8 +54,7 @@ class TeacherSection(Section):
         if folder is None or encoder == "minilm":
             return encoder
         path = folder / Path(encoder).expanduser()
-        # A hub id has a slash too.
-        return os.path.normpath(path) if encoder.startswith((".", "/", "~")) or path.is_dir() else encoder
+        return os.path.normpath(path) if _is_path(encoder) or path.is_dir() else encoder
 
 
 class PrunerSection(Section):
