@@ -30,6 +30,7 @@ class Tables:
         rows_read: Rows of the log before any was dropped.
         dropped: Number of rows that the source dropped, by reason.
         notes: Remarks on the data, as whole sentences.
+        warnings: Remarks on what is probably wrong with the data, or with how they were read.
     """
 
     interactions: pl.DataFrame
@@ -37,6 +38,7 @@ class Tables:
     rows_read: int
     dropped: Mapping[str, int] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
 
 class Source(Section):

@@ -652,7 +652,7 @@ BAD_CONTENT: list[tuple[str, dict[str, Any], list[str]]] = [
     (
         "user NaN",
         {"log": LOG.replace("u1", "nan")},
-        ['"user_id"', "2 of 3", "row 2, log.csv row 4", 'data.invalid = "drop"'],
+        ['"user_id"', "2 of 3", "row 2, log.csv row 4", "or name another column in data.user"],
     ),
     ("item blank", {"log": LOG.replace(",7,", ", ,")}, ['"item_id"', "1 of 3 rows", "log.csv row 2", "fill them in"]),
     (

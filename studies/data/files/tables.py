@@ -15,6 +15,7 @@ from pathlib import Path
 import polars as pl
 
 from storage.errors import InputError, quoted
+from studies.data.files.csv_files.encodings import WINDOWS, Guess
 from studies.data.files.csv_files.text_file import TextFile
 from studies.data.files.parquet_file import ParquetFile
 from studies.data.files.parts import ROW, TIME, FilePart, find_parts
@@ -80,15 +81,22 @@ class Table:
 
     @property
     def notes(self) -> list[str]:
-        """Return a sentence for each file whose encoding was guessed, or whose quotes are escaped."""
-        found = []
-        for file in (file for file in self._files if isinstance(file, _Text)):
-            name = file.part.path.name
-            if file.file.guessed:
-                found.append(f"{name} is not UTF-8 and was read as cp1252; data.encoding says otherwise.")
-            if file.file.escaped:
-                found.append(f"{name} escapes quotes by a backslash; they were read as quotes.")
-        return found
+        """Return a sentence for each file that is plausible cp1252, and for each whose quotes are escaped."""
+        notes = [_guessed(file) for file in self._texts() if file.guess is not None and _is_windows(file.guess)]
+        escaped = [file.path.name for file in self._texts() if file.escaped]
+        return [*notes, *(f"{name} escapes quotes by a backslash; they were read as quotes." for name in escaped)]
+
+    @property
+    def warnings(self) -> list[str]:
+        """Return a sentence for each file whose encoding may be another one than was told from its text."""
+        return [_guessed(file) for file in self._texts() if file.guess is not None and not _is_windows(file.guess)]
+
+    def _texts(self) -> list[TextFile]:
+        return [file.file for file in self._files if isinstance(file, _Text)]
+
+    def holds_text(self, column: str) -> bool:
+        """Return whether the column is text in any of the files, and not of a type of numbers."""
+        return any(file.holds_text(column) for file in self._files if column in file.columns)
 
     def require(self, columns: Iterable[str], key: str) -> None:
         """Check that every file has the columns.
@@ -141,6 +149,19 @@ class Table:
         return Rows(self.key, pl.concat(frames, how="vertical_relaxed"), count, parts)
 
 
+def _is_windows(guess: Guess) -> bool:
+    return guess.encoding == WINDOWS and not guess.rivals
+
+
+def _guessed(file: TextFile) -> str:
+    """Return how a file's encoding was told."""
+    assert file.guess is not None
+    encoding, example, rivals = file.guess
+    others = f", though {' and '.join(rivals[:3])} would fit as well" if rivals else ""
+    read = f"{file.path.name} is not UTF-8 and was read as {encoding}, such as {quoted(example)}{others}"
+    return f"{read}; set data.encoding if that is not its text."
+
+
 def hint(column: str, columns: Sequence[str]) -> str:
     """Return the end of an error about a missing column: the nearest ones, and all of them."""
     lower = {name.lower(): quoted(name)[1:-1] for name in columns}
@@ -191,6 +212,9 @@ class _Text:
         self.file = TextFile(part.path, part.format.startswith("RecBole"), delimiter, encoding)
         self.columns = list(dict.fromkeys([*filter(None, self.file.columns), *part.folders]))
         self.first_row = self.file.skipped + 2
+
+    def holds_text(self, column: str) -> bool:
+        return True
 
     def scan(self, columns: list[str], time: str | None) -> pl.LazyFrame:
         folders = self.part.folders
