@@ -157,7 +157,7 @@ def _guessed(file: TextFile) -> str:
     """Return how a file's encoding was told."""
     assert file.guess is not None
     encoding, example, rivals = file.guess
-    others = f", though {' and '.join(rivals[:3])} would fit as well" if rivals else ""
+    others = "".join(f", which {rival} reads as {quoted(text)}" for rival, text in list(rivals.items())[:1])
     read = f"{file.path.name} is not UTF-8 and was read as {encoding}, such as {quoted(example)}{others}"
     return f"{read}; set data.encoding if that is not its text."
 

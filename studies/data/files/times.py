@@ -6,10 +6,12 @@ time of day and a zone. A value that cannot be parsed becomes null; the caller r
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 
+import numpy as np
 import polars as pl
 
 from storage.errors import InputError
@@ -65,8 +67,8 @@ class Times(NamedTuple):
     """
 
     seconds: pl.Series
-    notes: tuple[str, ...] = ()
-    warnings: tuple[str, ...] = ()
+    notes: Sequence[str] = ()
+    warnings: Sequence[str] = ()
     foreign: pl.Series | None = None
     unit: str = ""
 
@@ -135,30 +137,29 @@ def _from_numbers(raw: pl.Series, clock: Clock) -> Times:
     if clock.unit is not None:
         return Times(_whole_seconds(raw, real, clock.unit))
     unit = _unit_of(real, raw.name)
-    if warning := _no_times(real, unit, raw.name):
-        notes, warnings = (), (warning,)
-    else:
-        read = f'Numbers in "{raw.name}" were read as {_NAMES[unit]} since 1970, going by their size'
-        notes, warnings = (f"{read}; data.time_unit says otherwise.",), ()
+    read = f'Numbers in "{raw.name}" were read as {_NAMES[unit]} since 1970, going by their size'
+    warning = _no_times(real, unit, raw.name)
+    notes = [] if warning else [f"{read}; data.time_unit says otherwise."]
     low, high = (_LIMITS[place] for place in (list(TICKS).index(unit), list(TICKS).index(unit) + 1))
     foreign = (real >= 0) & real.is_finite() & ((real < low) | (real >= high))
+    warnings = [warning] if warning else []
     return Times(_whole_seconds(raw, real, unit), notes, warnings, foreign.fill_null(False), _NAMES[unit])
 
 
 def _no_times(real: pl.Series, unit: str, name: str) -> str | None:
     """Return a warning where numbers are hardly times; None where they may be."""
-    values = real.filter(real.is_finite())
-    first, last = values.min(), values.max()
-    if not isinstance(first, float) or not isinstance(last, float):
+    values = real.filter(real.is_finite()).to_numpy()
+    if len(values) == 0:
         return None
+    first, last = float(values.min()), float(values.max())
     remedy = (
         f'name the column of the time in data.time, or set data.time_unit = "{unit}" if these are {_NAMES[unit]} since '
         "1970."
     )
-    if len(values) >= _FEW and last - first == len(values) - 1 == values.n_unique() - 1:
+    if len(values) >= _FEW and last - first == len(values) - 1 == len(np.unique(values)) - 1:
         counted = f'"{name}" counts from {first:.0f} to {last:.0f} by one, as a row number does'
         return f"{counted}, and was read as time; {remedy}"
-    if unit == "s" and values.median() < _EARLIEST:
+    if unit == "s" and float(np.median(values)) < _EARLIEST:
         return (
             f'"{name}" has numbers from {first:g} to {last:g}, which are before 1990 as seconds since 1970: they may '
             f"number rows or count days; {remedy}"

@@ -19,8 +19,9 @@ from storage.errors import InputError, quoted
 WINDOWS = "cp1252"
 # Each in the widest form that programs write: gb18030 holds gbk, cp932 Shift-JIS, cp949 EUC-KR, cp950 Big5.
 _EAST_ASIAN = ["gb18030", "cp950", "cp932", "euc_jp", "cp949"]
-_OTHERS = ["cp1250", "cp1251", "cp1253", "cp1254", "cp1255", "cp1256", "cp1257", "cp874"]
-_KNOWN = [*_EAST_ASIAN, WINDOWS, *_OTHERS, "iso8859_2", "koi8_r", "cp866", "mac_roman", "cp850"]
+_OTHERS = ["cp1250", "cp1251", "cp1253", "cp1254", "cp1255", "cp1256", "cp1257", "cp874", "iso8859_2"]
+_RARE = ["koi8_r", "cp866", "mac_roman", "cp850"]
+_KNOWN = [*_EAST_ASIAN, WINDOWS, *_OTHERS, *_RARE]
 # Fields that are not ASCII; commas and quotes are no part of a character in any of the encodings.
 _FIELD = re.compile(rb'[^,;\t"\r\n]*[\x80-\xff][^,;\t"\r\n]*')
 _PIECE, _SAMPLE = 1 << 16, 1 << 15
@@ -42,12 +43,12 @@ class Guess(NamedTuple):
     Attributes:
         encoding: Its name.
         example: A field in this encoding.
-        rivals: Encodings in which the text is another one, and as plausible.
+        rivals: Encodings in which the text is another one and as plausible, with the same field in each.
     """
 
     encoding: str
     example: str
-    rivals: tuple[str, ...] = ()
+    rivals: dict[str, str]
 
 
 def guess_encoding(path: Path, reason: str) -> Guess:
@@ -62,18 +63,26 @@ def guess_encoding(path: Path, reason: str) -> Guess:
     """
     sample = _read_sample(path)
     found = list(from_bytes(sample, cp_isolation=_KNOWN))
-    guess = _windows(sample, found)
-    if guess is None and (lone := _LONE_SIGN.sub(b" ", sample)).isascii():
-        return Guess(WINDOWS, _example(sample.decode(WINDOWS)))
-    if guess is None:
-        guess = _other(sample, found) or _windows(lone, list(from_bytes(lone, cp_isolation=_KNOWN)))
-    if guess is not None:
-        return guess._replace(example=_example(sample.decode(guess.encoding, "replace")))
-    texts = ", ".join(f"{quoted(_example(str(match)))} ({match.encoding})" for match in _near(found)[:3])
+    encodings = _windows(sample, found)
+    if not encodings and (lone := _LONE_SIGN.sub(b" ", sample)).isascii():
+        encodings = [WINDOWS]
+    encodings = encodings or _other(sample, found) or _windows(lone, list(from_bytes(lone, cp_isolation=_KNOWN)))
+    if encodings:
+        return _guess(sample, *encodings)
+    texts = ", ".join(f"{quoted(str(match).splitlines()[0])} ({match.encoding})" for match in _near(found)[:3])
     raise InputError(
         f"{path} is neither UTF-8 ({reason}) nor plausible cp1252{f'; it may read {texts}' if texts else ''}: set "
         "data.encoding to what it was written in"
     )
+
+
+def _guess(sample: bytes, encoding: str, *rivals: str) -> Guess:
+    """Return what was told, with a field that the first rival reads as another text."""
+    texts = {name: sample.decode(name, "replace").split("\n") for name in (encoding, *rivals)}
+    text, other = texts[encoding], texts[rivals[0]] if rivals else [""]
+    place = next((row for row, pair in enumerate(zip(text, other, strict=False)) if pair[0] != pair[1]), 0)
+    fields = {name: lines[place].strip() for name, lines in texts.items() if place < len(lines)}
+    return Guess(encoding, fields.pop(encoding), fields)
 
 
 def _read_sample(path: Path) -> bytes:
@@ -97,36 +106,33 @@ def _near(found: list[CharsetMatch]) -> list[CharsetMatch]:
     return [match for match in found if match.chaos <= min(other.chaos for other in found) + _CLOSE]
 
 
-def _windows(sample: bytes, found: list[CharsetMatch]) -> Guess | None:
-    """Return cp1252 where no other encoding makes more plausible text; else None."""
+def _windows(sample: bytes, found: list[CharsetMatch]) -> list[str]:
+    """Return cp1252 and its rivals where no other encoding makes more plausible text; else nothing."""
     text = sample.decode(WINDOWS, "replace")
     near = _near(found)
     if not any(str(match) == text for match in near):
-        return None
+        return []
     # A few bytes are plausible in any script; beside words of ASCII they are Latin letters.
-    return Guess(WINDOWS, "", tuple(m.encoding for m in near if str(m) != text and _is_latin(str(m))))
+    rivals = [match for match in near if match.encoding not in _RARE and _is_latin(str(match))]
+    return [WINDOWS, *(rival.encoding for rival in rivals if str(rival) != text)]
 
 
-def _other(sample: bytes, found: list[CharsetMatch]) -> Guess | None:
-    """Return the one encoding of plausible text; None where there are none or several."""
+def _other(sample: bytes, found: list[CharsetMatch]) -> list[str]:
+    """Return the one encoding of plausible text, and its rivals; nothing where there are none or several."""
     near = _near(found)
     east_asian = [match for match in near if match.encoding in _EAST_ASIAN]
     if east_asian:
         enough = sum(byte > 0x7F for byte in sample) >= _ENOUGH
-        return Guess(east_asian[0].encoding, "") if enough and len(east_asian) == 1 else None
+        return [east_asian[0].encoding] if enough and len(east_asian) == 1 else []
     if not near or near[0].chaos > _PLAUSIBLE:
-        return None
+        return []
     best, *others = near
     rivals = [other for other in others if str(other) != str(best)]
     if any(rival.coherence > best.coherence - _CLEARER for rival in rivals):
-        return None
-    return Guess(best.encoding, "", tuple(rival.encoding for rival in rivals))
+        return []
+    return [match.encoding for match in (best, *rivals)]
 
 
 def _is_latin(text: str) -> bool:
-    letters = {sign for sign in text if sign.isalpha()}
+    letters = {sign for sign in text if unicodedata.category(sign)[0] in "LM"}
     return all(unicodedata.name(sign, "").startswith("LATIN") for sign in letters)
-
-
-def _example(text: str) -> str:
-    return text.partition("\n")[0].strip()
