@@ -45,10 +45,11 @@ class Source(Section):
     """The keys of `[data]` that every source takes: the minima of a scene, and the most scenes.
 
     `paths` lists the keys that hold paths. They may change between launches of one study: the contents of the files
-    identify the data.
+    identify the data. `examples` has a value, as TOML, of each key that is required.
     """
 
     paths: ClassVar[frozenset[str]] = frozenset()
+    examples: ClassVar[Mapping[str, str]] = {}
 
     source: str
     min_interactions: PositiveInt = 500

@@ -18,7 +18,7 @@ from studies.data.files.keys import FileKeys, Positive
 from studies.data.files.numbers import DecimalSign
 from studies.data.files.parts import ROW, TIME
 from studies.data.files.positive import check_values, choose_sign, is_positive, is_unreadable, open_signs, reason
-from studies.data.files.tables import Rows, Table, hint
+from studies.data.files.tables import Rows, Table, check_log, hint
 from studies.data.files.text_template import render_text, text_fields
 from studies.data.files.times import Clock, tidy, to_seconds
 from studies.data.source import Tables
@@ -135,9 +135,7 @@ class _TableReader:
 
     def _check_columns(self) -> None:
         keys = self.keys
-        self.log.require([keys.user], "user")
-        self.log.require([keys.item], "item")
-        self.log.require([keys.time], "time")
+        check_log({"user": keys.user, "item": keys.item, "time": keys.time}, self.log)
         if keys.positive is not None:
             self.log.require([keys.positive.column], "positive.column")
         if self.items is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import zoneinfo
+from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
@@ -54,6 +55,11 @@ class FileKeys(Source):
     """
 
     paths: ClassVar[frozenset[str]] = frozenset({"interactions", "items", "users"})
+    examples: ClassVar[Mapping[str, str]] = {
+        "interactions": '"purchases.csv"',
+        "scene": '"category"',
+        "text": '"{title}, {brand}"',
+    }
 
     source: Literal["files"]
     interactions: list[str]

@@ -7,7 +7,7 @@ Each row keeps its position in its file, so that errors can name it.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -162,10 +162,38 @@ def _guessed(file: TextFile) -> str:
     return f"{read}; set data.encoding if that is not its text."
 
 
+def check_log(named: Mapping[str, str], log: Table) -> None:
+    """Check that the log has the columns without which it is none.
+
+    Args:
+        named: The study file's keys with the names of the columns.
+        log: The log.
+
+    Raises:
+        InputError: A column is missing; where none has a similar name, the message says what a log is.
+    """
+    missing = {key: name for key, name in named.items() if not log.has(name)}
+    if not missing or any(_nearest(name, log.columns) for name in missing.values()):
+        for key, name in named.items():
+            log.require([name], key)
+        return
+    lacking = ", ".join(f'"{name}" (data.{key})' for key, name in missing.items())
+    keys = ", ".join(f"data.{key}" for key in missing) + (" or data.delimiter" if len(log.columns) == 1 else "")
+    raise InputError(
+        f"data.interactions: {log.name} has no column {lacking}{hint('', log.columns)}; correct {keys}. A ranking "
+        "study needs a log of interactions, with a user, an item and a time in every row: a file without them, such as "
+        "one of texts and labels, cannot be used as it is"
+    )
+
+
+def _nearest(column: str, columns: Sequence[str]) -> list[str]:
+    lower = {name.lower(): quoted(name)[1:-1] for name in columns}
+    return [lower[word] for word in difflib.get_close_matches(column.lower(), lower, n=2, cutoff=0.6)]
+
+
 def hint(column: str, columns: Sequence[str]) -> str:
     """Return the end of an error about a missing column: the nearest ones, and all of them."""
-    lower = {name.lower(): quoted(name)[1:-1] for name in columns}
-    near = [lower[word] for word in difflib.get_close_matches(column.lower(), lower, n=2, cutoff=0.6)]
+    near = _nearest(column, columns)
     more = f" and {len(columns) - 20} more" if len(columns) > 20 else ""
     shown = ", ".join(quoted(name)[1:-1] for name in columns[:20]) + more
     return (f"; did you mean {' or '.join(near)}?" if near else "") + f" (its columns: {shown})"

@@ -24,15 +24,18 @@ _RARE = ["koi8_r", "cp866", "mac_roman", "cp850"]
 _KNOWN = [*_EAST_ASIAN, WINDOWS, *_OTHERS, *_RARE]
 # Fields that are not ASCII; commas and quotes are no part of a character in any of the encodings.
 _FIELD = re.compile(rb'[^,;\t"\r\n]*[\x80-\xff][^,;\t"\r\n]*')
+_RUN = re.compile(rb"[\x80-\xff]+")
 _PIECE, _SAMPLE = 1 << 16, 1 << 15
-# cp1252's signs that English texts hold beside ASCII, such as 5½ and Levi’s.
-_SIGNS = "’‘“”–—•…€£¥§°®©™½¼¾×·«»¿¡²³¹´\u00a0".encode(WINDOWS)
-_LONE_SIGN = re.compile(rb"(?<![\x80-\xff])[" + re.escape(_SIGNS) + rb"]+(?![\x80-\xff])")
-# Shares of implausible characters: by how much two equally plausible texts may differ, and how plausible one of an
-# encoding of single bytes must be, in which any bytes are some text.
-_CLOSE, _PLAUSIBLE = 0.02, 0.05
-# So many bytes are not by chance whole characters of an encoding of several bytes.
-_ENOUGH = 20
+# A sign inside a word, or a capital after a small letter: in Latin scripts, hardly ever beyond ASCII.
+_ODD = re.compile(r"(?<=[^\W\d_])[^\x00-\x7f\w’´·\u00ad](?=[^\W\d_])|(?<=[a-zà-öø-ÿ])[À-ÖØ-ÞŠŒŽŸ]")
+_BEYOND_ASCII = re.compile(r"[^\x00-\x7f]+")
+# Shares of implausible characters: by how much two equally plausible texts may differ, and how many a text may have in
+# an encoding of single bytes, in which any bytes are some text.
+_CLOSE, _PLAUSIBLE = 0.02, 0.1
+# Of so many characters beyond ASCII, one may be odd.
+_ODD_SHARE = 20
+# Fewer characters than this are some text in each of the encodings of several bytes.
+_ENOUGH = 10
 # How much more a text must look like some language than the next one.
 _CLEARER = 0.1
 
@@ -62,11 +65,8 @@ def guess_encoding(path: Path, reason: str) -> Guess:
         InputError: It cannot be told.
     """
     sample = _read_sample(path)
-    found = list(from_bytes(sample, cp_isolation=_KNOWN))
-    encodings = _windows(sample, found)
-    if not encodings and (lone := _LONE_SIGN.sub(b" ", sample)).isascii():
-        encodings = [WINDOWS]
-    encodings = encodings or _other(sample, found) or _windows(lone, list(from_bytes(lone, cp_isolation=_KNOWN)))
+    found = _matches(sample)
+    encodings = _windows(sample, found) or _other(sample, found)
     if encodings:
         return _guess(sample, *encodings)
     texts = ", ".join(f"{quoted(str(match).splitlines()[0])} ({match.encoding})" for match in _near(found)[:3])
@@ -101,16 +101,26 @@ def _read_sample(path: Path) -> bytes:
     return b"\n".join(fields)
 
 
+def _matches(sample: bytes) -> list[CharsetMatch]:
+    """Return the encodings in which the text is plausible, the most plausible first."""
+    found = from_bytes(sample, cp_isolation=_KNOWN)
+    texts = [match for match in found if _has_lone_letters(sample) or not _is_latin(str(match))]
+    return [match for match in texts if not _is_narrow_kana(str(match))]
+
+
 def _near(found: list[CharsetMatch]) -> list[CharsetMatch]:
     """Return the matches that are as plausible as the best, the most plausible first."""
     return [match for match in found if match.chaos <= min(other.chaos for other in found) + _CLOSE]
 
 
 def _windows(sample: bytes, found: list[CharsetMatch]) -> list[str]:
-    """Return cp1252 and its rivals where no other encoding makes more plausible text; else nothing."""
-    text = sample.decode(WINDOWS, "replace")
-    near = _near(found)
-    if not any(str(match) == text for match in near):
+    """Return cp1252 and its rivals where its text is plausible; else nothing."""
+    text, near = sample.decode(WINDOWS, "replace"), _near(found)
+    if "\ufffd" in text or not _has_lone_letters(sample):
+        return []
+    sure = any(str(match) == text for match in near)
+    odd, beyond = len(_ODD.findall(text)), len("".join(_BEYOND_ASCII.findall(text)))
+    if not sure and (_ODD_SHARE * odd > beyond or any(match.encoding in _EAST_ASIAN for match in near)):
         return []
     # A few bytes are plausible in any script; beside words of ASCII they are Latin letters.
     rivals = [match for match in near if match.encoding not in _RARE and _is_latin(str(match))]
@@ -122,9 +132,9 @@ def _other(sample: bytes, found: list[CharsetMatch]) -> list[str]:
     near = _near(found)
     east_asian = [match for match in near if match.encoding in _EAST_ASIAN]
     if east_asian:
-        enough = sum(byte > 0x7F for byte in sample) >= _ENOUGH
-        return [east_asian[0].encoding] if enough and len(east_asian) == 1 else []
-    if not near or near[0].chaos > _PLAUSIBLE:
+        told = len(east_asian) == 1 and _has_words(str(east_asian[0])) and not any(_is_latin(str(m)) for m in near)
+        return [east_asian[0].encoding] if told else []
+    if not near or (near[0].chaos > _PLAUSIBLE and len(found) > 1):
         return []
     best, *others = near
     rivals = [other for other in others if str(other) != str(best)]
@@ -133,6 +143,24 @@ def _other(sample: bytes, found: list[CharsetMatch]) -> list[str]:
     return [match.encoding for match in (best, *rivals)]
 
 
+def _has_lone_letters(sample: bytes) -> bool:
+    """Return whether most bytes beyond ASCII stand alone, as in the words of Latin scripts."""
+    runs = _RUN.findall(sample)
+    return 2 * sum(len(run) == 1 for run in runs) > len(runs)
+
+
 def _is_latin(text: str) -> bool:
-    letters = {sign for sign in text if unicodedata.category(sign)[0] in "LM"}
+    letters = {sign for sign in text if unicodedata.category(sign)[0] in "LM"} - set("ªºµ")
     return all(unicodedata.name(sign, "").startswith("LATIN") for sign in letters)
+
+
+def _has_words(text: str) -> bool:
+    """Return whether characters beyond ASCII are many and mostly stand side by side, as they do not by chance."""
+    words = _BEYOND_ASCII.findall(text)
+    return len("".join(words)) >= _ENOUGH and 2 * sum(len(word) > 1 for word in words) > len(words)
+
+
+def _is_narrow_kana(text: str) -> bool:
+    """Return whether most of a text is what cp932 has for single bytes, and Japanese hardly ever writes."""
+    beyond = [sign for sign in text if not sign.isascii()]
+    return 2 * sum("\uff61" <= sign <= "\uff9f" for sign in beyond) > len(beyond)
