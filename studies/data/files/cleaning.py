@@ -15,12 +15,12 @@ from storage.errors import InputError, quoted
 from studies.data.files.ids import TRIED, spell_alike
 from studies.data.files.invalid_rows import Fault, RowFilter
 from studies.data.files.keys import FileKeys, Positive
-from studies.data.files.numbers import DecimalSign
 from studies.data.files.parts import ROW, TIME
 from studies.data.files.positive import check_values, choose_sign, is_positive, is_unreadable, open_signs, reason
 from studies.data.files.tables import Rows, Table, check_log, hint
 from studies.data.files.text_template import render_text, text_fields
 from studies.data.files.times import Clock, tidy, to_seconds
+from studies.data.files.written_numbers import DecimalSign
 from studies.data.source import Tables
 
 # Columns added to those of a file; the "#" keeps them apart from the user's names.

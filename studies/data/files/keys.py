@@ -10,9 +10,9 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from studies.config.search_domains import Section
-from studies.data.files.numbers import DecimalSign
 from studies.data.files.text_template import text_fields
 from studies.data.files.times import check_format
+from studies.data.files.written_numbers import DecimalSign
 from studies.data.source import Source, absolute_paths
 
 Column = Annotated[str, Field(min_length=1)]

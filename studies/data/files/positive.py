@@ -9,9 +9,9 @@ import polars as pl
 from storage.errors import InputError
 from studies.data.files.ids import without_zero_fraction
 from studies.data.files.keys import Positive
-from studies.data.files.numbers import SIGNS, DecimalSign, find_sign, read_numbers
 from studies.data.files.tables import Table
 from studies.data.files.times import BLANKS
+from studies.data.files.written_numbers import SIGNS, DecimalSign, find_sign, read_numbers
 
 
 def is_positive(positive: Positive, *signs: DecimalSign) -> pl.Expr:

@@ -15,7 +15,7 @@ from pathlib import Path
 import polars as pl
 
 from storage.errors import InputError, quoted
-from studies.data.files.csv_files.encodings import WINDOWS, Guess
+from studies.data.files.csv_files.encoding_guess import WINDOWS, Guess
 from studies.data.files.csv_files.text_file import TextFile
 from studies.data.files.parquet_file import ParquetFile
 from studies.data.files.parts import ROW, TIME, FilePart, find_parts

@@ -93,20 +93,18 @@ class _Between(NamedTuple):
 
 def _slots(template: str) -> list[_Slot]:
     slots: list[_Slot] = []
-    for literal, name, _, _ in Formatter().parse(template):
-        # Nothing parts what stands before the first column, or after the last.
-        parts = (
-            _Between(literal, "", "", "")
-            if name is None
-            else _part(literal)
-            if slots
-            else _Between("", "", "", literal)
-        )
+    literal = ""
+    for text, name, _, _ in Formatter().parse(template):
+        literal += text
+        if name is None:  # after a brace that is a letter, and at the end
+            continue
+        # Nothing parts what stands before the first column.
+        parts = _part(literal) if slots else _Between("", "", "", literal)
         if slots:
-            slots[-1] = slots[-1]._replace(after=slots[-1].after + parts.after)
-        if name is not None:
-            slots.append(_Slot(name, *parts[1:]))
-    return slots
+            slots[-1] = slots[-1]._replace(after=parts.after)
+        slots.append(_Slot(name, *parts[1:]))
+        literal = ""
+    return [*slots[:-1], slots[-1]._replace(after=literal)]
 
 
 def _part(literal: str) -> _Between:

@@ -15,7 +15,7 @@ import numpy as np
 import polars as pl
 
 from storage.errors import InputError
-from studies.data.files.numbers import DecimalSign, plain_numbers
+from studies.data.files.written_numbers import DecimalSign, plain_numbers
 
 # Ticks of each unit in a second.
 TICKS = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}

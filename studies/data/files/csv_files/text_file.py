@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.csv as pa_csv
 
 from storage.errors import InputError, quoted
-from studies.data.files.csv_files.encodings import Guess, guess_encoding
+from studies.data.files.csv_files.encoding_guess import Guess, guess_encoding
 from studies.data.files.csv_files.row_faults import first_bad_row, first_long_row
 from studies.data.files.csv_files.text_stream import TextStream
 from studies.machine_memory import memory_guard
