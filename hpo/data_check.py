@@ -55,7 +55,7 @@ class DataCheck(Figures):
         rows_read: Rows of the log.
         notes: What the reader noted.
         dropped: Dropped rows by reason.
-        warnings: What makes a study weak, though not impossible.
+        warnings: What is probably wrong with the data, and what makes a study weak, though not impossible.
         parts: Each part, as far as it was sampled.
         audit: The findings of the leakage audit; none where it did not come to its end.
         error: Why no study is possible; None where one is.
@@ -142,7 +142,7 @@ def _data_check(spec: StudySpec, everything: Dataset, data: Dataset, found: _Sam
         rows_read=everything.rows_read,
         notes=tuple(everything.notes),
         dropped=dict(data.dropped),
-        warnings=tuple(found.warnings),
+        warnings=(*everything.warnings, *found.warnings),
         parts=found.parts,
         audit=tuple(found.findings.values()) if found.complete else (),
         error=error,

@@ -30,6 +30,7 @@ class Tables:
         rows_read: Rows of the log before any was dropped.
         dropped: Number of rows that the source dropped, by reason.
         notes: Remarks on the data, as whole sentences.
+        warnings: Remarks on what is probably wrong with the data, or with how they were read.
     """
 
     interactions: pl.DataFrame
@@ -37,6 +38,7 @@ class Tables:
     rows_read: int
     dropped: Mapping[str, int] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
 
 class Source(Section):
@@ -44,10 +46,12 @@ class Source(Section):
 
     `paths` lists the keys that hold paths. They may change between launches of one study: the contents of the files
     identify the data. `selecting` lists the keys that select from what was read: reading does not depend on them.
+    `examples` has a value, as TOML, of each key that is required.
     """
 
     paths: ClassVar[frozenset[str]] = frozenset()
     selecting: ClassVar[frozenset[str]] = frozenset({"min_interactions", "min_users", "min_items", "max_scenes"})
+    examples: ClassVar[Mapping[str, str]] = {}
 
     source: str
     min_interactions: PositiveInt = 500
