@@ -1,7 +1,7 @@
 """Metrics of classification: per episode, where an average over episodes is meant, and pooled over all queries.
 
-The definitions are scikit-learn's. A metric that an episode does not have, such as the ROC-AUC of three classes, is NaN,
-and averages leave NaN out.
+The definitions are scikit-learn's. A metric that an episode does not have, such as the ROC-AUC of three classes, is
+NaN, and averages leave NaN out.
 """
 
 from __future__ import annotations

@@ -50,9 +50,9 @@ def split_scenes(data: Dataset, protocol: ProtocolSection) -> Split:
     """
     total, scenes = len(data.scenes), split_by_digest(data.scenes, protocol.split, protocol.seed)
     for name in SPLIT_NAMES:
-        if len(scenes[name]) < MINIMUM_SCENES[name]:
+        if (found := len(scenes[name])) < MINIMUM_SCENES[name]:
             raise InputError(
-                f"{total} {'scene leaves' if total == 1 else 'scenes leave'} {len(scenes[name])} for meta-{name}, which "
+                f"{total} {'scene leaves' if total == 1 else 'scenes leave'} {found} for meta-{name}, which "
                 f"needs at least {MINIMUM_SCENES[name]}; lower the minima in [data], raise max_scenes, or change "
                 "protocol.split"
             )

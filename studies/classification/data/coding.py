@@ -75,9 +75,11 @@ def _drop_contradictions(rows: pl.DataFrame, dropped: dict[str, int], notes: lis
         return rows
     first = several["text"][0]
     labels = several.filter(pl.col("text") == first)["label"].head(3)
+    count = several["text"].n_unique()
+    under = " and ".join(quoted(label) for label in labels)
     notes.append(
-        f"{several['text'].n_unique():,} texts stand under several labels and are left out, such as {quoted(first)} "
-        f"under {' and '.join(quoted(label) for label in labels)}."
+        f"{count:,} {'text has' if count == 1 else 'texts have'} several labels and "
+        f"{'is' if count == 1 else 'are'} left out, such as {quoted(first)} under {under}."
     )
     return _drop(rows, pl.col("text").is_in(several["text"].unique().implode()), "text under several labels", dropped)
 

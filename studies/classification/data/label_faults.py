@@ -35,7 +35,7 @@ def _numbers(labels: Sequence[str]) -> list[str]:
     if len(fractions) * 2 <= len(labels):
         return []
     return [
-        f"{len(fractions):,} of {len(labels):,} labels are numbers with a fraction, such as {quoted(fractions[0])}: each "
-        "is a class of its own, without regard to how near it is to another; if they measure something, write the name "
-        'of a range, such as "low", in the column of the label.'
+        f"{len(fractions):,} of {len(labels):,} labels are numbers with a fraction, such as {quoted(fractions[0])}: "
+        "each is a class of its own, however near it is to another; if they measure something, write the name of a "
+        'range, such as "low", in the column of the label.'
     ]

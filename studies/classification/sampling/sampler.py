@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from storage.errors import InputError
+from storage.errors import InputError, quoted
 from studies.classification.data.dataset import LabelledTexts
 from studies.classification.episode import LabelledEpisode
 from studies.classification.protocol import ClassificationProtocol
@@ -48,9 +48,7 @@ class LabelledSampler:
         self._data, self._split, self._protocol = data, split, protocol
         self._pools = pools(data)
 
-    def sample(
-        self, split_name: SplitName, draw: int = 0, progress: Progress | None = None
-    ) -> list[LabelledEpisode]:
+    def sample(self, split_name: SplitName, draw: int = 0, progress: Progress | None = None) -> list[LabelledEpisode]:
         """Return all episodes of a split: `train_episodes` of training, `episodes` of the others.
 
         Args:
@@ -119,16 +117,15 @@ class LabelledSampler:
             for scene, of_scene in self._pools.items()
         }
         scene = max(counts, key=lambda scene: (counts[scene], -scene))
-        lower = f"lower protocol.ways to {counts[scene]}" if counts[scene] > 1 else "leave data.scene out"
+        name = quoted(self._data.scenes[scene]) if self._data.scenes else "all data"
+        lower = f"lower protocol.ways to {counts[scene]}, change" if counts[scene] > 1 else "change"
         raise InputError(
-            f"protocol.ways = {protocol.ways} classes of one scene make an episode, but no scene has so many {split_name} "
-            f"classes with {protocol.shots} + {protocol.queries} texts; most, {counts[scene]}, are in "
-            f"{self._data.scenes[scene]!r}: {lower}, change protocol.split, or give more labelled rows"
+            f"no scene has protocol.ways = {protocol.ways} {split_name} classes with {protocol.shots} + "
+            f"{protocol.queries} texts of different groups; {name} has {counts[scene]}, no other has more: {lower} "
+            "protocol.split, or leave data.scene out, so that classes of all scenes make an episode"
         )
 
-    def _draw(
-        self, split_name: SplitName, choices: dict[int, list[int]], shots: int, draw: int, number: int
-    ) -> _Drawn:
+    def _draw(self, split_name: SplitName, choices: dict[int, list[int]], shots: int, draw: int, number: int) -> _Drawn:
         rng = np.random.default_rng([self._protocol.seed, SPLIT_NAMES.index(split_name), draw, number])
         for _ in range(_ORDERS):
             scene = list(choices)[rng.integers(len(choices))]

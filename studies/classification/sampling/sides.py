@@ -15,6 +15,7 @@ from studies.data.dataset import Ints
 # Random divisions that are tried before the one that is built so that it must succeed.
 _TRIES = 4
 SUPPORT, QUERY, FREE = 1, 0, -1
+Sides = npt.NDArray[np.bool_]
 
 
 def divisible(sizes: Ints, support: int, query: int) -> bool:
@@ -28,9 +29,7 @@ def divisible(sizes: Ints, support: int, query: int) -> bool:
     return _within(_sums(sizes.tolist())[0], support, int(sizes.sum()) - query)
 
 
-def divide(
-    sizes: Ints, fixed: Ints, support: int, query: int, rng: np.random.Generator
-) -> npt.NDArray[np.bool_] | None:
+def divide(sizes: Ints, fixed: Ints, support: int, query: int, rng: np.random.Generator) -> Sides | None:
     """Return which groups are on the side of the support, or None where no division gives both sides enough.
 
     Each group falls on either side with the same probability, unless one side would then lack texts.
@@ -43,19 +42,17 @@ def divide(
         rng: Generator of the draw.
     """
     for _ in range(_TRIES):
-        side = np.where(fixed == FREE, rng.random(len(sizes)) < 0.5, fixed == SUPPORT)
+        side: Sides = np.where(fixed == FREE, rng.random(len(sizes)) < 0.5, fixed == SUPPORT)
         if (found := sizes[side].sum()) >= support and sizes.sum() - found >= query:
             return side
     return _build(sizes, fixed, support, query, rng)
 
 
-def _build(
-    sizes: Ints, fixed: Ints, support: int, query: int, rng: np.random.Generator
-) -> npt.NDArray[np.bool_] | None:
+def _build(sizes: Ints, fixed: Ints, support: int, query: int, rng: np.random.Generator) -> Sides | None:
     """Place one group after the other, never so that those that are left could not fill both sides."""
     free = rng.permutation(np.flatnonzero(fixed == FREE))
     sums = _sums(sizes[free].tolist())
-    side = fixed == SUPPORT
+    side: Sides = fixed == SUPPORT
     placed, most = int(sizes[side].sum()), int(sizes.sum()) - query
     if not _within(sums[0], support - placed, most - placed):
         return None
