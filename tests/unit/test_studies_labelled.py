@@ -1,16 +1,20 @@
 """Labelled texts: what a source's rows become, which classes a study uses, and what is said of odd labels."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
 import pytest
+from pydantic import ValidationError
 
 from storage.errors import InputError
 from studies.classification.data.class_selection import select_classes
 from studies.classification.data.coding import build_labelled
 from studies.classification.data.completejourney import LabelledCompleteJourney
 from studies.classification.data.dataset import LabelledTexts
+from studies.classification.data.files import LabelledFiles
 from studies.classification.data.loading import read_labelled
 from studies.classification.data.source import LabelledRows
 from studies.classification.protocol import ClassificationProtocol
@@ -176,3 +180,90 @@ def test_the_categories_of_complete_journeys_products_are_labels_and_not_words()
         "label": "FRZN ICE",
         "group": "ICE - CRUSHED/CUBED",
     }
+
+
+PRODUCTS = (
+    "title;brand;category;department;supplier;added\n"
+    "green tea;Acme;3.0;drinks;007;2020-01-02\nmug;;4.0;home;8;2020-01-03\nbowl;Bolt;;home;8;2020-01-04\n"
+    "jar;Bolt;None;home;8;2020-01-04\nkettle;;4.0;;9;2020-01-05\n;;4.0;home;9;2020-01-05\n"
+)
+
+
+@pytest.fixture
+def products(tmp_path: Path) -> Callable[..., LabelledFiles]:
+    """Writes files into a folder and gives the section that reads them."""
+
+    def write(content: str = PRODUCTS, **keys: Any) -> LabelledFiles:
+        (tmp_path / "products.csv").write_text(content)
+        (tmp_path / "feed.csv").write_text("brand,title\nCorvo,plate\nAcme,green tea\n")
+        given = {"source": "files", "rows": "products.csv", "text": ["title", "brand"], "label": "category"} | keys
+        return LabelledFiles.model_validate(given, context={"folder": tmp_path})
+
+    return write
+
+
+def test_files_of_texts_and_labels_become_rows_with_and_without_labels(products: Callable[..., LabelledFiles]) -> None:
+    """An empty label is a text to learn words from, not a class of its own; ids are spelled as in ranking."""
+    section = products(unlabelled="feed.csv", scene="department", group="supplier", time="added")
+    assert [path.name for path in section.files()] == ["feed.csv", "products.csv"]
+    found = section.read()
+    data = build_labelled(found)
+    assert rows_of(data) == [
+        ("bowl, Bolt", None, "8"),
+        ("green tea, Acme", "3", "007"),
+        ("jar, Bolt", None, "8"),
+        ("mug", "4", "8"),
+        ("plate, Corvo", None, None),
+    ]
+    assert [data.scenes[code] if code >= 0 else None for code in data.scene] == ["home", "drinks", "home", "home", None]
+    assert data.time[1] == 1577923200
+    assert (data.rows_read, data.dropped) == (8, {"row without text": 1, "row without a scene": 1})
+    assert data.notes[0] == 'Labels that mean a missing value, such as "None", are read as no label.'
+    plain = build_labelled(products(text="{title} by {brand}").read())
+    assert "bowl by Bolt" in plain.texts
+    assert (plain.scenes, plain.groups, set(plain.time.tolist())) == ((), (), {0})
+
+
+@pytest.mark.parametrize(
+    ("content", "keys", "message"),
+    [
+        (
+            PRODUCTS,
+            {"label": "catgory"},
+            r'data\.label: .*products\.csv has no column "catgory"; did you mean category\?',
+        ),
+        (PRODUCTS, {"group": "vendor"}, r'data\.group: .* has no column "vendor"'),
+        (PRODUCTS, {"rows": "none.csv"}, r"data\.rows: .*none\.csv does not exist"),
+        (
+            "title;brand;category\n;;a\n",
+            {},
+            r"data\.text = \['title', 'brand'\]: empty in every row of .*products\.csv",
+        ),
+        (PRODUCTS, {"unlabelled": "feed.csv", "text": "supplier"}, r'data\.text: .*feed\.csv has no column "supplier"'),
+        (
+            PRODUCTS.replace("2020-01-03", "soon"),
+            {"time": "added"},
+            r"products\.csv row 3 \('soon'\); set data\.time_format",
+        ),
+    ],
+)
+def test_files_that_are_not_as_the_keys_say_are_refused_with_place_and_remedy(
+    products: Callable[..., LabelledFiles], content: str, keys: dict[str, Any], message: str
+) -> None:
+    """The user has the file open; the message must say where to look."""
+    with pytest.raises(InputError, match=message):
+        products(content, **keys).read()
+
+
+def test_unusable_rows_are_left_out_and_counted_where_the_study_file_says_so(
+    products: Callable[..., LabelledFiles],
+) -> None:
+    """A feed with one bad date must not stop a study that can do without the row."""
+    found = products(PRODUCTS.replace("2020-01-03", "soon"), time="added", invalid="drop").read()
+    assert (found.rows_read, sum(found.dropped.values()), len(found.rows)) == (6, 1, 5)
+
+
+def test_a_text_that_holds_the_label_is_refused(products: Callable[..., LabelledFiles]) -> None:
+    """Every figure would be one of copying."""
+    with pytest.raises(ValidationError, match='text holds "category", the column of the label: every answer would be'):
+        products(text="{title}, {category}")

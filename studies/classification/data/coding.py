@@ -32,7 +32,7 @@ def build_labelled(source: LabelledRows) -> LabelledTexts:
         notes.append(f"{cut:,} {texts} longer than {LONGEST:,} characters; the rest of it is left out.")
     rows = _drop(rows, pl.col("text").is_null(), "row without text", dropped)
     if "scene" in source.rows.columns:
-        rows = _drop(rows, pl.col("scene").is_null(), "row without a scene", dropped)
+        rows = _drop(rows, pl.col("scene").is_null() & pl.col("label").is_not_null(), "row without a scene", dropped)
     rows = _drop_contradictions(rows, dropped, notes)
     merged = _merge(rows)
     if (repeated := len(rows) - len(merged)) > 0:
@@ -43,7 +43,7 @@ def build_labelled(source: LabelledRows) -> LabelledTexts:
         rows_read=source.rows_read,
         dropped=dropped,
         notes=tuple(notes),
-        warnings=warn_of_labels(coded["labels"]),
+        warnings=(*source.warnings, *warn_of_labels(coded["labels"])),
     ).sealed()
 
 
@@ -52,7 +52,7 @@ def _complete(rows: pl.DataFrame) -> pl.DataFrame:
     missing = [pl.lit(None, pl.String).alias(name) for name in _NAMES if name not in rows.columns]
     times = [] if "time" in rows.columns else [pl.lit(0, pl.Int64).alias("time")]
     rows = rows.with_columns(*missing, *times)
-    return rows.select(*(pl.col(name).cast(pl.String) for name in _NAMES), pl.col("time").cast(pl.Int64))
+    return rows.select(*(pl.col(name).cast(pl.String) for name in _NAMES), pl.col("time").cast(pl.Int64).fill_null(0))
 
 
 def _normalised(rows: pl.DataFrame, name: str) -> pl.Series:
@@ -91,7 +91,11 @@ def _merge(rows: pl.DataFrame) -> pl.DataFrame:
     """
     labels = rows.select("text", "label").drop_nulls().unique()
     merged = rows.group_by("text", "scene").agg(pl.col("group").min(), pl.col("time").min())
-    return merged.join(labels, on="text", how="left").sort("text", "label", "group", "scene")
+    merged = merged.join(labels, on="text", how="left")
+    if rows["scene"].null_count() < len(rows):
+        # Without a scene it says nothing that its other rows do not.
+        merged = merged.filter(pl.col("label").is_null() | pl.col("scene").is_not_null())
+    return merged.sort("text", "label", "group", "scene")
 
 
 def _coded(rows: pl.DataFrame) -> dict[str, Any]:

@@ -27,12 +27,14 @@ class LabelledRows:
         rows_read: Rows before any was dropped.
         dropped: Number of rows that the source dropped, by reason.
         notes: Remarks on the data, as whole sentences.
+        warnings: Remarks on what is probably wrong with the data, or with how they were read.
     """
 
     rows: pl.DataFrame
     rows_read: int
     dropped: Mapping[str, int] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
 
 class LabelledSource(Source):

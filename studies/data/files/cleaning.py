@@ -5,7 +5,6 @@ A row that cannot be used is an error, or is dropped and counted: `data.invalid`
 
 from __future__ import annotations
 
-import time
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -15,18 +14,15 @@ from storage.errors import InputError, quoted
 from studies.data.files.ids import TRIED, spell_alike
 from studies.data.files.invalid_rows import Fault, RowFilter
 from studies.data.files.keys import FileKeys, Positive
-from studies.data.files.parts import ROW, TIME
+from studies.data.files.parts import ROW, SECONDS, TIME
 from studies.data.files.positive import check_values, choose_sign, is_positive, is_unreadable, open_signs, reason
 from studies.data.files.tables import Rows, Table, check_log, hint
 from studies.data.files.text_template import render_text, text_fields
-from studies.data.files.times import Clock, tidy, to_seconds
 from studies.data.files.written_numbers import DecimalSign
 from studies.data.source import Tables
 
 # Columns added to those of a file; the "#" keeps them apart from the user's names.
-_USER, _PRODUCT, _SCENE, _TEXT, _SECONDS = "#user", "#product", "#scene", "#text", "#seconds"
-_FOREIGN = "#foreign"
-_DAY = 86_400
+_USER, _PRODUCT, _SCENE, _TEXT = "#user", "#product", "#scene", "#text"
 
 
 def read_tables(keys: FileKeys) -> Tables:
@@ -57,7 +53,7 @@ class _TableReader:
 
     def __init__(self, keys: FileKeys) -> None:
         self.keys = keys
-        self.filter = RowFilter(keys.invalid)
+        self.filter = RowFilter(keys.invalid, main="interactions")
         self.dropped, self.notes, self.warnings = self.filter.dropped, self.filter.notes, self.filter.warnings
         self.log = Table("interactions", keys.interactions, keys.delimiter, keys.encoding)
         self.items = Table("items", keys.items, keys.delimiter, keys.encoding) if keys.items else None
@@ -83,7 +79,7 @@ class _TableReader:
         for table in filter(None, (self.log, self.items, self.users)):
             self.notes += table.notes
             self.warnings += table.warnings
-        own = {"user": _USER, "product": _PRODUCT, "time": _SECONDS, "scene": _SCENE, "text": _TEXT}
+        own = {"user": _USER, "product": _PRODUCT, "time": SECONDS, "scene": _SCENE, "text": _TEXT}
         interactions, catalogue = (
             frame.select(pl.col(column).alias(name) for name, column in own.items() if column in frame.columns)
             for frame in (interactions, catalogue)
@@ -183,45 +179,15 @@ class _TableReader:
     def _clean_log(self, log: _Read) -> pl.DataFrame:
         keys = self.keys
         rows, frame = log
-        frame = self._reject_missing(rows, frame, _USER, keys.user, "row without user", "user")
-        frame = self._reject_missing(rows, frame, _PRODUCT, keys.item, "row without item", "item")
-        return self._convert_times(rows, _with_scenes(frame, keys.scene_is_user))
-
-    def _reject_missing(
-        self, rows: Rows, frame: pl.DataFrame, own: str, column: str, what: str, key: str
-    ) -> pl.DataFrame:
-        fault = Fault(column, what, "fill them in", f"fill them in, or name another column in data.{key}")
-        return self.filter.reject(rows, frame, pl.col(own).is_null(), fault)
-
-    def _convert_times(self, rows: Rows, frame: pl.DataFrame) -> pl.DataFrame:
-        keys = self.keys
-        frame = frame.with_columns(tidy(frame[TIME]))
-        frame = self._reject_missing(rows, frame, TIME, keys.time, "row without time", "time")
-        clock = Clock(keys.time_unit, keys.time_format, keys.timezone, keys.decimal or ".")
-        times = to_seconds(frame[TIME].alias(keys.time), clock)
-        self.notes += times.notes
-        self.warnings += times.warnings
-        frame = frame.with_columns(times.seconds.alias(_SECONDS))
-
-        def reject(bad: pl.Expr, what: str, remedy: str) -> pl.DataFrame:
-            other = f"{remedy}, or name another column in data.time"
-            return self.filter.reject(rows, frame, bad, Fault(keys.time, what, remedy, other, TIME))
-
-        if times.foreign is not None:
-            frame = frame.with_columns(times.foreign.alias(_FOREIGN))
-            what = f"time of another unit than {times.unit}, as most are"
-            frame = reject(pl.col(_FOREIGN), what, "write all in one unit")
-        form = f'"{keys.time_format}"' if keys.time_format else "a number or an ISO 8601 date"
-        frame = reject(pl.col(_SECONDS).is_null(), f"time that is not {form}", "set data.time_format")
-        outside = (pl.col(_SECONDS) < 0) | (pl.col(_SECONDS) > int(time.time()) + _DAY)
-        frame = reject(outside, "time before 1970 or in the future", "set data.time_unit or data.time_format")
-        return frame.drop(TIME, _FOREIGN, strict=False)
+        frame = self.filter.reject_missing(rows, frame, _USER, keys.user, "row without user", "user")
+        frame = self.filter.reject_missing(rows, frame, _PRODUCT, keys.item, "row without item", "item")
+        return self.filter.convert_times(rows, _with_scenes(frame, keys.scene_is_user), keys.time, keys)
 
     def _items_from_log(self, log: pl.DataFrame) -> pl.DataFrame:
         """Return one row per item of a log without a catalogue, with the text of its earliest row that has one."""
         fields = text_fields(self.keys.text)
-        distinct = log.group_by(_PRODUCT, *(pl.col(name) for name in fields)).agg(pl.col(_SECONDS).min())
-        texts = distinct.with_columns(render_text(self.keys.text).alias(_TEXT)).sort(_SECONDS, _TEXT)
+        distinct = log.group_by(_PRODUCT, *(pl.col(name) for name in fields)).agg(pl.col(SECONDS).min())
+        texts = distinct.with_columns(render_text(self.keys.text).alias(_TEXT)).sort(SECONDS, _TEXT)
         of_item = pl.col(_TEXT).drop_nulls()
         items = texts.group_by(_PRODUCT).agg(of_item.first(), several=of_item.n_unique() > 1).sort(_PRODUCT)
         if count := int(items["several"].sum()):
@@ -249,7 +215,7 @@ class _TableReader:
         """Return the rows of the catalogue or the table of users: those with an id, one of each."""
         kind, column = ("item", self.keys.item) if key == _PRODUCT else ("user", self.keys.user)
         frame = _with_scenes(read.frame)
-        frame = self._reject_missing(read.rows, frame, key, column, f"{kind} without id", kind)
+        frame = self.filter.reject_missing(read.rows, frame, key, column, f"{kind} without id", kind)
         return self._merge_rows(getattr(self, read.rows.key), frame, key)
 
     def _merge_rows(self, table: Table, frame: pl.DataFrame, key: str) -> pl.DataFrame:

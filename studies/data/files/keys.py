@@ -32,19 +32,11 @@ class Positive(Section):
         return self
 
 
-class FileKeys(Source):
-    """The paths of the files and the meaning of their columns.
+class TableKeys(Section):
+    """What the keys of all sources of files have in common: how their tables are read.
 
     Attributes:
-        interactions: The log: a file, several files, or a folder. Relative paths start at the study file's folder.
-        items: The catalogue. Without it, columns of the log describe the items.
-        users: The table of users, where the scene is a column of the user.
-        user: Column of the user's id, in the log and in `users`.
-        item: Column of the item's id, in the log and in `items`.
-        time: Column of the interaction's time.
-        scene: Column of the scene, searched in `items`, then in the log, then in `users`.
-        text: The item's text: a column, several columns, or a template such as "{title} by {brand}".
-        positive: Condition on the rows of the log that are used; all of them without it.
+        text: The text of a row: a column, several columns, or a template such as "{title} by {brand}".
         time_unit: Unit of times that are numbers. Without it, their size tells the unit.
         time_format: strptime format of times that are text. Without it, they are ISO 8601.
         timezone: IANA zone of times that name none.
@@ -54,23 +46,7 @@ class FileKeys(Source):
         invalid: Whether a row without a usable id or time is an error, or is dropped and counted.
     """
 
-    paths: ClassVar[frozenset[str]] = frozenset({"interactions", "items", "users"})
-    examples: ClassVar[Mapping[str, str]] = {
-        "interactions": '"purchases.csv"',
-        "scene": '"category"',
-        "text": '"{title}, {brand}"',
-    }
-
-    source: Literal["files"]
-    interactions: list[str]
-    items: list[str] | None = None
-    users: list[str] | None = None
-    user: Column = "user_id"
-    item: Column = "item_id"
-    time: Column = "timestamp"
-    scene: Column
     text: Column | list[Column]
-    positive: Positive | None = None
     time_unit: Literal["s", "ms", "us", "ns"] | None = None
     time_format: str | None = None
     timezone: str = "UTC"
@@ -78,11 +54,6 @@ class FileKeys(Source):
     delimiter: str | None = None
     encoding: str | None = None
     invalid: Literal["refuse", "drop"] = "refuse"
-
-    @field_validator("interactions", "items", "users", mode="before")
-    @classmethod
-    def _absolute(cls, value: Any, info: ValidationInfo) -> list[str] | None:
-        return None if value is None else absolute_paths(value, info)
 
     @field_validator("text")
     @classmethod
@@ -127,10 +98,47 @@ class FileKeys(Source):
         return name
 
     @model_validator(mode="after")
-    def _numbers_or_text(self) -> FileKeys:
+    def _numbers_or_text(self) -> TableKeys:
         if self.time_unit is not None and self.time_format is not None:
             raise ValueError("time_unit is for numbers and time_format for text: give one of them")
         return self
+
+
+class FileKeys(TableKeys, Source):
+    """The paths of the files and the meaning of their columns.
+
+    Attributes:
+        interactions: The log: a file, several files, or a folder. Relative paths start at the study file's folder.
+        items: The catalogue. Without it, columns of the log describe the items.
+        users: The table of users, where the scene is a column of the user.
+        user: Column of the user's id, in the log and in `users`.
+        item: Column of the item's id, in the log and in `items`.
+        time: Column of the interaction's time.
+        scene: Column of the scene, searched in `items`, then in the log, then in `users`.
+        positive: Condition on the rows of the log that are used; all of them without it.
+    """
+
+    paths: ClassVar[frozenset[str]] = frozenset({"interactions", "items", "users"})
+    examples: ClassVar[Mapping[str, str]] = {
+        "interactions": '"purchases.csv"',
+        "scene": '"category"',
+        "text": '"{title}, {brand}"',
+    }
+
+    source: Literal["files"]
+    interactions: list[str]
+    items: list[str] | None = None
+    users: list[str] | None = None
+    user: Column = "user_id"
+    item: Column = "item_id"
+    time: Column = "timestamp"
+    scene: Column
+    positive: Positive | None = None
+
+    @field_validator("interactions", "items", "users", mode="before")
+    @classmethod
+    def _absolute(cls, value: Any, info: ValidationInfo) -> list[str] | None:
+        return None if value is None else absolute_paths(value, info)
 
     @property
     def scene_is_user(self) -> bool:

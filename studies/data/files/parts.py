@@ -10,7 +10,7 @@ from urllib.parse import unquote
 from storage.errors import InputError
 
 # Columns added to those of a file; the "#" keeps them apart from the user's names.
-ROW, TIME = "#row", "#time"
+ROW, TIME, SECONDS = "#row", "#time", "#seconds"
 
 ACCEPTED = ".parquet, .pq, .csv, .tsv, .txt, .inter, .item, .user, and text also with .gz, .zst or .bz2"
 _PARQUET = (".parquet", ".pq")
