@@ -21,6 +21,7 @@ from studies.classification.episode import LabelledEpisode
 from studies.classification.evaluate import Classifying
 from studies.classification.metrics import random_numbers
 from studies.data.dataset import Ints
+from studies.evaluation.intervals import Floats
 
 # From (n,) item codes to the (n, W) features of the texts, sparse or not.
 Features = Callable[[Ints], Any]
@@ -116,9 +117,8 @@ class Centroids:
         """Return (Q, N) scaled cosines."""
         support, labels, query = _features(self._features, episode)
         members = sp.csr_matrix((np.ones(len(labels)), (labels, np.arange(len(labels)))), (episode.ways, len(labels)))
-        cosines = query @ _unit(members @ support).T
-        dense = cosines.toarray() if sp.issparse(cosines) else cosines
-        return torch.as_tensor(SCALE * dense, dtype=torch.float32).to(episode.items.device)
+        cosines = _dense(query @ _unit(members @ support).T)
+        return torch.as_tensor(SCALE * cosines, dtype=torch.float32).to(episode.items.device)
 
 
 class LogisticRegression:
@@ -136,11 +136,14 @@ class LogisticRegression:
         from sklearn.linear_model import LogisticRegression as Regression
 
         support, labels, query = _features(self._features, episode)
-        if sp.issparse(support):  # a term that the support lacks has a weight of zero
-            terms = np.unique(support.indices)
-            support, query = support[:, terms], query[:, terms]
-        model = Regression(max_iter=1000).fit(support, labels)
-        return torch.as_tensor(model.predict_log_proba(query), dtype=torch.float32).to(episode.items.device)
+        products, with_query = _dense(support @ support.T), _dense(query @ support.T)
+        # The weights are sums of the support's rows, so that as many directions as it has rows are enough.
+        lengths, directions = np.linalg.eigh(products)
+        kept = lengths > 1e-9 * lengths.max()
+        basis = directions[:, kept] / np.sqrt(lengths[kept])
+        model = Regression(max_iter=1000).fit(products @ basis, labels)
+        found = model.predict_log_proba(with_query @ basis)
+        return torch.as_tensor(found, dtype=torch.float32).to(episode.items.device)
 
 
 class ClassNames:
@@ -165,6 +168,11 @@ def _features(features: Features, episode: LabelledEpisode) -> tuple[Any, Ints, 
     """Return the features and labels of the (S,) support, and the features of the (Q,) queries."""
     items, labels = episode.items.cpu().numpy(), episode.support_labels.cpu().numpy()
     return features(items[episode.support.cpu().numpy()]), labels, features(items[episode.query.cpu().numpy()])
+
+
+def _dense(matrix: Any) -> Floats:
+    """Return a matrix, sparse or not, as a dense one of fp64."""
+    return np.asarray(matrix.toarray() if sp.issparse(matrix) else matrix, dtype=np.float64)
 
 
 def _unit(rows: Any) -> Any:

@@ -19,7 +19,8 @@ ROOT = Path(__file__).parents[2]
         ("storage.database.postgres storage.database.records", "torch optuna"),
         # A machine that trains, distils or serves needs neither a database nor a reader of tables.
         (
-            "studies.training.objective distill.objective distill.inference",
+            "studies.training.objective distill.objective distill.inference studies.classification.sampling.sampler "
+            "studies.classification.sampling.audit studies.classification.baselines",
             "polars pyarrow sqlalchemy psycopg2 optuna alembic rich",
         ),
     ],

@@ -12,6 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.calibration import calibration_curve
+from sklearn.linear_model import LogisticRegression as Regression
 from torch import Tensor
 
 from studies.classification import metrics
@@ -20,6 +21,7 @@ from studies.classification.baselines import (
     Centroids,
     LogisticRegression,
     Majority,
+    Words,
     build_baselines,
     lookup,
 )
@@ -69,7 +71,7 @@ def answered(draw: st.DrawFn) -> tuple[Tensor, LabelledEpisode]:
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning", "ignore::sklearn.exceptions.UndefinedMetricWarning")
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(answered())
 def test_metrics_of_an_episode_equal_scikit_learns(case: tuple[Tensor, LabelledEpisode]) -> None:
     """A figure under a known name with a definition of its own cannot be compared with anybody's."""
@@ -204,6 +206,18 @@ def test_baselines_read_neither_answers_nor_the_order_of_the_support(
     if name != "majority":
         relabelled = replace(episode, support_labels=episode.support_labels.flip(0))
         assert not torch.allclose(system.logits(relabelled), logits, atol=1e-3)
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+def test_the_logistic_regression_is_scikit_learns(planted: tuple[Any, list[LabelledEpisode]], sparse: bool) -> None:
+    """It is computed in the directions of the support alone, which must not show."""
+    data, episodes = planted
+    table = Words(data).of if sparse else lookup(bag_of_words(data.texts))
+    for episode in episodes[:3]:
+        support, query = (table(episode.items[places].numpy()) for places in (episode.support, episode.query))
+        model = Regression(max_iter=1000).fit(support, episode.support_labels)
+        expected = torch.as_tensor(model.predict_log_proba(query), dtype=torch.float32)
+        assert torch.allclose(LogisticRegression(table).logits(episode), expected, atol=5e-3)
 
 
 def test_a_majority_follows_the_frequencies_of_the_support() -> None:

@@ -7,10 +7,11 @@ runs it on the data and on each split's episodes before it uses them, and stops 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from itertools import combinations
 
 import numpy as np
+import numpy.typing as npt
 
 from storage.errors import quoted
 from studies.classification.data.dataset import LabelledTexts
@@ -21,6 +22,8 @@ from studies.episodes.audit import Finding
 from studies.episodes.split import SPLIT_NAMES, SplitName
 from studies.progress import Progress
 from studies.text_form import fold_name
+
+Bools = npt.NDArray[np.bool_]
 
 
 def audit_labelled(data: LabelledTexts, split: ClassSplit) -> list[Finding]:
@@ -144,22 +147,30 @@ class _Rows:
     """The rows by text and scene."""
 
     def __init__(self, data: LabelledTexts) -> None:
-        keys = zip(data.text.tolist(), data.scene.tolist(), strict=True)
-        self._row = {key: row for row, key in enumerate(keys)}
         self._data = data
+        keys = self._keys(data.text, data.scene)
+        self._order = np.argsort(keys, kind="stable")
+        self._sorted = keys[self._order]
 
     def have_their_labels(self, episode: LabelledEpisode) -> bool:
         """Return whether every text is one of its class, in the scene of the episode."""
         for places, labels in ((episode.support, episode.support_labels), (episode.query, episode.query_labels)):
-            rows = self._of(episode.items[places].tolist(), episode.scene)
-            if (rows < 0).any() or (self._data.label[rows] != episode.classes[labels].cpu().numpy()).any():
+            rows, known = self._of(episode.items[places].tolist(), episode.scene)
+            if not known.all() or (self._data.label[rows] != episode.classes[labels].cpu().numpy()).any():
                 return False
         return True
 
-    def groups(self, texts: Iterable[int], scene: int) -> set[int]:
+    def groups(self, texts: Sequence[int], scene: int) -> set[int]:
         """Return the groups of some texts of a scene; a text without a group has none."""
-        rows = self._of(texts, scene)
-        return set(self._data.group[rows[rows >= 0]].tolist()) - {-1}
+        rows, known = self._of(texts, scene)
+        return set(self._data.group[rows[known]].tolist()) - {-1}
 
-    def _of(self, texts: Iterable[int], scene: int) -> Ints:
-        return np.array([self._row.get((text, scene), -1) for text in texts], dtype=np.int64)
+    def _of(self, texts: Sequence[int], scene: int) -> tuple[Ints, Bools]:
+        """Return the row of each text in a scene, and whether there is one."""
+        wanted = self._keys(np.array(texts, dtype=np.int64), scene)
+        places = np.searchsorted(self._sorted, wanted).clip(max=len(self._sorted) - 1)
+        return self._order[places], self._sorted[places] == wanted
+
+    def _keys(self, texts: Ints, scene: Ints | int) -> Ints:
+        keys: Ints = texts * (len(self._data.scenes) + 1) + scene + 1
+        return keys
