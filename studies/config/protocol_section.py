@@ -10,6 +10,7 @@ from pydantic import Field, PositiveInt, ValidationInfo, field_validator, model_
 from studies.config.search_domains import Section
 
 Fraction = Annotated[float, Field(gt=0, lt=1)]
+SplitBy = Literal["hash", "opening"]
 
 
 class ProtocolSection(Section):
@@ -27,6 +28,7 @@ class ProtocolSection(Section):
     openings: Annotated[int, Field(ge=5)] = 5
     train_queries: PositiveInt = 24
     train_openings: PositiveInt = 12
+    split_by: Literal["auto", SplitBy] = "auto"
     split: tuple[Fraction, Fraction, Fraction] = (0.6, 0.2, 0.2)
     timeline: tuple[Fraction, Fraction] = (0.6, 0.8)
     seed: Annotated[int, Field(ge=0)] = 0

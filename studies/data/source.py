@@ -30,6 +30,8 @@ class Tables:
         rows_read: Rows of the log before any was dropped.
         dropped: Number of rows that the source dropped, by reason.
         notes: Remarks on the data, as whole sentences.
+        offers: One row per product on offer in a scene of the log, taken or not: columns `product` and `scene`.
+            Without it, a scene of the log offers what was ever taken in it.
     """
 
     interactions: pl.DataFrame
@@ -37,11 +39,13 @@ class Tables:
     rows_read: int
     dropped: Mapping[str, int] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    offers: pl.DataFrame | None = None
 
 
 class Source(Section):
     """The keys of `[data]` that every source takes: the minima of a scene, and the most scenes.
 
+    Minima that are left out follow from the protocol (`studies/data/scene_minima.py`).
     `paths` lists the keys that hold paths. They may change between launches of one study: the contents of the files
     identify the data.
     """
@@ -49,9 +53,9 @@ class Source(Section):
     paths: ClassVar[frozenset[str]] = frozenset()
 
     source: str
-    min_interactions: PositiveInt = 500
-    min_users: PositiveInt = 100
-    min_items: PositiveInt = 40
+    min_interactions: PositiveInt | None = None
+    min_users: PositiveInt | None = None
+    min_items: PositiveInt | None = None
     max_scenes: PositiveInt | None = None
 
     @abstractmethod

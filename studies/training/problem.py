@@ -20,6 +20,7 @@ from studies.config.search_domains import Range, values_of
 from studies.config.search_section import SearchSection
 from studies.data.dataset import Dataset
 from studies.episodes.audit import audit_data, audit_episodes, refuse_leaks
+from studies.episodes.coverage import Reselect
 from studies.episodes.episode import Episode
 from studies.episodes.sampler import EpisodeSampler
 from studies.episodes.scene_texts import visible_items
@@ -56,6 +57,7 @@ class Problem:
         encoder: Encoder,
         folder: Path,
         reporter: ProgressReporter = SILENT,
+        reselect: Reselect | None = None,
     ) -> None:
         self.spec, self.data, self.split, self.encoder, self.reporter = spec, data, parts, encoder, reporter
         with reporter.progress("splitting texts into tokens") as progress:
@@ -64,7 +66,7 @@ class Problem:
         share_choice(folder)  # before the first question: what is cached and trained depends on the answer
         self.cache = ActivationCache(folder, encoder, self.tokens)
         with reporter.progress("counting the texts' words") as progress:
-            self._sampler = EpisodeSampler(data, parts, spec.protocol, progress)
+            self._sampler = EpisodeSampler(data, parts, spec.protocol, progress, reselect=reselect)
         self._episodes: dict[SplitName, list[Episode]] = {}
         self._by_shots: dict[SplitName, dict[int, list[Episode]]] = {}
 
@@ -160,7 +162,14 @@ class Problem:
         return evaluate(Adapted(learner, vectors), episodes, self.data.scenes, self.spec.protocol.k, progress)
 
 
-def build_problem(spec: StudyDefinition, data: Dataset, cache: Path, *, reporter: ProgressReporter = SILENT) -> Problem:
+def build_problem(
+    spec: StudyDefinition,
+    data: Dataset,
+    cache: Path,
+    *,
+    reporter: ProgressReporter = SILENT,
+    reselect: Reselect | None = None,
+) -> Problem:
     """Read a study's encoder, and cache the activations of its frozen layers unless they are cached already.
 
     Args:
@@ -168,6 +177,7 @@ def build_problem(spec: StudyDefinition, data: Dataset, cache: Path, *, reporter
         data: Its data.
         cache: Folder of the caches that all processes share.
         reporter: Receives the progress of long steps, now and whenever the problem takes long.
+        reselect: Selects the scenes of a changed study, for messages that say what would help.
 
     Raises:
         InputError: Data, protocol or encoder cannot give a meaningful study.
@@ -182,7 +192,7 @@ def build_problem(spec: StudyDefinition, data: Dataset, cache: Path, *, reporter
             "layers; lower it in [search.space]"
         )
     _check_student(spec.distill, encoder)
-    problem = Problem(spec, data, parts, encoder, cache, reporter)
+    problem = Problem(spec, data, parts, encoder, cache, reporter, reselect)
     with reporter.progress("encoding texts") as progress:
         # 0 always: the zero-shot baseline and the student's targets read the frozen encoder's output.
         problem.cache.build({0, *trainable}, progress)
