@@ -188,6 +188,7 @@ def _summarise(spec: StudySpec, problem: Problem, part: SplitName, results: Mapp
         scene_facts=summary.scene_facts(data, problem.split, part, episodes, vectors, every_item=every_item),
         data=DataFacts(
             source=spec.data.source,
+            split_by=problem.split.by,
             interactions=len(data.time),
             items=len(data.texts),
             scenes=len(data.scenes),

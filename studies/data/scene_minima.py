@@ -19,7 +19,7 @@ from studies.data.dataset import Dataset, Ints
 from studies.data.source import Source
 
 # How the reasons begin under which rows of small scenes are counted as dropped, and the reason of `max_scenes`.
-BELOW = "scene below "
+BELOW = "scene with too few "
 NOT_SAMPLED = "scene not in the sample of max_scenes"
 
 
@@ -51,9 +51,14 @@ class SmallScenes:
     keeps_all: Mapping[str, int]
 
     @property
+    def short_of(self) -> str:
+        """Return what the scenes have too few of, in words."""
+        return ", ".join(name.removeprefix("min_") for name in self.minima)
+
+    @property
     def reason(self) -> str:
         """Return the reason under which the rows are counted as dropped."""
-        return BELOW + " and ".join(self.minima)
+        return BELOW + self.short_of
 
     def advice(self) -> str:
         """Return which values would keep scenes, or why none can."""

@@ -7,7 +7,14 @@ import shlex
 from distill.evaluation import EncoderFigures, InferenceFigures, Retention
 from hpo.reporting.blocks import Block, Cell, Commands, Row, Section, Table, Terms, Text, plural
 from hpo.reporting.document import StudyDocument
+from studies.config.protocol_section import SplitBy
 from studies.evaluation.intervals import Interval
+
+# How scenes were split, in words.
+SPLIT: dict[SplitBy, str] = {
+    "hash": "hash; the log is cut at two times (timeline)",
+    "opening": "when they start; the log is cut at the first start of each part (timeline is not used)",
+}
 
 
 def inference(document: StudyDocument) -> Section | None:
@@ -68,6 +75,7 @@ def data_and_protocol(document: StudyDocument) -> Section:
                  f"{plural(data.items, 'item')} in {plural(data.scenes, 'scene')}"),
         ("time", f"{data.first_day} to {data.last_day}"),
         ("fingerprint", data.fingerprint),
+        ("scenes split by", SPLIT[data.split_by]),
     ]  # fmt: skip
     rows = [[name, _setting(value)] for name, value in document.protocol.model_dump(mode="json").items()]
     protocol = Table("The protocol, as the study file sets it", ["setting", "value"], rows)
