@@ -101,22 +101,25 @@ class Coverage:
         )
 
     def _cause(self, split_name: SplitName) -> str:
-        data, scenes = self._data, self._split.scenes[split_name]
-        begin, end = self._split.period[split_name]
-        without = np.setdiff1d(scenes, self.covered[split_name])
-        first, last = (times[without] for times in scene_quantiles(data, *LIFE))
-        outside = int(((last < begin) | (first >= end)).sum())
-        if self._split.by == "hash" and outside >= len(without) / 2:
-            days = np.median(last - first) / DAY
+        data, (begin, end) = self._data, self._split.period[split_name]
+        without = np.setdiff1d(self._split.scenes[split_name], self.covered[split_name])
+        missed = [scene for scene in without.tolist() if self._would_have_one_at_its_start(scene)]
+        if self._split.by == "hash" and len(missed) >= len(without) / 2:
+            first, last = (times[missed] for times in scene_quantiles(data, *LIFE))
             return (
-                f"{outside} of the other {len(without)} live outside the {split_name} period ({_day(begin)} to "
-                f"{_day(end - 1)}), since scenes are split by hash and they live {days:.0f} days (median)"
+                f"{len(missed)} of the other {len(without)} would have an episode at their own start, but live "
+                f"{np.median(last - first) / DAY:.0f} days (median) and miss the openings of the {split_name} period "
+                f"({_day(begin)} to {_day(end - 1)}), to which they fall by hash"
             )
         within = np.bincount(data.scene[(data.time >= begin) & (data.time < end)], minlength=len(data.scenes))
         return (
             f"the other {len(without)} have too few interactions, {np.median(within[without]):.0f} (median) in the "
             f"{split_name} period of {(end - begin) / DAY:.0f} days"
         )
+
+    def _would_have_one_at_its_start(self, scene: int) -> bool:
+        start, window = self._interactions.life(scene)[0], round(self._protocol.window_days * DAY)
+        return self._interactions.support_and_later(scene, start, start + window, self._protocol.shots) is not None
 
     def remedies(self, reselect: Reselect | None = None, enough: Enough = enough_for_a_mean) -> list[str]:
         """Return changes of the study file that help, each by itself; where none does, one of two together.

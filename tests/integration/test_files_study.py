@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 import ir_measures
+import numpy as np
 import polars as pl
 import pytest
 from ir_measures import R
@@ -101,8 +102,38 @@ def test_the_check_shows_what_was_read_even_where_no_study_is_possible(shop):
     done = call("data", "check", study)
     assert done.returncode == 2
     assert "rows read" in done.stdout
-    assert re.search(r"error: none of the 12 scenes has .*min_users = 1000.*the largest scene has \d+", done.stderr)
+    said = (
+        r"error: none of the 12 scenes has .*min_users = 1000.*the largest scene has \d+.*lower them .* to min_users = "
+    )
+    assert re.search(said, done.stderr)
+    assert "kept from" in done.stdout
     assert json.loads(call("data", "check", study, "--json").stdout)["error"].startswith("none of the 12 scenes")
+
+
+def test_campaigns_of_three_weeks_are_a_study(tmp_path):
+    """Split by hash, a campaign must happen to fall into its part's period: the check says so, and what helps."""
+    rng, day = np.random.default_rng(0), 86_400
+    with (tmp_path / "log.csv").open("w") as log:
+        log.write("user_id,item_id,timestamp,campaign,title\n")
+        for n in range(30):
+            for _ in range(60):
+                item, time = rng.integers(40), 1_600_000_000 + int((11 * n + 21 * rng.random()) * day)
+                log.write(f"{rng.integers(90)},{item},{time},the campaign of week number {n},word{item % 7} w{item}\n")
+    text = 'name = "c"\n[data]\nsource = "files"\ninteractions = "log.csv"\nscene = "campaign"\ntext = "title"\n'
+    study = tmp_path / "study.toml"
+    study.write_text(text + "[protocol]\nk = 5\n")
+    found = json.loads(call("data", "check", study, "--json").stdout)
+    assert (found["error"], found["split_by"], found["scenes"]) == (None, "opening", 30)
+    assert [part["without_episodes"] for part in found["parts"].values()] == [[], [], []]
+    assert found["minima"]["min_interactions"] == {"value": 30, "derived": True}
+    study.write_text(text + '[protocol]\nk = 5\nsplit_by = "hash"\n')
+    refused = call("data", "check", study)
+    assert refused.returncode == 2
+    assert re.search(r"error: only 0 of 6 meta-validation .*miss the openings.*split_by = \"opening\"", refused.stderr)
+    assert re.search(r"no episode of validation: (the cam…\w+ \d+, ){2}the cam…\w+ \d+ and 3 more", refused.stdout)
+    written = json.loads(call("data", "check", study, "--json").stdout)
+    assert written["error"] in refused.stderr.replace("\n", " ")
+    assert "the campaign of week number 1" in str(written["parts"])
 
 
 def test_a_planted_leak_stops_the_check_and_the_study(shop, database_url):

@@ -54,7 +54,7 @@ BAD: list[tuple[dict[str, Any], list[str]]] = [
         ["each user is a scene", "give the answers away", 'protocol.candidates = "all"'],
     ),
     (
-        files(scene="user_id") | {"protocol": {"candidates": "all"}},
+        files(scene="user_id", min_users=100) | {"protocol": {"candidates": "all"}},
         ["each user is a scene", "min_users = 100", "set min_users = 1"],
     ),
     (files(min_items=10), ["data.min_items = 10", "protocol.k = 10", "always 1", "above 10"]),

@@ -90,4 +90,6 @@ def _without_episodes(found: DataCheck) -> list[Text]:
 
 
 def _short(name: str) -> str:
-    return name if len(name) <= LETTERS else f"{name[: LETTERS - 1]}…"
+    """Return a name, or its two ends: names of one kind often begin alike."""
+    end = LETTERS // 2
+    return name if len(name) <= LETTERS else f"{name[: LETTERS - end - 1]}…{name[-end:]}"
