@@ -25,6 +25,7 @@ SYSTEMS = {
 }
 DATA = {
     "source": "completejourney",
+    "split_by": "hash",
     "interactions": 540_364,
     "items": 8580,
     "scenes": 80,
