@@ -147,7 +147,7 @@ def check(spec: StudySpec, cache: Path, reporter: ProgressReporter = SILENT) -> 
         _sample(data, parts, spec.protocol, found, reporter)
         found.complete = True
         refuse_leaks(found.findings.values())
-        _refuse_uncovered(spec, data, parts, cache)
+        _refuse_uncovered(spec, data, found, cache)
     except InputError as refused:
         error = str(refused)
     return _data_check(spec, everything, data, found, error)
@@ -237,17 +237,19 @@ def _enough(part: SplitName, covered: int, scenes: int) -> bool:
     return enough_for_a_mean(part, covered, scenes) and not few
 
 
-def _refuse_uncovered(spec: StudySpec, data: Dataset, parts: Split, cache: Path) -> None:
+def _refuse_uncovered(spec: StudySpec, data: Dataset, found: _Sampled, cache: Path) -> None:
     """Refuse data in which too few scenes have an episode, or not even half of those that are to be scored.
 
     Raises:
         InputError: It is so; the message names the cause and what helps.
     """
-    coverage = Coverage(data, parts, spec.protocol)
+    assert found.split is not None
     for part in SPLIT_NAMES:
-        covered, scenes = len(coverage.covered[part]), len(parts.scenes[part])
+        scenes = found.parts[part].scenes
+        covered = scenes - len(found.parts[part].without_episodes)
         if _enough(part, covered, scenes):
             continue
+        coverage = Coverage(data, found.split, spec.protocol)
         needed = f"at least {max(MINIMUM_SCENES[part], 0 if part == 'train' else -(-scenes // 2))} are needed"
         remedies = coverage.remedies(reselector(spec.data, cache), _enough)
         raise InputError(coverage.explain(part, covered, needed, remedies))

@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 from storage.errors import InputError
 from studies.config.protocol_section import ProtocolSection
 from studies.data.coding import build_dataset
-from studies.data.dataset import Dataset, keep_first_interactions
+from studies.data.dataset import Dataset, keep_first_interactions, keep_scenes
 from studies.data.source import Tables
+from studies.episodes.coverage import Coverage, enough_for_a_mean
 from studies.episodes.episode import Episode
 from studies.episodes.sampler import EpisodeSampler
 from studies.episodes.split import DAY, MINIMUM_SCENES, SPLIT_NAMES, Split, SplitName, split_scenes
@@ -395,6 +396,28 @@ def test_too_few_episodes_are_told_with_the_cause_and_remedies_that_work(
         changed = protocol.model_copy(update={key: json.loads(value) for key, value in keys.items()})
         sampler = EpisodeSampler(data, split_scenes(data, changed), changed)
         assert all(sampler.sample(part) for part in SPLIT_NAMES)
+
+
+def test_a_higher_minimum_is_a_remedy_where_small_scenes_crowd_out_the_others() -> None:
+    """Of 140 validation scenes, 114 may be too small to say anything: only other scenes help."""
+    data = planted_dataset(scenes=36, per_user=360)
+    rows = np.sort(
+        np.concatenate([np.flatnonzero(data.scene == code)[: 3 if code % 3 else None] for code in range(36)])
+    )
+    few = replace(data, **{name: getattr(data, name)[rows] for name in ("user", "item", "scene", "time")})
+    protocol = PROTOCOL.model_copy(update={"split": (0.34, 0.33, 0.33)})
+
+    def reselect(_protocol: ProtocolSection, minimum: int | None) -> Dataset:
+        return keep_scenes(few, np.flatnonzero(np.bincount(few.scene) >= (minimum or 1)), "few")
+
+    def most(part: SplitName, covered: int, scenes: int) -> bool:
+        return enough_for_a_mean(part, covered, scenes) and covered > 0.9 * scenes
+
+    (advice,) = Coverage(few, split_scenes(few, protocol), protocol).remedies(reselect, most)
+    minimum = int(advice.removeprefix("set data.min_interactions = "))
+    kept = reselect(protocol, minimum)
+    assert len(kept.scenes) == 12
+    assert Coverage(kept, split_scenes(kept, protocol), protocol).suffices(most)
 
 
 def test_scenes_that_all_start_together_are_not_split_by_when_they_start() -> None:
