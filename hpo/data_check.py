@@ -70,6 +70,7 @@ class DataCheck(Figures):
         small_scenes: The scenes that miss a minimum, by the minima that they miss, and the values that would keep them.
         warnings: What makes a study weak, though not impossible.
         split_by: How scenes are split: "hash" or "opening"; None where no study is possible.
+        split_by_auto: Whether the data decided it (`protocol.split_by = "auto"`).
         parts: Each part, as far as it was sampled.
         audit: The findings of the leakage audit; none where it did not come to its end.
         error: Why no study is possible; None where one is.
@@ -93,6 +94,7 @@ class DataCheck(Figures):
     small_scenes: tuple[SmallScenes, ...]
     warnings: tuple[str, ...]
     split_by: SplitBy | None
+    split_by_auto: bool
     parts: dict[str, PartFacts]
     audit: tuple[Finding, ...]
     error: str | None
@@ -165,6 +167,7 @@ def _data_check(spec: StudySpec, everything: Dataset, data: Dataset, found: _Sam
         small_scenes=tuple(small_scenes(everything, spec.data, spec.protocol)) if len(everything.time) else (),
         warnings=tuple(found.warnings),
         split_by=found.split.by if found.split else None,
+        split_by_auto=spec.protocol.split_by == "auto",
         parts=found.parts,
         audit=tuple(found.findings.values()) if found.complete else (),
         error=error,

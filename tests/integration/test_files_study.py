@@ -123,7 +123,7 @@ def test_campaigns_of_three_weeks_are_a_study(tmp_path):
     study = tmp_path / "study.toml"
     study.write_text(text + "[protocol]\nk = 5\n")
     found = json.loads(call("data", "check", study, "--json").stdout)
-    assert (found["error"], found["split_by"], found["scenes"]) == (None, "opening", 30)
+    assert (found["error"], found["split_by"], found["split_by_auto"], found["scenes"]) == (None, "opening", True, 30)
     assert [part["without_episodes"] for part in found["parts"].values()] == [[], [], []]
     assert found["minima"]["min_interactions"] == {"value": 30, "derived": True}
     study.write_text(text + '[protocol]\nk = 5\nsplit_by = "hash"\n')

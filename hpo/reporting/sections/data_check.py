@@ -6,7 +6,13 @@ from hpo.data_check import DataCheck
 from hpo.reporting.blocks import Cell, Row, Table, Text
 from hpo.reporting.renderers.terminal import print_blocks
 from hpo.status.console import Console
+from studies.config.protocol_section import SplitBy
 
+# How scenes are split, in words.
+SPLIT: dict[SplitBy, str] = {
+    "hash": "hash, time by protocol.timeline",
+    "opening": "when they start, and time with them",
+}
 # Names of scenes in a line, and letters of a name: a line of an 80-column terminal.
 NAMES, LETTERS = 3, 16
 
@@ -77,16 +83,18 @@ def _parts_table(found: DataCheck) -> Table:
 
 def _without_episodes(found: DataCheck) -> list[Text]:
     """Return how scenes were split, and the first of those without an episode."""
-    how = {
-        "hash": "scenes are split by hash, the log at two times (protocol.timeline)",
-        "opening": "scenes are split by when they start: most live for a short time, or protocol.split_by says so",
-    }
-    lines = [how[found.split_by]] if found.split_by else []
+    lines = [] if found.split_by is None else [f"scenes are split by {SPLIT[found.split_by]}{_reason(found)}"]
     for name, part in found.parts.items():
         if names := part.without_episodes:
             more = f" and {len(names) - NAMES:,} more" if len(names) > NAMES else ""
             lines.append(f"no episode of {name}: {', '.join(map(_short, names[:NAMES]))}{more}")
     return [Text(line) for line in lines]
+
+
+def _reason(found: DataCheck) -> str:
+    if not found.split_by_auto:
+        return ", as protocol.split_by says"
+    return ", since most live for a short time" if found.split_by == "opening" else ""
 
 
 def _short(name: str) -> str:
