@@ -71,11 +71,11 @@ def _periods(data: Dataset, protocol: ProtocolSection) -> dict[SplitName, tuple[
     for name, (begin, close) in periods.items():
         days = (close - begin) / DAY
         if days <= protocol.window_days:
-            short = end - start < protocol.window_days * DAY
-            other = f"all {(end - start) / DAY:.2g} days of the log are shorter: check that data.time is a time, or "
+            span = (cuts[-1] - cuts[0]) / DAY
+            doubt = f"the whole log is {span:.2g} days long: check that data.time is a time, or "
             raise InputError(
                 f"the {name} period is {days:.1f} days long, which does not hold one window of "
-                f"{protocol.window_days} days; {other if short else ''}shorten protocol.window_days or change "
-                "protocol.timeline"
+                f"{protocol.window_days} days; {doubt if span < protocol.window_days else ''}shorten "
+                "protocol.window_days or change protocol.timeline"
             )
     return periods

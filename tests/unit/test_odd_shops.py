@@ -292,7 +292,7 @@ def test_warnings_are_stored_with_the_data_and_shown_by_every_command_that_reads
         assert found.warnings[0].startswith('"timestamp" counts from 0 to 1799')
         assert found.to_json()["warnings"] == list(found.warnings)
         assert found.error is not None
-        assert "all 0.021 days of the log are shorter: check that data.time is a time, or shorten" in found.error
+        assert "the whole log is 0.021 days long: check that data.time is a time, or shorten" in found.error
     heard = Heard()
     load_data(spec.data, spec.protocol, tmp_path / "cache", heard)
     assert heard.notes == [f"warning: {found.warnings[0]}"]

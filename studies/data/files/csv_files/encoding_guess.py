@@ -25,7 +25,7 @@ _KNOWN = [*_EAST_ASIAN, WINDOWS, *_OTHERS, *_RARE]
 # Fields that are not ASCII; commas and quotes are no part of a character in any of the encodings.
 _FIELD = re.compile(rb'[^,;\t"\r\n]*[\x80-\xff][^,;\t"\r\n]*')
 _RUN = re.compile(rb"[\x80-\xff]+")
-_PIECE, _SAMPLE = 1 << 16, 1 << 15
+_PIECE, _SAMPLE, _LONGEST = 1 << 16, 1 << 15, 1 << 22
 # A sign inside a word, or a capital after a small letter: in Latin scripts, hardly ever beyond ASCII.
 _ODD = re.compile(r"(?<=[^\W\d_])[^\x00-\x7f\w’´·\u00ad](?=[^\W\d_])|(?<=[a-zà-öø-ÿ])[À-ÖØ-ÞŠŒŽŸ]")
 _BEYOND_ASCII = re.compile(r"[^\x00-\x7f]+")
@@ -92,7 +92,8 @@ def _read_sample(path: Path) -> bytes:
     with pa.input_stream(str(path), compression="detect") as stream:
         while size < _SAMPLE and (piece := stream.read(_PIECE)):
             data = rest + piece
-            whole = max(data.rfind(b"\n"), data.rfind(b"\r")) + 1
+            # A row that is too long to be read is not kept together.
+            whole = max(data.rfind(b"\n"), data.rfind(b"\r")) + 1 or len(data) // _LONGEST * len(data)
             new, rest = _FIELD.findall(data[:whole]), data[whole:]
             size += sum(len(field) for field in set(new) - fields.keys())
             fields.update(dict.fromkeys(new))
