@@ -68,9 +68,9 @@ class DataCheck(Figures):
         dropped: Dropped rows by reason.
         minima: What a scene must reach, by the key of [data].
         small_scenes: The scenes that miss a minimum, by the minima that they miss, and the values that would keep them.
-        warnings: What makes a study weak, though not impossible.
         split_by: How scenes are split: "hash" or "opening"; None where no study is possible.
         split_by_auto: Whether the data decided it (`protocol.split_by = "auto"`).
+        warnings: What is probably wrong with the data, and what makes a study weak, though not impossible.
         parts: Each part, as far as it was sampled.
         audit: The findings of the leakage audit; none where it did not come to its end.
         error: Why no study is possible; None where one is.
@@ -165,9 +165,9 @@ def _data_check(spec: StudySpec, everything: Dataset, data: Dataset, found: _Sam
         dropped=dict(data.dropped),
         minima=_minima(spec),
         small_scenes=tuple(small_scenes(everything, spec.data, spec.protocol)) if len(everything.time) else (),
-        warnings=tuple(found.warnings),
         split_by=found.split.by if found.split else None,
         split_by_auto=spec.protocol.split_by == "auto",
+        warnings=(*everything.warnings, *found.warnings),
         parts=found.parts,
         audit=tuple(found.findings.values()) if found.complete else (),
         error=error,

@@ -28,6 +28,11 @@ def _plain() -> list[Format]:
     return ["hf"]
 
 
+def _is_path(encoder: str) -> bool:
+    """Return whether an encoder's name cannot be a hub id, which is a name or OWNER/NAME."""
+    return encoder.startswith((".", "/", "~")) or encoder.endswith("/") or encoder.count("/") > 1
+
+
 class TeacherSection(Section):
     """The pretrained encoder of the teachers.
 
@@ -49,8 +54,28 @@ class TeacherSection(Section):
         if folder is None or encoder == "minilm":
             return encoder
         path = folder / Path(encoder).expanduser()
-        # A hub id has a slash too.
-        return os.path.normpath(path) if encoder.startswith((".", "/", "~")) or path.is_dir() else encoder
+        return os.path.normpath(path) if _is_path(encoder) or path.is_dir() else encoder
+
+    def folder(self) -> Path | None:
+        """Return the encoder's folder; None for "minilm" and for a hub id.
+
+        Raises:
+            InputError: There is no such folder, or a hub id is also a folder of the working directory, which
+                transformers would read instead.
+        """
+        path = Path(self.encoder).expanduser()
+        # Folders of a study file are absolute by now.
+        if not _is_path(self.encoder):
+            if self.encoder != "minilm" and path.is_dir():
+                raise InputError(
+                    f"teacher.encoder = {self.encoder!r} is no folder beside the study file, where relative paths "
+                    f"start, but one of the working directory: write {str(path.absolute())!r} for that folder, or run "
+                    "the command in another directory for the hub's model of this name"
+                )
+            return None
+        if not path.is_dir():
+            raise InputError(f"teacher.encoder = {self.encoder!r}: there is no such folder")
+        return path
 
 
 class PrunerSection(Section):

@@ -52,9 +52,10 @@ def _explain_problem(problem: ErrorDetails, problems: Sequence[ErrorDetails], ro
         context = problem["ctx"]
         return f"data.source: takes {context['expected_tags']}, got {context['tag']!r}"
     if kind == "union_tag_not_found":
-        return f"data.source is required: one of {', '.join(SOURCES)}; see studies/quickstart.toml for an example"
+        named = " or ".join(f'"{name}"' for name in SOURCES)
+        return f'data.source is required: {named}; source = "files" reads your own, as docs/data.md shows'
     if kind == "missing":
-        return f"{place} is required; see studies/quickstart.toml for an example"
+        return _explain_missing(place, [_place(p, keys) for p in problems if p["type"] == "missing"], problem)
     if kind == "value_error":
         return f"{place}: {problem['ctx']['error']}" if place else str(problem["ctx"]["error"])
     if kind in _ACCEPTED:
@@ -65,6 +66,18 @@ def _explain_problem(problem: ErrorDetails, problems: Sequence[ErrorDetails], ro
         return f"{place}: takes {' or '.join(sorted(accepted))}, got {show(problem['input'])}"
     message = problem["msg"].removeprefix("Input ").replace(" after validation", "")
     return f"{place}: {message[0].lower()}{message[1:]}, got {show(problem['input'])}"
+
+
+def _explain_missing(place: str, missing: Sequence[str], problem: ErrorDetails) -> str:
+    """Return which required keys are missing, with an example of each that its source has one for."""
+    source = SOURCES.get(str(problem["loc"][1])) if len(problem["loc"]) == 3 and place.startswith("data.") else None
+    if source is None:
+        page = "docs/data.md" if place.startswith("data") else "studies/quickstart.toml"
+        return f"{place} is required; see {page} for an example"
+    keys = [key for key in source.examples if f"data.{key}" in missing] or [place.removeprefix("data.")]
+    names, verb = ", ".join(f"data.{key}" for key in keys), "is" if len(keys) == 1 else "are"
+    examples = ", ".join(f"{key} = {source.examples[key]}" for key in keys if key in source.examples)
+    return f"{names} {verb} required{f', such as {examples}' if examples else ''}; see docs/data.md"
 
 
 def _place(problem: ErrorDetails, keys: set[str]) -> str:

@@ -51,6 +51,7 @@ def build_dataset(tables: Tables) -> Dataset:
         rows_read=tables.rows_read,
         dropped={reason: count for reason, count in dropped.items() if count},
         notes=(*tables.notes, *catalogue.notes()),
+        warnings=tables.warnings,
     ).sealed()
 
 

@@ -37,6 +37,7 @@ class Dataset:
         rows_read: Rows of the interaction log before any was dropped.
         dropped: Number of dropped rows, by reason.
         notes: Remarks on the data, as whole sentences.
+        warnings: Remarks on what is probably wrong with the data, or with how they were read.
         fingerprint: SHA-256 of the contents. Equal fingerprints give equal studies.
     """
 
@@ -54,6 +55,7 @@ class Dataset:
     rows_read: int
     dropped: Mapping[str, int]
     notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
     fingerprint: str = ""
 
     @property

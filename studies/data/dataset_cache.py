@@ -12,7 +12,7 @@ from storage.files.cache_entries import intact, new_entry
 from studies.data.dataset import Dataset
 
 # Increase it whenever the stored form changes, or how a source's rows become a data set.
-FORMAT = 3
+FORMAT = 4
 
 
 def save(data: Dataset, folder: Path) -> None:
@@ -30,6 +30,7 @@ def save(data: Dataset, folder: Path) -> None:
             "rows_read": data.rows_read,
             "dropped": dict(data.dropped),
             "notes": data.notes,
+            "warnings": data.warnings,
             "fingerprint": data.fingerprint,
         }
         (draft / "about.json").write_text(json.dumps(about), encoding="utf-8")
@@ -57,5 +58,6 @@ def load(folder: Path) -> Dataset | None:
         rows_read=about["rows_read"],
         dropped=about["dropped"],
         notes=tuple(about["notes"]),
+        warnings=tuple(about["warnings"]),
         fingerprint=about["fingerprint"],
     )

@@ -28,12 +28,15 @@ def load_data(section: Source, protocol: ProtocolSection, cache: Path, reporter:
         section: The source with its keys.
         protocol: Whether repeated interactions count, and which items are candidates.
         cache: Folder of the caches that all processes share.
-        reporter: Receives a note for each slow step.
+        reporter: Receives a note for each slow step, and for each warning of the source.
 
     Raises:
         InputError: No scene is large enough, or the source cannot be read.
     """
-    return select_scenes(read_source(section, cache, reporter), section, protocol)
+    data = read_source(section, cache, reporter)
+    for warning in data.warnings:
+        reporter.note(f"warning: {warning}")
+    return select_scenes(data, section, protocol)
 
 
 def reselector(section: Source, cache: Path) -> Callable[[ProtocolSection, int | None], Dataset]:

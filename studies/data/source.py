@@ -32,6 +32,7 @@ class Tables:
         notes: Remarks on the data, as whole sentences.
         offers: One row per product on offer in a scene of the log, taken or not: columns `product` and `scene`.
             Without it, a scene of the log offers what was ever taken in it.
+        warnings: Remarks on what is probably wrong with the data, or with how they were read.
     """
 
     interactions: pl.DataFrame
@@ -40,6 +41,7 @@ class Tables:
     dropped: Mapping[str, int] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     offers: pl.DataFrame | None = None
+    warnings: tuple[str, ...] = ()
 
 
 class Source(Section):
@@ -47,10 +49,11 @@ class Source(Section):
 
     Minima that are left out follow from the protocol (`studies/data/scene_minima.py`).
     `paths` lists the keys that hold paths. They may change between launches of one study: the contents of the files
-    identify the data.
+    identify the data. `examples` has a value, as TOML, of each key that is required.
     """
 
     paths: ClassVar[frozenset[str]] = frozenset()
+    examples: ClassVar[Mapping[str, str]] = {}
 
     source: str
     min_interactions: PositiveInt | None = None

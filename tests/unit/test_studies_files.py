@@ -28,6 +28,7 @@ from studies.data.files.csv_files import text_stream
 from studies.data.files.csv_files.text_stream import TextStream
 from studies.data.files.ids import spell_alike
 from studies.data.files.source import Files
+from studies.data.files.text_template import render_text
 from studies.data.source import Tables
 
 LOG = (
@@ -358,6 +359,9 @@ SPELLINGS: dict[str, tuple[list[str], list[str], list[str | None], list[str]]] =
     "leading zeros in the catalogue": (["17", "180"], ["017", "180"], ["17", "180"], ["17", "180"]),
     "zeros that tell two ids apart": (["17", "017", "5"], ["17", "017", "05"], ["17", "017", "5"], ["17", "017", "05"]),
     "versions": (["1.0", "1", "1.5"], ["1", "1.5"], ["1.0", "1", "1.5"], ["1", "1.5"]),
+    "decimal commas of whole numbers": (["12,0", "13,0"], ["12", "13"], ["12", "13"], ["12", "13"]),
+    "signs between thousands": (["1.541", "1.000"], ["1541", "1000"], ["1541", "1000"], ["1541", "1000"]),
+    "fractions that tell ids apart": (["1.541", "1541"], ["1541", "1.541"], ["1.541", "1541"], ["1541", "1.541"]),
     "letter case": (["ab-1", "ab-2"], ["AB-1", "AB-2"], ["ab-1", "ab-2"], ["ab-1", "ab-2"]),
     "case that tells two ids apart": (["x", "Y"], ["x", "X", "y"], ["x", "Y"], ["x", "X", "y"]),
     "Unicode's forms": (["Cafe\u0301", "１７", " a\u00a0"], ["Café", "17", "a"], ["Café", "17", "a"], []),
@@ -478,7 +482,7 @@ def test_each_user_may_be_a_scene(shop: Write) -> None:
     [
         ("title", ["green tea", "mug", None]),
         (["title", "brand"], ["green tea, Acme", "mug", None]),
-        ("{title} by {brand}", ["green tea by Acme", "mug by", None]),
+        ("{title} by {brand}", ["green tea by Acme", "mug", None]),
         ("{{{title}}}: {title}", ["{green tea}: green tea", "{mug}: mug", None]),
         ("{brand}", ["Acme", None, None]),
     ],
@@ -487,6 +491,29 @@ def test_a_text_is_a_column_several_or_a_template(shop: Write, text: Any, expect
     """Empty fields that leave their commas behind are noise to the encoder; a text of nothing but its frame is none."""
     tables = shop(items=ITEMS + '9,cups," ",\n', text=text).read()
     assert tables.items["text"].to_list() == expected
+
+
+# Templates, and their texts where title, brand and size, title and size, brand and size, or only one has a value.
+TEMPLATES = {
+    "{title}, {brand}, {size}": ["T, B, S", "T, S", "B, S", "T", "B", "S"],
+    "{title} ({brand}) by {size}": ["T (B) by S", "T by S", "(B) by S", "T", "(B)", "by S"],
+    "{title} by {brand}, {size} ml": ["T by B, S ml", "T, S ml", "B, S ml", "T", "B", "S ml"],
+    "{brand}: {title}, size {size}": ["B: T, size S", "T, size S", "B, size S", "T", "B", "size S"],
+    "Title: {title}. Brand: {brand} - {size}.": [
+        "Title: T. Brand: B - S.", "Title: T - S.", "Brand: B - S.", "Title: T", "Brand: B", "S.",
+    ],
+    '"{title}" {{{size}}} [{brand}]': ['"T" {S} [B]', '"T" {S}', "{S} [B]", '"T"', "[B]", "{S}"],
+    "{title} {size} ml of {brand}": ["T S ml of B", "T S", "S ml of B", "T", "B", "S"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("template", "texts"), TEMPLATES.items(), ids=TEMPLATES)
+def test_an_empty_field_takes_with_it_what_belongs_to_it(template: str, texts: list[str]) -> None:
+    """A bracket, a unit or a comma of nothing is noise to the encoder, and alike in all products without the field."""
+    filled = [("T", "B", "S"), ("T", None, "S"), ("", "B", "S"), ("T", "", None), (None, "B", ""), (None, None, "S")]
+    frame = pl.DataFrame(filled, ["title", "brand", "size"], orient="row")
+    assert frame.select(render_text(template).alias("text"))["text"].to_list() == texts
+    assert texts[0] == template.format(title="T", brand="B", size="S")
 
 
 def test_lists_in_parquet_are_joined_into_the_text(tmp_path: Path) -> None:
@@ -508,6 +535,8 @@ def test_lists_in_parquet_are_joined_into_the_text(tmp_path: Path) -> None:
         ([4, 3, None], {"at_least": 4}, [0]),
         ([4.5, float("nan"), 3.9], {"at_least": 4}, [0]),
         (["4", "", "10"], {"at_least": 4}, [0, 2]),
+        (["4,5", "1.000", "3,9"], {"at_least": 4}, [0, 1]),
+        (["4,5", "4.50", "45"], {"values": [4.5]}, [0, 1]),
     ],
 )
 def test_rows_that_do_not_count_are_dropped_under_a_reason(
@@ -652,7 +681,7 @@ BAD_CONTENT: list[tuple[str, dict[str, Any], list[str]]] = [
     (
         "user NaN",
         {"log": LOG.replace("u1", "nan")},
-        ['"user_id"', "2 of 3", "row 2, log.csv row 4", 'data.invalid = "drop"'],
+        ['"user_id"', "2 of 3", "row 2, log.csv row 4", "or name another column in data.user"],
     ),
     ("item blank", {"log": LOG.replace(",7,", ", ,")}, ['"item_id"', "1 of 3 rows", "log.csv row 2", "fill them in"]),
     (

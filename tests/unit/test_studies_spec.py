@@ -15,7 +15,7 @@ from studies.config.search_domains import Range
 from studies.config.search_parameters import SEARCHED, default_space
 from studies.config.spec import StudySpec, differences, load_spec, parse_spec
 from studies.learners.registry import LEARNERS
-from studies.model.encoder import locate
+from studies.model.encoder import load, locate
 
 MINIMAL: dict[str, Any] = {"name": "shop", "data": {"source": "completejourney"}}
 
@@ -45,7 +45,14 @@ BAD: list[tuple[dict[str, Any], list[str]]] = [
     (space(inner_lr={"low": 1}), ["search.space.inner_lr.high is required"]),
     ({"data": {}}, ["data.source is required"]),
     ({"data": {"source": "movielens"}}, ["data.source", "'completejourney'", "got 'movielens'"]),
-    (files(scene=None), ["data.scene is required"]),
+    ({"data": {}}, ['"completejourney" or "files"', "docs/data.md"]),
+    (files(scene=None), ['data.scene is required, such as scene = "category"; see docs/data.md']),
+    (
+        {"data": {"source": "files"}},
+        ["data.interactions, data.scene, data.text are required", 'interactions = "purchases.csv", scene = "category"'],
+    ),
+    (files(positive={"values": ["buy"]}), ["data.positive.column is required; see docs/data.md"]),
+    (files(decimal=";"), ["data.decimal", "'.' or ','", "';'"]),
     (files(intractions="log.csv"), ["'intractions'", "[data]", "did you mean 'interactions'?"]),
     (files(positive={"colum": "event"}), ["'colum'", "[data.positive]", "did you mean 'column'?"]),
     ({"data": {"source": "completejourney", "time": "t"}}, ["unknown key 'time' in [data]"]),
@@ -346,6 +353,8 @@ def test_a_relative_encoder_starts_at_the_study_files_folder(tmp_path: Path, mon
         "minilm": "minilm",
         "bert-base-uncased": "bert-base-uncased",
         "google/bert": "google/bert",
+        "my/models/bert": str(tmp_path / "study" / "my" / "models" / "bert"),
+        "missing/": str(tmp_path / "study" / "missing"),
     }.items():
         study = tmp_path / "study" / "of.toml"
         study.write_text((tmp_path / "study" / "shop.toml").read_text() + f'[teacher]\nencoder = "{written}"\n')
@@ -353,4 +362,9 @@ def test_a_relative_encoder_starts_at_the_study_files_folder(tmp_path: Path, mon
         assert spec.teacher.encoder == read
         # What is stored is read again from anywhere.
         assert parse_spec(spec.model_dump(mode="json")) == spec
-    assert locate(TeacherSection(encoder="bert-base-uncased")) == ("bert-base-uncased", None)
+    assert locate(TeacherSection(encoder="google/bert")) == ("google/bert", None)
+    # transformers would take the folder of the working directory for the hub's model.
+    with pytest.raises(
+        InputError, match=r"no folder beside the study file.*write '.*/elsewhere/bert-base-uncased' for that"
+    ):
+        load(TeacherSection(encoder="bert-base-uncased"))

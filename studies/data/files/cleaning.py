@@ -6,18 +6,21 @@ A row that cannot be used is an error, or is dropped and counted: `data.invalid`
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import NamedTuple
 
 import polars as pl
 
 from storage.errors import InputError, quoted
 from studies.data.files.ids import TRIED, spell_alike
-from studies.data.files.keys import FileKeys
+from studies.data.files.invalid_rows import Fault, RowFilter
+from studies.data.files.keys import FileKeys, Positive
 from studies.data.files.parts import ROW, TIME
-from studies.data.files.positive import check_values, is_positive, is_unreadable, reason
-from studies.data.files.tables import Rows, Table, hint
+from studies.data.files.positive import check_values, choose_sign, is_positive, is_unreadable, open_signs, reason
+from studies.data.files.tables import Rows, Table, check_log, hint
 from studies.data.files.text_template import render_text, text_fields
 from studies.data.files.times import Clock, tidy, to_seconds
+from studies.data.files.written_numbers import DecimalSign
 from studies.data.source import Tables
 
 # Columns added to those of a file; the "#" keeps them apart from the user's names.
@@ -54,8 +57,8 @@ class _TableReader:
 
     def __init__(self, keys: FileKeys) -> None:
         self.keys = keys
-        self.dropped: dict[str, int] = {}
-        self.notes: list[str] = []
+        self.filter = RowFilter(keys.invalid)
+        self.dropped, self.notes, self.warnings = self.filter.dropped, self.filter.notes, self.filter.warnings
         self.log = Table("interactions", keys.interactions, keys.delimiter, keys.encoding)
         self.items = Table("items", keys.items, keys.delimiter, keys.encoding) if keys.items else None
         self.users = Table("users", keys.users, keys.delimiter, keys.encoding) if keys.users else None
@@ -77,13 +80,17 @@ class _TableReader:
         if users is not None:
             interactions = interactions.join(self._clean(users, _USER), on=_USER, how="left", maintain_order="left")
         self._check_not_empty(interactions, catalogue)
-        guessed = [note for table in (self.log, self.items, self.users) if table for note in table.notes]
+        for table in filter(None, (self.log, self.items, self.users)):
+            self.notes += table.notes
+            self.warnings += table.warnings
         own = {"user": _USER, "product": _PRODUCT, "time": _SECONDS, "scene": _SCENE, "text": _TEXT}
         interactions, catalogue = (
             frame.select(pl.col(column).alias(name) for name, column in own.items() if column in frame.columns)
             for frame in (interactions, catalogue)
         )
-        return Tables(interactions, catalogue, log.rows.count, self.dropped, (*self.notes, *guessed))
+        return Tables(
+            interactions, catalogue, log.rows.count, self.dropped, tuple(self.notes), warnings=tuple(self.warnings)
+        )
 
     def _spell_alike(self, column: str, log: _Read, other: _Read | None) -> tuple[_Read, _Read | None]:
         """Bring the ids of a column into one spelling over both tables; say what is lost."""
@@ -104,7 +111,7 @@ class _TableReader:
                 f"{first} in the one and {theirs} in the other (compared also without regard to {TRIED}); write "
                 f"them alike in both, or correct data.{key} or data.{other.rows.key}"
             )
-        self.notes.append(
+        (self.warnings if 2 * len(lost) > known else self.notes).append(
             f"{len(lost):,} of {known:,} ids of {key}s in the log are not in data.{other.rows.key}, such as {first}; "
             f"it has ids such as {theirs}."
         )
@@ -128,9 +135,7 @@ class _TableReader:
 
     def _check_columns(self) -> None:
         keys = self.keys
-        self.log.require([keys.user], "user")
-        self.log.require([keys.item], "item")
-        self.log.require([keys.time], "time")
+        check_log({"user": keys.user, "item": keys.item, "time": keys.time}, self.log)
         if keys.positive is not None:
             self.log.require([keys.positive.column], "positive.column")
         if self.items is not None:
@@ -145,47 +150,71 @@ class _TableReader:
         if positive is None:
             rows = self.log.read(wanted, keys.time)
         else:
-            rows = self.log.read([*wanted, positive.column], keys.time, is_positive(positive) | is_unreadable(positive))
+            signs = open_signs(positive, self.log, keys.decimal)
+            keep = is_positive(positive, *signs) | is_unreadable(positive)
+            rows = self.log.read([*wanted, positive.column], keys.time, keep)
+            rows = replace(rows, frame=self._positive_rows(positive, rows, signs))
         frame = rows.frame.select(
-            *{ROW, TIME, *fields, *([positive.column] if positive else [])},
+            *{ROW, TIME, *fields},
             pl.col(keys.user).alias(_USER),
             pl.col(keys.item).alias(_PRODUCT),
             *([pl.col(keys.scene).alias(_SCENE)] if has_scene else []),
         )
         return _Read(rows, frame)
 
+    def _positive_rows(self, positive: Positive, rows: Rows, signs: tuple[DecimalSign, ...]) -> pl.DataFrame:
+        """Return the rows that count, of those that count with any of the decimal signs."""
+        (sign, warning), frame = (signs[0], None), rows.frame
+        if len(signs) > 1:
+            sign, warning = choose_sign(positive, frame, self.log)
+            frame = frame.filter(is_positive(positive, sign) | is_unreadable(positive))
+        self.warnings += [warning] if warning else []
+        check_values(positive, frame[positive.column], self.log, sign)
+        self.dropped |= {reason(positive): rows.count - len(frame)} if len(frame) < rows.count else {}
+        fault = Fault(
+            positive.column,
+            f"{positive.column} not a number",
+            "compare numbers with at_least and text with values",
+            "name a column of numbers in data.positive, or list the texts that count in its values instead of at_least",
+            positive.column,
+        )
+        return self.filter.reject(rows, frame, is_unreadable(positive), fault, rows.count)
+
     def _clean_log(self, log: _Read) -> pl.DataFrame:
-        keys, positive = self.keys, self.keys.positive
+        keys = self.keys
         rows, frame = log
-        if positive is not None:
-            check_values(positive, frame[positive.column], self.log)
-            self.dropped |= {reason(positive): rows.count - len(frame)} if len(frame) < rows.count else {}
-            remedy, column = "compare numbers with at_least and text with values", positive.column
-            frame = self._reject(rows, frame, is_unreadable(positive), column, f"{column} not a number", remedy, column)
-        remedy = "fill them in"
-        frame = self._reject(rows, frame, pl.col(_USER).is_null(), keys.user, "row without user", remedy)
-        frame = self._reject(rows, frame, pl.col(_PRODUCT).is_null(), keys.item, "row without item", remedy)
+        frame = self._reject_missing(rows, frame, _USER, keys.user, "row without user", "user")
+        frame = self._reject_missing(rows, frame, _PRODUCT, keys.item, "row without item", "item")
         return self._convert_times(rows, _with_scenes(frame, keys.scene_is_user))
+
+    def _reject_missing(
+        self, rows: Rows, frame: pl.DataFrame, own: str, column: str, what: str, key: str
+    ) -> pl.DataFrame:
+        fault = Fault(column, what, "fill them in", f"fill them in, or name another column in data.{key}")
+        return self.filter.reject(rows, frame, pl.col(own).is_null(), fault)
 
     def _convert_times(self, rows: Rows, frame: pl.DataFrame) -> pl.DataFrame:
         keys = self.keys
-        raw = tidy(frame[TIME])
-        frame = frame.with_columns(raw)
-        frame = self._reject(rows, frame, pl.col(TIME).is_null(), keys.time, "row without time", "fill them in")
-        times = to_seconds(frame[TIME].alias(keys.time), Clock(keys.time_unit, keys.time_format, keys.timezone))
-        self.notes += [times.note] if times.note else []
+        frame = frame.with_columns(tidy(frame[TIME]))
+        frame = self._reject_missing(rows, frame, TIME, keys.time, "row without time", "time")
+        clock = Clock(keys.time_unit, keys.time_format, keys.timezone, keys.decimal or ".")
+        times = to_seconds(frame[TIME].alias(keys.time), clock)
+        self.notes += times.notes
+        self.warnings += times.warnings
         frame = frame.with_columns(times.seconds.alias(_SECONDS))
+
+        def reject(bad: pl.Expr, what: str, remedy: str) -> pl.DataFrame:
+            other = f"{remedy}, or name another column in data.time"
+            return self.filter.reject(rows, frame, bad, Fault(keys.time, what, remedy, other, TIME))
+
         if times.foreign is not None:
-            fault = f"time of another unit than {times.unit}, as most are"
             frame = frame.with_columns(times.foreign.alias(_FOREIGN))
-            frame = self._reject(rows, frame, pl.col(_FOREIGN), keys.time, fault, "write all in one unit", TIME)
+            what = f"time of another unit than {times.unit}, as most are"
+            frame = reject(pl.col(_FOREIGN), what, "write all in one unit")
         form = f'"{keys.time_format}"' if keys.time_format else "a number or an ISO 8601 date"
-        frame = self._reject(
-            rows, frame, pl.col(_SECONDS).is_null(), keys.time, f"time that is not {form}", "set data.time_format", TIME
-        )
+        frame = reject(pl.col(_SECONDS).is_null(), f"time that is not {form}", "set data.time_format")
         outside = (pl.col(_SECONDS) < 0) | (pl.col(_SECONDS) > int(time.time()) + _DAY)
-        remedy = "set data.time_unit or data.time_format"
-        frame = self._reject(rows, frame, outside, keys.time, "time before 1970 or in the future", remedy, TIME)
+        frame = reject(outside, "time before 1970 or in the future", "set data.time_unit or data.time_format")
         return frame.drop(TIME, _FOREIGN, strict=False)
 
     def _items_from_log(self, log: pl.DataFrame) -> pl.DataFrame:
@@ -220,7 +249,7 @@ class _TableReader:
         """Return the rows of the catalogue or the table of users: those with an id, one of each."""
         kind, column = ("item", self.keys.item) if key == _PRODUCT else ("user", self.keys.user)
         frame = _with_scenes(read.frame)
-        frame = self._reject(read.rows, frame, pl.col(key).is_null(), column, f"{kind} without id", "fill them in")
+        frame = self._reject_missing(read.rows, frame, key, column, f"{kind} without id", kind)
         return self._merge_rows(getattr(self, read.rows.key), frame, key)
 
     def _merge_rows(self, table: Table, frame: pl.DataFrame, key: str) -> pl.DataFrame:
@@ -243,34 +272,6 @@ class _TableReader:
         merged = frame.group_by(key, maintain_order=True).agg(pl.col(column).drop_nulls().first() for column in values)
         self.notes.append(f"{len(frame) - len(merged):,} repeated rows of {table.name} were merged.")
         return merged
-
-    def _reject(
-        self,
-        rows: Rows,
-        frame: pl.DataFrame,
-        bad: pl.Expr,
-        column: str,
-        fault: str,
-        remedy: str,
-        shown: str | None = None,
-    ) -> pl.DataFrame:
-        """Drop and count the bad rows, or raise InputError, as `data.invalid` says."""
-        broken = frame.filter(bad)
-        if broken.is_empty():
-            return frame
-        if self.keys.invalid == "refuse":
-            places = [rows.place(row) for row in broken[ROW].head(3)]
-            values = [f" ({repr(value)[:60]})" for value in broken[shown].head(3)] if shown else [""] * 3
-            first = ", ".join(place + value for place, value in zip(places, values, strict=False))
-            raise InputError(
-                f'column "{column}": {fault} in {len(broken):,} of {len(frame):,} rows: {first}; {remedy}, or set '
-                'data.invalid = "drop" to leave such rows out'
-            )
-        if rows.key == "interactions":
-            self.dropped[fault] = len(broken)
-        else:
-            self.notes.append(f"{len(broken):,} rows of data.{rows.key} were left out: {fault}.")
-        return frame.filter(~bad)
 
     def _check_not_empty(self, log: pl.DataFrame, items: pl.DataFrame) -> None:
         described = self.items or self.log

@@ -1,9 +1,9 @@
 """Brings the ids of the log and of another table into one spelling: 17, 17.0 and 00000017 may be the same product.
 
 What a spelling means is decided over all values of both tables. Spellings that a program certainly made are always
-undone: the ".0" of whole numbers, words for a missing value, Unicode's forms. Leading zeros, letter case and ".0"
-beside real fractions may be part of an id: they are undone only where more ids are then found in the other table and
-each table's ids stay apart.
+undone: the ".0" or ",0" of whole numbers, words for a missing value, Unicode's forms. Leading zeros, letter case, signs
+between thousands and ".0" beside real fractions may be part of an id: they are undone only where more ids are then
+found in the other table and each table's ids stay apart.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from studies.data.text_columns import normalise_column
 # Words for a missing value that are also names, such as Namibia's NA: they mean it only where all others are numbers.
 _BLANKS_AMONG_NUMBERS = ("na", "n/a", "#n/a", "#na", "-", "--", "?", "-nan", "nil", "missing", "undefined", "unknown")
 
-_NUMBER = r"^[+-]?\d+(\.\d*)?$|^\d(\.\d+)?[eE]\+\d+$"
-_FRACTION = r"^[+-]?\d+\.\d*[1-9]\d*$"
+_NUMBER = r"^[+-]?\d+([.,]\d*)?$|^\d(\.\d+)?[eE]\+\d+$"
+_FRACTION = r"^[+-]?\d+[.,]\d*[1-9]\d*$"
 # As Python and C write a float of many digits. An id such as "12e4" has no sign and stays.
 _EXPONENT = r"^\d(\.\d+)?[eE]\+\d+$"
 
@@ -35,11 +35,17 @@ class _Form:
 
 
 def without_zero_fraction(text: pl.Expr) -> pl.Expr:
-    """Return the expression of a text without the ".0" of a whole number."""
-    return text.str.replace(r"^([+-]?\d+)\.0*$", "${1}")
+    """Return the expression of a text without the ".0" or ",0" of a whole number."""
+    return text.str.replace(r"^([+-]?\d+)(?:\.0*|,0)$", "${1}")
+
+
+def _without_grouping(text: pl.Expr) -> pl.Expr:
+    grouped = text.str.contains(r"^[1-9]\d{0,2}(?:\.\d{3}|,\d{3}|[ '’\x{a0}\x{202f}]\d{3})+$")
+    return pl.when(grouped).then(text.str.replace_all(r"\D", "")).otherwise(text)
 
 
 _OPTIONAL = (
+    _Form("signs between thousands", _without_grouping),
     _Form('".0"', without_zero_fraction),
     _Form("leading zeros", lambda text: text.str.replace(r"^0+([0-9])", "${1}")),
     _Form("letter case", lambda text: text.str.to_lowercase()),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import zoneinfo
+from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
@@ -11,6 +12,7 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 from studies.config.search_domains import Section
 from studies.data.files.text_template import text_fields
 from studies.data.files.times import check_format
+from studies.data.files.written_numbers import DecimalSign
 from studies.data.source import Source, absolute_paths
 
 Column = Annotated[str, Field(min_length=1)]
@@ -46,12 +48,18 @@ class FileKeys(Source):
         time_unit: Unit of times that are numbers. Without it, their size tells the unit.
         time_format: strptime format of times that are text. Without it, they are ISO 8601.
         timezone: IANA zone of times that name none.
+        decimal: Decimal sign of numbers that are text, such as 1,541. Without it, the column's other values tell it.
         delimiter: Delimiter of CSV. Without it, it is detected.
         encoding: Encoding of CSV. Without it, it is detected.
         invalid: Whether a row without a usable id or time is an error, or is dropped and counted.
     """
 
     paths: ClassVar[frozenset[str]] = frozenset({"interactions", "items", "users"})
+    examples: ClassVar[Mapping[str, str]] = {
+        "interactions": '"purchases.csv"',
+        "scene": '"category"',
+        "text": '"{title}, {brand}"',
+    }
 
     source: Literal["files"]
     interactions: list[str]
@@ -66,6 +74,7 @@ class FileKeys(Source):
     time_unit: Literal["s", "ms", "us", "ns"] | None = None
     time_format: str | None = None
     timezone: str = "UTC"
+    decimal: DecimalSign | None = None
     delimiter: str | None = None
     encoding: str | None = None
     invalid: Literal["refuse", "drop"] = "refuse"

@@ -31,6 +31,10 @@ class ParquetFile:
         self._schema = pl.scan_parquet(part.path, glob=False, hive_partitioning=False).collect_schema()
         self.columns = list(dict.fromkeys([*self._schema, *part.folders]))
 
+    def holds_text(self, column: str) -> bool:
+        """Return whether a column is of no type of numbers."""
+        return column in self.part.folders or not self._schema[column].is_numeric()
+
     def bytes_per_row(self, columns: list[str]) -> float:
         """Return the bytes of memory that a row of some columns takes at least."""
         size = 0.0

@@ -7,7 +7,7 @@ Each row keeps its position in its file, so that errors can name it.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +15,7 @@ from pathlib import Path
 import polars as pl
 
 from storage.errors import InputError, quoted
+from studies.data.files.csv_files.encoding_guess import WINDOWS, Guess
 from studies.data.files.csv_files.text_file import TextFile
 from studies.data.files.parquet_file import ParquetFile
 from studies.data.files.parts import ROW, TIME, FilePart, find_parts
@@ -80,15 +81,22 @@ class Table:
 
     @property
     def notes(self) -> list[str]:
-        """Return a sentence for each file whose encoding was guessed, or whose quotes are escaped."""
-        found = []
-        for file in (file for file in self._files if isinstance(file, _Text)):
-            name = file.part.path.name
-            if file.file.guessed:
-                found.append(f"{name} is not UTF-8 and was read as cp1252; data.encoding says otherwise.")
-            if file.file.escaped:
-                found.append(f"{name} escapes quotes by a backslash; they were read as quotes.")
-        return found
+        """Return a sentence for each file that is plausible cp1252, and for each whose quotes are escaped."""
+        notes = [_guessed(file) for file in self._texts() if file.guess is not None and _is_windows(file.guess)]
+        escaped = [file.path.name for file in self._texts() if file.escaped]
+        return [*notes, *(f"{name} escapes quotes by a backslash; they were read as quotes." for name in escaped)]
+
+    @property
+    def warnings(self) -> list[str]:
+        """Return a sentence for each file whose encoding may be another one than was told from its text."""
+        return [_guessed(file) for file in self._texts() if file.guess is not None and not _is_windows(file.guess)]
+
+    def _texts(self) -> list[TextFile]:
+        return [file.file for file in self._files if isinstance(file, _Text)]
+
+    def holds_text(self, column: str) -> bool:
+        """Return whether the column is text in any of the files, and not of a type of numbers."""
+        return any(file.holds_text(column) for file in self._files if column in file.columns)
 
     def require(self, columns: Iterable[str], key: str) -> None:
         """Check that every file has the columns.
@@ -141,10 +149,51 @@ class Table:
         return Rows(self.key, pl.concat(frames, how="vertical_relaxed"), count, parts)
 
 
+def _is_windows(guess: Guess) -> bool:
+    return guess.encoding == WINDOWS and not guess.rivals
+
+
+def _guessed(file: TextFile) -> str:
+    """Return how a file's encoding was told."""
+    assert file.guess is not None
+    encoding, example, rivals = file.guess
+    others = "".join(f", which {rival} reads as {quoted(text)}" for rival, text in list(rivals.items())[:1])
+    read = f"{file.path.name} is not UTF-8 and was read as {encoding}, such as {quoted(example)}{others}"
+    return f"{read}; set data.encoding if that is not its text."
+
+
+def check_log(named: Mapping[str, str], log: Table) -> None:
+    """Check that the log has the columns without which it is none.
+
+    Args:
+        named: The study file's keys with the names of the columns.
+        log: The log.
+
+    Raises:
+        InputError: A column is missing; where none has a similar name, the message says what a log is.
+    """
+    missing = {key: name for key, name in named.items() if not log.has(name)}
+    if not missing or any(_nearest(name, log.columns) for name in missing.values()):
+        for key, name in named.items():
+            log.require([name], key)
+        return
+    lacking = ", ".join(f'"{name}" (data.{key})' for key, name in missing.items())
+    keys = ", ".join(f"data.{key}" for key in missing) + (" or data.delimiter" if len(log.columns) == 1 else "")
+    raise InputError(
+        f"data.interactions: {log.name} has no column {lacking}{hint('', log.columns)}; correct {keys}. A ranking "
+        "study needs a log of interactions, with a user, an item and a time in every row: a file without them, such as "
+        "one of texts and labels, cannot be used as it is"
+    )
+
+
+def _nearest(column: str, columns: Sequence[str]) -> list[str]:
+    lower = {name.lower(): quoted(name)[1:-1] for name in columns}
+    return [lower[word] for word in difflib.get_close_matches(column.lower(), lower, n=2, cutoff=0.6)]
+
+
 def hint(column: str, columns: Sequence[str]) -> str:
     """Return the end of an error about a missing column: the nearest ones, and all of them."""
-    lower = {name.lower(): quoted(name)[1:-1] for name in columns}
-    near = [lower[word] for word in difflib.get_close_matches(column.lower(), lower, n=2, cutoff=0.6)]
+    near = _nearest(column, columns)
     more = f" and {len(columns) - 20} more" if len(columns) > 20 else ""
     shown = ", ".join(quoted(name)[1:-1] for name in columns[:20]) + more
     return (f"; did you mean {' or '.join(near)}?" if near else "") + f" (its columns: {shown})"
@@ -191,6 +240,9 @@ class _Text:
         self.file = TextFile(part.path, part.format.startswith("RecBole"), delimiter, encoding)
         self.columns = list(dict.fromkeys([*filter(None, self.file.columns), *part.folders]))
         self.first_row = self.file.skipped + 2
+
+    def holds_text(self, column: str) -> bool:
+        return True
 
     def scan(self, columns: list[str], time: str | None) -> pl.LazyFrame:
         folders = self.part.folders

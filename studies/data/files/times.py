@@ -6,13 +6,16 @@ time of day and a zone. A value that cannot be parsed becomes null; the caller r
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 
+import numpy as np
 import polars as pl
 
 from storage.errors import InputError
+from studies.data.files.written_numbers import DecimalSign, plain_numbers
 
 # Ticks of each unit in a second.
 TICKS = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
@@ -27,6 +30,10 @@ _ISO = (
     r"^(\d{4}-\d\d-\d\d)"
     r"(?:[T ](\d\d:\d\d)(:\d\d)?(?:[.,]\d+)? ?(Z|z|[+-](?:0\d|1\d|2[0-3])(?::?[0-5]\d)?)?)?$"
 )
+# In 1990, in seconds: no shop's log is older.
+_EARLIEST = 631_152_000.0
+# Fewer numbers than this may follow each other by chance.
+_FEW = 10
 # Rows per step when text is parsed: the intermediate columns take several times the memory of the text.
 _CHUNK = 1 << 20
 
@@ -39,11 +46,13 @@ class Clock:
         unit: Unit of numbers: "s", "ms", "us" or "ns"; None to tell it by their size.
         format: strptime format of text; None for ISO 8601.
         zone: IANA time zone of times that name none.
+        decimal: Decimal sign of numbers that are text and do not tell it.
     """
 
     unit: str | None = None
     format: str | None = None
     zone: str = "UTC"
+    decimal: DecimalSign = "."
 
 
 class Times(NamedTuple):
@@ -51,13 +60,15 @@ class Times(NamedTuple):
 
     Attributes:
         seconds: Rounded down; null where the value is null or cannot be parsed.
-        note: On the unit where it was guessed; else None.
+        notes: On the unit where it was guessed.
+        warnings: On numbers that are hardly times, and on zones that only some of the times name.
         foreign: Where a number has the size of another unit than the guessed one; None where none was guessed.
         unit: The guessed unit in words; else "".
     """
 
     seconds: pl.Series
-    note: str | None = None
+    notes: Sequence[str] = ()
+    warnings: Sequence[str] = ()
     foreign: pl.Series | None = None
     unit: str = ""
 
@@ -82,11 +93,13 @@ def to_seconds(raw: pl.Series, clock: Clock) -> Times:
     """
     if clock.format is not None and (raw.dtype.is_numeric() or raw.dtype == pl.String):
         digits = raw.cast(pl.Int64, strict=False) if raw.dtype.is_float() else raw
-        return Times(_in_steps(digits.cast(pl.String), clock))
+        return _in_steps(digits.cast(pl.String), clock)
     if raw.dtype.is_temporal() and raw.dtype not in (pl.Time, pl.Duration):
         return Times(_to_utc(raw.cast(pl.Datetime("us")) if raw.dtype == pl.Date else raw, clock.zone))
-    if raw.dtype == pl.String and not _is_numeric(raw):
-        return Times(_in_steps(raw, clock))
+    if raw.dtype == pl.String:
+        if not _is_numeric(plain_numbers(raw.drop_nulls().head(1000), clock.decimal)):
+            return _in_steps(raw, clock)
+        raw = plain_numbers(raw, clock.decimal)
     if raw.dtype.is_numeric() or raw.dtype in (pl.String, pl.Null):
         return _from_numbers(raw, clock)
     raise InputError(
@@ -114,9 +127,8 @@ def check_format(form: str) -> None:
         )
 
 
-def _is_numeric(text: pl.Series) -> bool:
+def _is_numeric(head: pl.Series) -> bool:
     """Return whether most of the first values are numbers: a few broken ones must not decide for the rest."""
-    head = text.drop_nulls().head(1000)
     return head.cast(pl.Float64, strict=False).count() * 2 > len(head)
 
 
@@ -125,13 +137,34 @@ def _from_numbers(raw: pl.Series, clock: Clock) -> Times:
     if clock.unit is not None:
         return Times(_whole_seconds(raw, real, clock.unit))
     unit = _unit_of(real, raw.name)
-    note = (
-        f'Numbers in "{raw.name}" were read as {_NAMES[unit]} since 1970, going by their size; '
-        "data.time_unit says otherwise."
-    )
+    read = f'Numbers in "{raw.name}" were read as {_NAMES[unit]} since 1970, going by their size'
+    warning = _no_times(real, unit, raw.name)
+    notes = [] if warning else [f"{read}; data.time_unit says otherwise."]
     low, high = (_LIMITS[place] for place in (list(TICKS).index(unit), list(TICKS).index(unit) + 1))
     foreign = (real >= 0) & real.is_finite() & ((real < low) | (real >= high))
-    return Times(_whole_seconds(raw, real, unit), note, foreign.fill_null(False), _NAMES[unit])
+    warnings = [warning] if warning else []
+    return Times(_whole_seconds(raw, real, unit), notes, warnings, foreign.fill_null(False), _NAMES[unit])
+
+
+def _no_times(real: pl.Series, unit: str, name: str) -> str | None:
+    """Return a warning where numbers are hardly times; None where they may be."""
+    values = real.filter(real.is_finite()).to_numpy()
+    if len(values) == 0:
+        return None
+    first, last = float(values.min()), float(values.max())
+    remedy = (
+        f'name the column of the time in data.time, or set data.time_unit = "{unit}" if these are {_NAMES[unit]} since '
+        "1970."
+    )
+    if len(values) >= _FEW and last - first == len(values) - 1 == len(np.unique(values)) - 1:
+        counted = f'"{name}" counts from {first:.0f} to {last:.0f} by one, as a row number does'
+        return f"{counted}, and was read as time; {remedy}"
+    if unit == "s" and float(np.median(values)) < _EARLIEST:
+        return (
+            f'"{name}" has numbers from {first:g} to {last:g}, which are before 1990 as seconds since 1970: they may '
+            f"number rows or count days; {remedy}"
+        )
+    return None
 
 
 def _whole_seconds(raw: pl.Series, real: pl.Series, unit: str) -> pl.Series:
@@ -160,14 +193,39 @@ def _are_calendar_days(numbers: pl.Series) -> bool:
     return _strptime(text, "%Y%m%d").null_count() == 0
 
 
-def _in_steps(text: pl.Series, clock: Clock) -> pl.Series:
+def _in_steps(text: pl.Series, clock: Clock) -> Times:
     steps = [_from_text(step.to_series(), clock) for step in text.to_frame().iter_slices(_CHUNK)]
-    return pl.concat(steps) if steps else pl.Series(text.name, [], pl.Int64)
-
-
-def _from_text(text: pl.Series, clock: Clock) -> pl.Series:
+    if not steps:
+        return Times(pl.Series(text.name, [], pl.Int64))
+    seconds, named = (pl.concat(parts) for parts in zip(*steps, strict=True))
     if clock.format is not None:
-        return _to_utc(_strptime(text, clock.format), clock.zone)
+        return Times(seconds)
+    return Times(seconds, warnings=_mixed_zones(text.filter(named.is_not_null()), named.drop_nulls(), clock))
+
+
+def _mixed_zones(text: pl.Series, named: pl.Series, clock: Clock) -> tuple[str, ...]:
+    """Return a warning where some of the times name a zone and some do not."""
+    with_zone = int(named.sum())
+    if with_zone in (0, len(named)):
+        return ()
+    return (
+        f'"{text.name}" mixes times with and without a zone: {with_zone:,} have one, such as {text.filter(named)[0]}, '
+        f"{len(named) - with_zone:,} have none, such as {text.filter(~named)[0]}, and were read as {clock.zone}; write "
+        "all with a zone, or check data.timezone.",
+    )
+
+
+class _Parsed(NamedTuple):
+    """Times that were text, and whether each names a zone; both null where a text is no time."""
+
+    seconds: pl.Series
+    named: pl.Series
+
+
+def _from_text(text: pl.Series, clock: Clock) -> _Parsed:
+    if clock.format is not None:
+        seconds = _to_utc(_strptime(text, clock.format), clock.zone)
+        return _Parsed(seconds, seconds.is_not_null())
     parts = text.str.extract_groups(_ISO).struct.unnest().select(pl.all().name.prefix("g"))
     made = parts.select(
         local=pl.concat_str("g1", pl.col("g2").fill_null("00:00"), pl.col("g3").fill_null(":00")).str.to_datetime(
@@ -175,11 +233,10 @@ def _from_text(text: pl.Series, clock: Clock) -> pl.Series:
         ),
         offset=_offset(pl.col("g4")),
     )
-    local, offset = made["local"], made["offset"]
-    if offset.null_count() == 0:
-        return (local.dt.epoch("s") - offset).alias(text.name)
-    naive = _to_utc(local, clock.zone)
-    return (local.dt.epoch("s") - offset).zip_with(offset.is_not_null(), naive).alias(text.name)
+    local, named = made["local"], made["offset"].is_not_null()
+    zoned = local.dt.epoch("s") - made["offset"]
+    seconds = zoned if named.all() else zoned.zip_with(named, _to_utc(local, clock.zone))
+    return _Parsed(seconds.alias(text.name), named.set(local.is_null(), None))
 
 
 def _offset(zone: pl.Expr) -> pl.Expr:

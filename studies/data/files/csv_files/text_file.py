@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.csv as pa_csv
 
 from storage.errors import InputError, quoted
+from studies.data.files.csv_files.encoding_guess import Guess, guess_encoding
 from studies.data.files.csv_files.row_faults import first_bad_row, first_long_row
 from studies.data.files.csv_files.text_stream import TextStream
 from studies.machine_memory import memory_guard
@@ -49,7 +50,7 @@ class TextFile:
         columns: Names of the columns, in order; "" where the header leaves one out.
         skipped: Lines before the header: blank ones, and one that tells the delimiter.
         encoding: Encoding of the file.
-        guessed: Whether the encoding is a guess.
+        guess: How the encoding was told from the text; None where it was given or is UTF-8.
         escaped: Whether backslashes that escape quotes were found.
     """
 
@@ -66,7 +67,8 @@ class TextFile:
             InputError: The file is empty or not text, or two columns have one name.
         """
         self.path = path
-        self.guessed = self.escaped = False
+        self.guess: Guess | None = None
+        self.escaped = False
         self._quotes = not recbole
         with pa.input_stream(str(path), compression="detect") as stream:
             self._head: bytes = stream.read(_HEAD)
@@ -152,10 +154,11 @@ class TextFile:
         return text.removeprefix("\ufeff")
 
     def _fall_back(self, reason: str) -> None:
-        """Switch to cp1252, the most common encoding of text that is not UTF-8.
+        """Switch to the encoding in which the text is plausible.
 
         Raises:
-            InputError: The encoding is given, is known from the file's first bytes, or is UTF-8 but for a few bytes.
+            InputError: The encoding is given, is known from the file's first bytes, or is UTF-8 but for a few bytes; or
+                it cannot be told.
         """
         signs = [sign for sign in self._head.decode("utf-8", "replace") if sign > "\x7f"]
         mostly_utf8 = signs.count("\ufffd") * 2 < len(signs)
@@ -164,7 +167,8 @@ class TextFile:
                 f"{self.path} is not valid {self.encoding} ({reason}); repair it, or set data.encoding to what it was "
                 'written in, such as "latin-1"'
             )
-        self.encoding, self.guessed = "cp1252", True
+        self.guess = guess_encoding(self.path, reason)
+        self.encoding = self.guess.encoding
 
     def _header(self, text: str) -> list[str]:
         return next(row for row in _rows(text, self._delimiter, self._quotes) if row)
