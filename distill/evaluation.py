@@ -28,23 +28,25 @@ class TransferGroup(Figures):
 
 
 class RetentionIntervals(Figures):
-    """The intervals of a retention; None where the teacher has nothing that is certain to be there to keep."""
+    """The 95 % intervals of a retention, over scenes; None where the retention is."""
 
     recall: Interval | None
     lift: Interval | None
 
 
 class Retention(Figures):
-    """What the student keeps of its best teacher.
+    """What the student keeps of its best teacher. A ratio to what is not surely above zero would be any number.
 
     Attributes:
         baseline: The best baseline that reads no text, from which the lift is counted.
-        recall: The student's recall over the teacher's; None where the teacher has none.
-        lift: The same of the lift.
-        intervals: 95 % intervals of both, over scenes.
+        teacher_lift: Recall of the teacher less that of the baseline, paired by scene.
+        recall: The student's recall over the teacher's; None where the interval of the teacher's includes zero.
+        lift: The student's lift over the teacher's; None where the interval of the teacher's is not above zero.
+        intervals: Of both ratios.
     """
 
     baseline: str
+    teacher_lift: Interval
     recall: Figure
     lift: Figure
     intervals: RetentionIntervals

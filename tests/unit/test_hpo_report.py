@@ -2,7 +2,9 @@
 
 import pytest
 
+from distill.export.card import retention_sentence as retention_of_the_card
 from hpo.reporting.renderers.terminal import print_blocks
+from hpo.reporting.sections.background import retention_sentence
 from hpo.reporting.sections.outcome import job_outcome
 from hpo.results.outcome import JobResult
 from hpo.results.summary import Scored, retention
@@ -15,7 +17,8 @@ def result(low, high, lift):
     """What a job could have found, its best teacher that far from support popularity."""
     evaluation, search = document()["evaluation"], document()["search"]
     evaluation["systems"][TEACHER]["over_popularity"] = {"mean": (low + high) / 2, "low": low, "high": high}
-    evaluation["retention"] |= {"lift": lift, "intervals": {"recall": interval(0.957), "lift": None}}
+    bounds = {"recall": interval(0.957), "lift": lift and interval(lift)}
+    evaluation["retention"] |= {"lift": lift, "teacher_lift": interval(0.0, 0.1), "intervals": bounds}
     del search["history"]
     return {
         "study": "quickstart",
@@ -69,19 +72,52 @@ def test_systems_are_listed_by_rising_recall(capsys):
     assert places == sorted(places)
 
 
-def test_a_teacher_without_lift_has_none_to_keep(capsys):
-    """Dividing by a lift of zero would print any number at all."""
+def recalls(*values):
+    """A system with that recall in each scene."""
+    return Scored("any", Evaluation({f"scene {n}": SceneMetrics(value) for n, value in enumerate(values)}), {})
 
-    def recalls(value):
-        return Scored("any", Evaluation({name: SceneMetrics(value) for name in "ab"}), {})
 
-    results = {"random": recalls(0.1), "support popularity": recalls(0.4), "student": recalls(0.45)}
-    kept = retention(results | {"teacher": recalls(0.5)}, "teacher", "student")
+def test_a_student_keeps_a_part_of_a_lift_that_is_surely_there():
+    """Recall alone flatters a student."""
+    results = {"random": recalls(0.1, 0.1, 0.1), "support popularity": recalls(0.4, 0.3, 0.2)}
+    results |= {"teacher": recalls(0.5, 0.42, 0.28), "student": recalls(0.45, 0.36, 0.24)}
+    kept = retention(results, "teacher", "student")
     assert kept.baseline == "support popularity"
-    assert kept.recall == pytest.approx(0.9)
-    assert kept.lift == pytest.approx(0.5)
-    assert retention(results | {"teacher": recalls(0.4)}, "teacher", "student").lift is None
-    assert "no lift to keep" in printed(result(-0.1, 0.1, None), capsys)
+    assert kept.recall == kept.intervals.recall.mean == pytest.approx(1.05 / 1.2)
+    assert kept.lift == kept.intervals.lift.mean == pytest.approx(0.5)
+    assert kept.teacher_lift.mean == pytest.approx(0.1)
+    said = retention_sentence(kept)
+    assert said.startswith("The student keeps 87.5% [85.7%, 90.0%] of the best teacher's recall; 50% [50%, 50%] of its")
+
+
+@pytest.mark.parametrize(
+    ("teacher", "words"),
+    [
+        ((0.55, 0.28, 0.19), "not distinguishable from zero: +0.040 [-0.020, +0.150]"),
+        ((0.4, 0.3, 0.2), "not distinguishable from zero: +0.000 [+0.000, +0.000]"),
+        ((0.35, 0.28, 0.1), "below zero: -0.057 [-0.100, -0.020]"),
+    ],
+)
+def test_no_part_of_a_lift_within_noise_is_kept(teacher, words):
+    """A student that "keeps 187% of its lift" of +0.004 [-0.014, +0.021] keeps any number at all."""
+    results = {"support popularity": recalls(0.4, 0.3, 0.2), "student": recalls(0.5, 0.35, 0.23)}
+    kept = retention(results | {"teacher": recalls(*teacher)}, "teacher", "student")
+    assert (kept.lift, kept.intervals.lift) == (None, None)
+    assert kept.to_json()["lift"] is None
+    sentence = retention_sentence(kept)
+    assert f"the teacher's lift over support popularity is {words}." in sentence
+    assert sentence.count("%") == 3, "a percentage of the lift"
+    card = retention_of_the_card(kept)
+    assert words in card
+    assert card.count("%") == 1
+
+
+def test_no_part_of_a_recall_of_zero_is_kept():
+    """A share of nothing would be infinite, or 100% of it."""
+    results = {name: recalls(0.0, 0.0, 0.0) for name in ("support popularity", "teacher", "student")}
+    kept = retention(results, "teacher", "student")
+    assert (kept.recall, kept.lift) == (None, None)
+    assert "%" not in retention_sentence(kept) + retention_of_the_card(kept)
 
 
 @pytest.mark.parametrize(
