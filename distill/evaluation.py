@@ -106,6 +106,26 @@ class Finalists(Figures):
     optimism: float
 
 
+class StudentProgress(Figures):
+    """How far a student's training has come.
+
+    Attributes:
+        texts: Texts that it could read.
+        texts_read: Texts that its steps on texts read, repeats counted.
+        kept: Its recall over the best teacher's, on the same validation episodes.
+        first_step: The first rung.
+        gained: Recall since that rung, paired by scene.
+        undertrained: Whether it keeps too little of the teacher, and more steps would probably help.
+    """
+
+    texts: int
+    texts_read: int
+    kept: Interval
+    first_step: int
+    gained: Interval
+    undertrained: bool
+
+
 class StudentRow(Figures):
     """One trial of a distillation.
 
@@ -117,6 +137,7 @@ class StudentRow(Figures):
         size: Parameters of its encoder over the teacher's.
         params: Its hyperparameters.
         reason: The pruner's.
+        training: How far its training has come; None unless it finished beside a teacher with a recall.
         front: Whether no other student is at least as good in recall, latency and size and better in one.
         taken: Whether it is the one that is exported.
     """
@@ -128,6 +149,7 @@ class StudentRow(Figures):
     size: Figure
     params: Settings
     reason: str | None
+    training: StudentProgress | None = None
     front: bool
     taken: bool
 

@@ -37,13 +37,18 @@ class Bin(Figures):
 
 
 class PartFacts(Figures):
-    """The scenes of a part, its first and last day, its episodes, and the scenes that have none."""
+    """The scenes of a part, its first and last day, its episodes, and the scenes that have none.
+
+    Attributes:
+        without_history: Queries of users without a history, of all queries.
+    """
 
     scenes: int
     first_day: str = Field(validation_alias="from", serialization_alias="from")
     last_day: str = Field(validation_alias="until", serialization_alias="until")
     episodes: int
     queries: int
+    without_history: int
     without_episodes: tuple[str, ...]
 
 
@@ -188,12 +193,18 @@ def _sample(
             first_day=day(parts.period[part][0]),
             last_day=day(parts.period[part][1] - 1),
             episodes=len(episodes),
-            queries=sum(len(episode.users) for episode in episodes),
+            queries=(queries := sum(len(episode.users) for episode in episodes)),
+            without_history=(cold := sum(int((~episode.query_history.any(1)).sum()) for episode in episodes)),
             without_episodes=tuple(data.scenes[s] for s in parts.scenes[part] if int(s) not in used),
         )
         if part != "train" and len(used) < FEW_SCENES:
             said = f"only {len(used)} meta-{part} scenes have an episode"
             found.warnings.append(f"{said}: intervals over so few are too wide to tell systems apart")
+        if cold > queries / 2:
+            found.warnings.append(
+                f"{cold:,} of {queries:,} meta-{part} queries come from users without a history: there a recommender "
+                "has only the support to go by, and its figures say little of users who are known"
+            )
         with reporter.progress(f"auditing meta-{part} episodes") as progress:
             findings = audit_episodes(data, parts, protocol, part, episodes, progress)
         for finding in findings:
@@ -263,8 +274,8 @@ def _read_table(found: DataCheck) -> Table:
 def _parts_table(found: DataCheck) -> Table:
     rows: list[Row] = []
     for name, part in found.parts.items():
-        counts = (Cell(f"{count:,}") for count in (part.scenes, part.episodes, part.queries))
+        counts = (Cell(f"{n:,}") for n in (part.scenes, part.episodes, part.queries, part.without_history))
         missing = ", ".join(part.without_episodes) or "none"
         rows.append([name, *counts, Cell(part.first_day), Cell(part.last_day), Cell(missing)])
-    columns = ["part", "scenes", "episodes", "queries", "from", "until", "scenes without an episode"]
+    columns = ["part", "scenes", "episodes", "queries", "without history", "from", "until", "scenes without an episode"]
     return Table("", columns, rows)

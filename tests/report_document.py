@@ -122,7 +122,13 @@ GROUPS = (
 def _student(trial, recall, latency, size, *, front=False, taken=False, reason=None):
     state = "pruned" if latency is None else "complete"
     figures = {"trial": trial, "state": state, "recall": recall, "latency": latency, "size": size}
-    return figures | {"params": {"layers": 1, "lr": 0.001}, "reason": reason, "front": front, "taken": taken}
+    return figures | {
+        "params": {"layers": 1, "lr": 0.001},
+        "reason": reason,
+        "training": None,
+        "front": front,
+        "taken": taken,
+    }
 
 
 def interval(mean: float, half: float = 0.05) -> dict[str, float]:

@@ -2,12 +2,15 @@
 
 import pytest
 
+from distill.evaluation import StudentRow
 from distill.export.card import retention_sentence as retention_of_the_card
 from hpo.reporting.renderers.terminal import print_blocks
 from hpo.reporting.sections.background import retention_sentence
-from hpo.reporting.sections.outcome import job_outcome
+from hpo.reporting.sections.outcome import distillation_outcome, job_outcome
+from hpo.reporting.sections.students import undertrained_sentences
 from hpo.results.outcome import JobResult
 from hpo.results.summary import Scored, retention
+from hpo.results.undertraining import student_progress
 from hpo.status.console import Console, duration
 from studies.evaluation.metrics import Evaluation, SceneMetrics
 from tests.report_document import TEACHER, document, interval
@@ -110,6 +113,58 @@ def test_no_part_of_a_lift_within_noise_is_kept(teacher, words):
     card = retention_of_the_card(kept)
     assert words in card
     assert card.count("%") == 1
+
+
+def progress(first, last, teacher=(0.5, 0.4, 0.3, 0.2), read=2240, texts=19_312):
+    """How far a student's training has come, of its recalls per scene at two rungs."""
+
+    def scenes(values):
+        return {f"scene {n}": value for n, value in enumerate(values)}
+
+    return student_progress({20: scenes(first), 70: scenes(last)}, scenes(teacher), read, texts)
+
+
+@pytest.mark.parametrize(
+    ("found", "undertrained"),
+    [
+        (progress((0.1, 0.1, 0.1, 0.0), (0.25, 0.2, 0.14, 0.1)), True),
+        # It read all texts and stopped to improve: more steps are not what it lacks.
+        (progress((0.25, 0.2, 0.14, 0.1), (0.25, 0.2, 0.14, 0.1), read=20_000), False),
+        # It read all texts of a small catalogue and improves.
+        (progress((0.1, 0.1, 0.1, 0.0), (0.25, 0.2, 0.14, 0.1), texts=300), True),
+        # As good as its teacher, or within the noise of it, however few steps it had.
+        (progress((0.1, 0.1, 0.1, 0.0), (0.5, 0.41, 0.3, 0.19)), False),
+        (progress((0.1, 0.1, 0.1, 0.0), (0.3, 0.5, 0.3, 0.2)), False),
+    ],
+)
+def test_a_student_is_undertrained_if_it_keeps_too_little_and_more_steps_would_help(found, undertrained):
+    """70 steps kept 48 % of a teacher, 460 kept 94 %, and nothing was said."""
+    assert found.undertrained is undertrained
+
+
+def test_a_teacher_without_recall_says_nothing_of_a_students_training():
+    """A ratio to zero would call every student undertrained, or none."""
+    assert progress((0.0,) * 4, (0.0,) * 4, teacher=(0.0,) * 4) is None
+    assert student_progress({5: {"tea": 0.1}, 9: {"tea": 0.2}}, {"tea": 0.3}, 10, 20) is None, "one scene"
+
+
+def test_an_undertrained_student_is_told_of_with_the_remedy(capsys):
+    """A user who reads 48 % takes distillation for useless, where steps are missing."""
+    found = progress((0.1, 0.1, 0.1, 0.0), (0.25, 0.2, 0.14, 0.1))
+    row = {"state": "complete", "recall": 0.17, "latency": 0.5, "size": 0.5, "params": {}, "reason": None}
+    taken = StudentRow(trial=3, front=True, taken=True, training=found, **row)
+    assert StudentRow.model_validate(taken.to_json()) == taken
+    print_blocks(distillation_outcome([StudentRow(trial=2, front=False, taken=False, **row), taken], 10), Console())
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "Student 3 was trained too little: it keeps 49% [48%, 50%] of the best teacher's validation" in shown
+    assert "gained +0.098 [+0.055, +0.138] since step 20" in shown
+    assert "Its steps read 2,240 texts, where the catalogue has 19,312: raise distill.embed_steps." in shown
+    enough = taken.model_copy(update={"training": found.model_copy(update={"undertrained": False})})
+    assert undertrained_sentences([enough], "recall@10") == []
+    whole = result(0.01, 0.09, 0.9)
+    assert "trained too little" not in printed(whole, capsys)
+    whole["evaluation"]["students"][1]["training"] = found.to_json()
+    assert "raise distill.embed_steps" in " ".join(printed(whole, capsys).split())
 
 
 def test_no_part_of_a_recall_of_zero_is_kept():
