@@ -64,8 +64,8 @@ def retention(results: Mapping[str, Scored], teacher: str, student: str) -> Rete
     return Retention(
         baseline=baseline,
         teacher_lift=bootstrap(bests - floors),
-        recall=of_recall and of_recall.mean,
-        lift=of_lift and of_lift.mean,
+        recall=None if of_recall is None else of_recall.mean,
+        lift=None if of_lift is None else of_lift.mean,
         intervals=RetentionIntervals(recall=of_recall, lift=of_lift),
     )
 

@@ -111,6 +111,13 @@ def test_an_interrupted_distillation_goes_on_as_the_same_trial(database, tmp_pat
     (trial,) = open_distillation(database, spec).get_trials()
     assert trial.state == TrialState.COMPLETE
     assert set(trial.intermediate_values) == set(spec.distill.rungs)
+    # The rungs before the interruption count too, and the teacher's scenes are those of the search.
+    (row,) = student_rows(open_distillation(database, spec), spec)
+    assert row.training.first_step == spec.distill.rungs[0]
+    assert row.training.texts == len(problem.visible_items)
+    assert row.training.texts_read == 4 * min(row.params["batch_size"], row.training.texts)
+    best = choose(database, spec, problem, Console()).teachers[0].learner
+    assert row.training.kept.mean == pytest.approx(row.recall / problem.evaluate(best, problem.validation).mean())
 
 
 def test_a_search_without_a_finished_trial_has_nothing_to_distil(database, tmp_path):
