@@ -5,6 +5,8 @@ See `studies.evaluation.figures` for the figures of any system, and for how the 
 
 from __future__ import annotations
 
+from typing import Literal
+
 from studies.evaluation.figures import ByShots, Figure, Figures, Settings, SystemsEvaluation
 from studies.evaluation.intervals import Interval
 
@@ -112,7 +114,9 @@ class StudentProgress(Figures):
     Attributes:
         texts: Texts that it could read.
         texts_read: Texts that its steps on texts read, repeats counted.
-        kept: Its recall over the best teacher's, on the same validation episodes.
+        measure: What it is judged by: "lift" over the best baseline that reads no text, or "recall" where the interval
+            of the best teacher's lift is not above zero.
+        kept: How much of the best teacher's it keeps, on the same validation episodes.
         first_step: The first rung.
         gained: Recall since that rung, paired by scene.
         undertrained: Whether it keeps too little of the teacher, and more steps would probably help.
@@ -120,6 +124,7 @@ class StudentProgress(Figures):
 
     texts: int
     texts_read: int
+    measure: Literal["lift", "recall"]
     kept: Interval
     first_step: int
     gained: Interval

@@ -19,7 +19,7 @@ from distill.hyperparameters import StudentHyperparameters
 from distill.objective import Distillation, Student, Teacher, latency, load_student, size, validation_recalls
 from hpo.dashboard.page import Page
 from hpo.ownership import OwnedStudy, owned_distillation, owned_search
-from hpo.results.evaluation import Winners
+from hpo.results.evaluation import Winners, text_free_recalls
 from hpo.results.students import TRAINING, choose_student, student_rows
 from hpo.results.undertraining import student_progress
 from hpo.search.asha import Decision
@@ -214,7 +214,7 @@ class _Work:
         """Keep with the trial how far its training has come."""
         texts = len(self._distillation.targets.items)
         read = self._spec.distill.embed_steps * min(values.batch_size, texts)
-        found = student_progress(validation_recalls(folder), self._teacher_recalls, read, texts)
+        found = student_progress(validation_recalls(folder), self._teacher_recalls, self._baseline_recalls, read, texts)
         if found is not None:
             trial.set_user_attr(TRAINING, found.to_json())
 
@@ -224,6 +224,11 @@ class _Work:
         best = self._distillation.teachers[0].trial
         trials = owned_search(self._database, self._spec.name).open().get_trials(deepcopy=False)
         return searched_recalls(Records(self._database.engine), self._spec)[chain_of(trials[best])]
+
+    @functools.cached_property
+    def _baseline_recalls(self) -> Recalls:
+        """Return the recall by validation scene of the best baseline that reads no text."""
+        return text_free_recalls(self._problem)
 
     def _decide(self, trial: optuna.Trial) -> Decision | None:
         """Return the pruner's decision on a trial that has just reported; None without a pruner."""

@@ -115,49 +115,54 @@ def test_no_part_of_a_lift_within_noise_is_kept(teacher, words):
     assert card.count("%") == 1
 
 
-def progress(first, last, teacher=(0.5, 0.4, 0.3, 0.2), read=2240, texts=19_312):
-    """How far a student's training has come, of its recalls per scene at two rungs."""
+def progress(first, last, teacher=(0.7, 0.6, 0.5, 0.4), floor=0.2, read=2240, texts=19_312):
+    """How far a student's training has come, of its recalls per scene at two rungs; a baseline has `floor` in all."""
 
     def scenes(values):
         return {f"scene {n}": value for n, value in enumerate(values)}
 
-    return student_progress({20: scenes(first), 70: scenes(last)}, scenes(teacher), read, texts)
+    return student_progress({20: scenes(first), 70: scenes(last)}, scenes(teacher), scenes([floor] * 4), read, texts)
 
 
 @pytest.mark.parametrize(
-    ("found", "undertrained"),
+    ("found", "measure", "undertrained"),
     [
-        (progress((0.1, 0.1, 0.1, 0.0), (0.25, 0.2, 0.14, 0.1)), True),
-        # It read all texts and stopped to improve: more steps are not what it lacks.
-        (progress((0.25, 0.2, 0.14, 0.1), (0.25, 0.2, 0.14, 0.1), read=20_000), False),
+        # Half of the lift is missing, and two thirds of the recall are there.
+        (progress((0.3, 0.3, 0.3, 0.2), (0.45, 0.4, 0.34, 0.3)), "lift", True),
+        # It read all texts and stopped improving: more steps are not what it lacks.
+        (progress((0.45, 0.4, 0.34, 0.3), (0.45, 0.4, 0.34, 0.3), read=20_000), "lift", False),
         # It read all texts of a small catalogue and improves.
-        (progress((0.1, 0.1, 0.1, 0.0), (0.25, 0.2, 0.14, 0.1), texts=300), True),
+        (progress((0.3, 0.3, 0.3, 0.2), (0.45, 0.4, 0.34, 0.3), texts=300), "lift", True),
         # As good as its teacher, or within the noise of it, however few steps it had.
-        (progress((0.1, 0.1, 0.1, 0.0), (0.5, 0.41, 0.3, 0.19)), False),
-        (progress((0.1, 0.1, 0.1, 0.0), (0.3, 0.5, 0.3, 0.2)), False),
+        (progress((0.3, 0.3, 0.3, 0.2), (0.7, 0.61, 0.5, 0.39)), "lift", False),
+        (progress((0.3, 0.3, 0.3, 0.2), (0.5, 0.7, 0.5, 0.4)), "lift", False),
+        # The teacher's lift is within noise: its recall remains to be compared with.
+        (progress((0.1, 0.1, 0.1, 0.1), (0.3, 0.3, 0.25, 0.2), floor=0.54), "recall", True),
+        (progress((0.1, 0.1, 0.1, 0.1), (0.7, 0.6, 0.5, 0.38), floor=0.54), "recall", False),
     ],
 )
-def test_a_student_is_undertrained_if_it_keeps_too_little_and_more_steps_would_help(found, undertrained):
+def test_a_student_is_undertrained_if_it_keeps_too_little_and_more_steps_would_help(found, measure, undertrained):
     """70 steps kept 48 % of a teacher, 460 kept 94 %, and nothing was said."""
-    assert found.undertrained is undertrained
+    assert (found.measure, found.undertrained) == (measure, undertrained)
 
 
 def test_a_teacher_without_recall_says_nothing_of_a_students_training():
     """A ratio to zero would call every student undertrained, or none."""
     assert progress((0.0,) * 4, (0.0,) * 4, teacher=(0.0,) * 4) is None
-    assert student_progress({5: {"tea": 0.1}, 9: {"tea": 0.2}}, {"tea": 0.3}, 10, 20) is None, "one scene"
+    one = {"tea": 0.1}
+    assert student_progress({5: one, 9: one}, one, one, 10, 20) is None, "one scene"
 
 
 def test_an_undertrained_student_is_told_of_with_the_remedy(capsys):
     """A user who reads 48 % takes distillation for useless, where steps are missing."""
-    found = progress((0.1, 0.1, 0.1, 0.0), (0.25, 0.2, 0.14, 0.1))
+    found = progress((0.3, 0.3, 0.3, 0.2), (0.45, 0.4, 0.34, 0.3))
     row = {"state": "complete", "recall": 0.17, "latency": 0.5, "size": 0.5, "params": {}, "reason": None}
     taken = StudentRow(trial=3, front=True, taken=True, training=found, **row)
     assert StudentRow.model_validate(taken.to_json()) == taken
     print_blocks(distillation_outcome([StudentRow(trial=2, front=False, taken=False, **row), taken], 10), Console())
     shown = " ".join(capsys.readouterr().out.split())
-    assert "Student 3 was trained too little: it keeps 49% [48%, 50%] of the best teacher's validation" in shown
-    assert "gained +0.098 [+0.055, +0.138] since step 20" in shown
+    assert "Student 3 was trained too little: it keeps 49% [48%, 50%] of the best teacher's lift over what" in shown
+    assert "still gained +0.098 [+0.055, +0.138] recall after step 20" in shown
     assert "Its steps read 2,240 texts, where the catalogue has 19,312: raise distill.embed_steps." in shown
     enough = taken.model_copy(update={"training": found.model_copy(update={"undertrained": False})})
     assert undertrained_sentences([enough], "recall@10") == []

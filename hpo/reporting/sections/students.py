@@ -79,9 +79,10 @@ def undertrained_sentences(rows: Sequence[StudentRow], metric: str) -> list[str]
     chosen = next((row for row in rows if row.taken), None)
     if chosen is None or (found := chosen.training) is None or not found.undertrained:
         return []
-    kept = f"keeps {spelled(found.kept, '{:.0%}')} of the best teacher's {metric}"
+    lift = "lift over what reads no text, on validation scenes"
+    kept = f"keeps {spelled(found.kept, '{:.0%}')} of the best teacher's {lift if found.measure == 'lift' else metric}"
     if found.gained.low > 0:
-        kept += f", of which it gained {spelled(found.gained, SIGNED)} since step {found.first_step}"
+        kept += f", and still gained {spelled(found.gained, SIGNED)} recall after step {found.first_step}"
     read = f"{plural(found.texts_read, 'text')}, where the catalogue has {found.texts:,}"
     return [
         f"Student {chosen.trial} was trained too little: it {kept}. Its steps read {read}: raise distill.embed_steps."
