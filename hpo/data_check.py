@@ -41,13 +41,18 @@ class Bin(Figures):
 
 
 class PartFacts(Figures):
-    """The scenes of a part, its first and last day, its episodes, and the scenes that have none."""
+    """The scenes of a part, its first and last day, its episodes, and the scenes that have none.
+
+    Attributes:
+        without_history: Queries of users without a history, of all queries.
+    """
 
     scenes: int
     first_day: str = Field(validation_alias="from", serialization_alias="from")
     last_day: str = Field(validation_alias="until", serialization_alias="until")
     episodes: int
     queries: int
+    without_history: int
     without_episodes: tuple[str, ...]
 
 
@@ -213,10 +218,16 @@ def _sample(
             first_day=day(parts.period[part][0]),
             last_day=day(parts.period[part][1] - 1),
             episodes=len(episodes),
-            queries=sum(len(episode.users) for episode in episodes),
+            queries=(queries := sum(len(episode.users) for episode in episodes)),
+            without_history=(cold := sum(int((~episode.query_history.any(1)).sum()) for episode in episodes)),
             without_episodes=tuple(data.scenes[s] for s in parts.scenes[part] if int(s) not in used),
         )
         found.warnings += _coverage_warnings(part, len(used), len(parts.scenes[part]))
+        if cold > queries / 2:
+            found.warnings.append(
+                f"{cold:,} of {queries:,} meta-{part} queries come from users without a history: there a recommender "
+                "has only the support to go by, and its figures say little of users who are known"
+            )
         with reporter.progress(f"auditing meta-{part} episodes") as progress:
             findings = audit_episodes(data, parts, protocol, part, episodes, progress)
         for finding in findings:

@@ -29,7 +29,7 @@ from hpo.reporting.renderers.markdown import render_sections
 from hpo.reporting.results import Results
 from hpo.reporting.sections.scoring import recall_table
 from hpo.reporting.sections.search import control_group_sentence, search_sentence
-from hpo.reporting.sections.students import students_table
+from hpo.reporting.sections.students import students_table, undertrained_sentences
 from hpo.reporting.study_report import search_figures
 from hpo.status.console import duration, state_counts
 from studies.evaluation.intervals import bootstrap
@@ -88,6 +88,7 @@ def _students(facts: StudyFacts) -> Section:
     if finished:
         best = sorted(finished, key=lambda row: -(row.recall or 0.0))[:TOP]
         blocks.append(students_table("", best, facts.metric))
+        blocks += map(Text, undertrained_sentences(finished, facts.metric))
         for chosen in (row.trial for row in finished if row.taken):
             where = Code(str(facts.students_owned.trial_folder(chosen)))
             link = _link("download", facts.student_checkpoints.get(chosen))

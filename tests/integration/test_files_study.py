@@ -93,6 +93,24 @@ def test_the_check_says_what_is_in_the_files_and_that_nothing_leaks(shop):
     assert len(report["audit"]) == 9
     assert {finding["status"] for finding in report["audit"]} <= {"ok", "note"}
     assert [part["scenes"] for part in report["parts"].values()] == [6, 3, 3]
+    cold = {name: part["without_history"] for name, part in report["parts"].items()}
+    assert 0 < cold.pop("train") < report["parts"]["train"]["queries"], "the log's first days have no earlier ones"
+    assert set(cold.values()) == {0}
+
+
+def test_the_check_counts_the_queries_of_users_without_a_history(shop):
+    """Figures of one-time customers are not those of known ones, and only the count shows it."""
+    log = pl.read_parquet(shop / "purchases.parquet")
+    log.with_columns(customer=pl.int_range(len(log))).write_parquet(shop / "purchases.parquet")
+    done = call("data", "check", shop / "study.toml", "--json")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert [part["without_history"] for part in found["parts"].values()] == [
+        part["queries"] for part in found["parts"].values()
+    ]
+    queries = found["parts"]["test"]["queries"]
+    said = f"{queries:,} of {queries:,} meta-test queries come from users without a history"
+    assert any(warning.startswith(said) for warning in found["warnings"])
 
 
 def test_the_check_shows_what_was_read_even_where_no_study_is_possible(shop):

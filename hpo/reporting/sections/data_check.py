@@ -32,7 +32,7 @@ def print_check(found: DataCheck, console: Console) -> None:
             out.print(f"  {row.low:>11,} to {row.high - 1:>11,}  {row.scenes:>6,}  {bar}", markup=False)
     if found.parts:
         out.print()
-        print_blocks([_parts_table(found), *_without_episodes(found)], console)
+        print_blocks([_parts_table(found), *_without_episodes(found), _without_history(found)], console)
     if found.audit:
         out.print()
         rows = [[finding.check, finding.status, finding.detail] for finding in found.audit]
@@ -89,6 +89,12 @@ def _without_episodes(found: DataCheck) -> list[Text]:
             more = f" and {len(names) - NAMES:,} more" if len(names) > NAMES else ""
             lines.append(f"no episode of {name}: {', '.join(map(_short, names[:NAMES]))}{more}")
     return [Text(line) for line in lines]
+
+
+def _without_history(found: DataCheck) -> Text:
+    """Return how many queries of each part come from users of whom nothing is known."""
+    counts = ", ".join(f"{part.without_history:,} of {part.queries:,} {name}" for name, part in found.parts.items())
+    return Text(f"queries of users without a history: {counts}")
 
 
 def _reason(found: DataCheck) -> str:
