@@ -10,41 +10,45 @@ from __future__ import annotations
 import re
 import unicodedata
 
-# First and last character of each block, by script.
+# First and last character of each block: radicals, marks and numerals of Han; kana and Bopomofo; Han.
 _HAN_AND_KANA = (
-    "\u2e80\u2fdf\u3005\u3007\u3021\u3029\u3031\u3035\u3038\u303c\u3040\u30fa\u30fc\u312f\u31a0\u31bf\u31f0\u31ff"
-    "\u3400\u4dbf\u4e00\u9fff\uf900\ufaff\U0001aff0\U0001b16f\U00020000\U0003ffff"
-)
-# Thai and Lao; Myanmar; Khmer; Tai Le, New Tai Lue, Khmer symbols; Tai Tham; Myanmar extended; Tai Viet.
-_SOUTH_EAST_ASIA = "\u0e00\u0eff\u1000\u109f\u1780\u17ff\u1950\u19ff\u1a20\u1aaf\ua9e0\ua9ff\uaa60\uaa7f\uaa80\uaadf"
-# Variation selectors, and the marks of voiced kana.
-_MARKS = "\ufe00-\ufe0f\U000e0100-\U000e01ef\u3099\u309a"
-# White space but for its name: the zero-width space, the Tibetan and the Ethiopic mark between words, the punctuation
-# of Chinese and Japanese in its full and half width, and that of the other scripts.
+    (0x2E80, 0x2FDF), (0x3005, 0x3005), (0x3007, 0x3007), (0x3021, 0x3029), (0x3031, 0x3035), (0x3038, 0x303C),
+    (0x3041, 0x3096), (0x309B, 0x30FA), (0x30FC, 0x312F), (0x31A0, 0x31BF), (0x31F0, 0x31FF), (0x3400, 0x4DBF),
+    (0x4E00, 0x9FFF), (0xF900, 0xFAFF), (0x1AFF0, 0x1B16F), (0x20000, 0x3FFFF),
+)  # fmt: skip
+# Thai and Lao; Myanmar; Khmer; Tai Le, New Tai Lue and signs of Khmer; Tai Tham; more of Myanmar; Tai Viet.
+_SOUTH_EAST_ASIA = (
+    (0x0E00, 0x0EFF), (0x1000, 0x109F), (0x1780, 0x17FF), (0x1950, 0x19FF), (0x1A20, 0x1AAF), (0xA9E0, 0xA9FF),
+    (0xAA60, 0xAADF),
+)  # fmt: skip
+# Marks that follow a character of the first scripts: of voiced kana, and variation selectors.
+_MARKS = ((0x3099, 0x309A), (0xFE00, 0xFE0F), (0xE0100, 0xE01EF))
+# What parts words beside white space: the zero-width space, the marks between words of Tibetan and Ethiopic, the
+# punctuation of Chinese and Japanese, in full width and in half.
 _BREAKS = (
-    "\u200b\u0f0b\u0f0c\u1361\u3001-\u3004\u3006\u3008-\u3020\u3030\u303d\u30fb"
-    "\uff01-\uff0f\uff1a-\uff20\uff3b-\uff40\uff5b-\uff65"
+    (0x200B, 0x200B), (0x0F0B, 0x0F0C), (0x1361, 0x1361), (0x3001, 0x3004), (0x3006, 0x3006), (0x3008, 0x3020),
+    (0x3030, 0x3030), (0x303D, 0x303D), (0x30FB, 0x30FB), (0xFF01, 0xFF0F), (0xFF1A, 0xFF20), (0xFF3B, 0xFF40),
+    (0xFF5B, 0xFF65),
+)  # fmt: skip
+# No character below it is in any of these: texts of most scripts are not searched.
+_FIRST = chr(0x0E00)
+
+
+def _marks_within(blocks: tuple[tuple[int, int], ...]) -> tuple[tuple[int, int], ...]:
+    """Return the vowels and tones above, below and beside a letter."""
+    codes = (code for first, last in blocks for code in range(first, last + 1))
+    return tuple((code, code) for code in codes if unicodedata.category(chr(code)).startswith("M"))
+
+
+def _one_of(*blocks: tuple[int, int]) -> str:
+    """Return the pattern of a character of these blocks."""
+    return "[" + "".join(f"{chr(first)}-{chr(last)}" for first, last in blocks) + "]"
+
+
+_CHARACTER = re.compile(
+    _one_of(*_HAN_AND_KANA, *_SOUTH_EAST_ASIA) + _one_of(*_MARKS, *_marks_within(_SOUTH_EAST_ASIA)) + "*"
 )
-
-
-def _characters() -> re.Pattern[str]:
-    """Return a pattern of one character with the marks above, below and beside it."""
-    pairs = [blocks[at : at + 2] for blocks in (_HAN_AND_KANA, _SOUTH_EAST_ASIA) for at in range(0, len(blocks), 2)]
-    own = [
-        chr(code)
-        for first, last in (_SOUTH_EAST_ASIA[at : at + 2] for at in range(0, len(_SOUTH_EAST_ASIA), 2))
-        for code in range(ord(first), ord(last) + 1)
-        if unicodedata.category(chr(code)).startswith("M")
-    ]
-    marks = _MARKS + "".join(own)
-    blocks = "".join(f"{first}-{last}" for first, last in pairs)
-    return re.compile(f"[{blocks}][{marks}]*")
-
-
-_CHARACTER = _characters()
-# No character before it is named above: texts of most scripts are not searched.
-_FIRST = "\u0e00"
-_BREAK = re.compile(f"[{_BREAKS}]")
+_BREAK = re.compile(_one_of(*_BREAKS))
 
 
 def split_words(text: str) -> list[str]:

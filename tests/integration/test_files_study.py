@@ -105,6 +105,18 @@ def test_the_check_shows_what_was_read_even_where_no_study_is_possible(shop):
     assert json.loads(call("data", "check", study, "--json").stdout)["error"].startswith("none of the 12 scenes")
 
 
+def test_the_check_says_that_the_encoder_cannot_read_the_texts(shop):
+    """320 Chinese titles under an English encoder went from check to recommendation without a word."""
+    items = pl.read_csv(shop / "catalogue.csv", separator=";")
+    chinese = [f"红色跑鞋{chr(0x4E00 + row)}" for row in range(len(items))]
+    items.with_columns(title=pl.Series(chinese)).write_csv(shop / "catalogue.csv", separator=";")
+    done = call("data", "check", shop / "study.toml")
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"warnings\n.*does not know 100% of the texts' pieces, so that (\d+) of \1 texts", done.stdout)
+    warnings = json.loads(call("data", "check", shop / "study.toml", "--json").stdout)["warnings"]
+    assert any("does not know 100% of the texts' pieces" in line for line in warnings)
+
+
 def test_a_planted_leak_stops_the_check_and_the_study(shop, database_url):
     """A department logged twice, once under another name, would be tested on what it was trained on."""
     log, items = pl.read_parquet(shop / "purchases.parquet"), pl.read_csv(shop / "catalogue.csv", separator=";")
