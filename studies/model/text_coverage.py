@@ -166,8 +166,8 @@ def check_texts(teacher: TeacherSection, texts: Sequence[str], progress: Progres
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     except (InputError, OSError, ValueError, RuntimeError):
         return [
-            f"teacher.encoder = {teacher.encoder!r} is not on this machine: whether it knows the language of the texts "
-            "was not checked; hpo run says it"
+            f"teacher.encoder = {teacher.encoder!r} is not on this machine: whether it knows the texts' language "
+            "was not checked; hpo run checks it"
         ]
     tokens = tokenize(tokenizer, texts, teacher.max_tokens, progress)
     return measure(tokenizer, tokens, teacher.max_tokens).warnings(teacher.encoder)
