@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from storage.errors import InputError
 from studies.config.definition import TeacherSection
 from studies.data.dataset import Ints
 from studies.model.encoder import Ragged, locate, quiet_transformers, tokenize
@@ -164,10 +163,10 @@ def check_texts(teacher: TeacherSection, texts: Sequence[str], progress: Progres
 
         quiet_transformers()
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-    except (InputError, OSError, ValueError, RuntimeError):
+    except Exception:  # tokenizers raises nothing more specific of a damaged file
         return [
-            f"teacher.encoder = {teacher.encoder!r} is not on this machine: whether it knows the texts' language "
-            "was not checked; hpo run checks it"
+            f"the tokenizer of teacher.encoder = {teacher.encoder!r} cannot be read on this machine: whether it knows "
+            "the texts' language was not checked; hpo run checks it, and fetches it where it is on a hub"
         ]
     tokens = tokenize(tokenizer, texts, teacher.max_tokens, progress)
     return measure(tokenizer, tokens, teacher.max_tokens).warnings(teacher.encoder)

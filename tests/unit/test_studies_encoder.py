@@ -384,11 +384,14 @@ def test_texts_that_are_cut_before_they_differ_are_named(minilm: Encoder) -> Non
     assert re.search(r"20 of 20 texts become equal to another, being cut at teacher\.max_tokens = 6; raise it", said)
 
 
-@pytest.mark.parametrize("name", ["nobody/has-this-encoder", "./nowhere"])
-def test_an_encoder_that_is_not_here_is_not_checked(name: str) -> None:
+@pytest.mark.parametrize("name", ["nobody/has-this-encoder", "./nowhere", "damaged"])
+def test_an_encoder_that_cannot_be_read_here_is_not_checked(name: str, damaged: Path) -> None:
     """The check of the data must not fail for the encoder, nor wait for a network."""
+    if name == "damaged":
+        (damaged / "tokenizer.json").write_text("{")
+        name = str(damaged)
     (said,) = check_texts(TeacherSection(encoder=name), CHINESE)
-    assert re.search(rf"{name!r} is not on this machine: .* was not checked", said)
+    assert re.search(rf"{name!r} cannot be read on this machine: .* was not checked", said)
 
 
 def test_a_study_says_once_what_its_encoder_cannot_read(folder: Path, tmp_path: Path) -> None:
