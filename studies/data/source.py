@@ -42,15 +42,15 @@ class Tables:
 class Source(Section):
     """The keys of `[data]` that every source takes: the minima of a scene, and the most scenes.
 
+    `paths` lists the keys that hold paths. They may change between launches of one study: the contents of the files
+    identify the data.
+
     Attributes:
         source: Where the data come from.
         min_interactions: Fewest interactions of a scene; smaller scenes are left out.
         min_users: Fewest users of a scene.
         min_items: Fewest candidates of a scene.
         max_scenes: Most scenes; where there are more, a stable sample is used. Without it, all of them.
-
-    `paths` lists the keys that hold paths. They may change between launches of one study: the contents of the files
-    identify the data.
     """
 
     paths: ClassVar[frozenset[str]] = frozenset()
