@@ -32,6 +32,8 @@ MANY_EQUAL = 0.05
 # First and last of the characters that every vocabulary reads one at a time, in codes or as whole words: ASCII, Han and
 # kana, the syllables of Hangul.
 _SINGLE = ((0x0, 0x7F), (0x2E80, 0x30FF), (0x31F0, 0x31FF), (0x3400, 0x9FFF), (0xAC00, 0xD7A3), (0xF900, 0xFAFF))
+# Fewest such letters of a text: a sign such as those of ohm and micro is a letter, and no word.
+_WORD = 3
 # What marks a piece as the beginning or the inside of a word, in WordPiece and Unigram.
 _PIECE_MARKS = ("##", "\u2581")
 _UNKNOWN_TOKENS = ("[UNK]", "<unk>")
@@ -110,7 +112,7 @@ def measure(tokenizer: PreTrainedTokenizerBase, tokens: Ragged, max_tokens: int)
     return TextCoverage(
         texts=len(tokens),
         unknown=lost / max(1, lost + sum(counts.values())),
-        spelled=_spelled(tokenizer, counts),
+        spelled=_spelled(tokenizer, counts, len(tokens)),
         equal_unknown=equal_unknown,
         equal_cut=equal_cut,
         max_tokens=max_tokens,
@@ -126,8 +128,8 @@ def _unknown_id(tokenizer: PreTrainedTokenizerBase) -> int:
     return next((code for code, token in added if token.content in _UNKNOWN_TOKENS), -1)
 
 
-def _spelled(tokenizer: PreTrainedTokenizerBase, counts: Mapping[int, int]) -> float:
-    """Return the share of the letters that are a piece each, of pieces and how often each occurs."""
+def _spelled(tokenizer: PreTrainedTokenizerBase, counts: Mapping[int, int], texts: int) -> float:
+    """Return the share of the letters that are a piece each, of pieces and how often each occurs in the texts."""
     letters = single = 0
     for piece, count in zip(tokenizer.convert_ids_to_tokens(list(counts)), counts.values(), strict=True):
         for mark in _PIECE_MARKS:
@@ -135,7 +137,7 @@ def _spelled(tokenizer: PreTrainedTokenizerBase, counts: Mapping[int, int]) -> f
         own = [letter for letter in piece if unicodedata.category(letter)[0] in "LM"]
         letters += count * len(own)
         single += count * (len(own) == 1 and not any(first <= ord(own[0]) <= last for first, last in _SINGLE))
-    return single / max(1, letters)
+    return single / letters if single >= _WORD * texts else 0.0
 
 
 def _equal(values: Ints, offsets: Ints, unknown: int, max_tokens: int) -> tuple[int, int]:

@@ -370,9 +370,9 @@ def test_texts_read_letter_by_letter_are_named(minilm: Encoder, texts: list[str]
 def test_texts_that_an_encoder_reads_are_not_warned_of(minilm: Encoder) -> None:
     """A warning on every shop with a rare brand, article numbers or accents is one that nobody reads."""
     western = ["Rote Laufschuhe für Herren", "czerwone buty męskie", "kırmızı koşu ayakkabısı", "Crème brûlée №5 ™"]
-    codes = ["XJ-42B 9921", "K9921-Q", "ZT7/A"]
+    codes = ["XJ-42B 9921", "K9921-Q", "ZT7/A", "47 Ω 5 %", "10 µ"]
     mixed = [*(f"red shoe {number}" for number in range(40)), "红色 shoe", "RED shoe 1"]
-    for texts in (western, codes, mixed):
+    for texts in (western, codes, ["47 Ω", "10 µ"], mixed):
         assert coverage(minilm, texts).warnings("minilm") == []
 
 
