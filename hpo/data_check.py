@@ -21,6 +21,7 @@ from studies.episodes.coverage import Coverage, enough_for_a_mean
 from studies.episodes.sampler import EpisodeSampler
 from studies.episodes.split import DAY, MINIMUM_SCENES, SPLIT_NAMES, Split, SplitName, split_scenes
 from studies.evaluation.figures import Figures
+from studies.model.text_coverage import check_texts
 from studies.progress import SILENT, ProgressReporter
 
 # Intervals over fewer test scenes than this are too wide to tell systems apart.
@@ -147,6 +148,8 @@ def check(spec: StudySpec, cache: Path, reporter: ProgressReporter = SILENT) -> 
     data, found, error = everything, _Sampled(), None
     try:
         data = select_scenes(everything, spec.data, spec.protocol)
+        with reporter.progress("splitting texts into tokens") as progress:
+            found.warnings += check_texts(spec.teacher, data.texts, progress)
         parts = found.split = split_scenes(data, spec.protocol)
         found.warnings += _warnings(everything, data, spec.protocol, parts)
         for finding in audit_data(data, parts):

@@ -23,7 +23,11 @@ _FILES = {"purchases": ("products", "transactions"), "coupons": ("products", "co
 
 
 class CompleteJourney(Source):
-    """The source `"completejourney"`: its purchases by category, or its coupons' redemptions by campaign."""
+    """The source `"completejourney"`: its purchases by category, or its coupons' redemptions by campaign.
+
+    Attributes:
+        log: What was taken: products in "purchases", scenes being categories; "coupons", scenes being campaigns.
+    """
 
     source: Literal["completejourney"]
     log: Literal["purchases", "coupons"] = "purchases"

@@ -50,6 +50,14 @@ class Source(Section):
     Minima that are left out follow from the protocol (`studies/data/scene_minima.py`).
     `paths` lists the keys that hold paths. They may change between launches of one study: the contents of the files
     identify the data. `examples` has a value, as TOML, of each key that is required.
+
+    Attributes:
+        source: Where the data come from.
+        min_interactions: Fewest interactions of a scene; smaller scenes are left out. Without it, `openings` ×
+            (`shots` + 1).
+        min_users: Fewest users of a scene. Without it, `shots` + 1; 1 where each user is a scene.
+        min_items: Fewest candidates of a scene. Without it, 2 × `k`.
+        max_scenes: Most scenes; where there are more, a stable sample is used. Without it, all of them.
     """
 
     paths: ClassVar[frozenset[str]] = frozenset()

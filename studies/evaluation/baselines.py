@@ -18,6 +18,7 @@ from torch import Tensor
 from studies.data.dataset import Dataset, Ints
 from studies.episodes.catalogue_terms import TERMS
 from studies.episodes.episode import Episode
+from studies.episodes.words import split_words
 from studies.evaluation.evaluate import System
 from studies.evaluation.metrics import random_order
 
@@ -25,7 +26,6 @@ from studies.evaluation.metrics import random_order
 POPULARITY = "support popularity"
 # The baselines that read no text; a student's lift is measured over the best of them.
 TEXT_FREE = ("random", POPULARITY, "popularity anywhere", "item-kNN", "products per item", "popularity + products")
-_TOKEN = r"\S+"
 
 
 def build_baselines(
@@ -131,7 +131,7 @@ class BM25:
         # Imported here: scikit-learn takes seconds to import, and workers do not need it.
         from sklearn.feature_extraction.text import CountVectorizer
 
-        self._counts = CountVectorizer(token_pattern=_TOKEN).fit_transform(texts).tocsr()
+        self._counts = CountVectorizer(tokenizer=split_words, token_pattern=None).fit_transform(texts).tocsr()
         frequency = self._counts.getnnz(axis=0)
         idf = np.log1p((len(texts) - frequency + 0.5) / (frequency + 0.5))
         length = np.asarray(self._counts.sum(axis=1)).ravel()

@@ -35,7 +35,9 @@ from studies.model.bf16_speed import share_choice
 from studies.model.device import device, free_memory
 from studies.model.encoder import Encoder, Ragged
 from studies.model.recommender import Head, Recommender
+from studies.model.text_coverage import measure
 from studies.model.towers import attention_for, build_tower
+from studies.model.wordpiece import wordpiece
 from studies.progress import SILENT, Progress, ProgressReporter
 from studies.training.memory import refuse_too_large
 
@@ -63,6 +65,8 @@ class Problem:
         with reporter.progress("splitting texts into tokens") as progress:
             tokens = encoders.tokenize(encoder.tokenizer, data.texts, spec.teacher.max_tokens, progress)
         self.tokens: Ragged = tokens
+        for loss in measure(encoder.tokenizer, tokens, spec.teacher.max_tokens).warnings(encoder.name):
+            reporter.note(f"warning: {loss}")
         share_choice(folder)  # before the first question: what is cached and trained depends on the answer
         self.cache = ActivationCache(folder, encoder, self.tokens)
         with reporter.progress("counting the texts' words") as progress:
@@ -203,13 +207,16 @@ def _check_student(section: DistillSection, encoder: Encoder) -> None:
     """Refuse, before anything is searched, students that the encoder cannot have.
 
     Raises:
-        InputError: They are deeper or wider than it, or their width is no multiple of its attention heads'.
+        InputError: They are deeper or wider than it, their width is no multiple of its attention heads', or its
+            vocabulary cannot be trimmed.
     """
     if (layers := max(values_of(section.space["layers"]))) > encoder.layers:
         raise InputError(
             f"distill.space.layers goes up to {layers}, but the encoder {encoder.name!r} has {encoder.layers} layers; "
             "a student cannot have more layers than its teacher"
         )
+    if "catalogue" in values_of(section.space["vocabulary"]):
+        wordpiece(encoder.tokenizer)
     head = encoder.width // int(encoder.config.num_attention_heads)
     for width in values_of(section.space["width"]):
         if width > encoder.width or width % head:

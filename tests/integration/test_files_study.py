@@ -154,6 +154,31 @@ def test_campaigns_of_three_weeks_are_a_study(tmp_path):
     assert "the campaign of week number 1" in str(written["parts"])
 
 
+def test_the_check_says_that_the_encoder_cannot_read_the_texts(shop):
+    """320 Chinese titles under an English encoder went from check to recommendation without a word."""
+    items = pl.read_csv(shop / "catalogue.csv", separator=";")
+    chinese = [f"红色跑鞋{chr(0x4E00 + row)}" for row in range(len(items))]
+    items.with_columns(title=pl.Series(chinese)).write_csv(shop / "catalogue.csv", separator=";")
+    done = call("data", "check", shop / "study.toml")
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"warnings\n.*does not know 100% of the texts' pieces, so that (\d+) of \1 texts", done.stdout)
+    warnings = json.loads(call("data", "check", shop / "study.toml", "--json").stdout)["warnings"]
+    assert any("does not know 100% of the texts' pieces" in line for line in warnings)
+
+
+def test_the_documented_study_of_cold_users_passes_the_check(tmp_path):
+    """A recipe without its minima finds that no user has the 100 users of a scene."""
+    page = (Path(__file__).parents[2] / "docs" / "data.md").read_text()
+    recipe = page.partition("## Cold users")[2].partition("```toml\n")[2].partition("```")[0]
+    (tmp_path / "study.toml").write_text(recipe)
+    write_shop(planted_dataset(per_user=240), tmp_path)
+    done = call("data", "check", tmp_path / "study.toml", "--json")
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert (report["error"], report["scenes"]) == (None, 60)
+    assert [len(part["without_episodes"]) for part in report["parts"].values()] == [0, 0, 0]
+
+
 def test_a_planted_leak_stops_the_check_and_the_study(shop, database_url):
     """A department logged twice, once under another name, would be tested on what it was trained on."""
     log, items = pl.read_parquet(shop / "purchases.parquet"), pl.read_csv(shop / "catalogue.csv", separator=";")

@@ -1,6 +1,7 @@
 """Serving ranks as the evaluation does, on every backend, from catalogues that grow while they are read."""
 
 import doctest
+import re
 import sys
 import threading
 from collections.abc import Iterator
@@ -280,6 +281,18 @@ def encoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     monkeypatch.setattr(backends.Embedder, "embed", embed)
     return seen
+
+
+def test_texts_that_a_student_cannot_read_are_said_once(exported: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """All scores of such texts are equal: a server would rank by nothing and say nothing; nor may it fill its log."""
+    student = StudentRecommender.load(exported)
+    scene = student.adapt(["red lamp", "blue lamp"], [([], 0)])
+    scene.rank([["green chair"]])
+    assert caplog.messages == []
+    catalogue = student.catalogue(["红色跑鞋", "蓝色跑鞋"])
+    catalogue.adapt([(["黑色跑鞋"], 0)]).rank([["白色跑鞋"]])
+    (said,) = caplog.messages
+    assert re.search(r"loses most of 2 texts: 100% of their pieces are unknown; distil a student", said)
 
 
 def test_texts_have_one_form_in_training_and_serving(served: StudentRecommender, tmp_path: Path) -> None:

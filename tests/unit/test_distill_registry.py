@@ -50,9 +50,14 @@ def toy(monkeypatch: pytest.MonkeyPatch, read: list[int]) -> str:
     module = ModuleType("distill.losses.toy")
     module.toy_loss = toy_loss  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, module.__name__, module)
-    power = Setting(Numbers(float, 0, False), Range(low=1.0, high=2.0), 1.5)
+    power = Setting("The power.", Numbers(float, 0, False), Range(low=1.0, high=2.0), 1.5)
     row = DistillLoss(
-        "distill.losses.toy:toy_loss", "vectors", Range(low=2.0, high=4.0), 3.0, settings={"toy_power": power}
+        "a power of the difference",
+        "distill.losses.toy:toy_loss",
+        "vectors",
+        Range(low=2.0, high=4.0),
+        3.0,
+        settings={"toy_power": power},
     )
     monkeypatch.setitem(LOSSES, "toy", row)
     return "toy"

@@ -141,6 +141,14 @@ def test_bm25_ranks_as_bm25s_does(data: Dataset, episodes: list[Episode]) -> Non
         assert all(row.numpy() / 2.2 == pytest.approx(expected, rel=1e-5) for row in scores)
 
 
+def test_bm25_reads_words_without_spaces_between_them(data: Dataset, episodes: list[Episode]) -> None:
+    """Each Chinese title would be a word of its own, and BM25 score what the support took and nothing else."""
+    letter = {word: chr(0x4E00 + code) for code, word in enumerate({w for text in data.texts for w in text.split()})}
+    chinese = BM25(["".join(letter[word] for word in text.split()) for text in data.texts])
+    for episode in episodes[:2]:
+        assert chinese.scores(episode).numpy() == pytest.approx(BM25(data.texts).scores(episode).numpy(), rel=1e-5)
+
+
 def test_item_knn_equals_the_cosines_of_user_sets(stores: Dataset) -> None:
     """Neighbours counted from the episode's own future would make ids look as good as clairvoyance."""
     parts = split_scenes(stores, PROTOCOL)
