@@ -142,7 +142,7 @@ def test_a_row_names_a_function_of_the_batch_that_it_reads(name: str) -> None:
 @pytest.mark.parametrize("name", [*LOSSES, *loss_settings()])
 def test_every_parameter_of_a_loss_is_documented(name: str) -> None:
     """A weight that the documents do not explain is a number to guess."""
-    assert f"| `{name}` |" in (DOCS / "distillation.md").read_text(encoding="utf-8")
+    assert f"| `{name}` |" in (DOCS / "study-file.md").read_text(encoding="utf-8")
 
 
 def test_an_unknown_value_of_a_student_is_refused() -> None:
