@@ -32,7 +32,7 @@ from studies.episodes.catalogue_terms import TERMS
 from studies.episodes.episode import Episode
 from studies.evaluation import trec
 from studies.evaluation.evaluate import Adapted, ItemVectors, System, evaluate
-from studies.evaluation.metrics import METRICS, rank
+from studies.evaluation.metrics import METRICS, random_order, rank
 from studies.learners.base import build
 from studies.model.recommender import Head, Recommender
 from studies.model.towers import FrozenTower
@@ -83,10 +83,10 @@ def draw_episode(scene: int) -> Episode:
 
 
 def plain_query(
-    scores: Any, relevant: Any, excluded: Any, support: set[int], cold: bool
+    scores: Any, draws: Any, relevant: Any, excluded: Any, support: set[int], cold: bool
 ) -> tuple[dict[str, float], Any]:
     """One query's figures and list, as one would write them down."""
-    ranked = np.argsort(-scores, kind="stable")
+    ranked = np.lexsort((-draws, -scores))
     ranked = ranked[~excluded[ranked]]
     top = ranked[:K]
     wanted = set(np.flatnonzero(relevant).tolist())
@@ -112,12 +112,15 @@ def plain_evaluate(system: System, episodes: Sequence[Episode]) -> dict[str, flo
     scenes: defaultdict[str, list[float]] = defaultdict(list)
     for episode in episodes:
         scores, relevant, excluded = system.scores(episode).numpy(), episode.relevant.numpy(), episode.excluded.numpy()
+        draws = random_order(episode).numpy()
         cold, support = episode.query_history.numpy().sum(1) == 0, set(episode.support.tolist())
         takers = relevant.sum(0)
         queries: defaultdict[str, list[float]] = defaultdict(list)
         shown: list[int] = []
         for query in range(len(scores)):
-            figures, top = plain_query(scores[query], relevant[query], excluded[query], support, cold[query])
+            figures, top = plain_query(
+                scores[query], draws[query], relevant[query], excluded[query], support, cold[query]
+            )
             shown += top.tolist()
             for metric, value in figures.items():
                 queries[metric].append(value)
@@ -192,7 +195,7 @@ def measure_systems(episodes: Sequence[Episode], rounds: int) -> list[dict[str, 
 
 
 def measure_run(episodes: Sequence[Episode], rounds: int) -> dict[str, object]:
-    rankings = [(e, rank(torch.randn(e.relevant.shape), e.excluded)) for e in episodes]
+    rankings = [(e, rank(torch.randn(e.relevant.shape), e)) for e in episodes]
     lines = sum(int((~e.excluded).sum()) for e in episodes)
     data = SimpleNamespace(scenes=NAMES, texts=[""] * SCENES * CANDIDATES, item_ids=[""] * SCENES * CANDIDATES)
     with tempfile.TemporaryDirectory() as home:

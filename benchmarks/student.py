@@ -16,7 +16,7 @@ import argparse
 import json
 import tempfile
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -138,9 +138,9 @@ def retention_rows(results: Mapping[str, Scored]) -> list[dict[str, Any]]:
     for label, now in views.items():
         kept = retention(now, "teacher", "student")
         for measure in ("recall", "lift"):
-            if kept[measure] is not None:
-                bounds = kept["intervals"][measure]
-                rows.append(row(f"{measure} kept{label}", kept[measure], "teacher", 1.0, "share", interval=bounds))
+            if (bounds := getattr(kept.intervals, measure)) is not None:
+                found = asdict(bounds)
+                rows.append(row(f"{measure} kept{label}", bounds.mean, "teacher", 1.0, "share", interval=found))
         for other in ("no teacher", "not trained"):
             gap = compare(now["student"].main, now[other].main)
             values = now["student"].main.mean(), now[other].main.mean()

@@ -5,6 +5,8 @@ See `studies.evaluation.figures` for the figures of any system, and for how the 
 
 from __future__ import annotations
 
+from typing import Literal
+
 from studies.evaluation.figures import ByShots, Figure, Figures, Settings, SystemsEvaluation
 from studies.evaluation.intervals import Interval
 
@@ -28,23 +30,25 @@ class TransferGroup(Figures):
 
 
 class RetentionIntervals(Figures):
-    """The intervals of a retention; None where the teacher has nothing that is certain to be there to keep."""
+    """The 95 % intervals of a retention, over scenes; None where the retention is."""
 
     recall: Interval | None
     lift: Interval | None
 
 
 class Retention(Figures):
-    """What the student keeps of its best teacher.
+    """What the student keeps of its best teacher. A ratio to what is not surely above zero would be any number.
 
     Attributes:
         baseline: The best baseline that reads no text, from which the lift is counted.
-        recall: The student's recall over the teacher's; None where the teacher has none.
-        lift: The same of the lift.
-        intervals: 95 % intervals of both, over scenes.
+        teacher_lift: Recall of the teacher less that of the baseline, paired by scene.
+        recall: The student's recall over the teacher's; None where the interval of the teacher's includes zero.
+        lift: The student's lift over the teacher's; None where the interval of the teacher's is not above zero.
+        intervals: Of both ratios.
     """
 
     baseline: str
+    teacher_lift: Interval
     recall: Figure
     lift: Figure
     intervals: RetentionIntervals
@@ -104,6 +108,29 @@ class Finalists(Figures):
     optimism: float
 
 
+class StudentProgress(Figures):
+    """How far a student's training has come.
+
+    Attributes:
+        texts: Texts that it could read.
+        texts_read: Texts that its steps on texts read, repeats counted.
+        measure: What it is judged by: "lift" over the best baseline that reads no text, or "recall" where the interval
+            of the best teacher's lift is not above zero.
+        kept: How much of the best teacher's it keeps, on the same validation episodes.
+        first_step: The first rung.
+        gained: Recall since that rung, paired by scene.
+        undertrained: Whether it keeps too little of the teacher, and more steps would probably help.
+    """
+
+    texts: int
+    texts_read: int
+    measure: Literal["lift", "recall"]
+    kept: Interval
+    first_step: int
+    gained: Interval
+    undertrained: bool
+
+
 class StudentRow(Figures):
     """One trial of a distillation.
 
@@ -115,6 +142,7 @@ class StudentRow(Figures):
         size: Parameters of its encoder over the teacher's.
         params: Its hyperparameters.
         reason: The pruner's.
+        training: How far its training has come; None unless it finished beside a teacher with a recall.
         front: Whether no other student is at least as good in recall, latency and size and better in one.
         taken: Whether it is the one that is exported.
     """
@@ -126,6 +154,7 @@ class StudentRow(Figures):
     size: Figure
     params: Settings
     reason: str | None
+    training: StudentProgress | None = None
     front: bool
     taken: bool
 

@@ -22,15 +22,17 @@ class StudentHyperparameters:
     """One point of the distillation's search space; the defaults are a sound first trial to enqueue.
 
     Attributes:
-        layers: Transformer layers of the student.
-        width: Size of its hidden states; 0 for the teacher's.
-        vocabulary: Whether it keeps the teacher's whole vocabulary, or only what the catalogue needs.
-        subword_dropout: Rate at which half of a batch's tokens are split into smaller ones, so that the student learns
-            to read words outside its vocabulary; `spelling` in the study file.
-        init: Which of the teacher's layers it starts from (`distill/initialisation.py`).
-        teachers: How many of the winners it learns to rank from, best first.
+        layers: Transformer layers of the student; at most the teacher's.
+        width: Size of its hidden states, a multiple of that of an attention head; 0 for the teacher's. A narrower
+            student ends in a learned projection to the teacher's width.
+        vocabulary: Whether it keeps the teacher's whole vocabulary, or the tokens of the training texts, all single
+            characters and the special tokens (WordPiece alone).
+        subword_dropout: Rate at which tokens of half of a batch are split into smaller ones, so that the student learns
+            to read words outside its vocabulary; only where that is trimmed.
+        init: Layers of the teacher that it starts from: evenly spread, the first, or the last.
+        teachers: How many of the winners it learns to rank from, best first, weighted by their validation recall.
         batch_size: Texts per step.
-        lr: Peak learning rate (AdamW).
+        lr: Peak learning rate (AdamW); the head starts trained and uses a tenth of it.
         weights: Weight of each loss (`studies/config/distill_losses.py`); 0 leaves it out.
         settings: What the losses take beside their batches, such as the temperature.
     """

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -98,12 +99,12 @@ class Distillation:
         student = self.start(hyperparameters)
         section, states = self.problem.spec.distill, self.states(hyperparameters)
         distiller = Distiller(student, self.targets, self.problem.train, section, states)
-        reached = None
+        training, reached = StudentTraining(self.problem, distiller, progress), None
         if stored := checkpoints.newest_valid(folder):
             tensors, metadata = stored
             distiller.restore(tensors, metadata["step"])
+            training.recalls.update(_recalls(metadata))
             reached = RungReport(**metadata["reached"])
-        training = StudentTraining(self.problem, distiller, progress)
         return run_rungs(training, folder, report, time.perf_counter(), reached)
 
     def start(self, values: StudentHyperparameters) -> Student:
@@ -130,12 +131,16 @@ class StudentTraining:
         problem: The study's data.
         distiller: Trains the student.
         progress: Called with the number of steps done, after each.
+
+    Attributes:
+        recalls: By step of each rung that it has reached, its recall per validation scene.
     """
 
     micro_batch_size = None
 
     def __init__(self, problem: Problem, distiller: Distiller, progress: Callable[[int], None] | None) -> None:
         self._problem, self._distiller, self._progress = problem, distiller, progress
+        self.recalls: dict[int, dict[str, float]] = {}
 
     @property
     def rungs(self) -> Sequence[int]:
@@ -164,7 +169,9 @@ class StudentTraining:
             OutOfMemory: There is too little memory for this student.
         """
         with recognised(OUT_OF_MEMORY):
-            return evaluate(self._distiller.student, self._problem, self._problem.validation)
+            found = evaluate(self._distiller.student, self._problem, self._problem.validation)
+        self.recalls[self.step] = {name: scene.recall for name, scene in found.scenes.items()}
+        return found
 
     def state(self) -> checkpoints.Checkpoint:
         """Return tensors and metadata of a checkpoint."""
@@ -174,8 +181,22 @@ class StudentTraining:
             "step": self.step,
             "learner": student.learner.hyperparameters.to_dict(),
             "hyperparameters": student.hyperparameters.to_dict(),
+            "recalls": self.recalls,
         }
         return self._distiller.state(), metadata
+
+
+def validation_recalls(folder: Path) -> dict[int, dict[str, float]]:
+    """Return a trained student's recall per validation scene, by step of each rung, in order.
+
+    Raises:
+        InputError: The last checkpoint in `folder` is missing or damaged.
+    """
+    return _recalls(checkpoints.last(folder)[1])
+
+
+def _recalls(metadata: Mapping[str, Any]) -> dict[int, dict[str, float]]:
+    return {int(step): scenes for step, scenes in metadata["recalls"].items()}  # JSON has no whole numbers as keys
 
 
 def load_student(problem: Problem, folder: Path) -> Student:
@@ -270,4 +291,5 @@ __all__ = [
     "latency",
     "load_student",
     "size",
+    "validation_recalls",
 ]

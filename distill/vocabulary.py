@@ -12,15 +12,15 @@ import copy
 import itertools
 import json
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from storage.errors import InputError
 from studies.model.encoder import Ragged
+from studies.model.wordpiece import wordpiece
 
 # For type checkers alone: transformers takes seconds to import.
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def needed_tokens(tokenizer: PreTrainedTokenizerBase, tokens: Ragged, items: Ten
         items: (N,) items whose texts may be read.
     """
     ids, _ = tokens.padded(items, torch.device("cpu"))
-    state = _wordpiece(tokenizer)
+    state = wordpiece(tokenizer)
     prefix = state["model"]["continuing_subword_prefix"]
     letters = [code for piece, code in tokenizer.get_vocab().items() if len(piece.removeprefix(prefix)) == 1]
     added = [token["id"] for token in state["added_tokens"]]
@@ -58,7 +58,7 @@ def trim(tokenizer: PreTrainedTokenizerBase, kept: Tensor) -> PreTrainedTokenize
         InputError: The tokenizer is not WordPiece.
     """
     place = {old: new for new, old in enumerate(kept.tolist())}
-    state = _wordpiece(tokenizer)
+    state = wordpiece(tokenizer)
     state["model"]["vocab"] = {token: place[old] for token, old in state["model"]["vocab"].items() if old in place}
     for added in state["added_tokens"]:
         added["id"] = place[added["id"]]
@@ -84,7 +84,7 @@ class SubwordDropout:
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, max_tokens: int) -> None:
-        state = _wordpiece(tokenizer)
+        state = wordpiece(tokenizer)
         vocabulary, prefix = state["model"]["vocab"], state["model"]["continuing_subword_prefix"]
         whole = {*tokenizer.all_special_tokens, *(token["content"] for token in state["added_tokens"])}
         self._max_tokens = max_tokens
@@ -129,15 +129,3 @@ def _shorter_tokens(token: str, prefix: str, vocabulary: Mapping[str, int]) -> l
         parts.append(vocabulary[marks + word[start:end]])
         start = end
     return parts
-
-
-def _wordpiece(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    state: dict[str, Any] = json.loads(backend.to_str()) if backend is not None else {"model": {}}
-    kind = state["model"].get("type")
-    if kind != "WordPiece" or (state["post_processor"] or {}).get("type") != "TemplateProcessing":
-        raise InputError(
-            f"the encoder's tokenizer is {kind or type(tokenizer).__name__}, and only WordPiece, as BERT has, can "
-            'be cut down to a catalogue; set distill.space.vocabulary = "full"'
-        )
-    return state

@@ -160,7 +160,7 @@ def check(study: StudyFile, as_json: Json = False) -> None:
     """Check a study's data: rows read and dropped, scenes, splits, warnings, and the leakage audit."""
     spec = load(study)
     from hpo.data_check import check as examine
-    from hpo.data_check import print_check
+    from hpo.reporting.sections.data_check import print_check
 
     console = Console()
     result = examine(spec, cache_folder(), console)

@@ -8,23 +8,28 @@ from pathlib import Path
 import numpy as np
 from pydantic import Field
 
-from hpo.reporting.blocks import Cell, Row, Table
-from hpo.reporting.renderers.terminal import print_blocks
-from hpo.status.console import Console, day
+from hpo.status.console import day
 from storage.errors import InputError
-from studies.config.protocol_section import ProtocolSection
+from studies.config.protocol_section import ProtocolSection, SplitBy
 from studies.config.spec import StudySpec
 from studies.data.dataset import Dataset, Ints
-from studies.data.loading import read_source
-from studies.data.scene_selection import select_scenes
+from studies.data.loading import read_source, reselector
+from studies.data.scene_minima import SmallScenes, derive_minima
+from studies.data.scene_selection import select_scenes, small_scenes
 from studies.episodes.audit import Finding, audit_data, audit_episodes, refuse_leaks
+from studies.episodes.coverage import Coverage, enough_for_a_mean
 from studies.episodes.sampler import EpisodeSampler
-from studies.episodes.split import DAY, SPLIT_NAMES, Split, split_scenes
+from studies.episodes.split import DAY, MINIMUM_SCENES, SPLIT_NAMES, Split, SplitName, split_scenes
 from studies.evaluation.figures import Figures
+from studies.model.text_coverage import check_texts
 from studies.progress import SILENT, ProgressReporter
 
 # Intervals over fewer test scenes than this are too wide to tell systems apart.
 FEW_SCENES = 10
+# Where more of the validation or test scenes than this have no episode, recall is that of a minority of the scenes.
+MOST_WITHOUT = 0.5
+# More than this are worth a warning.
+MANY_WITHOUT = 0.2
 SEVERITY = ("ok", "note", "leak")
 
 
@@ -37,14 +42,26 @@ class Bin(Figures):
 
 
 class PartFacts(Figures):
-    """The scenes of a part, its first and last day, its episodes, and the scenes that have none."""
+    """The scenes of a part, its first and last day, its episodes, and the scenes that have none.
+
+    Attributes:
+        without_history: Queries of users without a history, of all queries.
+    """
 
     scenes: int
     first_day: str = Field(validation_alias="from", serialization_alias="from")
     last_day: str = Field(validation_alias="until", serialization_alias="until")
     episodes: int
     queries: int
+    without_history: int
     without_episodes: tuple[str, ...]
+
+
+class Minimum(Figures):
+    """The least value of a scene, and whether the study file or the protocol sets it."""
+
+    value: int
+    derived: bool
 
 
 class DataCheck(Figures):
@@ -55,6 +72,10 @@ class DataCheck(Figures):
         rows_read: Rows of the log.
         notes: What the reader noted.
         dropped: Dropped rows by reason.
+        minima: What a scene must reach, by the key of [data].
+        small_scenes: The scenes that miss a minimum, by the minima that they miss, and the values that would keep them.
+        split_by: How scenes are split: "hash" or "opening"; None where no study is possible.
+        split_by_auto: Whether the data decided it (`protocol.split_by = "auto"`).
         warnings: What is probably wrong with the data, and what makes a study weak, though not impossible.
         parts: Each part, as far as it was sampled.
         audit: The findings of the leakage audit; none where it did not come to its end.
@@ -75,7 +96,11 @@ class DataCheck(Figures):
     rows_read: int
     notes: tuple[str, ...]
     dropped: dict[str, int]
+    minima: dict[str, Minimum]
+    small_scenes: tuple[SmallScenes, ...]
     warnings: tuple[str, ...]
+    split_by: SplitBy | None
+    split_by_auto: bool
     parts: dict[str, PartFacts]
     audit: tuple[Finding, ...]
     error: str | None
@@ -98,6 +123,7 @@ class _Sampled:
     warnings: list[str] = field(default_factory=list)
     parts: dict[str, PartFacts] = field(default_factory=dict)
     findings: dict[str, Finding] = field(default_factory=dict)
+    split: Split | None = None
     complete: bool = False
 
     def add(self, finding: Finding) -> None:
@@ -122,13 +148,16 @@ def check(spec: StudySpec, cache: Path, reporter: ProgressReporter = SILENT) -> 
     data, found, error = everything, _Sampled(), None
     try:
         data = select_scenes(everything, spec.data, spec.protocol)
-        parts = split_scenes(data, spec.protocol)
-        found.warnings += _warnings(everything, data)
+        with reporter.progress("splitting texts into tokens") as progress:
+            found.warnings += check_texts(spec.teacher, data.texts, progress)
+        parts = found.split = split_scenes(data, spec.protocol)
+        found.warnings += _warnings(everything, data, spec.protocol, parts)
         for finding in audit_data(data, parts):
             found.add(finding)
         _sample(data, parts, spec.protocol, found, reporter)
         found.complete = True
         refuse_leaks(found.findings.values())
+        _refuse_uncovered(spec, data, found, cache)
     except InputError as refused:
         error = str(refused)
     return _data_check(spec, everything, data, found, error)
@@ -142,6 +171,10 @@ def _data_check(spec: StudySpec, everything: Dataset, data: Dataset, found: _Sam
         rows_read=everything.rows_read,
         notes=tuple(everything.notes),
         dropped=dict(data.dropped),
+        minima=_minima(spec),
+        small_scenes=tuple(small_scenes(everything, spec.data, spec.protocol)) if len(everything.time) else (),
+        split_by=found.split.by if found.split else None,
+        split_by_auto=spec.protocol.split_by == "auto",
         warnings=(*everything.warnings, *found.warnings),
         parts=found.parts,
         audit=tuple(found.findings.values()) if found.complete else (),
@@ -181,28 +214,74 @@ def _sample(
         sampler = EpisodeSampler(data, parts, protocol, progress)
     for part in SPLIT_NAMES:
         with reporter.progress(f"sampling episodes of meta-{part} scenes") as progress:
-            episodes = sampler.sample(part, progress=progress)
+            episodes = sampler.draw(part, progress=progress)
         used = {episode.scene for episode in episodes}
         found.parts[part] = PartFacts(
             scenes=len(parts.scenes[part]),
             first_day=day(parts.period[part][0]),
             last_day=day(parts.period[part][1] - 1),
             episodes=len(episodes),
-            queries=sum(len(episode.users) for episode in episodes),
+            queries=(queries := sum(len(episode.users) for episode in episodes)),
+            without_history=(cold := sum(int((~episode.query_history.any(1)).sum()) for episode in episodes)),
             without_episodes=tuple(data.scenes[s] for s in parts.scenes[part] if int(s) not in used),
         )
-        if part != "train" and len(used) < FEW_SCENES:
-            said = f"only {len(used)} meta-{part} scenes have an episode"
-            found.warnings.append(f"{said}: intervals over so few are too wide to tell systems apart")
+        found.warnings += _coverage_warnings(part, len(used), len(parts.scenes[part]))
+        if cold > queries / 2:
+            found.warnings.append(
+                f"{cold:,} of {queries:,} meta-{part} queries come from users without a history: there a recommender "
+                "has only the support to go by, and its figures say little of users who are known"
+            )
         with reporter.progress(f"auditing meta-{part} episodes") as progress:
             findings = audit_episodes(data, parts, protocol, part, episodes, progress)
         for finding in findings:
             found.add(finding)
 
 
-def _warnings(everything: Dataset, data: Dataset) -> list[str]:
+def _coverage_warnings(part: SplitName, covered: int, scenes: int) -> list[str]:
+    found = []
+    if part != "train" and covered < FEW_SCENES:
+        said = f"only {covered} meta-{part} scenes have an episode"
+        found.append(f"{said}: intervals over so few are too wide to tell systems apart")
+    if scenes - covered > MANY_WITHOUT * scenes:
+        found.append(
+            f"{scenes - covered:,} of {scenes:,} meta-{part} scenes have no episode, so they count for nothing"
+        )
+    return found
+
+
+def _enough(part: SplitName, covered: int, scenes: int) -> bool:
+    few = part != "train" and scenes - covered > MOST_WITHOUT * scenes
+    return enough_for_a_mean(part, covered, scenes) and not few
+
+
+def _refuse_uncovered(spec: StudySpec, data: Dataset, found: _Sampled, cache: Path) -> None:
+    """Refuse data in which too few scenes have an episode, or not even half of those that are to be scored.
+
+    Raises:
+        InputError: It is so; the message names the cause and what helps.
+    """
+    assert found.split is not None
+    for part in SPLIT_NAMES:
+        scenes = found.parts[part].scenes
+        covered = scenes - len(found.parts[part].without_episodes)
+        if _enough(part, covered, scenes):
+            continue
+        coverage = Coverage(data, found.split, spec.protocol)
+        needed = f"at least {max(MINIMUM_SCENES[part], 0 if part == 'train' else -(-scenes // 2))} are needed"
+        remedies = coverage.remedies(reselector(spec.data, cache), _enough)
+        raise InputError(coverage.explain(part, covered, needed, remedies))
+
+
+def _minima(spec: StudySpec) -> dict[str, Minimum]:
+    minima = derive_minima(spec.data, spec.protocol)._asdict()
+    return {name: Minimum(value=value, derived=getattr(spec.data, name) is None) for name, value in minima.items()}
+
+
+def _warnings(everything: Dataset, data: Dataset, protocol: ProtocolSection, parts: Split) -> list[str]:
     """Return what makes a study weak, though not impossible."""
     found = []
+    if parts.by == "opening" and protocol.timeline != ProtocolSection.model_fields["timeline"].default:
+        found.append("scenes are split by when they start, so protocol.timeline is not used")
     single = int((np.diff(everything.catalogue_start) == 1).sum())
     if single:
         found.append(f"{single:,} of {len(everything.scenes):,} scenes have a single item: there is nothing to rank")
@@ -222,49 +301,3 @@ def _warnings(everything: Dataset, data: Dataset) -> list[str]:
     if once > data.users / 2:
         found.append(f"{once / data.users:.0%} of the users have a single interaction, so no history to be read")
     return found
-
-
-def print_check(found: DataCheck, console: Console) -> None:
-    """Print what was found."""
-    out = console.out
-    print_blocks([_read_table(found)], console)
-    if found.histogram:
-        out.print("\ninteractions per scene")
-        most = max(row.scenes for row in found.histogram)
-        for row in found.histogram:
-            bar = "█" * round(40 * row.scenes / most) or ("▏" if row.scenes else "")
-            out.print(f"  {row.low:>11,} to {row.high - 1:>11,}  {row.scenes:>6,}  {bar}", markup=False)
-    if found.parts:
-        out.print()
-        print_blocks([_parts_table(found)], console)
-    if found.audit:
-        out.print()
-        rows = [[finding.check, finding.status, finding.detail] for finding in found.audit]
-        print_blocks([Table("", ["leakage audit", "", "found"], rows)], console)
-    for title, lines in (("notes", found.notes), ("warnings", found.warnings)):
-        if lines:
-            out.print(f"\n{title}")
-            for line in lines:
-                out.print(f"  {line}", markup=False, soft_wrap=True)
-
-
-def _read_table(found: DataCheck) -> Table:
-    rows = [["rows read", f"{found.rows_read:,}"]]
-    rows += [[f"  dropped: {reason}", f"{count:,}"] for reason, count in found.dropped.items()]
-    counts = {"interactions": found.interactions, "users": found.users, "items": found.items, "scenes": found.scenes}
-    rows += [[name, f"{count:,}"] for name, count in counts.items()]
-    rows.append(["sparsity", f"{found.sparsity:.2%}"])
-    if quantiles := found.interactions_per_scene:
-        rows.append(["interactions per scene", f"{quantiles[0]:,} to {quantiles[4]:,}, median {quantiles[2]:,}"])
-    rows.append(["time", f"{found.first_day} to {found.last_day}"])
-    return Table("", ["", ""], [[name, Cell(value)] for name, value in rows])
-
-
-def _parts_table(found: DataCheck) -> Table:
-    rows: list[Row] = []
-    for name, part in found.parts.items():
-        counts = (Cell(f"{count:,}") for count in (part.scenes, part.episodes, part.queries))
-        missing = ", ".join(part.without_episodes) or "none"
-        rows.append([name, *counts, Cell(part.first_day), Cell(part.last_day), Cell(missing)])
-    columns = ["part", "scenes", "episodes", "queries", "from", "until", "scenes without an episode"]
-    return Table("", columns, rows)

@@ -24,6 +24,9 @@ _started: list[subprocess.Popen[str]] = []
 REAL = """
 source = "completejourney"
 max_scenes = 16
+min_interactions = 500
+min_users = 100
+min_items = 40
 """
 PLANTED = """
 source = "files"

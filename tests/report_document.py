@@ -25,6 +25,7 @@ SYSTEMS = {
 }
 DATA = {
     "source": "completejourney",
+    "split_by": "hash",
     "interactions": 540_364,
     "items": 8580,
     "scenes": 80,
@@ -73,6 +74,7 @@ def document(seed: int = 0, scenes: int = 24, baselines_only: bool = False) -> d
         "transfer": [_group(rng, *group) for group in GROUPS],
         "retention": {
             "baseline": "support popularity",
+            "teacher_lift": interval(0.14, 0.03),
             "recall": 0.957,
             "lift": 0.857,
             "intervals": {"recall": interval(0.957, 0.01), "lift": interval(0.857, 0.08)},
@@ -121,7 +123,13 @@ GROUPS = (
 def _student(trial, recall, latency, size, *, front=False, taken=False, reason=None):
     state = "pruned" if latency is None else "complete"
     figures = {"trial": trial, "state": state, "recall": recall, "latency": latency, "size": size}
-    return figures | {"params": {"layers": 1, "lr": 0.001}, "reason": reason, "front": front, "taken": taken}
+    return figures | {
+        "params": {"layers": 1, "lr": 0.001},
+        "reason": reason,
+        "training": None,
+        "front": front,
+        "taken": taken,
+    }
 
 
 def interval(mean: float, half: float = 0.05) -> dict[str, float]:

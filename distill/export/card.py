@@ -164,14 +164,19 @@ def _metrics(metrics: StudyEvaluation) -> str:
         recall, others = system.recall, (system.ndcg, system.hit_rate)
         means = " | ".join("–" if each is None else f"{each.mean:.3f}" for each in others)
         lines.append(f"| {markdown_text(name)} | {recall.mean:.3f} | {recall.low:.3f} – {recall.high:.3f} | {means} |")
-    return "\n".join(lines) + "\n" + _retention(metrics.retention)
+    return "\n".join(lines) + "\n" + retention_sentence(metrics.retention)
 
 
-def _retention(retention: Retention) -> str:
-    kept = []
-    if retention.recall is not None:
-        kept.append(f"{retention.recall:.1%} of the best teacher's recall")
+def retention_sentence(retention: Retention) -> str:
+    """Return the paragraph on what the student keeps of its teacher; "" where that is not known."""
+    if retention.recall is None:
+        return ""
+    kept = f"\nThe student keeps {retention.recall:.1%} of the best teacher's recall"
+    baseline = f"the best baseline that reads no text ({retention.baseline})"
     if retention.lift is not None:
-        baseline = f"the best baseline that reads no text ({retention.baseline})"
-        kept.append(f"{retention.lift:.1%} of its lift over {baseline}")
-    return f"\nThe student keeps {' and '.join(kept)}.\n" if kept else ""
+        return f"{kept} and {retention.lift:.1%} of its lift over {baseline}.\n"
+    lift = retention.teacher_lift
+    said = "below zero" if lift.high < 0 else "not distinguishable from zero"
+    return (
+        f"{kept}. The teacher's lift over {baseline} is {said}: {lift.mean:+.3f} [{lift.low:+.3f}, {lift.high:+.3f}].\n"
+    )

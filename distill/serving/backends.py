@@ -5,6 +5,7 @@ Texts are tokenized together, sorted by length, and padded only within a batch.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Literal, Protocol, cast, get_args
@@ -21,12 +22,15 @@ from storage.errors import InputError
 from studies.config.definition import Format
 from studies.model.device import device, device_settings, fast_bf16
 from studies.model.encoder import Ragged, by_length, pool
+from studies.model.text_coverage import measure
 from studies.progress import Progress
 from studies.text_form import normalise_text, token_batches
 
 # For type checkers alone: ONNX Runtime serves without transformers.
 if TYPE_CHECKING:
     from transformers import DistilBertModel
+
+log = logging.getLogger(__name__)
 
 Backend = Literal["torch", "onnx", "onnx-int8"]
 Precision = Literal["fp32", "bf16", "fp16", "auto"]
@@ -109,6 +113,7 @@ class Embedder:
 
     def __init__(self, exported: ExportedStudent, encoder: Encoder) -> None:
         self._encoder, self._source = encoder, f"the encoder of {exported.folder}"
+        self._exported, self._warned = exported, False
         self.width = int(exported.head.project.weight.shape[1])
         # The Rust tokenizer: the Python one around it sets truncation at every call, which threads cannot share.
         self._tokenizer: Any = exported.tokenizer.backend_tokenizer
@@ -137,6 +142,7 @@ class Embedder:
         if not texts:
             return vectors
         tokens, done = self.tokens(texts), 0
+        self._warn_of_lost(tokens)
         for rows in by_length(tokens.lengths, device_settings().serve_tokens):
             found = self._encoder(*tokens.padded(rows, torch.device("cpu")))
             if found.shape != (len(rows), self.width):
@@ -151,3 +157,16 @@ class Embedder:
                 "again"
             )
         return vectors
+
+    def _warn_of_lost(self, tokens: Ragged) -> None:
+        """Say in the log that most of some texts is lost on the encoder; once, since a server is asked often."""
+        if self._warned:
+            return
+        if (loss := measure(self._exported.tokenizer, tokens, self._max_tokens).illegible()) is not None:
+            self._warned = True
+            log.warning(
+                "warning: %s loses most of %d texts: %s; distil a student from a teacher of their language",
+                self._source,
+                len(tokens),
+                loss,
+            )

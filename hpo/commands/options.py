@@ -9,7 +9,10 @@ from typing import Annotated, Any
 import typer
 
 # Verbs import what they run inside the function: `hpo --help` loads neither torch, Optuna nor SQLAlchemy.
-StudyFile = Annotated[Path, typer.Argument(metavar="STUDY.toml", help="The study file.", show_default=False)]
+StudyFile = Annotated[
+    Path,
+    typer.Argument(metavar="STUDY.toml", help="The study file; docs/study-file.md has its keys.", show_default=False),
+]
 Name = Annotated[str, typer.Argument(metavar="NAME", help="The study's name.", show_default=False)]
 Database = Annotated[
     str | None,

@@ -29,7 +29,7 @@ from hpo.reporting.renderers.markdown import render_sections
 from hpo.reporting.results import Results
 from hpo.reporting.sections.scoring import recall_table
 from hpo.reporting.sections.search import control_group_sentence, search_sentence
-from hpo.reporting.sections.students import students_table
+from hpo.reporting.sections.students import students_table, undertrained_sentences
 from hpo.reporting.study_report import search_figures
 from hpo.status.console import duration, state_counts
 from studies.evaluation.intervals import bootstrap
@@ -88,6 +88,7 @@ def _students(facts: StudyFacts) -> Section:
     if finished:
         best = sorted(finished, key=lambda row: -(row.recall or 0.0))[:TOP]
         blocks.append(students_table("", best, facts.metric))
+        blocks += map(Text, undertrained_sentences(finished, facts.metric))
         for chosen in (row.trial for row in finished if row.taken):
             where = Code(str(facts.students_owned.trial_folder(chosen)))
             link = _link("download", facts.student_checkpoints.get(chosen))
@@ -179,11 +180,13 @@ def _test(facts: StudyFacts) -> Section | None:
 
 def _protocol(facts: StudyFacts) -> Section:
     spec, protocol = facts.spec, facts.spec.protocol
+    split_by = protocol.split_by if facts.evaluation is None else facts.evaluation.data.split_by
+    timeline = "" if split_by == "opening" else f", timeline {' / '.join(map(str, protocol.timeline))}"
     lines: list[Words] = [
         (f"data: {spec.data.source}, fingerprint ", Code(facts.record.fingerprint[:16])),
         f"protocol: {protocol.shots} shots, window {protocol.window_days:g} days, candidates of the "
         f"{'scene' if protocol.candidates == 'scene' else 'shop'}, split {' / '.join(map(str, protocol.split))} of the "
-        f"scenes, timeline {' / '.join(map(str, protocol.timeline))}, seed {protocol.seed}",
+        f"scenes by {split_by}{timeline}, seed {protocol.seed}",
         f"search: {spec.search.sampler}, seed {spec.search.seed}; encoder {spec.teacher.encoder}",
         f"pruner: {spec.pruner.kind}, rungs at {', '.join(map(str, spec.pruner.rungs))} {spec.pruner.resource}, "
         f"eta {spec.pruner.eta}; {spec.pruner.keep:.0%} of the trials are in the no-prune control group",

@@ -8,20 +8,23 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Sequence
+from pathlib import Path
 
 import optuna
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial
 
 from distill.evaluation import Finalists, StudentRow
-from distill.objective import Distillation, Student, Teacher, latency, load_student, size
+from distill.hyperparameters import StudentHyperparameters
+from distill.objective import Distillation, Student, Teacher, latency, load_student, size, validation_recalls
 from hpo.dashboard.page import Page
 from hpo.ownership import OwnedStudy, owned_distillation, owned_search
-from hpo.results.evaluation import Winners
-from hpo.results.students import choose_student, student_rows
+from hpo.results.evaluation import Winners, text_free_recalls
+from hpo.results.students import TRAINING, choose_student, student_rows
+from hpo.results.undertraining import student_progress
 from hpo.search.asha import Decision
 from hpo.search.budget import Budget
-from hpo.search.finalists import FinalistEvaluator
+from hpo.search.finalists import FinalistEvaluator, Recalls, searched_recalls
 from hpo.search.loop import ranked, winners
 from hpo.search.pruner import RecallPruner
 from hpo.search.space import SeededByTrial, student_start, suggest_student
@@ -143,7 +146,8 @@ class _Work:
     def __init__(
         self, database: Database, spec: StudySpec, problem: Problem, teachers: Sequence[Teacher], console: Console
     ) -> None:
-        self._spec, self._problem, self._teachers, self._console = spec, problem, teachers, console
+        self._database, self._spec, self._problem = database, spec, problem
+        self._teachers, self._console = teachers, console
         self.owned = owned_distillation(database, spec.name)
         with Records(database.engine).exclusive(self.owned.name):
             self.study = create_distillation(database, spec)
@@ -199,11 +203,32 @@ class _Work:
             recall = shared.run_trial(values, folder, report, advance)
         if not math.isfinite(recall):
             return recall
+        self._record_training(trial, values, folder)
         student = load_student(self._problem, folder)
         figures = {"recall": recall, "latency": latency(self._problem, student), "size": size(self._problem, student)}
         for name in ("latency", "size"):
             trial.set_user_attr(name, round(figures[name], 4))
         return [figures[name] for name in section.objectives]
+
+    def _record_training(self, trial: optuna.Trial, values: StudentHyperparameters, folder: Path) -> None:
+        """Keep with the trial how far its training has come."""
+        texts = len(self._distillation.targets.items)
+        read = self._spec.distill.embed_steps * min(values.batch_size, texts)
+        found = student_progress(validation_recalls(folder), self._teacher_recalls, self._baseline_recalls, read, texts)
+        if found is not None:
+            trial.set_user_attr(TRAINING, found.to_json())
+
+    @functools.cached_property
+    def _teacher_recalls(self) -> Recalls:
+        """Return the best teacher's recall by validation scene."""
+        best = self._distillation.teachers[0].trial
+        trials = owned_search(self._database, self._spec.name).open().get_trials(deepcopy=False)
+        return searched_recalls(Records(self._database.engine), self._spec)[chain_of(trials[best])]
+
+    @functools.cached_property
+    def _baseline_recalls(self) -> Recalls:
+        """Return the recall by validation scene of the best baseline that reads no text."""
+        return text_free_recalls(self._problem)
 
     def _decide(self, trial: optuna.Trial) -> Decision | None:
         """Return the pruner's decision on a trial that has just reported; None without a pruner."""

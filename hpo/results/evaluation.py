@@ -23,7 +23,7 @@ from storage.home import cache_folder
 from studies.config.spec import StudySpec
 from studies.episodes.split import SplitName
 from studies.evaluation import trec
-from studies.evaluation.baselines import POPULARITY, build_baselines
+from studies.evaluation.baselines import POPULARITY, TEXT_FREE, build_baselines
 from studies.evaluation.evaluate import Adapted, ItemVectors, System, Unadapted, evaluate
 from studies.evaluation.figures import DataFacts, SystemsEvaluation
 from studies.model.device import full_precision
@@ -120,6 +120,18 @@ def _baselines(problem: Problem, part: SplitName) -> dict[str, Entry]:
     return {name: ("baseline", system) for name, system in systems.items()}
 
 
+def text_free_recalls(problem: Problem) -> dict[str, float]:
+    """Return the recall by validation scene of the best baseline that reads no text."""
+    systems = {name: system for name, (_, system) in _baselines(problem, "validation").items() if name in TEXT_FREE}
+    found = []
+    with full_precision(), problem.reporter.progress("scoring baselines") as progress:
+        for done, system in enumerate(systems.values(), start=1):
+            found.append(evaluate(system, problem.validation, problem.data.scenes, problem.spec.protocol.k))
+            progress(done, len(systems))
+    best = max(found, key=lambda each: each.mean())
+    return {name: scene.recall for name, scene in best.scenes.items()}
+
+
 def _learned(problem: Problem, winners: Winners, student: Student) -> dict[str, Entry]:
     teachers, fine_tuned, _ = winners
     # Each text is encoded once for all sizes of the support.
@@ -188,6 +200,7 @@ def _summarise(spec: StudySpec, problem: Problem, part: SplitName, results: Mapp
         scene_facts=summary.scene_facts(data, problem.split, part, episodes, vectors, every_item=every_item),
         data=DataFacts(
             source=spec.data.source,
+            split_by=problem.split.by,
             interactions=len(data.time),
             items=len(data.texts),
             scenes=len(data.scenes),

@@ -14,6 +14,9 @@ from hpo.search.trial_chains import REASON
 from storage.errors import InputError
 from studies.config.spec import StudySpec
 
+# Attribute of a finished trial: the figures of `StudentProgress`.
+TRAINING = "training"
+
 
 class Objectives(NamedTuple):
     """What students are compared by; latency and size are over those of the teacher's encoder."""
@@ -56,6 +59,7 @@ def student_rows(study: optuna.Study, spec: StudySpec) -> tuple[StudentRow, ...]
             size=trial.user_attrs.get("size"),
             params=trial.params,
             reason=trial.user_attrs.get(REASON),
+            training=trial.user_attrs.get(TRAINING),
             front=_on_front(finished.get(trial.number), list(finished.values())),
             taken=trial.number == chosen,
         )

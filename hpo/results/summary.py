@@ -60,14 +60,13 @@ def retention(results: Mapping[str, Scored], teacher: str, student: str) -> Rete
     """Return how much of the teacher the student keeps: of its recall, and of its lift over what reads no text."""
     baseline = best_text_free(results)
     floors, bests, kepts = (results[name].main.values("recall") for name in (baseline, teacher, student))
-    floor, best, kept = floors.mean(), bests.mean(), kepts.mean()
+    of_recall, of_lift = bootstrap_ratio(kepts, bests), bootstrap_ratio(kepts - floors, bests - floors)
     return Retention(
         baseline=baseline,
-        recall=float(kept / best) if best else None,
-        lift=float((kept - floor) / (best - floor)) if best > floor else None,
-        intervals=RetentionIntervals(
-            recall=bootstrap_ratio(kepts, bests), lift=bootstrap_ratio(kepts - floors, bests - floors)
-        ),
+        teacher_lift=bootstrap(bests - floors),
+        recall=None if of_recall is None else of_recall.mean,
+        lift=None if of_lift is None else of_lift.mean,
+        intervals=RetentionIntervals(recall=of_recall, lift=of_lift),
     )
 
 

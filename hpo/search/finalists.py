@@ -40,9 +40,7 @@ class FinalistEvaluator:
         self._records, self._spec, self._problem = Records(database.engine), spec, problem
         self._owned = owned_search(database, spec.name)
         self._episodes = problem.redrawn("validation", spec.finalists.draws)
-        last = len(spec.pruner.rungs) - 1
-        results = self._records.rung_results(spec.name)
-        self._searched = {result.trial: result.scene_recalls for result in results if result.rung == last}
+        self._searched = searched_recalls(self._records, spec)
 
     def __call__(self, trials: Sequence[FrozenTrial], progress: Progress) -> Finalists:
         """Evaluate trials on the other draws and return them ranked by recall over all draws.
@@ -92,6 +90,12 @@ class FinalistEvaluator:
         name = f"{name}, {self._spec.finalists.draws} draws"
         stored = self._records.stage_result(self._spec.name, name)
         return stored if stored is not None else self._records.finish_stage(self._spec.name, name, measure())
+
+
+def searched_recalls(records: Records, spec: StudySpec) -> dict[int, Recalls]:
+    """Return recall by validation scene, as the search measured it, of each trial chain that reached the last rung."""
+    last = len(spec.pruner.rungs) - 1
+    return {result.trial: result.scene_recalls for result in records.rung_results(spec.name) if result.rung == last}
 
 
 def _pooled(searched: Recalls, redrawn: Recalls, draws: int) -> dict[str, float]:

@@ -36,9 +36,15 @@ def _is_path(encoder: str) -> bool:
 class TeacherSection(Section):
     """The pretrained encoder of the teachers.
 
-    `encoder` is "minilm", a hub id, or a folder; relative folders start at the study file's own.
-    `attention` is the kernel of the layers that train: "auto" takes the faster one that has the derivatives the learner
-    needs. `compile` runs these layers through `torch.compile` where the inner loop does not move them.
+    Attributes:
+        encoder: "minilm" (bundled; English), a hub id (needs a network), or a folder; relative folders start at the
+            study file's own.
+        attention: Kernel of the layers that train. "auto" takes the faster one that has the derivatives the learner
+            needs: eager on CPUs and for maml, otherwise SDPA.
+        compile: Whether these layers run through `torch.compile` where the inner loop does not move them; compiling
+            takes half a minute.
+        sha256: SHA-256 that the encoder's model.safetensors must have; that of "minilm" is known.
+        max_tokens: Most tokens of a text; longer texts are cut.
     """
 
     encoder: str = "minilm"
@@ -81,8 +87,13 @@ class TeacherSection(Section):
 class PrunerSection(Section):
     """The pruner and its rungs; the last rung ends a trial.
 
-    `resource` is "updates" (meta-updates: the same search on any machine) or "seconds" (of training, by the measured
-    seconds of the trial's own updates: learners compete at equal cost).
+    Attributes:
+        kind: Whether trials are pruned by validation recall, or each is trained to the end.
+        resource: Unit of `rungs`: "updates" (meta-updates: the same search on any machine) or "seconds" (of training,
+            by the measured seconds of the trial's own updates: learners compete at equal cost).
+        eta: At a rung, one in `eta` of the trials continues.
+        rungs: Where trials are compared, in `resource`; recall at a very early rung predicts little of the final one.
+        keep: Fraction of the trials in the no-prune control group; the report counts false prunes with it.
     """
 
     kind: Literal["recall", "none"] = "recall"
@@ -98,16 +109,24 @@ class PrunerSection(Section):
 
 
 class FinalistsSection(Section):
-    """The best trials, re-evaluated on other draws of the validation scenes before the winners are chosen."""
+    """The best trials, re-evaluated on other draws of the validation scenes before the winners are chosen.
+
+    Attributes:
+        count: Finished trials to re-evaluate, at least `distill.space.teachers`; a small search finishes so many.
+        draws: Number of other draws of the validation scenes' supports and queries.
+    """
 
     count: PositiveInt = 4
     draws: PositiveInt = 3
 
 
 class ExportSection(Section):
-    """The folder and formats of the best student; relative folders start at the working directory.
+    """The folder and formats of the best student.
 
-    `formats` always contains "hf", and "onnx" where it contains "onnx-int8". `precision` is that of model.safetensors.
+    Attributes:
+        folder: Folder of the export; relative ones start at the working directory. Without it, exports/NAME.
+        formats: What the export holds; "hf" is always added, and "onnx" to "onnx-int8".
+        precision: Precision of the weights in model.safetensors.
     """
 
     folder: str | None = None
@@ -122,7 +141,11 @@ class ExportSection(Section):
 
 
 class StudyDefinition(Section):
-    """A study without its data."""
+    """A study without its data.
+
+    Attributes:
+        name: Name of the study, under which every command finds it.
+    """
 
     name: str
     protocol: ProtocolSection = ProtocolSection()

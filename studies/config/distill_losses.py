@@ -24,11 +24,13 @@ class Setting(NamedTuple):
     """A number that a loss takes beside its batch; like the weight a parameter of `[distill.space]`.
 
     Attributes:
+        meaning: What it is, for the reference of the study file.
         allowed: What it may be.
         domain: Its domain unless the study file says otherwise.
         default: Its value in the first student.
     """
 
+    meaning: str
     allowed: Numbers
     domain: Domain
     default: float
@@ -39,6 +41,7 @@ class DistillLoss:
     """One loss of the distillation.
 
     Attributes:
+        meaning: What its weight weighs, for the reference of the study file.
         implementation: The function from a batch and the settings to a scalar, as "module:function".
         reads: What the batch holds.
         domain: The domain of the weight unless the study file says otherwise.
@@ -48,6 +51,7 @@ class DistillLoss:
         settings: What the function takes beside the batch, by name.
     """
 
+    meaning: str
     implementation: str
     reads: Reads
     domain: Domain
@@ -62,24 +66,52 @@ class DistillLoss:
         return found
 
 
-# By the name of the weight in `[distill.space]`, in the order in which the search suggests them (docs/distillation.md
-# describes each). The domains bring the terms to one order of magnitude: 1 - cosine of a matched student is near 0.05,
-# a cross-entropy over candidates near 4.
+# By the name of the weight in `[distill.space]`, in the order in which the search suggests them. The domains bring the
+# terms to one order of magnitude: 1 - cosine of a matched student is near 0.05, a cross-entropy over candidates near 4.
 LOSSES: dict[str, DistillLoss] = {
     "embedding": DistillLoss(
-        "distill.losses.embedding:embedding_loss", "vectors", Range(low=1.0, high=100.0, log=True), 10.0, aligns=True
+        "1 - cosine to the best teacher's vectors",
+        "distill.losses.embedding:embedding_loss",
+        "vectors",
+        Range(low=1.0, high=100.0, log=True),
+        10.0,
+        aligns=True,
     ),
-    "hidden": DistillLoss("distill.losses.hidden:hidden_loss", "states", [0.0, 0.1, 1.0]),
-    "relational": DistillLoss("distill.losses.relational:relational_loss", "vectors", [0.0, 1.0, 10.0]),
+    "hidden": DistillLoss(
+        "the squared difference of hidden states between layers (TinyBERT); of two layers or more",
+        "distill.losses.hidden:hidden_loss",
+        "states",
+        [0.0, 0.1, 1.0],
+    ),
+    "relational": DistillLoss(
+        "the squared difference of the batch's similarities (Gram matrices)",
+        "distill.losses.relational:relational_loss",
+        "vectors",
+        [0.0, 1.0, 10.0],
+    ),
     "listwise": DistillLoss(
+        "T² · KL to the adapted teachers' ranking of each query's candidates",
         "distill.losses.listwise:listwise_kl",
         "rankings",
         Range(low=0.1, high=10.0, log=True),
         1.0,
-        settings={"temperature": Setting(Numbers(float, 0, False), Range(low=0.5, high=8.0, log=True), 2.0)},
+        settings={
+            "temperature": Setting("T of `listwise`", Numbers(float, 0, False), Range(low=0.5, high=8.0, log=True), 2.0)
+        },
     ),
-    "margin": DistillLoss("distill.losses.margin:margin_mse", "rankings", 0.0),
-    "hard": DistillLoss("distill.losses.hard:hard_loss", "rankings", Range(low=0.03, high=3.0, log=True), 0.3),
+    "margin": DistillLoss(
+        "MarginMSE between items that users took and items that they left",
+        "distill.losses.margin:margin_mse",
+        "rankings",
+        0.0,
+    ),
+    "hard": DistillLoss(
+        "the hard loss: the teachers' own training loss on the items that users took",
+        "distill.losses.hard:hard_loss",
+        "rankings",
+        Range(low=0.03, high=3.0, log=True),
+        0.3,
+    ),
 }
 
 

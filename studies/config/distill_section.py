@@ -36,7 +36,7 @@ STUDENT: Parameters = {
     "lr": Numbers(float, 0, False),
 }
 
-# The domains of what `[distill.space]` leaves out (docs/distillation.md describes each).
+# The domains of what `[distill.space]` leaves out.
 DEFAULT_STUDENT: dict[str, Domain] = {
     "layers": 2,
     "width": 0,
@@ -68,9 +68,15 @@ _RECALL: list[Objective] = ["recall"]
 class DistillSection(Section):
     """The distillation: a search of its own, over students and the losses that train them.
 
-    A trial trains `embed_steps` steps on texts, then `rank_steps` steps on rankings and texts together. `objectives`
-    names what is searched for: validation recall alone, by which trials are pruned, or with "latency" and "size" the
-    Pareto front of all. Of the front, the fastest student that keeps `retain` of the best recall is taken.
+    Attributes:
+        trials: Students to try.
+        embed_steps: Steps of a student on texts.
+        rank_steps: Steps of a student on rankings and texts together, after those on texts.
+        objectives: What is searched for: validation recall alone, by which students are pruned, or with "latency" and
+            "size" the Pareto front of all.
+        retain: Of the front, the fastest student is taken that keeps this fraction of the best one's recall.
+        seed: Seed of the search and of the students' training.
+        space: Domains of the students' parameters; those that are left out keep their defaults.
     """
 
     trials: PositiveInt = 4

@@ -21,22 +21,23 @@ ENCODER = ("encoder_lr", "train_candidates", "dropout")
 
 @dataclass(frozen=True)
 class Hyperparameters:
-    """One point of the search space.
+    """One point of the search space; None stands for what the learner has no use for.
 
     Attributes:
-        learner: The learner that adapts the recommender to a scene, by its name in the registry.
-        outer_lr: Peak learning rate of the meta-update (AdamW).
+        learner: The learner that adapts the recommender to a scene.
+        outer_lr: Peak learning rate of the meta-update (AdamW); the head's scalars train at ten times it.
         meta_batch_size: Episodes per meta-update.
-        weight_decay: AdamW's decoupled weight decay.
+        weight_decay: AdamW's decoupled weight decay, on all parameters but scalars.
         head: What of the head trains: the weights and sharpnesses of the score's features; the projection of texts as
             well; or the priors of appeal too. Fewer overfit less where training scenes are few.
-        trainable_layers: Top transformer layers of the encoder that the outer loop trains; 0 freezes it.
-        inner_lr: Step size of the inner loop; None for a learner without one.
-        inner_steps: Gradient steps of the inner loop, or of fine-tuning; None for a learner without any.
-        support_batch_size: Interactions of the support per inner step, taken in turn; None for all of them.
-        encoder_lr: Peak learning rate of the encoder's layers; None where they are frozen.
-        train_candidates: Most candidates of a training episode, drawn anew each time; None for all of them.
-        dropout: Rate of dropout in the encoder's layers while they train; None where they are frozen, as 0.
+        trainable_layers: Top layers of the encoder that the outer loop trains; 0 freezes it. With all of them, position
+            embeddings and their normalisation train too, the token table never.
+        inner_lr: Step size of the inner loop.
+        inner_steps: Gradient steps on the support, in the inner loop or in fine-tuning.
+        support_batch_size: Interactions of the support per inner step, in turn; all of a support that is not larger.
+        encoder_lr: Peak learning rate of the encoder's layers; at the head's rates a pretrained layer forgets.
+        train_candidates: Most candidates of a training episode, drawn anew at every update; evaluation ranks all.
+        dropout: Rate of dropout in the encoder's layers in meta-updates; never while a scene is adapted to or scored.
     """
 
     learner: str = "protonet"

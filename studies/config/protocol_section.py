@@ -10,10 +10,33 @@ from pydantic import Field, PositiveInt, ValidationInfo, field_validator, model_
 from studies.config.search_domains import Section
 
 Fraction = Annotated[float, Field(gt=0, lt=1)]
+SplitBy = Literal["hash", "opening"]
 
 
 class ProtocolSection(Section):
-    """The definition of episodes, splits and metrics; docs/protocol.md explains each key."""
+    """The definition of episodes, splits and metrics, which docs/protocol.md explains.
+
+    Attributes:
+        shots: Interactions in a support.
+        report_shots: Sizes of the support in the report's curve, in interactions.
+        k: K of recall@K.
+        candidates: What is ranked: the items of the scene, or "all" items of the shop, where each can be recommended in
+            every scene.
+        products: Whether systems may read how many products share a text.
+        repeat: Whether a user's later interactions with an item count; "exclude" where users take an item only once.
+        window_days: Length of an episode, from its opening on, in days.
+        history: Most items of a user's history.
+        queries: Most queries of an evaluation episode, of one user each.
+        openings: Openings of a scene in evaluation; each gives an episode.
+        train_queries: Most queries of a training episode.
+        train_openings: Openings of a training scene.
+        split_by: How scenes are split: by a "hash" of their names, or by their "opening", the time of their first
+            interaction, for scenes that live a few weeks; "auto" takes the latter where most scenes do.
+        split: Fractions of the scenes in meta-training, validation and test.
+        timeline: Where the periods of validation and test begin, as fractions of the log's time; not used where scenes
+            are split by their opening.
+        seed: Seed of the split and of the sampling of episodes.
+    """
 
     shots: PositiveInt = 5
     report_shots: list[PositiveInt] = Field(default_factory=lambda: [1, 5, 10, 20], min_length=1)
@@ -27,6 +50,7 @@ class ProtocolSection(Section):
     openings: Annotated[int, Field(ge=5)] = 5
     train_queries: PositiveInt = 24
     train_openings: PositiveInt = 12
+    split_by: Literal["auto", SplitBy] = "auto"
     split: tuple[Fraction, Fraction, Fraction] = (0.6, 0.2, 0.2)
     timeline: tuple[Fraction, Fraction] = (0.6, 0.8)
     seed: Annotated[int, Field(ge=0)] = 0

@@ -22,15 +22,26 @@ from studies.learners.registry import LEARNERS
 
 
 class SearchSection(Section):
-    """The search: its budgets, its sampler, and the space. A parameter that is left out keeps its default domain.
+    """The search: its budgets, its sampler, and the space. It ends when the first of its budgets is spent.
 
-    The search ends when one of its budgets is spent: `trials`; `cost_minutes` of measured training and evaluation, all
-    workers together; `timeout_minutes` of wall clock since the launch. It also ends when a finished trial reaches
-    `target_recall`, or when `patience` trials that started after the best one have ended without improving on it.
-
-    `retries` is the number of times that a trial whose worker was lost is resumed from the same rung. `start` lists
-    complete or partial configurations to try first. `warm_start` names a study whose best `warm_start_trials`
-    configurations are tried first.
+    Attributes:
+        trials: Trials in all, exact for any number of workers.
+        cost_minutes: Minutes of measured training and evaluation, all trials together; then trials pause at a rung.
+        timeout_minutes: Minutes of wall clock since the launch; then trials pause at their next rung.
+        target_recall: Validation recall at which the search ends, once a finished trial reaches it.
+        patience: Trials that start after the best one and end without improving on it, until the search ends.
+        retries: How often a trial whose worker was lost is resumed from the same rung before it fails.
+        start: Configurations to try first, complete or partial, such as `[{ learner = "anil", inner_lr = 0.1 }]`.
+        warm_start: Name of a study whose best configurations are tried first, where they lie in this space.
+        warm_start_trials: How many of them.
+        workers: Workers of a launch. Without it, one per core.
+        worker_cpus: CPUs that a worker reserves on a Ray cluster. Without it, 1.
+        worker_gpus: GPUs that a worker reserves on a Ray cluster. Without it, 0.
+        episodes_at_once: Most episodes in one vectorised pass, faster where they are small. Without it, by their size.
+        sampler: Optuna's sampler.
+        seed: Seed of the sampler and of every trial's first weights.
+        space: Domains of the parameters for all learners; those that are left out keep their defaults.
+        learners: Domains of the parameters for one learner, by its name; they take precedence.
     """
 
     trials: PositiveInt = 30

@@ -39,13 +39,13 @@ class StudySpec(StudyDefinition):
                     "each user is a scene, whose own items as candidates would give the answers away; "
                     'set protocol.candidates = "all"'
                 )
-            if data.min_items <= protocol.k:
+            if data.min_items is not None and data.min_items <= protocol.k:
                 raise ValueError(
                     f"data.min_items = {data.min_items} keeps scenes in which every item is among the first "
                     f"protocol.k = {protocol.k}, so that recall@{protocol.k} is always 1; raise min_items above "
                     f"{protocol.k} or lower k"
                 )
-        if data.scene_is_user and data.min_users > 1:
+        if data.scene_is_user and (data.min_users or 1) > 1:
             raise ValueError(
                 f"each user is a scene, which has one user, not data.min_users = {data.min_users}; set min_users = 1"
             )

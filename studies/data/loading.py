@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from pathlib import Path
 
 from studies.config.protocol_section import ProtocolSection
@@ -29,6 +31,24 @@ def load_data(section: Source, protocol: ProtocolSection, cache: Path, reporter:
     for warning in data.warnings:
         reporter.note(f"warning: {warning}")
     return select_scenes(data, section, protocol)
+
+
+def reselector(section: Source, cache: Path) -> Callable[[ProtocolSection, int | None], Dataset]:
+    """Return a function that selects a study's scenes under another protocol and `min_interactions` (None: its own).
+
+    The source is read, from the cache, with the first call.
+
+    Args:
+        section: The source with its keys.
+        cache: Folder of the caches that all processes share.
+    """
+    everything = functools.cache(lambda: read_source(section, cache))
+
+    def reselect(protocol: ProtocolSection, min_interactions: int | None) -> Dataset:
+        changes = {} if min_interactions is None else {"min_interactions": min_interactions}
+        return select_scenes(everything(), section.model_copy(update=changes), protocol)
+
+    return reselect
 
 
 def read_source(section: Source, cache: Path, reporter: ProgressReporter = SILENT) -> Dataset:

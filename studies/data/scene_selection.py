@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
-import numpy as np
-import polars as pl
+from dataclasses import replace
 
 from storage.errors import InputError
 from studies.config.protocol_section import ProtocolSection
 from studies.data.dataset import Dataset, Ints, keep_first_interactions, keep_scenes
 from studies.data.digest_order import order_by_digest
+from studies.data.scene_minima import (
+    BELOW,
+    NOT_SAMPLED,
+    Minima,
+    SmallScenes,
+    derive_minima,
+    eligible_scenes,
+    floors,
+    group_small_scenes,
+    scene_sizes,
+)
 from studies.data.source import Source
 
 
@@ -18,28 +28,29 @@ def select_scenes(data: Dataset, section: Source, protocol: ProtocolSection) -> 
     Args:
         data: All data of the source.
         section: The minima, and the most scenes.
-        protocol: Whether repeated interactions count, and which items are candidates.
+        protocol: Whether repeated interactions count, which items are candidates, and the minima's defaults.
 
     Raises:
         InputError: No scene is large enough, or all interactions have the same time.
     """
     _check_log(data)
-    if protocol.repeat == "exclude":
-        data = keep_first_interactions(data)
-    every_item = protocol.candidates == "all"
-    eligible = eligible_scenes(data, section, every_item=every_item)
-    if len(eligible) == 0:
-        raise InputError(
-            f"none of the {len(data.scenes)} scenes has min_interactions = {section.min_interactions}, "
-            f"min_users = {section.min_users} and min_items = {section.min_items}; lower them in [data] "
-            f"(the largest scene has {_largest(data)})"
-        )
-    reason = "scene below min_interactions, min_users or min_items"
-    data = keep_scenes(data, eligible, reason, every_item=every_item)
+    data, every_item = _without_repeats(data, protocol), protocol.candidates == "all"
+    sizes, minima = scene_sizes(data, every_item=every_item), derive_minima(section, protocol)
+    small = group_small_scenes(sizes, minima, floors(protocol))
+    if len(eligible := eligible_scenes(sizes, minima)) == 0:
+        raise InputError(_none_left(sizes, minima, small))
+    dropped = {**data.dropped, **{group.reason: group.rows for group in small if group.rows}}
+    data = replace(keep_scenes(data, eligible, BELOW, every_item=every_item), dropped=dropped)
     if section.max_scenes is not None and section.max_scenes < len(data.scenes):
         sample = order_by_digest(data.scenes, seed=0)[: section.max_scenes]
-        data = keep_scenes(data, sample, "scene not in the sample of max_scenes", every_item=every_item)
+        data = keep_scenes(data, sample, NOT_SAMPLED, every_item=every_item)
     return data
+
+
+def small_scenes(data: Dataset, section: Source, protocol: ProtocolSection) -> list[SmallScenes]:
+    """Return the scenes that `select_scenes` leaves out for a minimum, by the minima that they miss."""
+    sizes = scene_sizes(_without_repeats(data, protocol), every_item=protocol.candidates == "all")
+    return group_small_scenes(sizes, derive_minima(section, protocol), floors(protocol))
 
 
 def _check_log(data: Dataset) -> None:
@@ -56,32 +67,18 @@ def _check_log(data: Dataset) -> None:
         )
 
 
-def eligible_scenes(data: Dataset, section: Source, *, every_item: bool = False) -> Ints:
-    """Return the codes of the scenes that reach all minima of `[data]`, ascending.
+def _without_repeats(data: Dataset, protocol: ProtocolSection) -> Dataset:
+    return keep_first_interactions(data) if protocol.repeat == "exclude" else data
 
-    Args:
-        data: All data of the source.
-        section: The minima.
-        every_item: Whether every item is a candidate in every scene.
-    """
-    sizes = _sizes(data)
-    items = np.full(len(data.scenes), len(data.texts)) if every_item else sizes["items"].to_numpy()
-    enough = (
-        (sizes["interactions"].to_numpy() >= section.min_interactions)
-        & (sizes["users"].to_numpy() >= section.min_users)
-        & (items >= section.min_items)
+
+def _none_left(sizes: Ints, minima: Minima, small: list[SmallScenes]) -> str:
+    required = ", ".join(f"{name} = {value}" for name, value in minima._asdict().items())
+    interactions, users, items = sizes[sizes[:, 0].argmax()]
+    largest = f"the largest scene has {interactions} interactions, {users} users, {items} items"
+    advice = [f"{group.advice()} ({group.scenes:,} of the scenes)" for group in small if group.keeps_all]
+    return f"none of the {len(sizes)} scenes has {required} ({largest}); " + (
+        f"lower them in [data] to {'; or to '.join(advice)}"
+        if advice
+        else "lower values keep none either, since no scene has a support, a later query and more than protocol.k "
+        "items: lower protocol.shots or protocol.k, or name a column with fewer values in data.scene"
     )
-    return np.flatnonzero(enough)
-
-
-def _sizes(data: Dataset) -> pl.DataFrame:
-    """Return the interactions, users and items of each scene, in order of codes."""
-    log = pl.DataFrame({"scene": data.scene, "user": data.user})
-    counted = log.group_by("scene").agg(interactions=pl.len(), users=pl.col("user").n_unique())
-    sizes = pl.DataFrame({"scene": np.arange(len(data.scenes)), "items": np.diff(data.catalogue_start)})
-    return sizes.join(counted, on="scene", how="left", maintain_order="left").fill_null(0)
-
-
-def _largest(data: Dataset) -> str:
-    row = _sizes(data).sort("interactions").tail(1).to_dicts()[0]
-    return f"{row['interactions']} interactions, {row['users']} users, {row['items']} items"

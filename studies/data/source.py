@@ -30,6 +30,8 @@ class Tables:
         rows_read: Rows of the log before any was dropped.
         dropped: Number of rows that the source dropped, by reason.
         notes: Remarks on the data, as whole sentences.
+        offers: One row per product on offer in a scene of the log, taken or not: columns `product` and `scene`.
+            Without it, a scene of the log offers what was ever taken in it.
         warnings: Remarks on what is probably wrong with the data, or with how they were read.
     """
 
@@ -38,15 +40,25 @@ class Tables:
     rows_read: int
     dropped: Mapping[str, int] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    offers: pl.DataFrame | None = None
     warnings: tuple[str, ...] = ()
 
 
 class Source(Section):
     """The keys of `[data]` that every source takes: the minima of a scene, and the most scenes.
 
+    Minima that are left out follow from the protocol (`studies/data/scene_minima.py`).
     `paths` lists the keys that hold paths. They may change between launches of one study: the contents of the files
     identify the data. `selecting` lists the keys that select from what was read: reading does not depend on them.
     `examples` has a value, as TOML, of each key that is required.
+
+    Attributes:
+        source: Where the data come from.
+        min_interactions: Fewest interactions of a scene; smaller scenes are left out. Without it, `openings` ×
+            (`shots` + 1).
+        min_users: Fewest users of a scene. Without it, `shots` + 1; 1 where each user is a scene.
+        min_items: Fewest candidates of a scene. Without it, 2 × `k`.
+        max_scenes: Most scenes; where there are more, a stable sample is used. Without it, all of them.
     """
 
     paths: ClassVar[frozenset[str]] = frozenset()
@@ -54,9 +66,9 @@ class Source(Section):
     examples: ClassVar[Mapping[str, str]] = {}
 
     source: str
-    min_interactions: PositiveInt = 500
-    min_users: PositiveInt = 100
-    min_items: PositiveInt = 40
+    min_interactions: PositiveInt | None = None
+    min_users: PositiveInt | None = None
+    min_items: PositiveInt | None = None
     max_scenes: PositiveInt | None = None
 
     @abstractmethod

@@ -22,8 +22,11 @@ from studies.episodes.split import DAY, SPLIT_NAMES, Split, SplitName
 from studies.progress import Progress
 from studies.text_form import fold_name
 
-# In a log whose times are days, the same purchase can be in two stores by chance; a larger fraction is a copy.
+# The same user can take the same item in two scenes at once by chance, oftener where times are whole days: a coupon
+# that two campaigns offer. A larger fraction, or most of one scene, is a copy.
 MAX_DUPLICATES = 0.01
+MAX_DUPLICATES_IN_DAYS = 0.1
+MAX_DUPLICATES_OF_SCENE = 0.5
 
 
 @dataclass(frozen=True)
@@ -57,7 +60,7 @@ def refuse_leaks(findings: Iterable[Finding]) -> None:
 
 def audit_data(data: Dataset, split: Split) -> list[Finding]:
     """Return the findings that need no episodes: on scenes, periods, and what held-out scenes share with training."""
-    return [_scenes_shared(data, split), _periods(split), _events_twice(data, split), _texts_seen(data, split)]
+    return [_scenes_shared(data, split), _periods(data, split), _events_twice(data, split), _texts_seen(data, split)]
 
 
 def _scenes_shared(data: Dataset, split: Split) -> Finding:
@@ -72,11 +75,17 @@ def _scenes_shared(data: Dataset, split: Split) -> Finding:
     return Finding(check, "ok", f"{len(split_of)} scenes, each in one split")
 
 
-def _periods(split: Split) -> Finding:
+def _periods(data: Dataset, split: Split) -> Finding:
     check = "periods in order"
     for earlier, later in pairwise(SPLIT_NAMES):
         if split.period[earlier][1] > split.period[later][0]:
             return Finding(check, "leak", f"the {later} period begins before the {earlier} period ends")
+    if split.by == "opening":
+        for split_name in SPLIT_NAMES:
+            rows = np.flatnonzero(np.isin(data.scene, split.scenes[split_name]))
+            if len(rows) and data.time[rows[0]] < split.period[split_name][0]:
+                scene = data.scenes[data.scene[rows[0]]]
+                return Finding(check, "leak", f"scene {scene!r} starts before the {split_name} period")
     return Finding(check, "ok", "training ends before validation begins, validation before test")
 
 
@@ -90,14 +99,32 @@ def _events_twice(data: Dataset, split: Split) -> Finding:
     # Rows are sorted by time, user, item and scene: copies are neighbours.
     same = (np.diff(data.time) == 0) & (np.diff(data.user) == 0) & (np.diff(data.item) == 0) & (np.diff(splits) != 0)
     pairs = np.sort(np.stack([splits[:-1][same], splits[1:][same]]), axis=0)
+    limit = MAX_DUPLICATES if (data.time % DAY).any() else MAX_DUPLICATES_IN_DAYS
+    copied = _most_copied(data, same)
     worst = Finding(check, "ok", "no user takes the same item at the same second in scenes of two splits")
     for earlier, later in ((0, 1), (0, 2), (1, 2)):
         twice = int(((pairs[0] == earlier) & (pairs[1] == later)).sum()) / max(1, int((splits == later).sum()))
         if twice > 0 and worst.status != "leak":
             late, early = SPLIT_NAMES[later], SPLIT_NAMES[earlier]
             detail = f"{twice:.1%} of the meta-{late} interactions are in meta-{early} scenes too"
-            worst = Finding(check, "leak" if twice > MAX_DUPLICATES else "note", detail)
+            worst = Finding(check, "leak" if twice > limit or copied else "note", detail + copied)
     return worst
+
+
+def _most_copied(data: Dataset, same: npt.NDArray[np.bool_]) -> str:
+    """Return words on the scene of which most is in other splits too, or "" where there is none.
+
+    Args:
+        data: The shop.
+        same: (interactions - 1,) whether a row is copied by the next one.
+    """
+    copies = np.zeros(len(data.time), dtype=bool)
+    copies[:-1] |= same
+    copies[1:] |= same
+    counts = np.bincount(data.scene, minlength=len(data.scenes))
+    shares = np.bincount(data.scene[copies], minlength=len(data.scenes)) / np.maximum(counts, 1)
+    most = int(shares.argmax())
+    return f", {shares[most]:.0%} of scene {data.scenes[most]!r}" if shares[most] > MAX_DUPLICATES_OF_SCENE else ""
 
 
 def _texts_seen(data: Dataset, split: Split) -> Finding:
@@ -131,13 +158,11 @@ def audit_episodes(
     problems: dict[str, list[str]] = {name: [] for name in _EPISODE_CHECKS}
     for number, episode in enumerate(episodes, start=1):
         where = f"scene {data.scenes[episode.scene]!r} opened at {episode.opened}"
-        begin, end = split.period[split_name]
-        closes = episode.opened + round(protocol.window_days * DAY)
-        if episode.scene not in split.scenes[split_name] or episode.opened < begin or closes > end:
+        if episode.scene not in split.scenes[split_name] or not log.opens_within(episode, split.period[split_name]):
             problems["episodes outside their split"].append(where)
         if not log.support_is_first(episode):
             problems["support not the first interactions"].append(where)
-        if not log.query_is_later(episode):
+        if not log.query_is_later(episode, split.period[split_name][1]):
             problems["support later than query"].append(where)
         if not log.histories_are_past(episode):
             problems["history reaching past an interaction"].append(where)
@@ -178,10 +203,25 @@ class _Log:
     """The log by user; checks what an episode may contain of it."""
 
     def __init__(self, data: Dataset, split: Split, protocol: ProtocolSection) -> None:
-        self._data, self._protocol = data, protocol
+        self._data = data
+        self._by, self._window = split.by, round(protocol.window_days * DAY)
+        scenes, first = np.unique(data.scene, return_index=True)
+        self._started = dict(zip(scenes.tolist(), data.time[first].tolist(), strict=True))
         self._held_out = np.isin(np.arange(len(data.scenes)), split.held_out)
         order = np.argsort(data.user, kind="stable")
         self._of_user = np.split(order, np.searchsorted(data.user[order], np.arange(1, data.users)))
+
+    def opens_within(self, episode: Episode, period: tuple[int, int]) -> bool:
+        """Return whether an episode opens in its part's period, and ends there too.
+
+        Where scenes are split by hash, a whole window lies within the period. Where they are split by when they start,
+        the end of the period cuts windows short, and the scene exists when it opens.
+        """
+        begin, end = period
+        if self._by == "hash":
+            return begin <= episode.opened <= end - self._window
+        begin = max(begin, self._started[episode.scene])
+        return bool(begin <= episode.opened < end and self._data.time[episode.rows[-1]] < end)
 
     def support_is_first(self, episode: Episode) -> bool:
         """Return whether the support is the scene's first interactions after the opening, in order."""
@@ -192,11 +232,11 @@ class _Log:
         earlier = int((data.scene[between] == episode.scene).sum())
         return bool(scene and items and (np.diff(rows) > 0).all() and earlier <= len(rows) - 1)
 
-    def query_is_later(self, episode: Episode) -> bool:
-        """Return whether each answer was taken in this scene after the support and within the window."""
+    def query_is_later(self, episode: Episode, end: int) -> bool:
+        """Return whether each answer was taken in this scene after the support, within window and period (`end`)."""
         data = self._data
         adapted = data.time[episode.rows[-1]]
-        closes = episode.opened + round(self._protocol.window_days * DAY)
+        closes = min(episode.opened + self._window, end)
         catalogue = episode.items[: episode.candidates].cpu().numpy()
         for user, relevant in zip(episode.users.tolist(), episode.relevant.cpu().numpy(), strict=True):
             rows = self._of_user[user]

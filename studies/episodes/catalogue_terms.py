@@ -1,7 +1,7 @@
 """Catalogue terms: features of a scene's items that need no interactions, computed from the catalogue alone.
 
 A product line with many variants sells, and so does a text that many products share. Texts are split into fields at
-", ", as sources join the columns of a text; a text without ", " is one field.
+", ", as sources join the columns of a text, and at the commas of Chinese and Japanese; a text without one is one field.
 
 Splitting the texts takes most of the time. It is done once for a catalogue (`TextCoder`); a scene then takes its part
 of the codes (`CodedTexts.take`).
@@ -9,6 +9,7 @@ of the codes (`CodedTexts.take`).
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from itertools import accumulate, chain
 from typing import Any, NamedTuple
@@ -19,10 +20,13 @@ import scipy.sparse as sp
 
 from studies.data.dataset import Ints
 from studies.episodes.tfidf import normalise_rows
+from studies.episodes.words import split_words
 
 # The columns of `terms`.
 TERMS = ("products", "rarest word", "variants of the last field", "variants of any field")
 SEPARATOR = ", "
+# With the commas of Chinese and Japanese, after which no space stands.
+_SEPARATORS = re.compile(r", |[，、] ?")
 
 Floats = npt.NDArray[np.float32]
 
@@ -110,14 +114,18 @@ class TextCoder:
 
     def code(self, texts: Sequence[str]) -> CodedTexts:
         """Return the codes of some texts."""
-        fields = [text.split(SEPARATOR) for text in texts]
+        fields = [_split_fields(text) for text in texts]
         rests = [_codes(self._rests, _without_one(own)) for own in fields]
         return CodedTexts(
-            words=CodeLists.of([_codes(self._words, set(text.split()) or {""}) for text in texts]),
+            words=CodeLists.of([_codes(self._words, set(split_words(text)) or {""}) for text in texts]),
             fields=CodeLists.of([_codes(self._fields, sorted(set(own))) for own in fields]),
             rests=CodeLists.of(rests),
             distinct_rests=CodeLists.of([list(set(own)) for own in rests]),
         )
+
+
+def _split_fields(text: str) -> list[str]:
+    return text.split(SEPARATOR) if text.isascii() else _SEPARATORS.split(text)
 
 
 def _codes(known: dict[Any, int], parts: Iterable[Any]) -> list[int]:

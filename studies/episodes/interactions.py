@@ -33,6 +33,28 @@ class InteractionIndex:
         rows, times = self._rows_of_scene(scene), self._data.time
         return rows[np.searchsorted(times[rows], start) : np.searchsorted(times[rows], end)]
 
+    def support_and_later(self, scene: int, start: int, end: int, count: int) -> tuple[Ints, Ints] | None:
+        """Return the rows of a window, and those later than its `count`-th; None where there are no such.
+
+        Args:
+            scene: Scene code.
+            start: Of the window, UTC seconds.
+            end: Of the window, UTC seconds.
+            count: Number of interactions that the queries come after.
+        """
+        times, window = self._data.time, self.window(scene, start, end)
+        if len(window) <= count:
+            return None
+        later = window[np.searchsorted(times[window], times[window[count - 1]], side="right") :]
+        return (window, later) if len(later) else None
+
+    def life(self, scene: int) -> tuple[int, int]:
+        """Return the times of a scene's first and last interaction, UTC seconds; the log's end if it has none."""
+        rows = self._rows_of_scene(scene)
+        ends = rows[[0, -1]] if len(rows) else np.array([-1, -1])
+        first, last = self._data.time[ends]
+        return int(first), int(last)
+
     def history(self, user: int, before: int, scene: int, opened: int) -> Ints:
         """Return the items that a user took before a time and that an episode may see, oldest first.
 

@@ -11,6 +11,7 @@ import torch
 from storage.errors import InputError
 from studies.config.protocol_section import ProtocolSection
 from studies.data.dataset import Dataset, Ints
+from studies.episodes.coverage import Coverage, Reselect
 from studies.episodes.episode import Episode
 from studies.episodes.interactions import InteractionIndex
 from studies.episodes.openings import closing_time, draw_openings
@@ -28,22 +29,44 @@ class EpisodeSampler:
         split: Split of its scenes.
         protocol: Definition of an episode.
         progress: Called with (texts done, texts in all) while words are counted.
+        reselect: Selects the scenes of a changed study, which shows what would help where too few have episodes.
 
     Attributes:
         lexicon: Word frequencies of the texts that training may read.
     """
 
     def __init__(
-        self, data: Dataset, split: Split, protocol: ProtocolSection, progress: Progress | None = None
+        self,
+        data: Dataset,
+        split: Split,
+        protocol: ProtocolSection,
+        progress: Progress | None = None,
+        *,
+        reselect: Reselect | None = None,
     ) -> None:
-        self._data, self._split, self._protocol = data, split, protocol
+        self._data, self._split, self._protocol, self._reselect = data, split, protocol, reselect
         shared_items = protocol.candidates == "all" or data.scenes_share_items
         self._interactions = InteractionIndex(data, split, shared_items=shared_items)
         self._texts = SceneTexts(data, split, protocol, progress)
         self.lexicon: Lexicon = self._texts.lexicon
 
     def sample(self, split_name: SplitName, draw: int = 0, progress: Progress | None = None) -> list[Episode]:
-        """Return all episodes of a split, in a fixed order: by scene, then by opening.
+        """Return all episodes of a split, as `draw` does.
+
+        Raises:
+            InputError: Too few scenes of the split give an episode.
+        """
+        episodes = self.draw(split_name, draw, progress)
+        # The protocol's own draw has enough scenes by then; another draw adds to it.
+        least = MINIMUM_SCENES[split_name] if draw == 0 else 1
+        if (found := len({episode.scene for episode in episodes})) < least:
+            coverage = Coverage(self._data, self._split, self._protocol)
+            remedies = coverage.remedies(self._reselect)
+            raise InputError(coverage.explain(split_name, found, f"at least {least} are needed", remedies))
+        return episodes
+
+    def draw(self, split_name: SplitName, draw: int = 0, progress: Progress | None = None) -> list[Episode]:
+        """Return all episodes of a split, however few, in a fixed order: by scene, then by opening.
 
         An opening whose window holds no support or no query gives no episode, and so a seasonal scene may have none.
 
@@ -51,29 +74,17 @@ class EpisodeSampler:
             split_name: The split whose scenes are sampled.
             draw: Number of the draw of openings and query users; 0 is the protocol's own.
             progress: Called with (scenes done, scenes in all).
-
-        Raises:
-            InputError: Too few scenes of the split give an episode.
         """
         protocol = self._protocol
         queries = protocol.train_queries if split_name == "train" else protocol.queries
         episodes = []
         for number, scene in enumerate(scenes := self._split.scenes[split_name], start=1):
             rng = np.random.default_rng([protocol.seed, int(scene), *([draw] if draw else [])])
-            openings = draw_openings(protocol, self._split, split_name, rng)
+            openings = draw_openings(protocol, self._split, split_name, self._interactions.life(int(scene)), rng)
             sampled = [self.episode(int(scene), opened, queries, rng) for opened in openings]
             episodes += [episode for episode in sampled if episode is not None]
             if progress is not None:
                 progress(number, len(scenes))
-        # The protocol's own draw has enough scenes by then; another draw adds to it.
-        least = MINIMUM_SCENES[split_name] if draw == 0 else 1
-        if (found := len({episode.scene for episode in episodes})) < least:
-            raise InputError(
-                f"only {found} of {len(self._split.scenes[split_name])} meta-{split_name} scenes ever see "
-                f"{protocol.shots} interactions and a later query within {protocol.window_days} days of an opening; "
-                f"at least {least} are needed: lower protocol.shots, widen protocol.window_days, or raise "
-                "data.min_interactions"
-            )
         return episodes
 
     def nested(
@@ -104,7 +115,8 @@ class EpisodeSampler:
         protocol, episodes = self._protocol, []
         for scene in self._split.scenes[split_name]:
             rng = np.random.default_rng([protocol.seed, int(scene)])
-            for number, opened in enumerate(draw_openings(protocol, self._split, split_name, rng)):
+            life = self._interactions.life(int(scene))
+            for number, opened in enumerate(draw_openings(protocol, self._split, split_name, life, rng)):
                 # A generator for each opening: every size of the support draws the same users.
                 rng = np.random.default_rng([protocol.seed, int(scene), number])
                 episode = self.episode(
@@ -133,15 +145,12 @@ class EpisodeSampler:
             shots: Size of the support; the protocol's by default.
             queries_after: Number of interactions that the queries come after; `shots` by default.
         """
-        times = self._data.time
         shots = shots or self._protocol.shots
         queries_after = queries_after or shots
-        window = self._interactions.window(scene, opened, closing_time(self._protocol, opened))
-        if len(window) <= queries_after:
+        closes = closing_time(self._protocol, self._split, scene, opened)
+        if (found := self._interactions.support_and_later(scene, opened, closes, queries_after)) is None:
             return None
-        later = window[np.searchsorted(times[window], times[window[queries_after - 1]], side="right") :]
-        if len(later) == 0:
-            return None
+        window, later = found
         users = np.unique(self._data.user[later])
         if len(users) > queries:
             users = np.sort(rng.choice(users, queries, replace=False))

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import scipy.sparse as sp
 
+from studies.episodes.words import split_words
 from studies.progress import Progress
 
 BUCKETS = 2**18
@@ -81,8 +82,8 @@ def overlap(weighed: Any, support: npt.NDArray[np.int64]) -> npt.NDArray[np.floa
 def count_words(texts: Sequence[str], progress: Progress | None = None) -> Any:
     """Return the (n, BUCKETS) sparse counts of the words, and pairs of neighbouring words, of each text.
 
-    The buckets equal those of scikit-learn's `HashingVectorizer` (MurmurHash3), which is slower, and whose import alone
-    takes longer than all other imports of a worker but torch.
+    The buckets of the words equal those of scikit-learn's `HashingVectorizer` (MurmurHash3), which is slower, and whose
+    import alone takes longer than all other imports of a worker but torch.
 
     Args:
         texts: The n texts.
@@ -90,8 +91,8 @@ def count_words(texts: Sequence[str], progress: Progress | None = None) -> Any:
     """
     buckets, ends = array("i"), array("q", [0])
     for number, text in enumerate(texts, start=1):
-        # Only white space separates words: "tea," ends a field of the catalogue, "tea" does not.
-        words = text.lower().split()
+        # A comma stays at its word: "tea," ends a field of the catalogue, "tea" does not.
+        words = split_words(text.lower())
         terms = chain(words, map(" ".join, pairwise(words)))
         buckets.extend(abs(mmh3.hash(term)) % BUCKETS for term in terms)
         ends.append(len(buckets))

@@ -1,6 +1,8 @@
 """Baselines without meta-learning, which a learner's recall is compared with.
 
-Each is an `evaluate.System` and reads of an episode what a learner reads: candidates, support, histories.
+Each is an `evaluate.System` and reads of an episode what a learner reads: candidates, support, histories. Scores tie
+where a baseline knows nothing; `metrics.rank` breaks ties at random. A baseline that ranks by a user's history takes
+the support's items for it where the user has none.
 """
 
 from __future__ import annotations
@@ -16,13 +18,14 @@ from torch import Tensor
 from studies.data.dataset import Dataset, Ints
 from studies.episodes.catalogue_terms import TERMS
 from studies.episodes.episode import Episode
+from studies.episodes.words import split_words
 from studies.evaluation.evaluate import System
+from studies.evaluation.metrics import random_order
 
 # The strongest simple baseline.
 POPULARITY = "support popularity"
 # The baselines that read no text; a student's lift is measured over the best of them.
 TEXT_FREE = ("random", POPULARITY, "popularity anywhere", "item-kNN", "products per item", "popularity + products")
-_TOKEN = r"\S+"
 
 
 def build_baselines(
@@ -57,20 +60,15 @@ class Random:
 
     def scores(self, episode: Episode) -> Tensor:
         """Return (Q, C) uniform scores, seeded by scene and opening."""
-        generator = torch.Generator().manual_seed(episode.opened * 100_003 + episode.scene)
-        return torch.rand(episode.relevant.shape, generator=generator).to(episode.items.device)
+        return random_order(episode)
 
 
 class SupportPopularity:
-    """Counts of each candidate in the support.
-
-    Most candidates tie at zero. Ties are broken at random, differently for each user: broken by item id, all users
-    would get the same few items, which weakens the baseline.
-    """
+    """Counts of each candidate in the support; most candidates tie at zero."""
 
     def scores(self, episode: Episode) -> Tensor:
-        """Return (Q, C) counts plus a random fraction."""
-        return _support_counts(episode) + Random().scores(episode) / 2
+        """Return (Q, C) counts, the same for every user."""
+        return _support_counts(episode).expand(episode.relevant.shape)
 
 
 class Popularity:
@@ -81,24 +79,24 @@ class Popularity:
     """
 
     def scores(self, episode: Episode) -> Tensor:
-        """Return (Q, C) counts; ties are broken at random."""
-        return _support_counts(episode) + episode.elsewhere + Random().scores(episode) / 2
+        """Return (Q, C) counts, the same for every user."""
+        return (_support_counts(episode) + episode.elsewhere).expand(episode.relevant.shape)
 
 
 class Products:
     """Number of the shop's products that share the candidate's text: popularity if all products sold equally."""
 
     def scores(self, episode: Episode) -> Tensor:
-        """Return (Q, C) counts; ties are broken at random."""
-        return _products(episode) + Random().scores(episode) / 2
+        """Return (Q, C) counts, the same for every user."""
+        return _products(episode).expand(episode.relevant.shape)
 
 
 class CountsAndProducts:
     """Support popularity plus one pseudo-count per product (a flat Dirichlet prior over products)."""
 
     def scores(self, episode: Episode) -> Tensor:
-        """Return (Q, C) counts; ties are broken at random."""
-        return _support_counts(episode) + _products(episode) + Random().scores(episode) / 2
+        """Return (Q, C) counts, the same for every user."""
+        return (_support_counts(episode) + _products(episode)).expand(episode.relevant.shape)
 
 
 class TfidfNeighbours:
@@ -133,7 +131,7 @@ class BM25:
         # Imported here: scikit-learn takes seconds to import, and workers do not need it.
         from sklearn.feature_extraction.text import CountVectorizer
 
-        self._counts = CountVectorizer(token_pattern=_TOKEN).fit_transform(texts).tocsr()
+        self._counts = CountVectorizer(tokenizer=split_words, token_pattern=None).fit_transform(texts).tocsr()
         frequency = self._counts.getnnz(axis=0)
         idf = np.log1p((len(texts) - frequency + 0.5) / (frequency + 0.5))
         length = np.asarray(self._counts.sum(axis=1)).ravel()
@@ -146,7 +144,8 @@ class BM25:
         """Return (Q, C) scores, the same for every user."""
         items = _candidates(episode)
         query = self._counts[items[episode.support.cpu().numpy()]].sum(axis=0)
-        return _for_all_users(self._weights[items] @ query.T, episode)
+        scores = torch.as_tensor(np.asarray(self._weights[items] @ query.T).ravel(), dtype=torch.float32)
+        return scores.to(episode.items.device).expand(episode.relevant.shape)
 
 
 class ItemKNN:
@@ -168,7 +167,7 @@ class ItemKNN:
         self._taken = taken.tocsc()
 
     def scores(self, episode: Episode) -> Tensor:
-        """Return (Q, C) scores; all zero for a user whose history shares no user with any candidate."""
+        """Return (Q, C) scores; a user whose history shares no user with any candidate has the support as history."""
         items, support = episode.items.cpu().numpy(), episode.support.cpu().numpy()
         known = self._taken[:, items]
         had = (episode.support_history.cpu().numpy() > 0).astype(np.float64)
@@ -178,11 +177,15 @@ class ItemKNN:
         users = users @ sp.diags(1 / norms)
         similar = users.T @ users[:, : episode.candidates]
         history = sp.csr_matrix(episode.query_history.cpu().numpy() > 0, dtype=np.float64)
-        return torch.as_tensor((history @ similar).toarray(), dtype=torch.float32).to(episode.items.device)
+        scores = (history @ similar).toarray()
+        scores[~scores.any(1)] = similar[np.unique(support)].sum(0)
+        return torch.as_tensor(scores, dtype=torch.float32).to(episode.items.device)
 
 
 class ZeroShot:
-    """Inner product of each candidate and the user's summed history under the untrained encoder; reads no support.
+    """Inner product of each candidate and the user's summed history under the untrained encoder.
+
+    A user without a history has the support's items as history; for all others the support is not read.
 
     Args:
         vectors: (items, D) embeddings of length 1.
@@ -192,9 +195,12 @@ class ZeroShot:
         self._vectors = vectors
 
     def scores(self, episode: Episode) -> Tensor:
-        """Return (Q, C) scores; all zero for a user without history."""
+        """Return (Q, C) scores."""
         items = self._vectors[episode.items.to(self._vectors.device)].to(episode.items.device)
-        return episode.query_history @ items @ items[: episode.candidates].T
+        history = episode.query_history
+        support = torch.bincount(episode.support, minlength=history.shape[1]).to(history)
+        history = torch.where(history.any(1, keepdim=True), history, support)
+        return history @ items @ items[: episode.candidates].T
 
 
 def _support_counts(episode: Episode) -> Tensor:
@@ -208,8 +214,3 @@ def _products(episode: Episode) -> Tensor:
 def _candidates(episode: Episode) -> Ints:
     items: Ints = episode.items[: episode.candidates].cpu().numpy()
     return items
-
-
-def _for_all_users(scores: npt.ArrayLike, episode: Episode) -> Tensor:
-    row = torch.as_tensor(np.asarray(scores).ravel(), dtype=torch.float32).to(episode.items.device)
-    return row.expand(episode.relevant.shape)

@@ -148,7 +148,7 @@ def evaluate(
         scores = system.scores(episode)
         if not bool(scores.isfinite().all()):
             raise FloatingPointError(f"a score for scene {scene_names[episode.scene]!r} is not finite")
-        order = rank(scores, episode.excluded)
+        order = rank(scores, episode)
         results.append((scene_names[episode.scene], episode_metrics(order, episode, k)))
         if dump is not None:
             dump(episode, order)

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
+from studies.config.protocol_section import SplitBy
 from studies.evaluation.intervals import Interval
 
 
@@ -98,9 +99,10 @@ class SceneFacts(Figures):
 
 
 class DataFacts(Figures):
-    """The data of a study, with the UTC dates of its first and last interaction."""
+    """The data of a study, with the UTC dates of its first and last interaction, and how its scenes are split."""
 
     source: str
+    split_by: SplitBy
     interactions: int
     items: int
     scenes: int

@@ -1,7 +1,7 @@
 """Ranking metrics over every candidate of a scene, averaged over queries, then episodes, then scenes.
 
 recall@K is relevant items in the top K over *all* relevant items (not hit rate); a query with more than K relevant
-items cannot reach 1. Ties are broken by item id: candidates are in ascending order and the sort is stable.
+items cannot reach 1. Ties are broken at random (`rank`), the same in every run.
 
 A metric without any query to average over is NaN, and averages leave NaN out.
 """
@@ -57,7 +57,9 @@ METRICS = tuple(field.name for field in fields(SceneMetrics))
 
 
 def top_k(scores: Tensor, k: int) -> Tensor:
-    """Return the (Q, min(k, C)) positions of the candidates with the highest scores; ties by item id.
+    """Return the (Q, min(k, C)) positions of the candidates with the highest scores; ties by position.
+
+    Serving ranks by it, so that the same request has the same answer. Evaluation ranks by `rank`.
 
     Args:
         scores: (Q, C) scores.
@@ -66,14 +68,28 @@ def top_k(scores: Tensor, k: int) -> Tensor:
     return torch.argsort(scores, dim=1, descending=True, stable=True)[:, :k]
 
 
-def rank(scores: Tensor, excluded: Tensor) -> Tensor:
-    """Return the (Q, C) positions of the candidates by descending score; ties by item id, excluded ones last.
+def rank(scores: Tensor, episode: Episode) -> Tensor:
+    """Return the (Q, C) positions of the candidates by descending score; excluded ones are last.
+
+    Ties are broken at random, by `random_order`. Broken by item id, which is the order of the texts, they would give
+    every user the same few items and make the alphabet part of what is measured.
 
     Args:
-        scores: (Q, C) finite scores.
-        excluded: (Q, C) bool, `Episode.excluded`.
+        scores: (Q, C) finite scores, of which fp32 precision counts.
+        episode: The episode whose candidates are scored.
     """
-    return top_k(scores.masked_fill(excluded, -math.inf), scores.shape[1])
+    bits = scores.float().masked_fill(episode.excluded, -math.inf).view(torch.int32).long()
+    # As integers, the bits of fp32 numbers are in the numbers' order, the negative ones in reverse. One sort of whole
+    # numbers, with the random ones in their last digits, takes no longer than a sort of the scores.
+    ordinals = torch.where(bits < 0, -(bits & 0x7FFFFFFF), bits)
+    keys = (ordinals << 24) + (random_order(episode) * 2**24).long()
+    return torch.argsort(keys, dim=1, descending=True, stable=True)
+
+
+def random_order(episode: Episode) -> Tensor:
+    """Return (Q, C) multiples of 2^-24, uniform in [0, 1), seeded by scene and opening, different for each query."""
+    generator = torch.Generator().manual_seed(episode.opened * 100_003 + episode.scene)
+    return torch.rand(episode.relevant.shape, generator=generator).to(episode.items.device)
 
 
 def query_metrics(order: Tensor, episode: Episode, k: int) -> dict[str, Tensor]:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from studies.config.spec import StudySpec
 from studies.data.dataset import Dataset
-from studies.data.loading import load_data
+from studies.data.loading import load_data, reselector
 from studies.progress import SILENT, ProgressReporter
 from studies.training.problem import Problem, build_problem
 
@@ -25,4 +25,5 @@ def prepare(
     Raises:
         InputError: Data, protocol or encoder cannot give a meaningful study.
     """
-    return build_problem(spec, data or load_data(spec.data, spec.protocol, cache, reporter), cache, reporter=reporter)
+    data = data or load_data(spec.data, spec.protocol, cache, reporter)
+    return build_problem(spec, data, cache, reporter=reporter, reselect=reselector(spec.data, cache))

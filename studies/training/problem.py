@@ -20,6 +20,7 @@ from studies.config.search_domains import Range, values_of
 from studies.config.search_section import SearchSection
 from studies.data.dataset import Dataset
 from studies.episodes.audit import audit_data, audit_episodes, refuse_leaks
+from studies.episodes.coverage import Reselect
 from studies.episodes.episode import Episode
 from studies.episodes.sampler import EpisodeSampler
 from studies.episodes.scene_texts import visible_items
@@ -34,7 +35,9 @@ from studies.model.bf16_speed import share_choice
 from studies.model.device import device, free_memory
 from studies.model.encoder import Encoder, Ragged
 from studies.model.recommender import Head, Recommender
+from studies.model.text_coverage import measure
 from studies.model.towers import attention_for, build_tower
+from studies.model.wordpiece import wordpiece
 from studies.progress import SILENT, Progress, ProgressReporter
 from studies.training.memory import refuse_too_large
 
@@ -56,15 +59,18 @@ class Problem:
         encoder: Encoder,
         folder: Path,
         reporter: ProgressReporter = SILENT,
+        reselect: Reselect | None = None,
     ) -> None:
         self.spec, self.data, self.split, self.encoder, self.reporter = spec, data, parts, encoder, reporter
         with reporter.progress("splitting texts into tokens") as progress:
             tokens = encoders.tokenize(encoder.tokenizer, data.texts, spec.teacher.max_tokens, progress)
         self.tokens: Ragged = tokens
+        for loss in measure(encoder.tokenizer, tokens, spec.teacher.max_tokens).warnings(encoder.name):
+            reporter.note(f"warning: {loss}")
         share_choice(folder)  # before the first question: what is cached and trained depends on the answer
         self.cache = ActivationCache(folder, encoder, self.tokens)
         with reporter.progress("counting the texts' words") as progress:
-            self._sampler = EpisodeSampler(data, parts, spec.protocol, progress)
+            self._sampler = EpisodeSampler(data, parts, spec.protocol, progress, reselect=reselect)
         self._episodes: dict[SplitName, list[Episode]] = {}
         self._by_shots: dict[SplitName, dict[int, list[Episode]]] = {}
 
@@ -160,7 +166,14 @@ class Problem:
         return evaluate(Adapted(learner, vectors), episodes, self.data.scenes, self.spec.protocol.k, progress)
 
 
-def build_problem(spec: StudyDefinition, data: Dataset, cache: Path, *, reporter: ProgressReporter = SILENT) -> Problem:
+def build_problem(
+    spec: StudyDefinition,
+    data: Dataset,
+    cache: Path,
+    *,
+    reporter: ProgressReporter = SILENT,
+    reselect: Reselect | None = None,
+) -> Problem:
     """Read a study's encoder, and cache the activations of its frozen layers unless they are cached already.
 
     Args:
@@ -168,6 +181,7 @@ def build_problem(spec: StudyDefinition, data: Dataset, cache: Path, *, reporter
         data: Its data.
         cache: Folder of the caches that all processes share.
         reporter: Receives the progress of long steps, now and whenever the problem takes long.
+        reselect: Selects the scenes of a changed study, for messages that say what would help.
 
     Raises:
         InputError: Data, protocol or encoder cannot give a meaningful study.
@@ -182,7 +196,7 @@ def build_problem(spec: StudyDefinition, data: Dataset, cache: Path, *, reporter
             "layers; lower it in [search.space]"
         )
     _check_student(spec.distill, encoder)
-    problem = Problem(spec, data, parts, encoder, cache, reporter)
+    problem = Problem(spec, data, parts, encoder, cache, reporter, reselect)
     with reporter.progress("encoding texts") as progress:
         # 0 always: the zero-shot baseline and the student's targets read the frozen encoder's output.
         problem.cache.build({0, *trainable}, progress)
@@ -193,13 +207,16 @@ def _check_student(section: DistillSection, encoder: Encoder) -> None:
     """Refuse, before anything is searched, students that the encoder cannot have.
 
     Raises:
-        InputError: They are deeper or wider than it, or their width is no multiple of its attention heads'.
+        InputError: They are deeper or wider than it, their width is no multiple of its attention heads', or its
+            vocabulary cannot be trimmed.
     """
     if (layers := max(values_of(section.space["layers"]))) > encoder.layers:
         raise InputError(
             f"distill.space.layers goes up to {layers}, but the encoder {encoder.name!r} has {encoder.layers} layers; "
             "a student cannot have more layers than its teacher"
         )
+    if "catalogue" in values_of(section.space["vocabulary"]):
+        wordpiece(encoder.tokenizer)
     head = encoder.width // int(encoder.config.num_attention_heads)
     for width in values_of(section.space["width"]):
         if width > encoder.width or width % head:

@@ -3,12 +3,14 @@
 import re
 from functools import partial
 
+import numpy as np
 import pytest
 from optuna.trial import TrialState
 
 from hpo.ownership import owned_distillation, owned_search
 from hpo.registry import register
 from hpo.results.distillation import choose, create_distillation, distil, distil_study, open_distillation
+from hpo.results.evaluation import text_free_recalls
 from hpo.results.students import Objectives, choose_student, dominates, student_rows
 from hpo.search.loop import Search
 from hpo.stages import EVALUATION
@@ -111,6 +113,14 @@ def test_an_interrupted_distillation_goes_on_as_the_same_trial(database, tmp_pat
     (trial,) = open_distillation(database, spec).get_trials()
     assert trial.state == TrialState.COMPLETE
     assert set(trial.intermediate_values) == set(spec.distill.rungs)
+    # The rungs before the interruption count too, and the teacher's scenes are those of the search.
+    (row,) = student_rows(open_distillation(database, spec), spec)
+    assert row.training.first_step == spec.distill.rungs[0]
+    assert row.training.texts == len(problem.visible_items)
+    assert row.training.texts_read == 4 * min(row.params["batch_size"], row.training.texts)
+    floor = float(np.mean(list(text_free_recalls(problem).values()))) if row.training.measure == "lift" else 0.0
+    best = problem.evaluate(choose(database, spec, problem, Console()).teachers[0].learner, problem.validation).mean()
+    assert row.training.kept.mean == pytest.approx((row.recall - floor) / (best - floor))
 
 
 def test_a_search_without_a_finished_trial_has_nothing_to_distil(database, tmp_path):

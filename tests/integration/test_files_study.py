@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 import ir_measures
+import numpy as np
 import polars as pl
 import pytest
 from ir_measures import R
@@ -92,6 +93,24 @@ def test_the_check_says_what_is_in_the_files_and_that_nothing_leaks(shop):
     assert len(report["audit"]) == 9
     assert {finding["status"] for finding in report["audit"]} <= {"ok", "note"}
     assert [part["scenes"] for part in report["parts"].values()] == [6, 3, 3]
+    cold = {name: part["without_history"] for name, part in report["parts"].items()}
+    assert 0 < cold.pop("train") < report["parts"]["train"]["queries"], "the log's first days have no earlier ones"
+    assert set(cold.values()) == {0}
+
+
+def test_the_check_counts_the_queries_of_users_without_a_history(shop):
+    """Figures of one-time customers are not those of known ones, and only the count shows it."""
+    log = pl.read_parquet(shop / "purchases.parquet")
+    log.with_columns(customer=pl.int_range(len(log))).write_parquet(shop / "purchases.parquet")
+    done = call("data", "check", shop / "study.toml", "--json")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert [part["without_history"] for part in found["parts"].values()] == [
+        part["queries"] for part in found["parts"].values()
+    ]
+    queries = found["parts"]["test"]["queries"]
+    said = f"{queries:,} of {queries:,} meta-test queries come from users without a history"
+    assert any(warning.startswith(said) for warning in found["warnings"])
 
 
 def test_the_check_shows_what_was_read_even_where_no_study_is_possible(shop):
@@ -101,8 +120,63 @@ def test_the_check_shows_what_was_read_even_where_no_study_is_possible(shop):
     done = call("data", "check", study)
     assert done.returncode == 2
     assert "rows read" in done.stdout
-    assert re.search(r"error: none of the 12 scenes has .*min_users = 1000.*the largest scene has \d+", done.stderr)
+    said = (
+        r"error: none of the 12 scenes has .*min_users = 1000.*the largest scene has \d+.*lower them .* to min_users = "
+    )
+    assert re.search(said, done.stderr)
+    assert "kept from" in done.stdout
     assert json.loads(call("data", "check", study, "--json").stdout)["error"].startswith("none of the 12 scenes")
+
+
+def test_campaigns_of_three_weeks_are_a_study(tmp_path):
+    """Split by hash, a campaign must happen to fall into its part's period: the check says so, and what helps."""
+    rng, day = np.random.default_rng(0), 86_400
+    with (tmp_path / "log.csv").open("w") as log:
+        log.write("user_id,item_id,timestamp,campaign,title\n")
+        for n in range(30):
+            for _ in range(60):
+                item, time = rng.integers(40), 1_600_000_000 + int((11 * n + 21 * rng.random()) * day)
+                log.write(f"{rng.integers(90)},{item},{time},the campaign of week number {n},word{item % 7} w{item}\n")
+    text = 'name = "c"\n[data]\nsource = "files"\ninteractions = "log.csv"\nscene = "campaign"\ntext = "title"\n'
+    study = tmp_path / "study.toml"
+    study.write_text(text + "[protocol]\nk = 5\n")
+    found = json.loads(call("data", "check", study, "--json").stdout)
+    assert (found["error"], found["split_by"], found["split_by_auto"], found["scenes"]) == (None, "opening", True, 30)
+    assert [part["without_episodes"] for part in found["parts"].values()] == [[], [], []]
+    assert found["minima"]["min_interactions"] == {"value": 30, "derived": True}
+    study.write_text(text + '[protocol]\nk = 5\nsplit_by = "hash"\n')
+    refused = call("data", "check", study)
+    assert refused.returncode == 2
+    assert re.search(r"error: only 0 of 6 meta-validation .*miss the openings.*split_by = \"opening\"", refused.stderr)
+    assert re.search(r"no episode of validation: (the cam…\w+ \d+, ){2}the cam…\w+ \d+ and 3 more", refused.stdout)
+    written = json.loads(call("data", "check", study, "--json").stdout)
+    assert written["error"] in refused.stderr.replace("\n", " ")
+    assert "the campaign of week number 1" in str(written["parts"])
+
+
+def test_the_check_says_that_the_encoder_cannot_read_the_texts(shop):
+    """320 Chinese titles under an English encoder went from check to recommendation without a word."""
+    items = pl.read_csv(shop / "catalogue.csv", separator=";")
+    chinese = [f"红色跑鞋{chr(0x4E00 + row)}" for row in range(len(items))]
+    items.with_columns(title=pl.Series(chinese)).write_csv(shop / "catalogue.csv", separator=";")
+    done = call("data", "check", shop / "study.toml")
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"warnings\n.*does not know 100% of the texts' pieces, so that (\d+) of \1 texts", done.stdout)
+    warnings = json.loads(call("data", "check", shop / "study.toml", "--json").stdout)["warnings"]
+    assert any("does not know 100% of the texts' pieces" in line for line in warnings)
+
+
+def test_the_documented_study_of_cold_users_passes_the_check(tmp_path):
+    """A recipe without its minima finds that no user has the 100 users of a scene."""
+    page = (Path(__file__).parents[2] / "docs" / "data.md").read_text()
+    recipe = page.partition("## Cold users")[2].partition("```toml\n")[2].partition("```")[0]
+    (tmp_path / "study.toml").write_text(recipe)
+    write_shop(planted_dataset(per_user=240), tmp_path)
+    done = call("data", "check", tmp_path / "study.toml", "--json")
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert (report["error"], report["scenes"]) == (None, 60)
+    assert [len(part["without_episodes"]) for part in report["parts"].values()] == [0, 0, 0]
 
 
 def test_a_planted_leak_stops_the_check_and_the_study(shop, database_url):
@@ -110,7 +184,11 @@ def test_a_planted_leak_stops_the_check_and_the_study(shop, database_url):
     log, items = pl.read_parquet(shop / "purchases.parquet"), pl.read_csv(shop / "catalogue.csv", separator=";")
     twins = items.with_columns(pl.col("sku") + 100_000, pl.format("{} again", "department").alias("department"))
     pl.concat([items, twins]).write_csv(shop / "catalogue.csv", separator=";")
-    pl.concat([log, log.with_columns(pl.col("sku") + 100_000)]).write_parquet(shop / "purchases.parquet")
+    log = pl.concat([log, log.with_columns(pl.col("sku") + 100_000)])
+    bought = pl.from_epoch("bought_at", time_unit="ms").dt.to_string("iso")
+    log.with_columns(
+        bought_at=pl.concat_str(bought, pl.when(pl.col("customer") == "c0").then(pl.lit("Z")).otherwise(pl.lit("")))
+    ).write_parquet(shop / "purchases.parquet")
     checked = call("data", "check", shop / "study.toml")
     assert checked.returncode == 2
     assert "leak" in checked.stdout
@@ -118,6 +196,8 @@ def test_a_planted_leak_stops_the_check_and_the_study(shop, database_url):
     started = call("launch", shop / "study.toml", HPO_DATABASE_URL=database_url)
     assert started.returncode == 2
     assert "error: leakage audit: interactions in two splits" in started.stderr
+    # What is hardly meant is said before anything is worked on.
+    assert started.stderr.count('warning: "bought_at" mixes times with and without a zone') == 1
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
 """Serving ranks as the evaluation does, on every backend, from catalogues that grow while they are read."""
 
 import doctest
+import re
 import sys
 import threading
 from collections.abc import Iterator
@@ -282,6 +283,18 @@ def encoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return seen
 
 
+def test_texts_that_a_student_cannot_read_are_said_once(exported: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """All scores of such texts are equal: a server would rank by nothing and say nothing; nor may it fill its log."""
+    student = StudentRecommender.load(exported)
+    scene = student.adapt(["red lamp", "blue lamp"], [([], 0)])
+    scene.rank([["green chair"]])
+    assert caplog.messages == []
+    catalogue = student.catalogue(["红色跑鞋", "蓝色跑鞋"])
+    catalogue.adapt([(["黑色跑鞋"], 0)]).rank([["白色跑鞋"]])
+    (said,) = caplog.messages
+    assert re.search(r"loses most of 2 texts: 100% of their pieces are unknown; distil a student", said)
+
+
 def test_texts_have_one_form_in_training_and_serving(served: StudentRecommender, tmp_path: Path) -> None:
     """Read with another form than it was trained on, an item would be cold, or two items."""
     spelled = [" 7", "Cafe\u0301", "ＴＶ\u3000５５", "tea\u00a0cup\n", "\uff76\uff9e"]
@@ -378,7 +391,7 @@ def test_many_users_are_ranked_part_by_part(
 
 
 def test_equal_scores_keep_the_candidates_order() -> None:
-    """Ties are broken as the evaluation breaks them, or lists differ between the two."""
+    """Sorting only the highest scores must give the list that sorting all would give."""
     scores = torch.randint(0, 5, (6, 40), generator=torch.Generator().manual_seed(1)).float()
     for k in (1, 7, 39, 40, 50):
         assert torch.equal(best(scores, k), top_k(scores, k))

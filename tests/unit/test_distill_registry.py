@@ -50,9 +50,14 @@ def toy(monkeypatch: pytest.MonkeyPatch, read: list[int]) -> str:
     module = ModuleType("distill.losses.toy")
     module.toy_loss = toy_loss  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, module.__name__, module)
-    power = Setting(Numbers(float, 0, False), Range(low=1.0, high=2.0), 1.5)
+    power = Setting("The power.", Numbers(float, 0, False), Range(low=1.0, high=2.0), 1.5)
     row = DistillLoss(
-        "distill.losses.toy:toy_loss", "vectors", Range(low=2.0, high=4.0), 3.0, settings={"toy_power": power}
+        "a power of the difference",
+        "distill.losses.toy:toy_loss",
+        "vectors",
+        Range(low=2.0, high=4.0),
+        3.0,
+        settings={"toy_power": power},
     )
     monkeypatch.setitem(LOSSES, "toy", row)
     return "toy"
@@ -137,7 +142,7 @@ def test_a_row_names_a_function_of_the_batch_that_it_reads(name: str) -> None:
 @pytest.mark.parametrize("name", [*LOSSES, *loss_settings()])
 def test_every_parameter_of_a_loss_is_documented(name: str) -> None:
     """A weight that the documents do not explain is a number to guess."""
-    assert f"| `{name}` |" in (DOCS / "distillation.md").read_text(encoding="utf-8")
+    assert f"| `{name}` |" in (DOCS / "study-file.md").read_text(encoding="utf-8")
 
 
 def test_an_unknown_value_of_a_student_is_refused() -> None:

@@ -58,6 +58,7 @@ def test_every_system_is_scored_and_the_json_is_read_back_as_it_was(evaluated: t
     stored = json.loads(json.dumps(evaluation.to_json(), allow_nan=False))
     assert StudyEvaluation.model_validate(stored) == evaluation
     assert {"from", "until"} <= stored["data"].keys()
+    assert stored["data"]["split_by"] == "hash"
 
 
 def test_an_export_names_the_trial_and_the_teachers_of_its_student(evaluated: tuple[StudyEvaluation, Origin]) -> None:

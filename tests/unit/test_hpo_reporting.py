@@ -426,7 +426,7 @@ def test_what_is_not_defined_is_a_dash_and_null(tmp_path):
         figures["by_shots"] = {"20": None}
         figures["scene_recalls"]["a|b"] = math.nan
     evaluation["inference"]["student"]["items_per_second"] = math.nan
-    evaluation["retention"]["lift"] = None
+    evaluation["retention"] |= {"lift": None, "teacher_lift": interval(0.004, 0.018)}
     evaluation["scene_facts"] = {}
     found["search"]["history"] = [trial | {"recall": None, "rungs": []} for trial in found["search"]["history"]]
     page, text = pages(found, tmp_path)
@@ -436,7 +436,7 @@ def test_what_is_not_defined_is_a_dash_and_null(tmp_path):
     assert len(page.table("scene")) == 3
     assert [row[3] for row in page.table("", "parameters")] == ["497", "–", "–"]
     assert "Recall by number of interactions" not in text
-    assert "the teacher has no lift to keep" in text
+    assert "support popularity is not distinguishable from zero: +0.004 [-0.014, +0.022]" in text
     stored = json.loads((tmp_path / "report.json").read_text("utf-8"), parse_constant=pytest.fail)
     assert stored["evaluation"]["systems"]["student"]["mrr"] is None
     assert stored["evaluation"]["systems"]["student"]["scene_recalls"]["a|b"] is None

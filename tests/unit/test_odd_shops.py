@@ -1,5 +1,6 @@
 """Shops as odd as people's files are: each is read as what it is, or the check says what is wrong and nothing worse."""
 
+import gzip
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -165,6 +166,21 @@ def test_titles_in_an_encoding_of_their_country_are_read_and_told_of(
     assert items["title"][0] in said
 
 
+def test_the_text_of_a_large_packed_file_is_not_cut_within_a_character(shop: Shop, tmp_path: Path) -> None:
+    """A sample that ends in half of a character is text in no encoding of several bytes."""
+    titles = [
+        f"{colour}{size}丝绸连衣裙第{row:05}款"
+        for row in range(700)
+        for colour, size in [("红色", "大号"), ("蓝", "小")]
+    ]
+    items = pl.DataFrame({"item_id": range(1000, 2400), "category": ["a", "b"] * 700, "title": titles})
+    study(tmp_path, shop._replace(items=items), encoding="gb18030")
+    (tmp_path / "items.csv.gz").write_bytes(gzip.compress((tmp_path / "items.csv").read_bytes()))
+    found = read(tmp_path, shop, items="items.csv.gz")
+    assert set(found.texts) <= set(titles)
+    assert any("items.csv.gz is not UTF-8 and was read as gb18030" in line for line in found.warnings)
+
+
 def test_titles_that_fit_two_encodings_show_both_and_too_few_to_tell_are_refused(shop: Shop, tmp_path: Path) -> None:
     """Nobody but the shop knows whether it sells to France or to Slovakia; a guess must be seen."""
     items = shop.items.with_columns(title=pl.concat_str(pl.lit("théière "), "title"))
@@ -292,7 +308,7 @@ def test_warnings_are_stored_with_the_data_and_shown_by_every_command_that_reads
         assert found.warnings[0].startswith('"timestamp" counts from 0 to 1799')
         assert found.to_json()["warnings"] == list(found.warnings)
         assert found.error is not None
-        assert "all 0.021 days of the log are shorter: check that data.time is a time, or shorten" in found.error
+        assert "the whole log is 0.021 days long: check that data.time is a time, or shorten" in found.error
     heard = Heard()
     load_data(spec.data, spec.protocol, tmp_path / "cache", heard)
     assert heard.notes == [f"warning: {found.warnings[0]}"]

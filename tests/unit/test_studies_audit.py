@@ -195,6 +195,38 @@ def test_purchases_copied_from_a_test_scene_into_a_training_scene_are_found(shar
     assert found["held-out texts seen in training"].status == "note"
 
 
+@pytest.mark.parametrize(("share", "status"), [(0.05, "note"), (0.9, "leak")])
+def test_in_whole_days_a_coupon_of_two_campaigns_is_no_copy_of_a_scene(share: float, status: str) -> None:
+    """A study of campaigns would be refused for the few coupons that two of them offer on one day."""
+    data = copied(share)
+    data = replace(data, time=data.time // 86_400 * 86_400)
+    order = np.lexsort((data.scene, data.item, data.user, data.time))
+    data = replace(data, **{name: getattr(data, name)[order] for name in ("time", "user", "item", "scene")})
+    found = {f.check: f for f in audit_data(data, split_scenes(data, PROTOCOL))}
+    assert found["interactions in two splits"].status == status
+
+
+def test_scenes_split_by_when_they_start_pass_and_what_breaks_their_periods_is_found(data: Dataset) -> None:
+    """The end of a period cuts a window short; an answer from beyond it is the future of what is learned."""
+    protocol = PROTOCOL.model_copy(update={"split_by": "opening"})
+    late = {code: n * 30 * 86_400 for n, code in enumerate(range(len(data.scenes)))}
+    times = data.time // 12 + np.array([late[code] for code in data.scene])
+    order = np.lexsort((data.scene, data.item, data.user, times))
+    shop = replace(data, **{n: getattr(data, n)[order] for n in ("user", "item", "scene")}, time=times[order])
+    parts = split_scenes(shop, protocol)
+    assert leaks(audit_data(shop, parts)) == set()
+    sampler = EpisodeSampler(shop, parts, protocol)
+    train = sampler.sample("train")
+    assert leaks(audit_episodes(shop, parts, protocol, "train", train)) == set()
+    shorter = replace(parts, period=parts.period | {"train": (parts.period["train"][0], train[-1].opened + 1)})
+    assert "episodes outside their split" in leaks(audit_episodes(shop, shorter, protocol, "train", train))
+    begin, end = parts.period["train"]
+    sooner = replace(parts, period=parts.period | {"train": (begin, end - 20 * 86_400)})
+    assert "support later than query" in leaks(audit_episodes(shop, sooner, protocol, "train", train))
+    early = replace(shop, time=np.where(shop.scene == parts.scenes["test"][0], 0, shop.time))
+    assert "periods in order" in leaks(audit_data(early, parts))
+
+
 def test_periods_that_overlap_are_a_leak(data: Dataset, parts: Split) -> None:
     """Training into the test period is learning from the future."""
     overlapping = replace(parts, period=parts.period | {"train": (0, parts.period["test"][0])})

@@ -45,6 +45,14 @@ def test_variants_of_any_field_add_up_over_the_fields() -> None:
     assert column("variants of any field") == pytest.approx([3 * math.log(2), *[math.log(2)] * 3, 0])
 
 
+def test_chinese_and_japanese_texts_have_words_and_fields() -> None:
+    """Without a space, each text is one word and one field: the terms would be the same for all of them."""
+    texts = ["红色跑鞋，男", "蓝色跑鞋，男", "蓝色跑鞋，女"]
+    assert column("rarest word", texts) == pytest.approx(np.log([1 / 3, 2 / 3, 1 / 3]).tolist())
+    assert column("variants of the last field", texts) == pytest.approx(np.log([1, 2, 2]).tolist())
+    assert terms(["靴、赤", "靴、青"])[:, 2:] == pytest.approx(terms(["靴, 赤", "靴, 青"])[:, 2:])
+
+
 fields = st.lists(st.sampled_from("abc"), min_size=1, max_size=3).map(", ".join)
 
 

@@ -20,7 +20,8 @@ from studies.data.coding import build_dataset
 from studies.data.completejourney import CompleteJourney
 from studies.data.dataset import Dataset, keep_first_interactions, keep_scenes
 from studies.data.digest_order import order_by_digest
-from studies.data.scene_selection import eligible_scenes
+from studies.data.scene_minima import derive_minima, eligible_scenes, scene_sizes
+from studies.data.scene_selection import select_scenes, small_scenes
 from studies.data.source import Source, Tables
 from studies.data.text_columns import normalise_column
 from studies.text_form import LONGEST, normalise_text
@@ -292,7 +293,52 @@ def test_a_scene_must_reach_every_minimum_exactly(minima: dict[str, int], fit: s
         log += [(row % users, products[row % items], row) for row in range(count)]
     data = made(log, catalogue)
     section = Kept(path=Path(), **minima)
-    assert {data.scenes[code] for code in eligible_scenes(data, section)} == fit
+    codes = eligible_scenes(scene_sizes(data), derive_minima(section, ProtocolSection()))
+    assert {data.scenes[code] for code in codes} == fit
+
+
+def test_minima_that_a_file_leaves_out_follow_from_the_protocol() -> None:
+    """Those of a grocer's categories would leave out nearly all stores and campaigns of other shops."""
+    section = CompleteJourney(source="completejourney", min_users=50)
+    protocol = ProtocolSection(shots=3, openings=6, k=4)
+    assert derive_minima(section, protocol) == (24, 50, 8)
+    assert derive_minima(section.model_copy(update={"min_users": None}), protocol) == (24, 4, 8)
+
+
+def test_scenes_left_out_are_counted_by_minimum_with_values_that_keep_them() -> None:
+    """One number for three minima says neither which of them to lower nor how far."""
+    shape = {
+        "big": (40, 9, 9),
+        "few users": (30, 2, 9),
+        "fewer users": (20, 1, 9),
+        "few rows": (6, 6, 6),
+        "dot": (2, 1, 1),
+    }
+    catalogue, log = [], []
+    for name, (count, users, items) in shape.items():
+        products = [len(catalogue) + i for i in range(items)]
+        catalogue += [(p, name, f"text {p}") for p in products]
+        log += [(row % users, products[row % items], len(log) + row) for row in range(count)]
+    data = made(log, catalogue)
+    section = Kept(path=Path(), min_interactions=15, min_users=5, min_items=4)
+    protocol = ProtocolSection(shots=2, k=2)
+    users, rows, dot = small_scenes(data, section, protocol)
+    assert (users.minima, users.scenes, users.rows) == (("min_users",), 2, 50)
+    assert (users.keeps_half, users.keeps_all) == ({"min_users": 2}, {"min_users": 1})
+    assert (rows.minima, rows.scenes, rows.rows) == (("min_interactions",), 1, 6)
+    assert rows.keeps_all == {"min_interactions": 6}
+    assert dot.minima == ("min_interactions", "min_users", "min_items")
+    assert dot.keeps_all == {}
+    selected = select_scenes(data, section, protocol)
+    assert {reason: count for reason, count in selected.dropped.items() if "too few" in reason} == {
+        "scene with too few users": 50, "scene with too few interactions": 6,
+        "scene with too few interactions, users, items": 2,
+    }  # fmt: skip
+    for group, kept in ((users, {"big", "few users", "fewer users"}), (rows, {"big", "few rows"})):
+        assert set(select_scenes(data, section.model_copy(update=dict(group.keeps_all)), protocol).scenes) == kept
+    assert set(select_scenes(data, section.model_copy(update=dict(users.keeps_half)), protocol).scenes) == {
+        "big", "few users",
+    }  # fmt: skip
 
 
 def test_the_random_order_of_scenes_is_stable_when_a_scene_is_added() -> None:
@@ -322,8 +368,12 @@ def test_min_and_max_scenes_select_real_scenes_and_count_the_rest(tmp_path: Path
     assert len(loaded.scenes) == 5
     assert loaded.rows_read == 300 == len(loaded.time) + sum(loaded.dropped.values())
     impossible = section.model_copy(update={"min_users": 1000})
-    with pytest.raises(InputError, match=r"none of the 8 scenes has .*min_users = 1000.*lower them in \[data\]"):
-        loading.load_data(impossible, ProtocolSection(), tmp_path)
+    with pytest.raises(
+        InputError, match=r"none of the 8 scenes has .*min_users = 1000.*lower them in \[data\] to min_u"
+    ):
+        loading.load_data(impossible, ProtocolSection(k=3), tmp_path)
+    with pytest.raises(InputError, match=r"none of the 8 scenes .*lower values keep none either.*protocol\.k"):
+        loading.load_data(impossible, ProtocolSection(k=4), tmp_path)
 
 
 def test_what_was_read_is_cached_by_bytes_and_settings(tmp_path: Path) -> None:
@@ -403,14 +453,27 @@ def test_a_log_that_loses_all_its_rows_says_why(tmp_path: Path) -> None:
 
 def test_complete_journey_loads_whole() -> None:
     """Another release of the data package would give another benchmark under the same name."""
-    section = CompleteJourney(source="completejourney")
+    section = CompleteJourney(source="completejourney", min_interactions=500, min_users=100, min_items=40)
     data = build_dataset(section.read())
     assert data.rows_read == 1_469_307 == len(data.time) + sum(data.dropped.values())
     assert data.users > 2_000
     assert (np.diff(data.time) >= 0).all()
     assert all(text == text.lower() and text.strip() for text in data.texts)
-    assert len(eligible_scenes(data, section)) > 80
+    assert len(eligible_scenes(scene_sizes(data), derive_minima(section, ProtocolSection()))) > 80
     assert len(set(data.texts)) == len(data.texts)
+
+
+def test_complete_journeys_coupons_load_by_campaign_with_all_that_a_campaign_offers() -> None:
+    """Candidates that were redeemed, and no others, would give half of the answer away."""
+    data = build_dataset(CompleteJourney(source="completejourney", log="coupons").read())
+    assert data.rows_read == 2_102 == len(data.time) + sum(data.dropped.values())
+    assert len(data.scenes) == 26
+    campaign = data.scenes.index("campaign 18")
+    redeemed = np.unique(data.item[data.scene == campaign])
+    assert np.isin(redeemed, data.items_of(campaign)).all()
+    assert len(data.items_of(campaign)) > 1.5 * len(redeemed)
+    assert max(map(len, data.texts)) < 300
+    assert all(text == text.lower() and text.strip() for text in data.texts)
 
 
 def test_without_the_data_package_the_user_learns_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,14 +3,20 @@
 import json
 import re
 import shutil
+import string
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import Tokenizer
+from tokenizers.models import Unigram
+from tokenizers.processors import TemplateProcessing
 from torch import Tensor
+from transformers import PreTrainedTokenizerFast
 
 from storage.errors import InputError
 from storage.files.atomic import sha256
@@ -19,10 +25,12 @@ from studies.config.hyperparameters import Hyperparameters
 from studies.model.activation_cache import ActivationCache
 from studies.model.device import fast_bf16, full_precision
 from studies.model.encoder import MINILM_SHA256, Encoder, Ragged, by_length, load, pool, run_layers, tokenize
+from studies.model.text_coverage import TextCoverage, check_texts, measure
 from studies.model.towers import TopLayersTower, build_tower
 from studies.text_form import token_batches
 from studies.training.objective import run_trial
 from studies.training.prepare import prepare
+from tests.heard import Heard
 from tests.synthetic import BRANDS, COLOURS, SCENES, SIZES, planted_dataset, tiny_encoder, tiny_spec
 
 CPU = torch.device("cpu")
@@ -206,6 +214,8 @@ def test_a_text_is_cut_before_it_is_split_into_tokens(encoder: Encoder) -> None:
     assert max(sum(map(len, batch)) for batch in many) < 2 * 10**6
 
 
+# Each letter as a Chinese character.
+TO_HAN = {ord(letter): chr(0x4E00 + place) for place, letter in enumerate(string.ascii_lowercase)}
 ragged = st.lists(st.lists(st.integers(-9, 9), min_size=1, max_size=6), min_size=1, max_size=8)
 
 
@@ -311,3 +321,94 @@ def test_masked_positions_change_nothing(encoder: Encoder) -> None:
     with torch.no_grad():
         a, b = (pool(run_layers(layers, states, mask), mask) for states in (hidden, other))
     torch.testing.assert_close(a, b, rtol=0, atol=1e-6)
+
+
+KINDS = ("跑鞋", "慢跑鞋", "连衣裙", "电饭煲", "方便面", "羽绒服", "双肩包", "保温杯")
+CHINESE = [
+    brand + series + colour + kind
+    for kind in KINDS
+    for colour in ("红色", "蓝色", "黑色", "白色", "绿色")
+    for brand in ("华为", "小米", "李宁", "安踏")
+    for series in ("新款", "经典")
+]
+
+
+def coverage(minilm: Encoder, texts: list[str], max_tokens: int = 48) -> TextCoverage:
+    return measure(minilm.tokenizer, tokenize(minilm.tokenizer, texts, max_tokens), max_tokens)
+
+
+def test_texts_of_an_unknown_language_are_counted_and_named(minilm: Encoder) -> None:
+    """Chinese titles become [UNK] and one another, and every score of two colours is the same, without an error."""
+    found = coverage(minilm, CHINESE)
+    pieces = [piece for text in CHINESE for piece in minilm.tokenizer.tokenize(text)]
+    assert found.unknown == pytest.approx(pieces.count("[UNK]") / len(pieces))
+    assert found.unknown > 0.7
+    rows = [tuple(minilm.tokenizer(text)["input_ids"]) for text in CHINESE]
+    assert found.equal_unknown == sum(rows.count(row) > 1 for row in rows) == 296
+    (said,) = found.warnings("minilm")
+    assert re.search(r"does not know 79% .* 296 of 320 texts become equal .* English.*bge-small-zh.*e5-small", said)
+    assert "English" not in found.warnings("./bert")[0]
+
+
+@pytest.mark.parametrize(
+    "texts",
+    [
+        ["красные кроссовки мужские", "рисоварка из стали 5 л"],
+        ["κόκκινα αθλητικά παπούτσια", "πλήρες γάλα"],
+        ["حذاء رياضي أحمر للرجال", "حليب كامل الدسم"],
+        ["빨간 운동화 남성용", "스테인리스 밥솥"],
+        ["नमक", "चावल कुकर"],
+    ],
+)
+def test_texts_read_letter_by_letter_are_named(minilm: Encoder, texts: list[str]) -> None:
+    """No piece of them is unknown, and no word is known either."""
+    found = coverage(minilm, texts)
+    assert found.unknown < 0.1
+    assert re.search(r"reads \d+% of the texts' letters one by one", found.warnings("minilm")[0])
+
+
+def test_texts_that_an_encoder_reads_are_not_warned_of(minilm: Encoder) -> None:
+    """A warning on every shop with a rare brand, article numbers or accents is one that nobody reads."""
+    western = ["Rote Laufschuhe für Herren", "czerwone buty męskie", "kırmızı koşu ayakkabısı", "Crème brûlée №5 ™"]
+    codes = ["XJ-42B 9921", "K9921-Q", "ZT7/A", "47 Ω 5 %", "10 µ"]
+    mixed = [*(f"red shoe {number}" for number in range(40)), "红色 shoe", "RED shoe 1"]
+    for texts in (western, codes, ["47 Ω", "10 µ"], mixed):
+        assert coverage(minilm, texts).warnings("minilm") == []
+
+
+def test_texts_that_are_cut_before_they_differ_are_named(minilm: Encoder) -> None:
+    """The cause is not the language, and another encoder would not help."""
+    found = coverage(minilm, [f"a very long and most beautiful shoe of size {size}" for size in range(20)], 6)
+    assert (found.unknown, found.equal_unknown, found.equal_cut) == (0, 0, 20)
+    (said,) = found.warnings("minilm")
+    assert re.search(r"20 of 20 texts become equal to another, being cut at teacher\.max_tokens = 6; raise it", said)
+
+
+@pytest.mark.parametrize("name", ["nobody/has-this-encoder", "./nowhere", "damaged"])
+def test_an_encoder_that_cannot_be_read_here_is_not_checked(name: str, damaged: Path) -> None:
+    """The check of the data must not fail for the encoder, nor wait for a network."""
+    if name == "damaged":
+        (damaged / "tokenizer.json").write_text("{")
+        name = str(damaged)
+    (said,) = check_texts(TeacherSection(encoder=name), CHINESE)
+    assert re.search(rf"{name!r} cannot be read on this machine: .* was not checked", said)
+
+
+def test_a_study_says_once_what_its_encoder_cannot_read(folder: Path, tmp_path: Path) -> None:
+    """The search would go on for hours over articles that are all one."""
+    data, heard = planted_dataset(), Heard()
+    chinese = replace(data, texts=[f"{text} 跑鞋".translate(TO_HAN) for text in data.texts])
+    prepare(tiny_spec(folder), tmp_path / "cache", data=chinese, reporter=heard)
+    assert [note for note in heard.notes if "does not know 100% of the texts' pieces" in note] == heard.notes[:1]
+    assert len(heard.notes) == 1
+    prepare(tiny_spec(folder), tmp_path / "cache", data=data, reporter=heard)
+    assert len(heard.notes) == 1
+
+
+def test_a_vocabulary_that_cannot_be_trimmed_is_refused_before_the_search(damaged: Path, tmp_path: Path) -> None:
+    """Told at the distillation, it costs the user a search: most encoders of a hundred languages have no WordPiece."""
+    unigram = Tokenizer(Unigram([("<unk>", 0.0), ("▁red", -1.0), ("▁", -2.0)], unk_id=0))
+    unigram.post_processor = TemplateProcessing(single="$A")
+    PreTrainedTokenizerFast(tokenizer_object=unigram, unk_token="<unk>").save_pretrained(damaged)
+    with pytest.raises(InputError, match=r'Unigram, and only WordPiece, .*distill\.space\.vocabulary = "full"'):
+        prepare(tiny_spec(damaged), tmp_path / "cache", data=planted_dataset())

@@ -1,6 +1,8 @@
 """Scenes, periods and episodes: everything that makes a recall honest, against a second, slow implementation."""
 
-from dataclasses import dataclass
+import json
+import re
+from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Any
 
@@ -14,8 +16,9 @@ from hypothesis import strategies as st
 from storage.errors import InputError
 from studies.config.protocol_section import ProtocolSection
 from studies.data.coding import build_dataset
-from studies.data.dataset import Dataset, keep_first_interactions
+from studies.data.dataset import Dataset, keep_first_interactions, keep_scenes
 from studies.data.source import Tables
+from studies.episodes.coverage import Coverage, enough_for_a_mean
 from studies.episodes.episode import Episode
 from studies.episodes.sampler import EpisodeSampler
 from studies.episodes.split import DAY, MINIMUM_SCENES, SPLIT_NAMES, Split, SplitName, split_scenes
@@ -48,11 +51,12 @@ class BruteForce:
         ]
         pairs = np.repeat(np.arange(len(data.scenes)), np.diff(data.catalogue_start))
         self.catalogue = [(data.scenes[s], data.texts[i]) for s, i in zip(pairs, data.catalogue, strict=True)]
+        self.ends = {data.scenes[code]: parts.period[part][1] for part in SPLIT_NAMES for code in parts.scenes[part]}
         self.held_out = {data.scenes[code] for part in ("validation", "test") for code in parts.scenes[part]}
 
     def window(self, scene: str, opened: int) -> list[Row]:
-        """The scene's rows while the episode is open."""
-        closes = opened + round(self.protocol.window_days * DAY)
+        """The scene's rows while the episode is open, and its part's period lasts."""
+        closes = min(opened + round(self.protocol.window_days * DAY), self.ends[scene])
         return [row for row in self.rows if row.scene == scene and opened <= row.time < closes]
 
     def visible(self, user: int, before: int, scene: str, opened: int) -> list[str]:
@@ -224,6 +228,7 @@ def shops(draw: st.DrawFn) -> tuple[Dataset, ProtocolSection]:
         window_days=draw(st.sampled_from([1, 2.5, 10])),
         history=draw(st.integers(1, 5)),
         queries=draw(st.integers(1, 3)),
+        split_by=draw(st.sampled_from(["hash", "opening"])),
         split=(0.4, 0.3, 0.3),
         seed=draw(st.integers(0, 5)),
         repeat=draw(st.sampled_from(["allow", "exclude"])),
@@ -251,7 +256,7 @@ def shops(draw: st.DrawFn) -> tuple[Dataset, ProtocolSection]:
 def test_any_opening_of_any_scene_equals_the_slow_reading(shop: tuple[Dataset, ProtocolSection], opened: int) -> None:
     """Ties of time, repeated purchases and openings at the edge are where an index is off by one."""
     data, protocol = shop
-    parts = split_scenes(data, protocol)
+    parts = split_by_either(data, protocol)
     sampler, slow = EpisodeSampler(data, parts, protocol), BruteForce(data, parts, protocol)
     for scene, name in enumerate(data.scenes):
         episode = sampler.episode(scene, opened, protocol.queries, np.random.default_rng(0))
@@ -261,6 +266,14 @@ def test_any_opening_of_any_scene_equals_the_slow_reading(shop: tuple[Dataset, P
         assert (episode is not None) == exists
         if episode is not None:
             slow.check(episode, name, protocol.queries)
+
+
+def split_by_either(data: Dataset, protocol: ProtocolSection) -> Split:
+    """The split as the protocol says; by hash where too many scenes start together for another."""
+    try:
+        return split_scenes(data, protocol)
+    except InputError:
+        return split_scenes(data, protocol.model_copy(update={"split_by": "hash"}))
 
 
 def test_supports_of_several_sizes_share_openings_and_queries(
@@ -291,7 +304,7 @@ def test_a_split_is_disjoint_complete_ordered_in_time_and_stable(
     seed: int, scenes: int, fractions: tuple[float, float, float]
 ) -> None:
     """A scene in two parts is a test scene that was trained on."""
-    protocol = ProtocolSection(split=fractions, seed=seed, window_days=1)
+    protocol = ProtocolSection(split_by="hash", split=fractions, seed=seed, window_days=1)
     data = named_scenes(scenes)
     if round(fractions[1] * scenes) < 3:
         with pytest.raises(InputError, match="meta-validation, which needs at least 3"):
@@ -314,6 +327,107 @@ def named_scenes(count: int) -> Dataset:
     items = pl.DataFrame({"product": range(count), "scene": names, "text": ["x"] * count})
     log = pl.DataFrame({"user": [0] * count, "product": range(count), "time": [n * DAY for n in range(count)]})
     return build_dataset(Tables(log, items, count))
+
+
+def campaigns(count: int = 24, rows: int = 40, days: int = 21, seed: int = 0) -> Dataset:
+    """Scenes that start one after the other, two weeks apart, and live a few weeks; some start together."""
+    rng = np.random.default_rng(seed)
+    names = [f"campaign {rng.permutation(count)[0]} {n}" for n in range(count)]
+    log = [
+        (int(rng.integers(0, 30)), int(rng.integers(0, 20)), (n - n % 5 // 4) * 14 * DAY + int(at), names[n])
+        for n in range(count)
+        for at in (0, *rng.integers(0, days * DAY, rows - 1))
+    ]
+    items = pl.DataFrame({"product": range(20), "text": [f"thing {n}" for n in range(20)]})
+    frame = pl.DataFrame(log, schema=["user", "product", "time", "scene"], orient="row")
+    return build_dataset(Tables(frame, items, len(log)))
+
+
+def test_scenes_that_live_a_few_weeks_are_split_by_when_they_start() -> None:
+    """Split by hash, a campaign must happen to fall into its part's period, and most have no episode."""
+    data = campaigns()
+    parts = split_scenes(data, PROTOCOL)
+    assert parts.by == "opening"
+    starts = {code: data.time[data.scene == code].min() for code in range(len(data.scenes))}
+    (a, b), (c, d), (e, f) = (parts.period[part] for part in SPLIT_NAMES)
+    assert (a, b, d, f) == (data.time[0], c, e, data.time[-1] + 1)
+    for part, begin in (("train", a), ("validation", c), ("test", e)):
+        assert min(starts[code] for code in parts.scenes[part]) == begin
+    assert [len(parts.scenes[part]) for part in SPLIT_NAMES] == [12, 6, 6]
+    assert max(starts[s] for s in parts.scenes["train"]) <= c <= max(starts[s] for s in parts.scenes["validation"]) <= e
+    assert split_scenes(planted_dataset(), PROTOCOL).by == "hash"
+
+
+@pytest.mark.parametrize("part", SPLIT_NAMES)
+def test_episodes_of_short_lived_scenes_begin_with_their_start_and_end_with_their_period(part: SplitName) -> None:
+    """A training window that runs on into validation learns from what is to be scored."""
+    data = campaigns()
+    parts = split_scenes(data, PROTOCOL)
+    episodes, slow = EpisodeSampler(data, parts, PROTOCOL).sample(part), BruteForce(data, parts, PROTOCOL)
+    for scene in {episode.scene for episode in episodes}:
+        opened = [episode.opened for episode in episodes if episode.scene == scene]
+        own = data.time[data.scene == scene]
+        assert opened == sorted(set(opened))
+        assert opened[0] == own.min()
+        assert opened[-1] < min(own.max(), parts.period[part][1])
+    for episode in episodes:
+        slow.check(episode, data.scenes[episode.scene], PROTOCOL.train_queries if part == "train" else PROTOCOL.queries)
+    assert len({episode.scene for episode in episodes}) >= len(parts.scenes[part]) - 1
+
+
+@pytest.mark.parametrize(
+    ("rows", "split_by", "short_lived"), [(80, "hash", True), (6, "hash", False), (6, "opening", False)]
+)
+def test_too_few_episodes_are_told_with_the_cause_and_remedies_that_work(
+    rows: int, split_by: str, *, short_lived: bool
+) -> None:
+    """Advice that does not help costs a run each time, and the trust in the next."""
+    data = campaigns(rows=rows)
+    protocol = PROTOCOL.model_copy(update={"split_by": split_by, "shots": 5, "window_days": 3})
+    parts = split_scenes(data, protocol)
+    with pytest.raises(InputError) as refused:
+        EpisodeSampler(data, parts, protocol).sample("test")
+    cause, *advice = str(refused.value).split("; ")
+    assert ("live 1" in cause and "fall by hash" in cause) == short_lived
+    assert any('protocol.split_by = "opening"' in remedy for remedy in advice) or not short_lived
+    for remedy in advice:
+        keys = dict(re.findall(r"protocol\.(\w+) = (\S+)", remedy))
+        assert keys
+        changed = protocol.model_copy(update={key: json.loads(value) for key, value in keys.items()})
+        sampler = EpisodeSampler(data, split_scenes(data, changed), changed)
+        assert all(sampler.sample(part) for part in SPLIT_NAMES)
+
+
+def test_a_higher_minimum_is_a_remedy_where_small_scenes_crowd_out_the_others() -> None:
+    """Of 140 validation scenes, 114 may be too small to say anything: only other scenes help."""
+    data = planted_dataset(scenes=36, per_user=360)
+    rows = np.sort(
+        np.concatenate([np.flatnonzero(data.scene == code)[: 3 if code % 3 else None] for code in range(36)])
+    )
+    few = replace(data, **{name: getattr(data, name)[rows] for name in ("user", "item", "scene", "time")})
+    protocol = PROTOCOL.model_copy(update={"split": (0.34, 0.33, 0.33)})
+
+    def reselect(_protocol: ProtocolSection, minimum: int | None) -> Dataset:
+        return keep_scenes(few, np.flatnonzero(np.bincount(few.scene) >= (minimum or 1)), "few")
+
+    def most(part: SplitName, covered: int, scenes: int) -> bool:
+        return enough_for_a_mean(part, covered, scenes) and covered > 0.9 * scenes
+
+    (advice,) = Coverage(few, split_scenes(few, protocol), protocol).remedies(reselect, most)
+    minimum = int(advice.removeprefix("set data.min_interactions = "))
+    kept = reselect(protocol, minimum)
+    assert len(kept.scenes) == 12
+    assert Coverage(kept, split_scenes(kept, protocol), protocol).suffices(most)
+
+
+def test_scenes_that_all_start_together_are_not_split_by_when_they_start() -> None:
+    """Their training period would be empty."""
+    data = planted_dataset()
+    times = data.time.copy()
+    times[np.unique(data.scene, return_index=True)[1]] = 0
+    together, by_start = replace(data, time=times), PROTOCOL.model_copy(update={"split_by": "opening"})
+    with pytest.raises(InputError, match=r'too many scenes start at the same time.*protocol\.split_by = "hash"'):
+        split_scenes(together, by_start)
 
 
 def test_the_timeline_cuts_the_periods_where_the_protocol_says(data: Dataset) -> None:
@@ -357,7 +471,8 @@ def test_a_period_shorter_than_one_window_is_refused_with_the_remedy(data: Datas
 def test_scenes_without_enough_interactions_are_refused_with_the_remedy(data: Dataset, parts: Split) -> None:
     """A validation of no episodes would be a recall of nothing."""
     protocol = PROTOCOL.model_copy(update={"shots": 10_000})
-    with pytest.raises(InputError, match=r"only 0 of 3 meta-validation scenes ever see 10000 interactions.*lower"):
+    said = r"only 0 of 3 meta-validation scenes see 10000 interactions.*have too few interactions.*protocol\.shots = "
+    with pytest.raises(InputError, match=said):
         EpisodeSampler(data, parts, protocol).sample("validation")
 
 

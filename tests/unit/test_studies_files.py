@@ -359,6 +359,9 @@ SPELLINGS: dict[str, tuple[list[str], list[str], list[str | None], list[str]]] =
     "leading zeros in the catalogue": (["17", "180"], ["017", "180"], ["17", "180"], ["17", "180"]),
     "zeros that tell two ids apart": (["17", "017", "5"], ["17", "017", "05"], ["17", "017", "5"], ["17", "017", "05"]),
     "versions": (["1.0", "1", "1.5"], ["1", "1.5"], ["1.0", "1", "1.5"], ["1", "1.5"]),
+    "decimal commas of whole numbers": (["12,0", "13,0"], ["12", "13"], ["12", "13"], ["12", "13"]),
+    "signs between thousands": (["1.541", "1.000"], ["1541", "1000"], ["1541", "1000"], ["1541", "1000"]),
+    "fractions that tell ids apart": (["1.541", "1541"], ["1541", "1.541"], ["1.541", "1541"], ["1541", "1.541"]),
     "letter case": (["ab-1", "ab-2"], ["AB-1", "AB-2"], ["ab-1", "ab-2"], ["ab-1", "ab-2"]),
     "case that tells two ids apart": (["x", "Y"], ["x", "X", "y"], ["x", "Y"], ["x", "X", "y"]),
     "Unicode's forms": (["Cafe\u0301", "１７", " a\u00a0"], ["Café", "17", "a"], ["Café", "17", "a"], []),
@@ -532,6 +535,8 @@ def test_lists_in_parquet_are_joined_into_the_text(tmp_path: Path) -> None:
         ([4, 3, None], {"at_least": 4}, [0]),
         ([4.5, float("nan"), 3.9], {"at_least": 4}, [0]),
         (["4", "", "10"], {"at_least": 4}, [0, 2]),
+        (["4,5", "1.000", "3,9"], {"at_least": 4}, [0, 1]),
+        (["4,5", "4.50", "45"], {"values": [4.5]}, [0, 1]),
     ],
 )
 def test_rows_that_do_not_count_are_dropped_under_a_reason(

@@ -26,6 +26,7 @@ from studies.evaluation.metrics import (
     compare,
     episode_metrics,
     query_metrics,
+    random_order,
     rank,
     summarise,
     top_k,
@@ -80,17 +81,22 @@ def rankings(draw: st.DrawFn, ties: bool = True) -> Ranked:
     return scores, episode, draw(st.integers(1, 15))
 
 
-def order(scores: Tensor, excluded: Tensor) -> list[list[int]]:
-    """The documented order in plain Python, without what is excluded: by falling score, then by item id."""
+def order(scores: Tensor, episode: Episode) -> list[list[int]]:
+    """The documented order in plain Python, without what is excluded: by falling score, then at random."""
     return [
-        sorted((item for item in range(len(row)) if not out[item]), key=lambda item, row=row: (-row[item], item))
-        for row, out in zip(scores.tolist(), excluded.tolist(), strict=True)
+        sorted(
+            (item for item in range(len(row)) if not out[item]),
+            key=lambda item, row=row, draw=draw: (-row[item], -draw[item]),
+        )
+        for row, out, draw in zip(
+            scores.tolist(), episode.excluded.tolist(), random_order(episode).tolist(), strict=True
+        )
     ]
 
 
 def measure(ranking: Ranked) -> dict[str, list[float]]:
     scores, episode, k = ranking
-    metrics = query_metrics(rank(scores, episode.excluded), episode, k)
+    metrics = query_metrics(rank(scores, episode), episode, k)
     return {name: values.tolist() for name, values in metrics.items()}
 
 
@@ -112,7 +118,7 @@ def ir_measure(measures: dict[str, Any], relevant: Tensor, run: list[list[int]])
 def test_the_figures_equal_ir_measures(ranking: Ranked) -> None:
     """A recall that only we compute this way cannot be compared with anyone's."""
     scores, episode, k = ranking
-    ours, run = measure(ranking), order(scores, episode.excluded)
+    ours, run = measure(ranking), order(scores, episode)
     names = {
         "recall": R @ k,
         "ndcg": nDCG @ k,
@@ -134,23 +140,51 @@ def test_the_figures_equal_ir_measures(ranking: Ranked) -> None:
 
 @settings(deadline=None)
 @given(rankings())
-def test_ties_break_by_item_id(ranking: Ranked) -> None:
-    """An unstable sort would give another recall on another machine for a model that scores everything alike."""
-    scores, episode, k = ranking
-    assert top_k(scores, k).tolist() == [row[:k] for row in order(scores, torch.zeros_like(episode.excluded))]
+def test_a_ranking_is_by_score_and_then_at_random_with_what_is_excluded_last(ranking: Ranked) -> None:
+    """Negative scores, zeros of both signs and infinities of what is excluded are where an order of bits goes wrong."""
+    scores, episode, _ = ranking
+    found = rank(scores, episode).tolist()
+    assert [sorted(row) for row in found] == [list(range(scores.shape[1]))] * len(scores)
+    expected = order(scores, episode)
+    assert [row[: len(kept)] for row, kept in zip(found, expected, strict=True)] == expected
 
 
-def test_a_constant_score_recommends_the_first_items() -> None:
-    """The degenerate model must not be luckier than its order."""
+def test_a_system_that_scores_all_alike_is_a_random_ranking() -> None:
+    """In order of item id, which is the alphabet's, every user would get the same ten items of nine hundred."""
+    episode = make_episode(torch.ones(40, 50, dtype=torch.bool), scene=3, opened=1_700_000_000)
+    ranked = rank(torch.zeros(40, 50), episode)
+    assert torch.equal(ranked, rank(random_order(episode), episode))
+    assert torch.equal(ranked, rank(torch.ones(40, 50), episode)), "another order in the next run"
+    assert len({tuple(row) for row in ranked.tolist()}) == 40, "two users with the same order of ties"
+    assert len(ranked[:, :10].unique()) == 50, "candidates that nobody is shown"
+    for other in (replace(episode, scene=4), replace(episode, opened=1_700_000_001)):
+        assert not torch.equal(ranked, rank(torch.zeros(40, 50), other))
+
+
+def test_ties_leave_what_does_not_tie_in_its_place() -> None:
+    """Random numbers added to scores would swap neighbours."""
+    generator = torch.Generator().manual_seed(0)
+    counts = torch.randint(0, 3, (8, 30), generator=generator).float()
+    episode = make_episode(torch.ones(8, 30, dtype=torch.bool))
+    assert torch.equal(rank(counts, episode), top_k(counts + random_order(episode) / 2, 30))
+    close = torch.tensor([1.0]).nextafter(torch.tensor([2.0])).item()
+    assert (
+        rank(torch.tensor([[1.0, close, -close, -1.0]]).expand(8, 4), make_episode(counts[:, :4] > 9))[:, :4].tolist()
+        == [[1, 0, 3, 2]] * 8
+    )
+
+
+def test_served_ties_are_in_the_candidates_order() -> None:
+    """The same request must have the same answer, whatever else is asked."""
     assert top_k(torch.zeros(2, 50), 3).tolist() == [[0, 1, 2], [0, 1, 2]]
 
 
 @settings(deadline=None)
-@given(rankings())
+@given(rankings(ties=False))
 def test_what_is_excluded_counts_as_if_it_did_not_exist(ranking: Ranked) -> None:
     """Merely scored low, what a user has already would still fill the list of a short catalogue."""
     scores, episode, k = ranking
-    figures, ours = episode_metrics(rank(scores, episode.excluded), episode, k), measure(ranking)
+    figures, ours = episode_metrics(rank(scores, episode), episode, k), measure(ranking)
     shown = set()
     for query, out in enumerate(episode.excluded):
         kept = (~out).nonzero().flatten()
@@ -188,8 +222,8 @@ def test_the_order_in_which_things_are_listed_does_not_matter(ranking: Ranked, r
     ours, theirs = measure(ranking), measure((other, shuffled, k))
     for name, values in ours.items():
         assert theirs[name] == pytest.approx([values[row] for row in rows], abs=1e-12, nan_ok=True)
-    before = episode_metrics(rank(scores, episode.excluded), episode, k)
-    after = episode_metrics(rank(other, shuffled.excluded), shuffled, k)
+    before = episode_metrics(rank(scores, episode), episode, k)
+    after = episode_metrics(rank(other, shuffled), shuffled, k)
     assert after.means == pytest.approx(before.means, abs=1e-12, nan_ok=True)
     assert set(after.recommended.tolist()) == set(before.recommended.tolist())
 
@@ -211,19 +245,21 @@ def test_popularity_is_relative_to_the_average_candidate() -> None:
     # Taken by 3, 1, 0 and 0 of the users: 1 on average.
     relevant = torch.tensor([[True, False, False, False], [True, False, False, False], [True, True, False, False]])
     episode = make_episode(relevant)
-    favourites = episode_metrics(rank(relevant.sum(0).float().expand(3, 4), episode.excluded), episode, 1)
-    everything = episode_metrics(rank(torch.zeros(3, 4), episode.excluded), episode, 9)
+    favourites = episode_metrics(rank(relevant.sum(0).float().expand(3, 4), episode), episode, 1)
+    everything = episode_metrics(rank(torch.zeros(3, 4), episode), episode, 9)
     assert favourites.means["popularity"] == 3.0
     assert everything.means["popularity"] == 1.0
     # Of twice as many users with the same taste, the same figure.
     twice = make_episode(relevant.repeat(2, 1))
-    favourites = episode_metrics(rank(twice.relevant.sum(0).float().expand(6, 4), twice.excluded), twice, 1)
+    favourites = episode_metrics(rank(twice.relevant.sum(0).float().expand(6, 4), twice), twice, 1)
     assert favourites.means["popularity"] == 3.0
     # The second user is shown the items 1 and 2 instead of 0 and 1: (3 + 1) + (1 + 0) + (3 + 1) takers in six places.
     out = torch.zeros_like(relevant)
     out[1, 0] = True
     unjudged = replace(episode, excluded=out)
-    assert episode_metrics(rank(torch.zeros(3, 4), out), unjudged, 2).means["popularity"] == pytest.approx(9 / 6)
+    assert episode_metrics(rank(torch.tensor([[4.0, 3, 2, 1]] * 3), unjudged), unjudged, 2).means[
+        "popularity"
+    ] == pytest.approx(9 / 6)
 
 
 def figures(recall: float, shown: set[int] = frozenset(), candidates: int = 4, **means: float) -> EpisodeMetrics:

@@ -16,18 +16,64 @@ from studies.config.protocol_section import ProtocolSection
 from studies.episodes.sampler import EpisodeSampler
 from studies.episodes.split import split_scenes
 from studies.episodes.tfidf import BUCKETS, Lexicon, count_words, overlap
+from studies.episodes.words import split_words
 from tests.synthetic import planted_dataset
 
 TEXTS = ["green tea, 20 bags", "black tea, 20 bags", "green apple", "Green tea, loose", "tea", ""]
 
 
-@given(st.lists(st.text(), min_size=1))
+# Scripts with spaces between words: Latin, Greek, Cyrillic, Hebrew, Arabic, Devanagari, Korean.
+SPACED = st.characters(codec="utf-8", max_codepoint=0xDFF) | st.sampled_from("빨간 운동화 “–” €")
+
+
+@given(st.lists(st.text(SPACED), min_size=1))
 def test_words_fall_into_the_buckets_of_scikit_learns_hashing(texts: list[str]) -> None:
     """An export's lexicon counts buckets: words that move to others would make every weight of it another word's."""
     reference = HashingVectorizer(
         token_pattern=r"\S+", ngram_range=(1, 2), n_features=BUCKETS, alternate_sign=False, norm=None
     )
+    assert [split_words(text) for text in texts] == [text.split() for text in texts]
     assert (count_words(texts) != reference.transform(texts)).nnz == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("Nike 跑鞋 42码", "Nike 跑 鞋 42 码"),
+        ("经典红色跑鞋，防水（男）", "经 典 红 色 跑 鞋 防 水 男"),
+        ("赤いスニーカー・メンズ「新」", "赤 い ス ニ ー カ ー メ ン ズ 新"),
+        ("葛󠄀粉", "葛󠄀 粉"),  # with a variation selector
+        ("รองเท้าวิ่งสีแดง ชาย", "ร อ ง เ ท้ า วิ่ ง สี แ ด ง ช า ย"),
+        ("ເກີບສີແດງ", "ເ ກີ ບ ສີ ແ ດ ງ"),
+        ("ផ្កា\u200bក្រហម", "ផ្ កា ក្ រ ហ ម"),
+        ("အနီ ဖိနပ်", "အ နီ ဖိ န ပ်"),
+        ("빨간 운동화, 42", "빨간 운동화, 42"),
+        ("Zapato “rojo”, café – 42", "Zapato “rojo”, café – 42"),
+        ("", ""),
+    ],
+)
+def test_words_are_characters_where_a_script_has_no_spaces(text: str, words: str) -> None:
+    """One word for a whole title is shared with no other: every two titles would be as unlike as any."""
+    assert split_words(text) == words.split()
+
+
+@pytest.mark.parametrize(
+    "titles",
+    [
+        ("经典红色跑鞋", "经典蓝色跑鞋", "华为手机壳"),
+        ("赤いスニーカー", "青いスニーカー", "炊飯器"),
+        ("รองเท้าวิ่งสีแดง", "รองเท้าวิ่งสีฟ้า", "หม้อหุงข้าว"),
+        ("빨간 운동화", "파란 운동화", "전기 밥솥"),
+        ("Nike 红色跑鞋 42", "Nike 蓝色跑鞋 42", "保温杯"),
+    ],
+)
+def test_two_colours_of_an_article_are_alike_and_not_the_same(titles: tuple[str, str, str]) -> None:
+    """Similar words draw a new colour up the list; equal ones could not tell it from what the support took."""
+    counts = count_words(titles)
+    own, colour, other = overlap(Lexicon.of(counts).weigh(counts, counted=True), np.array([0]))[0]
+    assert own == pytest.approx(1)
+    assert 0.2 < colour < 0.9
+    assert other < colour / 4
 
 
 def test_workers_and_served_students_do_without_scikit_learn() -> None:

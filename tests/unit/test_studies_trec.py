@@ -107,7 +107,7 @@ def test_a_run_lists_every_candidate_that_is_ranked_once_and_in_order(
     expected: dict[str, list[list[str]]] = {}
     relevant = []
     for episode in episodes:
-        order, documents = rank(system.scores(episode), episode.excluded), trec.docnos(episode)
+        order, documents = rank(system.scores(episode), episode), trec.docnos(episode)
         for number, query in enumerate(trec.queries(episode, SCENES)):
             row = [place for place in order[number].tolist() if not episode.excluded[number, place]]
             expected[query] = [

@@ -5,9 +5,17 @@ from __future__ import annotations
 import shlex
 
 from distill.evaluation import EncoderFigures, InferenceFigures, Retention
-from hpo.reporting.blocks import Block, Cell, Commands, Row, Section, Table, Terms, Text, plural
+from hpo.reporting.blocks import Block, Cell, Commands, Row, Section, Table, Terms, Text, limits, plural, spelled
 from hpo.reporting.document import StudyDocument
+from hpo.reporting.results import SIGNED
+from studies.config.protocol_section import SplitBy
 from studies.evaluation.intervals import Interval
+
+# How scenes were split, in words.
+SPLIT: dict[SplitBy, str] = {
+    "hash": "hash; the log is cut at two times (timeline)",
+    "opening": "when they start; the log is cut at the first start of each part (timeline is not used)",
+}
 
 
 def inference(document: StudyDocument) -> Section | None:
@@ -44,18 +52,20 @@ def _encoder(found: EncoderFigures) -> list[Cell]:
 
 
 def retention_sentence(retention: Retention) -> str:
-    """Return how much of the best teacher the student keeps."""
+    """Return how much of the best teacher the student keeps; no ratio to what is within noise."""
     recall, lift, bounds = retention.recall, retention.lift, retention.intervals
     if recall is None:
-        return "The teacher has no recall to keep."
-    kept = "the teacher has no lift to keep"
+        return "The teacher has no recall that is surely above zero, so nothing says how much of it the student keeps."
+    kept = f"{_kept(recall, bounds.recall, '.1%')} of the best teacher's recall"
     if lift is not None:
-        kept = f"{_kept(lift, bounds.lift, '.0%')} of its lift over {retention.baseline}"
-    return f"The student keeps {_kept(recall, bounds.recall, '.1%')} of the best teacher's recall; {kept}."
+        return f"The student keeps {kept}; {_kept(lift, bounds.lift, '.0%')} of its lift over {retention.baseline}."
+    said = "is below zero" if retention.teacher_lift.high < 0 else "is not distinguishable from zero"
+    over = f"the teacher's lift over {retention.baseline} {said}: {spelled(retention.teacher_lift, SIGNED)}"
+    return f"The student keeps {kept}; {over}."
 
 
 def _kept(value: float, interval: Interval | None, form: str) -> str:
-    bounds = f" [{interval.low:{form}}, {interval.high:{form}}]" if interval else ""
+    bounds = f" {limits(interval, f'{{:{form}}}')}" if interval else ""
     return f"{value:{form}}{bounds}"
 
 
@@ -68,6 +78,7 @@ def data_and_protocol(document: StudyDocument) -> Section:
                  f"{plural(data.items, 'item')} in {plural(data.scenes, 'scene')}"),
         ("time", f"{data.first_day} to {data.last_day}"),
         ("fingerprint", data.fingerprint),
+        ("scenes split by", SPLIT[data.split_by]),
     ]  # fmt: skip
     rows = [[name, _setting(value)] for name, value in document.protocol.model_dump(mode="json").items()]
     protocol = Table("The protocol, as the study file sets it", ["setting", "value"], rows)

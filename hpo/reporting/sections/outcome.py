@@ -11,7 +11,7 @@ from hpo.reporting.sections.background import inference_table, retention_sentenc
 from hpo.reporting.sections.report import verdicts
 from hpo.reporting.sections.scoring import overview
 from hpo.reporting.sections.search import control_group_sentence, finalists_sentence, search_sentence
-from hpo.reporting.sections.students import students_table, varied_students
+from hpo.reporting.sections.students import students_table, undertrained_sentences, varied_students
 from hpo.results.outcome import JobResult
 from studies.evaluation.figures import SystemsEvaluation
 
@@ -22,6 +22,7 @@ def job_outcome(result: JobResult) -> list[Text | Table]:
     results = Results(evaluation)
     sentences = [
         retention_sentence(evaluation.retention),
+        *undertrained_sentences(evaluation.students, f"validation {results.recall}"),
         search_sentence(found),
         control_group_sentence(found),
         finalists_sentence(evaluation.finalists),
@@ -32,7 +33,7 @@ def job_outcome(result: JobResult) -> list[Text | Table]:
     return [
         overview(results),
         inference_table(evaluation.inference),
-        distillation_outcome(evaluation.students, evaluation.k),
+        _students(evaluation.students, evaluation.k),
         *map(Text, sentences),
     ]
 
@@ -42,7 +43,12 @@ def baselines_outcome(evaluation: SystemsEvaluation) -> Table:
     return overview(Results(evaluation))
 
 
-def distillation_outcome(students: Sequence[StudentRow], k: int) -> Table:
+def distillation_outcome(students: Sequence[StudentRow], k: int) -> list[Text | Table]:
+    """Return the students, and whether the best was trained too little."""
+    return [_students(students, k), *map(Text, undertrained_sentences(students, f"validation recall@{k}"))]
+
+
+def _students(students: Sequence[StudentRow], k: int) -> Table:
     """Return the students, best first, with the settings in which they differ; the report has all."""
     return students_table("Students, on validation scenes", varied_students(students), f"recall@{k}")
 

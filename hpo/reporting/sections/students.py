@@ -6,8 +6,22 @@ from collections.abc import Mapping, Sequence
 
 from distill.evaluation import StudentRow
 from hpo.reporting import drawings
-from hpo.reporting.blocks import Block, Cell, Drawing, Drawings, Row, Section, Table, Text, figure, plural, settings
+from hpo.reporting.blocks import (
+    Block,
+    Cell,
+    Drawing,
+    Drawings,
+    Row,
+    Section,
+    Table,
+    Text,
+    figure,
+    plural,
+    settings,
+    spelled,
+)
 from hpo.reporting.document import StudyDocument
+from hpo.reporting.results import SIGNED
 
 
 def students(document: StudyDocument) -> Section | None:
@@ -16,7 +30,7 @@ def students(document: StudyDocument) -> Section | None:
         return None
     metric, rows = f"validation recall@{evaluation.k}", evaluation.students
     teacher = evaluation.teachers[0].validation_recall
-    blocks: list[Block] = [Text(_sentence(rows, teacher, metric))]
+    blocks: list[Block] = [Text(_sentence(rows, teacher, metric)), *map(Text, undertrained_sentences(rows, metric))]
     points = [
         drawings.Student(row.latency, row.recall, row.size, row.front, row.taken)
         for row in rows
@@ -58,6 +72,21 @@ def varied_students(rows: Sequence[StudentRow]) -> list[StudentRow]:
         return {name: value for name, value in params.items() if any(o.params.get(name) != value for o in rows)}
 
     return [row.model_copy(update={"params": varied(row.params)}) for row in rows]
+
+
+def undertrained_sentences(rows: Sequence[StudentRow], metric: str) -> list[str]:
+    """Return what says that the chosen student was trained too little, and what to do; nothing where it was not."""
+    chosen = next((row for row in rows if row.taken), None)
+    if chosen is None or (found := chosen.training) is None or not found.undertrained:
+        return []
+    lift = "lift over what reads no text, on validation scenes"
+    kept = f"keeps {spelled(found.kept, '{:.0%}')} of the best teacher's {lift if found.measure == 'lift' else metric}"
+    if found.gained.low > 0:
+        kept += f", and still gained {spelled(found.gained, SIGNED)} recall after step {found.first_step}"
+    read = f"{plural(found.texts_read, 'text')}, where the catalogue has {found.texts:,}"
+    return [
+        f"Student {chosen.trial} was trained too little: it {kept}. Its steps read {read}: raise distill.embed_steps."
+    ]
 
 
 def _sentence(rows: Sequence[StudentRow], teacher: float, metric: str) -> str:

@@ -11,7 +11,8 @@ from storage.errors import InputError
 from studies.classification.data.dataset import LabelledTexts
 from studies.classification.protocol import ClassificationProtocol
 from studies.data.dataset import Ints
-from studies.episodes.split import SPLIT_NAMES, SplitName, split_by_digest
+from studies.data.digest_order import order_by_digest
+from studies.episodes.split import SPLIT_NAMES, SplitName, cut_order
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ def split_classes(data: LabelledTexts, protocol: ClassificationProtocol) -> Clas
     Raises:
         InputError: A split has fewer classes than an episode.
     """
-    classes = split_by_digest(data.labels, protocol.split, protocol.seed)
+    classes = cut_order(order_by_digest(data.labels, protocol.seed), protocol.split)
     name = min(SPLIT_NAMES, key=lambda name: len(classes[name]))
     if (found := len(classes[name])) < protocol.ways:
         total = len(data.labels)

@@ -19,7 +19,13 @@ Column = Annotated[str, Field(min_length=1)]
 
 
 class Positive(Section):
-    """The rows of the log that are positive: a column has one of `values`, or a number of at least `at_least`."""
+    """The rows of the log that are positive: a column has one of `values`, or a number of at least `at_least`.
+
+    Attributes:
+        column: Column of the log.
+        values: What the column holds in positive rows, such as `["purchase"]`.
+        at_least: Least number in positive rows, such as 4 of 5 stars.
+    """
 
     column: Column
     values: Annotated[list[str | bool | int | float], Field(min_length=1)] | None = None

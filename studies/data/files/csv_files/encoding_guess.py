@@ -22,10 +22,10 @@ _EAST_ASIAN = ["gb18030", "cp950", "cp932", "euc_jp", "cp949"]
 _OTHERS = ["cp1250", "cp1251", "cp1253", "cp1254", "cp1255", "cp1256", "cp1257", "cp874", "iso8859_2"]
 _RARE = ["koi8_r", "cp866", "mac_roman", "cp850"]
 _KNOWN = [*_EAST_ASIAN, WINDOWS, *_OTHERS, *_RARE]
-# Fields that are not ASCII; commas and quotes are no part of a character in any of the encodings.
-_FIELD = re.compile(rb'[^,;\t"\r\n]*[\x80-\xff][^,;\t"\r\n]*')
+# Between fields; none is part of a character in any of the encodings.
+_BETWEEN = re.compile(rb'[,;\t"\r\n]+')
 _RUN = re.compile(rb"[\x80-\xff]+")
-_PIECE, _SAMPLE = 1 << 16, 1 << 15
+_PIECE, _SAMPLE, _LONGEST = 1 << 16, 1 << 15, 1 << 20
 # A sign inside a word, or a capital after a small letter: in Latin scripts, hardly ever beyond ASCII.
 _ODD = re.compile(r"(?<=[^\W\d_])[^\x00-\x7f\w’´·\u00ad](?=[^\W\d_])|(?<=[a-zà-öø-ÿ])[À-ÖØ-ÞŠŒŽŸ]")
 _BEYOND_ASCII = re.compile(r"[^\x00-\x7f]+")
@@ -90,14 +90,18 @@ def _read_sample(path: Path) -> bytes:
     fields: dict[bytes, None] = {}
     size, rest = 0, b""
     with pa.input_stream(str(path), compression="detect") as stream:
-        while size < _SAMPLE and (piece := stream.read(_PIECE)):
+        while size < _SAMPLE:
+            piece = stream.read(_PIECE)
             data = rest + piece
             whole = max(data.rfind(b"\n"), data.rfind(b"\r")) + 1
-            new, rest = _FIELD.findall(data[:whole]), data[whole:]
+            if not piece or len(data) > _LONGEST:  # the end, or a row that is too long to be read
+                whole = len(data)
+            lines, rest = data[:whole], data[whole:]
+            new = [] if lines.isascii() else [field for field in _BETWEEN.split(lines) if not field.isascii()]
             size += sum(len(field) for field in set(new) - fields.keys())
             fields.update(dict.fromkeys(new))
-        else:
-            fields.update(dict.fromkeys(_FIELD.findall(rest)))
+            if not piece:
+                break
     return b"\n".join(fields)
 
 
@@ -156,8 +160,8 @@ def _is_latin(text: str) -> bool:
 
 def _has_words(text: str) -> bool:
     """Return whether characters beyond ASCII are many and mostly stand side by side, as they do not by chance."""
-    words = _BEYOND_ASCII.findall(text)
-    return len("".join(words)) >= _ENOUGH and 2 * sum(len(word) > 1 for word in words) > len(words)
+    lengths = [len(word) for word in _BEYOND_ASCII.findall(text)]
+    return sum(lengths) >= _ENOUGH and 2 * sum(length for length in lengths if length > 1) > sum(lengths)
 
 
 def _is_narrow_kana(text: str) -> bool:
