@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -24,9 +25,7 @@ from storage.files import checkpoints
 from studies.config.distill_losses import LOSSES
 from studies.config.hyperparameters import Hyperparameters
 from studies.config.search_domains import values_of
-from studies.episodes.episode import Episode
-from studies.evaluation.evaluate import Adapted, ItemVectors, RunWriter, encode_items
-from studies.evaluation.evaluate import evaluate as evaluate_system
+from studies.evaluation.evaluate import encode_items
 from studies.evaluation.metrics import Evaluation
 from studies.model.device import device, full_precision
 from studies.progress import SILENT, ProgressReporter
@@ -207,25 +206,21 @@ def load_student(problem: Problem, folder: Path) -> Student:
 def evaluate(
     student: Student,
     problem: Problem,
-    episodes: Sequence[Episode],
+    episodes: Sequence[Any],
     reporter: ProgressReporter = SILENT,
-    dump: RunWriter | None = None,
+    dump: Any = None,
 ) -> Evaluation:
     """Return a student's figures on `episodes`, in fp32: they are published, and the export must reproduce them.
 
     Args:
         student: Its tower must hold the tokens of `problem`'s items.
         problem: The study's data.
-        episodes: What to score; each distinct item is encoded once.
+        episodes: What to score.
         reporter: Shows how many texts are encoded and how many episodes are scored.
         dump: Called with each episode and its ranking.
     """
     with full_precision():
-        with reporter.progress("encoding texts with the student") as progress:
-            vectors = ItemVectors(student.tower, episodes, problem.tokens.lengths, progress)
-        system, names = Adapted(student.learner, vectors), problem.data.scenes
-        with reporter.progress("scoring episodes") as progress:
-            return evaluate_system(system, episodes, names, problem.spec.protocol.k, progress, dump)
+        return problem.evaluate(student.learner, episodes, tower=student.tower, reporter=reporter, dump=dump)
 
 
 def size(problem: Problem, student: Student) -> float:

@@ -132,14 +132,14 @@ def baselines(
 ) -> None:
     """Evaluate untrained baselines, which a search has to beat, on a study's scenes. Takes seconds and no database."""
     spec = load(study)
-    from hpo.results.evaluation import evaluate_baselines
+    from hpo.results.task_stages import stage
 
     console = Console()
     if out is not None:
         from hpo.reporting.study_report import check_report_folder
 
         check_report_folder(spec.name, out.absolute())
-    result = evaluate_baselines(spec, part.value, console, trec)
+    result = stage(spec, "baselines")(spec, part.value, console, trec)
     if out is not None:
         from hpo.reporting.renderers.page import write
         from hpo.reporting.study_report import baselines_document
@@ -159,15 +159,14 @@ def baselines(
 def check(study: StudyFile, as_json: Json = False) -> None:
     """Check a study's data: rows read and dropped, scenes, splits, warnings, and the leakage audit."""
     spec = load(study)
-    from hpo.data_check import check as examine
-    from hpo.data_check import print_check
+    from hpo.results.task_stages import stage
 
     console = Console()
-    result = examine(spec, cache_folder(), console)
+    result = stage(spec, "check")(spec, cache_folder(), console)
     if as_json:
         typer.echo(json.dumps(result.to_json()))
     else:
-        print_check(result, console)
+        stage(spec, "print_check")(result, console)
     if result.error is not None:
         raise InputError(result.error)
 

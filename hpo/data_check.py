@@ -12,8 +12,8 @@ from hpo.reporting.blocks import Cell, Row, Table
 from hpo.reporting.renderers.terminal import print_blocks
 from hpo.status.console import Console, day
 from storage.errors import InputError
-from studies.config.protocol_section import ProtocolSection
-from studies.config.spec import StudySpec
+from studies.config.protocol_section import RankingProtocol
+from studies.config.ranking_spec import RankingSpec
 from studies.data.dataset import Dataset, Ints
 from studies.data.loading import read_source
 from studies.data.scene_selection import select_scenes
@@ -107,7 +107,7 @@ class _Sampled:
             self.findings[finding.check] = finding
 
 
-def check(spec: StudySpec, cache: Path, reporter: ProgressReporter = SILENT) -> DataCheck:
+def check(spec: RankingSpec, cache: Path, reporter: ProgressReporter = SILENT) -> DataCheck:
     """Read a study's data, sample its episodes as the study would, and audit them.
 
     Args:
@@ -134,7 +134,7 @@ def check(spec: StudySpec, cache: Path, reporter: ProgressReporter = SILENT) -> 
     return _data_check(spec, everything, data, found, error)
 
 
-def _data_check(spec: StudySpec, everything: Dataset, data: Dataset, found: _Sampled, error: str | None) -> DataCheck:
+def _data_check(spec: RankingSpec, everything: Dataset, data: Dataset, found: _Sampled, error: str | None) -> DataCheck:
     per_scene = np.bincount(data.scene, minlength=len(data.scenes))
     pairs = len(np.unique(data.user * len(data.texts) + data.item))
     return DataCheck(
@@ -174,7 +174,7 @@ def _histogram(per_scene: Ints) -> tuple[Bin, ...]:
 
 
 def _sample(
-    data: Dataset, parts: Split, protocol: ProtocolSection, found: _Sampled, reporter: ProgressReporter
+    data: Dataset, parts: Split, protocol: RankingProtocol, found: _Sampled, reporter: ProgressReporter
 ) -> None:
     """Add each part, and the findings on its episodes."""
     with reporter.progress("counting the texts' words") as progress:

@@ -16,9 +16,9 @@ from hpo.ownership import load_record
 from hpo.registry import check_launch, register
 from hpo.reporting.study_report import check_report_folder, default_folder, report_folder, search_figures, write_report
 from hpo.results.distillation import choose, distil, open_distillation
-from hpo.results.evaluation import evaluate_all
 from hpo.results.outcome import JobResult
 from hpo.results.students import student_rows
+from hpo.results.task_stages import stage
 from hpo.stages import EVALUATION, check_evaluated, parse_evaluation
 from hpo.status.console import Console
 from hpo.status.snapshot import snapshot
@@ -31,9 +31,8 @@ from storage.errors import InputError
 from storage.files.store import check_store
 from storage.home import cache_folder
 from studies.config.spec import StudySpec
-from studies.data.loading import load_data
 from studies.evaluation.trec import check_dump
-from studies.training.prepare import prepare
+from studies.training.prepare import load_data, prepare
 from studies.training.problem import Problem
 
 
@@ -116,11 +115,8 @@ def begin(
     """
     check_store()
     check_launch(database, spec)
-    data = load_data(spec.data, spec.protocol, cache_folder(), console)
-    console.note(
-        f"{spec.name}: {len(data.time):,} interactions, {len(data.texts):,} items, {len(data.scenes)} scenes, "
-        f"{data.users:,} users"
-    )
+    data = load_data(spec, cache_folder(), console)
+    console.note(f"{spec.name}: {data.size}")
     problem = prepare(spec, cache_folder(), reporter=console, data=data)
     problem.refuse_too_large(search_workers(spec, workers))
     return register(database, spec, data.fingerprint, problem.encoder.identity), problem
@@ -133,7 +129,7 @@ def distil_and_evaluate(
     winners = choose(database, spec, problem, console)
     student, _ = distil(database, spec, problem, winners.teachers, console)
     students = student_rows(open_distillation(database, spec), spec)
-    evaluation = evaluate_all(spec, problem, winners, student, students, trec)
+    evaluation: StudyEvaluation = stage(spec, "evaluate")(spec, problem, winners, student, students, trec)
     Records(database.engine).finish_stage(spec.name, EVALUATION, evaluation.to_json())
     Page(database, spec).write()
     return check_evaluated(database, spec.name)

@@ -7,7 +7,7 @@ import numpy as np
 
 from hpo.reporting.document import StudyDocument
 from hpo.reporting.renderers.page import write as write_report
-from studies.config.protocol_section import ProtocolSection
+from studies.config.protocol_section import RankingProtocol
 
 HOSTILE = ("<script>alert(1)</script>", "a|b", "$x$ and $y$", "牛肉", "*bold* _it_ `code`", "two\nlines & [a](b)")
 TEACHER = "teacher 9 (anil)"
@@ -191,7 +191,7 @@ def _study(evaluation, search, baselines_only):
         "written": "2026-11-21T12:00:00+00:00",
         "version": "0.1.0",
         "data": DATA,
-        "protocol": ProtocolSection(split=(0.5, 0.2, 0.3), report_shots=list(SHOTS)),
+        "protocol": RankingProtocol(split=(0.5, 0.2, 0.3), report_shots=list(SHOTS)),
         "evaluation": evaluation,
         "search": search,
         "baselines_only": baselines_only,

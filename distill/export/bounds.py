@@ -14,9 +14,10 @@ from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints, 
 from distill.hyperparameters import StudentHyperparameters
 from storage.errors import InputError
 from storage.home import check_study_name
-from studies.config.definition import StudyDefinition, TeacherSection
+from studies.config.definition import TeacherSection
 from studies.config.distill_section import student_parameters
 from studies.config.hyperparameters import INNER_LOOP, Hyperparameters
+from studies.config.ranking import RankingDefinition
 from studies.config.search_domains import Parameters, check_domain
 from studies.config.search_parameters import SEARCHED
 from studies.evaluation.figures import Settings, misfit
@@ -61,14 +62,14 @@ def _study_name(name: str) -> str:
     return name
 
 
-def parse_definition(spec: dict[str, Any]) -> StudyDefinition:
+def parse_definition(spec: dict[str, Any]) -> RankingDefinition:
     """Return a study file without its data: a machine that serves reads none, and those who do check `[data]`.
 
     Raises:
         ValueError: A value is none that a study file may have.
     """
     try:
-        return StudyDefinition.model_validate({key: value for key, value in spec.items() if key != "data"})
+        return RankingDefinition.model_validate({key: value for key, value in spec.items() if key != "data"})
     except ValidationError as error:
         raise ValueError(misfit(error)) from error
 

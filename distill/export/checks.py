@@ -34,7 +34,7 @@ from studies.evaluation.metrics import top_k
 from studies.model.device import device, full_precision
 from studies.model.encoder import tokenize
 from studies.progress import SILENT, Progress
-from studies.training.problem import Problem
+from studies.training.ranking import RankingProblem
 
 # The least cosine of any text's vector to the student's own, by the precision of the weights. Measured on MiniLM and
 # small random encoders: 1 - 1e-13, 1 - 5e-7, 1 - 6e-5, and 0.97 to 0.9999 with 8-bit weights, which recall checks.
@@ -50,7 +50,7 @@ MAX_LOSS = 0.01
 RATED_TEXTS, ROUNDS = 256, 3
 
 
-def check(student: Student, draft: Path, manifest: Manifest, problem: Problem | None) -> None:
+def check(student: Student, draft: Path, manifest: Manifest, problem: RankingProblem | None) -> None:
     """Compare a draft with the student; add what was measured to the manifest's formats.
 
     Args:
@@ -93,7 +93,7 @@ def check(student: Student, draft: Path, manifest: Manifest, problem: Problem | 
             formats["onnx-int8"] = FormatFigures.model_validate(compared | weighed)
 
 
-def measure_int8(student: Student, draft: Path, problem: Problem) -> FormatFigures:
+def measure_int8(student: Student, draft: Path, problem: RankingProblem) -> FormatFigures:
     """Measure 8-bit weights: recall@K on all validation scenes, and texts per second on this CPU.
 
     Raises:
@@ -105,7 +105,7 @@ def measure_int8(student: Student, draft: Path, problem: Problem) -> FormatFigur
     small = evaluate(through(graphs["onnx-int8"], student), problem, problem.validation, problem.reporter).mean()
     if not small >= (1 - MAX_LOSS) * full:
         raise ScenetuneError(
-            f"with 8-bit weights recall@{problem.spec.protocol.k} on the validation scenes falls from {full:.4f} to "
+            f"with 8-bit weights {problem.spec.metric} on the validation scenes falls from {full:.4f} to "
             f"{small:.4f}, by {1 - small / full:.1%} where at most {MAX_LOSS:.0%} is accepted; nothing was exported: "
             "leave onnx-int8 out, as with --format hf,onnx"
         )
@@ -220,7 +220,7 @@ def _scores(student: Student, episode: Episode, table: Tensor) -> Tensor:
         return adapted.scores(episode.query_history[:QUERIES]).detach()
 
 
-def _as_texts(problem: Problem, episode: Episode) -> dict[str, Any]:
+def _as_texts(problem: RankingProblem, episode: Episode) -> dict[str, Any]:
     """Return an episode as `StudentRecommender.adapt` and `rank` take it; the order within a history is arbitrary."""
     texts = [problem.data.texts[item] for item in episode.items.tolist()]
 

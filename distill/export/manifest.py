@@ -26,7 +26,7 @@ from storage.errors import InputError
 from storage.files.atomic import sha256
 from studies.config.definition import Format, Precision
 from studies.config.hyperparameters import Hyperparameters
-from studies.config.protocol_section import ProtocolSection
+from studies.config.protocol_section import RankingProtocol
 from studies.evaluation.figures import Figures, misfit
 
 # torch is imported where a manifest is made: the dashboard reads manifests without it.
@@ -87,7 +87,7 @@ class Origin(Figures):
     metrics: StudyEvaluation | None = None
 
     @property
-    def protocol(self) -> ProtocolSection:
+    def protocol(self) -> RankingProtocol:
         """The study's protocol."""
         return bounds.parse_definition(self.spec).protocol
 

@@ -22,7 +22,7 @@ from storage.files.outputs import check_place
 from studies.config.definition import Format, Precision
 from studies.episodes.tfidf import Lexicon
 from studies.progress import SILENT, ProgressReporter
-from studies.training.problem import Problem
+from studies.training.ranking import RankingProblem
 
 
 def export(
@@ -34,7 +34,7 @@ def export(
     formats: Sequence[Format] = ("hf",),
     precision: Precision = "fp32",
     replace: bool = False,
-    problem: Problem | None = None,
+    problem: RankingProblem | None = None,
 ) -> Path:
     """Write `folder` and return it.
 

@@ -181,9 +181,7 @@ def _protocol(facts: StudyFacts) -> Section:
     spec, protocol = facts.spec, facts.spec.protocol
     lines: list[Words] = [
         (f"data: {spec.data.source}, fingerprint ", Code(facts.record.fingerprint[:16])),
-        f"protocol: {protocol.shots} shots, window {protocol.window_days:g} days, candidates of the "
-        f"{'scene' if protocol.candidates == 'scene' else 'shop'}, split {' / '.join(map(str, protocol.split))} of the "
-        f"scenes, timeline {' / '.join(map(str, protocol.timeline))}, seed {protocol.seed}",
+        f"protocol: {protocol.words}, seed {protocol.seed}",
         f"search: {spec.search.sampler}, seed {spec.search.seed}; encoder {spec.teacher.encoder}",
         f"pruner: {spec.pruner.kind}, rungs at {', '.join(map(str, spec.pruner.rungs))} {spec.pruner.resource}, "
         f"eta {spec.pruner.eta}; {spec.pruner.keep:.0%} of the trials are in the no-prune control group",

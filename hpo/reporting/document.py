@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from distill.evaluation import StudyEvaluation
 from hpo.results.outcome import SearchHistory
-from studies.config.protocol_section import ProtocolSection
+from studies.config.protocol_section import RankingProtocol
 from studies.evaluation.figures import DataFacts, Figures, SystemsEvaluation
 
 
@@ -29,7 +29,7 @@ class StudyDocument(Figures):
     written: str
     version: str
     data: DataFacts
-    protocol: ProtocolSection
+    protocol: RankingProtocol
     evaluation: StudyEvaluation | SystemsEvaluation
     baselines_only: bool = False
     search: SearchHistory | None = None

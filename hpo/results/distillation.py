@@ -133,7 +133,7 @@ def create_distillation(database: Database, spec: StudySpec) -> optuna.Study:
     owned_distillation(database, spec.name).create([maximise if name == "recall" else minimise for name in objectives])
     study = open_distillation(database, spec)
     study.set_user_attr("search study", spec.name)
-    study.set_metric_names([f"recall@{spec.protocol.k}", *objectives[1:]])
+    study.set_metric_names([spec.metric, *objectives[1:]])
     return study
 
 
@@ -161,7 +161,7 @@ class _Work:
         self._pruner = None
         # A front has a cheap end, which pruning by recall alone would cut off.
         if pruner.kind == "recall" and len(section.objectives) == 1:
-            metric = f"recall@{spec.protocol.k}"
+            metric = spec.metric
             self._pruner = RecallPruner(section.rungs, pruner.eta, pruner.keep, section.seed, metric=metric)
 
     @functools.cached_property

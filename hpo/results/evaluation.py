@@ -20,7 +20,7 @@ from hpo.results.inference import inference_figures
 from hpo.results.summary import Scored
 from hpo.status.console import day
 from storage.home import cache_folder
-from studies.config.spec import StudySpec
+from studies.config.ranking_spec import RankingSpec
 from studies.episodes.split import SplitName
 from studies.evaluation import trec
 from studies.evaluation.baselines import POPULARITY, build_baselines
@@ -29,7 +29,7 @@ from studies.evaluation.figures import DataFacts, SystemsEvaluation
 from studies.model.device import full_precision
 from studies.progress import ProgressReporter
 from studies.training.prepare import prepare
-from studies.training.problem import Problem
+from studies.training.ranking import RankingProblem
 
 # A system with its kind, as in `Scored`.
 Entry = tuple[str, System]
@@ -51,8 +51,8 @@ class Winners(NamedTuple):
 
 
 def evaluate_all(
-    spec: StudySpec,
-    problem: Problem,
+    spec: RankingSpec,
+    problem: RankingProblem,
     winners: Winners,
     student: Student,
     students: Sequence[StudentRow],
@@ -90,7 +90,7 @@ def evaluate_all(
 
 
 def evaluate_baselines(
-    spec: StudySpec, part: SplitName, reporter: ProgressReporter, dump: Path | None = None
+    spec: RankingSpec, part: SplitName, reporter: ProgressReporter, dump: Path | None = None
 ) -> SystemsEvaluation:
     """Score the baselines, which learn nothing, on a part's scenes.
 
@@ -106,12 +106,13 @@ def evaluate_baselines(
     if dump is not None:
         trec.check_dump(dump)
     problem = prepare(spec, cache_folder(), reporter=reporter)
+    assert isinstance(problem, RankingProblem)
     with full_precision():
         results = _score(problem, part, _baselines(problem, part), "scoring baselines", dump)
     return _summarise(spec, problem, part, results)
 
 
-def _baselines(problem: Problem, part: SplitName) -> dict[str, Entry]:
+def _baselines(problem: RankingProblem, part: SplitName) -> dict[str, Entry]:
     known_until = problem.split.period[part][0]
     training = problem.split.scenes["train"]
     systems = build_baselines(
@@ -120,7 +121,7 @@ def _baselines(problem: Problem, part: SplitName) -> dict[str, Entry]:
     return {name: ("baseline", system) for name, system in systems.items()}
 
 
-def _learned(problem: Problem, winners: Winners, student: Student) -> dict[str, Entry]:
+def _learned(problem: RankingProblem, winners: Winners, student: Student) -> dict[str, Entry]:
     teachers, fine_tuned, _ = winners
     # Each text is encoded once for all sizes of the support.
     episodes = list(chain(problem.test, *problem.by_shots("test").values()))
@@ -155,7 +156,7 @@ def _label(teacher: Teacher) -> str:
 
 
 def _score(
-    problem: Problem, part: SplitName, entries: Mapping[str, Entry], label: str, dump: Path | None
+    problem: RankingProblem, part: SplitName, entries: Mapping[str, Entry], label: str, dump: Path | None
 ) -> dict[str, Scored]:
     """Score every system on a part's episodes, and on those with supports of several sizes."""
     episodes, by_shots = problem.episodes(part), problem.by_shots(part)
@@ -173,7 +174,9 @@ def _score(
     return results
 
 
-def _summarise(spec: StudySpec, problem: Problem, part: SplitName, results: Mapping[str, Scored]) -> SystemsEvaluation:
+def _summarise(
+    spec: RankingSpec, problem: RankingProblem, part: SplitName, results: Mapping[str, Scored]
+) -> SystemsEvaluation:
     episodes, data = problem.episodes(part), problem.data
     every_item = spec.protocol.candidates == "all"
     vectors = problem.cache.pooled()

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from distill.evaluation import ExportEvaluation, StudyEvaluation
 from distill.export.manifest import GRAPHS, EncoderReference, Lineage, Origin
+from distill.export.writer import export
 from distill.inference import as_student, load_export
 from distill.objective import Student, evaluate
 from distill.serving.onnx_tower import through
@@ -21,13 +22,20 @@ from studies.evaluation.intervals import bootstrap
 from studies.model.encoder import tokenize
 from studies.progress import SILENT, ProgressReporter
 from studies.training.prepare import prepare
-from studies.training.problem import Problem
+from studies.training.ranking import RankingProblem
 
 
-def origin(
-    spec: StudySpec, problem: Problem, evaluation: StudyEvaluation, owned: OwnedStudy, student: Student
-) -> Origin:
-    """Return what an export says of its origin.
+def write_student(
+    spec: StudySpec,
+    problem: RankingProblem,
+    evaluation: StudyEvaluation,
+    owned: OwnedStudy,
+    student: Student,
+    folder: Path,
+    *,
+    replace: bool,
+) -> None:
+    """Write a student's folder in the formats of the spec.
 
     Args:
         spec: The study.
@@ -35,7 +43,28 @@ def origin(
         evaluation: Of the study.
         owned: The study of students.
         student: The one that is exported.
+        folder: The export.
+        replace: Whether to replace an older export.
+
+    Raises:
+        ScenetuneError: A format does not reproduce the student's output, or costs too much recall.
     """
+    export(
+        student,
+        problem.lexicon,
+        folder,
+        _origin(spec, problem, evaluation, owned, student),
+        formats=spec.export.formats,
+        precision=spec.export.precision,
+        replace=replace,
+        problem=problem,
+    )
+
+
+def _origin(
+    spec: StudySpec, problem: RankingProblem, evaluation: StudyEvaluation, owned: OwnedStudy, student: Student
+) -> Origin:
+    """Return what an export says of its origin."""
     encoder = problem.encoder
     return Origin(
         study=owned.study,
@@ -85,6 +114,7 @@ def evaluate_export(
     spec = parse_spec(manifest.spec, f"the manifest of {folder}")
     spec = spec if data is None else spec.model_copy(update={"data": data})
     problem = prepare(spec, cache_folder(), reporter=reporter)
+    assert isinstance(problem, RankingProblem), "the manifest holds a ranking study"
     if problem.data.fingerprint != manifest.data_fingerprint:
         raise InputError(
             f"{folder} was evaluated on other data (fingerprint {manifest.data_fingerprint[:12]}, here "

@@ -1,4 +1,4 @@
-"""`[protocol]` of the study file: the definition of episodes, splits and metrics."""
+"""`[protocol]` of the study file: what the protocols of all tasks have, and ranking's own."""
 
 from __future__ import annotations
 
@@ -13,25 +13,27 @@ Fraction = Annotated[float, Field(gt=0, lt=1)]
 
 
 class ProtocolSection(Section):
-    """The definition of episodes, splits and metrics; docs/protocol.md explains each key."""
+    """The definition of episodes, splits and metrics; docs/protocol.md explains each key.
+
+    A task's own protocol adds the keys of its episodes, and names its metric.
+    """
 
     shots: PositiveInt = 5
     report_shots: list[PositiveInt] = Field(default_factory=lambda: [1, 5, 10, 20], min_length=1)
-    k: PositiveInt = 10
-    candidates: Literal["scene", "all"] = "scene"
-    products: bool = True
-    repeat: Literal["allow", "exclude"] = "allow"
-    window_days: Annotated[int | float, Field(gt=0)] = 28
-    history: PositiveInt = 32
-    queries: PositiveInt = 64
-    openings: Annotated[int, Field(ge=5)] = 5
-    train_queries: PositiveInt = 24
-    train_openings: PositiveInt = 12
     split: tuple[Fraction, Fraction, Fraction] = (0.6, 0.2, 0.2)
-    timeline: tuple[Fraction, Fraction] = (0.6, 0.8)
     seed: Annotated[int, Field(ge=0)] = 0
 
-    @field_validator("split", "timeline", mode="before")
+    @property
+    def metric(self) -> str:
+        """Return the name of the recall that trials are compared by."""
+        return "recall"
+
+    @property
+    def words(self) -> str:
+        """Return the protocol in short, for a reader."""
+        return f"{self.shots} shots, split {' / '.join(map(str, self.split))}"
+
+    @field_validator("split", "timeline", mode="before", check_fields=False)
     @classmethod
     def _list_to_tuple(cls, value: Any, info: ValidationInfo) -> Any:
         count = len(get_args(cls.model_fields[str(info.field_name)].annotation))
@@ -45,9 +47,43 @@ class ProtocolSection(Section):
         return increasing("report_shots", shots)
 
     @model_validator(mode="after")
-    def _consistent(self) -> ProtocolSection:
+    def _split_adds_up(self) -> ProtocolSection:
         if abs(sum(self.split) - 1) > 1e-6:
             raise ValueError(f"split must add up to 1, got {list(self.split)} = {sum(self.split):g}")
+        return self
+
+
+class RankingProtocol(ProtocolSection):
+    """The protocol of ranking: openings of scenes in time, and every item of the scene ranked."""
+
+    k: PositiveInt = 10
+    candidates: Literal["scene", "all"] = "scene"
+    products: bool = True
+    repeat: Literal["allow", "exclude"] = "allow"
+    window_days: Annotated[int | float, Field(gt=0)] = 28
+    history: PositiveInt = 32
+    queries: PositiveInt = 64
+    openings: Annotated[int, Field(ge=5)] = 5
+    train_queries: PositiveInt = 24
+    train_openings: PositiveInt = 12
+    timeline: tuple[Fraction, Fraction] = (0.6, 0.8)
+
+    @property
+    def metric(self) -> str:
+        """Return the name of the recall that trials are compared by."""
+        return f"recall@{self.k}"
+
+    @property
+    def words(self) -> str:
+        """Return the protocol in short, for a reader."""
+        return (
+            f"{self.shots} shots, window {self.window_days:g} days, candidates of the "
+            f"{'scene' if self.candidates == 'scene' else 'shop'}, split {' / '.join(map(str, self.split))} of the "
+            f"scenes, timeline {' / '.join(map(str, self.timeline))}"
+        )
+
+    @model_validator(mode="after")
+    def _timeline_increases(self) -> RankingProtocol:
         if self.timeline[0] >= self.timeline[1]:
             raise ValueError(f"timeline must increase, got {list(self.timeline)}")
         return self

@@ -9,6 +9,7 @@ from pydantic import Field, PositiveInt, field_validator, model_validator
 from studies.config.hyperparameters import ENCODER, INNER_LOOP, applies
 from studies.config.search_domains import (
     Domain,
+    Parameters,
     Range,
     Section,
     check_domain,
@@ -48,8 +49,18 @@ class SearchSection(Section):
     episodes_at_once: PositiveInt | None = None
     sampler: Literal["tpe", "random", "grid", "gp"] = "tpe"
     seed: Annotated[int, Field(ge=0)] = 0
-    space: dict[str, Domain] = Field(default_factory=default_space)
+    space: dict[str, Domain] = Field(default_factory=dict)  # completed below
     learners: dict[str, dict[str, Domain]] = Field(default_factory=dict)
+
+    @classmethod
+    def parameters(cls) -> Parameters:
+        """Return what each parameter of the space may be; a task with other parameters has a section of its own."""
+        return SEARCHED
+
+    @classmethod
+    def default_space(cls) -> dict[str, Domain]:
+        """Return every parameter with the domain that it has unless the study file names another."""
+        return default_space()
 
     @field_validator("space")
     @classmethod
@@ -57,8 +68,8 @@ class SearchSection(Section):
         if not space:
             raise ValueError("the search space is empty; name at least one parameter, or leave [search.space] out")
         for name, domain in space.items():
-            check_domain(name, domain, SEARCHED)
-        full = default_space() | space
+            check_domain(name, domain, cls.parameters())
+        full = cls.default_space() | space
         learners, layers = values_of(full["learner"]), max(values_of(full["trainable_layers"]))
         used = {name for name in full if any(applies(name, learner, layers) for learner in learners)}
         if idle := [name for name in space if name not in used]:
@@ -73,7 +84,7 @@ class SearchSection(Section):
             if learner not in LEARNERS:
                 raise ValueError(f"unknown learner {learner!r}{nearest(learner, LEARNERS)}")
             for name, domain in domains.items():
-                check_domain(name, domain, SEARCHED)
+                check_domain(name, domain, cls.parameters())
                 if name in ("learner", "trainable_layers"):
                     raise ValueError(f"{name} cannot differ by learner; set it in [search.space]")
                 if name in INNER_LOOP and not LEARNERS[learner].takes_gradient_steps:
@@ -94,7 +105,7 @@ class SearchSection(Section):
             own = {name: domain for name, domain in entry.domains.items() if name not in space}
             if own and isinstance(given.get(learner, {}), dict):
                 merged[learner] = own | given.get(learner, {})
-        return values | {"learners": merged}
+        return {"space": cls.default_space()} | values | {"learners": merged}
 
     def domain(self, name: str, learner: str) -> tuple[str, Domain]:
         """Return the name of a learner's parameter in the study, and its domain."""

@@ -9,8 +9,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from studies.config.search_domains import nearest, show
-from studies.config.search_parameters import SEARCHED
-from studies.data.sources import SOURCES
+from studies.config.search_section import SearchSection
 
 # The accepted kind of value for each of pydantic's error types.
 _ACCEPTED = {
@@ -52,7 +51,8 @@ def _explain_problem(problem: ErrorDetails, problems: Sequence[ErrorDetails], ro
         context = problem["ctx"]
         return f"data.source: takes {context['expected_tags']}, got {context['tag']!r}"
     if kind == "union_tag_not_found":
-        return f"data.source is required: one of {', '.join(SOURCES)}; see studies/quickstart.toml for an example"
+        sources = ", ".join(_sources(root))
+        return f"data.source is required: one of {sources}; see studies/quickstart.toml for an example"
     if kind == "missing":
         return f"{place} is required; see studies/quickstart.toml for an example"
     if kind == "value_error":
@@ -74,13 +74,19 @@ def _place(problem: ErrorDetails, keys: set[str]) -> str:
 
 def _keys_of(place: Sequence[int | str], root: type[BaseModel]) -> list[str]:
     """Return the keys of the table at a location of pydantic's."""
-    models: list[type[BaseModel]] = [root]
+    models, sources = [root], _sources(root)
     for key in place:
-        if key in SOURCES:
-            models = [SOURCES[str(key)]]
+        if key in sources:
+            models = [sources[str(key)]]
         elif found := [m for model in models for m in _models_of(model, str(key))]:
             models = found
     return list(dict.fromkeys(name for model in models for name in model.model_fields))
+
+
+def _sources(root: type[BaseModel]) -> dict[str, type[BaseModel]]:
+    """Return the models that `[data]` may be, by the value of `data.source`."""
+    models = _models_of(root, "data")
+    return {name: model for model in models for name in get_args(model.model_fields["source"].annotation)}
 
 
 def _models_of(model: type[BaseModel], key: str) -> list[type[BaseModel]]:
@@ -97,9 +103,11 @@ def _models_of(model: type[BaseModel], key: str) -> list[type[BaseModel]]:
 
 
 def _all_keys(root: type[BaseModel]) -> set[str]:
-    keys, models = set(SEARCHED), [root]
+    keys, models = set[str](), [root]
     while models:
         model = models.pop()
         keys |= set(model.model_fields)
+        if issubclass(model, SearchSection):
+            keys |= set(model.parameters())
         models += [found for key in model.model_fields for found in _models_of(model, key)]
     return keys

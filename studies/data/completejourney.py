@@ -13,12 +13,12 @@ from typing import Literal
 import polars as pl
 
 from storage.errors import InputError
-from studies.data.source import Source, Tables
+from studies.data.source import InteractionSource, Tables
 
 _TEXT = ["product_type", "product_category", "package_size", "brand"]
 
 
-class CompleteJourney(Source):
+class CompleteJourney(InteractionSource):
     """The source `"completejourney"`, without keys of its own."""
 
     source: Literal["completejourney"]

@@ -7,19 +7,22 @@ from pathlib import Path
 
 from storage.errors import InputError
 from storage.files.atomic import sha256
-from studies.config.protocol_section import ProtocolSection
+from studies.config.protocol_section import RankingProtocol
+from studies.config.ranking_spec import RankingSpec
 from studies.data import dataset_cache
 from studies.data.coding import build_dataset
 from studies.data.dataset import Dataset
 from studies.data.scene_selection import select_scenes
-from studies.data.source import Source
+from studies.data.source import InteractionSource
 from studies.progress import SILENT, ProgressReporter
 
 # Bytes of files from which on reading takes several seconds and is reported.
 LARGE = 20_000_000
 
 
-def load_data(section: Source, protocol: ProtocolSection, cache: Path, reporter: ProgressReporter = SILENT) -> Dataset:
+def load_data(
+    section: InteractionSource, protocol: RankingProtocol, cache: Path, reporter: ProgressReporter = SILENT
+) -> Dataset:
     """Return the data of a study: its eligible scenes, read from the source or from the cache.
 
     Args:
@@ -34,7 +37,12 @@ def load_data(section: Source, protocol: ProtocolSection, cache: Path, reporter:
     return select_scenes(read_source(section, cache, reporter), section, protocol)
 
 
-def read_source(section: Source, cache: Path, reporter: ProgressReporter = SILENT) -> Dataset:
+def load_study(spec: RankingSpec, cache: Path, reporter: ProgressReporter = SILENT) -> Dataset:
+    """Return the data of a ranking study; see `load_data`."""
+    return load_data(spec.data, spec.protocol, cache, reporter)
+
+
+def read_source(section: InteractionSource, cache: Path, reporter: ProgressReporter = SILENT) -> Dataset:
     """Return all data of a source, from the cache where the same files were read with the same keys before.
 
     Args:
@@ -65,8 +73,8 @@ def read_source(section: Source, cache: Path, reporter: ProgressReporter = SILEN
     return data
 
 
-def _cache_key(section: Source, files: list[Path]) -> str:
-    settings = section.model_dump_json(exclude=set(Source.model_fields) - {"source"} | set(section.paths))
+def _cache_key(section: InteractionSource, files: list[Path]) -> str:
+    settings = section.model_dump_json(exclude=set(InteractionSource.model_fields) - {"source"} | set(section.paths))
     digest = hashlib.sha256(f"{dataset_cache.FORMAT}\x1f{section.source}\x1f{settings}".encode())
     for file in files:
         # Folders such as store=1 are columns to a reader.

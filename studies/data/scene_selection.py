@@ -6,13 +6,13 @@ import numpy as np
 import polars as pl
 
 from storage.errors import InputError
-from studies.config.protocol_section import ProtocolSection
+from studies.config.protocol_section import RankingProtocol
 from studies.data.dataset import Dataset, Ints, keep_first_interactions, keep_scenes
 from studies.data.digest_order import order_by_digest
-from studies.data.source import Source
+from studies.data.source import InteractionSource
 
 
-def select_scenes(data: Dataset, section: Source, protocol: ProtocolSection) -> Dataset:
+def select_scenes(data: Dataset, section: InteractionSource, protocol: RankingProtocol) -> Dataset:
     """Return the data of the scenes that a study uses, without repeats where the protocol excludes them.
 
     Args:
@@ -56,7 +56,7 @@ def _check_log(data: Dataset) -> None:
         )
 
 
-def eligible_scenes(data: Dataset, section: Source, *, every_item: bool = False) -> Ints:
+def eligible_scenes(data: Dataset, section: InteractionSource, *, every_item: bool = False) -> Ints:
     """Return the codes of the scenes that reach all minima of `[data]`, ascending.
 
     Args:

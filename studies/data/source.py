@@ -1,7 +1,7 @@
 """The interface of all data sources: the keys of `[data]` that they share, and the tables that they return.
 
-A source is a subclass of `Source` with its own keys, `files` and `read`. Registering it in `studies/data/sources.py`
-makes it a value of `data.source`.
+A source of interactions is a subclass of `InteractionSource` with its own keys, `files` and `read`. Registering it in
+`studies/data/sources.py` makes it a value of `data.source`.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Tables:
 
 
 class Source(Section):
-    """The keys of `[data]` that every source takes: the minima of a scene, and the most scenes.
+    """The keys of `[data]` that every source of every task takes.
 
     `paths` lists the keys that hold paths. They may change between launches of one study: the contents of the files
     identify the data.
@@ -49,18 +49,23 @@ class Source(Section):
     paths: ClassVar[frozenset[str]] = frozenset()
 
     source: str
-    min_interactions: PositiveInt = 500
-    min_users: PositiveInt = 100
-    min_items: PositiveInt = 40
-    max_scenes: PositiveInt | None = None
 
     @abstractmethod
     def files(self) -> list[Path]:
-        """Return the files that `read` reads.
+        """Return the files that are read.
 
         Raises:
             InputError: A file is missing.
         """
+
+
+class InteractionSource(Source):
+    """A source of interactions: the minima of a scene, and the most scenes."""
+
+    min_interactions: PositiveInt = 500
+    min_users: PositiveInt = 100
+    min_items: PositiveInt = 40
+    max_scenes: PositiveInt | None = None
 
     @abstractmethod
     def read(self) -> Tables:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from studies.config.protocol_section import ProtocolSection
+from studies.config.protocol_section import RankingProtocol
 from studies.episodes.split import DAY, Split, SplitName
 
 
 def draw_openings(
-    protocol: ProtocolSection, split: Split, split_name: SplitName, rng: np.random.Generator
+    protocol: RankingProtocol, split: Split, split_name: SplitName, rng: np.random.Generator
 ) -> list[int]:
     """Return the openings of one scene, UTC seconds, ascending: one at random in each of as many equal slices.
 
@@ -25,6 +25,6 @@ def draw_openings(
     return [int(time) for time in begin + (np.arange(count) + rng.random(count)) / count * (latest - begin)]
 
 
-def closing_time(protocol: ProtocolSection, opened: int) -> int:
+def closing_time(protocol: RankingProtocol, opened: int) -> int:
     """Return the end of the window of an opening, UTC seconds."""
     return opened + round(protocol.window_days * DAY)

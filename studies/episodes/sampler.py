@@ -9,7 +9,7 @@ import numpy.typing as npt
 import torch
 
 from storage.errors import InputError
-from studies.config.protocol_section import ProtocolSection
+from studies.config.protocol_section import RankingProtocol
 from studies.data.dataset import Dataset, Ints
 from studies.episodes.episode import Episode
 from studies.episodes.interactions import InteractionIndex
@@ -34,7 +34,7 @@ class EpisodeSampler:
     """
 
     def __init__(
-        self, data: Dataset, split: Split, protocol: ProtocolSection, progress: Progress | None = None
+        self, data: Dataset, split: Split, protocol: RankingProtocol, progress: Progress | None = None
     ) -> None:
         self._data, self._split, self._protocol = data, split, protocol
         shared_items = protocol.candidates == "all" or data.scenes_share_items

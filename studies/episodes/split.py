@@ -13,7 +13,7 @@ from typing import Literal
 import numpy as np
 
 from storage.errors import InputError
-from studies.config.protocol_section import ProtocolSection
+from studies.config.protocol_section import RankingProtocol
 from studies.data.dataset import Dataset, Ints
 from studies.data.digest_order import order_by_digest
 
@@ -42,7 +42,7 @@ class Split:
         return np.concatenate([self.scenes["validation"], self.scenes["test"]])
 
 
-def split_scenes(data: Dataset, protocol: ProtocolSection) -> Split:
+def split_scenes(data: Dataset, protocol: RankingProtocol) -> Split:
     """Return the split by the protocol's fractions and seed.
 
     Raises:
@@ -64,7 +64,7 @@ def split_scenes(data: Dataset, protocol: ProtocolSection) -> Split:
     return Split(scenes={name: np.sort(codes) for name, codes in scenes.items()}, period=_periods(data, protocol))
 
 
-def _periods(data: Dataset, protocol: ProtocolSection) -> dict[SplitName, tuple[int, int]]:
+def _periods(data: Dataset, protocol: RankingProtocol) -> dict[SplitName, tuple[int, int]]:
     start, end = int(data.time[0]), int(data.time[-1]) + 1
     cuts = [start, *(start + round(fraction * (end - start)) for fraction in protocol.timeline), end]
     periods = {name: (cuts[i], cuts[i + 1]) for i, name in enumerate(SPLIT_NAMES)}

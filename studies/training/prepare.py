@@ -5,16 +5,31 @@ from __future__ import annotations
 from pathlib import Path
 
 from studies.config.spec import StudySpec
-from studies.data.dataset import Dataset
-from studies.data.loading import load_data
 from studies.progress import SILENT, ProgressReporter
-from studies.training.problem import Problem, build_problem
+from studies.tasks import TASKS
+from studies.training.problem import Problem, TaskData
+
+
+def load_data(spec: StudySpec, cache: Path, reporter: ProgressReporter = SILENT) -> TaskData:
+    """Return a study's data, of its task's own kind.
+
+    Args:
+        spec: The study.
+        cache: Folder of the caches that all processes share.
+        reporter: Receives a note for each slow step.
+
+    Raises:
+        InputError: The data cannot give a study.
+    """
+    task = TASKS[spec.task]
+    data: TaskData = task.part(task.load)(spec, cache, reporter)
+    return data
 
 
 def prepare(
-    spec: StudySpec, cache: Path, *, reporter: ProgressReporter = SILENT, data: Dataset | None = None
+    spec: StudySpec, cache: Path, *, reporter: ProgressReporter = SILENT, data: TaskData | None = None
 ) -> Problem:
-    """Load a study's data and build its problem; see `build_problem`.
+    """Load a study's data and build its problem, with the activations of the encoder's frozen layers cached.
 
     Args:
         spec: The study.
@@ -25,4 +40,6 @@ def prepare(
     Raises:
         InputError: Data, protocol or encoder cannot give a meaningful study.
     """
-    return build_problem(spec, data or load_data(spec.data, spec.protocol, cache, reporter), cache, reporter=reporter)
+    task = TASKS[spec.task]
+    problem: Problem = task.part(task.build)(spec, data or load_data(spec, cache, reporter), cache, reporter=reporter)
+    return problem

@@ -8,7 +8,7 @@ import torch
 
 from hpo.results import summary
 from hpo.results.summary import Scored
-from studies.config.protocol_section import ProtocolSection
+from studies.config.protocol_section import RankingProtocol
 from studies.episodes.sampler import EpisodeSampler
 from studies.episodes.split import split_scenes
 from studies.evaluation.baselines import POPULARITY
@@ -18,7 +18,7 @@ from studies.evaluation.metrics import Evaluation, SceneMetrics
 from tests.synthetic import planted_dataset
 
 SCENES = tuple(f"scene {n}" for n in range(10))
-PROTOCOL = ProtocolSection(shots=3, k=5, queries=6, split=(0.5, 0.25, 0.25))
+PROTOCOL = RankingProtocol(shots=3, k=5, queries=6, split=(0.5, 0.25, 0.25))
 
 
 def scored(seed: int, kind: str = "baseline", main: int = 9) -> Scored:

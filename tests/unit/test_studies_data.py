@@ -14,14 +14,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from storage.errors import InputError
-from studies.config.protocol_section import ProtocolSection
+from studies.config.protocol_section import RankingProtocol
 from studies.data import dataset_cache, loading
 from studies.data.coding import build_dataset
 from studies.data.completejourney import CompleteJourney
 from studies.data.dataset import Dataset, keep_first_interactions, keep_scenes
 from studies.data.digest_order import order_by_digest
 from studies.data.scene_selection import eligible_scenes
-from studies.data.source import Source, Tables
+from studies.data.source import InteractionSource, Tables
 from studies.data.text_columns import normalise_column
 from studies.text_form import LONGEST, normalise_text
 from tests.synthetic import planted_dataset
@@ -57,7 +57,7 @@ def catalogues(data: Dataset) -> dict[str, list[str]]:
     return {name: [data.texts[i] for i in data.items_of(code)] for code, name in enumerate(data.scenes)}
 
 
-class Kept(Source):
+class Kept(InteractionSource):
     """A source that holds what it is given, and counts how often it is read."""
 
     source: Literal["kept"] = "kept"
@@ -318,12 +318,12 @@ def written(folder: Path, scenes: int = 8) -> Path:
 def test_min_and_max_scenes_select_real_scenes_and_count_the_rest(tmp_path: Path) -> None:
     """What a study leaves out must be countable from its data alone."""
     section = Kept(path=written(tmp_path), max_scenes=5)
-    loaded = loading.load_data(section, ProtocolSection(), tmp_path)
+    loaded = loading.load_data(section, RankingProtocol(), tmp_path)
     assert len(loaded.scenes) == 5
     assert loaded.rows_read == 300 == len(loaded.time) + sum(loaded.dropped.values())
     impossible = section.model_copy(update={"min_users": 1000})
     with pytest.raises(InputError, match=r"none of the 8 scenes has .*min_users = 1000.*lower them in \[data\]"):
-        loading.load_data(impossible, ProtocolSection(), tmp_path)
+        loading.load_data(impossible, RankingProtocol(), tmp_path)
 
 
 def test_what_was_read_is_cached_by_bytes_and_settings(tmp_path: Path) -> None:
@@ -390,7 +390,7 @@ def test_a_log_of_one_moment_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "shop.json"
     path.write_text(json.dumps([[["u", "p", 7], ["v", "p", 7]], [["p", "s", "t"]]]))
     with pytest.raises(InputError, match=r"all 2 interactions are at one time \(7 in UTC seconds\).*data\.time"):
-        loading.load_data(Kept(path=path), ProtocolSection(), tmp_path)
+        loading.load_data(Kept(path=path), RankingProtocol(), tmp_path)
 
 
 def test_a_log_that_loses_all_its_rows_says_why(tmp_path: Path) -> None:
@@ -398,7 +398,7 @@ def test_a_log_that_loses_all_its_rows_says_why(tmp_path: Path) -> None:
     path = tmp_path / "shop.json"
     path.write_text(json.dumps([[["u", "other", 7]], [["p", "s", "t"]]]))
     with pytest.raises(InputError, match=r"none of the 1 rows.*1: product not in the catalogue.*hpo data check"):
-        loading.load_data(Kept(path=path), ProtocolSection(), tmp_path)
+        loading.load_data(Kept(path=path), RankingProtocol(), tmp_path)
 
 
 def test_complete_journey_loads_whole() -> None:

@@ -32,7 +32,7 @@ def job_outcome(result: JobResult) -> list[Text | Table]:
     return [
         overview(results),
         inference_table(evaluation.inference),
-        distillation_outcome(evaluation.students, evaluation.k),
+        distillation_outcome(evaluation.students, results.recall),
         *map(Text, sentences),
     ]
 
@@ -42,9 +42,9 @@ def baselines_outcome(evaluation: SystemsEvaluation) -> Table:
     return overview(Results(evaluation))
 
 
-def distillation_outcome(students: Sequence[StudentRow], k: int) -> Table:
+def distillation_outcome(students: Sequence[StudentRow], metric: str) -> Table:
     """Return the students, best first, with the settings in which they differ; the report has all."""
-    return students_table("Students, on validation scenes", varied_students(students), f"recall@{k}")
+    return students_table("Students, on validation scenes", varied_students(students), metric)
 
 
 def export_outcome(found: ExportEvaluation) -> list[Text | Table]:

@@ -11,7 +11,7 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 from studies.config.search_domains import Section
 from studies.data.files.text_template import text_fields
 from studies.data.files.times import check_format
-from studies.data.source import Source, absolute_paths
+from studies.data.source import InteractionSource, absolute_paths
 
 Column = Annotated[str, Field(min_length=1)]
 
@@ -30,7 +30,7 @@ class Positive(Section):
         return self
 
 
-class FileKeys(Source):
+class FileKeys(InteractionSource):
     """The paths of the files and the meaning of their columns.
 
     Attributes:

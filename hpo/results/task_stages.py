@@ -1,0 +1,62 @@
+"""What the stages of a job do otherwise for each task: a row of functions, loaded when a stage runs.
+
+The counterpart of `studies.tasks`, for what reads the results of studies.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+
+from storage.errors import InputError
+from studies.config.definition import StudyDefinition
+
+
+@dataclass(frozen=True)
+class Stages:
+    """The stages of one task, each as "module:function"; "" where the task does not have the stage.
+
+    Attributes:
+        check: `hpo data check`: what is in the data.
+        print_check: Prints that.
+        baselines: Scores the baselines on a part.
+        evaluate: Scores everything on the test scenes, once.
+        export: Writes the student's folder.
+    """
+
+    check: str
+    print_check: str
+    baselines: str = ""
+    evaluate: str = ""
+    export: str = ""
+
+
+STAGES: dict[str, Stages] = {
+    "ranking": Stages(
+        check="hpo.data_check:check",
+        print_check="hpo.data_check:print_check",
+        baselines="hpo.results.evaluation:evaluate_baselines",
+        evaluate="hpo.results.evaluation:evaluate_all",
+        export="hpo.results.exported:write_student",
+    ),
+}
+
+
+def stage(study: StudyDefinition, name: str) -> Callable[..., Any]:
+    """Import and return a stage of a study's task.
+
+    Args:
+        study: The study.
+        name: The stage, a field of `Stages`.
+
+    Raises:
+        InputError: The task does not have the stage.
+    """
+    place: str = getattr(STAGES[study.task], name)
+    if not place:
+        raise InputError(f"a study of {study.task} has no stage {name!r} yet; hpo launch and hpo status search it")
+    module, function = place.split(":")
+    found: Callable[..., Any] = getattr(import_module(module), function)
+    return found

@@ -1,0 +1,142 @@
+"""The problem of a ranking study: scenes, openings, candidates; see `studies.training.problem`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from studies.config.hyperparameters import Hyperparameters
+from studies.config.ranking import RankingDefinition
+from studies.data.dataset import Dataset
+from studies.episodes.audit import Finding, audit_data, audit_episodes, refuse_leaks
+from studies.episodes.episode import Episode
+from studies.episodes.sampler import EpisodeSampler
+from studies.episodes.scene_texts import visible_items
+from studies.episodes.split import Split, SplitName, split_scenes
+from studies.episodes.tfidf import Lexicon
+from studies.evaluation.baselines import POPULARITY, SupportPopularity
+from studies.evaluation.evaluate import Adapted, ItemVectors, evaluate
+from studies.evaluation.metrics import Evaluation
+from studies.learners.base import Learner, build
+from studies.model.device import device, free_memory
+from studies.model.encoder import Encoder
+from studies.model.recommender import Head, Recommender
+from studies.progress import SILENT, Progress, ProgressReporter
+from studies.training.memory import refuse_too_large
+from studies.training.problem import Problem, cache_activations, load_encoder
+
+
+class RankingProblem(Problem):
+    """Data, split, encoder, cached activations and episodes, common to all trials of a study."""
+
+    spec: RankingDefinition
+    data: Dataset
+
+    def __init__(
+        self,
+        spec: RankingDefinition,
+        data: Dataset,
+        parts: Split,
+        encoder: Encoder,
+        folder: Path,
+        reporter: ProgressReporter = SILENT,
+    ) -> None:
+        super().__init__(spec, data, encoder, folder, reporter)
+        self.split = parts
+        with reporter.progress("counting the texts' words") as progress:
+            self._sampler = EpisodeSampler(data, parts, spec.protocol, progress)
+
+    @cached_property
+    def visible_items(self) -> Tensor:
+        """(N,) items whose texts training may read, ascending, on the device."""
+        return torch.from_numpy(visible_items(self.data, self.split, self.spec.protocol)).to(device())
+
+    @property
+    def lexicon(self) -> Lexicon:
+        """The words of these texts."""
+        return self._sampler.lexicon
+
+    @property
+    def reference(self) -> str:
+        """Support popularity, which reads no text."""
+        return POPULARITY
+
+    def scene_name(self, episode: Episode) -> str:
+        """Return the name of an episode's scene."""
+        return self.data.scenes[episode.scene]
+
+    def refuse_too_large(self, workers: int) -> None:
+        """Refuse a search whose largest trial does not fit into the memory of one of `workers` workers.
+
+        Raises:
+            InputError: A trial needs more; the message names its learner and what to lower.
+        """
+        available = free_memory() // workers
+        refuse_too_large(self.spec.search, self.train, self.tokens.lengths, self.encoder, available)
+
+    def evaluate(
+        self,
+        learner: Learner,
+        episodes: Sequence[Episode],
+        *,
+        tower: nn.Module | None = None,
+        reporter: ProgressReporter = SILENT,
+        dump: Any = None,
+    ) -> Evaluation:
+        """Return a learner's metrics on `episodes`."""
+        with reporter.progress("encoding texts") as progress:
+            vectors = ItemVectors(tower or learner.model.tower, episodes, self.tokens.lengths, progress)
+        system, names, k = Adapted(learner, vectors), self.data.scenes, self.spec.protocol.k
+        with reporter.progress("scoring episodes") as progress:
+            return evaluate(system, episodes, names, k, progress, dump)
+
+    def evaluate_reference(self, episodes: Sequence[Episode]) -> Evaluation:
+        """Return the metrics of support popularity on `episodes`."""
+        return evaluate(SupportPopularity(), episodes, self.data.scenes, self.spec.protocol.k)
+
+    def _learner(self, tower: nn.Module, hyperparameters: Hyperparameters, micro_batch_size: int | None) -> Learner:
+        head = Head(self.encoder.width, learned_rates=hyperparameters.entry.learns_inner_rates)
+        head.start_from(self.cache.pooled()[self.visible_items.cpu()])
+        head.train_only(hyperparameters.head)
+        model = Recommender(tower, head)
+        return build(
+            model.to(device()),
+            hyperparameters,
+            vmap_episodes=self.spec.search.episodes_at_once,
+            micro_batch_size=micro_batch_size,
+        )
+
+    def _sample(self, split_name: SplitName, draw: int, progress: Progress) -> list[Episode]:
+        return self._sampler.sample(split_name, draw, progress)
+
+    def _nest(self, split_name: SplitName, progress: Progress) -> dict[int, list[Episode]]:
+        return self._sampler.nested(split_name, self.spec.protocol.report_shots, progress)
+
+    def _audit(self, split_name: SplitName, episodes: Sequence[Episode], progress: Progress) -> Sequence[Finding]:
+        return audit_episodes(self.data, self.split, self.spec.protocol, split_name, episodes, progress)
+
+
+def build_problem(
+    spec: RankingDefinition, data: Dataset, cache: Path, *, reporter: ProgressReporter = SILENT
+) -> RankingProblem:
+    """Read a study's encoder, and cache the activations of its frozen layers unless they are cached already.
+
+    Args:
+        spec: The study.
+        data: Its data.
+        cache: Folder of the caches that all processes share.
+        reporter: Receives the progress of long steps, now and whenever the problem takes long.
+
+    Raises:
+        InputError: Data, protocol or encoder cannot give a meaningful study.
+    """
+    parts = split_scenes(data, spec.protocol)
+    refuse_leaks(audit_data(data, parts))
+    problem = RankingProblem(spec, data, parts, load_encoder(spec), cache, reporter)
+    cache_activations(problem)
+    return problem
