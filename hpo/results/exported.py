@@ -53,7 +53,7 @@ def write_student(
         student,
         problem.lexicon,
         folder,
-        _origin(spec, problem, evaluation, owned, student),
+        origin(spec, problem, evaluation, owned, student),
         formats=spec.export.formats,
         precision=spec.export.precision,
         replace=replace,
@@ -61,7 +61,7 @@ def write_student(
     )
 
 
-def _origin(
+def origin(
     spec: StudySpec, problem: RankingProblem, evaluation: StudyEvaluation, owned: OwnedStudy, student: Student
 ) -> Origin:
     """Return what an export says of its origin."""
