@@ -55,7 +55,7 @@ def untrained(folder: Path) -> Path:
     learner = problem.learner(Hyperparameters("protonet"))
     texts = texts_in(problem, "catalogue")
     values = StudentHyperparameters(layers=2)
-    student = start(problem.encoder, learner, texts, problem.spec.teacher.max_tokens, values)
+    student = start(problem, learner, texts, values)
     figure = {"mean": 0.0, "low": 0.0, "high": 0.0}
     origin = {
         "study": "untrained",

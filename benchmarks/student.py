@@ -101,7 +101,7 @@ def without_teacher(shared: Distillation, values: StudentHyperparameters, *, tra
     problem, section = shared.problem, shared.problem.spec.distill
     alone = replace(values, weights={**values.weights, "embedding": 0.0, "listwise": 0.0, "hard": 1.0})
     texts = texts_in(problem, alone.vocabulary)
-    student = start(problem.encoder, problem.learner(TEACHER), texts, problem.spec.teacher.max_tokens, alone)
+    student = start(problem, problem.learner(TEACHER), texts, alone)
     if train:
         steps = section.model_copy(update={"embed_steps": 0, "rank_steps": section.steps})
         Distiller(student, shared.targets, problem.train, steps).train_to(section.steps)

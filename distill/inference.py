@@ -16,8 +16,8 @@ from distill.serving.backends import Backend, Embedder, Precision, open_encoder
 from distill.serving.catalogue import Catalogue, StudentParts
 from distill.serving.loader import ExportedStudent, as_student, load_export
 from distill.serving.scene import History, Ranking, Scene
-from distill.student import adapting_learner
 from studies.learners.base import Learner
+from studies.learners.tasks.scene_head import head_learner
 from studies.progress import Progress
 
 __all__ = ["Catalogue", "ExportedStudent", "Ranking", "Scene", "StudentRecommender", "as_student", "load_export"]
@@ -49,7 +49,7 @@ class StudentRecommender:
         protocol = exported.manifest.protocol
         self._parts = StudentParts(
             embed=self._embedder.embed,
-            learner=adapting_learner(copy.deepcopy(exported.head), exported.learner),
+            learner=head_learner(copy.deepcopy(exported.head), exported.learner),
             lexicon=exported.lexicon,
             # Where every item of the shop is a candidate everywhere, training has read all of their texts.
             counted=protocol.candidates == "all",

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from distill.episode_draws import DRAWS
 from distill.hyperparameters import StudentHyperparameters, Vocabulary
 from distill.student import Student, Texts, TokenTower, blank, parameters, start, texts_in
 from distill.targets import Teacher, compute_targets
@@ -96,7 +97,8 @@ class Distillation:
         """
         student = self.start(hyperparameters)
         section, states = self.problem.spec.distill, self.states(hyperparameters)
-        distiller = Distiller(student, self.targets, self.problem.train, section, states)
+        draw = DRAWS[self.problem.spec.task]
+        distiller = Distiller(student, self.targets, self.problem.train, section, states, draw)
         reached = None
         if stored := checkpoints.newest_valid(folder):
             tensors, metadata = stored
@@ -111,8 +113,7 @@ class Distillation:
         Raises:
             InputError: It has more layers or a greater width than the encoder.
         """
-        texts, max_tokens = self._texts(values.vocabulary), self.problem.spec.teacher.max_tokens
-        return start(self.problem.encoder, self.teachers[0].learner, texts, max_tokens, values)
+        return start(self.problem, self.teachers[0].learner, self._texts(values.vocabulary), values)
 
     def states(self, values: StudentHyperparameters) -> TeacherStates | None:
         """Return the teacher's hidden states that a student is compared with; None where no loss reads any."""
@@ -191,8 +192,7 @@ def load_student(problem: Problem, folder: Path) -> Student:
         )
     learner = Hyperparameters(**metadata["learner"])
     values = StudentHyperparameters.from_dict(metadata["hyperparameters"])
-    max_tokens = problem.spec.teacher.max_tokens
-    student = blank(problem.encoder, learner, texts_in(problem, values.vocabulary), max_tokens, values)
+    student = blank(problem, learner, texts_in(problem, values.vocabulary), values)
     try:
         load_weights(student.model, tensors)
     except (KeyError, RuntimeError) as error:

@@ -21,7 +21,7 @@ def untrained(problem: Problem, values: Hyperparameters, width: int = 0, layers:
         for parameter in learner.model.head.parameters():
             parameter += 0.1 * torch.randn(parameter.shape, generator=generator)
     texts, shape = texts_in(problem, "catalogue"), StudentHyperparameters(width=width, layers=layers)
-    return start(problem.encoder, learner, texts, problem.spec.teacher.max_tokens, shape)
+    return start(problem, learner, texts, shape)
 
 
 def export_to(problem: Problem, student: Student, folder: Path, **options: Any) -> Path:

@@ -45,7 +45,7 @@ def exported(problem: Problem, folder: Path, *, checked: bool = True) -> Path:
     learner = with_random_head(problem.learner(Hyperparameters("anil", inner_lr=0.05, inner_steps=2)))
     values = StudentHyperparameters(layers=1)
     texts = texts_in(problem, values.vocabulary)
-    student = start(problem.encoder, learner, texts, problem.spec.teacher.max_tokens, values)
+    student = start(problem, learner, texts, values)
     encoder, spec = problem.encoder, problem.spec.model_dump(mode="json")
     reference = EncoderReference(name="packed", sha256=encoder.identity, vocabulary=encoder.config.vocab_size)
     data = problem.data.fingerprint

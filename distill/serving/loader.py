@@ -22,6 +22,7 @@ from distill.student import Student, Texts, assemble
 from storage.errors import InputError
 from studies.config.hyperparameters import Hyperparameters
 from studies.episodes.tfidf import BUCKETS, Lexicon
+from studies.learners.tasks.scene_head import head_learner
 from studies.model.encoder import Ragged
 from studies.model.recommender import Head
 
@@ -96,9 +97,8 @@ def as_student(exported: ExportedStudent, tokens: Ragged) -> Student:
     """
     values = StudentHyperparameters.from_dict(exported.manifest.distillation)
     texts = Texts(None, exported.tokenizer, tokens)
-    return assemble(
-        exported.model, exported.projection, exported.head, texts, exported.max_tokens, exported.learner, values
-    )
+    learner = head_learner(exported.head, exported.learner)
+    return assemble(exported.model, exported.projection, learner, texts, exported.max_tokens, values)
 
 
 def _read_head(folder: Path, manifest: Manifest) -> Head:

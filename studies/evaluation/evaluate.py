@@ -49,11 +49,11 @@ class ItemVectors:
         encoded = self._vectors[torch.searchsorted(self._items, self._encoded_items(episode))]
         if self._locked is None:
             return encoded
-        return torch.cat([encoded, self._locked[episode.items[episode.candidates :]]])
+        return torch.cat([encoded, self._locked[episode.items[episode.encoded :]]])
 
     def _encoded_items(self, episode: Episode) -> Tensor:
         """Return the codes of the items that the tower encodes."""
-        return episode.items if self._locked is None else episode.items[: episode.candidates]
+        return episode.items if self._locked is None else episode.items[: episode.encoded]
 
 
 class Adapted:
@@ -69,9 +69,10 @@ class Adapted:
 
     def scores(self, episode: Episode) -> Tensor:
         """Return (Q, C) scores after adapting to the episode's support."""
-        adapted = self._learner.adapt(episode, self._vectors.of(episode))
+        vectors = self._vectors.of(episode)
+        adapted = self._learner.adapt(episode, vectors)
         with torch.no_grad():
-            return adapted.scores(episode.query_history)
+            return adapted.predict(episode, vectors)
 
 
 class Unadapted:

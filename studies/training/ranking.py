@@ -23,6 +23,7 @@ from studies.evaluation.baselines import POPULARITY, SupportPopularity
 from studies.evaluation.evaluate import Adapted, ItemVectors, evaluate
 from studies.evaluation.metrics import Evaluation
 from studies.learners.base import Learner, build
+from studies.learners.tasks.scene_head import head_learner, scene_head
 from studies.model.device import device, free_memory
 from studies.model.encoder import Encoder
 from studies.model.recommender import Head, Recommender
@@ -99,8 +100,16 @@ class RankingProblem(Problem):
         """Return the metrics of support popularity on `episodes`."""
         return evaluate(SupportPopularity(), episodes, self.data.scenes, self.spec.protocol.k)
 
+    def head(self, hyperparameters: Hyperparameters) -> Head:
+        """Return a head of random weights for a learner with these values."""
+        return scene_head(self.encoder.width, hyperparameters)
+
+    def head_learner(self, head: Head, hyperparameters: Hyperparameters) -> Learner:
+        """Return a learner, on the device, that adapts a head over given vectors, without an encoder of its own."""
+        return head_learner(head, hyperparameters)
+
     def _learner(self, tower: nn.Module, hyperparameters: Hyperparameters, micro_batch_size: int | None) -> Learner:
-        head = Head(self.encoder.width, learned_rates=hyperparameters.entry.learns_inner_rates)
+        head = self.head(hyperparameters)
         head.start_from(self.cache.pooled()[self.visible_items.cpu()])
         head.train_only(hyperparameters.head)
         model = Recommender(tower, head)
