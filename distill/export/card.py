@@ -151,7 +151,7 @@ def _formats(formats: Mapping[Format, FormatFigures], precision: str, k: int) ->
 
 
 def _metrics(metrics: StudyEvaluation) -> str:
-    k = metrics.k
+    k = metrics.metric.rpartition("@")[2]
     lines = [
         f"On {metrics.scenes} scenes that neither the search nor the distillation saw, each adapted from "
         f"{metrics.shots} interactions; averaged over queries, then scenes, with 95 % bootstrap intervals over "
@@ -161,7 +161,7 @@ def _metrics(metrics: StudyEvaluation) -> str:
         "|---|---|---|---|---|",
     ]
     for name, system in sorted(metrics.systems.items(), key=lambda item: item[1].recall.mean):
-        recall, others = system.recall, (system.ndcg, system.hit_rate)
+        recall, others = system.recall, (system.metrics["ndcg"], system.metrics["hit_rate"])
         means = " | ".join("–" if each is None else f"{each.mean:.3f}" for each in others)
         lines.append(f"| {markdown_text(name)} | {recall.mean:.3f} | {recall.low:.3f} – {recall.high:.3f} | {means} |")
     return "\n".join(lines) + "\n" + _retention(metrics.retention)

@@ -181,20 +181,25 @@ def _summarise(
     every_item = spec.protocol.candidates == "all"
     vectors = problem.cache.pooled()
     return SystemsEvaluation(
+        task=spec.task,
+        metric=spec.metric,
+        reference=POPULARITY,
         part=part,
-        k=spec.protocol.k,
         shots=spec.protocol.shots,
         scenes=len(results[POPULARITY].main.scenes),
-        **summary.count_queries(episodes)._asdict(),
+        queries=sum(len(episode.users) for episode in episodes),
+        query_counts=summary.count_queries(episodes),
         systems={name: summary.system_figures(scored, results[POPULARITY]) for name, scored in results.items()},
         curve=summary.curve(results, spec.protocol.report_shots),
         scene_facts=summary.scene_facts(data, problem.split, part, episodes, vectors, every_item=every_item),
         data=DataFacts(
             source=spec.data.source,
-            interactions=len(data.time),
-            items=len(data.texts),
-            scenes=len(data.scenes),
-            users=data.users,
+            counts={
+                "interactions": len(data.time),
+                "items": len(data.texts),
+                "scenes": len(data.scenes),
+                "users": data.users,
+            },
             first_day=day(int(data.time[0])),
             last_day=day(int(data.time[-1])),
             fingerprint=data.fingerprint,

@@ -130,7 +130,7 @@ def evaluate_export(
     return ExportEvaluation(
         study=spec.name,
         format=format,
-        k=recorded.k,
+        metric=recorded.metric,
         scenes=len(result.scenes),
         recall=bootstrap(result.values()),
         recorded=recorded.systems["student"].recall,

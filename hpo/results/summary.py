@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -17,7 +16,7 @@ from studies.episodes.split import Split, SplitName
 from studies.evaluation.baselines import POPULARITY, TEXT_FREE
 from studies.evaluation.figures import ByShots, Curve, LeftOut, SceneFacts, SystemFigures
 from studies.evaluation.intervals import bootstrap, bootstrap_ratio, interval
-from studies.evaluation.metrics import METRICS, Evaluation, compare
+from studies.evaluation.metrics import Evaluation, compare
 
 # Groups of fewer scenes than this say nothing.
 SCENES_PER_GROUP = 3
@@ -38,16 +37,16 @@ class Scored:
     by_shots: Mapping[int, Evaluation]
 
 
-def system_figures(scored: Scored, popularity: Scored) -> SystemFigures:
+def system_figures(scored: Scored, reference: Scored) -> SystemFigures:
     """Return all figures of a system, with intervals over scenes."""
     main = scored.main
     return SystemFigures(
         kind=scored.kind,
         recall=bootstrap(main.values()),
-        over_popularity=compare(main, popularity.main),
+        metrics={metric: interval(main.values(metric)) for metric in main.metrics if metric != "recall"},
+        over_reference=compare(main, reference.main),
         scene_recalls={name: scene.recall for name, scene in main.scenes.items()},
         by_shots=_by_shots(scored),
-        **{metric: interval(main.values(metric)) for metric in METRICS if metric != "recall"},
     )
 
 
@@ -160,32 +159,15 @@ def _thirds(
     return [(grouping, label.format(values[names[0]], values[names[-1]]), names) for names in groups]
 
 
-class QueryCounts(NamedTuple):
-    """Numbers of queries.
-
-    Attributes:
-        queries: All of them.
-        new_item_queries: Those with a relevant item that the support does not hold.
-        cold_user_queries: Those of users without a history.
-    """
-
-    queries: int
-    new_item_queries: int
-    cold_user_queries: int
-
-
-def count_queries(episodes: Sequence[Episode]) -> QueryCounts:
-    """Return how many queries some episodes have, and of which kinds."""
+def count_queries(episodes: Sequence[Episode]) -> dict[str, int]:
+    """Return how many queries have a relevant item that the support does not hold, and how many have no history."""
     new = 0
     for episode in episodes:
         known = torch.zeros(episode.candidates, dtype=torch.bool, device=episode.support.device)
         known[episode.support] = True
         new += int((episode.relevant & ~known).any(1).sum())
-    return QueryCounts(
-        queries=sum(len(episode.users) for episode in episodes),
-        new_item_queries=new,
-        cold_user_queries=sum(int((episode.query_history.sum(1) == 0).sum()) for episode in episodes),
-    )
+    cold = sum(int((episode.query_history.sum(1) == 0).sum()) for episode in episodes)
+    return {"new_item_queries": new, "cold_user_queries": cold}
 
 
 def _by_shots(scored: Scored, scenes: Sequence[str] | None = None, over: Scored | None = None) -> ByShots:

@@ -149,6 +149,11 @@ class Evaluation:
 
     scenes: Mapping[str, SceneMetrics]
 
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """Return the names of the metrics."""
+        return tuple(field.name for field in fields(next(iter(self.scenes.values()))))
+
     def values(self, metric: str = "recall") -> Floats:
         """Return the (scenes,) values of a metric in the order of scene names; NaN where it is undefined."""
         return np.array([getattr(self.scenes[name], metric) for name in sorted(self.scenes)], dtype=np.float64)

@@ -289,7 +289,7 @@ def test_the_card_tells_figures_and_intervals(exported: Path) -> None:
     card = (exported / "README.md").read_text()
     assert card.startswith("---\nlibrary_name: sentence-transformers\n")
     student = document()["evaluation"]["systems"]["student"]
-    recall, ndcg, hits = (student[name] for name in ("recall", "ndcg", "hit_rate"))
+    recall, ndcg, hits = student["recall"], student["metrics"]["ndcg"], student["metrics"]["hit_rate"]
     figures = [f"{recall['mean']:.3f}", f"{recall['low']:.3f} – {recall['high']:.3f}"]
     assert f"| student | {' | '.join(figures)} | {ndcg['mean']:.3f} | {hits['mean']:.3f} |" in card
     assert "keeps 95.7% of the best teacher's recall and 85.7% of its lift" in card

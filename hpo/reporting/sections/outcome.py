@@ -24,7 +24,7 @@ def job_outcome(result: JobResult) -> list[Text | Table]:
         retention_sentence(evaluation.retention),
         search_sentence(found),
         control_group_sentence(found),
-        finalists_sentence(evaluation.finalists),
+        finalists_sentence(evaluation.finalists, evaluation.reference),
         *verdicts(results),
         f"student: {result.export}",
         f"report: {result.report}",
@@ -49,6 +49,6 @@ def distillation_outcome(students: Sequence[StudentRow], metric: str) -> Table:
 
 def export_outcome(found: ExportEvaluation) -> list[Text | Table]:
     """Return the recall of an export as measured now, and as its manifest has it."""
-    head = f"{found.study}, {found.format}: test recall@{found.k} over {found.scenes} scenes"
+    head = f"{found.study}, {found.format}: test {found.metric} over {found.scenes} scenes"
     now, then = spelled(found.recall, "{:.4f}"), spelled(found.recorded, "{:.4f}")
     return [Text(head), Text(f"  now       {now}"), Text(f"  manifest  {then}")]
