@@ -28,7 +28,7 @@ from studies.model.device import device, free_memory
 from studies.model.encoder import Encoder
 from studies.model.recommender import Head, Recommender
 from studies.progress import SILENT, Progress, ProgressReporter
-from studies.training.memory import refuse_too_large
+from studies.training.memory import largest, refuse_too_large, trial_bytes
 from studies.training.problem import Problem, cache_activations, load_encoder
 
 
@@ -77,8 +77,13 @@ class RankingProblem(Problem):
         Raises:
             InputError: A trial needs more; the message names its learner and what to lower.
         """
-        available = free_memory() // workers
-        refuse_too_large(self.spec.search, self.train, self.tokens.lengths, self.encoder, available)
+        search, lengths = self.spec.search, self.tokens.lengths
+
+        def needed(values: Hyperparameters) -> int:
+            shape = largest(self.train, lengths, values.train_candidates)
+            return trial_bytes(values, shape, self.encoder, search.episodes_at_once)
+
+        refuse_too_large(search, needed, free_memory() // workers)
 
     def evaluate(
         self,
