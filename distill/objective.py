@@ -6,9 +6,11 @@ configuration, and the caller's `report` decides whether the trial continues.
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -24,6 +26,7 @@ from distill.trainer import Distiller, rank_episodes
 from storage.errors import InputError
 from storage.files import checkpoints
 from studies.config.distill_losses import LOSSES
+from studies.config.distill_section import DistillSection
 from studies.config.hyperparameters import Hyperparameters
 from studies.config.search_domains import values_of
 from studies.evaluation.evaluate import encode_items
@@ -31,10 +34,12 @@ from studies.evaluation.metrics import Evaluation
 from studies.model.device import device, full_precision
 from studies.progress import SILENT, ProgressReporter
 from studies.training.out_of_memory import recognised
-from studies.training.outer_loop import load_weights
+from studies.training.outer_loop import Diverged, load_weights
 from studies.training.problem import Problem
 from studies.training.rungs import RungReport, run_rungs, timed
 
+# Parts of the distilled student's rate at which the one without a teacher is trained.
+RATES = (1.0, 0.25)
 OUT_OF_MEMORY = "distilling ran out of memory: lower distill.space.batch_size, or run fewer workers"
 
 
@@ -95,8 +100,43 @@ class Distillation:
             OutOfMemory: There is too little memory for this student.
             ArtifactsUnavailable: A checkpoint cannot be written or uploaded.
         """
-        student = self.start(hyperparameters)
-        section, states = self.problem.spec.distill, self.states(hyperparameters)
+        return self._run(hyperparameters, self.problem.spec.distill, folder, report, progress)
+
+    def train_without_teacher(
+        self, hyperparameters: StudentHyperparameters, folder: Path, progress: Callable[[int, int], None]
+    ) -> Student:
+        """Train a student from the same start on labels alone, for as many steps; return the best on validation.
+
+        It is tuned as far as its rate goes: the distilled student's own may be too high without a teacher.
+
+        Args:
+            hyperparameters: The distilled student's.
+            folder: Where the checkpoints are kept; what is there already is not trained again.
+            progress: Called with (steps done, steps in all).
+        """
+        section, found = self.problem.spec.distill.without_teacher, dict[Path, float]()
+        for number, part in enumerate(RATES):
+            values = replace(hyperparameters.labels_alone(), lr=part * hyperparameters.lr)
+            done, own = number * section.steps, folder / f"rate-{number}"
+
+            def advance(step: int, done: int = done) -> None:
+                progress(done + step, len(RATES) * section.steps)
+
+            found[own] = self._run(values, section, own, lambda reached: None, advance)
+        finite = {own: recall for own, recall in found.items() if math.isfinite(recall)}
+        if not finite:
+            raise Diverged("a student without a teacher diverged at every rate")
+        return load_student(self.problem, max(finite, key=lambda own: finite[own]))
+
+    def _run(
+        self,
+        hyperparameters: StudentHyperparameters,
+        section: DistillSection,
+        folder: Path,
+        report: Callable[[RungReport], None],
+        progress: Callable[[int], None] | None,
+    ) -> float:
+        student, states = self.start(hyperparameters), self.states(hyperparameters)
         draw = DRAWS[self.problem.spec.task]
         distiller = Distiller(student, self.targets, self.problem.train, section, states, draw)
         reached = None
@@ -104,7 +144,7 @@ class Distillation:
             tensors, metadata = stored
             distiller.restore(tensors, metadata["step"])
             reached = RungReport(**metadata["reached"])
-        training = StudentTraining(self.problem, distiller, progress)
+        training = StudentTraining(self.problem, distiller, section.rungs, progress)
         return run_rungs(training, folder, report, time.perf_counter(), reached)
 
     def start(self, values: StudentHyperparameters) -> Student:
@@ -129,18 +169,25 @@ class StudentTraining:
     Args:
         problem: The study's data.
         distiller: Trains the student.
+        rungs: Steps at each rung.
         progress: Called with the number of steps done, after each.
     """
 
     micro_batch_size = None
 
-    def __init__(self, problem: Problem, distiller: Distiller, progress: Callable[[int], None] | None) -> None:
-        self._problem, self._distiller, self._progress = problem, distiller, progress
+    def __init__(
+        self,
+        problem: Problem,
+        distiller: Distiller,
+        rungs: Sequence[int],
+        progress: Callable[[int], None] | None,
+    ) -> None:
+        self._problem, self._distiller, self._rungs, self._progress = problem, distiller, rungs, progress
 
     @property
     def rungs(self) -> Sequence[int]:
         """Steps at each rung."""
-        return self._problem.spec.distill.rungs
+        return self._rungs
 
     @property
     def step(self) -> int:

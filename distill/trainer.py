@@ -123,7 +123,8 @@ class Distiller:
         read = encode(self.student.tower, items[:own])
         vectors = torch.cat([read, wanted[own:]])
         scores = self.student.learner.adapt(episode, vectors, training=True).predict(episode, vectors)
-        teachers = self._targets.ranking(index, values.teachers)[queries][:, kept]
+        imitates = any(loss.imitates and values.weights[name] > 0 for name, loss in LOSSES.items())
+        teachers = self._targets.ranking(index, values.teachers)[queries][:, kept] if imitates else scores.detach()
         ranking = RankingBatch(scores, teachers, episode.relevant, episode.excluded)
         return self._total(VectorBatch(read, wanted[:own]), ranking)
 

@@ -132,14 +132,14 @@ def baselines(
 ) -> None:
     """Evaluate untrained baselines, which a search has to beat, on a study's scenes. Takes seconds and no database."""
     spec = load(study)
-    from hpo.results.task_stages import stage
+    from hpo.results.evaluation import evaluate_baselines
 
     console = Console()
     if out is not None:
         from hpo.reporting.study_report import check_report_folder
 
         check_report_folder(spec.name, out.absolute())
-    result = stage(spec, "baselines")(spec, part.value, console, trec)
+    result = evaluate_baselines(spec, part.value, console, trec)
     if out is not None:
         from hpo.reporting.renderers.page import write
         from hpo.reporting.study_report import baselines_document

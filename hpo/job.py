@@ -16,9 +16,9 @@ from hpo.ownership import load_record
 from hpo.registry import check_launch, register
 from hpo.reporting.study_report import check_report_folder, default_folder, report_folder, search_figures, write_report
 from hpo.results.distillation import choose, distil, open_distillation
+from hpo.results.evaluation import evaluate_all
 from hpo.results.outcome import JobResult
 from hpo.results.students import student_rows
-from hpo.results.task_stages import stage
 from hpo.stages import EVALUATION, check_evaluated, parse_evaluation
 from hpo.status.console import Console
 from hpo.status.snapshot import snapshot
@@ -127,9 +127,9 @@ def distil_and_evaluate(
 ) -> StudyEvaluation:
     """Distil the winners and score everything on the test scenes; the figures are stored for good."""
     winners = choose(database, spec, problem, console)
-    student, _ = distil(database, spec, problem, winners.teachers, console)
+    distilled = distil(database, spec, problem, winners.teachers, console)
     students = student_rows(open_distillation(database, spec), spec)
-    evaluation: StudyEvaluation = stage(spec, "evaluate")(spec, problem, winners, student, students, trec)
+    evaluation = evaluate_all(spec, problem, winners, distilled.student, students, trec, alone=distilled.alone)
     Records(database.engine).finish_stage(spec.name, EVALUATION, evaluation.to_json())
     Page(database, spec).write()
     return check_evaluated(database, spec.name)

@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
 from distill.evaluation import Retention, RetentionIntervals, TransferGroup
-from studies.data.dataset import Dataset
-from studies.episodes.episode import Episode
-from studies.episodes.split import Split, SplitName
-from studies.evaluation.baselines import POPULARITY, TEXT_FREE
 from studies.evaluation.figures import ByShots, Curve, LeftOut, SceneFacts, SystemFigures
 from studies.evaluation.intervals import bootstrap, bootstrap_ratio, interval
 from studies.evaluation.metrics import Evaluation, compare
@@ -50,14 +44,16 @@ def system_figures(scored: Scored, reference: Scored) -> SystemFigures:
     )
 
 
-def best_text_free(results: Mapping[str, Scored]) -> str:
-    """Return the name of the best baseline that reads no text."""
-    return max((name for name in TEXT_FREE if name in results), key=lambda name: results[name].main.mean())
+def retention(results: Mapping[str, Scored], teacher: str, student: str, floor_of: Sequence[str]) -> Retention:
+    """Return how much of the teacher the student keeps: of its recall, and of its lift over the best of some baselines.
 
-
-def retention(results: Mapping[str, Scored], teacher: str, student: str) -> Retention:
-    """Return how much of the teacher the student keeps: of its recall, and of its lift over what reads no text."""
-    baseline = best_text_free(results)
+    Args:
+        results: Every system's metrics.
+        teacher: The best teacher.
+        student: The student.
+        floor_of: The baselines over whose best the lift is counted; some may not have been scored.
+    """
+    baseline = max((name for name in floor_of if name in results), key=lambda name: results[name].main.mean())
     floors, bests, kepts = (results[name].main.values("recall") for name in (baseline, teacher, student))
     floor, best, kept = floors.mean(), bests.mean(), kepts.mean()
     return Retention(
@@ -70,54 +66,19 @@ def retention(results: Mapping[str, Scored], teacher: str, student: str) -> Rete
     )
 
 
-def curve(results: Mapping[str, Scored], wanted: Sequence[int]) -> Curve:
-    """Return what the figures by shots cover."""
-    by_shots = results[POPULARITY].by_shots
-    reason = "fewer than half of the scenes see so many interactions and a later query in one window"
+def curve(by_shots: Mapping[int, Evaluation], wanted: Sequence[int], reason: str) -> Curve:
+    """Return what the figures by shots cover.
+
+    Args:
+        by_shots: Any system's metrics by shots.
+        wanted: The numbers of shots that the protocol names.
+        reason: Why some may be left out.
+    """
     return Curve(
         shots=tuple(by_shots),
         scenes=len(next(iter(by_shots.values())).scenes) if by_shots else 0,
         left_out=tuple(LeftOut(shots=shots, reason=reason) for shots in wanted if shots not in by_shots),
     )
-
-
-def scene_facts(
-    data: Dataset,
-    split: Split,
-    part: SplitName,
-    episodes: Sequence[Episode],
-    vectors: torch.Tensor,
-    *,
-    every_item: bool,
-) -> dict[str, SceneFacts]:
-    """Return, per scene, its candidates, its queries, and how similar it is to a training scene.
-
-    Args:
-        data: The shop.
-        split: Its scenes in parts.
-        part: Whose scenes.
-        episodes: Those of the main figures. A scene without any has no query, but may have some at fewer shots.
-        vectors: (items, D) embeddings of the untrained encoder; the cosine of two scenes is that of their means.
-        every_item: Whether every item of the shop is a candidate.
-    """
-    means = {part: _mean_vectors(data, split, part, vectors) for part in ("train", part)}
-    nearest = (means[part] @ means["train"].T).amax(1)
-    queries = Counter[int]()
-    for episode in episodes:
-        queries[episode.scene] += len(episode.users)
-    return {
-        data.scenes[scene]: SceneFacts(
-            candidates=len(data.texts) if every_item else len(data.items_of(scene)),
-            queries=queries[scene],
-            nearest=float(nearest[row]),
-        )
-        for row, scene in enumerate(split.scenes[part].tolist())
-    }
-
-
-def _mean_vectors(data: Dataset, split: Split, part: SplitName, vectors: torch.Tensor) -> torch.Tensor:
-    means = [vectors[torch.tensor(data.items_of(int(scene)))].mean(0) for scene in split.scenes[part]]
-    return torch.nn.functional.normalize(torch.stack(means), dim=1)
 
 
 def transfer(
@@ -132,7 +93,7 @@ def transfer(
         facts: Of `scene_facts`.
     """
     adapting = [name for name in systems if results[name].kind not in ("baseline", "direct transfer", "student")]
-    covered = sorted(set().union(*(e.scenes for e in results[POPULARITY].by_shots.values())))
+    covered = sorted(set().union(*(e.scenes for e in results[direct].by_shots.values())))
     sizes = {name: fact.candidates for name, fact in facts.items()}
     cosines = {name: fact.nearest or 0.0 for name, fact in facts.items()}
     groups = _thirds("catalogue size", covered, sizes, "{:.0f} to {:.0f} items")
@@ -157,17 +118,6 @@ def _thirds(
         return []
     groups = [[str(name) for name in third] for third in np.array_split(np.array(ordered, dtype=object), 3)]
     return [(grouping, label.format(values[names[0]], values[names[-1]]), names) for names in groups]
-
-
-def count_queries(episodes: Sequence[Episode]) -> dict[str, int]:
-    """Return how many queries have a relevant item that the support does not hold, and how many have no history."""
-    new = 0
-    for episode in episodes:
-        known = torch.zeros(episode.candidates, dtype=torch.bool, device=episode.support.device)
-        known[episode.support] = True
-        new += int((episode.relevant & ~known).any(1).sum())
-    cold = sum(int((episode.query_history.sum(1) == 0).sum()) for episode in episodes)
-    return {"new_item_queries": new, "cold_user_queries": cold}
 
 
 def _by_shots(scored: Scored, scenes: Sequence[str] | None = None, over: Scored | None = None) -> ByShots:

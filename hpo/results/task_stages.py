@@ -21,15 +21,11 @@ class Stages:
     Attributes:
         check: `hpo data check`: what is in the data.
         print_check: Prints that.
-        baselines: Scores the baselines on a part.
-        evaluate: Scores everything on the test scenes, once.
         export: Writes the student's folder.
     """
 
     check: str
     print_check: str
-    baselines: str = ""
-    evaluate: str = ""
     export: str = ""
 
 
@@ -37,8 +33,6 @@ STAGES: dict[str, Stages] = {
     "ranking": Stages(
         check="hpo.data_check:check",
         print_check="hpo.data_check:print_check",
-        baselines="hpo.results.evaluation:evaluate_baselines",
-        evaluate="hpo.results.evaluation:evaluate_all",
         export="hpo.results.exported:write_student",
     ),
 }

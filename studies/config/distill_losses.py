@@ -45,6 +45,7 @@ class DistillLoss:
         default: The weight in the first student.
         aligns: Whether the loss draws the student's vectors to the teacher's own, so that the teacher's can stand in
             for them in a ranking step.
+        imitates: Whether the loss compares the student with a teacher; otherwise it reads the labels alone.
         settings: What the function takes beside the batch, by name.
     """
 
@@ -53,6 +54,7 @@ class DistillLoss:
     domain: Domain
     default: float = 0.0
     aligns: bool = False
+    imitates: bool = True
     settings: Mapping[str, Setting] = field(default_factory=dict)
 
     def load(self) -> Callable[..., Any]:
@@ -79,7 +81,9 @@ LOSSES: dict[str, DistillLoss] = {
         settings={"temperature": Setting(Numbers(float, 0, False), Range(low=0.5, high=8.0, log=True), 2.0)},
     ),
     "margin": DistillLoss("distill.losses.margin:margin_mse", "rankings", 0.0),
-    "hard": DistillLoss("distill.losses.hard:hard_loss", "rankings", Range(low=0.03, high=3.0, log=True), 0.3),
+    "hard": DistillLoss(
+        "distill.losses.hard:hard_loss", "rankings", Range(low=0.03, high=3.0, log=True), 0.3, imitates=False
+    ),
 }
 
 

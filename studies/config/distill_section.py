@@ -70,7 +70,8 @@ class DistillSection(Section):
 
     A trial trains `embed_steps` steps on texts, then `rank_steps` steps on rankings and texts together. `objectives`
     names what is searched for: validation recall alone, by which trials are pruned, or with "latency" and "size" the
-    Pareto front of all. Of the front, the fastest student that keeps `retain` of the best recall is taken.
+    Pareto front of all. Of the front, the fastest student that keeps `retain` of the best recall is taken. With
+    `labels_alone` the student is also trained without a teacher, for as many steps, to show what distilling adds.
     """
 
     trials: PositiveInt = 4
@@ -78,6 +79,7 @@ class DistillSection(Section):
     rank_steps: Annotated[int, Field(ge=0)] = 60
     objectives: Annotated[list[Objective], Field(min_length=1)] = _RECALL
     retain: Annotated[int | float, Field(gt=0, le=1)] = 0.99
+    labels_alone: bool = False
     seed: Annotated[int, Field(ge=0)] = 0
     space: dict[str, Domain] = Field(default_factory=default_student_space)
 
@@ -125,7 +127,13 @@ class DistillSection(Section):
     @property
     def rungs(self) -> list[int]:
         """Steps after which a student is evaluated and compared with the others; the last one ends a trial."""
-        return sorted({max(1, self.embed_steps // 3), self.embed_steps, self.steps})
+        texts = {max(1, self.embed_steps // 3), self.embed_steps} if self.embed_steps else set[int]()
+        return sorted(texts | {self.steps})
+
+    @property
+    def without_teacher(self) -> DistillSection:
+        """The same number of steps, all of them on labels."""
+        return self.model_copy(update={"embed_steps": 0, "rank_steps": self.steps})
 
     def applies(self, name: str, values: dict[str, Any]) -> bool:
         """Return whether a parameter matters to a student with these values so far; the search skips others."""

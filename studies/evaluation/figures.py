@@ -93,7 +93,7 @@ class SceneFacts(Figures):
 class DataFacts(Figures):
     """The data of a study: how many there are of what, and the UTC dates of the first and the last of them."""
 
-    source: str
+    source: str = ""
     counts: dict[str, int]
     first_day: str | None = Field(default=None, validation_alias="from", serialization_alias="from")
     last_day: str | None = Field(default=None, validation_alias="until", serialization_alias="until")

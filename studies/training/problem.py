@@ -7,7 +7,9 @@ checkpoints and distillation know nothing else of a task.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -22,6 +24,8 @@ from studies.config.search_domains import Range, values_of
 from studies.config.search_section import SearchSection
 from studies.episodes.audit import Finding, refuse_leaks
 from studies.episodes.split import SplitName
+from studies.evaluation.evaluate import ItemVectors
+from studies.evaluation.figures import DataFacts, SceneFacts
 from studies.evaluation.metrics import Evaluation
 from studies.learners.base import Learner
 from studies.model import encoder as encoders
@@ -47,6 +51,23 @@ class TaskData(Protocol):
     @property
     def size(self) -> str:
         """Return how much there is, in words."""
+
+
+@dataclass(frozen=True)
+class PartFacts:
+    """What is known of a split that systems are scored on.
+
+    Attributes:
+        queries: Number of queries.
+        query_counts: Of these, how many are of each kind.
+        scene_facts: Each scene, by its name; none where scenes are draws.
+        left_out: Why a size of the support may have no figures.
+    """
+
+    queries: int
+    query_counts: dict[str, int]
+    scene_facts: dict[str, SceneFacts]
+    left_out: str
 
 
 class Problem(ABC):
@@ -149,6 +170,11 @@ class Problem(ABC):
     def reference(self) -> str:
         """The name of the baseline that every system is compared with."""
 
+    @property
+    @abstractmethod
+    def floor(self) -> Sequence[str]:
+        """The names of the baselines over whose best a teacher's lift is counted."""
+
     @abstractmethod
     def scene_name(self, episode: Any) -> str:
         """Return the name of an episode's scene."""
@@ -176,6 +202,38 @@ class Problem(ABC):
     @abstractmethod
     def evaluate_reference(self, episodes: Sequence[Any]) -> Evaluation:
         """Return the metrics of the baseline `reference` on `episodes`."""
+
+    @abstractmethod
+    def baselines(self, split_name: SplitName) -> Mapping[str, Any]:
+        """Return the baselines of a split by name, for `score`."""
+
+    @abstractmethod
+    def adapted(self, learner: Learner, vectors: ItemVectors) -> Any:
+        """Return a learner that adapts to each episode, for `score`."""
+
+    def unadapted(self, learner: Learner, vectors: ItemVectors) -> Any | None:
+        """Return a learner that does not adapt, for `score`; None where there is no such thing."""
+        return None
+
+    @abstractmethod
+    def score(self, system: Any, episodes: Sequence[Any], dump: Any = None) -> Evaluation:
+        """Return the metrics of any system on `episodes`; `dump` is called with each and what was predicted for it."""
+
+    def writing(self, folder: Path, episodes: Sequence[Any]) -> AbstractContextManager[Any]:
+        """Open a folder for what systems predict; its value's `run` returns the `dump` of a system, by name.
+
+        Raises:
+            InputError: The task writes no predictions, or the folder cannot be created.
+        """
+        raise InputError(f"predictions of a study of {self.spec.task} are not written; leave --trec out")
+
+    @abstractmethod
+    def facts(self, split_name: SplitName) -> PartFacts:
+        """Return what is known of a split's scenes and queries."""
+
+    @abstractmethod
+    def data_facts(self) -> DataFacts:
+        """Return what is known of the data; `source` is the study file's."""
 
     @abstractmethod
     def refuse_too_large(self, workers: int) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -19,9 +21,13 @@ from studies.episodes.sampler import EpisodeSampler
 from studies.episodes.scene_texts import visible_items
 from studies.episodes.split import Split, SplitName, split_scenes
 from studies.episodes.tfidf import Lexicon
-from studies.evaluation.baselines import POPULARITY, SupportPopularity
-from studies.evaluation.evaluate import Adapted, ItemVectors, evaluate
+from studies.evaluation import trec
+from studies.evaluation.baselines import POPULARITY, TEXT_FREE, SupportPopularity, build_baselines
+from studies.evaluation.evaluate import Adapted, ItemVectors, RunWriter, System, Unadapted, evaluate
+from studies.evaluation.figures import DataFacts
 from studies.evaluation.metrics import Evaluation
+from studies.evaluation.scene_facts import count_queries, scene_facts
+from studies.evaluation.trec import TrecDump
 from studies.learners.base import Learner, build
 from studies.learners.tasks.scene_head import head_learner, scene_head
 from studies.model.device import device, free_memory
@@ -29,7 +35,7 @@ from studies.model.encoder import Encoder
 from studies.model.recommender import Head, Recommender
 from studies.progress import SILENT, Progress, ProgressReporter
 from studies.training.memory import largest, refuse_too_large, trial_bytes
-from studies.training.problem import Problem, cache_activations, load_encoder
+from studies.training.problem import PartFacts, Problem, cache_activations, load_encoder
 
 
 class RankingProblem(Problem):
@@ -67,6 +73,11 @@ class RankingProblem(Problem):
         """Support popularity, which reads no text."""
         return POPULARITY
 
+    @property
+    def floor(self) -> Sequence[str]:
+        """The baselines that read no text."""
+        return TEXT_FREE
+
     def scene_name(self, episode: Episode) -> str:
         """Return the name of an episode's scene."""
         return self.data.scenes[episode.scene]
@@ -103,7 +114,52 @@ class RankingProblem(Problem):
 
     def evaluate_reference(self, episodes: Sequence[Episode]) -> Evaluation:
         """Return the metrics of support popularity on `episodes`."""
-        return evaluate(SupportPopularity(), episodes, self.data.scenes, self.spec.protocol.k)
+        return self.score(SupportPopularity(), episodes)
+
+    def baselines(self, split_name: SplitName) -> Mapping[str, System]:
+        """Return the baselines of a split by name; they know the training scenes up to the split's period."""
+        until, training = self.split.period[split_name][0], self.split.scenes["train"]
+        products = self.spec.protocol.products
+        return build_baselines(self.data, training, until, self.cache.pooled(), products=products)
+
+    def adapted(self, learner: Learner, vectors: ItemVectors) -> System:
+        """Return a learner that adapts to each episode."""
+        return Adapted(learner, vectors)
+
+    def unadapted(self, learner: Learner, vectors: ItemVectors) -> System:
+        """Return a learner that ranks without adapting (direct transfer)."""
+        return Unadapted(learner, vectors)
+
+    def score(self, system: System, episodes: Sequence[Episode], dump: RunWriter | None = None) -> Evaluation:
+        """Return the metrics of any system on `episodes`."""
+        return evaluate(system, episodes, self.data.scenes, self.spec.protocol.k, dump=dump)
+
+    def writing(self, folder: Path, episodes: Sequence[Episode]) -> AbstractContextManager[TrecDump]:
+        """Open a folder for rankings in TREC formats."""
+        return trec.dump(folder, self.data, episodes)
+
+    def facts(self, split_name: SplitName) -> PartFacts:
+        """Return what is known of a split's scenes and queries."""
+        episodes, every_item = self.episodes(split_name), self.spec.protocol.candidates == "all"
+        vectors = self.cache.pooled()
+        return PartFacts(
+            queries=sum(len(episode.users) for episode in episodes),
+            query_counts=count_queries(episodes),
+            scene_facts=scene_facts(self.data, self.split, split_name, episodes, vectors, every_item=every_item),
+            left_out="fewer than half of the scenes see so many interactions and a later query in one window",
+        )
+
+    def data_facts(self) -> DataFacts:
+        """Return what is known of the data."""
+        data = self.data
+        counts = {
+            "interactions": len(data.time),
+            "items": len(data.texts),
+            "scenes": len(data.scenes),
+            "users": data.users,
+        }
+        first, last = (datetime.fromtimestamp(int(data.time[row]), UTC).date().isoformat() for row in (0, -1))
+        return DataFacts(counts=counts, first_day=first, last_day=last, fingerprint=data.fingerprint)
 
     def head(self, hyperparameters: Hyperparameters) -> Head:
         """Return a head of random weights for a learner with these values."""

@@ -15,6 +15,7 @@ from studies.evaluation.baselines import POPULARITY
 from studies.evaluation.figures import SceneFacts
 from studies.evaluation.intervals import bootstrap
 from studies.evaluation.metrics import Evaluation, SceneMetrics
+from studies.evaluation.scene_facts import count_queries, scene_facts
 from tests.synthetic import planted_dataset
 
 SCENES = tuple(f"scene {n}" for n in range(10))
@@ -77,11 +78,10 @@ def test_too_few_scenes_are_not_cut_into_groups():
 
 def test_the_curve_says_which_sizes_are_missing_and_why():
     """A curve that silently ends at ten looks like one that was only asked for ten."""
-    found = summary.curve(RESULTS, [1, 5, 20])
+    found = summary.curve(RESULTS[POPULARITY].by_shots, [1, 5, 20], "too few")
     assert (found.shots, found.scenes) == ((1, 5), 10)
-    assert [gap.shots for gap in found.left_out] == [20]
-    nothing = {POPULARITY: Scored("baseline", RESULTS[POPULARITY].main, {})}
-    empty = summary.curve(nothing, [1])
+    assert [(gap.shots, gap.reason) for gap in found.left_out] == [(20, "too few")]
+    empty = summary.curve({}, [1], "too few")
     assert (empty.shots, empty.scenes) == ((), 0)
 
 
@@ -93,8 +93,8 @@ def test_facts_and_counts_are_those_of_the_episodes(candidates: str):
     parts = split_scenes(data, protocol)
     episodes = EpisodeSampler(data, parts, protocol).sample("test")
     vectors = torch.nn.functional.normalize(torch.randn(len(data.texts), 8, generator=torch.Generator().manual_seed(0)))
-    facts = summary.scene_facts(data, parts, "test", episodes, vectors, every_item=candidates == "all")
-    counts = summary.count_queries(episodes)
+    facts = scene_facts(data, parts, "test", episodes, vectors, every_item=candidates == "all")
+    counts = count_queries(episodes)
     assert set(facts) == {data.scenes[code] for code in parts.scenes["test"]}
     assert sum(fact.queries for fact in facts.values()) == sum(len(e.users) for e in episodes)
     for episode in episodes:
