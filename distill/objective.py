@@ -13,13 +13,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from distill.episode_draws import DRAWS
 from distill.hyperparameters import StudentHyperparameters, Vocabulary
 from distill.student import Student, Texts, TokenTower, blank, parameters, start, texts_in
+from distill.student_training import StudentTraining, evaluate
 from distill.targets import Teacher, compute_targets
 from distill.teacher_states import TeacherStates, needed
 from distill.trainer import Distiller, rank_episodes
@@ -30,17 +30,13 @@ from studies.config.distill_section import DistillSection
 from studies.config.hyperparameters import Hyperparameters
 from studies.config.search_domains import values_of
 from studies.evaluation.evaluate import encode_items
-from studies.evaluation.metrics import Evaluation
-from studies.model.device import device, full_precision
-from studies.progress import SILENT, ProgressReporter
-from studies.training.out_of_memory import recognised
+from studies.model.device import device
 from studies.training.outer_loop import Diverged, load_weights
 from studies.training.problem import Problem
-from studies.training.rungs import RungReport, run_rungs, timed
+from studies.training.rungs import RungReport, run_rungs
 
 # Parts of the distilled student's rate at which the one without a teacher is trained.
 RATES = (1.0, 0.25)
-OUT_OF_MEMORY = "distilling ran out of memory: lower distill.space.batch_size, or run fewer workers"
 
 
 class Distillation:
@@ -163,68 +159,6 @@ class Distillation:
         return states if states.layers else None  # no cached states: the teacher trained these layers itself
 
 
-class StudentTraining:
-    """A student in training, as `run_rungs` drives it.
-
-    Args:
-        problem: The study's data.
-        distiller: Trains the student.
-        rungs: Steps at each rung.
-        progress: Called with the number of steps done, after each.
-    """
-
-    micro_batch_size = None
-
-    def __init__(
-        self,
-        problem: Problem,
-        distiller: Distiller,
-        rungs: Sequence[int],
-        progress: Callable[[int], None] | None,
-    ) -> None:
-        self._problem, self._distiller, self._rungs, self._progress = problem, distiller, rungs, progress
-
-    @property
-    def rungs(self) -> Sequence[int]:
-        """Steps at each rung."""
-        return self._rungs
-
-    @property
-    def step(self) -> int:
-        """Steps done."""
-        return self._distiller.step
-
-    def train_to(self, step: int) -> float:
-        """Train until `step` steps are done; return seconds per step.
-
-        Raises:
-            Diverged: The loss or its gradient is not finite.
-            OutOfMemory: There is too little memory for this student.
-        """
-        with recognised(OUT_OF_MEMORY):
-            return timed(self._distiller, step, self._progress)
-
-    def evaluate(self) -> Evaluation:
-        """Return the figures on the validation episodes.
-
-        Raises:
-            OutOfMemory: There is too little memory for this student.
-        """
-        with recognised(OUT_OF_MEMORY):
-            return evaluate(self._distiller.student, self._problem, self._problem.validation)
-
-    def state(self) -> checkpoints.Checkpoint:
-        """Return tensors and metadata of a checkpoint."""
-        student = self._distiller.student
-        metadata = {
-            "encoder": self._problem.encoder.identity,
-            "step": self.step,
-            "learner": student.learner.hyperparameters.to_dict(),
-            "hyperparameters": student.hyperparameters.to_dict(),
-        }
-        return self._distiller.state(), metadata
-
-
 def load_student(problem: Problem, folder: Path) -> Student:
     """Return the student that a distillation trial saved in `folder`: of its last checkpoint, never of an earlier one.
 
@@ -248,26 +182,6 @@ def load_student(problem: Problem, folder: Path) -> Student:
             "version: distil again"
         ) from error
     return student
-
-
-def evaluate(
-    student: Student,
-    problem: Problem,
-    episodes: Sequence[Any],
-    reporter: ProgressReporter = SILENT,
-    dump: Any = None,
-) -> Evaluation:
-    """Return a student's figures on `episodes`, in fp32: they are published, and the export must reproduce them.
-
-    Args:
-        student: Its tower must hold the tokens of `problem`'s items.
-        problem: The study's data.
-        episodes: What to score.
-        reporter: Shows how many texts are encoded and how many episodes are scored.
-        dump: Called with each episode and its ranking.
-    """
-    with full_precision():
-        return problem.evaluate(student.learner, episodes, tower=student.tower, reporter=reporter, dump=dump)
 
 
 def size(problem: Problem, student: Student) -> float:

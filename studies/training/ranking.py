@@ -34,8 +34,9 @@ from studies.model.device import device, free_memory
 from studies.model.encoder import Encoder
 from studies.model.recommender import Head, Recommender
 from studies.progress import SILENT, Progress, ProgressReporter
+from studies.training.encoder_setup import cache_activations, load_encoder
 from studies.training.memory import largest, refuse_too_large, trial_bytes
-from studies.training.problem import PartFacts, Problem, cache_activations, load_encoder
+from studies.training.problem import PartFacts, Problem
 
 
 class RankingProblem(Problem):
