@@ -16,7 +16,8 @@ from distill.hyperparameters import StudentHyperparameters, Vocabulary
 from distill.initialisation import init_encoder, student_config
 from distill.vocabulary import needed_tokens, trim
 from studies.config.hyperparameters import Hyperparameters
-from studies.learners.base import Learner, build
+from studies.learners.base import Learner
+from studies.learners.tasks.scene_tasks import scene_learner
 from studies.model.device import autocast, device
 from studies.model.encoder import Encoder, Ragged, pool, tokenize
 from studies.model.recommender import Head, Recommender
@@ -99,7 +100,8 @@ class Student:
     @property
     def head(self) -> Head:
         """The head that the learner adapts."""
-        return self.learner.model.head
+        head: Head = self.learner.model.head
+        return head
 
     @property
     def model(self) -> Recommender:
@@ -193,7 +195,7 @@ def adapting_learner(head: Head, learner: Hyperparameters) -> Learner:
     """Return a learner, on the device, that adapts a head as a teacher with these values does, but no encoder layer."""
     values = Hyperparameters(**learner.to_dict() | {"trainable_layers": 0})
     head.train_only(values.head)  # the student's inner loop moves what the teacher's moves
-    return build(Recommender(nn.Identity(), head).to(device()), values)
+    return scene_learner(Recommender(nn.Identity(), head).to(device()), values)
 
 
 def parameters(module: nn.Module) -> int:

@@ -69,7 +69,7 @@ class Adapted:
 
     def scores(self, episode: Episode) -> Tensor:
         """Return (Q, C) scores after adapting to the episode's support."""
-        adapted = self._learner.adapt(episode, self._vectors.of(episode))
+        adapted: AdaptedScene = self._learner.adapt(episode, self._vectors.of(episode))
         with torch.no_grad():
             return adapted.scores(episode.query_history)
 

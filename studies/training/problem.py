@@ -27,7 +27,8 @@ from studies.episodes.split import Split, SplitName, split_scenes
 from studies.episodes.tfidf import Lexicon
 from studies.evaluation.evaluate import Adapted, ItemVectors, evaluate
 from studies.evaluation.metrics import Evaluation
-from studies.learners.base import Learner, build
+from studies.learners.base import Learner
+from studies.learners.tasks.scene_tasks import scene_learner
 from studies.model import encoder as encoders
 from studies.model.activation_cache import ActivationCache
 from studies.model.bf16_speed import share_choice
@@ -138,7 +139,7 @@ class Problem:
         head.start_from(self.cache.pooled()[self.visible_items.cpu()])
         head.train_only(hyperparameters.head)
         model = Recommender(tower, head)
-        return build(
+        return scene_learner(
             model.to(device()),
             hyperparameters,
             vmap_episodes=self.spec.search.episodes_at_once,
