@@ -40,8 +40,8 @@ from storage.files.atomic import atomic_write
 from storage.home import cache_folder
 from studies.config.hyperparameters import Hyperparameters
 from studies.config.spec import load_spec
-from studies.learners.base import build
 from studies.learners.registry import LEARNERS
+from studies.learners.tasks.scene_tasks import scene_learner
 from studies.model.device import device
 from studies.model.recommender import Head, Recommender
 from studies.training.prepare import prepare
@@ -97,7 +97,7 @@ def other_learner(name: str, width: int) -> Any:
     values = Hyperparameters(name, **inner)
     head = Head(width, learned_rates=values.entry.learns_inner_rates)
     head.train_only(values.head)
-    return build(Recommender(nn.Identity(), head).to(device()), values)
+    return scene_learner(Recommender(nn.Identity(), head).to(device()), values)
 
 
 def milliseconds(work: Callable[[], Any], times: int) -> tuple[float, float]:

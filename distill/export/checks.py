@@ -33,6 +33,7 @@ from studies.evaluation.evaluate import encode_items
 from studies.evaluation.metrics import top_k
 from studies.model.device import device, full_precision
 from studies.model.encoder import tokenize
+from studies.model.scene_encoding import AdaptedScene
 from studies.progress import SILENT, Progress
 from studies.training.ranking import RankingProblem
 
@@ -216,7 +217,7 @@ def _own_table(student: Student, episode: Episode) -> Tensor:
 def _scores(student: Student, episode: Episode, table: Tensor) -> Tensor:
     """Return (Q, C) scores of the first few queries."""
     with full_precision():
-        adapted = student.learner.adapt(episode, table.to(device()))
+        adapted: AdaptedScene = student.learner.adapt(episode, table.to(device()))
         return adapted.scores(episode.query_history[:QUERIES]).detach()
 
 

@@ -24,19 +24,22 @@ class Hyperparameters:
     """One point of the search space.
 
     Attributes:
-        learner: The learner that adapts the recommender to a scene, by its name in the registry.
+        learner: The learner that adapts to a support, by its name in the registry.
         outer_lr: Peak learning rate of the meta-update (AdamW).
         meta_batch_size: Episodes per meta-update.
         weight_decay: AdamW's decoupled weight decay.
-        head: What of the head trains: the weights and sharpnesses of the score's features; the projection of texts as
-            well; or the priors of appeal too. Fewer overfit less where training scenes are few.
+        head: What of the head trains. In ranking: the weights and sharpnesses of the score's features; the projection
+            of texts as well; or the priors of appeal too. Fewer overfit less where training scenes are few. In
+            classification: the scale of cosines and the like; with "projection" or "all" the projection of texts too.
         trainable_layers: Top transformer layers of the encoder that the outer loop trains; 0 freezes it.
         inner_lr: Step size of the inner loop; None for a learner without one.
         inner_steps: Gradient steps of the inner loop, or of fine-tuning; None for a learner without any.
-        support_batch_size: Interactions of the support per inner step, taken in turn; None for all of them.
+        support_batch_size: Interactions, or texts, of the support per inner step, taken in turn; None for all of them.
         encoder_lr: Peak learning rate of the encoder's layers; None where they are frozen.
         train_candidates: Most candidates of a training episode, drawn anew each time; None for all of them.
         dropout: Rate of dropout in the encoder's layers while they train; None where they are frozen, as 0.
+        label_smoothing: Part of each label that all classes share, of classification alone.
+        temperature: What cosines with the classes are divided by at the start, of classification alone.
     """
 
     learner: str = "protonet"
@@ -51,6 +54,8 @@ class Hyperparameters:
     encoder_lr: float | None = None
     train_candidates: int | None = None
     dropout: float | None = None
+    label_smoothing: float | None = None
+    temperature: float | None = None
 
     @property
     def entry(self) -> LearnerEntry:

@@ -19,7 +19,7 @@ from studies.config.search_domains import (
     values_of,
 )
 from studies.config.search_parameters import SEARCHED, default_space
-from studies.learners.registry import LEARNERS
+from studies.learners.registry import RANKING_LEARNERS
 
 
 class SearchSection(Section):
@@ -81,13 +81,13 @@ class SearchSection(Section):
     @classmethod
     def _of_learners(cls, learners: dict[str, dict[str, Domain]]) -> dict[str, dict[str, Domain]]:
         for learner, domains in learners.items():
-            if learner not in LEARNERS:
-                raise ValueError(f"unknown learner {learner!r}{nearest(learner, LEARNERS)}")
+            if learner not in RANKING_LEARNERS:
+                raise ValueError(f"unknown learner {learner!r}{nearest(learner, RANKING_LEARNERS)}")
             for name, domain in domains.items():
                 check_domain(name, domain, cls.parameters())
                 if name in ("learner", "trainable_layers"):
                     raise ValueError(f"{name} cannot differ by learner; set it in [search.space]")
-                if name in INNER_LOOP and not LEARNERS[learner].takes_gradient_steps:
+                if name in INNER_LOOP and not RANKING_LEARNERS[learner].takes_gradient_steps:
                     raise ValueError(f"{name} has no use to {learner}, which takes no gradient steps; leave it out")
         return learners
 
@@ -101,7 +101,7 @@ class SearchSection(Section):
         if not (isinstance(space, dict) and isinstance(given, dict)):
             return values  # refused below
         merged = dict(given)
-        for learner, entry in LEARNERS.items():
+        for learner, entry in RANKING_LEARNERS.items():
             own = {name: domain for name, domain in entry.domains.items() if name not in space}
             if own and isinstance(given.get(learner, {}), dict):
                 merged[learner] = own | given.get(learner, {})

@@ -70,7 +70,7 @@ class Adapted:
     def scores(self, episode: Episode) -> Tensor:
         """Return (Q, C) scores after adapting to the episode's support."""
         vectors = self._vectors.of(episode)
-        adapted = self._learner.adapt(episode, vectors)
+        adapted: AdaptedScene = self._learner.adapt(episode, vectors)
         with torch.no_grad():
             return adapted.predict(episode, vectors)
 

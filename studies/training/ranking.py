@@ -28,8 +28,9 @@ from studies.evaluation.figures import DataFacts
 from studies.evaluation.metrics import Evaluation
 from studies.evaluation.scene_facts import count_queries, scene_facts
 from studies.evaluation.trec import TrecDump
-from studies.learners.base import Learner, build
+from studies.learners.base import Learner
 from studies.learners.tasks.scene_head import head_learner, scene_head
+from studies.learners.tasks.scene_tasks import scene_learner
 from studies.model.device import device, free_memory
 from studies.model.encoder import Encoder
 from studies.model.recommender import Head, Recommender
@@ -175,7 +176,7 @@ class RankingProblem(Problem):
         head.start_from(self.cache.pooled()[self.visible_items.cpu()])
         head.train_only(hyperparameters.head)
         model = Recommender(tower, head)
-        return build(
+        return scene_learner(
             model.to(device()),
             hyperparameters,
             vmap_episodes=self.spec.search.episodes_at_once,

@@ -5,7 +5,8 @@ from __future__ import annotations
 from torch import nn
 
 from studies.config.hyperparameters import Hyperparameters
-from studies.learners.base import Learner, build
+from studies.learners.base import Learner
+from studies.learners.tasks.scene_tasks import scene_learner
 from studies.model.device import device
 from studies.model.recommender import Head, Recommender
 
@@ -19,4 +20,4 @@ def head_learner(head: Head, learner: Hyperparameters) -> Learner:
     """Return a learner, on the device, that adapts a head as a teacher with these values does, but no encoder layer."""
     values = Hyperparameters(**learner.to_dict() | {"trainable_layers": 0})
     head.train_only(values.head)  # the student's inner loop moves what the teacher's moves
-    return build(Recommender(nn.Identity(), head).to(device()), values)
+    return scene_learner(Recommender(nn.Identity(), head).to(device()), values)

@@ -1,0 +1,56 @@
+"""The episode of classification: a few labelled texts of each class to adapt to, and texts to classify.
+
+Its indices are local: `items` lists each distinct text once, so that each is encoded once, and labels count from 0 in
+the order of `classes`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class LabelledEpisode:
+    """One draw of N classes (ways) with K labelled texts (shots) of each.
+
+    Shapes: N classes, M distinct texts, S = N·K texts of the support, Q queries.
+
+    Attributes:
+        name: Name of the draw, such as "episode 17": the unit that intervals resample.
+        classes: (N,) codes of the classes.
+        items: (M,) codes of the distinct texts, ascending.
+        support: (S,) position in `items` of each labelled text, class after class.
+        support_labels: (S,) its class, in 0..N-1.
+        query: (Q,) position in `items` of each text to classify.
+        query_labels: (Q,) its class, in 0..N-1.
+        scene: Code of the scene that all rows are of; -1 where the data have no scenes.
+    """
+
+    name: str
+    classes: Tensor
+    items: Tensor
+    support: Tensor
+    support_labels: Tensor
+    query: Tensor
+    query_labels: Tensor
+    scene: int = -1
+
+    @property
+    def ways(self) -> int:
+        """Return N, the number of classes."""
+        return len(self.classes)
+
+    @property
+    def shots(self) -> int:
+        """Return K, the number of labelled texts of each class."""
+        return len(self.support) // self.ways
+
+    def to(self, device: torch.device) -> LabelledEpisode:
+        """Return the same episode with its tensors on `device`."""
+        tensors = {field.name: getattr(self, field.name) for field in fields(self)}
+        moved: dict[str, Any] = {n: value.to(device) for n, value in tensors.items() if isinstance(value, Tensor)}
+        return replace(self, **moved)
