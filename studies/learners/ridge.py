@@ -40,7 +40,8 @@ class Ridge(Learner):
         with torch.set_grad_enabled(training):
             vectors, targets = support.support_targets()
             weights, bias = solve(vectors, targets, head.ridge_penalty.exp(), head.ridge_intercept)
-        return {"linear_weights": weights, "bias": bias}
+            # Products with the weights are scaled where they are taken; biases are not.
+            return {"linear_weights": weights, "bias": head.log_scale.exp() * bias}
 
 
 def solve(vectors: Tensor, targets: Tensor, penalty: Tensor, intercept: Tensor) -> tuple[Tensor, Tensor]:
