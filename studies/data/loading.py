@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 
-from storage.errors import InputError
-from storage.files.atomic import sha256
 from studies.config.protocol_section import RankingProtocol
 from studies.config.ranking_spec import RankingSpec
-from studies.data import dataset_cache
 from studies.data.coding import build_dataset
 from studies.data.dataset import Dataset
 from studies.data.scene_selection import select_scenes
 from studies.data.source import InteractionSource
+from studies.data.source_cache import Notify, read_once
 from studies.progress import SILENT, ProgressReporter
-
-# Bytes of files from which on reading takes several seconds and is reported.
-LARGE = 20_000_000
 
 
 def load_data(
@@ -53,40 +47,10 @@ def read_source(section: InteractionSource, cache: Path, reporter: ProgressRepor
     Raises:
         InputError: A file is missing, cannot be read, or changes while it is read.
     """
-    files = section.files()
-    before = [_size_and_time(file) for file in files]
-    folder = cache / "data" / _cache_key(section, files)
-    if (data := dataset_cache.load(folder)) is not None:
-        return data
-    # The time that either step takes is not known beforehand, only the size of its input.
-    large = (size := sum(state[0] for state in before)) >= LARGE
-    if large:
-        reporter.note(f"reading {len(files)} file{'s' * (len(files) > 1)}, {size / 1e6:,.0f} MB")
-    tables = section.read()
-    if large:
-        reporter.note(f"coding {len(tables.interactions):,} interactions")
-    data = build_dataset(tables)
-    for file, state in zip(files, before, strict=True):
-        if _size_and_time(file) != state:
-            raise InputError(f"{file} changed while it was read; wait until it is written, then run again")
-    dataset_cache.save(data, folder)
-    return data
 
+    def read(notify: Notify) -> Dataset:
+        tables = section.read()
+        notify(f"coding {len(tables.interactions):,} interactions")
+        return build_dataset(tables)
 
-def _cache_key(section: InteractionSource, files: list[Path]) -> str:
-    settings = section.model_dump_json(exclude=set(InteractionSource.model_fields) - {"source"} | set(section.paths))
-    digest = hashlib.sha256(f"{dataset_cache.FORMAT}\x1f{section.source}\x1f{settings}".encode())
-    for file in files:
-        # Folders such as store=1 are columns to a reader.
-        columns = [folder for folder in file.parts if "=" in folder]
-        digest.update("\x1f".join([*columns, file.name, sha256(file)]).encode())
-    return digest.hexdigest()[:32]
-
-
-def _size_and_time(file: Path) -> tuple[int, int]:
-    """Return the bytes and the modification time of a file."""
-    try:
-        status = file.stat()
-    except FileNotFoundError as error:
-        raise InputError(f"{file} vanished while it was read; put it back, then run again") from error
-    return status.st_size, status.st_mtime_ns
+    return read_once(section, Dataset, read, cache, reporter)

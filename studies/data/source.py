@@ -43,10 +43,11 @@ class Source(Section):
     """The keys of `[data]` that every source of every task takes.
 
     `paths` lists the keys that hold paths. They may change between launches of one study: the contents of the files
-    identify the data.
+    identify the data. `selecting` lists the keys that select from what was read: reading does not depend on them.
     """
 
     paths: ClassVar[frozenset[str]] = frozenset()
+    selecting: ClassVar[frozenset[str]] = frozenset()
 
     source: str
 
@@ -61,6 +62,8 @@ class Source(Section):
 
 class InteractionSource(Source):
     """A source of interactions: the minima of a scene, and the most scenes."""
+
+    selecting: ClassVar[frozenset[str]] = frozenset({"min_interactions", "min_users", "min_items", "max_scenes"})
 
     min_interactions: PositiveInt = 500
     min_users: PositiveInt = 100

@@ -20,6 +20,7 @@ from studies.data.dataset import Dataset, Ints
 from studies.episodes.episode import Episode
 from studies.episodes.split import DAY, SPLIT_NAMES, Split, SplitName
 from studies.progress import Progress
+from studies.text_form import fold_name
 
 # In a log whose times are days, the same purchase can be in two stores by chance; a larger fraction is a copy.
 MAX_DUPLICATES = 0.01
@@ -66,8 +67,7 @@ def _scenes_shared(data: Dataset, split: Split) -> Finding:
         for code in split.scenes[split_name]:
             scene = data.scenes[code]
             # "Tea" and "tea " are one scene written twice.
-            normalised = " ".join(scene.casefold().split())
-            if (other := split_of.setdefault(normalised, split_name)) != split_name:
+            if (other := split_of.setdefault(fold_name(scene), split_name)) != split_name:
                 return Finding(check, "leak", f"scene {scene!r} is in meta-{split_name} and meta-{other}")
     return Finding(check, "ok", f"{len(split_of)} scenes, each in one split")
 

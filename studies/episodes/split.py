@@ -13,7 +13,7 @@ from typing import Literal
 import numpy as np
 
 from storage.errors import InputError
-from studies.config.protocol_section import RankingProtocol
+from studies.config.protocol_section import ProtocolSection
 from studies.data.dataset import Dataset, Ints
 from studies.data.digest_order import order_by_digest
 
@@ -42,29 +42,38 @@ class Split:
         return np.concatenate([self.scenes["validation"], self.scenes["test"]])
 
 
-def split_scenes(data: Dataset, protocol: RankingProtocol) -> Split:
+def split_scenes(data: Dataset, protocol: ProtocolSection) -> Split:
     """Return the split by the protocol's fractions and seed.
 
     Raises:
         InputError: A split has too few scenes, or its period is shorter than one window.
     """
-    order = order_by_digest(data.scenes, protocol.seed)
-    total = len(order)
-    sizes = {name: round(fraction * total) for name, fraction in zip(SPLIT_NAMES, protocol.split, strict=True)}
-    sizes["train"] = total - sizes["validation"] - sizes["test"]
+    total, scenes = len(data.scenes), split_by_digest(data.scenes, protocol.split, protocol.seed)
     for name in SPLIT_NAMES:
-        if sizes[name] < MINIMUM_SCENES[name]:
+        if (found := len(scenes[name])) < MINIMUM_SCENES[name]:
             raise InputError(
-                f"{total} {'scene leaves' if total == 1 else 'scenes leave'} {sizes[name]} for meta-{name}, which "
+                f"{total} {'scene leaves' if total == 1 else 'scenes leave'} {found} for meta-{name}, which "
                 f"needs at least {MINIMUM_SCENES[name]}; lower the minima in [data], raise max_scenes, or change "
                 "protocol.split"
             )
-    ends = np.cumsum([sizes[name] for name in SPLIT_NAMES])
-    scenes = dict(zip(SPLIT_NAMES, np.split(order, ends[:-1]), strict=True))
-    return Split(scenes={name: np.sort(codes) for name, codes in scenes.items()}, period=_periods(data, protocol))
+    return Split(scenes=scenes, period=_periods(data, protocol))
 
 
-def _periods(data: Dataset, protocol: RankingProtocol) -> dict[SplitName, tuple[int, int]]:
+def split_by_digest(names: tuple[str, ...], fractions: tuple[float, float, float], seed: int) -> dict[SplitName, Ints]:
+    """Return the positions of the names in each split, ascending; they depend on the names and the seed alone.
+
+    Args:
+        names: What is split: scenes, or classes.
+        fractions: Of training, validation and test.
+        seed: Of the order in which they are distributed.
+    """
+    validation, test = (round(fraction * len(names)) for fraction in fractions[1:])
+    train = len(names) - validation - test
+    parts = np.split(order_by_digest(names, seed), [train, train + validation])
+    return {name: np.sort(part) for name, part in zip(SPLIT_NAMES, parts, strict=True)}
+
+
+def _periods(data: Dataset, protocol: ProtocolSection) -> dict[SplitName, tuple[int, int]]:
     start, end = int(data.time[0]), int(data.time[-1]) + 1
     cuts = [start, *(start + round(fraction * (end - start)) for fraction in protocol.timeline), end]
     periods = {name: (cuts[i], cuts[i + 1]) for i, name in enumerate(SPLIT_NAMES)}

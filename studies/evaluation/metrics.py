@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -143,16 +144,24 @@ def episode_metrics(order: Tensor, episode: Episode, k: int) -> EpisodeMetrics:
     )
 
 
+class Metrics(Protocol):
+    """The metrics of any task: a recall, and others that are attributes too."""
+
+    @property
+    def recall(self) -> float:
+        """Return the figure that systems are compared by."""
+
+
 @dataclass(frozen=True)
 class Evaluation:
     """The metrics of one system per scene; evaluations on the same episodes are comparable scene by scene."""
 
-    scenes: Mapping[str, SceneMetrics]
+    scenes: Mapping[str, Metrics]
 
     @property
     def metrics(self) -> tuple[str, ...]:
         """Return the names of the metrics."""
-        return tuple(field.name for field in fields(next(iter(self.scenes.values()))))
+        return tuple(vars(next(iter(self.scenes.values()))))
 
     def values(self, metric: str = "recall") -> Floats:
         """Return the (scenes,) values of a metric in the order of scene names; NaN where it is undefined."""

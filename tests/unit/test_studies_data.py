@@ -352,7 +352,7 @@ def test_a_damaged_cache_is_read_anew(tmp_path: Path, damage: str, caplog: pytes
     path = written(tmp_path)
     first = loading.read_source(Kept(path=path), tmp_path)
     (folder,) = (tmp_path / "data").iterdir()
-    log = folder / "log.parquet"
+    log = folder / "item.parquet"
     if damage == "truncate":
         log.write_bytes(log.read_bytes()[:-20])
     elif damage == "swap":
@@ -361,11 +361,11 @@ def test_a_damaged_cache_is_read_anew(tmp_path: Path, damage: str, caplog: pytes
         about = folder / "about.json"
         about.write_text(about.read_text().replace(f'"rows_read": {first.rows_read}', '"rows_read": 1'))
     else:
-        (folder / "users.parquet").unlink()
-    assert dataset_cache.load(folder) is None
+        (folder / "user_ids.parquet").unlink()
+    assert dataset_cache.load(folder, Dataset) is None
     assert f"damaged cache: {folder}" in caplog.text
     assert loading.read_source(Kept(path=path), tmp_path).fingerprint == first.fingerprint
-    assert dataset_cache.load(folder) is not None
+    assert dataset_cache.load(folder, Dataset) is not None
 
 
 def test_a_file_that_changes_while_it_is_read_is_refused_and_not_cached(

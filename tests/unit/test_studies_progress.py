@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from studies.data import loading
+from studies.data import loading, source_cache
 from studies.data.files.source import Files
 from studies.training.prepare import prepare
 from tests.heard import Heard
@@ -40,7 +40,7 @@ def test_reading_large_files_is_announced_once(tmp_path: Path, monkeypatch: pyte
     small, large, again = Heard(), Heard(), Heard()
     loading.read_source(section, tmp_path / "one", small)
     assert small.notes == []
-    monkeypatch.setattr(loading, "LARGE", 1)
+    monkeypatch.setattr(source_cache, "LARGE", 1)
     loading.read_source(section, tmp_path / "two", large)
     loading.read_source(section, tmp_path / "two", again)
     assert large.notes == ["reading 1 file, 0 MB", "coding 50 interactions"]

@@ -1,0 +1,174 @@
+"""Baselines of classification, which a learner's recall is compared with.
+
+Each is an `evaluate.Classifying` and reads of an episode what a learner reads: the texts, and the labels of the
+support. None is trained on other episodes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+from scipy.sparse.linalg import norm as sparse_norm
+from torch import Tensor
+from torch.nn import functional
+
+from studies.classification.data.dataset import LabelledTexts
+from studies.classification.episode import LabelledEpisode
+from studies.classification.evaluate import Classifying
+from studies.classification.metrics import random_numbers
+from studies.data.dataset import Ints
+
+# From (n,) item codes to the (n, W) features of the texts, sparse or not.
+Features = Callable[[Ints], Any]
+# The baseline that every system is compared with.
+FROZEN_CENTROIDS = "frozen encoder centroids"
+# What cosines are multiplied by to be logits; it changes probabilities, not predictions.
+SCALE = 10.0
+
+
+def build_baselines(data: LabelledTexts, vectors: Tensor, names: Tensor | None = None) -> Mapping[str, Classifying]:
+    """Return all baselines, by their names in the results.
+
+    Args:
+        data: The texts. The rarity of their words is counted over all labelled ones, without their labels.
+        vectors: (items, D) embeddings of the untrained encoder.
+        names: (classes, D) embeddings of the names of the classes; without them, no baseline reads names.
+    """
+    words = Words(data)
+    frozen = functional.normalize(vectors, dim=1)
+    zero_shot = {} if names is None else {"zero-shot class names": ClassNames(frozen, names)}
+    return {
+        "random": Random(),
+        "majority": Majority(),
+        "TF-IDF centroids": Centroids(words.of),
+        "TF-IDF logistic regression": LogisticRegression(words.of),
+        FROZEN_CENTROIDS: Centroids(lookup(frozen)),
+        "frozen encoder logistic regression": LogisticRegression(lookup(frozen)),
+        **zero_shot,
+    }
+
+
+def lookup(vectors: Tensor) -> Features:
+    """Return the function from (n,) item codes to their (n, D) rows of a table of vectors."""
+    table = vectors.cpu().numpy()
+    return lambda items: table[items]
+
+
+class Words:
+    """TF-IDF of the labelled texts over the character n-grams of their words.
+
+    A part of a word is a term too: "chix:rotisserie" and "rotisserie chicken" have some in common, and a language that
+    writes no spaces needs no other rule. On products, they classify better than words (docs/decisions.md).
+
+    Args:
+        data: The texts.
+    """
+
+    def __init__(self, data: LabelledTexts) -> None:
+        # Imported here: scikit-learn takes seconds to import, and workers do not need it.
+        from sklearn.feature_extraction.text import TfidfVectorizer
+
+        self._items = np.unique(data.text[data.label >= 0])
+        terms = TfidfVectorizer(analyzer="char_wb", ngram_range=(3, 5), dtype=np.float32)
+        self._rows = terms.fit_transform([data.texts[item] for item in self._items.tolist()]).tocsr()
+
+    def of(self, items: Ints) -> Any:
+        """Return the (n, W) rows of labelled texts: sparse, of length 1.
+
+        Args:
+            items: (n,) their codes.
+        """
+        return self._rows[np.searchsorted(self._items, items)]
+
+
+class Random:
+    """Random logits, the same in every run. Its expected recall is 1 / N."""
+
+    def logits(self, episode: LabelledEpisode) -> Tensor:
+        """Return (Q, N) uniform numbers, seeded by the episode."""
+        return random_numbers(episode, (len(episode.query), episode.ways)).to(episode.items.device)
+
+
+class Majority:
+    """The log frequency of each class in the support; where all are equal, it guesses."""
+
+    def logits(self, episode: LabelledEpisode) -> Tensor:
+        """Return (Q, N) logits, the same for every query."""
+        counts = torch.bincount(episode.support_labels, minlength=episode.ways)
+        return (counts / counts.sum()).clamp(min=1e-6).log().expand(len(episode.query), -1)
+
+
+class Centroids:
+    """Cosine between a text and the mean of each class's texts in the support (Snell et al. 2017, without training).
+
+    Args:
+        features: The features of texts, rows of length 1, sparse or not.
+    """
+
+    def __init__(self, features: Features) -> None:
+        self._features = features
+
+    def logits(self, episode: LabelledEpisode) -> Tensor:
+        """Return (Q, N) scaled cosines."""
+        support, labels, query = _features(self._features, episode)
+        members = sp.csr_matrix((np.ones(len(labels)), (labels, np.arange(len(labels)))), (episode.ways, len(labels)))
+        cosines = query @ _unit(members @ support).T
+        dense = cosines.toarray() if sp.issparse(cosines) else cosines
+        return torch.as_tensor(SCALE * dense, dtype=torch.float32).to(episode.items.device)
+
+
+class LogisticRegression:
+    """scikit-learn's logistic regression with its defaults, trained on the support.
+
+    Args:
+        features: The features of texts, sparse or not.
+    """
+
+    def __init__(self, features: Features) -> None:
+        self._features = features
+
+    def logits(self, episode: LabelledEpisode) -> Tensor:
+        """Return (Q, N) log probabilities."""
+        from sklearn.linear_model import LogisticRegression as Regression
+
+        support, labels, query = _features(self._features, episode)
+        if sp.issparse(support):  # a term that the support lacks has a weight of zero
+            terms = np.unique(support.indices)
+            support, query = support[:, terms], query[:, terms]
+        model = Regression(max_iter=1000).fit(support, labels)
+        return torch.as_tensor(model.predict_log_proba(query), dtype=torch.float32).to(episode.items.device)
+
+
+class ClassNames:
+    """Cosine between a text and the name of each class; it reads no support.
+
+    Args:
+        vectors: (items, D) embeddings of the texts, of length 1.
+        names: (classes, D) embeddings of the names of all classes.
+    """
+
+    def __init__(self, vectors: Tensor, names: Tensor) -> None:
+        self._vectors, self._names = vectors, functional.normalize(names, dim=1)
+
+    def logits(self, episode: LabelledEpisode) -> Tensor:
+        """Return (Q, N) scaled cosines."""
+        device = self._vectors.device
+        queries = self._vectors[episode.items[episode.query].to(device)]
+        return (SCALE * queries @ self._names[episode.classes.to(device)].T).to(episode.items.device)
+
+
+def _features(features: Features, episode: LabelledEpisode) -> tuple[Any, Ints, Any]:
+    """Return the features and labels of the (S,) support, and the features of the (Q,) queries."""
+    items, labels = episode.items.cpu().numpy(), episode.support_labels.cpu().numpy()
+    return features(items[episode.support.cpu().numpy()]), labels, features(items[episode.query.cpu().numpy()])
+
+
+def _unit(rows: Any) -> Any:
+    """Return rows, sparse or not, scaled to length 1."""
+    if sp.issparse(rows):
+        return sp.diags(1 / np.maximum(sparse_norm(rows, axis=1), 1e-12)) @ rows
+    return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)

@@ -1,0 +1,14 @@
+"""The registry of labelled sources: the values that `data.source` of a classification study takes."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from studies.classification.data.completejourney import LabelledCompleteJourney
+
+# files later
+
+# Add a class here. The schema of `[data]` and the names in error messages are built from it.
+LabelledSection = Annotated[LabelledCompleteJourney, Field(discriminator="source")]

@@ -1,0 +1,54 @@
+"""Evaluates a system on episodes of classification; learners, baselines and students all go through `evaluate`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from torch import Tensor
+
+from studies.classification.episode import LabelledEpisode
+from studies.classification.metrics import episode_metrics
+from studies.evaluation.metrics import Evaluation
+from studies.progress import Progress
+
+# Takes each episode and its (Q, N) logits, as `metrics.Predictions.add` does.
+LogitsReader = Callable[[LabelledEpisode, Tensor], None]
+
+
+class Classifying(Protocol):
+    """Anything that classifies an episode's queries, given its support."""
+
+    def logits(self, episode: LabelledEpisode) -> Tensor:
+        """Return (Q, N) finite logits; they must not depend on `episode.query_labels`."""
+
+
+def evaluate(
+    system: Classifying,
+    episodes: Sequence[LabelledEpisode],
+    progress: Progress | None = None,
+    read: LogitsReader | None = None,
+) -> Evaluation:
+    """Return the metrics of a system on some episodes, by the names of the episodes.
+
+    Args:
+        system: Classifies the queries.
+        episodes: The episodes, each with a name of its own.
+        progress: Called with (episodes done, episodes in all).
+        read: Called with each episode and its logits.
+
+    Raises:
+        FloatingPointError: A logit of the system is not finite.
+    """
+    found = {}
+    for number, episode in enumerate(episodes, start=1):
+        logits = system.logits(episode)
+        if not bool(logits.isfinite().all()):
+            raise FloatingPointError(f"a logit of {episode.name} is not finite")
+        found[episode.name] = episode_metrics(logits, episode)
+        if read is not None:
+            read(episode, logits)
+        if progress is not None:
+            progress(number, len(episodes))
+    assert len(found) == len(episodes), "two episodes have the same name"
+    return Evaluation(found)

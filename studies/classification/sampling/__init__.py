@@ -1,0 +1,1 @@
+"""Splits of classes, and the episodes drawn from them."""
