@@ -30,6 +30,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
+from distill.export.tasks.ranking import RankingExport
 from distill.export.writer import export
 from distill.hyperparameters import StudentHyperparameters
 from distill.inference import StudentRecommender, load_export
@@ -71,7 +72,7 @@ def untrained(folder: Path) -> Path:
         },
     }
     (folder / "texts.json").write_text(json.dumps(problem.data.texts))
-    return export(student, problem.lexicon, folder / "student", origin, formats=["hf", "onnx", "onnx-int8"])
+    return export(student, RankingExport.of(problem), folder / "student", origin, formats=["hf", "onnx", "onnx-int8"])
 
 
 def texts_of(folder: Path | None) -> list[str]:

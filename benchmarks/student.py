@@ -25,6 +25,7 @@ from rich.console import Console
 from rich.table import Table
 from students.encoding_speed import row, speed_rows
 
+from distill.export.tasks.ranking import RankingExport
 from distill.export.writer import export
 from distill.hyperparameters import StudentHyperparameters
 from distill.objective import Distillation, Teacher, latency, load_student, size
@@ -183,7 +184,7 @@ def main() -> None:
             *retention_rows(results),
         ]
         folder = Path(scratch, "export")
-        export(student, problem.lexicon, folder, origin(problem), formats=("hf", "onnx"), problem=problem)
+        export(student, RankingExport.of(problem), folder, origin(problem), formats=("hf", "onnx"), problem=problem)
         rows += speed_rows(problem, student, folder, *((256, 3) if arguments.quick else (2048, 5)))
     print_rows(rows, results)
     if arguments.json:

@@ -69,6 +69,6 @@ def task_of(study: Any) -> Task:
         ValueError: There is no such task.
     """
     name = study.get("task", DEFAULT) if isinstance(study, dict) else DEFAULT
-    if name not in TASKS:
+    if not isinstance(name, str) or name not in TASKS:
         raise ValueError(f"task: takes {' or '.join(map(repr, TASKS))}, got {name!r}")
     return TASKS[name]

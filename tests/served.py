@@ -1,13 +1,16 @@
 """Exports to serve: students that were never trained, of the synthetic shop."""
 
+import doctest
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from distill.export.manifest import EncoderReference, Origin
+from distill.export.tasks.ranking import RankingExport
 from distill.export.writer import export
 from distill.hyperparameters import StudentHyperparameters
+from distill.serving.served_student import ServedStudent
 from distill.student import Student, start, texts_in
 from studies.config.hyperparameters import Hyperparameters
 from studies.training.problem import Problem
@@ -24,6 +27,13 @@ def untrained(problem: Problem, values: Hyperparameters, width: int = 0, layers:
     return start(problem, learner, texts, shape)
 
 
+def run_example(server: type[ServedStudent], folder: Path) -> None:
+    """Runs the example in a server's documentation on an export."""
+    (example,) = (test for test in doctest.DocTestFinder().find(server) if test.examples)
+    example.globs |= {"folder": folder}
+    assert doctest.DocTestRunner().run(example).failed == 0
+
+
 def export_to(problem: Problem, student: Student, folder: Path, **options: Any) -> Path:
     """Exports a student that nobody evaluated."""
     encoder = EncoderReference(name="a tiny BERT", sha256=problem.encoder.identity, vocabulary=89)
@@ -34,4 +44,4 @@ def export_to(problem: Problem, student: Student, folder: Path, **options: Any) 
         data_fingerprint=problem.data.fingerprint,
         encoder=encoder,
     )
-    return export(student, problem.lexicon, folder, origin, **options)
+    return export(student, RankingExport.of(problem), folder, origin, **options)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from distill.export.layout import write_encoder, write_head
 from distill.export.manifest import EncoderReference, Origin, describe, seal
+from distill.export.tasks.ranking import RankingExport
 from distill.export.writer import export
 from distill.hyperparameters import StudentHyperparameters
 from distill.inference import StudentRecommender
@@ -51,11 +52,13 @@ def exported(problem: Problem, folder: Path, *, checked: bool = True) -> Path:
     data = problem.data.fingerprint
     origin = Origin(study="gpu", study_id=32 * "0", spec=spec, data_fingerprint=data, encoder=reference)
     if checked:
-        return export(student, problem.lexicon, folder, origin, problem=problem)
+        return export(student, RankingExport.of(problem), folder, origin, problem=problem)
     folder.mkdir()
     write_encoder(student, folder)
-    write_head(student.head, problem.lexicon, folder)
-    seal(folder, describe(student, origin))
+    described = describe(student, origin)
+    write_head(student.head, described, folder)
+    RankingExport.of(problem).write(student, folder)
+    seal(folder, described)
     return folder
 
 

@@ -109,7 +109,7 @@ class Embedder:
 
     def __init__(self, exported: ExportedStudent, encoder: Encoder) -> None:
         self._encoder, self._source = encoder, f"the encoder of {exported.folder}"
-        self.width = int(exported.head.project.weight.shape[1])
+        self.width = exported.manifest.dimensions
         # The Rust tokenizer: the Python one around it sets truncation at every call, which threads cannot share.
         self._tokenizer: Any = exported.tokenizer.backend_tokenizer
         self._max_tokens = exported.max_tokens

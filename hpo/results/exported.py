@@ -7,6 +7,8 @@ from pathlib import Path
 
 from distill.evaluation import ExportEvaluation, StudyEvaluation
 from distill.export.manifest import GRAPHS, EncoderReference, Lineage, Origin
+from distill.export.task_export import TaskExport
+from distill.export.tasks.registry import EXPORTED
 from distill.export.writer import export
 from distill.inference import as_student, load_export
 from distill.objective import Student, evaluate
@@ -22,12 +24,13 @@ from studies.evaluation.intervals import bootstrap
 from studies.model.encoder import tokenize
 from studies.progress import SILENT, ProgressReporter
 from studies.training.prepare import prepare
+from studies.training.problem import Problem
 from studies.training.ranking import RankingProblem
 
 
 def write_student(
     spec: StudySpec,
-    problem: RankingProblem,
+    problem: Problem,
     evaluation: StudyEvaluation,
     owned: OwnedStudy,
     student: Student,
@@ -49,9 +52,10 @@ def write_student(
     Raises:
         ScenetuneError: A format does not reproduce the student's output, or costs too much recall.
     """
+    task: type[TaskExport] = EXPORTED[spec.task].part("export")
     export(
         student,
-        problem.lexicon,
+        task.of(problem),
         folder,
         origin(spec, problem, evaluation, owned, student),
         formats=spec.export.formats,
@@ -62,7 +66,7 @@ def write_student(
 
 
 def origin(
-    spec: StudySpec, problem: RankingProblem, evaluation: StudyEvaluation, owned: OwnedStudy, student: Student
+    spec: StudySpec, problem: Problem, evaluation: StudyEvaluation, owned: OwnedStudy, student: Student
 ) -> Origin:
     """Return what an export says of its origin."""
     encoder = problem.encoder
