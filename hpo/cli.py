@@ -15,7 +15,7 @@ from typing import Annotated
 
 import typer
 
-from hpo.commands import dashboard, distill, recommend, students, studies
+from hpo.commands import classify, dashboard, distill, recommend, students, studies
 from hpo.commands import database as database_verbs
 from hpo.commands.options import (
     Address,
@@ -102,6 +102,7 @@ app.add_typer(distill.app)
 app.add_typer(dashboard.app)
 app.add_typer(students.app)
 app.add_typer(recommend.app)
+app.add_typer(classify.app)
 
 
 @app.command()

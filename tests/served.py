@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from distill.export.manifest import EncoderReference, Origin
-from distill.export.tasks.ranking import RankingExport
+from distill.export.tasks.registry import EXPORTED
 from distill.export.writer import export
 from distill.hyperparameters import StudentHyperparameters
 from distill.serving.served_student import ServedStudent
@@ -44,4 +44,4 @@ def export_to(problem: Problem, student: Student, folder: Path, **options: Any) 
         data_fingerprint=problem.data.fingerprint,
         encoder=encoder,
     )
-    return export(student, RankingExport.of(problem), folder, origin, **options)
+    return export(student, EXPORTED[problem.spec.task].part("export").of(problem), folder, origin, **options)

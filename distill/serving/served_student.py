@@ -61,3 +61,7 @@ class ServedStudent:
     def embed(self, texts: Sequence[str], progress: Progress | None = None) -> Tensor:
         """Return (n, D) vectors of length 1, on the device; `progress` is called with (texts done, texts in all)."""
         return self._embedder.embed(texts, progress)
+
+    def count_cut(self, texts: Sequence[str]) -> int:
+        """Return how many texts have more tokens than the student reads."""
+        return self._embedder.count_cut(texts)
