@@ -34,8 +34,16 @@ def run_example(server: type[ServedStudent], folder: Path) -> None:
     assert doctest.DocTestRunner().run(example).failed == 0
 
 
-def export_to(problem: Problem, student: Student, folder: Path, **options: Any) -> Path:
-    """Exports a student that nobody evaluated."""
+def export_to(problem: Problem, student: Student, folder: Path, *, checked: bool = False, **options: Any) -> Path:
+    """Exports a student that nobody evaluated.
+
+    Args:
+        problem: of its study.
+        student: what is exported.
+        folder: the export.
+        checked: whether answers are compared and 8-bit weights measured on the study's data.
+        options: of `distill.export.writer.export`.
+    """
     encoder = EncoderReference(name="a tiny BERT", sha256=problem.encoder.identity, vocabulary=89)
     origin = Origin(
         study="tiny",
@@ -44,4 +52,10 @@ def export_to(problem: Problem, student: Student, folder: Path, **options: Any) 
         data_fingerprint=problem.data.fingerprint,
         encoder=encoder,
     )
-    return export(student, EXPORTED[problem.spec.task].part("export").of(problem), folder, origin, **options)
+    return export(
+        student,
+        EXPORTED[problem.spec.task].part("export").of(problem),
+        folder,
+        origin,
+        **options | {"problem": problem if checked else None},
+    )

@@ -17,6 +17,7 @@ from studies.classification.definition import ClassificationDefinition
 from studies.classification.episode import LabelledEpisode
 from studies.classification.evaluate import Classifying, evaluate
 from studies.classification.head import Classifier, ClassifierHead, JointClasses
+from studies.classification.head_learner import head_learner
 from studies.classification.memory import trial_bytes
 from studies.classification.sampling.audit import audit_labelled, audit_labelled_episodes
 from studies.classification.sampling.sampler import LabelledSampler
@@ -152,9 +153,7 @@ class ClassificationProblem(Problem):
 
     def head_learner(self, head: ClassifierHead, hyperparameters: Hyperparameters) -> Learner:
         """Return a learner, on the device, that adapts a head over given vectors, without an encoder of its own."""
-        values = Hyperparameters(**hyperparameters.to_dict() | {"trainable_layers": 0})
-        head.train_only(values.head)
-        return classification_learner(Classifier(nn.Identity(), head).to(device()), values)
+        return head_learner(head, hyperparameters)
 
     def _learner(self, tower: nn.Module, hyperparameters: Hyperparameters, micro_batch_size: int | None) -> Learner:
         head = self.head(hyperparameters)
