@@ -158,6 +158,7 @@ class ExportEvaluation(Figures):
     """The recall of an exported student on its study's test scenes, as measured now and as its manifest has it."""
 
     study: str
+    task: str
     format: str
     metric: str
     scenes: int

@@ -10,7 +10,7 @@ from distill.export.writer import check_replaceable
 from distill.objective import load_student
 from hpo.dashboard.page import Page
 from hpo.ownership import owned_distillation
-from hpo.results.task_stages import stage
+from hpo.results.exported import write_student
 from hpo.stages import EVALUATION, check_evaluated, export_stage
 from hpo.status.console import Console
 from hpo.workers.study_lease import study_lease
@@ -57,7 +57,7 @@ def _export(
     owned = owned_distillation(database, spec.name)
     student = load_student(problem, owned.trial_folder(evaluation.student_trial))
     console.note(f"exporting to {folder}, and checking it in a fresh process")
-    stage(spec, "export")(spec, problem, evaluation, owned, student, folder, replace=force)
+    write_student(spec, problem, evaluation, owned, student, folder, replace=force)
     _note_slow_int8(folder, console)
     record_export(records, spec.name, folder)
     Page(database, spec).write()

@@ -25,7 +25,6 @@ from studies.model.encoder import tokenize
 from studies.progress import SILENT, ProgressReporter
 from studies.training.prepare import prepare
 from studies.training.problem import Problem
-from studies.training.ranking import RankingProblem
 
 
 def write_student(
@@ -118,7 +117,6 @@ def evaluate_export(
     spec = parse_spec(manifest.spec, f"the manifest of {folder}")
     spec = spec if data is None else spec.model_copy(update={"data": data})
     problem = prepare(spec, cache_folder(), reporter=reporter)
-    assert isinstance(problem, RankingProblem), "the manifest holds a ranking study"
     if problem.data.fingerprint != manifest.data_fingerprint:
         raise InputError(
             f"{folder} was evaluated on other data (fingerprint {manifest.data_fingerprint[:12]}, here "
@@ -127,12 +125,13 @@ def evaluate_export(
     student = as_student(exported, tokenize(exported.tokenizer, problem.data.texts, exported.max_tokens))
     if format != "hf":
         student = through(folder / GRAPHS[format], student)
-    writing = trec.dump(dump, problem.data, problem.test) if dump else nullcontext()
+    writing = problem.writing(dump, problem.test) if dump else nullcontext()
     with writing as writer:
         run = writer.run("student") if writer else None
         result = evaluate(student, problem, problem.test, reporter, run)
     return ExportEvaluation(
         study=spec.name,
+        task=spec.task,
         format=format,
         metric=recorded.metric,
         scenes=len(result.scenes),

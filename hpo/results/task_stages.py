@@ -21,19 +21,16 @@ class Stages:
     Attributes:
         check: `hpo data check`: what is in the data.
         print_check: Prints that.
-        export: Writes the student's folder.
     """
 
     check: str
     print_check: str
-    export: str = ""
 
 
 STAGES: dict[str, Stages] = {
     "ranking": Stages(
         check="hpo.data_check:check",
         print_check="hpo.data_check:print_check",
-        export="hpo.results.exported:write_student",
     ),
 }
 
