@@ -7,8 +7,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from distill.export.description import describe
 from distill.export.layout import write_encoder, write_head
-from distill.export.manifest import EncoderReference, Origin, describe, seal
+from distill.export.manifest import EncoderReference, Origin, seal
 from distill.export.tasks.ranking import RankingExport
 from distill.export.writer import export
 from distill.hyperparameters import StudentHyperparameters

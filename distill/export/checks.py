@@ -49,7 +49,7 @@ def check(student: Student, draft: Path, manifest: Manifest, task: TaskExport, p
     Args:
         student: What was written.
         draft: The folder, with a manifest, so that it opens.
-        manifest: Of `distill.export.manifest.describe`.
+        manifest: Of `distill.export.description.describe`.
         task: Of the study; says what is compared beside vectors.
         problem: The study's data; without it vectors of a few texts are compared, and no answers.
 

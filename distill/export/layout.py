@@ -103,7 +103,7 @@ def write_head(head: nn.Module, manifest: Manifest, draft: Path) -> None:
 
     Args:
         head: The student's; weights that only training needs are left out.
-        manifest: Of `distill.export.manifest.describe`.
+        manifest: Of `distill.export.description.describe`.
         draft: The folder.
     """
     needed = manifest.kind.blank_head(manifest.dimensions, manifest.learner).state_dict()

@@ -1,15 +1,14 @@
 """The manifest of an export: where it comes from, its figures, and the digest of every file.
 
-`distill/export/writer.py` writes it, `distill/serving/loader.py` refuses a folder whose files differ from it.
+`distill/export/writer.py` writes it, `distill/serving/loader.py` refuses a folder whose files differ from it. Nothing
+here loads torch: the dashboard reads manifests.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pydantic import (
     Field,
@@ -29,10 +28,6 @@ from studies.config.definition import Format, Precision, StudyDefinition
 from studies.config.hyperparameters import Hyperparameters
 from studies.evaluation.figures import Figures, misfit
 
-# torch is imported where a manifest is made: the dashboard reads manifests without it.
-if TYPE_CHECKING:
-    from distill.student import Student
-
 FORMAT = 5
 MANIFEST = "manifest.json"
 HEAD = "head.safetensors"
@@ -42,9 +37,6 @@ PROJECTION = "2_Dense/model.safetensors"
 GRAPHS: dict[Format, str] = {"onnx": "onnx/model.onnx", "onnx-int8": "onnx/model_int8.onnx"}
 # Files without which no export can be served: every manifest must list them, and those of its task.
 SERVED = ("config.json", "model.safetensors", "tokenizer.json", HEAD)
-# Packages whose versions affect what an export holds.
-_PACKAGES = ("scenetune", "torch", "transformers")
-_ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 _REMEDY = "export the study again, or restore the folder from a copy"
 
 
@@ -191,41 +183,6 @@ class Manifest(Origin):
         return learner.to_dict()
 
 
-def describe(
-    student: Student, origin: Origin, formats: Sequence[Format] = ("hf",), precision: Precision = "fp32"
-) -> Manifest:
-    """Return the manifest without its files.
-
-    Args:
-        student: What is exported.
-        origin: Where it comes from.
-        formats: What the export holds.
-        precision: Of the stored weights.
-    """
-    from distill.student import parameters
-
-    width, projection = int(student.tower.model.config.hidden_size), student.tower.projection
-    dimensions = width if projection is None else int(projection.out_features)
-    task, learner = origin.definition.task, student.learner.hyperparameters
-    return Manifest(
-        **dict(origin),
-        task=task,
-        max_tokens=student.max_tokens,
-        layers=int(student.tower.model.config.num_hidden_layers),
-        width=width,
-        dimensions=dimensions,
-        learner=learner,
-        distillation=student.hyperparameters.to_dict(),
-        vocabulary=VocabularySize(kept=int(student.tower.model.config.vocab_size), of=origin.encoder.vocabulary),
-        parameters=ParameterCounts(
-            encoder=parameters(student.tower), head=parameters(EXPORTED[task].blank_head(dimensions, learner))
-        ),
-        precision=precision,
-        formats={name: FormatFigures() for name in formats},
-        versions={name: _version(name) for name in (*_PACKAGES, *(_ONNX_PACKAGES if "onnx" in formats else ()))},
-    )
-
-
 def seal(folder: Path, manifest: Manifest) -> None:
     """Write the manifest last, over an older one: with the size and the SHA-256 of every other file."""
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / MANIFEST)
@@ -306,10 +263,3 @@ def read(folder: Path) -> Manifest:
         return Manifest.model_validate(manifest)
     except ValidationError as error:
         raise InputError(f"{path} is not a manifest ({misfit(error)}): {_REMEDY}") from error
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "not installed (run from its source)"

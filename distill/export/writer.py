@@ -11,9 +11,10 @@ from pathlib import Path
 
 from distill.export.card import model_card
 from distill.export.checks import check as _check_parity
+from distill.export.description import describe
 from distill.export.int8_graph import write_int8
 from distill.export.layout import DTYPES, write_encoder, write_head, write_sentence_transformers
-from distill.export.manifest import GRAPHS, Manifest, Origin, describe, is_export, seal
+from distill.export.manifest import GRAPHS, Manifest, Origin, is_export, seal
 from distill.export.onnx_graph import check_packages, write_onnx
 from distill.export.task_export import TaskExport
 from distill.student import Student

@@ -7,16 +7,20 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from studies.classification.classification_task import ClassificationTask
 from studies.classification.episode import LabelledEpisode
-from studies.classification.head import Classifier
+from studies.classification.head import Classifier, ClassifierHead
 from studies.config.hyperparameters import Hyperparameters
 from studies.learners.base import Learner, build
 from studies.learners.registry import AdaptedParameters
 from studies.learners.tasks.meta_batch import MetaBatchVectors, side_by_side
 from studies.learners.tasks.token_states import encoder_adapts, largest_state
+from studies.model.device import device
+
+# What cosines are divided by at the start where the hyperparameters do not say.
+TEMPERATURE = 0.1
 
 
 @dataclass(frozen=True)
@@ -94,6 +98,18 @@ def classification_learner(
     smoothing = hyperparameters.label_smoothing or 0.0
     tasks = LabelledTasks(hyperparameters.support_batch_size, smoothing, vmap_episodes)
     return build(model, hyperparameters, tasks, micro_batch_size=micro_batch_size)
+
+
+def classifier_head(width: int, hyperparameters: Hyperparameters) -> ClassifierHead:
+    """Return a head for a learner with these values, over vectors of a width; training classes are none of it."""
+    return ClassifierHead(width, hyperparameters.temperature or TEMPERATURE, hyperparameters.entry)
+
+
+def head_learner(head: ClassifierHead, learner: Hyperparameters) -> Learner:
+    """Return a learner, on the device, that adapts a head as a teacher with these values does, but no encoder layer."""
+    values = Hyperparameters(**learner.to_dict() | {"trainable_layers": 0})
+    head.train_only(values.head)  # the student's inner loop moves what the teacher's moves
+    return classification_learner(Classifier(nn.Identity(), head).to(device()), values)
 
 
 def _elements(episode: LabelledEpisode, model: Classifier, adapts: AdaptedParameters) -> int:
