@@ -30,6 +30,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
+from distill.export.tasks.ranking import RankingExport
 from distill.export.writer import export
 from distill.hyperparameters import StudentHyperparameters
 from distill.inference import StudentRecommender, load_export
@@ -40,8 +41,8 @@ from storage.files.atomic import atomic_write
 from storage.home import cache_folder
 from studies.config.hyperparameters import Hyperparameters
 from studies.config.spec import load_spec
-from studies.learners.base import build
 from studies.learners.registry import LEARNERS
+from studies.learners.tasks.scene_tasks import scene_learner
 from studies.model.device import device
 from studies.model.recommender import Head, Recommender
 from studies.training.prepare import prepare
@@ -55,7 +56,7 @@ def untrained(folder: Path) -> Path:
     learner = problem.learner(Hyperparameters("protonet"))
     texts = texts_in(problem, "catalogue")
     values = StudentHyperparameters(layers=2)
-    student = start(problem.encoder, learner, texts, problem.spec.teacher.max_tokens, values)
+    student = start(problem, learner, texts, values)
     figure = {"mean": 0.0, "low": 0.0, "high": 0.0}
     origin = {
         "study": "untrained",
@@ -71,7 +72,7 @@ def untrained(folder: Path) -> Path:
         },
     }
     (folder / "texts.json").write_text(json.dumps(problem.data.texts))
-    return export(student, problem.lexicon, folder / "student", origin, formats=["hf", "onnx", "onnx-int8"])
+    return export(student, RankingExport.of(problem), folder / "student", origin, formats=["hf", "onnx", "onnx-int8"])
 
 
 def texts_of(folder: Path | None) -> list[str]:
@@ -97,7 +98,7 @@ def other_learner(name: str, width: int) -> Any:
     values = Hyperparameters(name, **inner)
     head = Head(width, learned_rates=values.entry.learns_inner_rates)
     head.train_only(values.head)
-    return build(Recommender(nn.Identity(), head).to(device()), values)
+    return scene_learner(Recommender(nn.Identity(), head).to(device()), values)
 
 
 def milliseconds(work: Callable[[], Any], times: int) -> tuple[float, float]:

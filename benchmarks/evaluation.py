@@ -33,7 +33,7 @@ from studies.episodes.episode import Episode
 from studies.evaluation import trec
 from studies.evaluation.evaluate import Adapted, ItemVectors, System, evaluate
 from studies.evaluation.metrics import METRICS, random_order, rank
-from studies.learners.base import build
+from studies.learners.tasks.scene_tasks import scene_learner
 from studies.model.recommender import Head, Recommender
 from studies.model.towers import FrozenTower
 
@@ -170,7 +170,7 @@ def compare(
 def systems(episodes: Sequence[Episode]) -> dict[str, System]:
     """What scores, cheapest first; the embeddings are there already."""
     items = torch.nn.functional.normalize(torch.randn(SCENES * CANDIDATES, WIDTH), dim=1)
-    learner = build(Recommender(FrozenTower(items), Head(WIDTH)), Hyperparameters(learner="protonet"))
+    learner = scene_learner(Recommender(FrozenTower(items), Head(WIDTH)), Hyperparameters(learner="protonet"))
     return {
         "matrix product": MatrixProduct(items, torch.randn(SCENES * QUERIES, WIDTH)),
         "protonet, adapting": Adapted(

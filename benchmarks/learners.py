@@ -26,6 +26,7 @@ from hpo.search.space import proposer, suggest
 from storage.files.atomic import atomic_write
 from storage.home import cache_folder
 from studies.config.hyperparameters import ENCODER
+from studies.config.ranking_spec import RankingSpec
 from studies.config.spec import StudySpec, load_spec
 from studies.evaluation.baselines import TEXT_FREE, build_baselines
 from studies.evaluation.evaluate import Adapted, ItemVectors, System, evaluate
@@ -178,7 +179,7 @@ def _spec(spec: StudySpec, chosen: argparse.Namespace) -> StudySpec:
     if max(chosen.layers) == 0:
         for name in ENCODER:
             raw["search"]["space"].pop(name, None)
-    return StudySpec.model_validate(raw)
+    return RankingSpec.model_validate(raw)
 
 
 if __name__ == "__main__":

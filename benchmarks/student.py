@@ -25,6 +25,7 @@ from rich.console import Console
 from rich.table import Table
 from students.encoding_speed import row, speed_rows
 
+from distill.export.tasks.ranking import RankingExport
 from distill.export.writer import export
 from distill.hyperparameters import StudentHyperparameters
 from distill.objective import Distillation, Teacher, latency, load_student, size
@@ -101,7 +102,7 @@ def without_teacher(shared: Distillation, values: StudentHyperparameters, *, tra
     problem, section = shared.problem, shared.problem.spec.distill
     alone = replace(values, weights={**values.weights, "embedding": 0.0, "listwise": 0.0, "hard": 1.0})
     texts = texts_in(problem, alone.vocabulary)
-    student = start(problem.encoder, problem.learner(TEACHER), texts, problem.spec.teacher.max_tokens, alone)
+    student = start(problem, problem.learner(TEACHER), texts, alone)
     if train:
         steps = section.model_copy(update={"embed_steps": 0, "rank_steps": section.steps})
         Distiller(student, shared.targets, problem.train, steps).train_to(section.steps)
@@ -183,7 +184,7 @@ def main() -> None:
             *retention_rows(results),
         ]
         folder = Path(scratch, "export")
-        export(student, problem.lexicon, folder, origin(problem), formats=("hf", "onnx"), problem=problem)
+        export(student, RankingExport.of(problem), folder, origin(problem), formats=("hf", "onnx"), problem=problem)
         rows += speed_rows(problem, student, folder, *((256, 3) if arguments.quick else (2048, 5)))
     print_rows(rows, results)
     if arguments.json:

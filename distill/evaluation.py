@@ -99,7 +99,7 @@ class Finalists(Figures):
     Attributes:
         draws: Other draws of the scenes' openings and query users.
         ranked: By recall over all draws.
-        optimism: How much of the lead of the search's best trial over support popularity is gone on the other draws:
+        optimism: How much of the lead of the search's best trial over the reference is gone on the other draws:
             the part of its recall that came from choosing by it.
     """
 
@@ -187,8 +187,9 @@ class ExportEvaluation(Figures):
     """The recall of an exported student on its study's test scenes, as measured now and as its manifest has it."""
 
     study: str
+    task: str
     format: str
-    k: int
+    metric: str
     scenes: int
     recall: Interval
     recorded: Interval

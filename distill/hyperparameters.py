@@ -6,7 +6,7 @@ Imports nothing heavy; `distill/objective.py` runs what this describes.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
 
 from studies.config.distill_losses import LOSSES, default_settings, default_weights, loss_settings
@@ -67,6 +67,11 @@ class StudentHyperparameters:
         """Return all values by their names in the study file, in the order of the search space."""
         own = {key: getattr(self, name) for name, key in _own_keys().items()}
         return own | dict(self.weights) | dict(self.settings)
+
+    def labels_alone(self) -> StudentHyperparameters:
+        """Return the same student without a teacher: only the losses that read labels have a weight."""
+        weights = {name: 0.0 if loss.imitates else max(self.weights[name], 1.0) for name, loss in LOSSES.items()}
+        return replace(self, weights=weights)
 
     def uses(self, reads: str) -> bool:
         """Return whether a loss that reads such batches has a weight above 0."""

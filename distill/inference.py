@@ -1,29 +1,40 @@
-"""Serves an export: embeds texts, adapts to a scene, ranks its candidates.
+"""Serves an export: embeds texts, adapts to a scene or to classes, ranks or classifies.
 
-What a user of a student imports. `StudentRecommender` needs the export folder alone; `load_export` and `as_student`
-give its parts to `hpo evaluate`, which measures a folder as the study measured the student.
+What a user of a student imports. `StudentRecommender` and `StudentClassifier` need the export folder alone;
+`load_export` and `as_student` give its parts to `hpo evaluate`, which measures a folder as the study measured the
+student.
 """
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 
-from torch import Tensor
-
-from distill.serving.backends import Backend, Embedder, Precision, open_encoder
+from distill.serving.backends import Backend, Precision
 from distill.serving.catalogue import Catalogue, StudentParts
+from distill.serving.labelled import Labelled, check_labelled
+from distill.serving.lexicon_file import read_lexicon
 from distill.serving.loader import ExportedStudent, as_student, load_export
 from distill.serving.scene import History, Ranking, Scene
-from distill.student import adapting_learner
+from distill.serving.served_student import ServedStudent
+from distill.serving.text_classifier import TextClassifier
+from studies.config.protocol_section import RankingProtocol
 from studies.learners.base import Learner
 from studies.progress import Progress
 
-__all__ = ["Catalogue", "ExportedStudent", "Ranking", "Scene", "StudentRecommender", "as_student", "load_export"]
+__all__ = [
+    "Catalogue",
+    "ExportedStudent",
+    "Ranking",
+    "Scene",
+    "StudentClassifier",
+    "StudentRecommender",
+    "TextClassifier",
+    "as_student",
+    "load_export",
+]
 
 
-class StudentRecommender:
+class StudentRecommender(ServedStudent):
     """A recommender that adapts to a new scene from a handful of interactions, served from an export folder.
 
     Everything runs on the GPU where there is one, and in fp32 unless `precision` is another, as the export's figures
@@ -43,34 +54,21 @@ class StudentRecommender:
     torch.Size([1, 3])
     """
 
+    task = "ranking"
+
     def __init__(self, exported: ExportedStudent, backend: Backend = "torch", precision: Precision = "fp32") -> None:
-        self.manifest = exported.manifest
-        self._embedder = Embedder(exported, open_encoder(exported, backend, precision))
-        protocol = exported.manifest.protocol
+        super().__init__(exported, backend, precision)
+        protocol = exported.manifest.definition.protocol
+        assert isinstance(protocol, RankingProtocol)
         self._parts = StudentParts(
             embed=self._embedder.embed,
-            learner=adapting_learner(copy.deepcopy(exported.head), exported.learner),
-            lexicon=exported.lexicon,
+            learner=exported.head_learner(),
+            lexicon=read_lexicon(exported.folder),
             # Where every item of the shop is a candidate everywhere, training has read all of their texts.
             counted=protocol.candidates == "all",
             products=protocol.products,
             longest_history=protocol.history,
         )
-
-    @classmethod
-    def load(cls, folder: Path | str, backend: Backend = "torch", precision: Precision = "fp32") -> StudentRecommender:
-        """Open an export.
-
-        Args:
-            folder: The export.
-            backend: What runs the encoder: torch, or ONNX Runtime on the export's graph or its 8-bit one.
-            precision: Of the encoder in torch; "auto" is bf16 or fp16 where the hardware has units for it, else fp32.
-
-        Raises:
-            InputError: The folder is not an export, or of another version; a file is missing or altered; the backend
-                is unknown, not installed or not in the export, or does not have the precision.
-        """
-        return cls(load_export(Path(folder)), backend, precision)
 
     @property
     def learner(self) -> Learner:
@@ -81,10 +79,6 @@ class StudentRecommender:
     def longest_history(self) -> int:
         """How many of a user's last items are read."""
         return self._parts.longest_history
-
-    def embed(self, texts: Sequence[str], progress: Progress | None = None) -> Tensor:
-        """Return (n, D) vectors of length 1, on the device; `progress` is called with (texts done, texts in all)."""
-        return self._embedder.embed(texts, progress)
 
     def catalogue(
         self, texts: Sequence[str], products: Sequence[int] | None = None, progress: Progress | None = None
@@ -120,3 +114,41 @@ class StudentRecommender:
             InputError: See `catalogue` and `Catalogue.adapt`.
         """
         return self.catalogue(candidates, products).adapt(support)
+
+
+class StudentClassifier(ServedStudent):
+    """A classifier that adapts to new classes from a few labelled texts of each, served from an export folder.
+
+    Everything runs on the GPU where there is one, and in fp32 unless `precision` is another, as the export's figures
+    were measured. Texts are read in the one form that training reads them in. One student and what it adapted to serve
+    several threads at once.
+
+    >>> student = StudentClassifier.load(folder)
+    >>> classifier = student.adapt([("whole milk", "dairy"), ("plain yoghurt", "dairy"), ("green tea", "drinks")])
+    >>> classifier.labels
+    ('dairy', 'drinks')
+    >>> classifier.probabilities(["skim milk", "black tea", "skim milk"]).shape
+    torch.Size([3, 2])
+    >>> set(classifier.predict(["skim milk", "black tea"])) <= set(classifier.labels)
+    True
+    >>> student.adapt({"dairy": ["whole milk"], "drinks": ["green tea"], "bread": ["rye bread"]}).labels
+    ('dairy', 'drinks', 'bread')
+    """
+
+    task = "classification"
+
+    def __init__(self, exported: ExportedStudent, backend: Backend = "torch", precision: Precision = "fp32") -> None:
+        super().__init__(exported, backend, precision)
+        self._learner = exported.head_learner()
+
+    def adapt(self, labelled: Labelled | Mapping[str, Sequence[str]]) -> TextClassifier:
+        """Adapt to the classes of some labelled texts; classes may have different numbers of them.
+
+        Args:
+            labelled: (text, label) pairs, or the texts of each label. The same pair twice counts once.
+
+        Raises:
+            InputError: There are not at least two classes, a text or label is blank or no text, or a text has two
+                labels.
+        """
+        return TextClassifier(self._embedder.embed, self._learner, check_labelled(labelled))

@@ -6,37 +6,37 @@ configuration, and the caller's `report` decides whether the trial continues.
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import torch
 
+from distill.episode_draws import DRAWS
 from distill.hyperparameters import StudentHyperparameters, Vocabulary
 from distill.student import Student, Texts, TokenTower, blank, parameters, start, texts_in
+from distill.student_training import StudentTraining, evaluate, recalls_in, validation_recalls
 from distill.targets import Teacher, compute_targets
 from distill.teacher_states import TeacherStates, needed
 from distill.trainer import Distiller, rank_episodes
 from storage.errors import InputError
 from storage.files import checkpoints
 from studies.config.distill_losses import LOSSES
+from studies.config.distill_section import DistillSection
 from studies.config.hyperparameters import Hyperparameters
 from studies.config.search_domains import values_of
-from studies.episodes.episode import Episode
-from studies.evaluation.evaluate import Adapted, ItemVectors, RunWriter, encode_items
-from studies.evaluation.evaluate import evaluate as evaluate_system
-from studies.evaluation.metrics import Evaluation
-from studies.model.device import device, full_precision
-from studies.progress import SILENT, ProgressReporter
-from studies.training.out_of_memory import recognised
-from studies.training.outer_loop import load_weights
+from studies.evaluation.evaluate import encode_items
+from studies.model.device import device
+from studies.training.outer_loop import Diverged, load_weights
 from studies.training.problem import Problem
-from studies.training.rungs import RungReport, run_rungs, timed
+from studies.training.rungs import RungReport, run_rungs
 
-OUT_OF_MEMORY = "distilling ran out of memory: lower distill.space.batch_size, or run fewer workers"
+# Parts of the distilled student's rate at which the one without a teacher is trained.
+RATES = (1.0, 0.25)
 
 
 class Distillation:
@@ -96,14 +96,50 @@ class Distillation:
             OutOfMemory: There is too little memory for this student.
             ArtifactsUnavailable: A checkpoint cannot be written or uploaded.
         """
-        student = self.start(hyperparameters)
-        section, states = self.problem.spec.distill, self.states(hyperparameters)
-        distiller = Distiller(student, self.targets, self.problem.train, section, states)
-        training, reached = StudentTraining(self.problem, distiller, progress), None
+        return self._run(hyperparameters, self.problem.spec.distill, folder, report, progress)
+
+    def train_without_teacher(
+        self, hyperparameters: StudentHyperparameters, folder: Path, progress: Callable[[int, int], None]
+    ) -> Student:
+        """Train a student from the same start on labels alone, for as many steps; return the best on validation.
+
+        It is tuned as far as its rate goes: the distilled student's own may be too high without a teacher.
+
+        Args:
+            hyperparameters: The distilled student's.
+            folder: Where the checkpoints are kept; what is there already is not trained again.
+            progress: Called with (steps done, steps in all).
+        """
+        section, found = self.problem.spec.distill.without_teacher, dict[Path, float]()
+        for number, part in enumerate(RATES):
+            values = replace(hyperparameters.labels_alone(), lr=part * hyperparameters.lr)
+            done, own = number * section.steps, folder / f"rate-{number}"
+
+            def advance(step: int, done: int = done) -> None:
+                progress(done + step, len(RATES) * section.steps)
+
+            found[own] = self._run(values, section, own, lambda reached: None, advance)
+        finite = {own: recall for own, recall in found.items() if math.isfinite(recall)}
+        if not finite:
+            raise Diverged("a student without a teacher diverged at every rate")
+        return load_student(self.problem, max(finite, key=lambda own: finite[own]))
+
+    def _run(
+        self,
+        hyperparameters: StudentHyperparameters,
+        section: DistillSection,
+        folder: Path,
+        report: Callable[[RungReport], None],
+        progress: Callable[[int], None] | None,
+    ) -> float:
+        student, states = self.start(hyperparameters), self.states(hyperparameters)
+        draw = DRAWS[self.problem.spec.task]
+        distiller = Distiller(student, self.targets, self.problem.train, section, states, draw)
+        training, reached = StudentTraining(self.problem, distiller, section.rungs, progress), None
         if stored := checkpoints.newest_valid(folder):
             tensors, metadata = stored
             distiller.restore(tensors, metadata["step"])
-            training.recalls.update(_recalls(metadata))
+            training.recalls.update(recalls_in(metadata))
             reached = RungReport(**metadata["reached"])
         return run_rungs(training, folder, report, time.perf_counter(), reached)
 
@@ -113,8 +149,7 @@ class Distillation:
         Raises:
             InputError: It has more layers or a greater width than the encoder.
         """
-        texts, max_tokens = self._texts(values.vocabulary), self.problem.spec.teacher.max_tokens
-        return start(self.problem.encoder, self.teachers[0].learner, texts, max_tokens, values)
+        return start(self.problem, self.teachers[0].learner, self._texts(values.vocabulary), values)
 
     def states(self, values: StudentHyperparameters) -> TeacherStates | None:
         """Return the teacher's hidden states that a student is compared with; None where no loss reads any."""
@@ -122,81 +157,6 @@ class Distillation:
             return None
         states = TeacherStates(self.problem.cache, self.problem.encoder.layers, values.layers, self._trained)
         return states if states.layers else None  # no cached states: the teacher trained these layers itself
-
-
-class StudentTraining:
-    """A student in training, as `run_rungs` drives it.
-
-    Args:
-        problem: The study's data.
-        distiller: Trains the student.
-        progress: Called with the number of steps done, after each.
-
-    Attributes:
-        recalls: By step of each rung that it has reached, its recall per validation scene.
-    """
-
-    micro_batch_size = None
-
-    def __init__(self, problem: Problem, distiller: Distiller, progress: Callable[[int], None] | None) -> None:
-        self._problem, self._distiller, self._progress = problem, distiller, progress
-        self.recalls: dict[int, dict[str, float]] = {}
-
-    @property
-    def rungs(self) -> Sequence[int]:
-        """Steps at each rung."""
-        return self._problem.spec.distill.rungs
-
-    @property
-    def step(self) -> int:
-        """Steps done."""
-        return self._distiller.step
-
-    def train_to(self, step: int) -> float:
-        """Train until `step` steps are done; return seconds per step.
-
-        Raises:
-            Diverged: The loss or its gradient is not finite.
-            OutOfMemory: There is too little memory for this student.
-        """
-        with recognised(OUT_OF_MEMORY):
-            return timed(self._distiller, step, self._progress)
-
-    def evaluate(self) -> Evaluation:
-        """Return the figures on the validation episodes.
-
-        Raises:
-            OutOfMemory: There is too little memory for this student.
-        """
-        with recognised(OUT_OF_MEMORY):
-            found = evaluate(self._distiller.student, self._problem, self._problem.validation)
-        self.recalls[self.step] = {name: scene.recall for name, scene in found.scenes.items()}
-        return found
-
-    def state(self) -> checkpoints.Checkpoint:
-        """Return tensors and metadata of a checkpoint."""
-        student = self._distiller.student
-        metadata = {
-            "encoder": self._problem.encoder.identity,
-            "step": self.step,
-            "learner": student.learner.hyperparameters.to_dict(),
-            "hyperparameters": student.hyperparameters.to_dict(),
-            "recalls": self.recalls,
-        }
-        return self._distiller.state(), metadata
-
-
-def validation_recalls(folder: Path) -> dict[int, dict[str, float]]:
-    """Return a trained student's recall per validation scene, by step of each rung, in order.
-
-    Raises:
-        InputError: The last checkpoint in `folder` is missing or damaged.
-    """
-    return _recalls(checkpoints.last(folder)[1])
-
-
-def _recalls(metadata: Mapping[str, Any]) -> dict[int, dict[str, float]]:
-    return {int(step): scenes for step, scenes in metadata["recalls"].items()}  # JSON has no whole numbers as keys
 
 
 def load_student(problem: Problem, folder: Path) -> Student:
@@ -213,8 +173,7 @@ def load_student(problem: Problem, folder: Path) -> Student:
         )
     learner = Hyperparameters(**metadata["learner"])
     values = StudentHyperparameters.from_dict(metadata["hyperparameters"])
-    max_tokens = problem.spec.teacher.max_tokens
-    student = blank(problem.encoder, learner, texts_in(problem, values.vocabulary), max_tokens, values)
+    student = blank(problem, learner, texts_in(problem, values.vocabulary), values)
     try:
         load_weights(student.model, tensors)
     except (KeyError, RuntimeError) as error:
@@ -223,30 +182,6 @@ def load_student(problem: Problem, folder: Path) -> Student:
             "version: distil again"
         ) from error
     return student
-
-
-def evaluate(
-    student: Student,
-    problem: Problem,
-    episodes: Sequence[Episode],
-    reporter: ProgressReporter = SILENT,
-    dump: RunWriter | None = None,
-) -> Evaluation:
-    """Return a student's figures on `episodes`, in fp32: they are published, and the export must reproduce them.
-
-    Args:
-        student: Its tower must hold the tokens of `problem`'s items.
-        problem: The study's data.
-        episodes: What to score; each distinct item is encoded once.
-        reporter: Shows how many texts are encoded and how many episodes are scored.
-        dump: Called with each episode and its ranking.
-    """
-    with full_precision():
-        with reporter.progress("encoding texts with the student") as progress:
-            vectors = ItemVectors(student.tower, episodes, problem.tokens.lengths, progress)
-        system, names = Adapted(student.learner, vectors), problem.data.scenes
-        with reporter.progress("scoring episodes") as progress:
-            return evaluate_system(system, episodes, names, problem.spec.protocol.k, progress, dump)
 
 
 def size(problem: Problem, student: Student) -> float:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from torch import Tensor, nn
 from torch.nn import functional
@@ -16,10 +16,9 @@ from distill.hyperparameters import StudentHyperparameters, Vocabulary
 from distill.initialisation import init_encoder, student_config
 from distill.vocabulary import needed_tokens, trim
 from studies.config.hyperparameters import Hyperparameters
-from studies.learners.base import Learner, build
+from studies.learners.base import Learner
 from studies.model.device import autocast, device
-from studies.model.encoder import Encoder, Ragged, pool, tokenize
-from studies.model.recommender import Head, Recommender
+from studies.model.encoder import Ragged, pool, tokenize
 from studies.training.problem import Problem
 
 # transformers is imported where a student is built: it takes seconds.
@@ -97,14 +96,15 @@ class Student:
     hyperparameters: StudentHyperparameters
 
     @property
-    def head(self) -> Head:
+    def head(self) -> Any:
         """The head that the learner adapts."""
         return self.learner.model.head
 
     @property
-    def model(self) -> Recommender:
+    def model(self) -> nn.Module:
         """Tower and head as one module: everything that is trained and saved."""
-        return Recommender(self.tower, self.head)
+        model: nn.Module = type(self.learner.model)(self.tower, self.head)
+        return model
 
 
 class Texts(NamedTuple):
@@ -135,43 +135,40 @@ def texts_in(problem: Problem, vocabulary: Vocabulary) -> Texts:
     return Texts(kept, trimmed, tokenize(trimmed, problem.data.texts, problem.spec.teacher.max_tokens))
 
 
-def start(encoder: Encoder, teacher: Learner, texts: Texts, max_tokens: int, values: StudentHyperparameters) -> Student:
+def start(problem: Problem, teacher: Learner, texts: Texts, values: StudentHyperparameters) -> Student:
     """Return a student before its first step: its encoder is initialised from the teacher's, its head is the teacher's.
 
     Args:
-        encoder: The BERT that the teachers are built on.
+        problem: The study's data, and the BERT that the teachers are built on.
         teacher: The best of them; the top layers that it trained take the place of the encoder's.
         texts: The study's, in the student's vocabulary.
-        max_tokens: Most tokens of a text.
         values: The student's.
 
     Raises:
         InputError: It has more layers or a greater width than the encoder.
     """
-    model, projection = init_encoder(encoder, teacher.model.tower, texts.kept, values)
-    head = copy.deepcopy(teacher.model.head)
-    return assemble(model, projection, head, texts, max_tokens, teacher.hyperparameters, values)
+    model, projection = init_encoder(problem.encoder, teacher.model.tower, texts.kept, values)
+    learner = problem.head_learner(copy.deepcopy(teacher.model.head), teacher.hyperparameters)
+    return assemble(model, projection, learner, texts, problem.spec.teacher.max_tokens, values)
 
 
-def blank(
-    encoder: Encoder, learner: Hyperparameters, texts: Texts, max_tokens: int, values: StudentHyperparameters
-) -> Student:
+def blank(problem: Problem, learner: Hyperparameters, texts: Texts, values: StudentHyperparameters) -> Student:
     """Return a student of the same shape, into which weights can be loaded."""
     from transformers import DistilBertModel
 
+    encoder = problem.encoder
     config = student_config(encoder, values, None if texts.kept is None else len(texts.kept))
     projection = nn.Linear(config.dim, encoder.width, bias=False) if config.dim < encoder.width else None
-    head = Head(encoder.width, learned_rates=learner.entry.learns_inner_rates)
-    return assemble(DistilBertModel(config), projection, head, texts, max_tokens, learner, values)
+    adapting = problem.head_learner(problem.head(learner), learner)
+    return assemble(DistilBertModel(config), projection, adapting, texts, problem.spec.teacher.max_tokens, values)
 
 
 def assemble(
     model: DistilBertModel,
     projection: nn.Linear | None,
-    head: Head,
+    learner: Learner,
     texts: Texts,
     max_tokens: int,
-    learner: Hyperparameters,
     hyperparameters: StudentHyperparameters,
 ) -> Student:
     """Return a student made of its parts, on the device; it adapts as the teacher does, but with no encoder layer.
@@ -179,21 +176,13 @@ def assemble(
     Args:
         model: Its encoder.
         projection: See `TokenTower`.
-        head: Its head; moved, not copied.
+        learner: Adapts its head over given vectors; its inner loop is the teacher's.
         texts: The items' texts in its vocabulary.
         max_tokens: Most tokens of a text.
-        learner: The teacher's values; the inner loop is the same.
         hyperparameters: What the student is distilled with.
     """
     tower = TokenTower(model, texts.tokens, projection).to(device())
-    return Student(tower, adapting_learner(head, learner), texts.tokenizer, max_tokens, hyperparameters)
-
-
-def adapting_learner(head: Head, learner: Hyperparameters) -> Learner:
-    """Return a learner, on the device, that adapts a head as a teacher with these values does, but no encoder layer."""
-    values = Hyperparameters(**learner.to_dict() | {"trainable_layers": 0})
-    head.train_only(values.head)  # the student's inner loop moves what the teacher's moves
-    return build(Recommender(nn.Identity(), head).to(device()), values)
+    return Student(tower, learner, texts.tokenizer, max_tokens, hyperparameters)
 
 
 def parameters(module: nn.Module) -> int:

@@ -107,9 +107,10 @@ def _compute(problem: Problem, teachers: Sequence[Teacher], scored: Sequence[int
             with reporter.progress(f"encoding texts with teacher {teacher.trial}") as encoded:
                 vectors = ItemVectors(teacher.learner.model.tower, episodes, lengths, encoded)
             for done, (index, episode) in enumerate(zip(scored, episodes, strict=True), start=1):
-                adapted = teacher.learner.adapt(episode, vectors.of(episode))
+                found = vectors.of(episode)
+                adapted = teacher.learner.adapt(episode, found)
                 with torch.no_grad():
-                    scores[index].append(adapted.scores(episode.query_history))
+                    scores[index].append(adapted.predict(episode, found))
                 progress(number * len(scored) + done, len(teachers) * len(scored))
     return tensors | {f"scores.{index}": torch.stack(each) for index, each in scores.items()}
 

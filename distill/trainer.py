@@ -7,12 +7,13 @@ the texts still beside them. As in `studies/training/outer_loop.py`, everything 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from distill.episode_draws import Draw, draw_ranking
 from distill.losses.batches import Batch, RankingBatch, StateBatch, VectorBatch
 from distill.losses.registry import weighted_sum
 from distill.student import Student, TokenTower
@@ -21,16 +22,10 @@ from distill.teacher_states import TeacherStates
 from distill.vocabulary import SubwordDropout
 from studies.config.distill_losses import LOSSES
 from studies.config.distill_section import DistillSection
-from studies.episodes.episode import Episode
 from studies.model.device import device_settings
 from studies.model.encoder import by_length
-from studies.training.candidate_sampling import sample_candidates
 from studies.training.outer_loop import ScheduledAdamW, load_weights
 
-# Queries of a ranking step.
-QUERIES = 8
-# Candidates of a ranking step: what the support and the queries took, and others drawn at random.
-CANDIDATES = 48
 WEIGHT_DECAY = 0.01
 # The head is the trained teacher's, while the encoder has lost most of its layers: the head's rate over the encoder's.
 HEAD_RATE = 0.1
@@ -49,17 +44,19 @@ class Distiller:
         episodes: Meta-training episodes.
         section: Numbers of steps, and the seed of what each step reads.
         states: The teacher's hidden states; None where no loss reads them.
+        draw: Draws from an episode what a step reads.
     """
 
     def __init__(
         self,
         student: Student,
         targets: Targets,
-        episodes: Sequence[Episode],
+        episodes: Sequence[Any],
         section: DistillSection,
         states: TeacherStates | None = None,
+        draw: Draw = draw_ranking,
     ) -> None:
-        self.student = student
+        self.student, self._draw = student, draw
         self._targets, self._episodes, self._section, self._states = targets, episodes, section, states
         self._model = student.model
         values = student.hyperparameters
@@ -118,18 +115,16 @@ class Distiller:
     def ranking_loss(self) -> Tensor:
         """Return the weighted losses of the current step's queries, a scalar; each distinct text is encoded once."""
         index, rng = draw_episode(self._section.seed, self.step, len(self._episodes))
-        whole, values = self._episodes[index], self.student.hyperparameters
-        size = min(QUERIES, len(whole.relevant))
-        queries = torch.from_numpy(rng.choice(len(whole.relevant), size, replace=False)).to(whole.items.device)
-        episode, kept = subsample(whole, queries, rng)
-        items, count = episode.items, episode.candidates
+        values, (episode, queries, kept) = self.student.hyperparameters, self._draw(self._episodes[index], rng)
+        items, count = episode.items, episode.encoded
         # Targets stand in for the vectors of histories only where the student's vectors are drawn to them.
         aligned = any(loss.aligns and values.weights[name] > 0 for name, loss in LOSSES.items())
         own, wanted = count if aligned else len(items), self._targets.of(items)
         read = encode(self.student.tower, items[:own])
         vectors = torch.cat([read, wanted[own:]])
-        scores = self.student.learner.adapt(episode, vectors, training=True).scores(episode.query_history)
-        teachers = self._targets.ranking(index, values.teachers)[queries][:, kept]
+        scores = self.student.learner.adapt(episode, vectors, training=True).predict(episode, vectors)
+        imitates = any(loss.imitates and values.weights[name] > 0 for name, loss in LOSSES.items())
+        teachers = self._targets.ranking(index, values.teachers)[queries][:, kept] if imitates else scores.detach()
         ranking = RankingBatch(scores, teachers, episode.relevant, episode.excluded)
         return self._total(VectorBatch(read, wanted[:own]), ranking)
 
@@ -169,34 +164,3 @@ def draw_episode(seed: int, step: int, count: int) -> tuple[int, np.random.Gener
     """Return the episode of a ranking step, out of `count`, and the generator of what else is random in the step."""
     rng = np.random.default_rng([seed, step])
     return int(rng.integers(count)), rng
-
-
-def subsample(whole: Episode, queries: Tensor, rng: np.random.Generator) -> tuple[Episode, Tensor]:
-    """Return the episode with some of its queries and candidates, and only the items that these and the support need.
-
-    Args:
-        whole: The episode.
-        queries: (R,) rows of its queries.
-        rng: Draws the candidates that remain.
-
-    Returns:
-        The smaller episode, and the (C',) positions of its candidates among the whole's.
-    """
-    some = replace(
-        whole,
-        query_history=whole.query_history[queries],
-        relevant=whole.relevant[queries],
-        excluded=whole.excluded[queries],
-        users=whole.users[queries],
-    )
-    small = sample_candidates(some, CANDIDATES, rng)
-    kept = torch.searchsorted(whole.items[: whole.candidates], small.items[: small.candidates])
-    read = small.support_history.any(0) | small.query_history.any(0)
-    read[: small.candidates] = True
-    needed = read.nonzero().squeeze(1)
-    return replace(
-        small,
-        items=small.items[needed],
-        support_history=small.support_history[:, needed],
-        query_history=small.query_history[:, needed],
-    ), kept

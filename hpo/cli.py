@@ -15,7 +15,7 @@ from typing import Annotated
 
 import typer
 
-from hpo.commands import dashboard, distill, recommend, students, studies
+from hpo.commands import classify, dashboard, distill, recommend, students, studies
 from hpo.commands import database as database_verbs
 from hpo.commands.options import (
     Address,
@@ -102,6 +102,7 @@ app.add_typer(distill.app)
 app.add_typer(dashboard.app)
 app.add_typer(students.app)
 app.add_typer(recommend.app)
+app.add_typer(classify.app)
 
 
 @app.command()
@@ -159,15 +160,14 @@ def baselines(
 def check(study: StudyFile, as_json: Json = False) -> None:
     """Check a study's data: rows read and dropped, scenes, splits, warnings, and the leakage audit."""
     spec = load(study)
-    from hpo.data_check import check as examine
-    from hpo.reporting.sections.data_check import print_check
+    from hpo.results.task_stages import stage
 
     console = Console()
-    result = examine(spec, cache_folder(), console)
+    result = stage(spec, "check")(spec, cache_folder(), console)
     if as_json:
         typer.echo(json.dumps(result.to_json()))
     else:
-        print_check(result, console)
+        stage(spec, "print_check")(result, console)
     if result.error is not None:
         raise InputError(result.error)
 

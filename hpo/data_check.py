@@ -10,8 +10,8 @@ from pydantic import Field
 
 from hpo.status.console import day
 from storage.errors import InputError
-from studies.config.protocol_section import ProtocolSection, SplitBy
-from studies.config.spec import StudySpec
+from studies.config.protocol_section import RankingProtocol, SplitBy
+from studies.config.ranking_spec import RankingSpec
 from studies.data.dataset import Dataset, Ints
 from studies.data.loading import read_source, reselector
 from studies.data.scene_minima import SmallScenes, derive_minima
@@ -133,7 +133,7 @@ class _Sampled:
             self.findings[finding.check] = finding
 
 
-def check(spec: StudySpec, cache: Path, reporter: ProgressReporter = SILENT) -> DataCheck:
+def check(spec: RankingSpec, cache: Path, reporter: ProgressReporter = SILENT) -> DataCheck:
     """Read a study's data, sample its episodes as the study would, and audit them.
 
     Args:
@@ -163,7 +163,7 @@ def check(spec: StudySpec, cache: Path, reporter: ProgressReporter = SILENT) -> 
     return _data_check(spec, everything, data, found, error)
 
 
-def _data_check(spec: StudySpec, everything: Dataset, data: Dataset, found: _Sampled, error: str | None) -> DataCheck:
+def _data_check(spec: RankingSpec, everything: Dataset, data: Dataset, found: _Sampled, error: str | None) -> DataCheck:
     per_scene = np.bincount(data.scene, minlength=len(data.scenes))
     pairs = len(np.unique(data.user * len(data.texts) + data.item))
     return DataCheck(
@@ -207,7 +207,7 @@ def _histogram(per_scene: Ints) -> tuple[Bin, ...]:
 
 
 def _sample(
-    data: Dataset, parts: Split, protocol: ProtocolSection, found: _Sampled, reporter: ProgressReporter
+    data: Dataset, parts: Split, protocol: RankingProtocol, found: _Sampled, reporter: ProgressReporter
 ) -> None:
     """Add each part, and the findings on its episodes."""
     with reporter.progress("counting the texts' words") as progress:
@@ -254,7 +254,7 @@ def _enough(part: SplitName, covered: int, scenes: int) -> bool:
     return enough_for_a_mean(part, covered, scenes) and not few
 
 
-def _refuse_uncovered(spec: StudySpec, data: Dataset, found: _Sampled, cache: Path) -> None:
+def _refuse_uncovered(spec: RankingSpec, data: Dataset, found: _Sampled, cache: Path) -> None:
     """Refuse data in which too few scenes have an episode, or not even half of those that are to be scored.
 
     Raises:
@@ -272,15 +272,15 @@ def _refuse_uncovered(spec: StudySpec, data: Dataset, found: _Sampled, cache: Pa
         raise InputError(coverage.explain(part, covered, needed, remedies))
 
 
-def _minima(spec: StudySpec) -> dict[str, Minimum]:
+def _minima(spec: RankingSpec) -> dict[str, Minimum]:
     minima = derive_minima(spec.data, spec.protocol)._asdict()
     return {name: Minimum(value=value, derived=getattr(spec.data, name) is None) for name, value in minima.items()}
 
 
-def _warnings(everything: Dataset, data: Dataset, protocol: ProtocolSection, parts: Split) -> list[str]:
+def _warnings(everything: Dataset, data: Dataset, protocol: RankingProtocol, parts: Split) -> list[str]:
     """Return what makes a study weak, though not impossible."""
     found = []
-    if parts.by == "opening" and protocol.timeline != ProtocolSection.model_fields["timeline"].default:
+    if parts.by == "opening" and protocol.timeline != RankingProtocol.model_fields["timeline"].default:
         found.append("scenes are split by when they start, so protocol.timeline is not used")
     single = int((np.diff(everything.catalogue_start) == 1).sum())
     if single:

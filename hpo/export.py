@@ -7,11 +7,10 @@ from pathlib import Path
 from distill.export.manifest import owner, read
 from distill.export.onnx_graph import check_packages
 from distill.export.writer import check_replaceable
-from distill.export.writer import export as write_export
 from distill.objective import load_student
 from hpo.dashboard.page import Page
 from hpo.ownership import owned_distillation
-from hpo.results.exported import origin
+from hpo.results.exported import write_student
 from hpo.stages import EVALUATION, check_evaluated, export_stage
 from hpo.status.console import Console
 from hpo.workers.study_lease import study_lease
@@ -58,16 +57,7 @@ def _export(
     owned = owned_distillation(database, spec.name)
     student = load_student(problem, owned.trial_folder(evaluation.student_trial))
     console.note(f"exporting to {folder}, and checking it in a fresh process")
-    write_export(
-        student,
-        problem.lexicon,
-        folder,
-        origin(spec, problem, evaluation, owned, student),
-        formats=spec.export.formats,
-        precision=spec.export.precision,
-        replace=force,
-        problem=problem,
-    )
+    write_student(spec, problem, evaluation, owned, student, folder, replace=force)
     _note_slow_int8(folder, console)
     record_export(records, spec.name, folder)
     Page(database, spec).write()

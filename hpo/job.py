@@ -31,9 +31,8 @@ from storage.errors import InputError
 from storage.files.store import check_store
 from storage.home import cache_folder
 from studies.config.spec import StudySpec
-from studies.data.loading import load_data
 from studies.evaluation.trec import check_dump
-from studies.training.prepare import prepare
+from studies.training.prepare import load_data, prepare
 from studies.training.problem import Problem
 
 
@@ -116,11 +115,8 @@ def begin(
     """
     check_store()
     check_launch(database, spec)
-    data = load_data(spec.data, spec.protocol, cache_folder(), console)
-    console.note(
-        f"{spec.name}: {len(data.time):,} interactions, {len(data.texts):,} items, {len(data.scenes)} scenes, "
-        f"{data.users:,} users"
-    )
+    data = load_data(spec, cache_folder(), console)
+    console.note(f"{spec.name}: {data.size}")
     problem = prepare(spec, cache_folder(), reporter=console, data=data)
     problem.refuse_too_large(search_workers(spec, workers))
     return register(database, spec, data.fingerprint, problem.encoder.identity), problem
@@ -131,9 +127,9 @@ def distil_and_evaluate(
 ) -> StudyEvaluation:
     """Distil the winners and score everything on the test scenes; the figures are stored for good."""
     winners = choose(database, spec, problem, console)
-    student, _ = distil(database, spec, problem, winners.teachers, console)
+    distilled = distil(database, spec, problem, winners.teachers, console)
     students = student_rows(open_distillation(database, spec), spec)
-    evaluation = evaluate_all(spec, problem, winners, student, students, trec)
+    evaluation = evaluate_all(spec, problem, winners, distilled.student, students, trec, alone=distilled.alone)
     Records(database.engine).finish_stage(spec.name, EVALUATION, evaluation.to_json())
     Page(database, spec).write()
     return check_evaluated(database, spec.name)

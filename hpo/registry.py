@@ -52,7 +52,7 @@ def register(database: Database, spec: StudySpec, fingerprint: str, encoder: str
         records.update_spec(spec.name, spec.model_dump(mode="json"))
         if _scored(records, spec.name):
             return spec  # no trial may start: none is queued, and no deadline set
-        study.set_metric_names([f"recall@{spec.protocol.k}"])
+        study.set_metric_names([spec.metric])
         for point in _points(spec):
             study.enqueue_trial(point, skip_if_exists=True)
         enqueue(study, spec.search, best)

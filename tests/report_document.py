@@ -7,7 +7,7 @@ import numpy as np
 
 from hpo.reporting.document import StudyDocument
 from hpo.reporting.renderers.page import write as write_report
-from studies.config.protocol_section import ProtocolSection
+from studies.config.protocol_section import RankingProtocol
 
 HOSTILE = ("<script>alert(1)</script>", "a|b", "$x$ and $y$", "牛肉", "*bold* _it_ `code`", "two\nlines & [a](b)")
 TEACHER = "teacher 9 (anil)"
@@ -26,10 +26,7 @@ SYSTEMS = {
 DATA = {
     "source": "completejourney",
     "split_by": "hash",
-    "interactions": 540_364,
-    "items": 8580,
-    "scenes": 80,
-    "users": 2456,
+    "counts": {"interactions": 540_364, "items": 8580, "scenes": 80, "users": 2456},
     "from": "2017-01-01",
     "until": "2018-01-01",
     "fingerprint": "ab12" * 16,
@@ -56,12 +53,13 @@ def document(seed: int = 0, scenes: int = 24, baselines_only: bool = False) -> d
                kinds.items()}  # fmt: skip
     evaluation = {
         "part": "test",
-        "k": 10,
+        "task": "ranking",
+        "metric": "recall@10",
+        "reference": "support popularity",
         "shots": 5,
         "scenes": scenes,
         "queries": 5210,
-        "new_item_queries": 4100,
-        "cold_user_queries": 0,
+        "query_counts": {"new_item_queries": 4100, "cold_user_queries": 0},
         "best_teacher": TEACHER,
         "student_trial": 1,
         "systems": systems,
@@ -140,9 +138,8 @@ def _system(rng, kind, names, recalls, popularity):
     return {
         "kind": kind,
         "recall": interval(recalls.mean()),
-        **{metric: interval(rng.uniform(0.1, 0.9)) for metric in OTHER_METRICS},
-        "cold_user_recall": None,
-        "over_popularity": interval((recalls - popularity).mean(), 0.03),
+        "metrics": {metric: interval(rng.uniform(0.1, 0.9)) for metric in OTHER_METRICS} | {"cold_user_recall": None},
+        "over_reference": interval((recalls - popularity).mean(), 0.03),
         "scene_recalls": dict(zip(names, recalls.tolist(), strict=True)),
         "by_shots": {str(k): interval(recalls.mean() + 0.04 * np.log2(k / 5)) for k in SHOTS},
     }
@@ -199,7 +196,7 @@ def _study(evaluation, search, baselines_only):
         "written": "2026-11-21T12:00:00+00:00",
         "version": "0.1.0",
         "data": DATA,
-        "protocol": ProtocolSection(split=(0.5, 0.2, 0.3), report_shots=list(SHOTS)),
+        "protocol": RankingProtocol(split=(0.5, 0.2, 0.3), report_shots=list(SHOTS)).model_dump(mode="json"),
         "evaluation": evaluation,
         "search": search,
         "baselines_only": baselines_only,

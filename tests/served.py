@@ -1,13 +1,16 @@
 """Exports to serve: students that were never trained, of the synthetic shop."""
 
+import doctest
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from distill.export.manifest import EncoderReference, Origin
+from distill.export.tasks.registry import EXPORTED
 from distill.export.writer import export
 from distill.hyperparameters import StudentHyperparameters
+from distill.serving.served_student import ServedStudent
 from distill.student import Student, start, texts_in
 from studies.config.hyperparameters import Hyperparameters
 from studies.training.problem import Problem
@@ -21,11 +24,26 @@ def untrained(problem: Problem, values: Hyperparameters, width: int = 0, layers:
         for parameter in learner.model.head.parameters():
             parameter += 0.1 * torch.randn(parameter.shape, generator=generator)
     texts, shape = texts_in(problem, "catalogue"), StudentHyperparameters(width=width, layers=layers)
-    return start(problem.encoder, learner, texts, problem.spec.teacher.max_tokens, shape)
+    return start(problem, learner, texts, shape)
 
 
-def export_to(problem: Problem, student: Student, folder: Path, **options: Any) -> Path:
-    """Exports a student that nobody evaluated."""
+def run_example(server: type[ServedStudent], folder: Path) -> None:
+    """Runs the example in a server's documentation on an export."""
+    (example,) = (test for test in doctest.DocTestFinder().find(server) if test.examples)
+    example.globs |= {"folder": folder}
+    assert doctest.DocTestRunner().run(example).failed == 0
+
+
+def export_to(problem: Problem, student: Student, folder: Path, *, checked: bool = False, **options: Any) -> Path:
+    """Exports a student that nobody evaluated.
+
+    Args:
+        problem: of its study.
+        student: what is exported.
+        folder: the export.
+        checked: whether answers are compared and 8-bit weights measured on the study's data.
+        options: of `distill.export.writer.export`.
+    """
     encoder = EncoderReference(name="a tiny BERT", sha256=problem.encoder.identity, vocabulary=89)
     origin = Origin(
         study="tiny",
@@ -34,4 +52,10 @@ def export_to(problem: Problem, student: Student, folder: Path, **options: Any) 
         data_fingerprint=problem.data.fingerprint,
         encoder=encoder,
     )
-    return export(student, problem.lexicon, folder, origin, **options)
+    return export(
+        student,
+        EXPORTED[problem.spec.task].part("export").of(problem),
+        folder,
+        origin,
+        **options | {"problem": problem if checked else None},
+    )

@@ -23,7 +23,8 @@ from distill.trainer import Distiller
 from studies.config.hyperparameters import Hyperparameters
 from studies.model.activation_cache import ActivationCache
 from studies.model.device import device_settings, override_settings, uses_bf16
-from studies.training.problem import Problem, trainable_choices
+from studies.training.encoder_setup import trainable_choices
+from studies.training.problem import Problem
 
 ALTERNATIVES: dict[str, tuple[Any, ...]] = {
     "attention": ("eager", "sdpa"),

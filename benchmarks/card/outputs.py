@@ -22,8 +22,9 @@ from studies.config.hyperparameters import Hyperparameters
 from studies.evaluation.metrics import top_k
 from studies.learners.registry import LEARNERS
 from studies.model.device import full_precision, override_settings
+from studies.training.encoder_setup import trainable_choices
 from studies.training.objective import load_teacher, run_trial
-from studies.training.problem import Problem, trainable_choices
+from studies.training.problem import Problem
 from studies.training.rungs import RungReport
 
 TEXTS, EPISODES = 2048, 4

@@ -15,11 +15,12 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save, save_file
 
-from studies.config.definition import StudyDefinition
+from studies.config.ranking import RankingDefinition
 from studies.data.dataset import Dataset
 from studies.learners.registry import LEARNERS
 from studies.model.encoder import locate, quiet_transformers
-from studies.training.problem import Problem, build_problem
+from studies.training.problem import Problem
+from studies.training.ranking import build_problem
 
 MAX_BYTES = 50_000_000
 STUDY = Path(__file__).parents[2] / "studies" / "quickstart.toml"
@@ -83,7 +84,7 @@ def read(path: Path, folder: Path) -> Problem:
     save_file({name: tensor.float() for name, tensor in load_file(weights).items()}, weights, {"format": "pt"})
     study = json.loads((folder / _STUDY).read_text(encoding="utf-8"))
     study["teacher"] |= {"encoder": str(folder / _ENCODER), "sha256": None}
-    return build_problem(StudyDefinition.model_validate(study), _unpacked(folder / _DATA), folder / "cache")
+    return build_problem(RankingDefinition.model_validate(study), _unpacked(folder / _DATA), folder / "cache")
 
 
 def _write_encoder(archive: zipfile.ZipFile, folder: Path, quick: bool) -> None:

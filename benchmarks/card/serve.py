@@ -15,8 +15,8 @@ from card.roofline import synchronise
 from card.trace import top_operators
 from distill.serving.catalogue import Catalogue, StudentParts
 from studies.config.hyperparameters import Hyperparameters
-from studies.learners.base import build
 from studies.learners.registry import LEARNERS
+from studies.learners.tasks.scene_tasks import scene_learner
 from studies.model.recommender import Head, Recommender
 from studies.training.problem import Problem
 
@@ -48,7 +48,7 @@ def _request(problem: Problem, name: str, items: int, device: torch.device) -> C
     width, entry = problem.encoder.width, LEARNERS[name]
     inner = {"inner_lr": 0.05, "inner_steps": 3} if entry.takes_gradient_steps else {}
     head = Head(width, learned_rates=entry.learns_inner_rates)
-    learner = build(Recommender(nn.Identity(), head).to(device), Hyperparameters(name, **inner))
+    learner = scene_learner(Recommender(nn.Identity(), head).to(device), Hyperparameters(name, **inner))
     generator = torch.Generator().manual_seed(0)
 
     def random_vectors(texts: Sequence[str], _: Any) -> torch.Tensor:

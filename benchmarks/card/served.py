@@ -7,8 +7,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from distill.export.description import describe
 from distill.export.layout import write_encoder, write_head
-from distill.export.manifest import EncoderReference, Origin, describe, seal
+from distill.export.manifest import EncoderReference, Origin, seal
+from distill.export.tasks.ranking import RankingExport
 from distill.export.writer import export
 from distill.hyperparameters import StudentHyperparameters
 from distill.inference import StudentRecommender
@@ -45,17 +47,19 @@ def exported(problem: Problem, folder: Path, *, checked: bool = True) -> Path:
     learner = with_random_head(problem.learner(Hyperparameters("anil", inner_lr=0.05, inner_steps=2)))
     values = StudentHyperparameters(layers=1)
     texts = texts_in(problem, values.vocabulary)
-    student = start(problem.encoder, learner, texts, problem.spec.teacher.max_tokens, values)
+    student = start(problem, learner, texts, values)
     encoder, spec = problem.encoder, problem.spec.model_dump(mode="json")
     reference = EncoderReference(name="packed", sha256=encoder.identity, vocabulary=encoder.config.vocab_size)
     data = problem.data.fingerprint
     origin = Origin(study="gpu", study_id=32 * "0", spec=spec, data_fingerprint=data, encoder=reference)
     if checked:
-        return export(student, problem.lexicon, folder, origin, problem=problem)
+        return export(student, RankingExport.of(problem), folder, origin, problem=problem)
     folder.mkdir()
     write_encoder(student, folder)
-    write_head(student.head, problem.lexicon, folder)
-    seal(folder, describe(student, origin))
+    described = describe(student, origin)
+    write_head(student.head, described, folder)
+    RankingExport.of(problem).write(student, folder)
+    seal(folder, described)
     return folder
 
 

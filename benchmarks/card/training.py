@@ -19,8 +19,9 @@ from distill.hyperparameters import StudentHyperparameters
 from distill.objective import Distillation, Teacher
 from studies.config.hyperparameters import Hyperparameters
 from studies.learners.registry import LEARNERS
+from studies.training.encoder_setup import trainable_choices
 from studies.training.objective import run_trial
-from studies.training.problem import Problem, trainable_choices
+from studies.training.problem import Problem
 from studies.training.rungs import RungReport
 
 # A trial of 270 updates on two cores of an EPYC without AMX, all of Complete Journey, 2026-11-25 (docs/benchmarks.md).

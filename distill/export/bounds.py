@@ -9,7 +9,7 @@ import json
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints, ValidationError
+from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints, ValidationError, ValidationInfo
 
 from distill.hyperparameters import StudentHyperparameters
 from storage.errors import InputError
@@ -18,8 +18,8 @@ from studies.config.definition import StudyDefinition, TeacherSection
 from studies.config.distill_section import student_parameters
 from studies.config.hyperparameters import INNER_LOOP, Hyperparameters
 from studies.config.search_domains import Parameters, check_domain
-from studies.config.search_parameters import SEARCHED
 from studies.evaluation.figures import Settings, misfit
+from studies.tasks import task_of
 
 # A manifest with the figures of a thousand scenes has a megabyte.
 MAX_MANIFEST_BYTES = 2**25
@@ -62,13 +62,17 @@ def _study_name(name: str) -> str:
 
 
 def parse_definition(spec: dict[str, Any]) -> StudyDefinition:
-    """Return a study file without its data: a machine that serves reads none, and those who do check `[data]`.
+    """Return a study file without its data, whatever its task.
+
+    A machine that serves reads no data, and those who do check `[data]`.
 
     Raises:
         ValueError: A value is none that a study file may have.
     """
+    task = task_of(spec)
+    model: type[StudyDefinition] = task.part(task.definition)  # type: ignore[assignment]
     try:
-        return StudyDefinition.model_validate({key: value for key, value in spec.items() if key != "data"})
+        return model.model_validate({key: value for key, value in spec.items() if key != "data"})
     except ValidationError as error:
         raise ValueError(misfit(error)) from error
 
@@ -78,12 +82,14 @@ def _definition(spec: dict[str, Any]) -> dict[str, Any]:
     return spec
 
 
-def _learner(given: Any) -> Any:
+def _learner(given: Any, info: ValidationInfo) -> Any:
     """Check a learner's hyperparameters as the study file's are: the inner loop runs as often as they say."""
     values = given.to_dict() if isinstance(given, Hyperparameters) else given
     if not isinstance(values, dict):
         raise ValueError("a learner is a table of hyperparameters")
-    _check_values(values, SEARCHED)
+    if "spec" not in info.data:
+        raise ValueError("there is no study file to check it by")
+    _check_values(values, parse_definition(info.data["spec"]).search.parameters())
     learner = Hyperparameters(**values)
     if learner.entry.takes_gradient_steps and (missing := [n for n in INNER_LOOP[:2] if n not in values]):
         raise ValueError(f"{learner.learner} needs {missing[0]}")
@@ -104,6 +110,7 @@ def _check_values(values: dict[str, Any], parameters: Parameters) -> None:
 
 
 StudyName = Annotated[str, AfterValidator(_study_name)]
+TaskName = Annotated[str, StringConstraints(max_length=100)]
 Definition = Annotated[dict[str, Any], AfterValidator(_definition)]
 Learner = Annotated[Hyperparameters, BeforeValidator(_learner)]
 Distillation = Annotated[Settings, AfterValidator(_distillation)]

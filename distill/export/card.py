@@ -3,12 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from distill.evaluation import Retention, StudyEvaluation
-from distill.export.manifest import FormatFigures, Manifest
+from distill.export.manifest import Manifest
 from studies.config.definition import Format
 from studies.escaping import markdown_code, markdown_text
+
+
+@dataclass(frozen=True)
+class CardWords:
+    """What a model card says of a task.
+
+    Attributes:
+        tag: What hubs list the model under.
+        head: What the head does, behind "that".
+        teachers: What the student was distilled from.
+        use: What the example does.
+        example: Lines of Python.
+        answers: What `FormatFigures.agreement` is a share of.
+        scored: What the figures are averages over; with {scenes} and {shots}.
+        metrics: Columns of the table of figures beside recall, by the name of the metric; with {k}.
+    """
+
+    tag: str
+    head: str
+    teachers: str
+    use: str
+    example: str
+    answers: str
+    scored: str
+    metrics: Mapping[str, str]
+
 
 _CARD = """\
 ---
@@ -16,7 +43,7 @@ library_name: sentence-transformers
 pipeline_tag: sentence-similarity
 tags:
 - sentence-transformers
-- recommendation
+- {tag}
 - few-shot
 - distilbert
 - scenetune
@@ -25,8 +52,8 @@ tags:
 # {study}
 
 A DistilBERT of {layers} ({parameters:,} parameters) that turns item texts into vectors of {dimensions}
-dimensions and length 1, and a head ({head:,} parameters) that adapts from a handful of interactions to a new scene and
-ranks its items. Distilled by [scenetune](https://pypi.org/project/scenetune/) from the best recommenders of the study
+dimensions and length 1, and a head ({head:,} parameters) that {does}.
+Distilled by [scenetune](https://pypi.org/project/scenetune/) from the best {teachers} of the study
 "{study}", which were built on {encoder}. {vocabulary}Texts are cut at {max_tokens} tokens.
 
 ## How good it is
@@ -39,15 +66,10 @@ Every format was opened in a fresh process and compared with the student before 
 
 ## How to open it
 
-Adapting to a scene and ranking its items, with scenetune:
+{use}, with scenetune:
 
 ```python
-from distill.inference import StudentRecommender
-
-student = StudentRecommender.load("path/to/this/folder")
-scene = student.adapt(candidates=["whole milk", "oat drink"], support=[(["corn flakes"], 0)])
-ranking = scene.rank([["muesli"]], k=1)
-```
+{example}```
 
 The vectors alone, with {tools}:
 
@@ -93,19 +115,25 @@ inputs = tokenizer(["whole milk", "oat drink"], padding=True, truncation=True, r
 
 def model_card(manifest: Manifest) -> str:
     """Return the README.md of an export."""
+    words: CardWords = manifest.kind.part("card")
     narrow, graphs = manifest.width < manifest.dimensions, "onnx" in manifest.formats
     opening = f"from safetensors.torch import load_file\n{_TRANSFORMERS}{_PROJECTION}" if narrow else _TRANSFORMERS
     return _CARD.format(
+        tag=words.tag,
         study=markdown_text(manifest.study),
         layers="1 layer" if manifest.layers == 1 else f"{manifest.layers} layers",
         dimensions=manifest.dimensions,
         parameters=manifest.parameters.encoder,
         head=manifest.parameters.head,
+        does=words.head,
+        teachers=words.teachers,
         encoder=markdown_code(_encoder(manifest.encoder.name)),
         vocabulary=_vocabulary(manifest.vocabulary.kept, manifest.vocabulary.of),
         max_tokens=manifest.max_tokens,
-        metrics=_metrics(manifest.metrics) if manifest.metrics else "It was not evaluated.\n",
-        formats=_formats(manifest.formats, manifest.precision, manifest.protocol.k),
+        metrics=_metrics(manifest.metrics, words) if manifest.metrics else "It was not evaluated.\n",
+        formats=_formats(manifest, words),
+        use=words.use,
+        example=words.example,
         tools=f"sentence-transformers{', transformers or ONNX Runtime' if graphs else ' or transformers'}",
         transformers=f"{opening}vectors = mean / mean.norm(dim=1, keepdim=True)\n",
         onnx=_ONNX if graphs else "",
@@ -123,26 +151,26 @@ def _vocabulary(kept: int, of: int | None) -> str:
     return f"Its vocabulary is {kept:,} of the {of:,} tokens of that encoder: those that the catalogue needs. "
 
 
-def _formats(formats: Mapping[Format, FormatFigures], precision: str, k: int) -> str:
-    names = {
-        "hf": f"`model.safetensors` ({precision}), for transformers and sentence-transformers",
+def _formats(manifest: Manifest, words: CardWords) -> str:
+    names: dict[Format, str] = {
+        "hf": f"`model.safetensors` ({manifest.precision}), for transformers and sentence-transformers",
         "onnx": "`onnx/model.onnx` (fp32), for ONNX Runtime",
         "onnx-int8": "`onnx/model_int8.onnx` (8-bit weights), for ONNX Runtime",
     }
     lines = []
-    for name, found in formats.items():
+    for name, found in manifest.formats.items():
         measured = []
         if found.cosine is not None:
             measured.append(f"least cosine to the student's vectors {found.cosine:.6f}")
-        if found.overlap is not None:
-            measured.append(f"top-10 lists shared with the student {found.overlap:.1%}")
+        if found.agreement is not None:
+            measured.append(f"{words.answers} {found.agreement:.1%}")
         lines.append(f"- {'; '.join([names[name], *measured])}.")
-    small = formats.get("onnx-int8")
+    small = manifest.formats.get("onnx-int8")
     if small is not None and small.texts_per_second is not None:
         rates = small.texts_per_second
         lines += [
             "",
-            f"On the validation scenes recall@{k} is {small.recall:.4f} with 8-bit weights and "
+            f"In validation {manifest.definition.metric} is {small.recall:.4f} with 8-bit weights and "
             f"{small.recall_fp32:.4f} in fp32. On the CPU that wrote this folder: {rates['onnx-int8']:,.0f} texts "
             f"per second with 8-bit weights, {rates['onnx']:,.0f} with the fp32 graph, {rates['torch']:,.0f} with "
             "torch.",
@@ -150,18 +178,17 @@ def _formats(formats: Mapping[Format, FormatFigures], precision: str, k: int) ->
     return "\n".join(lines) + "\n"
 
 
-def _metrics(metrics: StudyEvaluation) -> str:
-    k = metrics.k
+def _metrics(metrics: StudyEvaluation, words: CardWords) -> str:
+    k = metrics.metric.rpartition("@")[2]
+    titles = [metrics.metric, "95 % interval", *(title.format(k=k) for title in words.metrics.values())]
     lines = [
-        f"On {metrics.scenes} scenes that neither the search nor the distillation saw, each adapted from "
-        f"{metrics.shots} interactions; averaged over queries, then scenes, with 95 % bootstrap intervals over "
-        "scenes.",
+        f"On {words.scored.format(scenes=metrics.scenes, shots=metrics.shots)}",
         "",
-        f"| | recall@{k} | 95 % interval | NDCG@{k} | hit rate@{k} |",
-        "|---|---|---|---|---|",
+        f"| | {' | '.join(titles)} |",
+        f"|---|{'---|' * len(titles)}",
     ]
     for name, system in sorted(metrics.systems.items(), key=lambda item: item[1].recall.mean):
-        recall, others = system.recall, (system.ndcg, system.hit_rate)
+        recall, others = system.recall, [system.metrics.get(name) for name in words.metrics]
         means = " | ".join("–" if each is None else f"{each.mean:.3f}" for each in others)
         lines.append(f"| {markdown_text(name)} | {recall.mean:.3f} | {recall.low:.3f} – {recall.high:.3f} | {means} |")
     return "\n".join(lines) + "\n" + retention_sentence(metrics.retention)

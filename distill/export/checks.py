@@ -1,4 +1,4 @@
-"""Checks an export before it becomes visible: fresh processes must get the student's vectors and lists from it.
+"""Checks an export before it becomes visible: fresh processes must get the student's vectors and answers from it.
 
 `check` compares every format, opened in fresh processes without a network, with the student in this one, and measures
 recall and speed with 8-bit weights. What it measures goes into the manifest.
@@ -7,31 +7,25 @@ recall and speed with 8-bit weights. What it measures goes into the manifest.
 from __future__ import annotations
 
 import copy
-import json
-import os
 import statistics
-import subprocess
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, cast
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from distill.export.fresh_process import run_script
 from distill.export.manifest import GRAPHS, FormatFigures, Manifest
+from distill.export.task_export import TaskExport
 from distill.objective import evaluate
 from distill.serving.onnx_tower import OnnxTower, through
 from distill.student import Student, TokenTower
 from storage.errors import ScenetuneError
 from studies.config.definition import Format
-from studies.episodes.episode import Episode
 from studies.evaluation.evaluate import encode_items
-from studies.evaluation.metrics import top_k
-from studies.model.device import device, full_precision
+from studies.model.device import full_precision
 from studies.model.encoder import tokenize
 from studies.progress import SILENT, Progress
 from studies.training.problem import Problem
@@ -42,25 +36,25 @@ COSINE = {"fp32": 0.999999, "fp16": 0.9999, "bf16": 0.999, "int8": 0.9}
 # Texts of several lengths, so that batches are padded; one is longer than any limit, one has letters that most
 # vocabularies lack.
 PROBES = ("milk", "whole milk, 1 l, own brand", "crème brûlée 北京", "dark chocolate with hazelnuts " * 200)
-SCENES, QUERIES, LIST = 3, 8, 10
-# Scores closer than this fraction of a list's span are a tie.
-TIE = 1e-3
+# Episodes whose answers are compared.
+EPISODES = 3
 # The fraction of its recall that a student may lose to 8-bit weights.
 MAX_LOSS = 0.01
 RATED_TEXTS, ROUNDS = 256, 3
 
 
-def check(student: Student, draft: Path, manifest: Manifest, problem: Problem | None) -> None:
+def check(student: Student, draft: Path, manifest: Manifest, task: TaskExport, problem: Problem | None) -> None:
     """Compare a draft with the student; add what was measured to the manifest's formats.
 
     Args:
         student: What was written.
         draft: The folder, with a manifest, so that it opens.
-        manifest: Of `distill.export.manifest.describe`.
-        problem: The study's data; without it vectors of a few texts are compared, and no lists.
+        manifest: Of `distill.export.description.describe`.
+        task: Of the study; says what is compared beside vectors.
+        problem: The study's data; without it vectors of a few texts are compared, and no answers.
 
     Raises:
-        ScenetuneError: A fresh process does not open the draft, or gets other vectors or lists; or 8-bit weights cost
+        ScenetuneError: A fresh process does not open the draft, or gets other vectors or answers; or 8-bit weights cost
             more recall than they may.
     """
     formats = manifest.formats
@@ -82,19 +76,20 @@ def check(student: Student, draft: Path, manifest: Manifest, problem: Problem | 
         formats[name].cosine = cosine
         if episodes:
             tables = [vectors[len(PROBES) + torch.searchsorted(items, e.items.cpu())] for e in episodes]
-            lists = [top_k(_scores(student, e, t), LIST) for e, t in zip(episodes, tables, strict=True)]
-            formats[name].overlap = _compare_lists(opener, precision, student, episodes, lists)
+            answers = [task.answer(task.scores(student, e, t)) for e, t in zip(episodes, tables, strict=True)]
+            formats[name].agreement = _compare_answers(opener, precision, student, task, episodes, answers)
     if problem is not None and episodes:
-        reporter.note("comparing lists in a fresh process")
-        lists = served_lists(draft, [_as_texts(problem, episode) for episode in episodes])
-        formats["hf"].served_overlap = _compare_lists("served", manifest.precision, student, episodes, lists)
+        reporter.note(f"comparing {task.answers} in a fresh process")
+        answers = task.served(draft, problem, episodes)
+        served = _compare_answers("served", manifest.precision, student, task, episodes, answers)
+        formats["hf"].served_agreement = served
         if "onnx-int8" in formats:
             compared, weighed = formats["onnx-int8"].to_json(), measure_int8(student, draft, problem).to_json()
             formats["onnx-int8"] = FormatFigures.model_validate(compared | weighed)
 
 
 def measure_int8(student: Student, draft: Path, problem: Problem) -> FormatFigures:
-    """Measure 8-bit weights: recall@K on all validation scenes, and texts per second on this CPU.
+    """Measure 8-bit weights: recall on all validation episodes, and texts per second on this CPU.
 
     Raises:
         ScenetuneError: They cost more than `MAX_LOSS` of the recall.
@@ -105,7 +100,7 @@ def measure_int8(student: Student, draft: Path, problem: Problem) -> FormatFigur
     small = evaluate(through(graphs["onnx-int8"], student), problem, problem.validation, problem.reporter).mean()
     if not small >= (1 - MAX_LOSS) * full:
         raise ScenetuneError(
-            f"with 8-bit weights recall@{problem.spec.protocol.k} on the validation scenes falls from {full:.4f} to "
+            f"with 8-bit weights {problem.spec.metric} in validation falls from {full:.4f} to "
             f"{small:.4f}, by {1 - small / full:.1%} where at most {MAX_LOSS:.0%} is accepted; nothing was exported: "
             "leave onnx-int8 out, as with --format hf,onnx"
         )
@@ -123,41 +118,7 @@ def fresh_process_vectors(draft: Path, texts: Sequence[str], formats: Sequence[s
     Raises:
         ScenetuneError: It could not open the draft.
     """
-    with TemporaryDirectory() as scratch:
-        out = Path(scratch, "vectors.safetensors")
-        _run_script("parity.py", draft, {"texts": texts, "formats": formats}, out)
-        return load_file(out)
-
-
-def served_lists(draft: Path, scenes: Sequence[Mapping[str, Any]]) -> list[Tensor]:
-    """Return the (Q, k) lists of each scene that `StudentRecommender` gives in a fresh process.
-
-    Raises:
-        ScenetuneError: It could not open the draft.
-    """
-    with TemporaryDirectory() as scratch:
-        out = Path(scratch, "lists.safetensors")
-        _run_script("parity_lists.py", draft, {"scenes": scenes, "k": LIST}, out)
-        lists = load_file(out)
-        return [lists[str(number)] for number in range(len(scenes))]
-
-
-def _run_script(script: str, draft: Path, request: Mapping[str, Any], out: Path) -> None:
-    here = Path(__file__).parent
-    # No network, and no GPU: another process may fill it. Our modules are found where this process found them.
-    paths = os.pathsep.join(filter(None, [str(here.parents[1]), os.environ.get("PYTHONPATH")]))
-    environment = os.environ | {"HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": paths}
-    file = out.with_name("request.json")
-    file.write_text(json.dumps(request), encoding="utf-8")
-    # -P: the script's own folder must not shadow installed modules.
-    command = [sys.executable, "-P", str(here / script), str(draft), str(file), str(out)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        lines = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
-        raise ScenetuneError(
-            f"a fresh process could not open the exported model ({lines[-1]}); nothing was exported: check the "
-            "versions of torch, transformers and onnxruntime"
-        )
+    return run_script(Path(__file__).with_name("parity.py"), draft, {"texts": texts, "formats": formats})
 
 
 def _own_vectors(student: Student, texts: Sequence[str]) -> Tensor:
@@ -180,60 +141,36 @@ def _compare_vectors(opener: str, precision: str, ours: Tensor, theirs: Tensor) 
     return cosine
 
 
-def _compare_lists(
-    opener: str, precision: str, student: Student, episodes: Sequence[Episode], lists: Sequence[Tensor]
+def _compare_answers(
+    opener: str,
+    precision: str,
+    student: Student,
+    task: TaskExport,
+    episodes: Sequence[Any],
+    answers: Sequence[Tensor],
 ) -> float:
-    """Return the mean overlap@10 of lists with the student's own; in fp32 they must be the same up to ties."""
-    overlaps = []
-    for episode, items in zip(episodes, lists, strict=True):
-        scores = _scores(student, episode, _own_table(student, episode))
-        own = top_k(scores, LIST)
-        items = items.to(scores.device)
-        span = (scores.amax(1) - scores.amin(1))[:, None]
-        tied = (scores.gather(1, items) - scores.gather(1, own)).abs() <= TIE * span
-        if precision == "fp32" and not bool(tied.all()):
-            raise ScenetuneError(
-                f"the exported model ({opener}) ranks otherwise than the student in a fresh process; nothing was "
-                "exported: check the versions of torch, transformers and onnxruntime"
-            )
-        # In fp32 an item may be replaced by another of the same score.
-        shared = (items[:, :, None] == own[:, None]).any(2) | (tied if precision == "fp32" else False)
-        overlaps.append(shared.float().mean(1))
-    return float(torch.cat(overlaps).mean())
+    """Return how much of some answers is the student's own; in fp32 all of it must be, up to rounding."""
+    exact, same = precision == "fp32", []
+    for episode, theirs in zip(episodes, answers, strict=True):
+        scores = task.scores(student, episode, _own_table(student, episode))
+        same.append(task.same(scores, theirs.to(scores.device), exact=exact).float().mean(1))
+    if exact and not bool((torch.cat(same) == 1).all()):
+        raise ScenetuneError(
+            f"the exported model ({opener}) {task.differs} than the student in a fresh process; nothing was "
+            "exported: check the versions of torch, transformers and onnxruntime"
+        )
+    return float(torch.cat(same).mean())
 
 
-def _some(episodes: Sequence[Episode]) -> list[Episode]:
+def _some(episodes: Sequence[Any]) -> list[Any]:
     """Return a few episodes, spread evenly."""
-    spread = dict.fromkeys(round(place) for place in torch.linspace(0, len(episodes) - 1, SCENES).tolist())
+    spread = dict.fromkeys(round(place) for place in torch.linspace(0, len(episodes) - 1, EPISODES).tolist())
     return [episodes[place] for place in spread] if episodes else []
 
 
-def _own_table(student: Student, episode: Episode) -> Tensor:
+def _own_table(student: Student, episode: Any) -> Tensor:
     with full_precision():
         return encode_items(student.tower, episode.items, student.tower.tokens.lengths)
-
-
-def _scores(student: Student, episode: Episode, table: Tensor) -> Tensor:
-    """Return (Q, C) scores of the first few queries."""
-    with full_precision():
-        adapted = student.learner.adapt(episode, table.to(device()))
-        return adapted.scores(episode.query_history[:QUERIES]).detach()
-
-
-def _as_texts(problem: Problem, episode: Episode) -> dict[str, Any]:
-    """Return an episode as `StudentRecommender.adapt` and `rank` take it; the order within a history is arbitrary."""
-    texts = [problem.data.texts[item] for item in episode.items.tolist()]
-
-    def histories(counts: Tensor) -> list[list[str]]:
-        return [[texts[place] for place, n in enumerate(row) for _ in range(int(n))] for row in counts.tolist()]
-
-    candidates = episode.items[: episode.candidates].cpu().numpy()
-    return {
-        "candidates": texts[: episode.candidates],
-        "support": list(zip(histories(episode.support_history), episode.support.tolist(), strict=True)),
-        "products": problem.data.products[candidates].tolist(),
-        "histories": histories(episode.query_history[:QUERIES]),
-    }
 
 
 def _rates(towers: Mapping[str, nn.Module], lengths: Tensor, progress: Progress) -> dict[str, float]:

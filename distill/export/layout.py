@@ -7,15 +7,13 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from distill.export.manifest import HEAD, LEXICON, PROJECTION
+from distill.export.manifest import HEAD, PROJECTION, Manifest
 from distill.student import Student
 from studies.config.definition import Precision
-from studies.episodes.tfidf import Lexicon
 
 DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
@@ -78,7 +76,7 @@ def write_sentence_transformers(student: Student, draft: Path, precision: Precis
         path.parent.mkdir(exist_ok=True)
         path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     if projection is not None:
-        _save({"linear.weight": projection.weight.to(DTYPES[precision])}, draft / PROJECTION)
+        save_tensors({"linear.weight": projection.weight.to(DTYPES[precision])}, draft / PROJECTION)
 
 
 def _module(place: int, kind: str) -> dict[str, Any]:
@@ -100,22 +98,20 @@ def _mean_pooling(width: int) -> dict[str, Any]:
     }
 
 
-def write_head(head: nn.Module, lexicon: Lexicon, draft: Path) -> None:
-    """Write the head and the lexicon, in fp32 whatever the encoder's precision.
+def write_head(head: nn.Module, manifest: Manifest, draft: Path) -> None:
+    """Write what adapting needs of the head, in fp32 whatever the encoder's precision.
 
     Args:
-        head: The student's.
-        lexicon: The words of the texts that it was trained on.
+        head: The student's; weights that only training needs are left out.
+        manifest: Of `distill.export.description.describe`.
         draft: The folder.
     """
-    _save(dict(head.state_dict()), draft / HEAD)
-    # Only the buckets that hold a word: a small part of all.
-    used = torch.from_numpy(lexicon.frequency.nonzero()[0])
-    frequency = torch.from_numpy(lexicon.frequency.astype(np.int64))[used]
-    _save({"texts": torch.tensor([lexicon.texts]), "buckets": used, "frequency": frequency}, draft / LEXICON)
+    needed = manifest.kind.blank_head(manifest.dimensions, manifest.learner).state_dict()
+    save_tensors({name: tensor for name, tensor in head.state_dict().items() if name in needed}, draft / HEAD)
 
 
-def _save(tensors: dict[str, Tensor], path: Path) -> None:
+def save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
+    """Write tensors, wherever they are and however they are laid out."""
     save_file(
         {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()},
         path,

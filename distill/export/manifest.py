@@ -1,15 +1,14 @@
 """The manifest of an export: where it comes from, its figures, and the digest of every file.
 
-`distill/export/writer.py` writes it, `distill/serving/loader.py` refuses a folder whose files differ from it.
+`distill/export/writer.py` writes it, `distill/serving/loader.py` refuses a folder whose files differ from it. Nothing
+here loads torch: the dashboard reads manifests.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pydantic import (
     Field,
@@ -22,30 +21,22 @@ from pydantic import (
 
 from distill.evaluation import StudyEvaluation, TeacherReference
 from distill.export import bounds
+from distill.export.tasks.registry import EXPORTED, ExportedTask
 from storage.errors import InputError
 from storage.files.atomic import sha256
-from studies.config.definition import Format, Precision
+from studies.config.definition import Format, Precision, StudyDefinition
 from studies.config.hyperparameters import Hyperparameters
-from studies.config.protocol_section import ProtocolSection
 from studies.evaluation.figures import Figures, misfit
 
-# torch is imported where a manifest is made: the dashboard reads manifests without it.
-if TYPE_CHECKING:
-    from distill.student import Student
-
-FORMAT = 4
+FORMAT = 5
 MANIFEST = "manifest.json"
 HEAD = "head.safetensors"
-LEXICON = "lexicon.safetensors"
 # Of a student narrower than its teacher; where sentence-transformers looks for a Dense module.
 PROJECTION = "2_Dense/model.safetensors"
 # Paths of the ONNX graphs, by format.
 GRAPHS: dict[Format, str] = {"onnx": "onnx/model.onnx", "onnx-int8": "onnx/model_int8.onnx"}
-# Files without which an export cannot be served: every manifest must list them.
-SERVED = ("config.json", "model.safetensors", "tokenizer.json", HEAD, LEXICON)
-# Packages whose versions affect what an export holds.
-_PACKAGES = ("scenetune", "torch", "transformers")
-_ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
+# Files without which no export can be served: every manifest must list them, and those of its task.
+SERVED = ("config.json", "model.safetensors", "tokenizer.json", HEAD)
 _REMEDY = "export the study again, or restore the folder from a copy"
 
 
@@ -87,9 +78,9 @@ class Origin(Figures):
     metrics: StudyEvaluation | None = None
 
     @property
-    def protocol(self) -> ProtocolSection:
-        """The study's protocol."""
-        return bounds.parse_definition(self.spec).protocol
+    def definition(self) -> StudyDefinition:
+        """The study file without its data, of the task's own type."""
+        return bounds.parse_definition(self.spec)
 
 
 class FormatFigures(Figures, frozen=False):
@@ -98,8 +89,9 @@ class FormatFigures(Figures, frozen=False):
     Attributes:
         cosine: Least cosine of a text's vector to the student's own.
         sentence_transformers_cosine: The same, opened by sentence-transformers.
-        overlap: Share of the top 10 that lists have in common with the student's own.
-        served_overlap: The same of the lists that `StudentRecommender` gives.
+        agreement: Share of the student's answers that the format gives as well: of the items in the top 10 of its
+            lists, or of its labels.
+        served_agreement: The same of the answers that our library gives.
         recall: Recall on the validation scenes with 8-bit weights.
         recall_fp32: Recall on the validation scenes in fp32.
         texts_per_second: On the CPU that wrote the export, by format.
@@ -107,8 +99,8 @@ class FormatFigures(Figures, frozen=False):
 
     cosine: float | None = None
     sentence_transformers_cosine: float | None = None
-    overlap: float | None = None
-    served_overlap: float | None = None
+    agreement: float | None = None
+    served_agreement: float | None = None
     recall: float | None = None
     recall_fp32: float | None = None
     texts_per_second: dict[str, float] | None = None
@@ -137,6 +129,7 @@ class Manifest(Origin):
 
     Attributes:
         format: Version of this description.
+        task: The study's.
         max_tokens: Where texts are cut.
         layers: Of the encoder.
         width: Of the encoder.
@@ -153,6 +146,7 @@ class Manifest(Origin):
     """
 
     format: int = FORMAT
+    task: bounds.TaskName
     max_tokens: bounds.Tokens
     layers: bounds.Layers
     width: bounds.Width
@@ -173,40 +167,20 @@ class Manifest(Origin):
             raise ValueError("formats lack hf")
         if self.metrics is not None and "student" not in self.metrics.systems:
             raise ValueError("metrics.systems lack the student")
+        if self.task != (task := self.definition.task):
+            raise ValueError(f"task is {self.task!r}, that of the study file {task!r}")
+        if self.task not in EXPORTED:
+            raise ValueError(f"students of {self.task} are not exported")
         return self
+
+    @property
+    def kind(self) -> ExportedTask:
+        """What an export has of its task."""
+        return EXPORTED[self.task]
 
     @field_serializer("learner")
     def _applying(self, learner: Hyperparameters) -> dict[str, Any]:
         return learner.to_dict()
-
-
-def describe(
-    student: Student, origin: Origin, formats: Sequence[Format] = ("hf",), precision: Precision = "fp32"
-) -> Manifest:
-    """Return the manifest without its files.
-
-    Args:
-        student: What is exported.
-        origin: Where it comes from.
-        formats: What the export holds.
-        precision: Of the stored weights.
-    """
-    from distill.student import parameters
-
-    return Manifest(
-        **dict(origin),
-        max_tokens=student.max_tokens,
-        layers=int(student.tower.model.config.num_hidden_layers),
-        width=int(student.tower.model.config.hidden_size),
-        dimensions=int(student.head.project.weight.shape[1]),
-        learner=student.learner.hyperparameters,
-        distillation=student.hyperparameters.to_dict(),
-        vocabulary=VocabularySize(kept=int(student.tower.model.config.vocab_size), of=origin.encoder.vocabulary),
-        parameters=ParameterCounts(encoder=parameters(student.tower), head=parameters(student.head)),
-        precision=precision,
-        formats={name: FormatFigures() for name in formats},
-        versions={name: _version(name) for name in (*_PACKAGES, *(_ONNX_PACKAGES if "onnx" in formats else ()))},
-    )
 
 
 def seal(folder: Path, manifest: Manifest) -> None:
@@ -233,7 +207,7 @@ def verify(folder: Path) -> Manifest:
     manifest = read(folder)
     files = manifest.files
     graphs = [GRAPHS[name] for name in manifest.formats if name in GRAPHS]
-    for name in dict.fromkeys((*SERVED, *graphs, *files)):
+    for name in dict.fromkeys((*SERVED, *manifest.kind.files, *graphs, *files)):
         path = folder / name
         if name not in files or not path.is_file():
             raise InputError(f"the export {folder} has no {name}: {_REMEDY}")
@@ -289,10 +263,3 @@ def read(folder: Path) -> Manifest:
         return Manifest.model_validate(manifest)
     except ValidationError as error:
         raise InputError(f"{path} is not a manifest ({misfit(error)}): {_REMEDY}") from error
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "not installed (run from its source)"

@@ -1,7 +1,7 @@
 """Writes a student as one folder that transformers, sentence-transformers, ONNX Runtime and scenetune open.
 
 Last step of the path; the folder appears whole, or not at all. Fresh processes open the draft and must get the same
-vectors and lists before it becomes visible under its name.
+vectors and answers before it becomes visible under its name.
 """
 
 from __future__ import annotations
@@ -11,23 +11,24 @@ from pathlib import Path
 
 from distill.export.card import model_card
 from distill.export.checks import check as _check_parity
+from distill.export.description import describe
 from distill.export.int8_graph import write_int8
 from distill.export.layout import DTYPES, write_encoder, write_head, write_sentence_transformers
-from distill.export.manifest import GRAPHS, Manifest, Origin, describe, is_export, seal
+from distill.export.manifest import GRAPHS, Manifest, Origin, is_export, seal
 from distill.export.onnx_graph import check_packages, write_onnx
+from distill.export.task_export import TaskExport
 from distill.student import Student
 from storage.errors import InputError
 from storage.files.atomic import atomic_folder
 from storage.files.outputs import check_place
 from studies.config.definition import Format, Precision
-from studies.episodes.tfidf import Lexicon
 from studies.progress import SILENT, ProgressReporter
 from studies.training.problem import Problem
 
 
 def export(
     student: Student,
-    lexicon: Lexicon,
+    task: TaskExport,
     folder: Path,
     origin: Origin,
     *,
@@ -40,20 +41,20 @@ def export(
 
     Args:
         student: What to write, in fp32; the copy of its tokenizer truncates at `max_tokens` and gives no token types.
-        lexicon: The words of the texts that the student was trained on.
+        task: What an export has of the study's task.
         folder: The export; must not exist.
         origin: Where the student comes from, and its figures.
         formats: "hf", and with it "onnx", and with that "onnx-int8".
         precision: In which model.safetensors is stored; graphs and head stay fp32.
         replace: Put the export in the place of an older one.
-        problem: The study's data, on which lists are compared and 8-bit weights are measured; its reporter shows each
-            stage.
+        problem: The study's data, on which answers are compared and 8-bit weights are measured; its reporter shows
+            each stage.
 
     Raises:
         InputError: `folder` exists, `replace` would destroy something that is not an export, or a package that a
             format needs is missing, or the disk lacks the room.
         ArtifactsUnavailable: A write failed, as on a full disk.
-        ScenetuneError: A fresh process does not get the same vectors or lists, or 8-bit weights cost too much recall;
+        ScenetuneError: A fresh process does not get the same vectors or answers, or 8-bit weights cost too much recall;
             nothing was exported.
     """
     check_replaceable(folder, replace=replace)
@@ -65,10 +66,11 @@ def export(
     with atomic_folder(folder, replace) as draft:
         write_encoder(student, draft, precision)
         write_sentence_transformers(student, draft, precision)
-        write_head(student.head, lexicon, draft)
+        write_head(student.head, described, draft)
+        task.write(student, draft)
         _write_graphs(student, draft, formats, reporter)
         seal(draft, described)  # so that the draft opens
-        _check_parity(student, draft, described, problem)
+        _check_parity(student, draft, described, task, problem)
         (draft / "README.md").write_text(model_card(described), encoding="utf-8")
         seal(draft, described)
     return folder

@@ -6,7 +6,7 @@ Texts are tokenized together, sorted by length, and padded only within a batch.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Literal, Protocol, cast, get_args
 
@@ -114,7 +114,7 @@ class Embedder:
     def __init__(self, exported: ExportedStudent, encoder: Encoder) -> None:
         self._encoder, self._source = encoder, f"the encoder of {exported.folder}"
         self._exported, self._warned = exported, False
-        self.width = int(exported.head.project.weight.shape[1])
+        self.width = exported.manifest.dimensions
         # The Rust tokenizer: the Python one around it sets truncation at every call, which threads cannot share.
         self._tokenizer: Any = exported.tokenizer.backend_tokenizer
         self._max_tokens = exported.max_tokens
@@ -122,11 +122,20 @@ class Embedder:
     def tokens(self, texts: Sequence[str]) -> Ragged:
         """Return the token ids of each text in its one form, truncated, as `studies.model.encoder.tokenize` does."""
         values, lengths = [], [0]
-        for batch in token_batches([normalise_text(text) for text in texts], self._max_tokens, _TOKENIZED):
-            rows = [encoding.ids for encoding in self._tokenizer.encode_batch_fast(batch)]
+        for encodings in self._encodings(texts):
+            rows = [encoding.ids for encoding in encodings]
             lengths += [len(row) for row in rows]
             values.append(np.fromiter(chain.from_iterable(rows), dtype=np.int64))
         return Ragged(torch.from_numpy(np.concatenate(values)), torch.tensor(lengths).cumsum(0))
+
+    def count_cut(self, texts: Sequence[str]) -> int:
+        """Return how many texts have more tokens than the encoder reads."""
+        return sum(bool(encoding.overflowing) for encodings in self._encodings(texts) for encoding in encodings)
+
+    def _encodings(self, texts: Sequence[str]) -> Iterator[list[Any]]:
+        """Yield the tokenizer's records of the texts in their one form, of many texts at a time."""
+        for batch in token_batches([normalise_text(text) for text in texts], self._max_tokens, _TOKENIZED):
+            yield self._tokenizer.encode_batch_fast(batch)
 
     def embed(self, texts: Sequence[str], progress: Progress | None = None) -> Tensor:
         """Return (n, D) vectors of length 1 in the order of the texts, on the device.

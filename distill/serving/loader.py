@@ -5,25 +5,22 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import torch
 from torch import nn
 
-from distill.export.manifest import HEAD, LEXICON, PROJECTION, Manifest, verify
+from distill.export.manifest import HEAD, PROJECTION, Manifest, verify
 from distill.hyperparameters import StudentHyperparameters
 from distill.serving.encoder_files import read_config, read_encoder, read_tokenizer
 from distill.serving.tensors import read_tensors
 from distill.student import Student, Texts, assemble
-from storage.errors import InputError
 from studies.config.hyperparameters import Hyperparameters
-from studies.episodes.tfidf import BUCKETS, Lexicon
+from studies.learners.base import Learner
 from studies.model.encoder import Ragged
-from studies.model.recommender import Head
 
 # For type checkers alone: transformers is imported where a model or tokenizer is opened.
 if TYPE_CHECKING:
@@ -37,16 +34,14 @@ class ExportedStudent:
     Attributes:
         folder: Where it is.
         manifest: Its manifest (`distill/export/manifest.py`), checked.
-        head: The head that adapts to a scene.
+        head: The head that adapts, of the task's own type.
         learner: The hyperparameters by which it adapts.
-        lexicon: The words of the texts that it was trained on.
     """
 
     folder: Path
     manifest: Manifest
-    head: Head
+    head: Any
     learner: Hyperparameters
-    lexicon: Lexicon
 
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
@@ -69,6 +64,11 @@ class ExportedStudent:
         projection.load_state_dict({"weight": weights["linear.weight"]})
         return projection
 
+    def head_learner(self) -> Learner:
+        """Return a learner, on the device, that adapts a copy of the head over given vectors."""
+        found: Learner = self.manifest.kind.part("head_learner")(copy.deepcopy(self.head), self.learner)
+        return found
+
     @property
     def max_tokens(self) -> int:
         """Most tokens of a text."""
@@ -84,7 +84,7 @@ def load_export(folder: Path) -> ExportedStudent:
     """
     manifest = verify(folder)
     read_config(folder, manifest)
-    return ExportedStudent(folder, manifest, _read_head(folder, manifest), manifest.learner, _read_lexicon(folder))
+    return ExportedStudent(folder, manifest, _read_head(folder, manifest), manifest.learner)
 
 
 def as_student(exported: ExportedStudent, tokens: Ragged) -> Student:
@@ -96,25 +96,11 @@ def as_student(exported: ExportedStudent, tokens: Ragged) -> Student:
     """
     values = StudentHyperparameters.from_dict(exported.manifest.distillation)
     texts = Texts(None, exported.tokenizer, tokens)
-    return assemble(
-        exported.model, exported.projection, exported.head, texts, exported.max_tokens, exported.learner, values
-    )
+    return assemble(exported.model, exported.projection, exported.head_learner(), texts, exported.max_tokens, values)
 
 
-def _read_head(folder: Path, manifest: Manifest) -> Head:
-    head = Head(manifest.dimensions, learned_rates=manifest.learner.entry.learns_inner_rates)
+def _read_head(folder: Path, manifest: Manifest) -> Any:
+    head = manifest.kind.blank_head(manifest.dimensions, manifest.learner)
     shapes = {name: tuple(weight.shape) for name, weight in head.state_dict().items()}
     head.load_state_dict(read_tensors(folder / HEAD, shapes))
     return head
-
-
-def _read_lexicon(folder: Path) -> Lexicon:
-    path = folder / LEXICON
-    stored = read_tensors(path, {"texts": (1,), "buckets": (None,), "frequency": (None,)}, torch.int64)
-    texts, buckets, counts = (stored[name].numpy() for name in ("texts", "buckets", "frequency"))
-    known = len(buckets) == len(counts) and np.all((buckets >= 0) & (buckets < BUCKETS))
-    if not (known and np.all((counts >= 0) & (counts <= texts)) and texts[0] < 2**40):
-        raise InputError(f"{path} holds no counts of words: export the study again")
-    frequency = np.zeros(BUCKETS, dtype=np.int64)
-    frequency[buckets] = counts
-    return Lexicon(int(texts[0]), frequency)

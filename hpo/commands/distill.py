@@ -39,4 +39,4 @@ def distill(
     if as_json:
         typer.echo(json.dumps([row.to_json() for row in found]))
     else:
-        print_blocks(distillation_outcome(found, spec.protocol.k), console)
+        print_blocks(distillation_outcome(found, spec.metric), console)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -35,6 +36,14 @@ Trec = Annotated[
     Path | None, typer.Option(metavar="DIR", help="Also write qrels and rankings in TREC formats; must not exist yet.")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
+
+
+class BackendName(StrEnum):
+    """The backends of `distill.serving.backends`."""
+
+    torch = "torch"
+    onnx = "onnx"
+    int8 = "onnx-int8"
 
 
 def connect(url: str | None, *, wait: bool = False, writes: bool = True) -> Any:

@@ -4,27 +4,19 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from hpo.commands.options import BackendName
 from hpo.commands.verb import verb
-from hpo.recommend import print_lists
-from hpo.recommend import recommend as run
+from hpo.serving.recommend import print_lists
+from hpo.serving.recommend import recommend as run
 from hpo.status.console import Console
 from studies.escaping import visible
 
 app = typer.Typer()
-
-
-class BackendName(StrEnum):
-    """The backends of `distill.serving.backends`."""
-
-    torch = "torch"
-    onnx = "onnx"
-    int8 = "onnx-int8"
 
 
 @app.command()

@@ -180,13 +180,11 @@ def _test(facts: StudyFacts) -> Section | None:
 
 def _protocol(facts: StudyFacts) -> Section:
     spec, protocol = facts.spec, facts.spec.protocol
-    split_by = protocol.split_by if facts.evaluation is None else facts.evaluation.data.split_by
-    timeline = "" if split_by == "opening" else f", timeline {' / '.join(map(str, protocol.timeline))}"
+    taken = None if facts.evaluation is None else facts.evaluation.data.split_by
+    split_by = "" if taken is None else f" (split by {taken})"
     lines: list[Words] = [
         (f"data: {spec.data.source}, fingerprint ", Code(facts.record.fingerprint[:16])),
-        f"protocol: {protocol.shots} shots, window {protocol.window_days:g} days, candidates of the "
-        f"{'scene' if protocol.candidates == 'scene' else 'shop'}, split {' / '.join(map(str, protocol.split))} of the "
-        f"scenes by {split_by}{timeline}, seed {protocol.seed}",
+        f"protocol: {protocol.words}{split_by}, seed {protocol.seed}",
         f"search: {spec.search.sampler}, seed {spec.search.seed}; encoder {spec.teacher.encoder}",
         f"pruner: {spec.pruner.kind}, rungs at {', '.join(map(str, spec.pruner.rungs))} {spec.pruner.resource}, "
         f"eta {spec.pruner.eta}; {spec.pruner.keep:.0%} of the trials are in the no-prune control group",

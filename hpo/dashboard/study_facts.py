@@ -82,7 +82,7 @@ class StudyFacts:
     @property
     def metric(self) -> str:
         """Return the name of the metric."""
-        return f"recall@{self.spec.protocol.k}"
+        return self.spec.metric
 
     @property
     def ranked(self) -> list[tuple[TrialView, Reached]]:

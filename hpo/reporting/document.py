@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from distill.evaluation import StudyEvaluation
 from hpo.results.outcome import SearchHistory
-from studies.config.protocol_section import ProtocolSection
 from studies.evaluation.figures import DataFacts, Figures, SystemsEvaluation
 
 
@@ -29,7 +30,7 @@ class StudyDocument(Figures):
     written: str
     version: str
     data: DataFacts
-    protocol: ProtocolSection
+    protocol: dict[str, Any]
     evaluation: StudyEvaluation | SystemsEvaluation
     baselines_only: bool = False
     search: SearchHistory | None = None

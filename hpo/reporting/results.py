@@ -8,10 +8,10 @@ import numpy as np
 
 from distill.evaluation import StudyEvaluation
 from hpo.reporting.blocks import spelled
+from hpo.reporting.task_words import TaskWords, words_of
 from studies.evaluation.figures import SystemFigures, SystemsEvaluation
 from studies.evaluation.intervals import Interval, bootstrap
 
-POPULARITY = "support popularity"
 SIGNED = "{:+.3f}"
 
 
@@ -35,12 +35,17 @@ class Results:
     @property
     def recall(self) -> str:
         """Return the name of the metric at this cut-off."""
-        return f"recall@{self.evaluation.k}"
+        return self.evaluation.metric
 
     @cached_property
-    def popularity(self) -> str | None:
+    def words(self) -> TaskWords:
+        """Return what the study's task calls things."""
+        return words_of(self.evaluation)
+
+    @cached_property
+    def reference(self) -> str | None:
         """Return the baseline to beat, if it was scored."""
-        return POPULARITY if POPULARITY in self.systems else None
+        return self.evaluation.reference if self.evaluation.reference in self.systems else None
 
     @cached_property
     def teacher(self) -> str | None:
@@ -85,7 +90,7 @@ class Results:
     def verdict(self, what: str, compared: str, interval: Interval | None) -> str:
         """Return one sentence on which of two is better; never more than the interval of the difference allows."""
         if interval is None or self.evaluation.scenes < 2:
-            return f"{what} cannot be told from {compared}: that takes two scenes or more."
+            return f"{what} cannot be told from {compared}: that takes two {self.words.scene}s or more."
         amount = f"{spelled(interval, SIGNED)} {self.recall}"
         if interval.low > 0:
             return f"{what} beats {compared}: {amount}."

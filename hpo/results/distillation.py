@@ -9,6 +9,7 @@ import functools
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import optuna
 from optuna.study import StudyDirection
@@ -46,6 +47,20 @@ from studies.training.problem import Problem
 from studies.training.rungs import RungReport
 
 
+class Distilled(NamedTuple):
+    """What a distillation found.
+
+    Attributes:
+        student: The student to export.
+        trial: Its trial.
+        alone: The same student trained without a teacher; None where the study does not ask for it.
+    """
+
+    student: Student
+    trial: int
+    alone: Student | None
+
+
 def choose(database: Database, spec: StudySpec, problem: Problem, console: Console) -> Winners:
     """Choose the search's winners and the best of plain fine-tuning, each the best of as many finalists.
 
@@ -77,8 +92,8 @@ def _teacher(owned: OwnedStudy, problem: Problem, trial: FrozenTrial, recall: fl
 
 def distil(
     database: Database, spec: StudySpec, problem: Problem, teachers: Sequence[Teacher], console: Console
-) -> tuple[Student, int]:
-    """Run what is left of the distillation's trials; return the student to export, and its trial.
+) -> Distilled:
+    """Run what is left of the distillation's trials; return the student to export.
 
     Raises:
         InputError: No student has finished.
@@ -87,7 +102,8 @@ def distil(
     work = _Work(database, spec, problem, teachers, console)
     work.run()
     chosen = choose_student(work.study, spec)
-    return load_student(problem, work.owned.trial_folder(chosen.number)), chosen.number
+    student = load_student(problem, work.owned.trial_folder(chosen.number))
+    return Distilled(student, chosen.number, work.without_teacher(student) if spec.distill.labels_alone else None)
 
 
 def distil_study(database: Database, spec: StudySpec, console: Console) -> tuple[StudentRow, ...]:
@@ -136,7 +152,7 @@ def create_distillation(database: Database, spec: StudySpec) -> optuna.Study:
     owned_distillation(database, spec.name).create([maximise if name == "recall" else minimise for name in objectives])
     study = open_distillation(database, spec)
     study.set_user_attr("search study", spec.name)
-    study.set_metric_names([f"recall@{spec.protocol.k}", *objectives[1:]])
+    study.set_metric_names([spec.metric, *objectives[1:]])
     return study
 
 
@@ -165,7 +181,7 @@ class _Work:
         self._pruner = None
         # A front has a cheap end, which pruning by recall alone would cut off.
         if pruner.kind == "recall" and len(section.objectives) == 1:
-            metric = f"recall@{spec.protocol.k}"
+            metric = spec.metric
             self._pruner = RecallPruner(section.rungs, pruner.eta, pruner.keep, section.seed, metric=metric)
 
     @functools.cached_property
@@ -183,6 +199,12 @@ class _Work:
         self._page.write()
         if self._queue.stop_requested():
             raise StudyStopped(f"study {self._spec.name!r} was stopped; hpo run with its study file resumes it")
+
+    def without_teacher(self, student: Student) -> Student:
+        """Return the same student trained on labels alone; what was trained already is not trained again."""
+        with self._console.progress("training the student without a teacher") as progress:
+            folder = self.owned.folder / "without-teacher"
+            return self._distillation.train_without_teacher(student.hyperparameters, folder, progress)
 
     def _objective(self, trial: optuna.Trial) -> float | list[float]:
         """Distil the trial's student, reporting each rung to Optuna; return its value for each objective."""

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from itertools import chain
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import nn
 
@@ -18,22 +18,22 @@ from distill.objective import Student, Teacher
 from hpo.results import summary
 from hpo.results.inference import inference_figures
 from hpo.results.summary import Scored
-from hpo.status.console import day
 from storage.home import cache_folder
 from studies.config.spec import StudySpec
 from studies.episodes.split import SplitName
-from studies.evaluation import trec
-from studies.evaluation.baselines import POPULARITY, TEXT_FREE, build_baselines
-from studies.evaluation.evaluate import Adapted, ItemVectors, System, Unadapted, evaluate
-from studies.evaluation.figures import DataFacts, SystemsEvaluation
+from studies.evaluation.evaluate import ItemVectors
+from studies.evaluation.figures import SystemsEvaluation
+from studies.evaluation.trec import check_dump
 from studies.model.device import full_precision
 from studies.progress import ProgressReporter
 from studies.training.prepare import prepare
 from studies.training.problem import Problem
 
 # A system with its kind, as in `Scored`.
-Entry = tuple[str, System]
+Entry = tuple[str, Any]
 FINE_TUNING = "fine-tuning"
+# The student that was trained on the labels, from the same start and for as many steps.
+LABELS_ALONE = "student, labels alone"
 
 
 class Winners(NamedTuple):
@@ -57,6 +57,8 @@ def evaluate_all(
     student: Student,
     students: Sequence[StudentRow],
     dump: Path | None = None,
+    *,
+    alone: Student | None = None,
 ) -> StudyEvaluation:
     """Score baselines, teachers and student on the test scenes.
 
@@ -67,21 +69,23 @@ def evaluate_all(
         student: The student that is exported.
         students: The distillation's trials; one of them is this student's.
         dump: Folder for the rankings in TREC formats; must not exist.
+        alone: The same student trained without a teacher.
     """
     teachers = winners.teachers
     with full_precision():
-        entries = _baselines(problem, "test") | _learned(problem, winners, student)
+        entries = _baselines(problem, "test") | _learned(problem, winners, student, alone)
         results = _score(problem, "test", entries, "scoring test scenes", dump)
     best = _label(teachers[0])
     direct = f"{best}, not adapted"
     scored = _summarise(spec, problem, "test", results)
-    compared = [POPULARITY, direct, best, *(name for name, s in results.items() if s.kind == FINE_TUNING), "student"]
+    tuned = [name for name, system in results.items() if system.kind == FINE_TUNING]
+    compared = [problem.reference, direct, best, *tuned, "student"] if direct in results else []
     return StudyEvaluation(
         **dict(scored),
-        transfer=summary.transfer(results, compared, direct, scored.scene_facts),
+        transfer=summary.transfer(results, compared, direct, scored.scene_facts) if compared else (),
         best_teacher=best,
         student_trial=next(row.trial for row in students if row.taken),
-        retention=summary.retention(results, best, "student"),
+        retention=summary.retention(results, best, "student", problem.floor),
         teachers=tuple(map(_reference, teachers)),
         students=tuple(students),
         finalists=winners.finalists,
@@ -104,7 +108,7 @@ def evaluate_baselines(
         InputError: Data, protocol or encoder cannot give a meaningful study.
     """
     if dump is not None:
-        trec.check_dump(dump)
+        check_dump(dump)
     problem = prepare(spec, cache_folder(), reporter=reporter)
     with full_precision():
         results = _score(problem, part, _baselines(problem, part), "scoring baselines", dump)
@@ -112,27 +116,22 @@ def evaluate_baselines(
 
 
 def _baselines(problem: Problem, part: SplitName) -> dict[str, Entry]:
-    known_until = problem.split.period[part][0]
-    training = problem.split.scenes["train"]
-    systems = build_baselines(
-        problem.data, training, known_until, problem.cache.pooled(), products=problem.spec.protocol.products
-    )
-    return {name: ("baseline", system) for name, system in systems.items()}
+    return {name: ("baseline", system) for name, system in problem.baselines(part).items()}
 
 
 def text_free_recalls(problem: Problem) -> dict[str, float]:
-    """Return the recall by validation scene of the best baseline that reads no text."""
-    systems = {name: system for name, (_, system) in _baselines(problem, "validation").items() if name in TEXT_FREE}
+    """Return the recall by validation scene of the best baseline over which a teacher's lift is counted."""
+    systems = {name: system for name, system in problem.baselines("validation").items() if name in problem.floor}
     found = []
     with full_precision(), problem.reporter.progress("scoring baselines") as progress:
         for done, system in enumerate(systems.values(), start=1):
-            found.append(evaluate(system, problem.validation, problem.data.scenes, problem.spec.protocol.k))
+            found.append(problem.score(system, problem.validation))
             progress(done, len(systems))
     best = max(found, key=lambda each: each.mean())
     return {name: scene.recall for name, scene in best.scenes.items()}
 
 
-def _learned(problem: Problem, winners: Winners, student: Student) -> dict[str, Entry]:
+def _learned(problem: Problem, winners: Winners, student: Student, alone: Student | None) -> dict[str, Entry]:
     teachers, fine_tuned, _ = winners
     # Each text is encoded once for all sizes of the support.
     episodes = list(chain(problem.test, *problem.by_shots("test").values()))
@@ -146,14 +145,18 @@ def _learned(problem: Problem, winners: Winners, student: Student) -> dict[str, 
     for teacher in teachers:
         learner = teacher.learner
         vectors = encoded(f"teacher {teacher.trial}", learner.model.tower)
-        if teacher is teachers[0]:
-            entries[f"{_label(teacher)}, not adapted"] = ("direct transfer", Unadapted(learner, vectors))
-        entries[_label(teacher)] = ("teacher", Adapted(learner, vectors))
+        if teacher is teachers[0] and (direct := problem.unadapted(learner, vectors)) is not None:
+            entries[f"{_label(teacher)}, not adapted"] = ("direct transfer", direct)
+        entries[_label(teacher)] = ("teacher", problem.adapted(learner, vectors))
     if fine_tuned is not None and fine_tuned.trial not in {teacher.trial for teacher in teachers}:
         label, learner = f"trial {fine_tuned.trial}", fine_tuned.learner
         vectors = encoded(label, learner.model.tower)
-        entries[f"{label} ({learner.entry.name})"] = (FINE_TUNING, Adapted(learner, vectors))
-    entries["student"] = ("student", Adapted(student.learner, encoded("the student", student.tower)))
+        entries[f"{label} ({learner.entry.name})"] = (FINE_TUNING, problem.adapted(learner, vectors))
+    vectors = encoded("the student", student.tower)
+    entries["student"] = ("student", problem.adapted(student.learner, vectors))
+    if alone is not None:
+        vectors = encoded("the student without a teacher", alone.tower)
+        entries[LABELS_ALONE] = ("labels alone", problem.adapted(alone.learner, vectors))
     return entries
 
 
@@ -171,42 +174,32 @@ def _score(
 ) -> dict[str, Scored]:
     """Score every system on a part's episodes, and on those with supports of several sizes."""
     episodes, by_shots = problem.episodes(part), problem.by_shots(part)
-    k, names = problem.spec.protocol.k, problem.data.scenes
     results: dict[str, Scored] = {}
-    writing = trec.dump(dump, problem.data, episodes) if dump else nullcontext()
+    writing = problem.writing(dump, episodes) if dump else nullcontext()
     with problem.reporter.progress(label) as progress, writing as writer:
         for name, (kind, system) in entries.items():
             results[name] = Scored(
                 kind=kind,
-                main=evaluate(system, episodes, names, k, dump=writer.run(name) if writer else None),
-                by_shots={shots: evaluate(system, nested, names, k) for shots, nested in by_shots.items()},
+                main=problem.score(system, episodes, writer.run(name) if writer else None),
+                by_shots={shots: problem.score(system, nested) for shots, nested in by_shots.items()},
             )
             progress(len(results), len(entries))
     return results
 
 
 def _summarise(spec: StudySpec, problem: Problem, part: SplitName, results: Mapping[str, Scored]) -> SystemsEvaluation:
-    episodes, data = problem.episodes(part), problem.data
-    every_item = spec.protocol.candidates == "all"
-    vectors = problem.cache.pooled()
+    reference, facts = results[problem.reference], problem.facts(part)
     return SystemsEvaluation(
+        task=spec.task,
+        metric=spec.metric,
+        reference=problem.reference,
         part=part,
-        k=spec.protocol.k,
         shots=spec.protocol.shots,
-        scenes=len(results[POPULARITY].main.scenes),
-        **summary.count_queries(episodes)._asdict(),
-        systems={name: summary.system_figures(scored, results[POPULARITY]) for name, scored in results.items()},
-        curve=summary.curve(results, spec.protocol.report_shots),
-        scene_facts=summary.scene_facts(data, problem.split, part, episodes, vectors, every_item=every_item),
-        data=DataFacts(
-            source=spec.data.source,
-            split_by=problem.split.by,
-            interactions=len(data.time),
-            items=len(data.texts),
-            scenes=len(data.scenes),
-            users=data.users,
-            first_day=day(int(data.time[0])),
-            last_day=day(int(data.time[-1])),
-            fingerprint=data.fingerprint,
-        ),
+        scenes=len(reference.main.scenes),
+        queries=facts.queries,
+        query_counts=facts.query_counts,
+        systems={name: summary.system_figures(scored, reference) for name, scored in results.items()},
+        curve=summary.curve(reference.by_shots, spec.protocol.report_shots, facts.left_out),
+        scene_facts=facts.scene_facts,
+        data=problem.data_facts().model_copy(update={"source": spec.data.source}),
     )

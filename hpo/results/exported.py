@@ -7,6 +7,9 @@ from pathlib import Path
 
 from distill.evaluation import ExportEvaluation, StudyEvaluation
 from distill.export.manifest import GRAPHS, EncoderReference, Lineage, Origin
+from distill.export.task_export import TaskExport
+from distill.export.tasks.registry import EXPORTED
+from distill.export.writer import export
 from distill.inference import as_student, load_export
 from distill.objective import Student, evaluate
 from distill.serving.onnx_tower import through
@@ -24,10 +27,17 @@ from studies.training.prepare import prepare
 from studies.training.problem import Problem
 
 
-def origin(
-    spec: StudySpec, problem: Problem, evaluation: StudyEvaluation, owned: OwnedStudy, student: Student
-) -> Origin:
-    """Return what an export says of its origin.
+def write_student(
+    spec: StudySpec,
+    problem: Problem,
+    evaluation: StudyEvaluation,
+    owned: OwnedStudy,
+    student: Student,
+    folder: Path,
+    *,
+    replace: bool,
+) -> None:
+    """Write a student's folder in the formats of the spec.
 
     Args:
         spec: The study.
@@ -35,7 +45,29 @@ def origin(
         evaluation: Of the study.
         owned: The study of students.
         student: The one that is exported.
+        folder: The export.
+        replace: Whether to replace an older export.
+
+    Raises:
+        ScenetuneError: A format does not reproduce the student's output, or costs too much recall.
     """
+    task: type[TaskExport] = EXPORTED[spec.task].part("export")
+    export(
+        student,
+        task.of(problem),
+        folder,
+        origin(spec, problem, evaluation, owned, student),
+        formats=spec.export.formats,
+        precision=spec.export.precision,
+        replace=replace,
+        problem=problem,
+    )
+
+
+def origin(
+    spec: StudySpec, problem: Problem, evaluation: StudyEvaluation, owned: OwnedStudy, student: Student
+) -> Origin:
+    """Return what an export says of its origin."""
     encoder = problem.encoder
     return Origin(
         study=owned.study,
@@ -93,14 +125,15 @@ def evaluate_export(
     student = as_student(exported, tokenize(exported.tokenizer, problem.data.texts, exported.max_tokens))
     if format != "hf":
         student = through(folder / GRAPHS[format], student)
-    writing = trec.dump(dump, problem.data, problem.test) if dump else nullcontext()
+    writing = problem.writing(dump, problem.test) if dump else nullcontext()
     with writing as writer:
         run = writer.run("student") if writer else None
         result = evaluate(student, problem, problem.test, reporter, run)
     return ExportEvaluation(
         study=spec.name,
+        task=spec.task,
         format=format,
-        k=recorded.k,
+        metric=recorded.metric,
         scenes=len(result.scenes),
         recall=bootstrap(result.values()),
         recorded=recorded.systems["student"].recall,

@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
-import torch
 
 from distill.evaluation import Retention, RetentionIntervals, TransferGroup
-from studies.data.dataset import Dataset
-from studies.episodes.episode import Episode
-from studies.episodes.split import Split, SplitName
-from studies.evaluation.baselines import POPULARITY, TEXT_FREE
 from studies.evaluation.figures import ByShots, Curve, LeftOut, SceneFacts, SystemFigures
 from studies.evaluation.intervals import bootstrap, bootstrap_ratio, interval
-from studies.evaluation.metrics import METRICS, Evaluation, compare
+from studies.evaluation.metrics import Evaluation, compare
 
 # Groups of fewer scenes than this say nothing.
 SCENES_PER_GROUP = 3
@@ -38,27 +31,29 @@ class Scored:
     by_shots: Mapping[int, Evaluation]
 
 
-def system_figures(scored: Scored, popularity: Scored) -> SystemFigures:
+def system_figures(scored: Scored, reference: Scored) -> SystemFigures:
     """Return all figures of a system, with intervals over scenes."""
     main = scored.main
     return SystemFigures(
         kind=scored.kind,
         recall=bootstrap(main.values()),
-        over_popularity=compare(main, popularity.main),
+        metrics={metric: interval(main.values(metric)) for metric in main.metrics if metric != "recall"},
+        over_reference=compare(main, reference.main),
         scene_recalls={name: scene.recall for name, scene in main.scenes.items()},
         by_shots=_by_shots(scored),
-        **{metric: interval(main.values(metric)) for metric in METRICS if metric != "recall"},
     )
 
 
-def best_text_free(results: Mapping[str, Scored]) -> str:
-    """Return the name of the best baseline that reads no text."""
-    return max((name for name in TEXT_FREE if name in results), key=lambda name: results[name].main.mean())
+def retention(results: Mapping[str, Scored], teacher: str, student: str, floor_of: Sequence[str]) -> Retention:
+    """Return how much of the teacher the student keeps: of its recall, and of its lift over the best of some baselines.
 
-
-def retention(results: Mapping[str, Scored], teacher: str, student: str) -> Retention:
-    """Return how much of the teacher the student keeps: of its recall, and of its lift over what reads no text."""
-    baseline = best_text_free(results)
+    Args:
+        results: Every system's metrics.
+        teacher: The best teacher.
+        student: The student.
+        floor_of: The baselines over whose best the lift is counted; some may not have been scored.
+    """
+    baseline = max((name for name in floor_of if name in results), key=lambda name: results[name].main.mean())
     floors, bests, kepts = (results[name].main.values("recall") for name in (baseline, teacher, student))
     of_recall, of_lift = bootstrap_ratio(kepts, bests), bootstrap_ratio(kepts - floors, bests - floors)
     return Retention(
@@ -70,54 +65,19 @@ def retention(results: Mapping[str, Scored], teacher: str, student: str) -> Rete
     )
 
 
-def curve(results: Mapping[str, Scored], wanted: Sequence[int]) -> Curve:
-    """Return what the figures by shots cover."""
-    by_shots = results[POPULARITY].by_shots
-    reason = "fewer than half of the scenes see so many interactions and a later query in one window"
+def curve(by_shots: Mapping[int, Evaluation], wanted: Sequence[int], reason: str) -> Curve:
+    """Return what the figures by shots cover.
+
+    Args:
+        by_shots: Any system's metrics by shots.
+        wanted: The numbers of shots that the protocol names.
+        reason: Why some may be left out.
+    """
     return Curve(
         shots=tuple(by_shots),
         scenes=len(next(iter(by_shots.values())).scenes) if by_shots else 0,
         left_out=tuple(LeftOut(shots=shots, reason=reason) for shots in wanted if shots not in by_shots),
     )
-
-
-def scene_facts(
-    data: Dataset,
-    split: Split,
-    part: SplitName,
-    episodes: Sequence[Episode],
-    vectors: torch.Tensor,
-    *,
-    every_item: bool,
-) -> dict[str, SceneFacts]:
-    """Return, per scene, its candidates, its queries, and how similar it is to a training scene.
-
-    Args:
-        data: The shop.
-        split: Its scenes in parts.
-        part: Whose scenes.
-        episodes: Those of the main figures. A scene without any has no query, but may have some at fewer shots.
-        vectors: (items, D) embeddings of the untrained encoder; the cosine of two scenes is that of their means.
-        every_item: Whether every item of the shop is a candidate.
-    """
-    means = {part: _mean_vectors(data, split, part, vectors) for part in ("train", part)}
-    nearest = (means[part] @ means["train"].T).amax(1)
-    queries = Counter[int]()
-    for episode in episodes:
-        queries[episode.scene] += len(episode.users)
-    return {
-        data.scenes[scene]: SceneFacts(
-            candidates=len(data.texts) if every_item else len(data.items_of(scene)),
-            queries=queries[scene],
-            nearest=float(nearest[row]),
-        )
-        for row, scene in enumerate(split.scenes[part].tolist())
-    }
-
-
-def _mean_vectors(data: Dataset, split: Split, part: SplitName, vectors: torch.Tensor) -> torch.Tensor:
-    means = [vectors[torch.tensor(data.items_of(int(scene)))].mean(0) for scene in split.scenes[part]]
-    return torch.nn.functional.normalize(torch.stack(means), dim=1)
 
 
 def transfer(
@@ -132,7 +92,7 @@ def transfer(
         facts: Of `scene_facts`.
     """
     adapting = [name for name in systems if results[name].kind not in ("baseline", "direct transfer", "student")]
-    covered = sorted(set().union(*(e.scenes for e in results[POPULARITY].by_shots.values())))
+    covered = sorted(set().union(*(e.scenes for e in results[direct].by_shots.values())))
     sizes = {name: fact.candidates for name, fact in facts.items()}
     cosines = {name: fact.nearest or 0.0 for name, fact in facts.items()}
     groups = _thirds("catalogue size", covered, sizes, "{:.0f} to {:.0f} items")
@@ -157,34 +117,6 @@ def _thirds(
         return []
     groups = [[str(name) for name in third] for third in np.array_split(np.array(ordered, dtype=object), 3)]
     return [(grouping, label.format(values[names[0]], values[names[-1]]), names) for names in groups]
-
-
-class QueryCounts(NamedTuple):
-    """Numbers of queries.
-
-    Attributes:
-        queries: All of them.
-        new_item_queries: Those with a relevant item that the support does not hold.
-        cold_user_queries: Those of users without a history.
-    """
-
-    queries: int
-    new_item_queries: int
-    cold_user_queries: int
-
-
-def count_queries(episodes: Sequence[Episode]) -> QueryCounts:
-    """Return how many queries some episodes have, and of which kinds."""
-    new = 0
-    for episode in episodes:
-        known = torch.zeros(episode.candidates, dtype=torch.bool, device=episode.support.device)
-        known[episode.support] = True
-        new += int((episode.relevant & ~known).any(1).sum())
-    return QueryCounts(
-        queries=sum(len(episode.users) for episode in episodes),
-        new_item_queries=new,
-        cold_user_queries=sum(int((episode.query_history.sum(1) == 0).sum()) for episode in episodes),
-    )
 
 
 def _by_shots(scored: Scored, scenes: Sequence[str] | None = None, over: Scored | None = None) -> ByShots:

@@ -18,8 +18,6 @@ from hpo.search.trial_chains import chain_of
 from storage.database.postgres import Database
 from storage.database.records import Records
 from studies.config.spec import StudySpec
-from studies.evaluation.baselines import SupportPopularity
-from studies.evaluation.evaluate import evaluate
 from studies.progress import Progress
 from studies.training.objective import load_teacher
 from studies.training.problem import Problem
@@ -74,13 +72,12 @@ class FinalistEvaluator:
         return self._once(f"finalist {chain_of(trial)}", measure)
 
     def _baseline(self) -> tuple[float, float]:
-        """Return recall of support popularity on the search's draw and on the others; it was not selected on either."""
+        """Return recall of the reference on the search's draw and on the others; it was not selected on either."""
         problem = self._problem
 
         def measure() -> dict[str, float]:
-            system, scenes, k = SupportPopularity(), problem.data.scenes, self._spec.protocol.k
             drawn = {"searched": problem.validation, "redrawn": self._episodes}
-            return {name: evaluate(system, episodes, scenes, k).mean() for name, episodes in drawn.items()}
+            return {name: problem.evaluate_reference(episodes).mean() for name, episodes in drawn.items()}
 
         found = self._once("finalists' baseline", measure)
         return found["searched"], found["redrawn"]

@@ -57,7 +57,7 @@ class Search:
 
     def __init__(self, database: Database, spec: StudySpec, scenes: Collection[str], train: Train) -> None:
         self._records, self._spec, self._train = Records(database.engine), spec, train
-        pruner, metric = spec.pruner, f"recall@{spec.protocol.k}"
+        pruner, metric = spec.pruner, spec.metric
         self._results = RecordedHistory(self._records, spec.name, len(pruner.rungs))
         self._results.read()
         self._results.check_scenes(frozenset(scenes))
@@ -175,7 +175,7 @@ def next_promotion(
     if spec.pruner.kind != "recall":
         return None
     pruned, measured = pruned_trials(known), history()
-    found = promotion(measured, pruned, eta=spec.pruner.eta, metric=f"recall@{spec.protocol.k}")
+    found = promotion(measured, pruned, eta=spec.pruner.eta, metric=spec.metric)
     if found is None and sum(map(spends_budget, known.values())) >= spec.search.trials:
         finished = sum(chain[-1].state in (TrialState.COMPLETE, TrialState.RUNNING) for chain in known.values())
         found = completion(measured, pruned, finished=finished, wanted=spec.finalist_count())

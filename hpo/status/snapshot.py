@@ -227,7 +227,7 @@ def summarise(
     mean, running = _mean_cost(views), [view for view in views if view.state == "running"]
     shot = Snapshot(
         name=spec.name,
-        metric=f"recall@{spec.protocol.k}",
+        metric=spec.metric,
         budget=spec.search.trials,
         spent=spent,
         cost_limit_seconds=limits.cost_seconds,

@@ -57,13 +57,12 @@ def work(database: Database, name: str, *, workers: int = 1, threads: int | None
     inputs = problem.data.fingerprint, problem.encoder.identity
     check_inputs(load_record(database, name), *inputs, "give this worker the same files")
     problem.refuse_too_large(workers)
-    scenes = {problem.data.scenes[episode.scene] for episode in problem.validation}
     done = failures = 0
 
     def train(values: Hyperparameters, folder: Path, report: Callable[[RungReport], None]) -> float:
         return run_trial(problem, values, folder, report, search.report_progress)
 
-    search = Search(database, spec, scenes, train)
+    search = Search(database, spec, problem.scene_names("validation"), train)
     for state in search.run_all():
         done += 1
         failures = failures + 1 if state == TrialState.FAIL else 0

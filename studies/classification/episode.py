@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,21 @@ class LabelledEpisode:
     def shots(self) -> int:
         """Return K, the number of labelled texts of each class."""
         return len(self.support) // self.ways
+
+    @property
+    def encoded(self) -> int:
+        """Return how many of the items a model encodes: all of them."""
+        return len(self.items)
+
+    @property
+    def relevant(self) -> Tensor:
+        """Return (Q, N) whether a class is the query's: a query ranks the classes, of which one is right."""
+        return functional.one_hot(self.query_labels, self.ways).bool()
+
+    @property
+    def excluded(self) -> Tensor:
+        """Return (Q, N) false: every class is possible."""
+        return torch.zeros_like(self.relevant)
 
     def to(self, device: torch.device) -> LabelledEpisode:
         """Return the same episode with its tensors on `device`."""

@@ -32,3 +32,16 @@ class ClassificationProtocol(ProtocolSection):
     train_episodes: PositiveInt = 1000
     min_rows: PositiveInt | None = None
     min_groups: Annotated[int, Field(ge=2)] = 2
+
+    @property
+    def metric(self) -> str:
+        """Return the name of the recall that trials are compared by."""
+        return "macro recall"
+
+    @property
+    def words(self) -> str:
+        """Return the protocol in short, for a reader."""
+        return (
+            f"{self.ways} ways, {self.shots} shots, {self.queries} queries of each class, {self.episodes} episodes, "
+            f"split {' / '.join(map(str, self.split))} of the classes"
+        )

@@ -1,6 +1,6 @@
-"""All of a study file but `[data]`: what training, distillation and serving need of a study.
+"""All of a study file but `[data]`: what training, distillation and serving need of a study, whatever its task.
 
-Nothing here loads a source of data: a machine that trains needs no polars.
+Nothing here loads a source of data: a machine that trains needs no polars. `studies.tasks` names each task's own.
 """
 
 from __future__ import annotations
@@ -141,13 +141,15 @@ class ExportSection(Section):
 
 
 class StudyDefinition(Section):
-    """A study without its data.
+    """A study without its data; a task's own sets the types of `task`, `protocol` and `search`.
 
     Attributes:
         name: Name of the study, under which every command finds it.
+        task: What is predicted.
     """
 
     name: str
+    task: str
     protocol: ProtocolSection = ProtocolSection()
     teacher: TeacherSection = TeacherSection()
     search: SearchSection = SearchSection()
@@ -177,6 +179,11 @@ class StudyDefinition(Section):
                 "trainable_layers = 0"
             )
         return self
+
+    @property
+    def metric(self) -> str:
+        """Return the name of the recall that trials are compared by, such as "recall@10"."""
+        return self.protocol.metric
 
     def finalist_count(self) -> int:
         """Return the number of trials to re-evaluate; the teachers are chosen among them."""

@@ -48,6 +48,7 @@ class DistillLoss:
         default: The weight in the first student.
         aligns: Whether the loss draws the student's vectors to the teacher's own, so that the teacher's can stand in
             for them in a ranking step.
+        imitates: Whether the loss compares the student with a teacher; otherwise it reads the labels alone.
         settings: What the function takes beside the batch, by name.
     """
 
@@ -57,6 +58,7 @@ class DistillLoss:
     domain: Domain
     default: float = 0.0
     aligns: bool = False
+    imitates: bool = True
     settings: Mapping[str, Setting] = field(default_factory=dict)
 
     def load(self) -> Callable[..., Any]:
@@ -111,6 +113,7 @@ LOSSES: dict[str, DistillLoss] = {
         "rankings",
         Range(low=0.03, high=3.0, log=True),
         0.3,
+        imitates=False,
     ),
 }
 

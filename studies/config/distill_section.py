@@ -75,6 +75,8 @@ class DistillSection(Section):
         objectives: What is searched for: validation recall alone, by which students are pruned, or with "latency" and
             "size" the Pareto front of all.
         retain: Of the front, the fastest student is taken that keeps this fraction of the best one's recall.
+        labels_alone: Whether the student is also trained without a teacher, for as many steps, to show what distilling
+            adds.
         seed: Seed of the search and of the students' training.
         space: Domains of the students' parameters; those that are left out keep their defaults.
     """
@@ -84,6 +86,7 @@ class DistillSection(Section):
     rank_steps: Annotated[int, Field(ge=0)] = 60
     objectives: Annotated[list[Objective], Field(min_length=1)] = _RECALL
     retain: Annotated[int | float, Field(gt=0, le=1)] = 0.99
+    labels_alone: bool = False
     seed: Annotated[int, Field(ge=0)] = 0
     space: dict[str, Domain] = Field(default_factory=default_student_space)
 
@@ -131,7 +134,13 @@ class DistillSection(Section):
     @property
     def rungs(self) -> list[int]:
         """Steps after which a student is evaluated and compared with the others; the last one ends a trial."""
-        return sorted({max(1, self.embed_steps // 3), self.embed_steps, self.steps})
+        texts = {max(1, self.embed_steps // 3), self.embed_steps} if self.embed_steps else set[int]()
+        return sorted(texts | {self.steps})
+
+    @property
+    def without_teacher(self) -> DistillSection:
+        """The same number of steps, all of them on labels."""
+        return self.model_copy(update={"embed_steps": 0, "rank_steps": self.steps})
 
     def applies(self, name: str, values: dict[str, Any]) -> bool:
         """Return whether a parameter matters to a student with these values so far; the search skips others."""

@@ -24,20 +24,24 @@ class Hyperparameters:
     """One point of the search space; None stands for what the learner has no use for.
 
     Attributes:
-        learner: The learner that adapts the recommender to a scene.
+        learner: The learner that adapts to a support.
         outer_lr: Peak learning rate of the meta-update (AdamW); the head's scalars train at ten times it.
         meta_batch_size: Episodes per meta-update.
         weight_decay: AdamW's decoupled weight decay, on all parameters but scalars.
-        head: What of the head trains: the weights and sharpnesses of the score's features; the projection of texts as
-            well; or the priors of appeal too. Fewer overfit less where training scenes are few.
+        head: What of the head trains. In ranking: the weights and sharpnesses of the score's features; the projection
+            of texts as well; or the priors of appeal too. Fewer overfit less where training scenes are few. In
+            classification: the scale of cosines and the like; with "projection" or "all" the projection of texts too.
         trainable_layers: Top layers of the encoder that the outer loop trains; 0 freezes it. With all of them, position
             embeddings and their normalisation train too, the token table never.
         inner_lr: Step size of the inner loop.
         inner_steps: Gradient steps on the support, in the inner loop or in fine-tuning.
-        support_batch_size: Interactions of the support per inner step, in turn; all of a support that is not larger.
+        support_batch_size: Interactions, or texts, of the support per inner step, in turn; all of a support that is
+            not larger.
         encoder_lr: Peak learning rate of the encoder's layers; at the head's rates a pretrained layer forgets.
         train_candidates: Most candidates of a training episode, drawn anew at every update; evaluation ranks all.
         dropout: Rate of dropout in the encoder's layers in meta-updates; never while a scene is adapted to or scored.
+        label_smoothing: Part of each label that all classes share; of classification alone.
+        temperature: What cosines with the classes are divided by at the start; of classification alone.
     """
 
     learner: str = "protonet"
@@ -52,6 +56,8 @@ class Hyperparameters:
     encoder_lr: float | None = None
     train_candidates: int | None = None
     dropout: float | None = None
+    label_smoothing: float | None = None
+    temperature: float | None = None
 
     @property
     def entry(self) -> LearnerEntry:

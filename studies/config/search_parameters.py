@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from studies.config.hyperparameters import HEAD_PARTS
 from studies.config.search_domains import Domain, Numbers, Parameters, Range, Words
-from studies.learners.registry import LEARNERS
+from studies.learners.registry import RANKING_LEARNERS
 
 # What each parameter of `[search.space]` may be.
 SEARCHED: Parameters = {
-    "learner": Words(LEARNERS),
+    "learner": Words(RANKING_LEARNERS),
     "head": Words(HEAD_PARTS),
     "outer_lr": Numbers(float, 0, False),
     "meta_batch_size": Numbers(int, 1, True),
@@ -30,7 +30,7 @@ def default_space() -> dict[str, Domain]:
     docs/search-space.md gives the reasons. What suits one learner better is in its entry of the registry.
     """
     return {
-        "learner": list(LEARNERS),
+        "learner": list(RANKING_LEARNERS),
         "outer_lr": Range(low=1e-4, high=5e-3, log=True),
         "meta_batch_size": [4, 8, 16],
         "weight_decay": Range(low=1e-3, high=1.0, log=True),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, PositiveInt, field_validator, model_validator
@@ -9,8 +10,10 @@ from pydantic import Field, PositiveInt, field_validator, model_validator
 from studies.config.hyperparameters import ENCODER, INNER_LOOP, applies
 from studies.config.search_domains import (
     Domain,
+    Parameters,
     Range,
     Section,
+    Words,
     check_domain,
     holds,
     nearest,
@@ -59,8 +62,25 @@ class SearchSection(Section):
     episodes_at_once: PositiveInt | None = None
     sampler: Literal["tpe", "random", "grid", "gp"] = "tpe"
     seed: Annotated[int, Field(ge=0)] = 0
-    space: dict[str, Domain] = Field(default_factory=default_space)
+    space: dict[str, Domain] = Field(default_factory=dict)  # completed below
     learners: dict[str, dict[str, Domain]] = Field(default_factory=dict)
+
+    @classmethod
+    def parameters(cls) -> Parameters:
+        """Return what each parameter of the space may be; a task with other parameters has a section of its own."""
+        return SEARCHED
+
+    @classmethod
+    def known_learners(cls) -> Collection[str]:
+        """Return the names of the task's learners."""
+        learners = cls.parameters()["learner"]
+        assert isinstance(learners, Words)
+        return learners.words
+
+    @classmethod
+    def default_space(cls) -> dict[str, Domain]:
+        """Return every parameter with the domain that it has unless the study file names another."""
+        return default_space()
 
     @field_validator("space")
     @classmethod
@@ -68,8 +88,8 @@ class SearchSection(Section):
         if not space:
             raise ValueError("the search space is empty; name at least one parameter, or leave [search.space] out")
         for name, domain in space.items():
-            check_domain(name, domain, SEARCHED)
-        full = default_space() | space
+            check_domain(name, domain, cls.parameters())
+        full = cls.default_space() | space
         learners, layers = values_of(full["learner"]), max(values_of(full["trainable_layers"]))
         used = {name for name in full if any(applies(name, learner, layers) for learner in learners)}
         if idle := [name for name in space if name not in used]:
@@ -81,10 +101,10 @@ class SearchSection(Section):
     @classmethod
     def _of_learners(cls, learners: dict[str, dict[str, Domain]]) -> dict[str, dict[str, Domain]]:
         for learner, domains in learners.items():
-            if learner not in LEARNERS:
-                raise ValueError(f"unknown learner {learner!r}{nearest(learner, LEARNERS)}")
+            if learner not in cls.known_learners():
+                raise ValueError(f"unknown learner {learner!r}{nearest(learner, cls.known_learners())}")
             for name, domain in domains.items():
-                check_domain(name, domain, SEARCHED)
+                check_domain(name, domain, cls.parameters())
                 if name in ("learner", "trainable_layers"):
                     raise ValueError(f"{name} cannot differ by learner; set it in [search.space]")
                 if name in INNER_LOOP and not LEARNERS[learner].takes_gradient_steps:
@@ -101,11 +121,12 @@ class SearchSection(Section):
         if not (isinstance(space, dict) and isinstance(given, dict)):
             return values  # refused below
         merged = dict(given)
-        for learner, entry in LEARNERS.items():
-            own = {name: domain for name, domain in entry.domains.items() if name not in space}
+        for learner in cls.known_learners():
+            domains = LEARNERS[learner].domains
+            own = {name: domain for name, domain in domains.items() if name not in space}
             if own and isinstance(given.get(learner, {}), dict):
                 merged[learner] = own | given.get(learner, {})
-        return values | {"learners": merged}
+        return {"space": cls.default_space()} | values | {"learners": merged}
 
     def domain(self, name: str, learner: str) -> tuple[str, Domain]:
         """Return the name of a learner's parameter in the study, and its domain."""

@@ -10,13 +10,14 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError, model_validator
+from pydantic import ValidationError
 
 from storage.errors import InputError
 from studies.config.definition import StudyDefinition
 from studies.config.search_domains import show
 from studies.config.validation_errors import explain
-from studies.data.sources import DataSection
+from studies.data.source import Source
+from studies.tasks import task_of
 
 # Keys of [search] that may differ between launches of one study.
 _CHANGEABLE = (
@@ -28,28 +29,7 @@ _CHANGEABLE = (
 class StudySpec(StudyDefinition):
     """A validated study file."""
 
-    data: DataSection
-
-    @model_validator(mode="after")
-    def _data_fits(self) -> StudySpec:
-        data, protocol = self.data, self.protocol
-        if protocol.candidates == "scene":
-            if data.scene_is_user:
-                raise ValueError(
-                    "each user is a scene, whose own items as candidates would give the answers away; "
-                    'set protocol.candidates = "all"'
-                )
-            if data.min_items is not None and data.min_items <= protocol.k:
-                raise ValueError(
-                    f"data.min_items = {data.min_items} keeps scenes in which every item is among the first "
-                    f"protocol.k = {protocol.k}, so that recall@{protocol.k} is always 1; raise min_items above "
-                    f"{protocol.k} or lower k"
-                )
-        if data.scene_is_user and (data.min_users or 1) > 1:
-            raise ValueError(
-                f"each user is a scene, which has one user, not data.min_users = {data.min_users}; set min_users = 1"
-            )
-        return self
+    data: Source
 
     def identity(self) -> dict[str, Any]:
         """Return the keys that define the experiment: all but budgets, workers and folders, which may change.
@@ -104,10 +84,15 @@ def parse_spec(raw: dict[str, Any], origin: str = "the study file", folder: Path
         InputError: A key or value is not valid; the message names the place, the value, and what is accepted.
     """
     try:
+        kind = task_of(raw)
+    except ValueError as error:
+        raise InputError(f"{origin}: {error}") from error
+    model: type[StudySpec] = kind.part(kind.spec)  # type: ignore[assignment]
+    try:
         context = {"folder": (folder or Path()).absolute(), "encoder_folder": folder and folder.absolute()}
-        return StudySpec.model_validate(raw, context=context)
+        return model.model_validate(raw, context=context)
     except ValidationError as error:
-        raise InputError(f"{origin}: {explain(error, StudySpec)}") from error
+        raise InputError(f"{origin}: {explain(error, model)}") from error
 
 
 def differences(stored: dict[str, Any], given: dict[str, Any], prefix: str = "") -> list[str]:

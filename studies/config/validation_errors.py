@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import get_args
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from studies.config.search_domains import nearest, show
-from studies.config.search_parameters import SEARCHED
-from studies.data.sources import SOURCES
+from studies.config.search_section import SearchSection
 
 # The accepted kind of value for each of pydantic's error types.
 _ACCEPTED = {
@@ -52,10 +51,10 @@ def _explain_problem(problem: ErrorDetails, problems: Sequence[ErrorDetails], ro
         context = problem["ctx"]
         return f"data.source: takes {context['expected_tags']}, got {context['tag']!r}"
     if kind == "union_tag_not_found":
-        named = " or ".join(f'"{name}"' for name in SOURCES)
+        named = " or ".join(f'"{name}"' for name in _sources(root))
         return f'data.source is required: {named}; source = "files" reads your own, as docs/data.md shows'
     if kind == "missing":
-        return _explain_missing(place, [_place(p, keys) for p in problems if p["type"] == "missing"], problem)
+        return _explain_missing(place, [_place(p, keys) for p in problems if p["type"] == "missing"], problem, root)
     if kind == "value_error":
         return f"{place}: {problem['ctx']['error']}" if place else str(problem["ctx"]["error"])
     if kind in _ACCEPTED:
@@ -68,15 +67,17 @@ def _explain_problem(problem: ErrorDetails, problems: Sequence[ErrorDetails], ro
     return f"{place}: {message[0].lower()}{message[1:]}, got {show(problem['input'])}"
 
 
-def _explain_missing(place: str, missing: Sequence[str], problem: ErrorDetails) -> str:
+def _explain_missing(place: str, missing: Sequence[str], problem: ErrorDetails, root: type[BaseModel]) -> str:
     """Return which required keys are missing, with an example of each that its source has one for."""
-    source = SOURCES.get(str(problem["loc"][1])) if len(problem["loc"]) == 3 and place.startswith("data.") else None
+    of_source = len(problem["loc"]) == 3 and place.startswith("data.")
+    source = _sources(root).get(str(problem["loc"][1])) if of_source else None
     if source is None:
         page = "docs/data.md" if place.startswith("data") else "studies/quickstart.toml"
         return f"{place} is required; see {page} for an example"
-    keys = [key for key in source.examples if f"data.{key}" in missing] or [place.removeprefix("data.")]
+    known: Mapping[str, str] = getattr(source, "examples", {})
+    keys = [key for key in known if f"data.{key}" in missing] or [place.removeprefix("data.")]
     names, verb = ", ".join(f"data.{key}" for key in keys), "is" if len(keys) == 1 else "are"
-    examples = ", ".join(f"{key} = {source.examples[key]}" for key in keys if key in source.examples)
+    examples = ", ".join(f"{key} = {known[key]}" for key in keys if key in known)
     return f"{names} {verb} required{f', such as {examples}' if examples else ''}; see docs/data.md"
 
 
@@ -87,13 +88,19 @@ def _place(problem: ErrorDetails, keys: set[str]) -> str:
 
 def _keys_of(place: Sequence[int | str], root: type[BaseModel]) -> list[str]:
     """Return the keys of the table at a location of pydantic's."""
-    models: list[type[BaseModel]] = [root]
+    models, sources = [root], _sources(root)
     for key in place:
-        if key in SOURCES:
-            models = [SOURCES[str(key)]]
+        if key in sources:
+            models = [sources[str(key)]]
         elif found := [m for model in models for m in _models_of(model, str(key))]:
             models = found
     return list(dict.fromkeys(name for model in models for name in model.model_fields))
+
+
+def _sources(root: type[BaseModel]) -> dict[str, type[BaseModel]]:
+    """Return the models that `[data]` may be, by the value of `data.source`."""
+    models = _models_of(root, "data")
+    return {name: model for model in models for name in get_args(model.model_fields["source"].annotation)}
 
 
 def _models_of(model: type[BaseModel], key: str) -> list[type[BaseModel]]:
@@ -110,9 +117,11 @@ def _models_of(model: type[BaseModel], key: str) -> list[type[BaseModel]]:
 
 
 def _all_keys(root: type[BaseModel]) -> set[str]:
-    keys, models = set(SEARCHED), [root]
+    keys, models = set[str](), [root]
     while models:
         model = models.pop()
         keys |= set(model.model_fields)
+        if issubclass(model, SearchSection):
+            keys |= set(model.parameters())
         models += [found for key in model.model_fields for found in _models_of(model, key)]
     return keys

@@ -14,7 +14,7 @@ from typing import Literal
 import polars as pl
 
 from storage.errors import InputError
-from studies.data.source import Source, Tables
+from studies.data.source import InteractionSource, Tables
 
 _TEXT = ["product_type", "product_category", "package_size", "brand"]
 # The most values of each column in the text of a coupon, which may hold for thousands of products.
@@ -22,7 +22,7 @@ _COUPON_TEXT = {"product_type": 4, "product_category": 2, "brand": 1}
 _FILES = {"purchases": ("products", "transactions"), "coupons": ("products", "coupons", "coupon_redemptions")}
 
 
-class CompleteJourney(Source):
+class CompleteJourney(InteractionSource):
     """The source `"completejourney"`: its purchases by category, or its coupons' redemptions by campaign.
 
     Attributes:

@@ -63,6 +63,14 @@ class Dataset:
         """Return the number of distinct users."""
         return len(self.user_ids)
 
+    @property
+    def size(self) -> str:
+        """Return how much there is, in words."""
+        return (
+            f"{len(self.time):,} interactions, {len(self.texts):,} items, {len(self.scenes)} scenes, "
+            f"{self.users:,} users"
+        )
+
     def items_of(self, scene: int) -> Ints:
         """Return the (C,) item codes of a scene's catalogue, ascending."""
         return self.catalogue[self.catalogue_start[scene] : self.catalogue_start[scene + 1]]

@@ -6,16 +6,19 @@ import functools
 from collections.abc import Callable
 from pathlib import Path
 
-from studies.config.protocol_section import ProtocolSection
+from studies.config.protocol_section import RankingProtocol
+from studies.config.ranking_spec import RankingSpec
 from studies.data.coding import build_dataset
 from studies.data.dataset import Dataset
 from studies.data.scene_selection import select_scenes
-from studies.data.source import Source
+from studies.data.source import InteractionSource
 from studies.data.source_cache import Notify, read_once
 from studies.progress import SILENT, ProgressReporter
 
 
-def load_data(section: Source, protocol: ProtocolSection, cache: Path, reporter: ProgressReporter = SILENT) -> Dataset:
+def load_data(
+    section: InteractionSource, protocol: RankingProtocol, cache: Path, reporter: ProgressReporter = SILENT
+) -> Dataset:
     """Return the data of a study: its eligible scenes, read from the source or from the cache.
 
     Args:
@@ -33,7 +36,7 @@ def load_data(section: Source, protocol: ProtocolSection, cache: Path, reporter:
     return select_scenes(data, section, protocol)
 
 
-def reselector(section: Source, cache: Path) -> Callable[[ProtocolSection, int | None], Dataset]:
+def reselector(section: InteractionSource, cache: Path) -> Callable[[RankingProtocol, int | None], Dataset]:
     """Return a function that selects a study's scenes under another protocol and `min_interactions` (None: its own).
 
     The source is read, from the cache, with the first call.
@@ -44,14 +47,19 @@ def reselector(section: Source, cache: Path) -> Callable[[ProtocolSection, int |
     """
     everything = functools.cache(lambda: read_source(section, cache))
 
-    def reselect(protocol: ProtocolSection, min_interactions: int | None) -> Dataset:
+    def reselect(protocol: RankingProtocol, min_interactions: int | None) -> Dataset:
         changes = {} if min_interactions is None else {"min_interactions": min_interactions}
         return select_scenes(everything(), section.model_copy(update=changes), protocol)
 
     return reselect
 
 
-def read_source(section: Source, cache: Path, reporter: ProgressReporter = SILENT) -> Dataset:
+def load_study(spec: RankingSpec, cache: Path, reporter: ProgressReporter = SILENT) -> Dataset:
+    """Return the data of a ranking study; see `load_data`."""
+    return load_data(spec.data, spec.protocol, cache, reporter)
+
+
+def read_source(section: InteractionSource, cache: Path, reporter: ProgressReporter = SILENT) -> Dataset:
     """Return all data of a source, from the cache where the same files were read with the same keys before.
 
     Args:

@@ -14,9 +14,9 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from studies.config.protocol_section import ProtocolSection
+from studies.config.protocol_section import RankingProtocol
 from studies.data.dataset import Dataset, Ints
-from studies.data.source import Source
+from studies.data.source import InteractionSource
 
 # How the reasons begin under which rows of small scenes are counted as dropped, and the reason of `max_scenes`.
 BELOW = "scene with too few "
@@ -72,7 +72,7 @@ def _show(values: Mapping[str, int]) -> str:
     return " and ".join(f"{name} = {value}" for name, value in values.items())
 
 
-def derive_minima(section: Source, protocol: ProtocolSection) -> Minima:
+def derive_minima(section: InteractionSource, protocol: RankingProtocol) -> Minima:
     """Return the minima of `[data]`; those that it leaves out follow from the protocol.
 
     - Interactions: a support and a query for each of the scene's openings.
@@ -88,7 +88,7 @@ def derive_minima(section: Source, protocol: ProtocolSection) -> Minima:
     return Minima(*(default if value is None else value for value, default in zip(given, defaults, strict=True)))
 
 
-def floors(protocol: ProtocolSection) -> Minima:
+def floors(protocol: RankingProtocol) -> Minima:
     """Return the least sensible minima: any support with a later query, and more candidates than a list holds."""
     return Minima(protocol.shots + 1, 1, 1 if protocol.candidates == "all" else protocol.k + 1)
 

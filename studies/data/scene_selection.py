@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from storage.errors import InputError
-from studies.config.protocol_section import ProtocolSection
+from studies.config.protocol_section import RankingProtocol
 from studies.data.dataset import Dataset, Ints, keep_first_interactions, keep_scenes
 from studies.data.digest_order import order_by_digest
 from studies.data.scene_minima import (
@@ -19,10 +19,10 @@ from studies.data.scene_minima import (
     group_small_scenes,
     scene_sizes,
 )
-from studies.data.source import Source
+from studies.data.source import InteractionSource
 
 
-def select_scenes(data: Dataset, section: Source, protocol: ProtocolSection) -> Dataset:
+def select_scenes(data: Dataset, section: InteractionSource, protocol: RankingProtocol) -> Dataset:
     """Return the data of the scenes that a study uses, without repeats where the protocol excludes them.
 
     Args:
@@ -47,7 +47,7 @@ def select_scenes(data: Dataset, section: Source, protocol: ProtocolSection) -> 
     return data
 
 
-def small_scenes(data: Dataset, section: Source, protocol: ProtocolSection) -> list[SmallScenes]:
+def small_scenes(data: Dataset, section: InteractionSource, protocol: RankingProtocol) -> list[SmallScenes]:
     """Return the scenes that `select_scenes` leaves out for a minimum, by the minima that they miss."""
     sizes = scene_sizes(_without_repeats(data, protocol), every_item=protocol.candidates == "all")
     return group_small_scenes(sizes, derive_minima(section, protocol), floors(protocol))
@@ -67,7 +67,7 @@ def _check_log(data: Dataset) -> None:
         )
 
 
-def _without_repeats(data: Dataset, protocol: ProtocolSection) -> Dataset:
+def _without_repeats(data: Dataset, protocol: RankingProtocol) -> Dataset:
     return keep_first_interactions(data) if protocol.repeat == "exclude" else data
 
 

@@ -1,7 +1,7 @@
 """The interface of all data sources: the keys of `[data]` that they share, and the tables that they return.
 
-A source is a subclass of `Source` with its own keys, `files` and `read`. Registering it in `studies/data/sources.py`
-makes it a value of `data.source`.
+A source of interactions is a subclass of `InteractionSource` with its own keys, `files` and `read`. Registering it in
+`studies/data/sources.py` makes it a value of `data.source`.
 """
 
 from __future__ import annotations
@@ -45,15 +45,37 @@ class Tables:
 
 
 class Source(Section):
-    """The keys of `[data]` that every source takes: the minima of a scene, and the most scenes.
+    """The keys of `[data]` that every source of every task takes.
 
-    Minima that are left out follow from the protocol (`studies/data/scene_minima.py`).
     `paths` lists the keys that hold paths. They may change between launches of one study: the contents of the files
     identify the data. `selecting` lists the keys that select from what was read: reading does not depend on them.
     `examples` has a value, as TOML, of each key that is required.
 
     Attributes:
         source: Where the data come from.
+    """
+
+    paths: ClassVar[frozenset[str]] = frozenset()
+    selecting: ClassVar[frozenset[str]] = frozenset()
+    examples: ClassVar[Mapping[str, str]] = {}
+
+    source: str
+
+    @abstractmethod
+    def files(self) -> list[Path]:
+        """Return the files that are read.
+
+        Raises:
+            InputError: A file is missing.
+        """
+
+
+class InteractionSource(Source):
+    """A source of interactions: the minima of a scene, and the most scenes.
+
+    Minima that are left out follow from the protocol (`studies/data/scene_minima.py`).
+
+    Attributes:
         min_interactions: Fewest interactions of a scene; smaller scenes are left out. Without it, `openings` ×
             (`shots` + 1).
         min_users: Fewest users of a scene. Without it, `shots` + 1; 1 where each user is a scene.
@@ -61,23 +83,12 @@ class Source(Section):
         max_scenes: Most scenes; where there are more, a stable sample is used. Without it, all of them.
     """
 
-    paths: ClassVar[frozenset[str]] = frozenset()
     selecting: ClassVar[frozenset[str]] = frozenset({"min_interactions", "min_users", "min_items", "max_scenes"})
-    examples: ClassVar[Mapping[str, str]] = {}
 
-    source: str
     min_interactions: PositiveInt | None = None
     min_users: PositiveInt | None = None
     min_items: PositiveInt | None = None
     max_scenes: PositiveInt | None = None
-
-    @abstractmethod
-    def files(self) -> list[Path]:
-        """Return the files that `read` reads.
-
-        Raises:
-            InputError: A file is missing.
-        """
 
     @abstractmethod
     def read(self) -> Tables:

@@ -8,11 +8,11 @@ from pydantic import Field
 
 from studies.data.completejourney import CompleteJourney
 from studies.data.files.source import Files
-from studies.data.source import Source
+from studies.data.source import InteractionSource
 
 # Add a class here. The schema of `[data]` and the names in error messages are built from it.
 AnySource = CompleteJourney | Files
 DataSection = Annotated[AnySource, Field(discriminator="source")]
-SOURCES: dict[str, type[Source]] = {
+SOURCES: dict[str, type[InteractionSource]] = {
     get_args(kind.model_fields["source"].annotation)[0]: kind for kind in get_args(AnySource)
 }

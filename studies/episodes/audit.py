@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from storage.errors import InputError
-from studies.config.protocol_section import ProtocolSection
+from studies.config.protocol_section import RankingProtocol
 from studies.data.dataset import Dataset, Ints
 from studies.episodes.episode import Episode
 from studies.episodes.split import DAY, SPLIT_NAMES, Split, SplitName
@@ -139,7 +139,7 @@ def _texts_seen(data: Dataset, split: Split) -> Finding:
 def audit_episodes(
     data: Dataset,
     split: Split,
-    protocol: ProtocolSection,
+    protocol: RankingProtocol,
     split_name: SplitName,
     episodes: Sequence[Episode],
     progress: Progress | None = None,
@@ -186,7 +186,7 @@ def _episode_finding(check: str, found: list[str], split_name: SplitName, total:
     return Finding(check, "ok", f"none of {total} meta-{split_name} episodes")
 
 
-def _common_items(episodes: Sequence[Episode], protocol: ProtocolSection, split_name: SplitName) -> Finding:
+def _common_items(episodes: Sequence[Episode], protocol: RankingProtocol, split_name: SplitName) -> Finding:
     check = "items common to support and query"
     answers = sum(int(episode.relevant.sum()) for episode in episodes)
     common = sum(int(episode.relevant[:, list(set(episode.support.tolist()))].sum()) for episode in episodes)
@@ -202,7 +202,7 @@ def _common_items(episodes: Sequence[Episode], protocol: ProtocolSection, split_
 class _Log:
     """The log by user; checks what an episode may contain of it."""
 
-    def __init__(self, data: Dataset, split: Split, protocol: ProtocolSection) -> None:
+    def __init__(self, data: Dataset, split: Split, protocol: RankingProtocol) -> None:
         self._data = data
         self._by, self._window = split.by, round(protocol.window_days * DAY)
         scenes, first = np.unique(data.scene, return_index=True)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from storage.errors import InputError
-from studies.config.protocol_section import ProtocolSection
+from studies.config.protocol_section import RankingProtocol
 from studies.data.dataset import Dataset, Ints
 from studies.episodes.interactions import InteractionIndex
 from studies.episodes.openings import closing_time, draw_openings
@@ -34,7 +34,7 @@ HIGHER = (0.1, 0.25, 0.5, 0.75)
 # Keys with other values.
 Change = dict[str, Any]
 # Selects the scenes of a study under another protocol, and under another data.min_interactions unless it is None.
-Reselect = Callable[[ProtocolSection, int | None], Dataset]
+Reselect = Callable[[RankingProtocol, int | None], Dataset]
 # Whether scenes with an episode, of the scenes of a split, are enough.
 Enough = Callable[[SplitName, int, int], bool]
 
@@ -56,7 +56,7 @@ class Coverage:
         covered: Codes of the scenes with an episode in the protocol's own draw.
     """
 
-    def __init__(self, data: Dataset, split: Split, protocol: ProtocolSection) -> None:
+    def __init__(self, data: Dataset, split: Split, protocol: RankingProtocol) -> None:
         self._data, self._split, self._protocol = data, split, protocol
         self._interactions = InteractionIndex(data, split, shared_items=False)
         self.covered: Mapping[SplitName, Ints] = {

@@ -60,6 +60,11 @@ class Episode:
     rows: Tensor
 
     @property
+    def encoded(self) -> int:
+        """Return how many of the items, from the first, a model encodes; those behind are only in histories."""
+        return self.candidates
+
+    @property
     def first_held(self) -> int:
         """Return the position in `items` of the histories' first column: 0, or C in serving."""
         return len(self.items) - self.support_history.shape[1]

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from studies.config.protocol_section import ProtocolSection
+from studies.config.protocol_section import RankingProtocol
 from studies.episodes.split import DAY, Split, SplitName
 
 
 def draw_openings(
-    protocol: ProtocolSection, split: Split, split_name: SplitName, life: tuple[int, int], rng: np.random.Generator
+    protocol: RankingProtocol, split: Split, split_name: SplitName, life: tuple[int, int], rng: np.random.Generator
 ) -> list[int]:
     """Return the openings of one scene, UTC seconds, ascending: one at random in each of as many equal slices.
 
@@ -40,6 +40,6 @@ def _draw(count: int, begin: int, latest: int, rng: np.random.Generator) -> list
     return [int(time) for time in begin + slices / max(1, count) * (latest - begin)]
 
 
-def closing_time(protocol: ProtocolSection, split: Split, scene: int, opened: int) -> int:
+def closing_time(protocol: RankingProtocol, split: Split, scene: int, opened: int) -> int:
     """Return the end of the window of an opening, UTC seconds: never later than the period of the scene's split."""
     return min(opened + round(protocol.window_days * DAY), split.period[split.name_of(scene)][1])

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import torch
 
 from storage.errors import InputError
-from studies.config.protocol_section import ProtocolSection
+from studies.config.protocol_section import RankingProtocol
 from studies.data.dataset import Dataset, Ints
 from studies.episodes.coverage import Coverage, Reselect
 from studies.episodes.episode import Episode
@@ -39,7 +39,7 @@ class EpisodeSampler:
         self,
         data: Dataset,
         split: Split,
-        protocol: ProtocolSection,
+        protocol: RankingProtocol,
         progress: Progress | None = None,
         *,
         reselect: Reselect | None = None,

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from studies.config.protocol_section import ProtocolSection
+from studies.config.protocol_section import RankingProtocol
 from studies.data.dataset import Dataset, Ints
 from studies.episodes.catalogue_terms import terms, weigh_fields
 from studies.episodes.split import Split
@@ -45,7 +45,7 @@ class SceneTexts:
     """
 
     def __init__(
-        self, data: Dataset, split: Split, protocol: ProtocolSection, progress: Progress | None = None
+        self, data: Dataset, split: Split, protocol: RankingProtocol, progress: Progress | None = None
     ) -> None:
         self._data, self._protocol = data, protocol
         self._held_out = frozenset(int(scene) for scene in split.held_out)
@@ -70,7 +70,7 @@ class SceneTexts:
         return self._last[1]
 
 
-def visible_items(data: Dataset, split: Split, protocol: ProtocolSection) -> Ints:
+def visible_items(data: Dataset, split: Split, protocol: RankingProtocol) -> Ints:
     """Return the (N,) codes of the items whose texts training may read, ascending."""
     # Where every item is a candidate everywhere, no item belongs to a held-out scene.
     return np.arange(len(data.texts)) if protocol.candidates == "all" else data.items_in(split.scenes["train"])

@@ -14,7 +14,7 @@ from typing import Literal
 import numpy as np
 
 from storage.errors import InputError
-from studies.config.protocol_section import ProtocolSection, SplitBy
+from studies.config.protocol_section import RankingProtocol, SplitBy
 from studies.data.dataset import Dataset, Ints
 from studies.data.digest_order import order_by_digest
 from studies.data.scene_minima import BELOW, NOT_SAMPLED
@@ -52,7 +52,7 @@ class Split:
         return next(name for name in SPLIT_NAMES if scene in self.scenes[name])
 
 
-def split_scenes(data: Dataset, protocol: ProtocolSection) -> Split:
+def split_scenes(data: Dataset, protocol: RankingProtocol) -> Split:
     """Return the split by the protocol's fractions, seed and `split_by`.
 
     Raises:
@@ -82,7 +82,7 @@ def cut_order(order: Ints, fractions: tuple[float, float, float]) -> dict[SplitN
     return {name: np.sort(part) for name, part in zip(SPLIT_NAMES, parts, strict=True)}
 
 
-def choose_split_by(data: Dataset, protocol: ProtocolSection) -> SplitBy:
+def choose_split_by(data: Dataset, protocol: RankingProtocol) -> SplitBy:
     """Return "opening" where more than half of the scenes are too short-lived for a split by hash.
 
     Such a scene's life, from the 5 % to the 95 % quantile of its interactions' times, misses at least one of the three
@@ -118,12 +118,12 @@ def _more_scenes(data: Dataset) -> str:
     return ", or ".join(remedies) or 'name a column with more values in data.scene, such as "category"'
 
 
-def _cuts(data: Dataset, protocol: ProtocolSection) -> list[int]:
+def _cuts(data: Dataset, protocol: RankingProtocol) -> list[int]:
     start, end = int(data.time[0]), int(data.time[-1]) + 1
     return [start, *(start + round(fraction * (end - start)) for fraction in protocol.timeline), end]
 
 
-def _periods(data: Dataset, protocol: ProtocolSection) -> dict[SplitName, tuple[int, int]]:
+def _periods(data: Dataset, protocol: RankingProtocol) -> dict[SplitName, tuple[int, int]]:
     cuts = _cuts(data, protocol)
     periods = {name: (cuts[i], cuts[i + 1]) for i, name in enumerate(SPLIT_NAMES)}
     for name, (begin, close) in periods.items():

@@ -26,6 +26,18 @@ class System(Protocol):
         """Return (Q, C) finite scores; they must not depend on `episode.relevant`."""
 
 
+class Encodable(Protocol):
+    """An episode of any task, as far as its items are encoded."""
+
+    @property
+    def items(self) -> Tensor:
+        """Return the (M,) item codes."""
+
+    @property
+    def encoded(self) -> int:
+        """Return how many of them, from the first, a model encodes."""
+
+
 class ItemVectors:
     """The vectors of all items of some episodes, each encoded once.
 
@@ -38,22 +50,22 @@ class ItemVectors:
     """
 
     def __init__(
-        self, tower: nn.Module, episodes: Sequence[Episode], lengths: Tensor, progress: Progress | None = None
+        self, tower: nn.Module, episodes: Sequence[Encodable], lengths: Tensor, progress: Progress | None = None
     ) -> None:
         self._locked: Tensor | None = getattr(tower, "locked", None)
         self._items = torch.unique(torch.cat([self._encoded_items(episode) for episode in episodes]))
         self._vectors = encode_items(tower, self._items, lengths, progress)
 
-    def of(self, episode: Episode) -> Tensor:
+    def of(self, episode: Encodable) -> Tensor:
         """Return the (M, D) vectors of the episode's items."""
         encoded = self._vectors[torch.searchsorted(self._items, self._encoded_items(episode))]
         if self._locked is None:
             return encoded
-        return torch.cat([encoded, self._locked[episode.items[episode.candidates :]]])
+        return torch.cat([encoded, self._locked[episode.items[episode.encoded :]]])
 
-    def _encoded_items(self, episode: Episode) -> Tensor:
+    def _encoded_items(self, episode: Encodable) -> Tensor:
         """Return the codes of the items that the tower encodes."""
-        return episode.items if self._locked is None else episode.items[: episode.candidates]
+        return episode.items if self._locked is None else episode.items[: episode.encoded]
 
 
 class Adapted:
@@ -69,9 +81,10 @@ class Adapted:
 
     def scores(self, episode: Episode) -> Tensor:
         """Return (Q, C) scores after adapting to the episode's support."""
-        adapted = self._learner.adapt(episode, self._vectors.of(episode))
+        vectors = self._vectors.of(episode)
+        adapted: AdaptedScene = self._learner.adapt(episode, vectors)
         with torch.no_grad():
-            return adapted.scores(episode.query_history)
+            return adapted.predict(episode, vectors)
 
 
 class Unadapted:

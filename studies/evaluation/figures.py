@@ -48,31 +48,24 @@ class SystemFigures(Figures):
 
     Attributes:
         kind: "baseline", "teacher", "direct transfer", "fine-tuning" or "student".
-        recall: See `studies.evaluation.metrics.SceneMetrics`, as for the metrics after it.
-        over_popularity: Difference of recall from support popularity, paired by scene.
+        recall: See the metrics of the task, such as `studies.evaluation.metrics.SceneMetrics`.
+        metrics: The task's other metrics, by name.
+        over_reference: Difference of recall from the reference, paired by scene.
         scene_recalls: Recall of each scene.
         by_shots: Recall with the same queries under supports of several sizes.
     """
 
     kind: str
     recall: Interval
-    ndcg: Interval | None
-    mrr: Interval | None
-    hit_rate: Interval | None
-    precision: Interval | None
-    accuracy: Interval | None
-    new_item_recall: Interval | None
-    cold_user_recall: Interval | None
-    coverage: Interval | None
-    popularity: Interval | None
-    over_popularity: Interval
+    metrics: dict[str, Interval | None]
+    over_reference: Interval
     scene_recalls: dict[str, Figure]
     by_shots: ByShots
 
     def metric(self, name: str) -> Interval | None:
-        """Return the interval of a metric, by its name in `SceneMetrics`, or of "over_popularity"."""
-        found: Interval | None = getattr(self, name)
-        return found
+        """Return the interval of a metric, by its name, of "recall" or of "over_reference"."""
+        known = {"recall": self.recall, "over_reference": self.over_reference}
+        return known[name] if name in known else self.metrics[name]
 
 
 class LeftOut(Figures):
@@ -99,16 +92,22 @@ class SceneFacts(Figures):
 
 
 class DataFacts(Figures):
-    """The data of a study, with the UTC dates of its first and last interaction, and how its scenes are split."""
+    """The data of a study: how many there are of what, and the UTC dates of the first and the last of them.
 
-    source: str
-    split_by: SplitBy
-    interactions: int
-    items: int
-    scenes: int
-    users: int
-    first_day: str = Field(validation_alias="from", serialization_alias="from")
-    last_day: str = Field(validation_alias="until", serialization_alias="until")
+    Attributes:
+        source: Where they come from.
+        split_by: How scenes are split; None where they are not split by time.
+        counts: How many there are of what.
+        first_day: UTC date of the first; None where the data have no times.
+        last_day: UTC date of the last.
+        fingerprint: Of the data.
+    """
+
+    source: str = ""
+    split_by: SplitBy | None = None
+    counts: dict[str, int]
+    first_day: str | None = Field(default=None, validation_alias="from", serialization_alias="from")
+    last_day: str | None = Field(default=None, validation_alias="until", serialization_alias="until")
     fingerprint: str
 
 
@@ -116,26 +115,28 @@ class SystemsEvaluation(Figures):
     """Several systems on the same episodes.
 
     Attributes:
+        task: The study's.
+        metric: The name of the recall, such as "recall@10".
+        reference: The name of the baseline that every system is compared with.
         part: Whose scenes: "validation" or "test".
-        k: Length of the lists.
-        shots: Interactions in a support.
+        shots: Size of a support.
         scenes: Number of scenes with an episode.
         queries: Number of queries.
-        new_item_queries: Of these, those with a relevant item that the support does not hold.
-        cold_user_queries: Of these, those whose user has no history.
+        query_counts: Of these, how many are of each kind.
         systems: The figures of each system, by its name.
         curve: What the figures by shots cover.
         scene_facts: Each scene, by its name.
         data: The data.
     """
 
+    task: str
+    metric: str
+    reference: str
     part: str
-    k: int
     shots: int
     scenes: int
     queries: int
-    new_item_queries: int
-    cold_user_queries: int
+    query_counts: dict[str, int]
     systems: dict[str, SystemFigures]
     curve: Curve
     scene_facts: dict[str, SceneFacts]

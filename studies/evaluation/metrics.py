@@ -174,6 +174,11 @@ class Evaluation:
 
     scenes: Mapping[str, Metrics]
 
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """Return the names of the metrics."""
+        return tuple(vars(next(iter(self.scenes.values()))))
+
     def values(self, metric: str = "recall") -> Floats:
         """Return the (scenes,) values of a metric in the order of scene names; NaN where it is undefined."""
         return np.array([getattr(self.scenes[name], metric) for name in sorted(self.scenes)], dtype=np.float64)

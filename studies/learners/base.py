@@ -1,40 +1,56 @@
 """The one interface of all learners.
 
 A learner meta-trains a model (`meta_step`, the outer loop's gradient) so that, given a support, it adapts to a task
-(`inner_loop`). For the recommender, `adapt` makes of that a scene whose candidates are ranked for any user.
+(`inner_loop`). It knows its model only through tasks (`studies.learners.inner_loop.Task`), which `Tasks` makes of
+episodes: the recommender's are in `studies/learners/tasks/`, the classifier's in `studies/classification/`.
 """
 
 from __future__ import annotations
 
 from abc import ABC
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from functools import partial
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor
 
 from studies.config.hyperparameters import Hyperparameters
-from studies.episodes.episode import Episode
 from studies.learners.inner_loop import Task, Weights, descend
 from studies.learners.registry import LEARNERS, AdaptedParameters, LearnerEntry
-from studies.learners.tasks.meta_batch import scene_tasks, single_task
-from studies.model.recommender import Recommender
-from studies.model.scene_encoding import AdaptedScene
 
-# Opens the tasks of a meta-batch: (model, episodes, what adapts) → a context that yields them.
-Tasks = Callable[[Any, Sequence[Any], AdaptedParameters], AbstractContextManager[Any]]
+
+class Tasks(Protocol):
+    """Makes tasks of a model's episodes; the type of model and episode is the implementation's own."""
+
+    def meta_batch(
+        self, model: Any, episodes: Sequence[Any], adapts: AdaptedParameters
+    ) -> AbstractContextManager[Iterable[Task]]:
+        """Open the tasks of a meta-batch, each of one episode or of several side by side.
+
+        Within the block the caller derives each task's loss, one at a time; when it ends, gradients that tasks share
+        are passed on to the model.
+        """
+
+    def single(self, model: Any, episode: Any, vectors: Tensor, adapts: AdaptedParameters, *, training: bool) -> Task:
+        """Return the task of one episode, given the (M, D) vectors of its items from the unadapted tower.
+
+        Args:
+            model: The model.
+            episode: The episode.
+            vectors: The vectors.
+            adapts: What adapts.
+            training: Keep the graph that the outer loop differentiates.
+        """
 
 
 class Learner(ABC):
-    """Meta-trains a recommender and adapts it to a scene.
+    """Meta-trains a model and adapts it to an episode's support.
 
     Args:
-        model: The model to train; several learners never share one.
+        model: The model to train: a tower and a head. Several learners never share one.
         hyperparameters: The trial's values.
-        tasks: Makes the tasks of a meta-batch; a recommender's if left out.
-        vmap_episodes: Most episodes of a recommender side by side; by their size if left out.
+        tasks: Makes tasks of episodes.
         micro_batch_size: Most episodes of a meta-batch whose texts and graphs are held together; all if left out.
 
     Attributes:
@@ -45,39 +61,31 @@ class Learner(ABC):
 
     def __init__(
         self,
-        model: Recommender,
+        model: Any,
         hyperparameters: Hyperparameters,
-        tasks: Tasks | None = None,
+        tasks: Tasks,
         *,
-        vmap_episodes: int | None = None,
         micro_batch_size: int | None = None,
     ) -> None:
         self.model = model
         self.hyperparameters = hyperparameters
+        self._tasks = tasks
         self._micro_batch_size = micro_batch_size
-        self._tasks = tasks or partial(
-            scene_tasks, support_batch_size=hyperparameters.support_batch_size, vmap_episodes=vmap_episodes
-        )
 
-    def adapt(self, episode: Episode, vectors: Tensor, *, training: bool = False) -> AdaptedScene:
-        """Adapt to an episode's support, whatever its query's relevance; return the adapted scene.
+    def adapt(self, episode: Any, vectors: Tensor, *, training: bool = False) -> Any:
+        """Adapt to an episode's support, whatever its query's answers; return what predicts.
+
+        An `AdaptedScene` of the recommender, an `AdaptedClassifier` of the classifier.
 
         Args:
-            episode: Gives the support, the support users' histories and the candidates.
+            episode: The episode.
             vectors: (M, D) vectors of `episode.items` from the unadapted tower.
             training: Keep the graph that the outer loop differentiates; otherwise the result carries none.
         """
-        task = single_task(
-            self.model,
-            episode,
-            vectors,
-            self.entry.adapts,
-            training=training,
-            support_batch_size=self.hyperparameters.support_batch_size,
-        )
+        task = self._tasks.single(self.model, episode, vectors, self.entry.adapts, training=training)
         weights = self.inner_loop(task, training=training)
         with torch.set_grad_enabled(training):
-            return task.adapted_scene(weights if training else {name: w.detach() for name, w in weights.items()})
+            return task.adapted(weights if training else {name: w.detach() for name, w in weights.items()})
 
     def inner_loop(self, task: Task, *, training: bool) -> Weights:
         """Return the weights adapted to a task's support; none for a learner without an inner loop.
@@ -127,26 +135,15 @@ class Learner(ABC):
         weight, size = 1 / len(episodes), self._micro_batch_size or len(episodes)
         losses: list[Tensor] = []
         for first in range(0, len(episodes), size):
-            with self._tasks(self.model, episodes[first : first + size], self.entry.adapts) as tasks:
+            with self._tasks.meta_batch(self.model, episodes[first : first + size], self.entry.adapts) as tasks:
                 losses += [self.accumulate(task, weight) for task in tasks]
         # Read once: each read waits until the device has done all that it was given.
         return float(sum(torch.stack(losses).tolist())) * weight
 
 
 def build(
-    model: Recommender,
-    hyperparameters: Hyperparameters,
-    *,
-    vmap_episodes: int | None = None,
-    micro_batch_size: int | None = None,
+    model: Any, hyperparameters: Hyperparameters, tasks: Tasks, *, micro_batch_size: int | None = None
 ) -> Learner:
-    """Return the learner that the hyperparameters name.
-
-    Args:
-        model: The model to train.
-        hyperparameters: The trial's values.
-        vmap_episodes: Most episodes of a meta-batch side by side; by their size if left out.
-        micro_batch_size: Most episodes of a meta-batch held together; all if left out.
-    """
+    """Return the learner that the hyperparameters name; arguments as of `Learner`."""
     kind: type[Learner] = LEARNERS[hyperparameters.learner].load()
-    return kind(model, hyperparameters, vmap_episodes=vmap_episodes, micro_batch_size=micro_batch_size)
+    return kind(model, hyperparameters, tasks, micro_batch_size=micro_batch_size)

@@ -1,9 +1,10 @@
 """The fine-tuning baseline: train on all training scenes jointly, then take a few gradient steps on the support.
 
 Source: what Chen et al., "A Closer Look at Few-shot Classification" (ICLR 2019), section 3.2, call the baseline. The
-outer loop never sees an adapted weight: it minimises the query's loss of the model as it is, whose score depends on the
-support's counts and similarities as every learner's does. The number and the rate of the steps are searched as for any
-other learner.
+outer loop never sees an adapted weight: it minimises the task's joint loss. For ranking that is the query's loss of the
+model as it is, whose score depends on the support's counts and similarities as every learner's does; for classification
+it is the paper's own, over all training classes. The number and the rate of the steps are searched as for any other
+learner.
 """
 
 from __future__ import annotations
@@ -21,5 +22,5 @@ class FineTune(Learner):
     entry = LEARNERS["finetune"]
 
     def meta_loss(self, task: Task) -> Tensor:
-        """Return the query's loss without adaptation: no meta-learning."""
-        return task.query_loss({})
+        """Return the loss without adaptation: no meta-learning."""
+        return task.joint_loss()

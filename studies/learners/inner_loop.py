@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -16,7 +16,8 @@ class Task(Protocol):
 
     E tasks have weights with a leading axis, (E, ...), and (E,) losses; one task has the weights' own shapes and scalar
     losses. Tasks do not touch each other, so the gradient of the summed losses is each one's own. The
-    recommender's tasks are `studies.learners.tasks.scene_task.SceneTask`.
+    recommender's tasks are `studies.learners.tasks.scene_task.SceneTask`, the classifier's
+    `studies.classification.classification_task.ClassificationTask`.
     """
 
     def start(self) -> Weights:
@@ -35,6 +36,12 @@ class Task(Protocol):
 
     def query_loss(self, weights: Weights) -> Tensor:
         """Return the loss of the query; weights that are left out are the model's own."""
+
+    def joint_loss(self) -> Tensor:
+        """Return the loss that training on all tasks jointly descends on, in which nothing adapts."""
+
+    def adapted(self, weights: Weights) -> Any:
+        """Return what predicts under some weights; those left out are the model's own. Of one task only."""
 
 
 def descend(

@@ -7,15 +7,20 @@ with its class, and an entry here.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from studies.config.search_domains import Domain, Range
 
-# What adapts to a scene: nothing; the preference and the weights of the score's features; all of the head; all that
-# trains, the encoder's top layers included. A bias per candidate adapts with any of the last three.
+# What is predicted.
+TaskName = Literal["ranking", "classification"]
+TASK_NAMES: tuple[TaskName, ...] = get_args(TaskName)
+
+# What adapts to a support: nothing; the last layer (in ranking the preference and the weights of the score's features);
+# all of the head; all that trains, the encoder's top layers included. With any of the last three, what belongs to one
+# episode alone adapts too: a bias per candidate, or the weights and the bias of each class.
 AdaptedParameters = Literal["nothing", "score_weights", "head", "everything"]
 
 
@@ -33,6 +38,8 @@ class LearnerEntry:
         descends_on_query: Whether the inner steps of meta-training descend on the query's loss as well.
         baseline: Whether its outer loop never sees an adapted weight: the fine-tuning baseline that meta-learners are
             compared with.
+        closed_form: Whether it solves for the weights of the classes instead of taking gradient steps.
+        tasks: What it can learn to predict.
         domains: Domains of search parameters that suit it better than those of the other learners.
     """
 
@@ -44,6 +51,8 @@ class LearnerEntry:
     learns_inner_rates: bool = False
     descends_on_query: bool = False
     baseline: bool = False
+    closed_form: bool = False
+    tasks: tuple[TaskName, ...] = TASK_NAMES
     domains: Mapping[str, Domain] = field(default_factory=dict)
 
     @property
@@ -126,5 +135,42 @@ LEARNERS: dict[str, LearnerEntry] = {
             # Nothing was trained for the steps to be few.
             domains={"inner_steps": Range(low=1, high=30, log=True)},
         ),
+        LearnerEntry(
+            name="ridge",
+            implementation="studies.learners.ridge:Ridge",
+            adapts="nothing",
+            paper="Bertinetto et al. 2019",
+            closed_form=True,
+            tasks=("classification",),
+        ),
     )
 }
+
+
+class LearnersOf(Mapping[str, LearnerEntry]):
+    """The learners of one task: a view of `LEARNERS`.
+
+    Args:
+        task: The task.
+    """
+
+    def __init__(self, task: TaskName) -> None:
+        self._task = task
+
+    def __getitem__(self, name: str) -> LearnerEntry:
+        """Return a learner's entry."""
+        if self._task not in LEARNERS[name].tasks:
+            raise KeyError(name)
+        return LEARNERS[name]
+
+    def __iter__(self) -> Iterator[str]:
+        """Yield the names, in the registry's order."""
+        return (name for name, entry in LEARNERS.items() if self._task in entry.tasks)
+
+    def __len__(self) -> int:
+        """Return how many there are."""
+        return sum(1 for _ in self)
+
+
+RANKING_LEARNERS = LearnersOf("ranking")
+CLASSIFICATION_LEARNERS = LearnersOf("classification")

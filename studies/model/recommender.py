@@ -17,6 +17,7 @@ from torch.nn import functional
 
 from studies.config.hyperparameters import HeadPart
 from studies.episodes.catalogue_terms import TERMS
+from studies.model.adapting_model import AdaptingModel, inner_rates
 from studies.model.scene_encoding import EpisodeTexts, SceneEncoding
 
 # Weights of the head that are scalars or stand for one direction; they train at a rate of their own.
@@ -24,8 +25,6 @@ HEAD_SCALARS = ("scene_preference", "feature_weights", "sharpness", "bias_rate")
 # Where the weights of the catalogue's terms start, in the order of `studies.episodes.catalogue_terms.TERMS`.
 TERM_WEIGHTS = (1.0, 0.0, 0.5, 0.1)
 assert len(TERM_WEIGHTS) == len(TERMS)
-# Name of the module that holds Meta-SGD's learned rates.
-INNER_RATES = "inner_rates"
 
 
 class Head(nn.Module):
@@ -36,6 +35,8 @@ class Head(nn.Module):
         size: Size d of the space in which users and items meet.
         learned_rates: Whether to hold a multiple of `inner_lr` for every weight that adapts, as Meta-SGD learns them.
     """
+
+    scalars = HEAD_SCALARS
 
     def __init__(self, width: int, size: int = 64, *, learned_rates: bool = False) -> None:
         super().__init__()
@@ -58,11 +59,7 @@ class Head(nn.Module):
         nn.init.zeros_(appeal.weight)
         nn.init.zeros_(appeal.bias)
         if learned_rates:
-            # Names of a ParameterDict hold no dots.
-            adapting = {name: p for name, p in self.named_parameters() if name != "bias_rate"}
-            self.inner_rates = nn.ParameterDict(
-                {name.replace(".", "/"): torch.ones_like(p) for name, p in adapting.items()}
-            )
+            self.inner_rates = inner_rates({name: p for name, p in self.named_parameters() if name != "bias_rate"})
 
     def train_only(self, part: HeadPart) -> None:
         """Freeze what a trial is not to train: matrices learn training scenes by heart where these are few."""
@@ -143,15 +140,10 @@ class Head(nn.Module):
         return out[:, 0]
 
 
-class Recommender(nn.Module):
+class Recommender(AdaptingModel):
     """An item tower and a head: all that a learner meta-trains."""
 
     def __init__(self, tower: nn.Module, head: Head) -> None:
         super().__init__()
         self.tower = tower
-        self.head = head
-
-    @property
-    def encoder_trains(self) -> bool:
-        """Whether the tower has weights of its own to train."""
-        return any(parameter.requires_grad for parameter in self.tower.parameters())
+        self.head: Head = head

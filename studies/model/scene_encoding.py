@@ -173,6 +173,10 @@ class AdaptedScene:
         weights = FeatureWeights(self.feature_weights)
         return self.encoding.score_features(history, visible).scores(weights, self.preference, self.bias)
 
+    def predict(self, episode: Episode, vectors: Tensor) -> Tensor:
+        """Return (Q, C) scores for an episode's queries; its items' vectors are in the encoding already."""
+        return self.scores(episode.query_history)
+
     def history_scores(self, encoding: SceneEncoding, history: Tensor) -> Tensor:
         """Return (R, C) what histories add to the scores of a user who has none.
 

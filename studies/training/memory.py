@@ -18,7 +18,7 @@ tensors that autograd really holds (tests/unit/test_studies_memory.py).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -85,16 +85,12 @@ def trial_bytes(values: Hyperparameters, shape: Shape, encoder: Encoder, vmap_ep
         encoder: The pretrained encoder.
         vmap_episodes: Episodes side by side, where the study file says so.
     """
-    config, layers = encoder.config, values.trainable_layers
-    per_token = 12 * encoder.width + 2 * config.intermediate_size + 3 * config.num_attention_heads * shape.longest
-    if values.dropout:
-        per_token += encoder.width + 2 * config.num_attention_heads * shape.longest
-    tower = layers * shape.tokens * per_token
+    tower = tower_elements(values, shape.tokens, shape.longest, encoder)
     query = _head(shape.items, shape.candidates, shape.queries, encoder.width)
     support = _head(shape.support_items, shape.candidates, shape.shots, encoder.width)
     inner = values.adapts_encoder
     steps = (values.inner_steps or 0) if values.entry.second_order else 0
-    weights = sum(p.numel() for p in encoder.model.encoder.layer[:layers].parameters()) if layers else 0
+    weights = tower_weights(values, encoder)
     head = sum(p.numel() for p in Head(encoder.width, learned_rates=values.entry.learns_inner_rates).parameters())
     adapted = head + (weights if inner else 0)
     one = query + (tower if inner else 0) + 2 * steps * (support + (tower if inner else 0)) + steps * adapted
@@ -106,22 +102,33 @@ def trial_bytes(values: Hyperparameters, shape: Shape, encoder: Encoder, vmap_ep
     return BYTES_PER_ELEMENT * (one * side_by_side + shared + 4 * (weights + head) + adapted)
 
 
+def tower_elements(values: Hyperparameters, tokens: int, longest: int, encoder: Encoder) -> int:
+    """Return the elements that the trained layers hold of texts of so many padded tokens, at most `longest` each."""
+    config = encoder.config
+    per_token = 12 * encoder.width + 2 * config.intermediate_size + 3 * config.num_attention_heads * longest
+    if values.dropout:
+        per_token += encoder.width + 2 * config.num_attention_heads * longest
+    return int(values.trainable_layers * tokens * per_token)
+
+
+def tower_weights(values: Hyperparameters, encoder: Encoder) -> int:
+    """Return the number of weights of the trained layers."""
+    layers = values.trainable_layers
+    return sum(p.numel() for p in encoder.model.encoder.layer[:layers].parameters()) if layers else 0
+
+
 def _head(items: int, candidates: int, users: int, width: int) -> int:
     size = 64
     pairs = items * candidates
     return items * (width + 4 * size) + 5 * pairs + candidates * (6 * width + 192) + users * (items + 12 * candidates)
 
 
-def refuse_too_large(
-    search: SearchSection, episodes: Sequence[Episode], lengths: Tensor, encoder: Encoder, available: int
-) -> None:
+def refuse_too_large(search: SearchSection, bytes_of: Callable[[Hyperparameters], int], available: int) -> None:
     """Refuse a search space whose largest trial does not fit into memory.
 
     Args:
         search: The study file's section.
-        episodes: Meta-training episodes.
-        lengths: (items,) tokens of each item's text.
-        encoder: The pretrained encoder.
+        bytes_of: Returns the bytes that a trial with some values needs.
         available: Bytes for one worker.
 
     Raises:
@@ -129,15 +136,13 @@ def refuse_too_large(
     """
     for learner in values_of(search.space["learner"]):
         values = _largest_values(search, learner)
-        shape = largest(episodes, lengths, values.train_candidates)
-        needed = trial_bytes(values, shape, encoder, search.episodes_at_once)
-        if needed > available:
+        if (needed := bytes_of(values)) > available:
             steps = f", inner_steps = {values.inner_steps}" if values.inner_steps else ""
             raise InputError(
                 f"{learner} with trainable_layers = {values.trainable_layers}{steps}, meta_batch_size = "
                 f"{values.meta_batch_size} needs up to {needed / GIB:.1f} GiB of memory per worker, of which there are "
                 f"{available / GIB:.1f}; lower these in [search.space] or [search.learners.{learner}], lower "
-                "train_candidates or search.workers, or take the learner out"
+                f"{'train_candidates or ' if values.train_candidates else ''}search.workers, or take the learner out"
             )
 
 
@@ -151,6 +156,6 @@ def _largest_values(search: SearchSection, learner: str) -> Hyperparameters:
         meta_batch_size=most("meta_batch_size"),
         trainable_layers=layers,
         inner_steps=most("inner_steps") if LEARNERS[learner].takes_gradient_steps else None,
-        train_candidates=most("train_candidates") if layers else None,
+        train_candidates=most("train_candidates") if layers and "train_candidates" in search.space else None,
         dropout=max(values_of(search.domain("dropout", learner)[1])) if layers else None,
     )

@@ -15,9 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from studies.episodes.episode import Episode
 from studies.learners.base import Learner
-from studies.model.recommender import HEAD_SCALARS, INNER_RATES
+from studies.model.adapting_model import INNER_RATES
 from studies.model.towers import dropping_out
 from studies.training.candidate_sampling import sample_candidates
 
@@ -49,9 +48,10 @@ class ScheduledAdamW:
         self.step = 0
         self._model, self._lr, self._steps = model, lr, steps
         self._parameters = {n: p for n, p in model.named_parameters() if p.requires_grad}
-        scalars = [p for n, p in self._parameters.items() if _is_scalar(n)]
+        names = _scalar_names(model)
+        scalars = [p for n, p in self._parameters.items() if n in names]
         encoder = [p for n, p in self._parameters.items() if n.startswith("tower.") and encoder_lr is not None]
-        rest = [p for n, p in self._parameters.items() if not (_is_scalar(n) or any(p is one for one in encoder))]
+        rest = [p for n, p in self._parameters.items() if not (n in names or any(p is one for one in encoder))]
         groups = [
             {"params": rest, "rate": 1.0},
             {"params": scalars, "rate": SCALAR_RATE, "weight_decay": 0.0},
@@ -120,9 +120,10 @@ class ScheduledAdamW:
         self.step = step
 
 
-def _is_scalar(name: str) -> bool:
-    *path, last = name.split(".")
-    return last in HEAD_SCALARS or INNER_RATES in path
+def _scalar_names(model: nn.Module) -> set[str]:
+    """Return the names of the weights that a head lists as its `scalars`, and of learned rates."""
+    listed = {f"{prefix}.{name}" for prefix, part in model.named_modules() for name in getattr(part, "scalars", ())}
+    return listed | {name for name, _ in model.named_parameters() if INNER_RATES in name.split(".")}
 
 
 class Trainer:
@@ -135,7 +136,7 @@ class Trainer:
         seed: Of the episodes' order.
     """
 
-    def __init__(self, learner: Learner, episodes: Sequence[Episode], steps: int, seed: int) -> None:
+    def __init__(self, learner: Learner, episodes: Sequence[Any], steps: int, seed: int) -> None:
         values = learner.hyperparameters
         self.learner = learner
         self._episodes, self._seed = episodes, seed
@@ -166,7 +167,7 @@ class Trainer:
         with dropping_out(self.learner.model.tower, [self._seed, step]) if drops else nullcontext():
             return self.learner.meta_step(self.batch(step))
 
-    def batch(self, step: int) -> list[Episode]:
+    def batch(self, step: int) -> list[Any]:
         """Return the episodes of a meta-update: a function of the seed and the step alone."""
         values = self.learner.hyperparameters
         size = min(values.meta_batch_size, len(self._episodes))

@@ -1,67 +1,93 @@
-"""The problem of a study, common to its trials: data, split, encoder, cached activations, episodes.
+"""The problem of a study, common to its trials: texts, encoder, cached activations, and the episodes of its task.
 
-`prepare` reads data and texts once per process.
+A task is a `Problem` of its own: `studies.training.ranking` is that of ranking. Search, pruner, finalists, workers,
+checkpoints and distillation know nothing else of a task.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import cached_property
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from storage.errors import InputError
 from studies.config.definition import StudyDefinition
-from studies.config.distill_section import DistillSection
 from studies.config.hyperparameters import Hyperparameters
-from studies.config.search_domains import Range, values_of
-from studies.config.search_section import SearchSection
-from studies.data.dataset import Dataset
-from studies.episodes.audit import audit_data, audit_episodes, refuse_leaks
-from studies.episodes.coverage import Reselect
-from studies.episodes.episode import Episode
-from studies.episodes.sampler import EpisodeSampler
-from studies.episodes.scene_texts import visible_items
-from studies.episodes.split import Split, SplitName, split_scenes
-from studies.episodes.tfidf import Lexicon
-from studies.evaluation.evaluate import Adapted, ItemVectors, evaluate
+from studies.episodes.audit import Finding, refuse_leaks
+from studies.episodes.split import SplitName
+from studies.evaluation.evaluate import ItemVectors
+from studies.evaluation.figures import DataFacts, SceneFacts
 from studies.evaluation.metrics import Evaluation
-from studies.learners.base import Learner, build
+from studies.learners.base import Learner
 from studies.model import encoder as encoders
 from studies.model.activation_cache import ActivationCache
 from studies.model.bf16_speed import share_choice
-from studies.model.device import device, free_memory
+from studies.model.device import device
 from studies.model.encoder import Encoder, Ragged
-from studies.model.recommender import Head, Recommender
 from studies.model.text_coverage import measure
 from studies.model.towers import attention_for, build_tower
-from studies.model.wordpiece import wordpiece
 from studies.progress import SILENT, Progress, ProgressReporter
-from studies.training.memory import refuse_too_large
 
 
-class Problem:
-    """Data, split, encoder, cached activations and episodes, common to all trials of a study.
+class TaskData(Protocol):
+    """What every task's data have: distinct texts, whose positions are item codes, and a digest of everything."""
 
-    Episodes are sampled with the first use, so a search never touches a test scene.
+    @property
+    def texts(self) -> Sequence[str]:
+        """Return the distinct texts."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Return the SHA-256 of the contents."""
+
+    @property
+    def size(self) -> str:
+        """Return how much there is, in words."""
+
+
+@dataclass(frozen=True)
+class PartFacts:
+    """What is known of a split that systems are scored on.
+
+    Attributes:
+        queries: Number of queries.
+        query_counts: Of these, how many are of each kind.
+        scene_facts: Each scene, by its name; none where scenes are draws.
+        left_out: Why a size of the support may have no figures.
+    """
+
+    queries: int
+    query_counts: dict[str, int]
+    scene_facts: dict[str, SceneFacts]
+    left_out: str
+
+
+class Problem(ABC):
+    """What the trials of a study share.
+
+    Episodes are sampled with the first use, so a search never touches what is scored at the end.
 
     Attributes:
         reporter: Receives the progress of long steps.
+        tokens: The texts, in the encoder's vocabulary.
+        cache: The activations of the encoder's frozen layers.
     """
 
     def __init__(
         self,
         spec: StudyDefinition,
-        data: Dataset,
-        parts: Split,
+        data: TaskData,
         encoder: Encoder,
         folder: Path,
         reporter: ProgressReporter = SILENT,
-        reselect: Reselect | None = None,
     ) -> None:
-        self.spec, self.data, self.split, self.encoder, self.reporter = spec, data, parts, encoder, reporter
+        self.spec, self.data, self.encoder, self.reporter = spec, data, encoder, reporter
         with reporter.progress("splitting texts into tokens") as progress:
             tokens = encoders.tokenize(encoder.tokenizer, data.texts, spec.teacher.max_tokens, progress)
         self.tokens: Ragged = tokens
@@ -69,64 +95,46 @@ class Problem:
             reporter.note(f"warning: {loss}")
         share_choice(folder)  # before the first question: what is cached and trained depends on the answer
         self.cache = ActivationCache(folder, encoder, self.tokens)
-        with reporter.progress("counting the texts' words") as progress:
-            self._sampler = EpisodeSampler(data, parts, spec.protocol, progress, reselect=reselect)
-        self._episodes: dict[SplitName, list[Episode]] = {}
-        self._by_shots: dict[SplitName, dict[int, list[Episode]]] = {}
+        self._episodes: dict[SplitName, list[Any]] = {}
+        self._by_shots: dict[SplitName, dict[int, list[Any]]] = {}
 
     @property
-    def train(self) -> list[Episode]:
+    def train(self) -> list[Any]:
         """Meta-training episodes, on the device."""
         return self.episodes("train")
 
     @property
-    def validation(self) -> list[Episode]:
+    def validation(self) -> list[Any]:
         """Meta-validation episodes, on the device."""
         return self.episodes("validation")
 
     @property
-    def test(self) -> list[Episode]:
+    def test(self) -> list[Any]:
         """Meta-test episodes, on the device: for the one evaluation at the end."""
         return self.episodes("test")
 
-    def episodes(self, split_name: SplitName) -> list[Episode]:
+    def episodes(self, split_name: SplitName) -> list[Any]:
         """Return a split's episodes, on the device; audited and kept from the first call on."""
         if split_name not in self._episodes:
             self._episodes[split_name] = self._audited(split_name, self._sampled(split_name))
         return self._episodes[split_name]
 
-    def redrawn(self, split_name: SplitName, draws: int) -> list[Episode]:
-        """Return a split's episodes with other openings, hence other supports, and other query users, `draws` times."""
+    def redrawn(self, split_name: SplitName, draws: int) -> list[Any]:
+        """Return a split's episodes with other supports and queries, `draws` times."""
         drawn = [episode for draw in range(1, draws + 1) for episode in self._sampled(split_name, draw)]
         return self._audited(split_name, drawn)
 
-    def by_shots(self, split_name: SplitName) -> dict[int, list[Episode]]:
+    def by_shots(self, split_name: SplitName) -> dict[int, list[Any]]:
         """Return episodes with the same queries under each of the protocol's `report_shots` that the data allow."""
         if split_name not in self._by_shots:
             with self.reporter.progress(f"sampling meta-{split_name} episodes of other sizes") as progress:
-                nested = self._sampler.nested(split_name, self.spec.protocol.report_shots, progress)
+                nested = self._nest(split_name, progress)
             self._by_shots[split_name] = {shots: self._audited(split_name, found) for shots, found in nested.items()}
         return self._by_shots[split_name]
 
-    def _sampled(self, split_name: SplitName, draw: int = 0) -> list[Episode]:
-        with self.reporter.progress(f"sampling episodes of meta-{split_name} scenes") as progress:
-            return self._sampler.sample(split_name, draw, progress)
-
-    def _audited(self, split_name: SplitName, episodes: Sequence[Episode]) -> list[Episode]:
-        with self.reporter.progress(f"auditing meta-{split_name} episodes") as progress:
-            findings = audit_episodes(self.data, self.split, self.spec.protocol, split_name, episodes, progress)
-        refuse_leaks(findings)
-        return [episode.to(device()) for episode in episodes]
-
-    @cached_property
-    def visible_items(self) -> Tensor:
-        """(N,) items whose texts training may read, ascending, on the device."""
-        return torch.from_numpy(visible_items(self.data, self.split, self.spec.protocol)).to(device())
-
-    @property
-    def lexicon(self) -> Lexicon:
-        """The words of these texts."""
-        return self._sampler.lexicon
+    def scene_names(self, split_name: SplitName) -> set[str]:
+        """Return the names of the split's scenes that have an episode: what recalls are recorded by."""
+        return {self.scene_name(episode) for episode in self.episodes(split_name)}
 
     def learner(self, hyperparameters: Hyperparameters, micro_batch_size: int | None = None) -> Learner:
         """Return a freshly initialised learner; the same seed gives every trial the same start.
@@ -140,95 +148,121 @@ class Problem:
         compiled = self.spec.teacher.compile and not hyperparameters.adapts_encoder
         layers, dropout = hyperparameters.trainable_layers, hyperparameters.dropout or 0.0
         tower = build_tower(self.encoder, self.cache, layers, attention, dropout=dropout, compiled=compiled)
-        head = Head(self.encoder.width, learned_rates=hyperparameters.entry.learns_inner_rates)
-        head.start_from(self.cache.pooled()[self.visible_items.cpu()])
-        head.train_only(hyperparameters.head)
-        model = Recommender(tower, head)
-        return build(
-            model.to(device()),
-            hyperparameters,
-            vmap_episodes=self.spec.search.episodes_at_once,
-            micro_batch_size=micro_batch_size,
-        )
+        return self._learner(tower, hyperparameters, micro_batch_size)
 
+    def _sampled(self, split_name: SplitName, draw: int = 0) -> list[Any]:
+        with self.reporter.progress(f"sampling episodes of meta-{split_name} scenes") as progress:
+            return self._sample(split_name, draw, progress)
+
+    def _audited(self, split_name: SplitName, episodes: Sequence[Any]) -> list[Any]:
+        with self.reporter.progress(f"auditing meta-{split_name} episodes") as progress:
+            findings = self._audit(split_name, episodes, progress)
+        refuse_leaks(findings)
+        return [episode.to(device()) for episode in episodes]
+
+    @property
+    @abstractmethod
+    def visible_items(self) -> Tensor:
+        """(N,) items whose texts a student may learn from, ascending, on the device."""
+
+    @property
+    @abstractmethod
+    def reference(self) -> str:
+        """The name of the baseline that every system is compared with."""
+
+    @property
+    @abstractmethod
+    def floor(self) -> Sequence[str]:
+        """The names of the baselines over whose best a teacher's lift is counted."""
+
+    @abstractmethod
+    def scene_name(self, episode: Any) -> str:
+        """Return the name of an episode's scene."""
+
+    @abstractmethod
+    def evaluate(
+        self,
+        learner: Learner,
+        episodes: Sequence[Any],
+        *,
+        tower: nn.Module | None = None,
+        reporter: ProgressReporter = SILENT,
+        dump: Any = None,
+    ) -> Evaluation:
+        """Return a learner's metrics on `episodes`; each distinct text is encoded once.
+
+        Args:
+            learner: Adapts to each episode.
+            episodes: The episodes to score.
+            tower: Encodes the texts; the learner's own if left out.
+            reporter: Shows how many texts are encoded and how many episodes are scored.
+            dump: Called with each episode and what was predicted for it.
+        """
+
+    @abstractmethod
+    def evaluate_reference(self, episodes: Sequence[Any]) -> Evaluation:
+        """Return the metrics of the baseline `reference` on `episodes`."""
+
+    @abstractmethod
+    def baselines(self, split_name: SplitName) -> Mapping[str, Any]:
+        """Return the baselines of a split by name, for `score`."""
+
+    @abstractmethod
+    def adapted(self, learner: Learner, vectors: ItemVectors) -> Any:
+        """Return a learner that adapts to each episode, for `score`."""
+
+    def unadapted(self, learner: Learner, vectors: ItemVectors) -> Any | None:
+        """Return a learner that does not adapt, for `score`; None where there is no such thing."""
+        return None
+
+    @abstractmethod
+    def score(self, system: Any, episodes: Sequence[Any], dump: Any = None) -> Evaluation:
+        """Return the metrics of any system on `episodes`; `dump` is called with each and what was predicted for it."""
+
+    def writing(self, folder: Path, episodes: Sequence[Any]) -> AbstractContextManager[Any]:
+        """Open a folder for what systems predict; its value's `run` returns the `dump` of a system, by name.
+
+        Raises:
+            InputError: The task writes no predictions, or the folder cannot be created.
+        """
+        raise InputError(f"predictions of a study of {self.spec.task} are not written; leave --trec out")
+
+    @abstractmethod
+    def facts(self, split_name: SplitName) -> PartFacts:
+        """Return what is known of a split's scenes and queries."""
+
+    @abstractmethod
+    def data_facts(self) -> DataFacts:
+        """Return what is known of the data; `source` is the study file's."""
+
+    @abstractmethod
     def refuse_too_large(self, workers: int) -> None:
         """Refuse a search whose largest trial does not fit into the memory of one of `workers` workers.
 
         Raises:
             InputError: A trial needs more; the message names its learner and what to lower.
         """
-        available = free_memory() // workers
-        refuse_too_large(self.spec.search, self.train, self.tokens.lengths, self.encoder, available)
 
-    def evaluate(self, learner: Learner, episodes: Sequence[Episode], progress: Progress | None = None) -> Evaluation:
-        """Return a learner's metrics on `episodes`."""
-        vectors = ItemVectors(learner.model.tower, episodes, self.tokens.lengths)
-        return evaluate(Adapted(learner, vectors), episodes, self.data.scenes, self.spec.protocol.k, progress)
+    @abstractmethod
+    def head(self, hyperparameters: Hyperparameters) -> nn.Module:
+        """Return a head of random weights for a learner with these values."""
 
+    @abstractmethod
+    def head_learner(self, head: Any, hyperparameters: Hyperparameters) -> Learner:
+        """Return a learner, on the device, that adapts a head over given vectors, without an encoder of its own."""
 
-def build_problem(
-    spec: StudyDefinition,
-    data: Dataset,
-    cache: Path,
-    *,
-    reporter: ProgressReporter = SILENT,
-    reselect: Reselect | None = None,
-) -> Problem:
-    """Read a study's encoder, and cache the activations of its frozen layers unless they are cached already.
+    @abstractmethod
+    def _learner(self, tower: nn.Module, hyperparameters: Hyperparameters, micro_batch_size: int | None) -> Learner:
+        """Return a learner over a tower, with a fresh head."""
 
-    Args:
-        spec: The study.
-        data: Its data.
-        cache: Folder of the caches that all processes share.
-        reporter: Receives the progress of long steps, now and whenever the problem takes long.
-        reselect: Selects the scenes of a changed study, for messages that say what would help.
+    @abstractmethod
+    def _sample(self, split_name: SplitName, draw: int, progress: Progress) -> list[Any]:
+        """Return the episodes of a split, in a fixed order."""
 
-    Raises:
-        InputError: Data, protocol or encoder cannot give a meaningful study.
-    """
-    parts = split_scenes(data, spec.protocol)
-    refuse_leaks(audit_data(data, parts))
-    encoder = encoders.load(spec.teacher)
-    trainable = trainable_choices(spec.search)
-    if max(trainable) > encoder.layers:
-        raise InputError(
-            f"trainable_layers goes up to {max(trainable)}, but the encoder {encoder.name!r} has {encoder.layers} "
-            "layers; lower it in [search.space]"
-        )
-    _check_student(spec.distill, encoder)
-    problem = Problem(spec, data, parts, encoder, cache, reporter, reselect)
-    with reporter.progress("encoding texts") as progress:
-        # 0 always: the zero-shot baseline and the student's targets read the frozen encoder's output.
-        problem.cache.build({0, *trainable}, progress)
-    return problem
+    @abstractmethod
+    def _nest(self, split_name: SplitName, progress: Progress) -> dict[int, list[Any]]:
+        """Return episodes with the same queries under supports of several sizes."""
 
-
-def _check_student(section: DistillSection, encoder: Encoder) -> None:
-    """Refuse, before anything is searched, students that the encoder cannot have.
-
-    Raises:
-        InputError: They are deeper or wider than it, their width is no multiple of its attention heads', or its
-            vocabulary cannot be trimmed.
-    """
-    if (layers := max(values_of(section.space["layers"]))) > encoder.layers:
-        raise InputError(
-            f"distill.space.layers goes up to {layers}, but the encoder {encoder.name!r} has {encoder.layers} layers; "
-            "a student cannot have more layers than its teacher"
-        )
-    if "catalogue" in values_of(section.space["vocabulary"]):
-        wordpiece(encoder.tokenizer)
-    head = encoder.width // int(encoder.config.num_attention_heads)
-    for width in values_of(section.space["width"]):
-        if width > encoder.width or width % head:
-            raise InputError(
-                f"distill.space.width = {width}: the encoder {encoder.name!r} is {encoder.width} wide, with attention "
-                f"heads of {head}; give a multiple of {head} up to {encoder.width}, or 0 for all of it"
-            )
-
-
-def trainable_choices(search: SearchSection) -> list[int]:
-    """Return every number of trainable layers that the search space holds."""
-    domain = search.space["trainable_layers"]
-    if isinstance(domain, Range):
-        return list(range(int(domain.low), int(domain.high) + 1))
-    return [int(value) for value in domain] if isinstance(domain, list) else [int(domain)]
+    @abstractmethod
+    def _audit(self, split_name: SplitName, episodes: Sequence[Any], progress: Progress) -> Sequence[Finding]:
+        """Return what an audit of episodes for leaks finds."""

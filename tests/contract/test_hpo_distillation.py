@@ -43,7 +43,8 @@ def study(database, folder, search=2, **distill):
 
 def run(database, spec, problem):
     winners = choose(database, spec, problem, Console())
-    return distil(database, spec, problem, winners.teachers, Console())
+    found = distil(database, spec, problem, winners.teachers, Console())
+    return found.student, found.trial
 
 
 @pytest.mark.slow

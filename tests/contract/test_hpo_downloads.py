@@ -15,7 +15,6 @@ from optuna.trial import TrialState
 
 from distill.export.manifest import (
     HEAD,
-    LEXICON,
     MANIFEST,
     SERVED,
     EncoderReference,
@@ -25,6 +24,7 @@ from distill.export.manifest import (
     VocabularySize,
     seal,
 )
+from distill.export.tasks.registry import LEXICON
 from hpo import artifacts
 from hpo.dashboard.downloads import Artifacts
 from hpo.dashboard.page import Page
@@ -61,7 +61,7 @@ def exported(database, tmp_path):
 def write_export(folder, study_id):
     """A folder with the files of an export, and a manifest that vouches for them."""
     folder.mkdir(parents=True)
-    for file in (*SERVED, "1_Pooling/config.json"):
+    for file in (*SERVED, LEXICON, "1_Pooling/config.json"):
         (folder / file).parent.mkdir(exist_ok=True)
         (folder / file).write_text(f"{file}\n")
     seal(folder, manifest(study_id))
@@ -75,6 +75,7 @@ def manifest(study_id):
         spec=spec(NAME).model_dump(mode="json"),
         data_fingerprint="ab12" * 16,
         encoder=EncoderReference(name="minilm", sha256="0" * 64, vocabulary=100),
+        task="ranking",
         max_tokens=32,
         layers=1,
         width=8,

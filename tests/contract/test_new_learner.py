@@ -98,9 +98,7 @@ def test_its_memory_is_counted_by_its_entry(problem, monkeypatch):
     with pytest.raises(InputError, match="both with trainable_layers = 0, inner_steps = 3"):
         refuse_too_large(
             SearchSection.model_validate({"space": {"learner": "both", "trainable_layers": 0}}),
-            problem.train,
-            problem.tokens.lengths,
-            problem.encoder,
+            lambda values: trial_bytes(values, shape, problem.encoder),
             available=1,
         )
 

@@ -18,8 +18,9 @@ from safetensors.torch import load_file
 
 from studies.config.hyperparameters import Hyperparameters
 from studies.model.device import device
+from studies.training.encoder_setup import trainable_choices
 from studies.training.objective import run_trial
-from studies.training.problem import Problem, trainable_choices
+from studies.training.problem import Problem
 from studies.training.rungs import RungReport
 
 ROOT = Path(__file__).parents[2]

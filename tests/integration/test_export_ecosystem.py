@@ -74,8 +74,8 @@ def test_a_study_exports_every_format_and_strangers_open_it(database_url: str, t
     # The study file's formats, checked and recorded, with all that the student comes from.
     found = manifest(folder)
     assert list(found["formats"]) == ["hf", "onnx"]
-    assert all(each["cosine"] >= 0.9999 and each["overlap"] == 1 for each in found["formats"].values())
-    assert found["formats"]["hf"]["served_overlap"] == 1
+    assert all(each["cosine"] >= 0.9999 and each["agreement"] == 1 for each in found["formats"].values())
+    assert found["formats"]["hf"]["served_agreement"] == 1
     assert found["lineage"]["trial"] == result["evaluation"]["student_trial"]
     assert found["lineage"]["teachers"][0] == result["evaluation"]["teachers"][0]
     assert found["vocabulary"]["kept"] < found["vocabulary"]["of"]

@@ -14,12 +14,14 @@ import torch
 from safetensors.torch import load_file
 
 import distill.export.checks as export_checks
+import distill.export.fresh_process as fresh_process
 import distill.export.writer as exporting
 from distill.evaluation import StudyEvaluation
 from distill.export.card import model_card
 from distill.export.int8_graph import write_int8
-from distill.export.manifest import GRAPHS, EncoderReference, Manifest, Origin
+from distill.export.manifest import FORMAT, GRAPHS, EncoderReference, Manifest, Origin
 from distill.export.onnx_graph import write_onnx
+from distill.export.tasks.ranking import RankingExport
 from distill.export.writer import export
 from distill.hyperparameters import StudentHyperparameters
 from distill.inference import StudentRecommender, as_student, load_export
@@ -83,7 +85,7 @@ def origin(problem: Problem) -> Origin:
 @pytest.fixture(scope="module")
 def exported(problem: Problem, student: Student, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("exports") / "student"
-    return export(student, problem.lexicon, folder, origin(problem))
+    return export(student, RankingExport.of(problem), folder, origin(problem))
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +94,7 @@ def with_graphs(problem: Problem, narrow: Student, tmp_path_factory: pytest.Temp
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(export_checks, "MAX_LOSS", 1.0)  # a handful of queries are no measure of recall
         folder = tmp_path_factory.mktemp("exports") / "graphs"
-        return export(narrow, problem.lexicon, folder, origin(problem), formats=FORMATS, problem=problem)
+        return export(narrow, RankingExport.of(problem), folder, origin(problem), formats=FORMATS, problem=problem)
 
 
 def vectors(problem: Problem, student: Student, count: int) -> torch.Tensor:
@@ -179,10 +181,10 @@ def test_what_was_measured_of_each_format_is_written_down(with_graphs: Path) -> 
     assert tuple(formats) == FORMATS
     for name in ("hf", "onnx"):
         assert formats[name]["cosine"] >= 0.9999
-        assert formats[name]["overlap"] == 1
-    assert formats["hf"]["served_overlap"] == 1
+        assert formats[name]["agreement"] == 1
+    assert formats["hf"]["served_agreement"] == 1
     assert formats["hf"]["sentence_transformers_cosine"] >= 0.9999
-    assert 0 < formats["onnx-int8"]["overlap"] <= 1
+    assert 0 < formats["onnx-int8"]["agreement"] <= 1
     assert set(formats["onnx-int8"]["texts_per_second"]) == {"onnx", "onnx-int8", "torch"}
     assert {"onnx", "onnxruntime"} <= set(manifest["versions"])
     assert "`onnx/model_int8.onnx`" in card
@@ -235,7 +237,7 @@ def test_a_missing_package_is_named_before_anything_is_written(
     """The extra is optional: who lacks it must learn its name, not an ImportError."""
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     with pytest.raises(InputError, match=r"need onnxscript, .* pip install 'scenetune\[export\]'"):
-        export(student, problem.lexicon, tmp_path / "out", origin(problem), formats=("hf", "onnx"))
+        export(student, RankingExport.of(problem), tmp_path / "out", origin(problem), formats=("hf", "onnx"))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -250,7 +252,7 @@ def test_a_reduced_precision_is_that_of_the_encoder_alone(
 ) -> None:
     """A head in bf16 would rank by other scores; a configuration that still says fp32 would double the memory."""
     monkeypatch.setattr(exporting, "_check_parity", lambda *_: None)  # slow, and shown elsewhere
-    folder = export(narrow, problem.lexicon, tmp_path / "out", origin(problem), precision=precision)
+    folder = export(narrow, RankingExport.of(problem), tmp_path / "out", origin(problem), precision=precision)
     assert {each.dtype for each in load_file(folder / "model.safetensors").values()} == {dtype}
     assert load_file(folder / "2_Dense/model.safetensors")["linear.weight"].dtype == dtype
     assert {each.dtype for each in load_file(folder / "head.safetensors").values()} == {torch.float32}
@@ -289,7 +291,7 @@ def test_the_card_tells_figures_and_intervals(exported: Path) -> None:
     card = (exported / "README.md").read_text()
     assert card.startswith("---\nlibrary_name: sentence-transformers\n")
     student = document()["evaluation"]["systems"]["student"]
-    recall, ndcg, hits = (student[name] for name in ("recall", "ndcg", "hit_rate"))
+    recall, ndcg, hits = student["recall"], student["metrics"]["ndcg"], student["metrics"]["hit_rate"]
     figures = [f"{recall['mean']:.3f}", f"{recall['low']:.3f} – {recall['high']:.3f}"]
     assert f"| student | {' | '.join(figures)} | {ndcg['mean']:.3f} | {hits['mean']:.3f} |" in card
     assert "keeps 95.7% of the best teacher's recall and 85.7% of its lift" in card
@@ -353,19 +355,20 @@ def test_an_existing_folder_is_refused_or_replaced(
     monkeypatch.setattr(exporting, "_check_parity", lambda *_: None)  # slow, and shown elsewhere
     before = contents(exported)
     with pytest.raises(InputError, match="exists already"):
-        export(student, problem.lexicon, exported, origin(problem))
+        export(student, RankingExport.of(problem), exported, origin(problem))
     assert contents(exported) == before
     copied = shutil.copytree(exported, exported.parent / "copy")
-    export(student, problem.lexicon, copied, origin(problem).model_copy(update={"study": "renamed"}), replace=True)
+    task, renamed = RankingExport.of(problem), origin(problem).model_copy(update={"study": "renamed"})
+    export(student, task, copied, renamed, replace=True)
     assert load_export(copied).manifest.study == "renamed"
-    (copied / "manifest.json").write_text(json.dumps(load_export(copied).manifest.to_json() | {"format": 3}))
-    export(student, problem.lexicon, copied, origin(problem), replace=True)  # an older version's export is one too
-    assert load_export(copied).manifest.format == 4
+    (copied / "manifest.json").write_text(json.dumps(load_export(copied).manifest.to_json() | {"format": FORMAT - 1}))
+    export(student, task, copied, origin(problem), replace=True)  # an older version's export is one too
+    assert load_export(copied).manifest.format == FORMAT
     precious = exported.parent / "precious"
     precious.mkdir()
     (precious / "thesis.txt").write_text("years of work")
     with pytest.raises(InputError, match="not an export"):
-        export(student, problem.lexicon, precious, origin(problem), replace=True)
+        export(student, RankingExport.of(problem), precious, origin(problem), replace=True)
     assert contents(precious) == {"thesis.txt": b"years of work"}
 
 
@@ -383,7 +386,7 @@ def test_failed_parity_leaves_nothing(
 
     monkeypatch.setattr(exporting, "write_encoder", wrong)
     with pytest.raises(ScenetuneError, match="differs"):
-        export(student, problem.lexicon, tmp_path / "out", origin(problem))
+        export(student, RankingExport.of(problem), tmp_path / "out", origin(problem))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -402,7 +405,7 @@ def test_lists_of_another_head_leave_nothing(
     monkeypatch.setattr(exporting, "write_head", wrong)
     monkeypatch.setattr(export_checks, "fresh_process_vectors", lambda *_: {})  # slow, and shown elsewhere
     with pytest.raises(ScenetuneError, match="ranks otherwise"):
-        export(student, problem.lexicon, tmp_path / "out", origin(problem), problem=problem)
+        export(student, RankingExport.of(problem), tmp_path / "out", origin(problem), problem=problem)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -416,7 +419,7 @@ def test_a_full_disk_names_the_export_and_leaves_nothing(
     resource.setrlimit(resource.RLIMIT_FSIZE, ((with_graphs / name).stat().st_size - 1, hard))
     try:
         with pytest.raises(ArtifactsUnavailable, match=f"cannot write {tmp_path / 'exports' / 'out'} "):
-            export(narrow, problem.lexicon, tmp_path / "exports" / "out", origin(problem))
+            export(narrow, RankingExport.of(problem), tmp_path / "exports" / "out", origin(problem))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert list(tmp_path.iterdir()) == []
@@ -428,7 +431,7 @@ def test_an_export_that_does_not_open_leaves_nothing(
     """The fresh process's own error must reach the user."""
     monkeypatch.setattr(exporting, "write_encoder", lambda *_: None)
     with pytest.raises(ScenetuneError, match="could not open"):
-        export(student, problem.lexicon, tmp_path / "out", origin(problem))
+        export(student, RankingExport.of(problem), tmp_path / "out", origin(problem))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -461,7 +464,7 @@ def test_parity_is_checked_without_a_network(exported: Path, monkeypatch: pytest
         seen.update(options)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(export_checks.subprocess, "run", run)
+    monkeypatch.setattr(fresh_process.subprocess, "run", run)
     with pytest.raises(KeyboardInterrupt):
         export_checks.fresh_process_vectors(exported, ["milk"], ["hf"])
     assert seen["env"]["HF_HUB_OFFLINE"] == "1"

@@ -1,6 +1,5 @@
 """Serving ranks as the evaluation does, on every backend, from catalogues that grow while they are read."""
 
-import doctest
 import re
 import sys
 import threading
@@ -14,7 +13,6 @@ import pytest
 import torch
 
 import distill.export.writer as exporting
-import distill.inference as inference
 import distill.serving.backends as backends
 import distill.serving.scene as scenes
 from distill.inference import StudentRecommender, load_export
@@ -31,7 +29,7 @@ from studies.model.encoder import pool, tokenize
 from studies.model.scene_encoding import FeatureWeights
 from studies.training.prepare import prepare
 from studies.training.problem import Problem
-from tests.served import export_to, untrained
+from tests.served import export_to, run_example, untrained
 from tests.synthetic import planted_dataset, tiny_encoder, tiny_spec
 
 FOMAML = Hyperparameters(learner="fomaml", inner_lr=0.05, inner_steps=2)
@@ -83,11 +81,7 @@ def asked(problem: Problem, episode: Episode) -> tuple[list[str], list[tuple[lis
 
 def test_the_documented_example_runs(exported: Path) -> None:
     """An example that does not run is worse than none."""
-    finder = doctest.DocTestFinder()
-    examples = [test for test in finder.find(inference, globs={**vars(inference), "folder": exported}) if test.examples]
-    assert examples
-    for test in examples:
-        assert doctest.DocTestRunner().run(test).failed == 0
+    run_example(StudentRecommender, exported)
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 
+from distill.episode_draws import subsample
 from distill.hyperparameters import StudentHyperparameters
 from distill.initialisation import init_encoder
 from distill.losses.batches import VectorBatch
@@ -18,7 +19,7 @@ from distill.losses.embedding import embedding_loss
 from distill.objective import Distillation, Teacher, evaluate, load_student
 from distill.student import TokenTower
 from distill.teacher_states import TeacherStates, needed
-from distill.trainer import Distiller, draw_episode, subsample
+from distill.trainer import Distiller, draw_episode
 from storage.errors import InputError
 from storage.files import checkpoints
 from studies.config.definition import TeacherSection

@@ -52,7 +52,7 @@ def test_every_system_is_scored_and_the_json_is_read_back_as_it_was(evaluated: t
     assert kinds["trial 2 (finetune)"] == "fine-tuning"
     assert kinds["student"] == "student"
     assert evaluation.student_trial == 1
-    assert evaluation.systems["support popularity"].over_popularity.mean == 0
+    assert evaluation.systems["support popularity"].over_reference.mean == 0
     assert {len(system.scene_recalls) for system in evaluation.systems.values()} == {evaluation.scenes}
     assert all(system.by_shots.keys() == set(evaluation.curve.shots) for system in evaluation.systems.values())
     stored = json.loads(json.dumps(evaluation.to_json(), allow_nan=False))

@@ -19,7 +19,7 @@ from tests.report_document import TEACHER, document, interval
 def result(low, high, lift):
     """What a job could have found, its best teacher that far from support popularity."""
     evaluation, search = document()["evaluation"], document()["search"]
-    evaluation["systems"][TEACHER]["over_popularity"] = {"mean": (low + high) / 2, "low": low, "high": high}
+    evaluation["systems"][TEACHER]["over_reference"] = {"mean": (low + high) / 2, "low": low, "high": high}
     bounds = {"recall": interval(0.957), "lift": lift and interval(lift)}
     evaluation["retention"] |= {"lift": lift, "teacher_lift": interval(0.0, 0.1), "intervals": bounds}
     del search["history"]

@@ -161,11 +161,11 @@ def test_systems_are_listed_by_falling_recall_with_all_their_figures(found, page
     assert [row[0] for row in quality] == [row[0] for row in reach] == order
     for row, more in zip(quality, reach, strict=True):
         name, figures = row[0], systems[row[0]]
-        over = "" if name == "support popularity" else shown(figures["over_popularity"], "{:+.3f}")
+        over = "" if name == "support popularity" else shown(figures["over_reference"], "{:+.3f}")
         keys = ("ndcg", "mrr", "hit_rate", "precision", "accuracy")
-        assert row[1:] == [shown(figures["recall"]), over, *(shown(figures[key]) for key in keys)]
+        assert row[1:] == [shown(figures["recall"]), over, *(shown(figures["metrics"][key]) for key in keys)]
         keys = ("new_item_recall", "cold_user_recall", "coverage", "popularity")
-        assert more[1:] == [shown(figures[key]) for key in keys]
+        assert more[1:] == [shown(figures["metrics"][key]) for key in keys]
     for count in ("5,210 queries", "4,100 of the queries", "0 come from users without history"):
         assert count in page.text
 
@@ -336,7 +336,7 @@ def test_links_and_code_are_shown_by_every_renderer(capsys):
 def test_the_verdict_follows_the_interval(low, high, words, tmp_path):
     found = document(scenes=3)
     over = {"mean": (low + high) / 2, "low": low, "high": high}
-    found["evaluation"]["systems"][TEACHER]["over_popularity"] = over
+    found["evaluation"]["systems"][TEACHER]["over_reference"] = over
     assert words in pages(found, tmp_path)[1].split("## ")[0]
 
 
@@ -400,7 +400,7 @@ def test_it_says_what_was_measured(part, candidates, words, tmp_path):
     """Figures on validation scenes must not pass for those on test scenes."""
     found = document(scenes=3, baselines_only=True)
     found["evaluation"]["part"] = part
-    found["protocol"] = found["protocol"].model_copy(update={"candidates": candidates})
+    found["protocol"] = found["protocol"] | {"candidates": candidates}
     head = pages(found, tmp_path)[1].split("## ")[0]
     assert words in head
     assert ("ever saw" in head) == (part == "test")
@@ -409,7 +409,7 @@ def test_it_says_what_was_measured(part, candidates, words, tmp_path):
 def test_one_scene_decides_nothing(tmp_path):
     """The bootstrap of one scene is a point, which excludes zero whatever it is."""
     found = document(scenes=1)
-    found["evaluation"]["systems"][TEACHER]["over_popularity"] = interval(0.2, 0)
+    found["evaluation"]["systems"][TEACHER]["over_reference"] = interval(0.2, 0)
     page, text = pages(found, tmp_path)
     assert text.count("cannot be told from") == 2
     assert "beats" not in text
@@ -422,7 +422,7 @@ def test_what_is_not_defined_is_a_dash_and_null(tmp_path):
     found = document(scenes=4)
     evaluation = found["evaluation"]
     for figures in evaluation["systems"].values():
-        figures["mrr"] = None
+        figures["metrics"]["mrr"] = None
         figures["by_shots"] = {"20": None}
         figures["scene_recalls"]["a|b"] = math.nan
     evaluation["inference"]["student"]["items_per_second"] = math.nan
@@ -438,7 +438,7 @@ def test_what_is_not_defined_is_a_dash_and_null(tmp_path):
     assert "Recall by number of interactions" not in text
     assert "support popularity is not distinguishable from zero: +0.004 [-0.014, +0.022]" in text
     stored = json.loads((tmp_path / "report.json").read_text("utf-8"), parse_constant=pytest.fail)
-    assert stored["evaluation"]["systems"]["student"]["mrr"] is None
+    assert stored["evaluation"]["systems"]["student"]["metrics"]["mrr"] is None
     assert stored["evaluation"]["systems"]["student"]["scene_recalls"]["a|b"] is None
 
 
@@ -453,7 +453,7 @@ def test_of_many_scenes_the_ends_are_drawn_and_all_are_listed(tmp_path):
 
 def test_json_is_the_document(found, folder):
     stored = json.loads((folder / "report.json").read_text("utf-8"))
-    assert stored == found | {"protocol": found["protocol"].model_dump(mode="json")}
+    assert stored == found
 
 
 def test_an_older_report_is_replaced(tmp_path):

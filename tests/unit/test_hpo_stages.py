@@ -20,7 +20,7 @@ def test_an_evaluation_is_read_back_as_it_was_stored() -> None:
     assert parse_evaluation("shop", None) is None
 
 
-@pytest.mark.parametrize("damage", [{"retention": None}, {"k": "ten"}, {"unheard_of": 1}])
+@pytest.mark.parametrize("damage", [{"retention": None}, {"shots": "ten"}, {"unheard_of": 1}])
 def test_an_evaluation_that_does_not_fit_is_refused_with_the_place(damage: dict[str, object]) -> None:
     """A KeyError in the middle of a report says neither what is wrong nor what to do."""
     stored = document()["evaluation"] | damage

@@ -8,17 +8,18 @@ import torch
 
 from hpo.results import summary
 from hpo.results.summary import Scored
-from studies.config.protocol_section import ProtocolSection
+from studies.config.protocol_section import RankingProtocol
 from studies.episodes.sampler import EpisodeSampler
 from studies.episodes.split import split_scenes
 from studies.evaluation.baselines import POPULARITY
 from studies.evaluation.figures import SceneFacts
 from studies.evaluation.intervals import bootstrap
 from studies.evaluation.metrics import Evaluation, SceneMetrics
+from studies.evaluation.scene_facts import count_queries, scene_facts
 from tests.synthetic import planted_dataset
 
 SCENES = tuple(f"scene {n}" for n in range(10))
-PROTOCOL = ProtocolSection(shots=3, k=5, queries=6, split=(0.5, 0.25, 0.25))
+PROTOCOL = RankingProtocol(shots=3, k=5, queries=6, split=(0.5, 0.25, 0.25))
 
 
 def scored(seed: int, kind: str = "baseline", main: int = 9) -> Scored:
@@ -47,8 +48,8 @@ def test_figures_are_bootstraps_over_scenes_and_null_where_nothing_was_measured(
     found = summary.system_figures(teacher, popularity)
     json.dumps(found.to_json(), allow_nan=False)
     assert found.recall == bootstrap(teacher.main.values())
-    assert found.over_popularity == bootstrap(teacher.main.values() - popularity.main.values())
-    assert found.cold_user_recall is None
+    assert found.over_reference == bootstrap(teacher.main.values() - popularity.main.values())
+    assert found.metrics["cold_user_recall"] is None
     assert found.by_shots[5] == bootstrap(teacher.by_shots[5].values())
 
 
@@ -77,11 +78,10 @@ def test_too_few_scenes_are_not_cut_into_groups():
 
 def test_the_curve_says_which_sizes_are_missing_and_why():
     """A curve that silently ends at ten looks like one that was only asked for ten."""
-    found = summary.curve(RESULTS, [1, 5, 20])
+    found = summary.curve(RESULTS[POPULARITY].by_shots, [1, 5, 20], "too few")
     assert (found.shots, found.scenes) == ((1, 5), 10)
-    assert [gap.shots for gap in found.left_out] == [20]
-    nothing = {POPULARITY: Scored("baseline", RESULTS[POPULARITY].main, {})}
-    empty = summary.curve(nothing, [1])
+    assert [(gap.shots, gap.reason) for gap in found.left_out] == [(20, "too few")]
+    empty = summary.curve({}, [1], "too few")
     assert (empty.shots, empty.scenes) == ((), 0)
 
 
@@ -93,10 +93,10 @@ def test_facts_and_counts_are_those_of_the_episodes(candidates: str):
     parts = split_scenes(data, protocol)
     episodes = EpisodeSampler(data, parts, protocol).sample("test")
     vectors = torch.nn.functional.normalize(torch.randn(len(data.texts), 8, generator=torch.Generator().manual_seed(0)))
-    facts = summary.scene_facts(data, parts, "test", episodes, vectors, every_item=candidates == "all")
-    counts = summary.count_queries(episodes)
+    facts = scene_facts(data, parts, "test", episodes, vectors, every_item=candidates == "all")
+    counts = count_queries(episodes)
     assert set(facts) == {data.scenes[code] for code in parts.scenes["test"]}
-    assert sum(fact.queries for fact in facts.values()) == counts.queries == sum(len(e.users) for e in episodes)
+    assert sum(fact.queries for fact in facts.values()) == sum(len(e.users) for e in episodes)
     for episode in episodes:
         assert facts[data.scenes[episode.scene]].candidates == episode.candidates
     new = cold = 0
@@ -104,7 +104,7 @@ def test_facts_and_counts_are_those_of_the_episodes(candidates: str):
         known = set(episode.support.tolist())
         new += sum(bool(set(np.flatnonzero(row)) - known) for row in episode.relevant.numpy())
         cold += sum(not row.any() for row in episode.query_history.numpy())
-    assert (counts.new_item_queries, counts.cold_user_queries) == (new, cold)
+    assert counts == {"new_item_queries": new, "cold_user_queries": cold}
 
     def mean(code: int) -> np.ndarray:
         centre = vectors.numpy()[data.items_of(code)].mean(0)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from storage.errors import InputError
-from studies.config.protocol_section import ProtocolSection
+from studies.config.protocol_section import RankingProtocol
 from studies.data.coding import build_dataset
 from studies.data.dataset import Dataset, keep_first_interactions
 from studies.data.source import Tables
@@ -20,7 +20,7 @@ from studies.episodes.split import SPLIT_NAMES, Split, split_scenes
 from studies.training.prepare import prepare
 from tests.synthetic import planted_dataset, tiny_encoder, tiny_spec
 
-PROTOCOL = ProtocolSection(shots=3, k=5, history=4, queries=6, split=(0.5, 0.25, 0.25), train_openings=4)
+PROTOCOL = RankingProtocol(shots=3, k=5, history=4, queries=6, split=(0.5, 0.25, 0.25), train_openings=4)
 
 
 @pytest.fixture(scope="module")

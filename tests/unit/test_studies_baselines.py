@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 import torch
 
-from studies.config.protocol_section import ProtocolSection
+from studies.config.protocol_section import RankingProtocol
 from studies.data.coding import build_dataset
 from studies.data.dataset import Dataset
 from studies.data.source import Tables
@@ -32,7 +32,7 @@ from studies.evaluation.metrics import compare
 from tests.synthetic import planted_dataset
 from tests.unit.test_studies_metrics import make_episode
 
-PROTOCOL = ProtocolSection(shots=6, k=5, queries=8, history=8, split=(0.5, 0.25, 0.25))
+PROTOCOL = RankingProtocol(shots=6, k=5, queries=8, history=8, split=(0.5, 0.25, 0.25))
 
 
 @pytest.fixture(scope="module")

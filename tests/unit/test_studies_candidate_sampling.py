@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 import torch
 
-from studies.config.protocol_section import ProtocolSection
+from studies.config.protocol_section import RankingProtocol
 from studies.episodes.episode import Episode
 from studies.episodes.sampler import EpisodeSampler
 from studies.episodes.split import split_scenes
 from studies.training.candidate_sampling import sample_candidates
 from tests.synthetic import planted_dataset
 
-PROTOCOL = ProtocolSection(shots=3, history=8, queries=6, train_queries=2, split=(0.5, 0.25, 0.25), k=5)
+PROTOCOL = RankingProtocol(shots=3, history=8, queries=6, train_queries=2, split=(0.5, 0.25, 0.25), k=5)
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from storage.errors import InputError
-from studies.config.protocol_section import ProtocolSection
+from studies.config.protocol_section import RankingProtocol
 from studies.data import dataset_cache, loading
 from studies.data.coding import build_dataset
 from studies.data.completejourney import CompleteJourney
@@ -22,7 +22,7 @@ from studies.data.dataset import Dataset, keep_first_interactions, keep_scenes
 from studies.data.digest_order import order_by_digest
 from studies.data.scene_minima import derive_minima, eligible_scenes, scene_sizes
 from studies.data.scene_selection import select_scenes, small_scenes
-from studies.data.source import Source, Tables
+from studies.data.source import InteractionSource, Tables
 from studies.data.text_columns import normalise_column
 from studies.text_form import LONGEST, normalise_text
 from tests.synthetic import planted_dataset
@@ -58,7 +58,7 @@ def catalogues(data: Dataset) -> dict[str, list[str]]:
     return {name: [data.texts[i] for i in data.items_of(code)] for code, name in enumerate(data.scenes)}
 
 
-class Kept(Source):
+class Kept(InteractionSource):
     """A source that holds what it is given, and counts how often it is read."""
 
     source: Literal["kept"] = "kept"
@@ -293,14 +293,14 @@ def test_a_scene_must_reach_every_minimum_exactly(minima: dict[str, int], fit: s
         log += [(row % users, products[row % items], row) for row in range(count)]
     data = made(log, catalogue)
     section = Kept(path=Path(), **minima)
-    codes = eligible_scenes(scene_sizes(data), derive_minima(section, ProtocolSection()))
+    codes = eligible_scenes(scene_sizes(data), derive_minima(section, RankingProtocol()))
     assert {data.scenes[code] for code in codes} == fit
 
 
 def test_minima_that_a_file_leaves_out_follow_from_the_protocol() -> None:
     """Those of a grocer's categories would leave out nearly all stores and campaigns of other shops."""
     section = CompleteJourney(source="completejourney", min_users=50)
-    protocol = ProtocolSection(shots=3, openings=6, k=4)
+    protocol = RankingProtocol(shots=3, openings=6, k=4)
     assert derive_minima(section, protocol) == (24, 50, 8)
     assert derive_minima(section.model_copy(update={"min_users": None}), protocol) == (24, 4, 8)
 
@@ -321,7 +321,7 @@ def test_scenes_left_out_are_counted_by_minimum_with_values_that_keep_them() -> 
         log += [(row % users, products[row % items], len(log) + row) for row in range(count)]
     data = made(log, catalogue)
     section = Kept(path=Path(), min_interactions=15, min_users=5, min_items=4)
-    protocol = ProtocolSection(shots=2, k=2)
+    protocol = RankingProtocol(shots=2, k=2)
     users, rows, dot = small_scenes(data, section, protocol)
     assert (users.minima, users.scenes, users.rows) == (("min_users",), 2, 50)
     assert (users.keeps_half, users.keeps_all) == ({"min_users": 2}, {"min_users": 1})
@@ -364,16 +364,16 @@ def written(folder: Path, scenes: int = 8) -> Path:
 def test_min_and_max_scenes_select_real_scenes_and_count_the_rest(tmp_path: Path) -> None:
     """What a study leaves out must be countable from its data alone."""
     section = Kept(path=written(tmp_path), max_scenes=5)
-    loaded = loading.load_data(section, ProtocolSection(), tmp_path)
+    loaded = loading.load_data(section, RankingProtocol(), tmp_path)
     assert len(loaded.scenes) == 5
     assert loaded.rows_read == 300 == len(loaded.time) + sum(loaded.dropped.values())
     impossible = section.model_copy(update={"min_users": 1000})
     with pytest.raises(
         InputError, match=r"none of the 8 scenes has .*min_users = 1000.*lower them in \[data\] to min_u"
     ):
-        loading.load_data(impossible, ProtocolSection(k=3), tmp_path)
+        loading.load_data(impossible, RankingProtocol(k=3), tmp_path)
     with pytest.raises(InputError, match=r"none of the 8 scenes .*lower values keep none either.*protocol\.k"):
-        loading.load_data(impossible, ProtocolSection(k=4), tmp_path)
+        loading.load_data(impossible, RankingProtocol(k=4), tmp_path)
 
 
 def test_what_was_read_is_cached_by_bytes_and_settings(tmp_path: Path) -> None:
@@ -440,7 +440,7 @@ def test_a_log_of_one_moment_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "shop.json"
     path.write_text(json.dumps([[["u", "p", 7], ["v", "p", 7]], [["p", "s", "t"]]]))
     with pytest.raises(InputError, match=r"all 2 interactions are at one time \(7 in UTC seconds\).*data\.time"):
-        loading.load_data(Kept(path=path), ProtocolSection(), tmp_path)
+        loading.load_data(Kept(path=path), RankingProtocol(), tmp_path)
 
 
 def test_a_log_that_loses_all_its_rows_says_why(tmp_path: Path) -> None:
@@ -448,7 +448,7 @@ def test_a_log_that_loses_all_its_rows_says_why(tmp_path: Path) -> None:
     path = tmp_path / "shop.json"
     path.write_text(json.dumps([[["u", "other", 7]], [["p", "s", "t"]]]))
     with pytest.raises(InputError, match=r"none of the 1 rows.*1: product not in the catalogue.*hpo data check"):
-        loading.load_data(Kept(path=path), ProtocolSection(), tmp_path)
+        loading.load_data(Kept(path=path), RankingProtocol(), tmp_path)
 
 
 def test_complete_journey_loads_whole() -> None:
@@ -459,7 +459,7 @@ def test_complete_journey_loads_whole() -> None:
     assert data.users > 2_000
     assert (np.diff(data.time) >= 0).all()
     assert all(text == text.lower() and text.strip() for text in data.texts)
-    assert len(eligible_scenes(scene_sizes(data), derive_minima(section, ProtocolSection()))) > 80
+    assert len(eligible_scenes(scene_sizes(data), derive_minima(section, RankingProtocol()))) > 80
     assert len(set(data.texts)) == len(data.texts)
 
 

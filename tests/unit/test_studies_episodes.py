@@ -14,7 +14,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from storage.errors import InputError
-from studies.config.protocol_section import ProtocolSection
+from studies.config.protocol_section import RankingProtocol
 from studies.data.coding import build_dataset
 from studies.data.dataset import Dataset, keep_first_interactions, keep_scenes
 from studies.data.source import Tables
@@ -24,7 +24,7 @@ from studies.episodes.sampler import EpisodeSampler
 from studies.episodes.split import DAY, MINIMUM_SCENES, SPLIT_NAMES, Split, SplitName, split_scenes
 from tests.synthetic import planted_dataset
 
-PROTOCOL = ProtocolSection(
+PROTOCOL = RankingProtocol(
     shots=3, k=5, history=4, queries=6, openings=5, train_queries=5, train_openings=4, split=(0.5, 0.25, 0.25)
 )
 
@@ -42,7 +42,7 @@ class Row:
 class BruteForce:
     """The protocol again, in plain loops over rows: no index, no code, no array shared with the real one."""
 
-    def __init__(self, data: Dataset, parts: Split, protocol: ProtocolSection) -> None:
+    def __init__(self, data: Dataset, parts: Split, protocol: RankingProtocol) -> None:
         self.protocol, self.texts = protocol, list(data.texts)
         columns = (data.time, data.user, data.scene, data.item)
         self.rows = [
@@ -207,7 +207,7 @@ def test_the_order_in_which_parts_are_sampled_does_not_matter(data: Dataset, par
 
 
 @st.composite
-def shops(draw: st.DrawFn) -> tuple[Dataset, ProtocolSection]:
+def shops(draw: st.DrawFn) -> tuple[Dataset, RankingProtocol]:
     """Small shops in which collisions of time, repeated items and empty windows are common."""
     scenes = draw(st.integers(10, 12))
     sizes = draw(st.lists(st.integers(1, 4), min_size=scenes, max_size=scenes))
@@ -223,7 +223,7 @@ def shops(draw: st.DrawFn) -> tuple[Dataset, ProtocolSection]:
         {"user": rng.integers(0, draw(st.integers(1, 9)), count), "product": rng.integers(0, len(items), count)}
     ).with_columns(pl.Series("time", times))
     catalogue = pl.DataFrame(items, schema=["scene", "text"], orient="row").with_row_index("product")
-    protocol = ProtocolSection(
+    protocol = RankingProtocol(
         shots=draw(st.integers(1, 4)),
         window_days=draw(st.sampled_from([1, 2.5, 10])),
         history=draw(st.integers(1, 5)),
@@ -253,7 +253,7 @@ def shops(draw: st.DrawFn) -> tuple[Dataset, ProtocolSection]:
 
 @settings(max_examples=40, deadline=None)
 @given(shops(), st.integers(-DAY, 61 * DAY))
-def test_any_opening_of_any_scene_equals_the_slow_reading(shop: tuple[Dataset, ProtocolSection], opened: int) -> None:
+def test_any_opening_of_any_scene_equals_the_slow_reading(shop: tuple[Dataset, RankingProtocol], opened: int) -> None:
     """Ties of time, repeated purchases and openings at the edge are where an index is off by one."""
     data, protocol = shop
     parts = split_by_either(data, protocol)
@@ -268,7 +268,7 @@ def test_any_opening_of_any_scene_equals_the_slow_reading(shop: tuple[Dataset, P
             slow.check(episode, name, protocol.queries)
 
 
-def split_by_either(data: Dataset, protocol: ProtocolSection) -> Split:
+def split_by_either(data: Dataset, protocol: RankingProtocol) -> Split:
     """The split as the protocol says; by hash where too many scenes start together for another."""
     try:
         return split_scenes(data, protocol)
@@ -304,7 +304,7 @@ def test_a_split_is_disjoint_complete_ordered_in_time_and_stable(
     seed: int, scenes: int, fractions: tuple[float, float, float]
 ) -> None:
     """A scene in two parts is a test scene that was trained on."""
-    protocol = ProtocolSection(split_by="hash", split=fractions, seed=seed, window_days=1)
+    protocol = RankingProtocol(split_by="hash", split=fractions, seed=seed, window_days=1)
     data = named_scenes(scenes)
     if round(fractions[1] * scenes) < 3:
         with pytest.raises(InputError, match="meta-validation, which needs at least 3"):
@@ -407,7 +407,7 @@ def test_a_higher_minimum_is_a_remedy_where_small_scenes_crowd_out_the_others() 
     few = replace(data, **{name: getattr(data, name)[rows] for name in ("user", "item", "scene", "time")})
     protocol = PROTOCOL.model_copy(update={"split": (0.34, 0.33, 0.33)})
 
-    def reselect(_protocol: ProtocolSection, minimum: int | None) -> Dataset:
+    def reselect(_protocol: RankingProtocol, minimum: int | None) -> Dataset:
         return keep_scenes(few, np.flatnonzero(np.bincount(few.scene) >= (minimum or 1)), "few")
 
     def most(part: SplitName, covered: int, scenes: int) -> bool:
@@ -458,7 +458,7 @@ def test_too_few_scenes_for_a_part_are_refused_with_the_numbers(scenes: int, sai
     """A mean over one or two scenes is noise with a name."""
     fractions = (0.34, 0.33, 0.33) if scenes == 8 else (0.6, 0.2, 0.2)
     with pytest.raises(InputError, match=said):
-        split_scenes(named_scenes(scenes), ProtocolSection(split=fractions, window_days=1))
+        split_scenes(named_scenes(scenes), RankingProtocol(split=fractions, window_days=1))
 
 
 def test_a_period_shorter_than_one_window_is_refused_with_the_remedy(data: Dataset) -> None:

@@ -12,7 +12,8 @@ from studies.episodes.catalogue_terms import TERMS
 from studies.episodes.episode import Episode
 from studies.evaluation.evaluate import Adapted, ItemVectors, System, Unadapted, evaluate
 from studies.evaluation.metrics import METRICS
-from studies.learners.base import Learner, build
+from studies.learners.base import Learner
+from studies.learners.tasks.scene_tasks import scene_learner
 from studies.model.recommender import Head, Recommender
 from studies.model.towers import FrozenTower
 from tests.unit.test_studies_metrics import make_episode
@@ -61,7 +62,7 @@ def learner(name: str = "protonet") -> Learner:
         for parameter in model.parameters():
             parameter.add_(torch.randn(parameter.shape) * 0.3)
     steps = {} if name == "protonet" else {"inner_lr": 0.1, "inner_steps": 2}
-    return build(model, Hyperparameters(learner=name, **steps))
+    return scene_learner(model, Hyperparameters(learner=name, **steps))
 
 
 def test_the_figures_of_a_few_episodes_worked_out_by_hand() -> None:
@@ -129,7 +130,7 @@ def test_unadapted_is_the_recommender_without_all_that_the_support_says(name: st
     trained, episode = learner(name), opening(0, 0)
     vectors = ItemVectors(trained.model.tower, [episode], LENGTHS)
     found = Unadapted(trained, vectors).scores(episode)
-    adapted = build(trained.model, Hyperparameters()).adapt(episode, trained.model.tower(episode.items))
+    adapted = scene_learner(trained.model, Hyperparameters()).adapt(episode, trained.model.tower(episode.items))
     without = torch.tensor([1.0, 1, 0, 0, 0, 0, 1, 1, *[1] * len(TERMS)])
     expected = replace(adapted, feature_weights=adapted.feature_weights * without).scores(episode.query_history)
     torch.testing.assert_close(found, expected.detach())

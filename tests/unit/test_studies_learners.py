@@ -17,7 +17,7 @@ from studies.config.definition import TeacherSection
 from studies.config.hyperparameters import Hyperparameters
 from studies.episodes.catalogue_terms import TERMS
 from studies.episodes.episode import Episode
-from studies.learners.base import Learner, build
+from studies.learners.base import Learner
 from studies.learners.finetune import FineTune
 from studies.learners.fomaml import FOMAML
 from studies.learners.inner_loop import descend
@@ -26,7 +26,8 @@ from studies.learners.protonet import ProtoNet
 from studies.learners.registry import LEARNERS
 from studies.learners.reptile import Reptile
 from studies.learners.tasks.losses import ranking_loss
-from studies.learners.tasks.meta_batch import side_by_side, single_task
+from studies.learners.tasks.meta_batch import side_by_side
+from studies.learners.tasks.scene_tasks import SceneTasks, scene_learner
 from studies.model.activation_cache import ActivationCache
 from studies.model.device import device_settings, full_precision
 from studies.model.encoder import load, tokenize
@@ -57,7 +58,7 @@ def learner_of(name: str, seed: int = 0, inner_steps: int = 2) -> Learner:
     with torch.no_grad():
         for parameter in head.parameters():
             parameter.copy_(torch.randn(parameter.shape, generator=generator, dtype=torch.float64) * 0.5)
-    return build(Recommender(FrozenTower(table), head), hyperparameters)
+    return scene_learner(Recommender(FrozenTower(table), head), hyperparameters)
 
 
 def episode_of(seed: int = 0, shots: int = 3, candidates: int = 6, others: int = 5, queries: int = 4) -> Episode:
@@ -112,7 +113,7 @@ def gradients(learner: Learner, episodes: list[Episode]) -> dict[str, Tensor]:
 def outer_loss(learner: Learner, episodes: list[Episode]) -> float:
     """The outer loss through evaluation alone: no graph, so nothing shared with the meta-gradient."""
     if isinstance(learner, FineTune):
-        learner = ProtoNet(learner.model, Hyperparameters())  # trained as it is, without adapting
+        learner = ProtoNet(learner.model, Hyperparameters(), SceneTasks())  # trained as it is, without adapting
     losses = [ranking_loss(query_scores(learner, e), e.relevant, e.excluded) for e in episodes]
     return float(torch.stack(losses).mean())
 
@@ -278,19 +279,27 @@ class Bowl:
 
     query_loss = support_loss
 
+    def joint_loss(self) -> Tensor:
+        """The bowl, where the model is."""
+        return self.query_loss({})
 
-def bowls(model: Quadratic, targets: list[Tensor], adapts: str) -> AbstractContextManager[list[Bowl]]:
-    a = torch.tensor([[2.0, 0.3, 0.0], [0.3, 1.0, -0.2], [0.0, -0.2, 0.5]], dtype=torch.float64)
-    return nullcontext([Bowl(model, a, target) for target in targets])
+
+class Bowls:
+    """Makes bowls of their targets."""
+
+    def meta_batch(self, model: Quadratic, targets: list[Tensor], adapts: str) -> AbstractContextManager[list[Bowl]]:
+        """One for each target."""
+        a = torch.tensor([[2.0, 0.3, 0.0], [0.3, 1.0, -0.2], [0.0, -0.2, 0.5]], dtype=torch.float64)
+        return nullcontext([Bowl(model, a, target) for target in targets])
 
 
 @pytest.mark.parametrize("kind", [FOMAML, MAML, Reptile, FineTune])
 def test_on_a_quadratic_each_outer_gradient_is_its_closed_form(kind: type[Learner]) -> None:
     """The whole difference between these algorithms is one matrix: confusing two of them still trains."""
     model, targets = Quadratic(), [torch.full((3,), value, dtype=torch.float64) for value in (0.0, 2.0)]
-    learner = kind(model, values("fomaml", inner_lr=0.3, inner_steps=4), tasks=bowls)
+    learner = kind(model, values("fomaml", inner_lr=0.3, inner_steps=4), Bowls())
     learner.meta_step(targets)
-    (bowl, *_) = bowls(model, targets, "").__enter__()
+    (bowl, *_) = Bowls().meta_batch(model, targets, "").__enter__()
     shrink = torch.linalg.matrix_power(torch.eye(3, dtype=torch.float64) - 0.3 * bowl.a, 4)
     offset = model.w.detach() - sum(targets) / 2
     expected = {
@@ -308,7 +317,7 @@ def test_meta_sgd_starts_as_maml_on_the_head_and_its_rates_scale_each_weights_st
     with torch.no_grad():
         for rate in learner.model.head.inner_rates.values():
             rate.fill_(1.0)
-    plain = build(learner.model, values("maml", inner_steps=1))
+    plain = scene_learner(learner.model, values("maml", inner_steps=1))
     torch.testing.assert_close(query_scores(learner, episode), query_scores(plain, episode))
     before = adapt(learner, episode).head["user.weight"]
     with torch.no_grad():
@@ -336,7 +345,7 @@ def test_episodes_side_by_side_have_the_gradients_of_one_by_one(name: str) -> No
     episodes = [episode_of(seed, candidates=c, others=o, queries=q) for seed, (c, o, q) in enumerate(shapes)]
     base = learner_of(name)
     alone, together = (
-        gradients(build(base.model, base.hyperparameters, vmap_episodes=vmap_episodes), episodes)
+        gradients(scene_learner(base.model, base.hyperparameters, vmap_episodes=vmap_episodes), episodes)
         for vmap_episodes in (1, 4)
     )
     assert set(alone) == set(together)
@@ -346,11 +355,11 @@ def test_episodes_side_by_side_have_the_gradients_of_one_by_one(name: str) -> No
 
 def test_small_episodes_run_side_by_side_and_large_ones_alone() -> None:
     """Side by side, large episodes would be slower and hold a meta-batch's memory at once."""
-    episodes = [episode_of(seed) for seed in range(4)] + [episode_of(4, shots=2)]
-    assert side_by_side(episodes, [10, 10, 10, 10, 10]) == [[4], [0, 1, 2, 3]]
+    shots = [3, 3, 3, 3, 2]
+    assert side_by_side(shots, [10, 10, 10, 10, 10]) == [[4], [0, 1, 2, 3]]
     full = device_settings().vmap_elements
-    assert side_by_side(episodes, [full, full // 3, full // 3, 10, 10]) == [[4], [3, 1, 2], [0]]
-    assert side_by_side(episodes, [10] * 5, vmap_episodes=1) == [[4], [0], [1], [2], [3]]
+    assert side_by_side(shots, [full, full // 3, full // 3, 10, 10]) == [[4], [3, 1, 2], [0]]
+    assert side_by_side(shots, [10] * 5, vmap_episodes=1) == [[4], [0], [1], [2], [3]]
 
 
 @pytest.mark.parametrize("name", EVERY)
@@ -359,7 +368,7 @@ def test_meta_step_returns_the_outer_loss_and_adds_to_the_gradient(name: str) ->
     learner, episodes = learner_of(name), [episode_of(1), episode_of(2)]
     once = gradients(learner, episodes)
     # Reptile has no outer loss: it returns what its tasks start from.
-    plain = ProtoNet(learner.model, Hyperparameters()) if name == "reptile" else learner
+    plain = ProtoNet(learner.model, Hyperparameters(), SceneTasks()) if name == "reptile" else learner
     assert learner.meta_step(episodes) == pytest.approx(outer_loss(plain, episodes), rel=1e-9)
     for parameter, gradient in once.items():
         torch.testing.assert_close(learner.model.get_parameter(parameter).grad, 2 * gradient)
@@ -401,7 +410,7 @@ def test_an_inner_step_reads_its_part_of_the_support_and_the_next_step_goes_on()
     vectors = learner.model.tower(episode.items)
 
     def loss(size: int | None, step: int) -> Tensor:
-        task = single_task(learner.model, episode, vectors, "score_weights", training=True, support_batch_size=size)
+        task = SceneTasks(size).single(learner.model, episode, vectors, "score_weights", training=True)
         return task.support_loss(task.start(), step)
 
     singles = torch.stack([loss(1, shot) for shot in range(5)])
@@ -424,7 +433,7 @@ def test_the_support_loss_hides_each_users_own_interaction() -> None:
     """A user who sees their own purchase in the support's counts leaves the inner loop nothing to learn."""
     learner, episode = learner_of("anil"), episode_of(shots=4)
     head, vectors = learner.model.head, learner.model.tower(episode.items)
-    task = single_task(learner.model, episode, vectors, "score_weights", training=True)
+    task = SceneTasks().single(learner.model, episode, vectors, "score_weights", training=True)
     bias = torch.linspace(-1, 1, episode.candidates, dtype=torch.float64)
 
     def scene(support: Tensor, texts: EpisodeTexts) -> AdaptedScene:
@@ -581,7 +590,7 @@ def encoder_learner(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str],
         torch.manual_seed(0)
         hyperparameters = values(name, inner_lr=0.1, layers=2)
         head = Head(encoder.width, SIZE, learned_rates=hyperparameters.entry.learns_inner_rates)
-        return build(
+        return scene_learner(
             Recommender(build_tower(encoder, cache, 2, "eager"), head), hyperparameters, vmap_episodes=vmap_episodes
         )
 

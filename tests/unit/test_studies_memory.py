@@ -13,7 +13,7 @@ from storage.errors import InputError
 from studies.config.hyperparameters import Hyperparameters
 from studies.config.search_section import SearchSection
 from studies.model.device import free_memory
-from studies.training.memory import Shape, refuse_too_large, trial_bytes
+from studies.training.memory import Shape, largest, refuse_too_large, trial_bytes
 from studies.training.outer_loop import Trainer
 from studies.training.prepare import prepare
 from studies.training.problem import Problem
@@ -108,11 +108,15 @@ def test_memory_of_second_order_grows_by_the_same_amount_with_every_step(problem
 def test_a_search_whose_largest_trial_cannot_fit_is_refused_with_what_to_lower(problem: Problem) -> None:
     """Killed by the system at trial 40, a worker says nothing at all."""
     search = SearchSection.model_validate({"space": {"learner": "maml", "trainable_layers": [0, 2]}})
-    arguments = (search, problem.train, problem.tokens.lengths, problem.encoder)
-    refuse_too_large(*arguments, available=2**40)
+
+    def needed(values: Hyperparameters) -> int:
+        shape = largest(problem.train, problem.tokens.lengths, values.train_candidates)
+        return trial_bytes(values, shape, problem.encoder)
+
+    refuse_too_large(search, needed, available=2**40)
     said = r"maml with trainable_layers = 2, inner_steps = 5, .* needs up to .* GiB of memory .* lower"
     with pytest.raises(InputError, match=said):
-        refuse_too_large(*arguments, available=2**22)
+        refuse_too_large(search, needed, available=2**22)
 
 
 def test_free_memory_is_that_of_a_machine() -> None:

@@ -14,7 +14,7 @@ import torch
 from storage.errors import OutOfMemory
 from studies.config.hyperparameters import Hyperparameters
 from studies.learners.base import Learner
-from studies.learners.tasks import meta_batch
+from studies.learners.tasks.scene_tasks import SceneTasks
 from studies.model.device import full_precision
 from studies.training.objective import load_teacher, run_trial
 from studies.training.out_of_memory import recognised
@@ -42,15 +42,15 @@ def limit(monkeypatch: pytest.MonkeyPatch, most: int, after: int = 0) -> list[in
     Returns how many were held together, each time.
     """
     held: list[int] = []
-    real = meta_batch.scene_tasks
+    real = SceneTasks.meta_batch
 
-    def tasks(model: Any, episodes: Sequence[Any], adapts: Any, **more: Any) -> Any:
+    def tasks(self: SceneTasks, model: Any, episodes: Sequence[Any], adapts: Any) -> Any:
         held.append(len(episodes))
         if len(episodes) > most and len(held) > after:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.\nMore of it.")
-        return real(model, episodes, adapts, **more)
+        return real(self, model, episodes, adapts)
 
-    monkeypatch.setattr("studies.learners.base.scene_tasks", tasks)
+    monkeypatch.setattr(SceneTasks, "meta_batch", tasks)
     return held
 
 
@@ -178,15 +178,15 @@ def test_what_the_allocator_itself_says_is_understood(
     problem: Problem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its words are no exception's type: reworded by a new version of torch, they would fail the trial."""
-    real = meta_batch.scene_tasks
+    real = SceneTasks.meta_batch
     sizes: list[int] = []
 
-    def tasks(model: Any, episodes: Sequence[Any], adapts: Any, **more: Any) -> Any:
+    def tasks(self: SceneTasks, model: Any, episodes: Sequence[Any], adapts: Any) -> Any:
         sizes.append(len(episodes))
         torch.empty(len(episodes) * EPISODE, dtype=torch.uint8)
-        return real(model, episodes, adapts, **more)
+        return real(self, model, episodes, adapts)
 
-    monkeypatch.setattr("studies.learners.base.scene_tasks", tasks)
+    monkeypatch.setattr(SceneTasks, "meta_batch", tasks)
     with limited():
         reports, _ = heard(problem, tmp_path / "trial")
     assert sizes[:3] == [4, 2, 1]

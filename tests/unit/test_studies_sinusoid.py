@@ -74,6 +74,10 @@ class SinusoidTasks:
         """Mean squared error of all others."""
         return self._losses(weights, slice(SHOTS, None))
 
+    def joint_loss(self) -> Tensor:
+        """The same, where the network is."""
+        return self.query_loss({})
+
     def _losses(self, weights: dict[str, Tensor], points: slice) -> Tensor:
         every = self.start() | weights
         values = self.x[:, points, None]
@@ -84,10 +88,14 @@ class SinusoidTasks:
         return (values[..., 0] - self.y[:, points]).square().mean(1)
 
 
-@contextmanager
-def side_by_side(network: Network, episodes: Sequence[Sinusoid], adapts: str) -> Iterator[list[SinusoidTasks]]:
-    x, y = torch.stack([episode.points for episode in episodes]).unbind(1)
-    yield [SinusoidTasks(network, x, y)]
+class SideBySide:
+    """Makes one task of all sinusoids of a meta-batch."""
+
+    @contextmanager
+    def meta_batch(self, network: Network, episodes: Sequence[Sinusoid], adapts: str) -> Iterator[list[SinusoidTasks]]:
+        """Yield it."""
+        x, y = torch.stack([episode.points for episode in episodes]).unbind(1)
+        yield [SinusoidTasks(network, x, y)]
 
 
 def sinusoids(count: int, queries: int, seed: int) -> list[Sinusoid]:
@@ -104,12 +112,12 @@ def sinusoids(count: int, queries: int, seed: int) -> list[Sinusoid]:
 def learner_of(name: str) -> Learner:
     torch.manual_seed(0)
     values = Hyperparameters(name, OUTER_LR, meta_batch_size=25, weight_decay=0.0, inner_lr=0.01, inner_steps=1)
-    return LEARNERS[name].load()(Network(), values, tasks=side_by_side)
+    return LEARNERS[name].load()(Network(), values, SideBySide())
 
 
 def errors(learner: Learner, episodes: Sequence[Sinusoid]) -> tuple[float, float]:
     """Mean squared error of the queries before and after the inner loop, as `Learner.adapt` runs it."""
-    with side_by_side(learner.model, episodes, learner.entry.adapts) as (tasks,):
+    with SideBySide().meta_batch(learner.model, episodes, learner.entry.adapts) as (tasks,):
         weights = learner.inner_loop(tasks, training=False)
         with torch.no_grad():
             return float(tasks.query_loss({}).mean()), float(tasks.query_loss(weights).mean())

@@ -37,7 +37,8 @@ def space(**domains: Any) -> dict[str, Any]:
 # Sections → what the message must say: the place, the value received, the nearest or accepted values.
 BAD: list[tuple[dict[str, Any], list[str]]] = [
     ({"serach": {}}, ["'serach'", "top level", "did you mean 'search'?"]),
-    ({"seed": 3}, ["'seed'", "top level", "accepted: name, protocol, teacher"]),
+    ({"seed": 3}, ["'seed'", "top level", "accepted: name, task, protocol, teacher"]),
+    ({"task": "rankign"}, ["takes 'ranking'", "got 'rankign'"]),
     ({"search": {"trails": 3}}, ["'trails'", "[search]", "did you mean 'trials'?"]),
     ({"pruner": {"rung": [1]}}, ["'rung'", "[pruner]", "did you mean 'rungs'?"]),
     (space(inner_lr={"low": 1, "hihg": 2}), ["'hihg'", "[search.space.inner_lr]", "did you mean 'high'?"]),

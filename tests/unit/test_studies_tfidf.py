@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.feature_extraction.text import HashingVectorizer, TfidfVectorizer
 
-from studies.config.protocol_section import ProtocolSection
+from studies.config.protocol_section import RankingProtocol
 from studies.episodes.sampler import EpisodeSampler
 from studies.episodes.split import split_scenes
 from studies.episodes.tfidf import BUCKETS, Lexicon, count_words, overlap
@@ -121,7 +121,7 @@ def test_a_new_scenes_own_texts_count_in_the_weights() -> None:
 def test_an_episodes_overlap_is_that_of_its_support_and_candidates(part: str) -> None:
     """Positions taken for item codes would compare a purchase with another scene's words."""
     data = planted_dataset()
-    protocol = ProtocolSection(shots=4, k=5, split=(0.5, 0.25, 0.25))
+    protocol = RankingProtocol(shots=4, k=5, split=(0.5, 0.25, 0.25))
     parts = split_scenes(data, protocol)
     trained = [data.texts[i] for i in data.items_in(parts.scenes["train"])]
     lexicon = Lexicon.of(count_words(trained))

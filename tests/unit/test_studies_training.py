@@ -24,6 +24,7 @@ from studies.training.objective import load_teacher, run_trial
 from studies.training.outer_loop import Diverged, ScheduledAdamW, Trainer
 from studies.training.prepare import prepare
 from studies.training.problem import Problem
+from studies.training.ranking import RankingProblem
 from studies.training.rungs import RungReport
 from tests.synthetic import planted_dataset, tiny_encoder, tiny_spec
 
@@ -280,7 +281,7 @@ def test_a_search_never_samples_a_test_episode(
     problem: Problem, data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Test scenes are scored once, at the end: a search that has them in memory will sooner or later use them."""
-    fresh = Problem(problem.spec, data, problem.split, problem.encoder, tmp_path / "cache")
+    fresh = RankingProblem(problem.spec, data, problem.split, problem.encoder, tmp_path / "cache")
     fresh.cache.build({0})
     sampled: set[SplitName] = set()
     honest = EpisodeSampler.sample

@@ -22,10 +22,11 @@ def curve(results: Results) -> Section | None:
     if not points:
         return None
     lines = _lines(results, points)
-    label = f"{results.recall} against interactions in the support, of {', '.join(line.label for line in lines)}"
+    words, of_lines = results.words, ", ".join(line.label for line in lines)
+    label = f"{results.recall} against {words.shot}s{words.each} in the support, of {of_lines}"
     caption = (
-        f"Means over the {plural(covered.scenes, 'scene')} that can be scored at every K shown, with 95 % intervals: "
-        f"the best system of each kind, and support popularity. The table has all."
+        f"Means over the {plural(covered.scenes, words.scene)} that can be scored at every K shown, with 95 % "
+        f"intervals: the best system of each kind, and {results.reference}. The table has all."
     )
     left_out = [f"K = {gap.shots} is left out: {gap.reason}" for gap in covered.left_out]
     ks = sorted({k for shots in points.values() for k in shots})
@@ -33,8 +34,9 @@ def curve(results: Results) -> Section | None:
     blocks: list[Block] = [Drawings([Drawing(drawings.shots(lines, results.recall, label), caption)])]
     if left_out:
         blocks.append(Items(left_out))
-    blocks.append(Table(f"{results.recall} after K interactions", ["system", *(f"K = {k}" for k in ks)], rows))
-    return Section("shots", "Recall by number of interactions", blocks)
+    caption = f"{results.recall} after K {words.shot}s{words.each}"
+    blocks.append(Table(caption, ["system", *(f"K = {k}" for k in ks)], rows))
+    return Section("shots", f"Recall by number of {words.shot}s{words.each}", blocks)
 
 
 def transfer(results: Results) -> Section | None:
@@ -61,7 +63,7 @@ def _lines(results: Results, points: Mapping[str, Shots]) -> list[drawings.Line]
     best: dict[str, str] = {}
     for name in points:
         best.setdefault(results.kind(name), name)
-    chosen = [name for name in points if name in {*best.values(), results.popularity, results.teacher, results.direct}]
+    chosen = [name for name in points if name in {*best.values(), results.reference, results.teacher, results.direct}]
     return [
         drawings.Line(name, results.kind(name), points[name], hollow=best[results.kind(name)] != name)
         for name in chosen

@@ -5,9 +5,10 @@ from __future__ import annotations
 import shlex
 
 from distill.evaluation import EncoderFigures, InferenceFigures, Retention
-from hpo.reporting.blocks import Block, Cell, Commands, Row, Section, Table, Terms, Text, limits, plural, spelled
+from hpo.reporting.blocks import Block, Cell, Commands, Row, Section, Table, Terms, Text, limits, spelled
 from hpo.reporting.document import StudyDocument
 from hpo.reporting.results import SIGNED
+from hpo.reporting.task_words import data_size
 from studies.config.protocol_section import SplitBy
 from studies.evaluation.intervals import Interval
 
@@ -74,13 +75,12 @@ def data_and_protocol(document: StudyDocument) -> Section:
     data = document.data
     pairs = [
         ("source", data.source),
-        ("size", f"{data.interactions:,} interactions of {plural(data.users, 'user')} with "
-                 f"{plural(data.items, 'item')} in {plural(data.scenes, 'scene')}"),
-        ("time", f"{data.first_day} to {data.last_day}"),
+        ("size", data_size(data)),
+        *([("time", f"{data.first_day} to {data.last_day}")] if data.first_day else []),
         ("fingerprint", data.fingerprint),
-        ("scenes split by", SPLIT[data.split_by]),
+        *([("scenes split by", SPLIT[data.split_by])] if data.split_by else []),
     ]  # fmt: skip
-    rows = [[name, _setting(value)] for name, value in document.protocol.model_dump(mode="json").items()]
+    rows = [[name, _setting(value)] for name, value in document.protocol.items()]
     protocol = Table("The protocol, as the study file sets it", ["setting", "value"], rows)
     return Section("data", "Data and protocol", [Terms(pairs), protocol])
 

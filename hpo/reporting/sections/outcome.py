@@ -12,6 +12,7 @@ from hpo.reporting.sections.report import verdicts
 from hpo.reporting.sections.scoring import overview
 from hpo.reporting.sections.search import control_group_sentence, finalists_sentence, search_sentence
 from hpo.reporting.sections.students import students_table, undertrained_sentences, varied_students
+from hpo.reporting.task_words import WORDS
 from hpo.results.outcome import JobResult
 from studies.evaluation.figures import SystemsEvaluation
 
@@ -25,7 +26,7 @@ def job_outcome(result: JobResult) -> list[Text | Table]:
         *undertrained_sentences(evaluation.students, f"validation {results.recall}"),
         search_sentence(found),
         control_group_sentence(found),
-        finalists_sentence(evaluation.finalists),
+        finalists_sentence(evaluation.finalists, evaluation.reference),
         *verdicts(results),
         f"student: {result.export}",
         f"report: {result.report}",
@@ -33,7 +34,7 @@ def job_outcome(result: JobResult) -> list[Text | Table]:
     return [
         overview(results),
         inference_table(evaluation.inference),
-        _students(evaluation.students, evaluation.k),
+        _students(evaluation.students, results.recall),
         *map(Text, sentences),
     ]
 
@@ -43,18 +44,18 @@ def baselines_outcome(evaluation: SystemsEvaluation) -> Table:
     return overview(Results(evaluation))
 
 
-def distillation_outcome(students: Sequence[StudentRow], k: int) -> list[Text | Table]:
+def distillation_outcome(students: Sequence[StudentRow], metric: str) -> list[Text | Table]:
     """Return the students, and whether the best was trained too little."""
-    return [_students(students, k), *map(Text, undertrained_sentences(students, f"validation recall@{k}"))]
+    return [_students(students, metric), *map(Text, undertrained_sentences(students, f"validation {metric}"))]
 
 
-def _students(students: Sequence[StudentRow], k: int) -> Table:
+def _students(students: Sequence[StudentRow], metric: str) -> Table:
     """Return the students, best first, with the settings in which they differ; the report has all."""
-    return students_table("Students, on validation scenes", varied_students(students), f"recall@{k}")
+    return students_table("Students, on validation scenes", varied_students(students), metric)
 
 
 def export_outcome(found: ExportEvaluation) -> list[Text | Table]:
     """Return the recall of an export as measured now, and as its manifest has it."""
-    head = f"{found.study}, {found.format}: test recall@{found.k} over {found.scenes} scenes"
+    head = f"{found.study}, {found.format}: test {found.metric} over {found.scenes} {WORDS[found.task].scene}s"
     now, then = spelled(found.recall, "{:.4f}"), spelled(found.recorded, "{:.4f}")
     return [Text(head), Text(f"  now       {now}"), Text(f"  manifest  {then}")]

@@ -10,6 +10,7 @@ from hpo.reporting.results import Results
 from hpo.reporting.sections import adaptation, background, scoring
 from hpo.reporting.sections.search import search
 from hpo.reporting.sections.students import students
+from hpo.reporting.task_words import words_of
 
 
 def report(document: StudyDocument) -> Report:
@@ -31,7 +32,7 @@ def report(document: StudyDocument) -> Report:
         background.reproduction(document),
     ]
     return Report(
-        title=f"{document.study}: how well new scenes are served",
+        title=f"{document.study}: {results.words.title}",
         written=f"{written:%Y-%m-%d %H:%M %Z}".strip() + f", scenetune {document.version}",
         verdicts=verdicts(results),
         measured=_measured(document),
@@ -46,11 +47,11 @@ def verdicts(results: Results) -> list[str]:
         reached = f"{best} has the best {results.recall}, {spelled(system.recall)}"
         return [f"Only baselines were scored: {reached}. It is what a teacher has to beat."]
     said = []
-    if results.popularity is not None:
-        difference = results.systems[results.teacher].over_popularity
-        said.append(results.verdict(f"The best teacher, {results.teacher},", results.popularity, difference))
+    if results.reference is not None:
+        difference = results.systems[results.teacher].over_reference
+        said.append(results.verdict(f"The best teacher, {results.teacher},", results.reference, difference))
     bar = next((name for name in results.systems if results.kind(name) == "baseline"), None)
-    if bar is not None and bar != results.popularity:
+    if bar is not None and bar != results.reference:
         paired = results.difference(results.teacher, bar)
         said.append(results.verdict("It", f"the best baseline ({bar})", paired))
     if results.student is not None:
@@ -61,13 +62,13 @@ def verdicts(results: Results) -> list[str]:
 
 def _measured(document: StudyDocument) -> str:
     """Return what the verdict rests on, in a sentence."""
-    evaluation, data = document.evaluation, document.data
-    scenes, where = "scene", " that neither training nor the search ever saw, in the log's last period"
+    evaluation, words = document.evaluation, words_of(document.evaluation)
+    data, predicted = document.data, words.predicted(document.protocol)
+    scenes, where = words.scene, words.unseen
     if evaluation.part != "test":
-        scenes, where = f"{evaluation.part} scene", f", in the {evaluation.part} period"
-    ranked = "of the whole catalogue" if document.protocol.candidates == "all" else "of the scene"
+        scenes, where = f"{evaluation.part} {words.scene}", f", in the {evaluation.part} period"
     return (
         f"Measured on {plural(evaluation.scenes, scenes)} of {data.source}{where}, after "
-        f"{plural(evaluation.shots, 'interaction')} each: {evaluation.queries:,} queries, every item {ranked} "
-        f"ranked. Amounts are differences paired by scene, with 95 % intervals."
+        f"{words.support(evaluation.shots)} each: {evaluation.queries:,} queries, {predicted}. "
+        f"Amounts are differences paired by {words.scene}, with 95 % intervals."
     )

@@ -7,56 +7,19 @@ from itertools import combinations
 
 from hpo.reporting import drawings
 from hpo.reporting.blocks import Cell, Drawing, Drawings, Row, Section, Table, Terms, Text, cell, figure, plural
-from hpo.reporting.results import POPULARITY, SIGNED, Results
+from hpo.reporting.results import SIGNED, Results
+from hpo.reporting.task_words import SHORT, titled
 from studies.evaluation.intervals import Interval
 
 MOST_SCENES = 60
 MOST_LOSSES = 10
-QUALITY = ("recall", "over_popularity", "ndcg", "mrr", "hit_rate", "precision", "accuracy")
-REACH = ("new_item_recall", "cold_user_recall", "coverage", "popularity")
-
-
-def metrics(k: int) -> dict[str, tuple[str, str]]:
-    """Return title and meaning of each metric."""
-    return {
-        "recall": (
-            f"recall@{k}",
-            f"relevant items among the top {k}, over all relevant items of the query. The denominator counts all of "
-            f"them, also where they are more than {k}: such a query cannot reach 1.",
-        ),
-        "over_popularity": (
-            "over support popularity",
-            "difference of recall from that baseline, paired scene by scene; the baseline counts what sold in the "
-            "support and reads no text.",
-        ),
-        "ndcg": (
-            f"nDCG@{k}",
-            "relevant items in the top, each discounted by the logarithm of its rank, over the same for an ideal "
-            "ranking.",
-        ),
-        "mrr": ("MRR", "one over the rank of the first relevant item, in the whole ranking."),
-        "hit_rate": (f"hit rate@{k}", f"share of queries with any relevant item among the top {k}."),
-        "precision": (f"precision@{k}", f"relevant items among the top {k}, over {k}."),
-        "accuracy": ("accuracy@1", "share of queries whose first item is relevant."),
-        "new_item_recall": ("recall of new items", "recall over those relevant items that are not in the support."),
-        "cold_user_recall": ("recall of cold users", "recall of queries whose user has no history at all."),
-        "coverage": ("coverage", f"candidates in anyone's top {k}, over all candidates of the scene."),
-        "popularity": (
-            "popularity",
-            "how many of the scene's users take a recommended item, over the same for the average candidate: 1 is "
-            "average. It describes a ranking and is no goal.",
-        ),
-    }
 
 
 def systems(results: Results) -> Section:
     """Return the section with all metrics of all systems."""
-    about, evaluation = metrics(results.evaluation.k), results.evaluation
-    count = f"{evaluation.queries:,} queries in {plural(evaluation.scenes, 'scene')}"
-    kinds = (
-        f"{evaluation.new_item_queries:,} of the queries have a relevant item that is not in the support, "
-        f"{evaluation.cold_user_queries:,} come from users without history."
-    )
+    evaluation, words, about = results.evaluation, results.words, titled(results.evaluation)
+    count = f"{evaluation.queries:,} queries in {plural(evaluation.scenes, words.scene)}"
+    kinds = ", ".join(f"{evaluation.query_counts[kind]:,} {what}" for kind, what in words.query_counts.items())
 
     def table(caption: str, keys: Sequence[str]) -> Table:
         rows: list[Row] = [[name, *(_metric(results, name, key) for key in keys)] for name in results.systems]
@@ -67,11 +30,11 @@ def systems(results: Results) -> Section:
         "All systems",
         [
             Text(
-                f"Means over scenes with 95 % intervals, best recall first; {evaluation.shots} interactions to "
-                f"adapt to. {count}: {kinds}"
+                f"Means over {words.scene}s with 95 % intervals, best recall first; "
+                f"{words.support(evaluation.shots)} to adapt to. {': '.join(filter(None, [count, kinds]))}."
             ),
-            table("How good the rankings are", QUALITY),
-            table("For whom, and what is recommended", REACH),
+            table(*words.quality),
+            table(*words.reach),
             Terms(list(about.values())),
         ],
     )
@@ -79,17 +42,21 @@ def systems(results: Results) -> Section:
 
 def overview(results: Results) -> Table:
     """Return the table of the terminal: every system with its main metrics, the best last."""
-    evaluation = results.evaluation
-    unseen = f"mean over {evaluation.scenes} unseen scenes [95 % interval]"
-    means = ("new_item_recall", "ndcg", "mrr", "hit_rate")
+    evaluation, words, about = results.evaluation, results.words, titled(results.evaluation)
+    unseen = f"mean over {evaluation.scenes} unseen {words.scene}s [95 % interval]"
     rows: list[Row] = []
     for name, system in sorted(evaluation.systems.items(), key=lambda item: item[1].recall.mean):
-        over = Cell("") if name == POPULARITY else cell(system.over_popularity, SIGNED)
-        others = (system.metric(key) for key in means)
+        over = Cell("") if name == evaluation.reference else cell(system.over_reference, SIGNED)
+        others = (system.metric(key) for key in words.overview)
         rows.append([name, cell(system.recall), over, *(figure(each.mean if each else None) for each in others)])
     return Table(
-        f"{evaluation.part.capitalize()} {results.recall} after {evaluation.shots} interactions, {unseen}",
-        ["system", results.recall, "over support popularity", "new items", f"nDCG@{evaluation.k}", "MRR", "hit rate"],
+        f"{evaluation.part.capitalize()} {results.recall} after {words.support(evaluation.shots)}, {unseen}",
+        [
+            "system",
+            results.recall,
+            about["over_reference"][0],
+            *(SHORT.get(key, about[key][0]) for key in words.overview),
+        ],
         rows,
     )
 
@@ -103,27 +70,27 @@ def recall_table(results: Results) -> Table:
 def forest(results: Results) -> Section:
     """Return the section with each system's recall and interval as a drawing."""
     marks = [drawings.Mark(name, system.kind, system.recall) for name, system in results.systems.items()]
-    popularity = next((mark.interval.mean for mark in marks if mark.label == results.popularity), None)
-    axis = f"{results.recall}, mean over scenes and 95 % interval"
+    reference = next((mark.interval.mean for mark in marks if mark.label == results.reference), None)
+    axis = f"{results.recall}, mean over {results.words.scene}s and 95 % interval"
     label = f"{results.recall} of {len(marks)} systems with intervals, from {marks[0].label} down to {marks[-1].label}"
     caption = (
-        "Each interval is of one system alone. Two systems are compared by their difference on the same scenes, which "
-        "is often surer than overlapping intervals suggest: see the paired comparisons."
+        "Each interval is of one system alone. Two systems are compared by their difference on the same "
+        f"{results.words.scene}s, which is often surer than overlapping intervals suggest: see the paired comparisons."
     )
-    if popularity is not None:
-        caption = f"The dashed line is support popularity. {caption}"
-    svg = drawings.forest(marks, popularity, axis, label)
+    if reference is not None:
+        caption = f"The dashed line is {results.reference}. {caption}"
+    svg = drawings.forest(marks, reference, axis, label)
     return Section("recall", "Recall at a glance", [Drawings([Drawing(svg, caption)])])
 
 
 def scenes(results: Results) -> Section | None:
-    """Return the section with recall per scene of teacher, student and popularity."""
+    """Return the section with recall per scene of teacher, student and reference, where scenes have names."""
     teacher = results.teacher
     recalls = results.scene_recalls(teacher)
-    if teacher is None or not recalls:
+    if teacher is None or not recalls or not results.words.named:
         return None
-    parts = [name for name in (results.popularity, teacher, results.student) if name is not None]
-    compared = results.student or results.popularity
+    parts = [name for name in (results.reference, teacher, results.student) if name is not None]
+    compared = results.student or results.reference
     shown, selection = _selected(recalls, results.scene_recalls(compared), str(compared))
     columns = {name: [results.scene_recalls(name).get(scene) for scene in shown] for name in parts}
     systems = {
@@ -138,7 +105,7 @@ def scenes(results: Results) -> Section | None:
 def losses(results: Results) -> Section | None:
     """Return the section on the scenes in which distillation cost most."""
     loss = results.scene_differences(results.student, results.teacher)
-    if not loss:
+    if not loss or not results.words.named:
         return None
     worst = sorted((scene for scene in loss if loss[scene] < 0), key=loss.__getitem__)
     above = sum(difference > 0 for difference in loss.values())
@@ -164,9 +131,9 @@ def pairs(results: Results) -> Section | None:
     if not any(differences.values()):
         return None
     intro = (
-        f"Difference of {results.recall}, row minus column, paired by scene, with its 95 % interval; bold where the "
-        f"interval excludes zero. Of {plural(len(names) * (len(names) - 1) // 2, 'pair')} about one in twenty would "
-        f"do so by chance if there were no differences at all."
+        f"Difference of {results.recall}, row minus column, paired by {results.words.scene}, with its 95 % interval; "
+        f"bold where the interval excludes zero. Of {plural(len(names) * (len(names) - 1) // 2, 'pair')} about one in "
+        f"twenty would do so by chance if there were no differences at all."
     )
 
     def compared(row: str, column: str) -> Cell:
@@ -181,9 +148,9 @@ def pairs(results: Results) -> Section | None:
 
 
 def _metric(results: Results, name: str, key: str) -> Cell:
-    if key == "over_popularity" and name == results.popularity:
+    if key == "over_reference" and name == results.reference:
         return Cell("")
-    return cell(results.systems[name].metric(key), SIGNED if key == "over_popularity" else "{:.3f}")
+    return cell(results.systems[name].metric(key), SIGNED if key == "over_reference" else "{:.3f}")
 
 
 def _selected(recalls: dict[str, float], compared: dict[str, float], name: str) -> tuple[list[str], str]:
@@ -210,7 +177,7 @@ def _scene_table(results: Results, caption: str, names: Sequence[str]) -> Table:
         (str(results.teacher), results.scene_recalls(results.teacher), "{:.3f}"),
         (str(results.student), results.scene_recalls(results.student), "{:.3f}"),
         ("student − teacher", results.scene_differences(results.student, results.teacher), SIGNED),
-        (str(results.popularity), results.scene_recalls(results.popularity), "{:.3f}"),
+        (str(results.reference), results.scene_recalls(results.reference), "{:.3f}"),
         ("candidates", {scene: fact.candidates for scene, fact in facts.items()}, "{:,}"),
         ("cosine to nearest training scene", nearest, "{:.2f}"),
         ("queries", {scene: fact.queries for scene, fact in facts.items()}, "{:,}"),

@@ -34,7 +34,7 @@ def search(document: StudyDocument) -> Section | None:
     found, evaluation = document.search, document.finished
     if found is None or evaluation is None or not found.history:
         return None
-    metric = f"validation recall@{evaluation.k}"
+    metric = f"validation {evaluation.metric}"
     teachers: list[Row] = [
         [str(teacher.trial), figure(teacher.validation_recall, "{:.4f}"), settings(teacher.params)]
         for teacher in evaluation.teachers
@@ -44,7 +44,7 @@ def search(document: StudyDocument) -> Section | None:
         Text(control_group_sentence(found)),
         *_progress(found.history, metric),
         _trial_table(found.history, metric),
-        Text(finalists_sentence(evaluation.finalists)),
+        Text(finalists_sentence(evaluation.finalists, evaluation.reference)),
         _finalist_table(evaluation.finalists, metric),
         Table("The teachers: its best trials", ["trial", metric, "parameters"], teachers),
     ]
@@ -74,14 +74,14 @@ def control_group_sentence(found: SearchFigures) -> str:
     )
 
 
-def finalists_sentence(found: Finalists) -> str:
+def finalists_sentence(found: Finalists, reference: str) -> str:
     """Return which of the best trials leads when they are re-evaluated, and how much of its lead was luck."""
     first, searched = found.ranked[0], max(found.ranked, key=lambda each: (each.searched, -each.trial))
     again = f"{plural(found.draws, 'other draw')} of supports and queries"
     led = "still leads" if first.trial == searched.trial else f"no longer leads, trial {first.trial} does"
     return (
         f"Re-evaluated on {again}, the search's best, trial {searched.trial}, {led}; "
-        f"{found.optimism:+.4f} of its lead over support popularity came from having been chosen."
+        f"{found.optimism:+.4f} of its lead over {reference} came from having been chosen."
     )
 
 

@@ -28,7 +28,7 @@ def students(document: StudyDocument) -> Section | None:
     """Return what was distilled."""
     if (evaluation := document.finished) is None:
         return None
-    metric, rows = f"validation recall@{evaluation.k}", evaluation.students
+    metric, rows = f"validation {evaluation.metric}", evaluation.students
     teacher = evaluation.teachers[0].validation_recall
     blocks: list[Block] = [Text(_sentence(rows, teacher, metric)), *map(Text, undertrained_sentences(rows, metric))]
     points = [

@@ -30,7 +30,7 @@ class LabelledCompleteJourney(LabelledSource):
         """
         return [data_folder() / "products.parquet"]
 
-    def read(self) -> LabelledRows:  # type: ignore[override]
+    def read(self) -> LabelledRows:
         """Read the products; one without a category is an unlabelled text."""
         products = pl.read_parquet(self.files()[0])
         rows = products.select(

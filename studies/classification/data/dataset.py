@@ -53,6 +53,15 @@ class LabelledTexts:
     warnings: tuple[str, ...] = ()
     fingerprint: str = ""
 
+    @property
+    def size(self) -> str:
+        """Return how much there is, in words."""
+        labelled = int((self.label >= 0).sum())
+        return (
+            f"{len(self.texts):,} texts, {len(self.labels):,} classes, {labelled:,} labelled rows and "
+            f"{len(self.label) - labelled:,} without a label"
+        )
+
     def sealed(self) -> LabelledTexts:
         """Return the same data with its fingerprint."""
         digest = hashlib.sha256()

@@ -65,7 +65,7 @@ class LabelledFiles(TableKeys, LabelledSource):
         named = {"rows": self.rows, "unlabelled": self.unlabelled or []}
         return sorted({part.path for key, paths in named.items() for part in find_parts(key, paths)})
 
-    def read(self) -> LabelledRows:  # type: ignore[override]
+    def read(self) -> LabelledRows:
         """Read and clean the tables.
 
         Raises:

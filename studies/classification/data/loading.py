@@ -9,6 +9,7 @@ from studies.classification.data.coding import build_labelled
 from studies.classification.data.dataset import LabelledTexts
 from studies.classification.data.source import LabelledSource
 from studies.classification.protocol import ClassificationProtocol
+from studies.classification.spec import ClassificationSpec
 from studies.data.source_cache import Notify, read_once
 from studies.progress import SILENT, ProgressReporter
 
@@ -31,6 +32,11 @@ def load_labelled(
     for warning in data.warnings:
         reporter.note(f"warning: {warning}")
     return select_classes(data, section, protocol)
+
+
+def load_study(spec: ClassificationSpec, cache: Path, reporter: ProgressReporter = SILENT) -> LabelledTexts:
+    """Return the data of a classification study; see `load_labelled`."""
+    return load_labelled(spec.data, spec.protocol, cache, reporter)
 
 
 def read_labelled(section: LabelledSource, cache: Path, reporter: ProgressReporter = SILENT) -> LabelledTexts:

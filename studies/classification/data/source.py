@@ -49,7 +49,7 @@ class LabelledSource(Source):
     max_classes: PositiveInt | None = None
 
     @abstractmethod
-    def read(self) -> LabelledRows:  # type: ignore[override]  # a source of another kind of rows
+    def read(self) -> LabelledRows:
         """Read the texts and their labels.
 
         Raises:

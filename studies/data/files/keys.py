@@ -13,7 +13,7 @@ from studies.config.search_domains import Section
 from studies.data.files.text_template import text_fields
 from studies.data.files.times import check_format
 from studies.data.files.written_numbers import DecimalSign
-from studies.data.source import Source, absolute_paths
+from studies.data.source import InteractionSource, absolute_paths
 
 Column = Annotated[str, Field(min_length=1)]
 
@@ -110,7 +110,7 @@ class TableKeys(Section):
         return self
 
 
-class FileKeys(TableKeys, Source):
+class FileKeys(TableKeys, InteractionSource):
     """The paths of the files and the meaning of their columns.
 
     Attributes:

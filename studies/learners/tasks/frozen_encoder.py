@@ -35,7 +35,7 @@ class FrozenEncoderTask(SceneTask):
         return self._features[role]
 
     def _encode(self, weights: Weights, inputs: Inputs, role: UserRole, vectors: Tensor) -> SceneEncoding:
-        # Kept for `adapted_scene`; not side by side, where tensors live only inside vmap, nor together with a graph.
+        # Kept for `adapted`; not side by side, where tensors live only inside vmap, nor together with a graph.
         if self.training or self.episodes is not None or not only_score_weights(weights):
             return super()._encode(weights, inputs, role, vectors)
         if role not in self._encodings:

@@ -20,7 +20,8 @@ from studies.learners.inner_loop import Weights, detached
 from studies.learners.registry import AdaptedParameters
 from studies.learners.tasks.inputs import Inputs, UserRole
 from studies.learners.tasks.losses import choice_loss, ranking_loss
-from studies.model.recommender import INNER_RATES, Recommender
+from studies.model.adapting_model import INNER_RATES
+from studies.model.recommender import Recommender
 from studies.model.scene_encoding import AdaptedScene, FeatureWeights, SceneEncoding, ScoreFeatures
 
 Result = TypeVar("Result")
@@ -98,7 +99,11 @@ class SceneTask(ABC):
 
         return self._each(loss)(weights, self.inputs, self._score_features(weights, "query_users"))
 
-    def adapted_scene(self, weights: Weights) -> AdaptedScene:
+    def joint_loss(self) -> Tensor:
+        """Return the loss of the queries without adaptation."""
+        return self.query_loss({})
+
+    def adapted(self, weights: Weights) -> AdaptedScene:
         """Return the scene under some weights, to rank for any user; those left out are the model's own.
 
         Of one episode only.

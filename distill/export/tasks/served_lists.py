@@ -1,7 +1,8 @@
-"""Ranks scenes with `StudentRecommender` in a fresh process: `python parity_lists.py EXPORT REQUEST.json OUT`.
+"""Ranks scenes with `StudentRecommender` in a fresh process: `python served_lists.py EXPORT REQUEST.json OUT`.
 
-The counterpart of `distill/export/parity.py`, with our own library. The request holds `scenes` and `k`; the output is a
-safetensors file with the (Q, k) positions of each scene's lists, by its number.
+The counterpart of `distill/export/parity.py`, with our own library; `distill/export/tasks/ranking.py` runs it. The
+request holds `scenes` and `k`; the output is a safetensors file with the (Q, k) positions of each scene's lists, by its
+number.
 """
 
 from __future__ import annotations

@@ -8,13 +8,13 @@ from __future__ import annotations
 import difflib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.table import Table
 
+from hpo.serving.text_files import read_lines, read_texts
 from hpo.status.console import Console, plain
 from storage.errors import InputError
 from studies.progress import Progress
@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from distill.serving.backends import Backend
 
 PRODUCTS = "products"
-_TABLES = (".csv", ".tsv", ".parquet", ".pq")
-_ACCEPTED = ".csv, .tsv and .parquet with a column of texts, and .txt with one text a line"
 
 
 @dataclass(frozen=True)
@@ -122,49 +120,13 @@ def read_catalogue(path: Path, text: str = "text") -> Listing:
             numbers of at least 1.
     """
     counted: dict[str, int] = {}
-    for place, found, products in _lines(path) if path.suffix == ".txt" else _rows(path, text):
-        if not found.strip():
-            raise InputError(f"{place} has no text; take the row out, or describe its item")
+    for place, values in read_texts(path, "catalogue", text, [PRODUCTS] if text != PRODUCTS else []):
+        products = values.get(PRODUCTS, "1") if text != PRODUCTS else "1"
         if not products.isdecimal() or int(products) < 1:
             raise InputError(f"{place} has products {products!r}; give a whole number of at least 1")
-        item = normalise_text(found)
+        item = normalise_text(values[text])
         counted[item] = counted.get(item, 0) + int(products)
-    if not counted:
-        raise InputError(f"{path} holds no items; accepted: {_ACCEPTED}")
     return Listing(list(counted), list(counted.values()))
-
-
-def _lines(path: Path) -> Iterator[tuple[str, str, str]]:
-    for number, line in _numbered(path):
-        yield f"{path} line {number}", line, "1"
-
-
-def _rows(path: Path, text: str) -> Iterator[tuple[str, str, str]]:
-    from studies.data.files.parts import ROW
-    from studies.data.files.tables import Table, hint
-
-    if not set(path.suffixes) & set(_TABLES):
-        raise InputError(f"cannot tell the format of {path}; accepted: {_ACCEPTED}")
-    if not path.is_file():
-        raise InputError(f"{path} does not exist; name the catalogue's file")
-    with _without_prefix("data.catalogue: "):
-        table = Table("catalogue", [str(path)])
-        if not table.has(text):
-            raise InputError(f'{path} has no column "{text}"{hint(text, table.columns)}; name it with --text')
-        with_products = table.has(PRODUCTS) and text != PRODUCTS
-        rows = table.read([text, *([PRODUCTS] if with_products else [])])
-    columns = [rows.frame[ROW], rows.frame[text], rows.frame[PRODUCTS] if with_products else ["1"] * rows.count]
-    for number, found, products in zip(*columns, strict=True):
-        yield rows.place(number), found or "", products or ""
-
-
-@contextmanager
-def _without_prefix(prefix: str) -> Iterator[None]:
-    """Drop the name of a study file's key from errors: there is no study file here."""
-    try:
-        yield
-    except InputError as error:
-        raise InputError(str(error).removeprefix(prefix)) from error
 
 
 def read_support(path: Path, listing: Listing) -> list[Interaction]:
@@ -219,8 +181,7 @@ def _history(place: str, entry: Mapping[str, object], key: str) -> list[str]:
 
 
 def _entries(path: Path) -> Iterator[tuple[str, dict[str, object]]]:
-    for number, line in _numbered(path):
-        place = f"{path} line {number}"
+    for place, line in read_lines(path):
         if not line.strip():
             continue
         try:
@@ -230,17 +191,6 @@ def _entries(path: Path) -> Iterator[tuple[str, dict[str, object]]]:
         if not isinstance(entry, dict):
             raise InputError(f"{place} is not a JSON object; give one a line")
         yield place, entry
-
-
-def _numbered(path: Path) -> Iterator[tuple[int, str]]:
-    try:
-        with path.open(encoding="utf-8-sig") as lines:
-            for number, line in enumerate(lines, start=1):
-                yield number, line.rstrip("\n")
-    except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror}); name a file that is there") from error
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path} is not UTF-8 ({error.reason} at byte {error.start}); save it as UTF-8") from error
 
 
 def print_lists(lists: Sequence[RankedList], console: Console) -> None:

@@ -1,0 +1,91 @@
+"""The export of a classifier of new classes: the probabilities that it must give."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from distill.export.card import CardWords
+from distill.export.fresh_process import run_script
+from distill.export.task_export import TaskExport
+from distill.student import Student
+from studies.classification.adapted import AdaptedClassifier
+from studies.classification.episode import LabelledEpisode
+from studies.model.device import device, full_precision
+from studies.training.problem import Problem
+
+# Probabilities that differ by less are the same.
+ROUNDING = 1e-3
+_SCRIPT = Path(__file__).with_name("served_probabilities.py")
+
+
+class ClassificationExport(TaskExport):
+    """The export of a classifier; beside encoder and head it has no files."""
+
+    answers = "probabilities"
+    differs = "classifies otherwise"
+
+    @classmethod
+    def of(cls, problem: Problem) -> ClassificationExport:
+        """Return the export of a study's students."""
+        return cls()
+
+    def write(self, student: Student, draft: Path) -> None:
+        """Write nothing."""
+
+    def scores(self, student: Student, episode: LabelledEpisode, vectors: Tensor) -> Tensor:
+        """Return (Q, N) probabilities of the classes."""
+        vectors = vectors.to(device())
+        with full_precision():
+            adapted: AdaptedClassifier = student.learner.adapt(episode, vectors)
+            return adapted.probabilities(vectors[episode.query]).detach()
+
+    def answer(self, scores: Tensor) -> Tensor:
+        """Return the (Q, N) probabilities."""
+        return scores
+
+    def same(self, scores: Tensor, answers: Tensor, *, exact: bool) -> Tensor:
+        """Return whether labels are the student's, (Q, 1); with exact weights, whether probabilities are, (Q, N)."""
+        if exact:
+            return (answers - scores).abs() <= ROUNDING
+        return answers.argmax(1, keepdim=True) == scores.argmax(1, keepdim=True)
+
+    def served(self, draft: Path, problem: Problem, episodes: Sequence[LabelledEpisode]) -> list[Tensor]:
+        """Return the (Q, N) probabilities of each episode that `StudentClassifier` gives in a fresh process."""
+        asked = [_as_texts(problem, episode) for episode in episodes]
+        found = run_script(_SCRIPT, draft, {"episodes": asked})
+        return [found[str(number)] for number in range(len(asked))]
+
+
+def _as_texts(problem: Problem, episode: LabelledEpisode) -> dict[str, Any]:
+    """Return an episode as `StudentClassifier.adapt` and `probabilities` take it; labels are named by their numbers."""
+    texts = [problem.data.texts[item] for item in episode.items.tolist()]
+    support = zip(episode.support.tolist(), episode.support_labels.tolist(), strict=True)
+    return {
+        "labels": [str(label) for label in range(episode.ways)],
+        "support": [(texts[place], str(label)) for place, label in support],
+        "texts": [texts[place] for place in episode.query.tolist()],
+    }
+
+
+CARD = CardWords(
+    tag="text-classification",
+    head="adapts to new classes from a few labelled texts of\neach, and classifies texts among them",
+    teachers="classifiers",
+    use="Adapting to classes and classifying texts",
+    example="""\
+from distill.inference import StudentClassifier
+
+student = StudentClassifier.load("path/to/this/folder")
+classifier = student.adapt({"dairy": ["whole milk", "butter"], "drinks": ["green tea"]})
+labels = classifier.predict(["oat drink"])
+probabilities = classifier.probabilities(["oat drink"])  # columns as in classifier.labels
+""",
+    answers="labels shared with the student",
+    scored="{scenes} episodes of classes that neither the search nor the distillation saw, each adapted from {shots} "
+    "labelled texts of each class; averaged over classes, then episodes, with 95 % bootstrap intervals over episodes.",
+    metrics={"accuracy": "accuracy", "f1": "macro-F1"},
+)

@@ -1,0 +1,121 @@
+"""The export of a recommender: the words that it was trained on, and the lists that it must give."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from distill.export.card import CardWords
+from distill.export.fresh_process import run_script
+from distill.export.layout import save_tensors
+from distill.export.task_export import TaskExport
+from distill.export.tasks.registry import LEXICON
+from distill.student import Student
+from studies.episodes.episode import Episode
+from studies.episodes.tfidf import Lexicon
+from studies.evaluation.metrics import top_k
+from studies.model.device import device, full_precision
+from studies.model.scene_encoding import AdaptedScene
+from studies.training.problem import Problem
+from studies.training.ranking import RankingProblem
+
+QUERIES, LIST = 8, 10
+# Scores closer than this fraction of a list's span are a tie.
+TIE = 1e-3
+_SCRIPT = Path(__file__).with_name("served_lists.py")
+
+
+class RankingExport(TaskExport):
+    """The export of a recommender.
+
+    Args:
+        lexicon: The words of the texts that the student was trained on.
+    """
+
+    answers = "lists"
+    differs = "ranks otherwise"
+
+    def __init__(self, lexicon: Lexicon) -> None:
+        self._lexicon = lexicon
+
+    @classmethod
+    def of(cls, problem: Problem) -> RankingExport:
+        """Return the export of a study's students."""
+        assert isinstance(problem, RankingProblem)
+        return cls(problem.lexicon)
+
+    def write(self, student: Student, draft: Path) -> None:
+        """Write the lexicon."""
+        # Only the buckets that hold a word: a small part of all.
+        used = torch.from_numpy(self._lexicon.frequency.nonzero()[0])
+        frequency = torch.from_numpy(self._lexicon.frequency.astype(np.int64))[used]
+        texts = torch.tensor([self._lexicon.texts])
+        save_tensors({"texts": texts, "buckets": used, "frequency": frequency}, draft / LEXICON)
+
+    def scores(self, student: Student, episode: Episode, vectors: Tensor) -> Tensor:
+        """Return (Q, C) scores of the candidates."""
+        with full_precision():
+            adapted: AdaptedScene = student.learner.adapt(episode, vectors.to(device()))
+            return adapted.scores(episode.query_history[:QUERIES]).detach()
+
+    def answer(self, scores: Tensor) -> Tensor:
+        """Return the (Q, k) lists of (Q, C) scores."""
+        return top_k(scores, LIST)
+
+    def same(self, scores: Tensor, answers: Tensor, *, exact: bool) -> Tensor:
+        """Return (Q, k), for each place of a list whether the student has its item in its list, or in that place.
+
+        With exact weights an item may only stand in the place of another of the same score.
+        """
+        own = top_k(scores, LIST)
+        if not exact:
+            return (answers[:, :, None] == own[:, None]).any(2)
+        span = (scores.amax(1) - scores.amin(1))[:, None]
+        return (scores.gather(1, answers) - scores.gather(1, own)).abs() <= TIE * span
+
+    def served(self, draft: Path, problem: Problem, episodes: Sequence[Any]) -> list[Tensor]:
+        """Return the (Q, k) lists of each episode's scene that `StudentRecommender` gives in a fresh process."""
+        assert isinstance(problem, RankingProblem)
+        scenes = [_as_texts(problem, episode) for episode in episodes]
+        lists = run_script(_SCRIPT, draft, {"scenes": scenes, "k": LIST})
+        return [lists[str(number)] for number in range(len(scenes))]
+
+
+def _as_texts(problem: RankingProblem, episode: Episode) -> dict[str, Any]:
+    """Return an episode as `StudentRecommender.adapt` and `rank` take it; the order within a history is arbitrary."""
+    texts = [problem.data.texts[item] for item in episode.items.tolist()]
+
+    def histories(counts: Tensor) -> list[list[str]]:
+        return [[texts[place] for place, n in enumerate(row) for _ in range(int(n))] for row in counts.tolist()]
+
+    candidates = episode.items[: episode.candidates].cpu().numpy()
+    return {
+        "candidates": texts[: episode.candidates],
+        "support": list(zip(histories(episode.support_history), episode.support.tolist(), strict=True)),
+        "products": problem.data.products[candidates].tolist(),
+        "histories": histories(episode.query_history[:QUERIES]),
+    }
+
+
+CARD = CardWords(
+    tag="recommendation",
+    head="adapts from a handful of interactions to a new scene and\nranks its items",
+    teachers="recommenders",
+    use="Adapting to a scene and ranking its items",
+    example="""\
+from distill.inference import StudentRecommender
+
+student = StudentRecommender.load("path/to/this/folder")
+scene = student.adapt(candidates=["whole milk", "oat drink"], support=[(["corn flakes"], 0)])
+ranking = scene.rank([["muesli"]], k=1)
+""",
+    answers="top-10 lists shared with the student",
+    scored="{scenes} scenes that neither the search nor the distillation saw, each adapted from {shots} interactions; "
+    "averaged over queries, then scenes, with 95 % bootstrap intervals over scenes.",
+    metrics={"ndcg": "NDCG@{k}", "hit_rate": "hit rate@{k}"},
+)

@@ -1,0 +1,71 @@
+"""The registry of tasks that are exported: one row each, which says what an export has of its task alone.
+
+The counterpart of `studies.tasks`. Nothing here loads what a row names: a manifest is read without torch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+
+LEXICON = "lexicon.safetensors"
+
+
+@dataclass(frozen=True)
+class ExportedTask:
+    """One task, its parts as "module:name".
+
+    Attributes:
+        files: What such an export holds beside the encoder, its tokenizer and the head.
+        export: Its `distill.export.task_export.TaskExport`.
+        card: Its `distill.export.card.CardWords`.
+        head: The function from the width of vectors and a learner's hyperparameters to a head of random weights.
+        head_learner: The function from a head and the hyperparameters to the learner that adapts it over given vectors.
+        server: What serves it in Python.
+        verb: What serves it on the command line.
+    """
+
+    files: tuple[str, ...]
+    export: str
+    card: str
+    head: str
+    head_learner: str
+    server: str
+    verb: str
+
+    def blank_head(self, width: int, learner: Any) -> Any:
+        """Return a head of random weights, with all those that adapting needs.
+
+        Args:
+            width: Size of a vector.
+            learner: The hyperparameters by which it adapts.
+        """
+        return self.part("head")(width, learner)
+
+    def part(self, name: str) -> Any:
+        """Import and return one of its parts."""
+        module, _, found = getattr(self, name).partition(":")
+        return getattr(import_module(module), found)
+
+
+EXPORTED: dict[str, ExportedTask] = {
+    "ranking": ExportedTask(
+        files=(LEXICON,),
+        export="distill.export.tasks.ranking:RankingExport",
+        card="distill.export.tasks.ranking:CARD",
+        head="studies.learners.tasks.scene_head:scene_head",
+        head_learner="studies.learners.tasks.scene_head:head_learner",
+        server="distill.inference.StudentRecommender",
+        verb="hpo recommend",
+    ),
+    "classification": ExportedTask(
+        files=(),
+        export="distill.export.tasks.classification:ClassificationExport",
+        card="distill.export.tasks.classification:CARD",
+        head="studies.classification.tasks:classifier_head",
+        head_learner="studies.classification.tasks:head_learner",
+        server="distill.inference.StudentClassifier",
+        verb="hpo classify",
+    ),
+}

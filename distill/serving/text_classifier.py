@@ -1,0 +1,93 @@
+"""A classifier that a student has adapted to some classes: it gives any text a label and probabilities."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from storage.errors import InputError
+from studies.classification.adapted import AdaptedClassifier
+from studies.classification.episode import LabelledEpisode
+from studies.learners.base import Learner
+from studies.model.device import device
+from studies.progress import Progress
+from studies.text_form import normalise_text
+
+# Returns the (n, D) vectors of texts, and reports progress.
+Embed = Callable[[Sequence[str], Progress | None], Tensor]
+
+
+class TextClassifier:
+    """Classifies texts among the classes that a student has adapted to; `StudentClassifier.adapt` makes it.
+
+    It is never changed: several threads may classify at once.
+
+    Args:
+        embed: Embeds texts.
+        learner: Adapts the head over their vectors; it is read, never changed.
+        labelled: Of `distill.serving.labelled.check_labelled`.
+
+    Attributes:
+        labels: The names of the classes, in the order in which they first appear.
+    """
+
+    def __init__(self, embed: Embed, learner: Learner, labelled: Mapping[str, str]) -> None:
+        self.labels = tuple(dict.fromkeys(labelled.values()))
+        self._embed = embed
+        episode = _episode([self.labels.index(label) for label in labelled.values()], len(self.labels))
+        self._adapted: AdaptedClassifier = learner.adapt(episode, embed(list(labelled), None))
+
+    def predict(self, texts: Sequence[str], progress: Progress | None = None) -> list[str]:
+        """Return the label of each text; arguments and errors as of `probabilities`."""
+        return [self.labels[place] for place in self.probabilities(texts, progress).argmax(1).tolist()]
+
+    @torch.no_grad()
+    def probabilities(self, texts: Sequence[str], progress: Progress | None = None) -> Tensor:
+        """Return (n, N) probabilities of the classes, in the order of `labels`, on the device.
+
+        Args:
+            texts: The texts to classify; a repeated one is embedded once.
+            progress: Called with (texts embedded, texts in all).
+
+        Raises:
+            InputError: `texts` is one text instead of a list, a text is blank or no text, or probabilities are not
+                finite numbers.
+        """
+        if isinstance(texts, str):
+            raise InputError(f"texts are a list, got the text {texts!r}; pass [{texts!r}]")
+        normal = [_checked(text, position) for position, text in enumerate(texts)]
+        place = {text: row for row, text in enumerate(dict.fromkeys(normal))}
+        found = self._adapted.probabilities(self._embed(list(place), progress))
+        # A NaN or an infinity anywhere makes the sum one.
+        if not bool(found.sum().isfinite()):
+            raise InputError(
+                "the student's probabilities are not finite numbers: adapting its head diverged; export another "
+                "student of the study"
+            )
+        return found[torch.tensor([place[text] for text in normal], dtype=torch.int64, device=found.device)]
+
+
+def _checked(text: str, position: int) -> str:
+    """Return a text in its one form."""
+    if not isinstance(text, str) or not (normal := normalise_text(text)):
+        kind = "blank" if isinstance(text, str) else "not a text"
+        raise InputError(f"the text at position {position} is {text!r}, which is {kind}; leave such texts out")
+    return normal
+
+
+def _episode(labels: Sequence[int], classes: int) -> LabelledEpisode:
+    """Return a support without queries as an episode: of each of its texts the class, in 0..N-1."""
+    here = device()
+    order = torch.tensor(labels).argsort(stable=True)
+    none = torch.empty(0, dtype=torch.int64, device=here)
+    return LabelledEpisode(
+        name="",
+        classes=torch.arange(classes, device=here),
+        items=torch.arange(len(labels), device=here),
+        support=order.to(here),
+        support_labels=torch.tensor(labels)[order].to(here),
+        query=none,
+        query_labels=none,
+    )

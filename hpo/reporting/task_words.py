@@ -1,0 +1,159 @@
+"""What a report calls the things of a task, and which of its metrics stand where."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from studies.evaluation.figures import DataFacts, SystemsEvaluation
+
+
+@dataclass(frozen=True)
+class TaskWords:
+    """The words of one task; a metric is a pair of title and meaning, in which {k} is the length of a list.
+
+    Attributes:
+        shot: One example of a support.
+        each: What there are so many of it for, behind it; "" for the whole support.
+        scene: What recalls are averaged over.
+        named: Whether the scenes have names that say something to the reader.
+        title: What the report is about, behind the study's name.
+        unseen: What sets the test scenes apart, behind their number.
+        metrics: All metrics by name, "recall" and "over_reference" first.
+        quality: The caption of the table of metrics that say how good a system is, and these.
+        reach: The same of those that say for whom.
+        overview: Those of the terminal's table, behind recall and its difference from the reference.
+        query_counts: What each kind of query is, after its number.
+        predicted: What is predicted for each query under a protocol, as the end of a sentence.
+    """
+
+    shot: str
+    each: str
+    scene: str
+    named: bool
+    title: str
+    unseen: str
+    metrics: Mapping[str, tuple[str, str]]
+    quality: tuple[str, tuple[str, ...]]
+    reach: tuple[str, tuple[str, ...]]
+    overview: tuple[str, ...]
+    query_counts: Mapping[str, str]
+    predicted: Callable[[Mapping[str, Any]], str]
+
+    def support(self, shots: int) -> str:
+        """Return the size of a support in words."""
+        return f"{shots} {self.shot}{'' if shots == 1 else 's'}{self.each}"
+
+
+def _ranked(protocol: Mapping[str, Any]) -> str:
+    return f"every item {'of the whole catalogue' if protocol['candidates'] == 'all' else 'of the scene'} ranked"
+
+
+RANKING = TaskWords(
+    shot="interaction",
+    each="",
+    scene="scene",
+    named=True,
+    title="how well new scenes are served",
+    unseen=" that neither training nor the search ever saw, in the log's last period",
+    metrics={
+        "recall": (
+            "recall@{k}",
+            "relevant items among the top {k}, over all relevant items of the query. The denominator counts all of "
+            "them, also where they are more than {k}: such a query cannot reach 1.",
+        ),
+        "over_reference": (
+            "over support popularity",
+            "difference of recall from that baseline, paired scene by scene; the baseline counts what sold in the "
+            "support and reads no text.",
+        ),
+        "ndcg": (
+            "nDCG@{k}",
+            "relevant items in the top, each discounted by the logarithm of its rank, over the same for an ideal "
+            "ranking.",
+        ),
+        "mrr": ("MRR", "one over the rank of the first relevant item, in the whole ranking."),
+        "hit_rate": ("hit rate@{k}", "share of queries with any relevant item among the top {k}."),
+        "precision": ("precision@{k}", "relevant items among the top {k}, over {k}."),
+        "accuracy": ("accuracy@1", "share of queries whose first item is relevant."),
+        "new_item_recall": ("recall of new items", "recall over those relevant items that are not in the support."),
+        "cold_user_recall": ("recall of cold users", "recall of queries whose user has no history at all."),
+        "coverage": ("coverage", "candidates in anyone's top {k}, over all candidates of the scene."),
+        "popularity": (
+            "popularity",
+            "how many of the scene's users take a recommended item, over the same for the average candidate: 1 is "
+            "average. It describes a ranking and is no goal.",
+        ),
+    },
+    quality=(
+        "How good the rankings are",
+        ("recall", "over_reference", "ndcg", "mrr", "hit_rate", "precision", "accuracy"),
+    ),
+    reach=(
+        "For whom, and what is recommended",
+        ("new_item_recall", "cold_user_recall", "coverage", "popularity"),
+    ),
+    overview=("new_item_recall", "ndcg", "mrr", "hit_rate"),
+    query_counts={
+        "new_item_queries": "of the queries have a relevant item that is not in the support",
+        "cold_user_queries": "come from users without history",
+    },
+    predicted=_ranked,
+)
+CLASSIFICATION = TaskWords(
+    shot="labelled text",
+    each=" of each class",
+    scene="episode",
+    named=False,
+    title="how well new classes are told apart",
+    unseen=" of classes that neither training nor the search ever saw",
+    metrics={
+        "recall": (
+            "macro recall",
+            "recall of a class, averaged over the classes of an episode (balanced accuracy).",
+        ),
+        "over_reference": (
+            "over frozen centroids",
+            "difference of macro recall from the centroids of the frozen encoder, paired episode by episode.",
+        ),
+        "accuracy": ("accuracy", "share of queries whose class is predicted."),
+        "f1": ("macro-F1", "F1 of a class, averaged over the classes; 0 for one that is never predicted."),
+        "log_loss": ("log loss", "mean negative log probability of the right class; lower is better."),
+        "coverage": ("coverage at 0.9", "share of queries with a predicted probability of at least 0.9."),
+        "confident_accuracy": ("accuracy at 0.9", "accuracy on these queries."),
+        "roc_auc": ("ROC-AUC", "area under the ROC curve, of two classes alone."),
+        "average_precision": ("average precision", "the same of the precision-recall curve."),
+    },
+    quality=("How well classes are told apart", ("recall", "over_reference", "accuracy", "f1", "log_loss")),
+    reach=(
+        "How far probabilities can be relied on",
+        ("coverage", "confident_accuracy", "roc_auc", "average_precision"),
+    ),
+    overview=("f1", "log_loss", "coverage", "confident_accuracy"),
+    query_counts={"classes": "classes take part"},
+    predicted=lambda protocol: f"each classified among {protocol['ways']} classes",
+)
+# By the name of the task.
+WORDS = {"ranking": RANKING, "classification": CLASSIFICATION}
+# Short titles for the terminal's table.
+SHORT = {"new_item_recall": "new items", "hit_rate": "hit rate"}
+
+
+def words_of(evaluation: SystemsEvaluation) -> TaskWords:
+    """Return the words of an evaluation's task."""
+    return WORDS[evaluation.task]
+
+
+def titled(evaluation: SystemsEvaluation) -> dict[str, tuple[str, str]]:
+    """Return title and meaning of each metric of an evaluation."""
+    k = evaluation.metric.rpartition("@")[2]
+    return {
+        name: (title.replace("{k}", k), meaning.replace("{k}", k))
+        for name, (title, meaning) in words_of(evaluation).metrics.items()
+    }
+
+
+def data_size(data: DataFacts) -> str:
+    """Return how much data there is, in words."""
+    return ", ".join(f"{count:,} {what}" for what, count in data.counts.items())

@@ -1,0 +1,201 @@
+"""Classifies from files: labelled texts to adapt to, and texts to classify.
+
+`hpo classify` prints or writes what `classify` returns. All files are read and checked before the student is opened.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.table import Column, Table
+
+from hpo.serving.text_files import read_rows, read_texts
+from hpo.status.console import Console, plain
+from storage.errors import InputError, quoted
+from storage.files.atomic import atomic_write
+from storage.files.outputs import check_place, named_failures
+from studies.classification.data.label_faults import warn_of_labels
+from studies.progress import Progress
+from studies.text_form import normalise_text
+
+# torch is imported with the student, after the files were checked.
+if TYPE_CHECKING:
+    from distill.serving.backends import Backend
+
+# Classes from which on there is a note: no student has been trained to tell so many apart.
+MANY = 1000
+
+
+@dataclass(frozen=True)
+class Classified:
+    """A text with its label.
+
+    Attributes:
+        text: As the file has it.
+        label: The most probable one.
+        probability: Of the label.
+        probabilities: Of every label, where they were asked for.
+    """
+
+    text: str
+    label: str
+    probability: float
+    probabilities: Mapping[str, float] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, object]:
+        """Return the values of a line of JSON."""
+        found = {"text": self.text, "label": self.label, "probability": self.probability}
+        return found | ({"probabilities": dict(self.probabilities)} if self.probabilities else {})
+
+
+def classify(
+    folder: Path,
+    support: Path,
+    texts: Path,
+    *,
+    text: str = "text",
+    label: str = "label",
+    support_text: str | None = None,
+    every: bool = False,
+    backend: Backend = "torch",
+    progress: Progress | None = None,
+    note: Callable[[str], None] = lambda _: None,
+) -> list[Classified]:
+    """Return the label of each text of a file, after adapting to labelled texts.
+
+    Args:
+        folder: An export of a classification study.
+        support: File of `read_labelled`.
+        texts: A table with a column of texts, or one text a line.
+        text: The column of texts.
+        label: The support's column of labels.
+        support_text: The support's column of texts, where it has another name.
+        every: Whether to return the probabilities of every label too.
+        backend: What runs the encoder.
+        progress: Called with (texts embedded, texts in all).
+        note: Takes remarks on the files.
+
+    Raises:
+        InputError: A file cannot be read or a row of it cannot be used, or the folder is no export of a classifier.
+    """
+    labelled = read_labelled(support, support_text or text, label, note)
+    given = [values[text] for _, values in read_texts(texts, "texts", text)]
+    from distill.inference import StudentClassifier
+
+    student = StudentClassifier.load(folder, backend)
+    classifier = student.adapt(list(labelled.items()))
+    if (cut := student.count_cut(given)) > 0:
+        most = student.manifest.max_tokens
+        note(f"{cut:,} of {len(given):,} texts are longer than the {most} tokens that the student reads of a text")
+    found = classifier.probabilities(given, progress)
+    best = found.max(1)
+    rows = zip(given, best.indices.tolist(), best.values.tolist(), strict=True)
+    classified = [Classified(each, classifier.labels[place], top) for each, place, top in rows]
+    if not every:
+        return classified
+    named = (dict(zip(classifier.labels, each, strict=True)) for each in found.tolist())
+    return [replace(row, probabilities=each) for row, each in zip(classified, named, strict=True)]
+
+
+def read_labelled(path: Path, text: str, label: str, note: Callable[[str], None]) -> dict[str, str]:
+    """Read the label of each distinct text from a table; rows without a label are left out, and said.
+
+    Args:
+        path: The table.
+        text: Its column of texts.
+        label: Its column of labels.
+        note: Takes remarks on what the table holds.
+
+    Raises:
+        InputError: It cannot be read, lacks a column, a text is blank or has two labels, or there are not two classes.
+    """
+    found: dict[str, tuple[str, str]] = {}
+    unlabelled = 0
+    for place, values in read_rows(path, "support", [(text, "--text or --support-text"), (label, "--label")]):
+        item, name = normalise_text(values[text]), normalise_text(values[label])
+        if not name:
+            unlabelled += 1
+            continue
+        if not item:
+            raise InputError(f"{place} has a label, but no text; take the row out, or describe its item")
+        first, at = found.setdefault(item, (name, place))
+        if first != name:
+            raise InputError(
+                f"{place} labels {quoted(item)} {quoted(name)}, {at} labels it {quoted(first)}; give a text one label"
+            )
+    if unlabelled:
+        rows = "1 row has" if unlabelled == 1 else f"{unlabelled:,} rows have"
+        note(f"{path.name}: {rows} no label in column {quoted(label)} and are left out")
+    labelled = {item: name for item, (name, _) in found.items()}
+    _check_classes(path, label, labelled, note)
+    return labelled
+
+
+def _check_classes(path: Path, label: str, labelled: Mapping[str, str], note: Callable[[str], None]) -> None:
+    names = list(dict.fromkeys(labelled.values()))
+    if not names:
+        raise InputError(f"no row of {path} has a label in column {quoted(label)}; label some texts of each class")
+    if len(names) == 1:
+        raise InputError(
+            f"every labelled row of {path} has the label {quoted(names[0])}; there is nothing to tell apart: label "
+            "texts of at least two classes"
+        )
+    for warning in warn_of_labels(names):
+        note(f"{path.name}: {warning}")
+    if len(names) >= MANY:
+        note(
+            f"{path.name}: {len(names):,} classes are more than any student was trained to tell apart; expect many "
+            "errors, and consider to classify in two steps, such as departments first"
+        )
+
+
+def write_csv(classified: Sequence[Classified], path: Path) -> None:
+    """Write text, label and probability of each row; then a column for every label whose probabilities are there.
+
+    Raises:
+        ArtifactsUnavailable: The file cannot be written, as on a full disk.
+    """
+    labels = list(classified[0].probabilities)
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(["text", "label", "probability", *(f"probability of {label}" for label in labels)])
+    for row in classified:
+        others = [f"{row.probabilities[label]:.6f}" for label in labels]
+        writer.writerow([row.text, row.label, f"{row.probability:.6f}", *others])
+    with named_failures(path):
+        atomic_write(path, out.getvalue().encode(errors="replace"))
+
+
+def check_out(path: Path) -> None:
+    """Check before the work that the output can be written, and that nothing is lost by it.
+
+    Raises:
+        InputError: The file exists, or its folder takes no files.
+    """
+    if path.exists():
+        raise InputError(f"{path} exists already; name another file with --out, or remove it")
+    check_place(path, "name another file with --out")
+
+
+def print_table(classified: Sequence[Classified], console: Console) -> None:
+    """Print the rows as a table."""
+    labels = list(classified[0].probabilities)
+    table = Table("text", "label", "probability", *(Column(plain(label)) for label in labels), box=None)
+    for row in classified:
+        others = [f"{row.probabilities[label]:.3f}" for label in labels]
+        table.add_row(plain(row.text), plain(row.label), f"{row.probability:.3f}", *others)
+    console.out.print(table)
+
+
+def summary(classified: Sequence[Classified]) -> str:
+    """Return how many texts have which label, the most frequent first."""
+    counts = Counter(row.label for row in classified).most_common()
+    shown = ", ".join(f"{label} {count:,}" for label, count in counts[:10])
+    more = f" and {len(counts) - 10} more labels" if len(counts) > 10 else ""
+    return f"{len(classified):,} texts: {shown}{more}"

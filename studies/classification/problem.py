@@ -1,0 +1,231 @@
+"""The problem of a classification study: classes, episodes of a few labelled texts; see `studies.training.problem`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from studies.classification.baselines import FROZEN_CENTROIDS, Centroids, build_baselines, lookup
+from studies.classification.data.dataset import LabelledTexts
+from studies.classification.definition import ClassificationDefinition
+from studies.classification.episode import LabelledEpisode
+from studies.classification.evaluate import Classifying, evaluate
+from studies.classification.head import Classifier, ClassifierHead, JointClasses
+from studies.classification.memory import trial_bytes
+from studies.classification.sampling.audit import audit_labelled, audit_labelled_episodes
+from studies.classification.sampling.sampler import LabelledSampler
+from studies.classification.sampling.split import ClassSplit, split_classes
+from studies.classification.tasks import classification_learner, head_learner
+from studies.config.hyperparameters import Hyperparameters
+from studies.episodes.audit import Finding, refuse_leaks
+from studies.episodes.split import SplitName
+from studies.evaluation.evaluate import ItemVectors
+from studies.evaluation.figures import DataFacts
+from studies.evaluation.metrics import Evaluation
+from studies.learners.base import Learner
+from studies.model.activation_cache import ActivationCache
+from studies.model.device import device, free_memory
+from studies.model.encoder import Encoder, tokenize
+from studies.progress import SILENT, Progress, ProgressReporter
+from studies.training.encoder_setup import cache_activations, load_encoder
+from studies.training.memory import refuse_too_large
+from studies.training.problem import PartFacts, Problem
+
+
+class ClassificationProblem(Problem):
+    """Texts, classes, encoder, cached activations and episodes, common to all trials of a study."""
+
+    spec: ClassificationDefinition
+    data: LabelledTexts
+
+    def __init__(
+        self,
+        spec: ClassificationDefinition,
+        data: LabelledTexts,
+        split: ClassSplit,
+        encoder: Encoder,
+        folder: Path,
+        reporter: ProgressReporter = SILENT,
+    ) -> None:
+        super().__init__(spec, data, encoder, folder, reporter)
+        self.split = split
+        self._folder = folder
+        self._sampler = LabelledSampler(data, split, spec.protocol)
+
+    @cached_property
+    def visible_items(self) -> Tensor:
+        """(N,) all texts, ascending: a student may read any text without its label."""
+        return torch.arange(len(self.data.texts), device=device())
+
+    @property
+    def reference(self) -> str:
+        """The centroids of the frozen encoder."""
+        return FROZEN_CENTROIDS
+
+    @property
+    def floor(self) -> Sequence[str]:
+        """All baselines: none is trained on other classes."""
+        return tuple(self.baselines("test"))
+
+    def scene_name(self, episode: LabelledEpisode) -> str:
+        """Return the name of an episode: each is a few-shot problem of its own."""
+        return episode.name
+
+    def refuse_too_large(self, workers: int) -> None:
+        """Refuse a search whose largest trial does not fit into the memory of one of `workers` workers.
+
+        Raises:
+            InputError: A trial needs more; the message names its learner and what to lower.
+        """
+        search, lengths = self.spec.search, self.tokens.lengths
+
+        def needed(values: Hyperparameters) -> int:
+            return trial_bytes(values, self.train, lengths, self.encoder, search.episodes_at_once)
+
+        refuse_too_large(search, needed, free_memory() // workers)
+
+    def evaluate(
+        self,
+        learner: Learner,
+        episodes: Sequence[LabelledEpisode],
+        *,
+        tower: nn.Module | None = None,
+        reporter: ProgressReporter = SILENT,
+        dump: Any = None,
+    ) -> Evaluation:
+        """Return a learner's metrics on `episodes`."""
+        with reporter.progress("encoding texts") as progress:
+            vectors = ItemVectors(tower or learner.model.tower, episodes, self.tokens.lengths, progress)
+        with reporter.progress("classifying the queries of episodes") as progress:
+            return evaluate(Adapted(learner, vectors), episodes, progress, dump)
+
+    def evaluate_reference(self, episodes: Sequence[LabelledEpisode]) -> Evaluation:
+        """Return the metrics of the frozen encoder's centroids on `episodes`."""
+        return evaluate(Centroids(lookup(functional.normalize(self.cache.pooled(), dim=1))), episodes)
+
+    def baselines(self, split_name: SplitName) -> Mapping[str, Classifying]:
+        """Return the baselines by name; the names of the classes are encoded by the frozen encoder."""
+        return self._baselines
+
+    def adapted(self, learner: Learner, vectors: ItemVectors) -> Classifying:
+        """Return a learner that adapts to each episode."""
+        return Adapted(learner, vectors)
+
+    def score(self, system: Classifying, episodes: Sequence[LabelledEpisode], dump: Any = None) -> Evaluation:
+        """Return the metrics of any system on `episodes`."""
+        return evaluate(system, episodes, read=dump)
+
+    def facts(self, split_name: SplitName) -> PartFacts:
+        """Return what is known of a split's queries."""
+        episodes = self.episodes(split_name)
+        return PartFacts(
+            queries=sum(len(episode.query) for episode in episodes),
+            query_counts={"classes": len(self.split.classes[split_name])},
+            scene_facts={},
+            left_out="fewer than half of the classes have so many labelled texts",
+        )
+
+    def data_facts(self) -> DataFacts:
+        """Return what is known of the data."""
+        data = self.data
+        counts = {
+            "texts": len(data.texts),
+            "labelled rows": int((data.label >= 0).sum()),
+            "unlabelled rows": int((data.label < 0).sum()),
+            "classes": len(data.labels),
+        }
+        return DataFacts(counts=counts, fingerprint=data.fingerprint)
+
+    def head(self, hyperparameters: Hyperparameters) -> ClassifierHead:
+        """Return a fresh head for a learner with these values."""
+        entry = hyperparameters.entry
+        joint = self._training_classes if entry.baseline else None
+        temperature = hyperparameters.temperature
+        assert temperature is not None, "the search space of classification holds a temperature"
+        return ClassifierHead(self.encoder.width, temperature, entry, joint)
+
+    def head_learner(self, head: ClassifierHead, hyperparameters: Hyperparameters) -> Learner:
+        """Return a learner, on the device, that adapts a head over given vectors, without an encoder of its own."""
+        return head_learner(head, hyperparameters)
+
+    def _learner(self, tower: nn.Module, hyperparameters: Hyperparameters, micro_batch_size: int | None) -> Learner:
+        head = self.head(hyperparameters)
+        head.train_only(hyperparameters.head)
+        return classification_learner(
+            Classifier(tower, head).to(device()),
+            hyperparameters,
+            vmap_episodes=self.spec.search.episodes_at_once,
+            micro_batch_size=micro_batch_size,
+        )
+
+    @cached_property
+    def _baselines(self) -> Mapping[str, Classifying]:
+        tokens = tokenize(self.encoder.tokenizer, self.data.labels, self.spec.teacher.max_tokens)
+        names = ActivationCache(self._folder, self.encoder, tokens)
+        names.build({0})
+        return build_baselines(self.data, self.cache.pooled(), names.pooled())
+
+    @cached_property
+    def _training_classes(self) -> JointClasses:
+        """The training classes, which start at the means of their texts' vectors from the frozen encoder."""
+        vectors, codes = self.cache.pooled(), self.split.classes["train"]
+        means = [vectors[torch.from_numpy(self.data.text[self.data.label == code])].mean(0) for code in codes]
+        return JointClasses(torch.from_numpy(codes), torch.stack(means))
+
+    def _sample(self, split_name: SplitName, draw: int, progress: Progress) -> list[LabelledEpisode]:
+        return self._sampler.sample(split_name, draw, progress)
+
+    def _nest(self, split_name: SplitName, progress: Progress) -> dict[int, list[LabelledEpisode]]:
+        return self._sampler.nested(split_name, self.spec.protocol.report_shots, progress)
+
+    def _audit(
+        self, split_name: SplitName, episodes: Sequence[LabelledEpisode], progress: Progress
+    ) -> Sequence[Finding]:
+        return audit_labelled_episodes(self.data, self.split, split_name, episodes, progress)
+
+
+class Adapted:
+    """A learner as a system: it adapts to each episode's support, then classifies the queries.
+
+    Args:
+        learner: The learner to evaluate.
+        vectors: Vectors of the episodes' texts.
+    """
+
+    def __init__(self, learner: Learner, vectors: ItemVectors) -> None:
+        self._learner, self._vectors = learner, vectors
+
+    def logits(self, episode: LabelledEpisode) -> Tensor:
+        """Return (Q, N) logits after adapting to the episode's support."""
+        vectors = self._vectors.of(episode)
+        adapted = self._learner.adapt(episode, vectors)
+        with torch.no_grad():
+            logits: Tensor = adapted.predict(episode, vectors)
+            return logits
+
+
+def build_problem(
+    spec: ClassificationDefinition, data: LabelledTexts, cache: Path, *, reporter: ProgressReporter = SILENT
+) -> ClassificationProblem:
+    """Read a study's encoder, and cache the activations of its frozen layers unless they are cached already.
+
+    Args:
+        spec: The study.
+        data: Its data.
+        cache: Folder of the caches that all processes share.
+        reporter: Receives the progress of long steps, now and whenever the problem takes long.
+
+    Raises:
+        InputError: Data, protocol or encoder cannot give a meaningful study.
+    """
+    split = split_classes(data, spec.protocol)
+    refuse_leaks(audit_labelled(data, split))
+    problem = ClassificationProblem(spec, data, split, load_encoder(spec), cache, reporter)
+    cache_activations(problem)
+    return problem

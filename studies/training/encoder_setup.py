@@ -1,0 +1,68 @@
+"""The encoder of a study: loaded, checked against what its trials and students ask of it, its activations cached."""
+
+from __future__ import annotations
+
+from storage.errors import InputError
+from studies.config.definition import StudyDefinition
+from studies.config.distill_section import DistillSection
+from studies.config.search_domains import Range, values_of
+from studies.config.search_section import SearchSection
+from studies.model import encoder as encoders
+from studies.model.encoder import Encoder
+from studies.model.wordpiece import wordpiece
+from studies.training.problem import Problem
+
+
+def load_encoder(spec: StudyDefinition) -> Encoder:
+    """Load a study's encoder, and check that its trials and students can be built on it.
+
+    Raises:
+        InputError: It cannot be loaded, or has fewer layers or less width than the study asks for.
+    """
+    encoder = encoders.load(spec.teacher)
+    trainable = trainable_choices(spec.search)
+    if max(trainable) > encoder.layers:
+        raise InputError(
+            f"trainable_layers goes up to {max(trainable)}, but the encoder {encoder.name!r} has {encoder.layers} "
+            "layers; lower it in [search.space]"
+        )
+    _check_student(spec.distill, encoder)
+    return encoder
+
+
+def cache_activations(problem: Problem) -> None:
+    """Cache what the trials of a study read of the encoder's frozen layers, unless it is cached already."""
+    with problem.reporter.progress("encoding texts") as progress:
+        # 0 always: baselines and the student's targets read the frozen encoder's output.
+        problem.cache.build({0, *trainable_choices(problem.spec.search)}, progress)
+
+
+def _check_student(section: DistillSection, encoder: Encoder) -> None:
+    """Refuse, before anything is searched, students that the encoder cannot have.
+
+    Raises:
+        InputError: They are deeper or wider than it, their width is no multiple of its attention heads', or its
+            vocabulary cannot be trimmed.
+    """
+    if (layers := max(values_of(section.space["layers"]))) > encoder.layers:
+        raise InputError(
+            f"distill.space.layers goes up to {layers}, but the encoder {encoder.name!r} has {encoder.layers} layers; "
+            "a student cannot have more layers than its teacher"
+        )
+    if "catalogue" in values_of(section.space["vocabulary"]):
+        wordpiece(encoder.tokenizer)
+    head = encoder.width // int(encoder.config.num_attention_heads)
+    for width in values_of(section.space["width"]):
+        if width > encoder.width or width % head:
+            raise InputError(
+                f"distill.space.width = {width}: the encoder {encoder.name!r} is {encoder.width} wide, with attention "
+                f"heads of {head}; give a multiple of {head} up to {encoder.width}, or 0 for all of it"
+            )
+
+
+def trainable_choices(search: SearchSection) -> list[int]:
+    """Return every number of trainable layers that the search space holds."""
+    domain = search.space["trainable_layers"]
+    if isinstance(domain, Range):
+        return list(range(int(domain.low), int(domain.high) + 1))
+    return [int(value) for value in domain] if isinstance(domain, list) else [int(domain)]
