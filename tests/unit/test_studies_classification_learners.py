@@ -393,6 +393,28 @@ def test_layers_that_train_receive_the_same_gradients_side_by_side_and_one_by_on
         torch.testing.assert_close(together[parameter], gradient, rtol=2e-3, atol=2e-5, msg=parameter)
 
 
+def test_mamls_gradient_of_the_layers_is_that_of_the_loss_after_adapting_them(
+    encoder_learner: Callable[..., Learner],
+) -> None:
+    """First order alone, or a path around the prototypes, trains too: the directional derivative tells."""
+    episodes = [planted(seed) for seed in range(2)]
+    slopes = {}
+    with full_precision():
+        for name in ("maml", "fomaml"):
+            learner = encoder_learner(name)
+            layers = {n: g for n, g in gradients(learner, episodes).items() if n.startswith("tower.")}
+            length = torch.stack([gradient.square().sum() for gradient in layers.values()]).sum().sqrt()
+            losses = []
+            for step in (1e-2, -2e-2):
+                with torch.no_grad():
+                    for parameter, gradient in layers.items():
+                        learner.model.get_parameter(parameter).add_(step / length * gradient)
+                losses.append(outer_loss(learner, episodes))
+            slopes[name] = (losses[0] - losses[1]) / 2e-2 / float(length)
+    assert slopes["maml"] == pytest.approx(1, abs=0.01)
+    assert abs(slopes["fomaml"] - 1) > 0.03
+
+
 def test_adapted_layers_encode_the_query_and_other_texts_and_given_vectors_are_the_start(
     encoder_learner: Callable[..., Learner],
 ) -> None:
