@@ -261,6 +261,9 @@ def test_fine_tuning_trains_on_plain_cross_entropy_over_the_training_classes(smo
         codes = [int(episode.classes[label]) // 2 for label in labels]
         wanted = functional.one_hot(torch.tensor(codes), CLASSES) * (1 - smoothing) + smoothing / CLASSES
         expected.append(-(wanted * logits.log_softmax(1)).sum(1).mean())
+    start = JointClasses.at_means(table[:4], torch.tensor([6, 2, 6, 2]))
+    assert start.codes.tolist() == [2, 6]
+    torch.testing.assert_close(start.start[1], unit(table[0] + table[2]))
     assert learner.meta_step(episodes) == pytest.approx(float(torch.stack(expected).mean().detach()))
     # It adapts as any other: from the prototypes, without the training classes.
     assert adapt(learner, episodes[0]).class_weights.shape == (WAYS, WIDTH)
@@ -335,8 +338,8 @@ def encoder_learner(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., L
         entry = hyperparameters.entry
         joint = None
         if entry.baseline:
-            centres = cache.pooled().view(len(SCENES), -1, encoder.width).mean(1)
-            joint = JointClasses(torch.arange(TRAINING), centres[:TRAINING])
+            codes = torch.arange(TRAINING).repeat_interleave(PER_CLASS)
+            joint = JointClasses.at_means(cache.pooled()[: len(codes)], codes)
         head = ClassifierHead(encoder.width, 0.1, entry, joint)
         tower = build_tower(encoder, cache, layers, "eager", dropout=hyperparameters.dropout or 0.0)
         return classification_learner(Classifier(tower, head), hyperparameters, vmap_episodes=vmap_episodes)
