@@ -41,7 +41,7 @@ from storage.files.atomic import atomic_write
 from storage.home import cache_folder
 from studies.config.hyperparameters import Hyperparameters
 from studies.config.spec import load_spec
-from studies.learners.registry import LEARNERS
+from studies.learners.registry import RANKING_LEARNERS
 from studies.learners.tasks.scene_tasks import scene_learner
 from studies.model.device import device
 from studies.model.recommender import Head, Recommender
@@ -94,7 +94,7 @@ def grown(texts: Sequence[str], count: int) -> list[str]:
 
 def other_learner(name: str, width: int) -> Any:
     """A learner of that name with an untrained head."""
-    inner = {"inner_lr": 0.05, "inner_steps": 3} if LEARNERS[name].takes_gradient_steps else {}
+    inner = {"inner_lr": 0.05, "inner_steps": 3} if RANKING_LEARNERS[name].takes_gradient_steps else {}
     values = Hyperparameters(name, **inner)
     head = Head(width, learned_rates=values.entry.learns_inner_rates)
     head.train_only(values.head)
@@ -168,7 +168,8 @@ def main() -> None:
     parser.add_argument("--export", type=Path, metavar="DIR", help="an exported student; else an untrained one")
     parser.add_argument("--quick", action="store_true", help="a minute: fewer repetitions, fewer texts encoded")
     parser.add_argument("--items", type=int, nargs="+", default=[1_000, 100_000], help="sizes of the catalogue")
-    parser.add_argument("--learners", nargs="*", default=["anil", "metasgd"], choices=LEARNERS, help="besides its own")
+    some = ["anil", "metasgd"]
+    parser.add_argument("--learners", nargs="*", default=some, choices=RANKING_LEARNERS, help="besides its own")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:

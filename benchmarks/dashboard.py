@@ -38,7 +38,7 @@ from storage.database.embedded import EmbeddedPostgres
 from storage.database.postgres import Database, connect
 from storage.files.atomic import atomic_write
 from studies.config.spec import StudySpec, parse_spec
-from studies.learners.registry import LEARNERS
+from studies.learners.registry import RANKING_LEARNERS
 
 RUNNING, POLLS, PORT = 5, 3, 18080
 # optuna-dashboard reads trials anew when what it has is older than ten seconds.
@@ -88,8 +88,8 @@ def fill(database: Database, trials: int) -> tuple[StudySpec, int]:
         "trials": trials,
         "running": RUNNING,
         "rungs": list(RUNGS),
-        "learners": len(LEARNERS),
-        "categories": distributions.distribution_to_json(distributions.CategoricalDistribution(list(LEARNERS))),
+        "learners": len(RANKING_LEARNERS),
+        "categories": distributions.distribution_to_json(distributions.CategoricalDistribution(list(RANKING_LEARNERS))),
         "uniform": distributions.distribution_to_json(distributions.FloatDistribution(0.0, 2.0)),
         "scenes": json.dumps(dict.fromkeys(SCENES, 0.5)),
     }

@@ -33,7 +33,7 @@ from studies.evaluation.evaluate import Adapted, ItemVectors, System, evaluate
 from studies.evaluation.intervals import bootstrap
 from studies.evaluation.metrics import Evaluation, compare
 from studies.learners.base import Learner
-from studies.learners.registry import LEARNERS
+from studies.learners.registry import RANKING_LEARNERS
 from studies.model.device import full_precision
 from studies.training.objective import load_teacher, run_trial
 from studies.training.prepare import prepare
@@ -113,7 +113,8 @@ def rows_of(results: Results, bests: dict[str, Best], minutes: float) -> list[di
     for figure in next(iter(results.values())):
         free = [name for name in TEXT_FREE if name in results]
         best_free = max(free, key=lambda name: results[name][figure].mean())
-        baselines = {best_free, "support popularity", *(name for name, entry in LEARNERS.items() if entry.baseline)}
+        plain = [name for name, entry in RANKING_LEARNERS.items() if entry.baseline]
+        baselines = {best_free, "support popularity", *plain}
         for name in bests:
             for peer in sorted(baselines & set(results) - {name}):
                 ours, theirs = results[name][figure], results[peer][figure]
@@ -158,7 +159,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--minutes", type=float, default=6.0, help="of training and evaluation for each learner")
     parser.add_argument("--no-products", action="store_true", help="no system knows how many products share a text")
     parser.add_argument("--layers", type=int, nargs="+", default=[0], help="choices of trainable_layers")
-    parser.add_argument("--learners", nargs="+", default=list(LEARNERS), choices=LEARNERS, help="all if left out")
+    every = list(RANKING_LEARNERS)
+    parser.add_argument("--learners", nargs="+", default=every, choices=every, help="all if left out")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
     chosen = parser.parse_args(arguments)
     minutes = 0.1 if chosen.quick else chosen.minutes

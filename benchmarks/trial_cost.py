@@ -26,7 +26,7 @@ from storage.files.atomic import atomic_write
 from storage.home import cache_folder
 from studies.config.hyperparameters import Hyperparameters
 from studies.config.spec import load_spec
-from studies.learners.registry import LEARNERS
+from studies.learners.registry import RANKING_LEARNERS
 from studies.model.device import autocast, device
 from studies.training.outer_loop import Trainer
 from studies.training.prepare import prepare
@@ -60,7 +60,7 @@ def product_rate() -> float:
 
 def values_of(name: str, layers: int) -> Hyperparameters:
     """A configuration in the middle of the space."""
-    inner = {"inner_lr": 0.05, "inner_steps": 3} if LEARNERS[name].takes_gradient_steps else {}
+    inner = {"inner_lr": 0.05, "inner_steps": 3} if RANKING_LEARNERS[name].takes_gradient_steps else {}
     encoder = {"encoder_lr": 3e-5, "train_candidates": 48} if layers else {}
     return Hyperparameters(name, meta_batch_size=4, trainable_layers=layers, **inner, **encoder)
 
@@ -94,7 +94,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="the quickstart's scenes, frozen encoder")
     parser.add_argument("--layers", type=int, nargs="+", default=[0, 2], help="numbers of layers that train")
-    parser.add_argument("--learners", nargs="+", default=list(LEARNERS), choices=LEARNERS, help="all if left out")
+    every = list(RANKING_LEARNERS)
+    parser.add_argument("--learners", nargs="+", default=every, choices=every, help="all if left out")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
     arguments = parser.parse_args()
     study = "quickstart" if arguments.quick else "completejourney"

@@ -20,7 +20,7 @@ from distill.objective import Distillation, Teacher, load_student
 from distill.objective import evaluate as evaluate_student
 from studies.config.hyperparameters import Hyperparameters
 from studies.evaluation.metrics import top_k
-from studies.learners.registry import LEARNERS
+from studies.learners.registry import RANKING_LEARNERS
 from studies.model.device import full_precision, override_settings
 from studies.training.encoder_setup import trainable_choices
 from studies.training.objective import load_teacher, run_trial
@@ -57,7 +57,7 @@ def outputs(pack: Path, folder: Path, precision: str) -> dict[str, Tensor]:
             }
         )
         found = {"vectors": problem.cache.pooled()[:TEXTS].clone()}
-        for learner in LEARNERS:
+        for learner in RANKING_LEARNERS:
             for trained in (0, max(trainable_choices(problem.spec.search))):
                 found |= _learner(problem, learner, trained)
         found |= _trial(problem) | _student(problem) | served(problem, exported(problem, folder / "export"))
@@ -85,7 +85,7 @@ def errors(ours: Mapping[str, Tensor], reference: Mapping[str, Tensor]) -> Itera
 
 
 def _values(learner: str, layers: int) -> Hyperparameters:
-    inner = {"inner_lr": 0.05, "inner_steps": 2} if LEARNERS[learner].takes_gradient_steps else {}
+    inner = {"inner_lr": 0.05, "inner_steps": 2} if RANKING_LEARNERS[learner].takes_gradient_steps else {}
     return Hyperparameters(learner, trainable_layers=layers, encoder_lr=1e-4 if layers else None, **inner)
 
 

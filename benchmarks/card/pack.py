@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save, save_file
 
 from studies.config.ranking import RankingDefinition
 from studies.data.dataset import Dataset
-from studies.learners.registry import LEARNERS
+from studies.learners.registry import RANKING_LEARNERS
 from studies.model.encoder import locate, quiet_transformers
 from studies.training.problem import Problem
 from studies.training.ranking import build_problem
@@ -56,7 +56,7 @@ def write(path: Path, *, quick: bool = False) -> int:
     spec = load_spec(STUDY)
     section = spec.data.model_copy(update={"max_scenes": QUICK_SCENES if quick else SCENES})
     study = spec.model_dump(mode="json", exclude={"data"})
-    study["search"]["space"] |= {"learner": list(LEARNERS), "trainable_layers": [0, 1 if quick else 2]}
+    study["search"]["space"] |= {"learner": list(RANKING_LEARNERS), "trainable_layers": [0, 1 if quick else 2]}
     for name, values in QUICK.items() if quick else ():
         study[name] |= values
     path.parent.mkdir(parents=True, exist_ok=True)

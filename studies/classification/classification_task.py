@@ -102,13 +102,19 @@ class ClassificationTask:
     def adapted(self, weights: Weights) -> AdaptedClassifier:
         """Return the classifier under some weights; those left out are the model's own. Of one episode only."""
         (episode,), moved = self.episodes, layer_weights(weights)
+
+        def encode(items: Tensor) -> Tensor:
+            with torch.set_grad_enabled(self.training):
+                vectors: Tensor = self._encode(moved, [items]) if moved else self.model.tower(items)
+            return vectors
+
         return AdaptedClassifier(
             projection=self._weight(weights, "head.project.weight"),
             scale=self._weight(weights, "head.log_scale").exp(),
             class_weights=self._class_weights(weights),
             bias=self._bias(weights),
-            encode_query=lambda: self._vectors(weights, episode.query),
-            encode=lambda items: self._encode(moved, [items]) if moved else self.model.tower(items),
+            encode_query=lambda: encode(episode.items[episode.query]) if moved else self._unadapted_at(episode.query),
+            encode=encode,
         )
 
     def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:

@@ -37,6 +37,17 @@ class JointClasses:
     codes: Tensor
     start: Tensor
 
+    @classmethod
+    def at_means(cls, vectors: Tensor, classes: Tensor) -> JointClasses:
+        """Return the classes of some texts, each to start at the mean of its texts.
+
+        Args:
+            vectors: (R, D) vectors of the texts from the pretrained encoder.
+            classes: (R,) code of each text's class.
+        """
+        codes, numbers = torch.unique(classes, return_inverse=True)
+        return cls(codes, prototypes(vectors, numbers, len(codes)))
+
 
 class ClassifierHead(nn.Module):
     """Brings the vectors of texts into the space where classes are compared, and scales their cosines.

@@ -10,7 +10,7 @@ from studies.config.search_domains import Domain, Numbers, Parameters, Range, Wo
 from studies.config.search_parameters import SEARCHED as OF_RANKING
 from studies.learners.registry import CLASSIFICATION_LEARNERS
 
-# Those that mean the same as in ranking; all texts of an episode are encoded, so there are no candidates to sample.
+# Parameters that mean the same as in ranking. All texts of an episode are read: there are no candidates to sample.
 _SHARED = {name: allowed for name, allowed in OF_RANKING.items() if name not in ("learner", "train_candidates")}
 
 # What each parameter of the search space may be.

@@ -2,7 +2,8 @@
 
 Source: Raghu et al., "Rapid Learning or Feature Reuse?" (ICLR 2020), section 4. Deviations: what adapts is the
 scene's preference, the weights of the score's features, and a bias per candidate that starts at zero with a learned
-rate of its own (without one, a gradient-adapted head loses to popularity in the support).
+rate of its own (without one, a gradient-adapted head loses to popularity in the support). In classification it is the
+weights and biases of the classes, which start at the prototypes (`studies/classification/classification_task.py`).
 """
 
 from __future__ import annotations
@@ -12,9 +13,9 @@ from studies.learners.registry import LEARNERS
 
 
 class ANIL(Learner):
-    """Adapts preference, feature weights and bias; differentiates through the steps.
+    """Adapts the last layer; differentiates through the steps.
 
-    The score's features do not depend on what adapts: they are computed once, and inner steps cost next to nothing.
+    What that layer reads does not depend on what adapts, so inner steps cost next to nothing.
     """
 
     entry = LEARNERS["anil"]

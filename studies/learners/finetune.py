@@ -17,7 +17,7 @@ from studies.learners.registry import LEARNERS
 
 
 class FineTune(Learner):
-    """Fine-tunes the whole head, a bias per candidate and, where the encoder trains, its top layers."""
+    """Fine-tunes the whole head, candidates' biases or classes' weights, and the top layers that train."""
 
     entry = LEARNERS["finetune"]
 

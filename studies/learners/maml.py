@@ -15,6 +15,6 @@ from studies.learners.registry import LEARNERS
 
 
 class MAML(Learner):
-    """Adapts the whole head, a bias per candidate and, where the encoder trains, its top layers; second order."""
+    """Adapts the whole head, candidates' biases or classes' weights, and the top layers that train; second order."""
 
     entry = LEARNERS["maml"]

@@ -17,7 +17,7 @@ from studies.learners.registry import LEARNERS
 
 
 class MetaSGD(Learner):
-    """Adapts the whole head and a bias per candidate, each weight at its learned rate."""
+    """Adapts the whole head and biases of candidates or weights of classes, each weight at its learned rate."""
 
     entry = LEARNERS["metasgd"]
 

@@ -18,7 +18,7 @@ from studies.learners.registry import LEARNERS
 
 
 class Reptile(Learner):
-    """Adapts the whole head, a bias per candidate and, where the encoder trains, its top layers."""
+    """Adapts the whole head, candidates' biases or classes' weights, and the top layers that train."""
 
     entry = LEARNERS["reptile"]
 

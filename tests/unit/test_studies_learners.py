@@ -23,7 +23,7 @@ from studies.learners.fomaml import FOMAML
 from studies.learners.inner_loop import descend
 from studies.learners.maml import MAML
 from studies.learners.protonet import ProtoNet
-from studies.learners.registry import LEARNERS
+from studies.learners.registry import RANKING_LEARNERS
 from studies.learners.reptile import Reptile
 from studies.learners.tasks.losses import ranking_loss
 from studies.learners.tasks.meta_batch import side_by_side
@@ -37,8 +37,8 @@ from studies.model.towers import FrozenTower, build_tower
 from tests.synthetic import BRANDS, COLOURS, SCENES, tiny_encoder
 
 ITEMS, WIDTH, SIZE = 24, 6, 4
-EVERY = sorted(LEARNERS)
-GRADIENT = [name for name, entry in LEARNERS.items() if entry.takes_gradient_steps]
+EVERY = sorted(RANKING_LEARNERS)
+GRADIENT = [name for name, entry in RANKING_LEARNERS.items() if entry.takes_gradient_steps]
 # Whose outer gradient is the derivative of a loss that evaluation computes too.
 OF_A_LOSS = ["anil", "finetune", "maml", "metasgd", "protonet"]
 

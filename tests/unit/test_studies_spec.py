@@ -8,13 +8,14 @@ import pytest
 
 from distill.hyperparameters import StudentHyperparameters
 from storage.errors import InputError
+from studies.classification import search_space
 from studies.config.definition import TeacherSection
 from studies.config.distill_section import default_student_space
 from studies.config.hyperparameters import Hyperparameters
-from studies.config.search_domains import Range
+from studies.config.search_domains import Range, check_domain
 from studies.config.search_parameters import SEARCHED, default_space
 from studies.config.spec import StudySpec, differences, load_spec, parse_spec
-from studies.learners.registry import LEARNERS
+from studies.learners.registry import RANKING_LEARNERS
 from studies.model.encoder import load, locate
 
 MINIMAL: dict[str, Any] = {"name": "shop", "data": {"source": "completejourney"}}
@@ -96,7 +97,9 @@ BAD: list[tuple[dict[str, Any], list[str]]] = [
     (space(inner_lr=[1, 1.0]), ["search.space", "inner_lr lists a value twice"]),
     (space(learner=["anil", "anil"]), ["search.space", "learner lists a value twice", "'anil'"]),
     (space(learner=["protonet", "anli"]), ["search.space", "unknown learner 'anli'", "did you mean 'anil'?"]),
-    (space(learner="xyz"), ["search.space", "unknown learner 'xyz'", f"accepted: {', '.join(list(LEARNERS)[:3])}"]),
+    (space(learner="xyz"), ["search.space", "unknown learner 'xyz'", "accepted: " + ", ".join(RANKING_LEARNERS)]),
+    (space(learner=["anil", "ridge"]), ["search.space", "unknown learner 'ridge'"]),
+    ({"search": {"learners": {"ridge": {"outer_lr": 0.1}}}}, ["search.learners", "unknown learner 'ridge'"]),
     (space(learner={"low": 1, "high": 2}), ["search.space", "unknown learner 1", "accepted: protonet"]),
     (
         {"search": {"sampler": "grid", "space": {"outer_lr": {"low": 0.1, "high": 0.2}}}},
@@ -206,7 +209,11 @@ def test_a_study_file_is_read_as_written(tmp_path: Path) -> None:
 
 def test_every_searched_parameter_is_a_hyperparameter() -> None:
     """A parameter that no learner or student takes would fail each trial, one by one."""
-    assert set(SEARCHED) == set(default_space()) == set(Hyperparameters.__dataclass_fields__)
+    assert set(SEARCHED) == set(default_space())
+    assert set(search_space.SEARCHED) == set(search_space.default_space())
+    assert set(SEARCHED) | set(search_space.SEARCHED) == set(Hyperparameters.__dataclass_fields__)
+    for name, domain in search_space.default_space().items():
+        check_domain(name, domain, search_space.SEARCHED)
     assert list(default_student_space()) == list(StudentHyperparameters().to_dict())
 
 

@@ -18,7 +18,7 @@ from studies.episodes.sampler import EpisodeSampler
 from studies.episodes.split import SplitName
 from studies.evaluation.baselines import Random, SupportPopularity, ZeroShot
 from studies.evaluation.evaluate import Adapted, ItemVectors, evaluate
-from studies.learners.registry import LEARNERS
+from studies.learners.registry import RANKING_LEARNERS
 from studies.learners.tasks.losses import ranking_loss
 from studies.training.objective import load_teacher, run_trial
 from studies.training.outer_loop import Diverged, ScheduledAdamW, Trainer
@@ -28,7 +28,7 @@ from studies.training.ranking import RankingProblem
 from studies.training.rungs import RungReport
 from tests.synthetic import planted_dataset, tiny_encoder, tiny_spec
 
-EVERY = sorted(LEARNERS)
+EVERY = sorted(RANKING_LEARNERS)
 # Learner, layers that train, their dropout: towers that the inner loop leaves alone, and ones that it moves.
 INTERRUPTED = [
     *[(name, 0, None) for name in ("protonet", "anil", "metasgd", "reptile")],
@@ -52,7 +52,7 @@ def problem(data: Dataset, encoder: Path) -> Problem:
 
 
 def values(name: str, layers: int = 0, outer_lr: float = 5e-3, dropout: float | None = None) -> Hyperparameters:
-    inner = {"inner_lr": 0.05, "inner_steps": 2} if LEARNERS[name].takes_gradient_steps else {}
+    inner = {"inner_lr": 0.05, "inner_steps": 2} if RANKING_LEARNERS[name].takes_gradient_steps else {}
     return Hyperparameters(name, outer_lr, meta_batch_size=2, trainable_layers=layers, dropout=dropout, **inner)
 
 
