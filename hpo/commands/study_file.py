@@ -11,7 +11,7 @@ import json
 import math
 import re
 import types
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin
 
 from annotated_types import Ge, Gt, Le, Lt
@@ -23,11 +23,8 @@ from studies.config.distill_losses import LOSSES, loss_settings
 from studies.config.distill_section import default_student_space, student_parameters
 from studies.config.hyperparameters import Hyperparameters, applies
 from studies.config.search_domains import Domain, Numbers, Parameters, Range, Words
-from studies.config.search_parameters import SEARCHED, default_space
-from studies.config.spec import StudySpec
-from studies.data.source import Source
-from studies.data.sources import SOURCES
 from studies.learners.registry import LEARNERS
+from studies.tasks import DEFAULT, TASKS
 
 _HEAD = """# The study file
 
@@ -81,50 +78,72 @@ def meanings(kind: type[Any]) -> dict[str, str]:
 
 
 def tables() -> list[Table]:
-    """Return the tables of the study file in the order in which one is written."""
-    fields = StudySpec.model_fields
-    first = Table("Above the tables", "", _rows(StudySpec, ["name"]))
-    sections = [
-        table for key in fields if key not in ("name", "data") for table in _section(key, fields[key].annotation)
-    ]
-    return [first, *_data(), *sections]
+    """Return the tables of the study file in the order in which one is written; of further tasks what differs."""
+    specs = [task.part(task.spec) for task in TASKS.values()]
+    found = [Table("Above the tables", "", _rows(specs[0], ["name", "task"], {"task": _tasks()}))]
+    for spec in specs:
+        found += _data(spec)
+        found += [
+            table
+            for key, field in spec.model_fields.items()
+            if key not in ("name", "task", "data") and (spec is specs[0] or field != specs[0].model_fields[key])
+            for table in _section(spec, key, field.annotation)
+        ]
+    return found
 
 
-def _data() -> Iterator[Table]:
-    names = " or ".join(f"`{json.dumps(name)}`" for name in SOURCES)
-    shared = _rows(Source, list(Source.model_fields), {"source": names})
-    yield Table("[data]", "These belong to every source; those of each source follow.", shared)
-    for name, kind in SOURCES.items():
-        own = [key for key in kind.model_fields if key not in Source.model_fields]
+def _tasks() -> str:
+    return ", ".join(f'`"{name}"`' for name in TASKS)
+
+
+def _of(spec: Any) -> str:
+    """Return the end of a heading: the task, but for the one of a study file that names none."""
+    task = spec.model_fields["task"].default
+    return "" if task == DEFAULT else f', task = "{task}"'
+
+
+def _data(spec: Any) -> Iterator[Table]:
+    kinds = {get_args(m.model_fields["source"].annotation)[0]: m for m in _models(spec.model_fields["data"].annotation)}
+    names, base = " or ".join(f'`"{name}"`' for name in kinds), _common(list(kinds.values()))
+    shared = _rows(base, list(base.model_fields), {"source": names})
+    yield Table(f"[data]{_of(spec)}", "These belong to every source; those of each source follow.", shared)
+    for name, kind in kinds.items():
+        own = [key for key in kind.model_fields if key not in base.model_fields]
         if own:
             rows = _rows(kind, own, dict.fromkeys(kind.paths, _PATHS))
-            yield Table(f'[data] with source = "{name}"', _summary(kind), rows)
+            yield Table(f'[data] with source = "{name}"{_of(spec)}', _summary(kind), rows)
         for key in own:
             for model in _models(kind.model_fields[key].annotation):
-                yield Table(f"[data.{key}]", _summary(model), _rows(model, list(model.model_fields)))
+                yield Table(f"[data.{key}]{_of(spec)}", _summary(model), _rows(model, list(model.model_fields)))
 
 
-def _section(key: str, model: Any) -> Iterator[Table]:
+def _common(kinds: list[Any]) -> Any:
+    """Return the class that all sources of a task inherit from, the nearest one."""
+    return next(base for base in kinds[0].__mro__[1:] if all(issubclass(kind, base) for kind in kinds))
+
+
+def _section(spec: Any, key: str, model: Any) -> Iterator[Table]:
     spaces = {name: _BELOW for name in ("space", "learners") if name in model.model_fields}
-    yield Table(f"[{key}]", _summary(model), _rows(model, list(model.model_fields), spaces))
+    yield Table(f"[{key}]{_of(spec)}", _summary(model), _rows(model, list(model.model_fields), spaces))
     if key == "search":
+        parameters, learners = model.parameters(), model.known_learners()
         words = meanings(Hyperparameters)
-        words = {name: f"{words[name]}{_restriction(name)}" for name in SEARCHED}
-        yield Table("[search.space]", _DOMAINS, _parameters(SEARCHED, default_space(), words))
-        own = {f"{name}.{key}": domain for name, entry in LEARNERS.items() for key, domain in entry.domains.items()}
-        allowed = {name: SEARCHED[name.partition(".")[2]] for name in own}
+        words = {name: f"{words[name]}{_restriction(name, learners)}" for name in parameters}
+        yield Table(f"[search.space]{_of(spec)}", _DOMAINS, _parameters(parameters, model.default_space(), words))
+        own = {f"{name}.{key}": domain for name in learners for key, domain in LEARNERS[name].domains.items()}
+        allowed = {name: parameters[name.partition(".")[2]] for name in own}
         about = {name: words[name.partition(".")[2]] for name in own}
-        yield Table("[search.learners]", _LEARNERS, _parameters(allowed, own, about))
+        yield Table(f"[search.learners]{_of(spec)}", _LEARNERS, _parameters(allowed, own, about))
     if key == "distill":
         rows = _parameters(student_parameters(), default_student_space(), _of_students())
-        yield Table("[distill.space]", _DOMAINS, rows)
+        yield Table(f"[distill.space]{_of(spec)}", _DOMAINS, rows)
 
 
-def _restriction(name: str) -> str:
+def _restriction(name: str, learners: Collection[str]) -> str:
     """Return the end of a parameter's meaning: the configurations that have a use for it, where not all have."""
-    if not any(applies(name, learner, 0) for learner in LEARNERS):
+    if not any(applies(name, learner, 0) for learner in learners):
         return " Only where `trainable_layers` is above 0."
-    without = [learner for learner in LEARNERS if not applies(name, learner, 1)]
+    without = [learner for learner in learners if not applies(name, learner, 1)]
     return f" Not of {', '.join(without)}." if without else ""
 
 
