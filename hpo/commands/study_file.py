@@ -83,12 +83,12 @@ def tables() -> list[Table]:
     found = [Table("Above the tables", "", _rows(specs[0], ["name", "task"], {"task": _tasks()}))]
     for spec in specs:
         found += _data(spec)
-        found += [
-            table
-            for key, field in spec.model_fields.items()
-            if key not in ("name", "task", "data") and (spec is specs[0] or field != specs[0].model_fields[key])
-            for table in _section(spec, key, field.annotation)
-        ]
+        for key, field in spec.model_fields.items():
+            if key in ("name", "task", "data"):
+                continue
+            usual = specs[0].model_fields[key].annotation
+            if spec is specs[0] or field.annotation is not usual:
+                found += _section(spec, key, field.annotation, usual)
     return found
 
 
@@ -122,9 +122,12 @@ def _common(kinds: list[Any]) -> Any:
     return next(base for base in kinds[0].__mro__[1:] if all(issubclass(kind, base) for kind in kinds))
 
 
-def _section(spec: Any, key: str, model: Any) -> Iterator[Table]:
+def _section(spec: Any, key: str, model: Any, usual: Any) -> Iterator[Table]:
+    """Yield the tables of a section; of a further task only the keys that differ from the usual model's."""
     spaces = {name: _BELOW for name in ("space", "learners") if name in model.model_fields}
-    yield Table(f"[{key}]{_of(spec)}", _summary(model), _rows(model, list(model.model_fields), spaces))
+    keys = [name for name in model.model_fields if model is usual or _differs(name, model, usual)]
+    if keys:
+        yield Table(f"[{key}]{_of(spec)}", _summary(model), _rows(model, keys, spaces))
     if key == "search":
         parameters, learners = model.parameters(), model.known_learners()
         words = meanings(Hyperparameters)
@@ -134,9 +137,18 @@ def _section(spec: Any, key: str, model: Any) -> Iterator[Table]:
         allowed = {name: parameters[name.partition(".")[2]] for name in own}
         about = {name: words[name.partition(".")[2]] for name in own}
         yield Table(f"[search.learners]{_of(spec)}", _LEARNERS, _parameters(allowed, own, about))
-    if key == "distill":
+    if key == "distill" and model is usual:
         rows = _parameters(student_parameters(), default_student_space(), _of_students())
-        yield Table(f"[distill.space]{_of(spec)}", _DOMAINS, rows)
+        yield Table("[distill.space]", _DOMAINS, rows)
+
+
+def _differs(name: str, model: Any, usual: Any) -> bool:
+    """Return whether a key of a section is not as in the usual one."""
+    if name not in usual.model_fields:
+        return True
+    one, other = (each.model_fields[name] for each in (model, usual))
+    values = [field.get_default(call_default_factory=True) for field in (one, other)]
+    return bool(one.annotation != other.annotation or values[0] != values[1])
 
 
 def _restriction(name: str, learners: Collection[str]) -> str:
