@@ -159,7 +159,7 @@ def baselines(
 def check(study: StudyFile, as_json: Json = False) -> None:
     """Check a study's data: rows read and dropped, scenes, splits, warnings, and the leakage audit."""
     spec = load(study)
-    from hpo.data_check import check as examine
+    from hpo.data_check.check import check as examine
     from hpo.reporting.sections.data_check import print_check
 
     console = Console()
