@@ -67,11 +67,11 @@ class Oracle:
     """
 
     def __init__(self, odds: np.ndarray) -> None:
-        self._odds = torch.as_tensor(odds)
+        self.odds = odds
 
     def scores(self, episode: Episode) -> torch.Tensor:
         """(Q, C) odds."""
-        return self._odds[episode.users][:, episode.items[: episode.candidates]]
+        return torch.as_tensor(self.odds)[episode.users][:, episode.items[: episode.candidates]]
 
 
 def planted_dataset(seed: int = 0, scenes: int = 12, users: int = 60, per_user: int = 120) -> Dataset:

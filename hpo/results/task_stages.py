@@ -29,7 +29,7 @@ class Stages:
 
 STAGES: dict[str, Stages] = {
     "ranking": Stages(
-        check="hpo.data_check:check",
+        check="hpo.data_check.check:check",
         print_check="hpo.reporting.sections.data_check:print_check",
     ),
 }

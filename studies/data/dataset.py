@@ -15,6 +15,9 @@ import numpy as np
 import numpy.typing as npt
 
 Ints = npt.NDArray[np.int64]
+# How the reasons begin under which rows of small scenes are counted as dropped, and the reason of `max_scenes`.
+BELOW = "scene with too few "
+NOT_SAMPLED = "scene not in the sample of max_scenes"
 
 
 @dataclass(frozen=True)

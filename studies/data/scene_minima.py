@@ -15,12 +15,8 @@ import numpy.typing as npt
 import polars as pl
 
 from studies.config.protocol_section import RankingProtocol
-from studies.data.dataset import Dataset, Ints
+from studies.data.dataset import BELOW, Dataset, Ints
 from studies.data.source import InteractionSource
-
-# How the reasons begin under which rows of small scenes are counted as dropped, and the reason of `max_scenes`.
-BELOW = "scene with too few "
-NOT_SAMPLED = "scene not in the sample of max_scenes"
 
 
 class Minima(NamedTuple):

@@ -6,11 +6,9 @@ from dataclasses import replace
 
 from storage.errors import InputError
 from studies.config.protocol_section import RankingProtocol
-from studies.data.dataset import Dataset, Ints, keep_first_interactions, keep_scenes
+from studies.data.dataset import BELOW, NOT_SAMPLED, Dataset, Ints, keep_first_interactions, keep_scenes
 from studies.data.digest_order import order_by_digest
 from studies.data.scene_minima import (
-    BELOW,
-    NOT_SAMPLED,
     Minima,
     SmallScenes,
     derive_minima,

@@ -15,9 +15,8 @@ import numpy as np
 
 from storage.errors import InputError
 from studies.config.protocol_section import RankingProtocol, SplitBy
-from studies.data.dataset import Dataset, Ints
+from studies.data.dataset import BELOW, NOT_SAMPLED, Dataset, Ints
 from studies.data.digest_order import order_by_digest
-from studies.data.scene_minima import BELOW, NOT_SAMPLED
 
 DAY = 86_400  # seconds
 SplitName = Literal["train", "validation", "test"]

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import polars as pl
 import pytest
 
-from hpo.data_check import check
+from hpo.data_check.check import check
 from storage.errors import InputError
 from studies.config.spec import StudySpec, parse_spec
 from studies.data.dataset import Dataset

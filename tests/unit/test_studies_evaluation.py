@@ -75,7 +75,8 @@ def test_the_figures_of_a_few_episodes_worked_out_by_hand() -> None:
         make_episode(one, opened=2, excluded=torch.tensor([[True, True, False, False]])),
         make_episode(one, opened=3, scene=2, query_history=torch.ones(1, 4)),
     ]
-    system = Fixed({1: torch.tensor([[4.0, 3, 2, 1], [4, 3, 2, 1]]), 2: torch.zeros(1, 4), 3: torch.zeros(1, 4)})
+    falling = torch.tensor([[4.0, 3, 2, 1]] * 2)
+    system = Fixed({1: falling, 2: falling[:1], 3: falling[:1]})
     found = evaluate(system, episodes, SCENES, 2)
     assert list(found.scenes) == ["attic", "cellar"]
     # Episode 1 finds all of one and one of two; episode 2 ranks items 2 and 3 only; episode 3 shows items 0 and 1.

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import numpy as np
+
 from studies.config.hyperparameters import Hyperparameters
 from studies.evaluation.baselines import SupportPopularity
 from studies.evaluation.evaluate import evaluate
@@ -9,7 +11,7 @@ from studies.evaluation.intervals import bootstrap
 from studies.evaluation.metrics import compare
 from studies.training.objective import load_teacher, run_trial
 from studies.training.prepare import prepare
-from tests.synthetic import planted_shop, tiny_encoder, tiny_spec
+from tests.synthetic import Oracle, planted_shop, tiny_encoder, tiny_spec
 
 
 def test_the_pipeline_reaches_the_best_possible_recall_of_a_planted_shop(tmp_path: Path) -> None:
@@ -27,8 +29,11 @@ def test_the_pipeline_reaches_the_best_possible_recall_of_a_planted_shop(tmp_pat
     run_trial(problem, values, tmp_path / "trial", lambda reached: None)
     k = spec.protocol.k
     reached = problem.evaluate(load_teacher(problem, tmp_path / "trial"), problem.test)
-    best = evaluate(oracle, problem.test, data.scenes, k)
+    # Items of one colour and brand are equally good: the best recall is the mean over the orders that they may have.
+    rng = np.random.default_rng(0)
+    orders = [Oracle(oracle.odds * (1 + 1e-3 * rng.random(oracle.odds.shape))) for _ in range(10)]
+    best = [evaluate(order, problem.test, data.scenes, k) for order in orders]
     popular = evaluate(SupportPopularity(), problem.test, data.scenes, k)
     interval = bootstrap(reached.values())
-    assert interval.low <= best.mean() <= interval.high
-    assert compare(best, popular).low > 0.3, "the shop is too easy for the test to mean anything"
+    assert interval.low <= np.mean([each.mean() for each in best]) <= interval.high
+    assert compare(best[0], popular).low > 0.3, "the shop is too easy for the test to mean anything"

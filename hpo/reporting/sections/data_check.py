@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hpo.data_check import DataCheck
+from hpo.data_check.figures import DataCheck
 from hpo.reporting.blocks import Cell, Row, Table, Text
 from hpo.reporting.renderers.terminal import print_blocks
 from hpo.status.console import Console

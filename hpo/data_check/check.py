@@ -1,4 +1,4 @@
-"""`hpo data check`: what is in a study's data, what is wrong with it, and whether anything leaks."""
+"""Checks the data of a study: reads them, samples its episodes as the study would, and audits them."""
 
 from __future__ import annotations
 
@@ -6,21 +6,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from pydantic import Field
 
+from hpo.data_check.figures import Bin, DataCheck, Minimum, PartFacts
 from hpo.status.console import day
 from storage.errors import InputError
-from studies.config.protocol_section import RankingProtocol, SplitBy
+from studies.config.protocol_section import RankingProtocol
 from studies.config.ranking_spec import RankingSpec
 from studies.data.dataset import Dataset, Ints
 from studies.data.loading import read_source, reselector
-from studies.data.scene_minima import SmallScenes, derive_minima
+from studies.data.scene_minima import derive_minima
 from studies.data.scene_selection import select_scenes, small_scenes
 from studies.episodes.audit import Finding, audit_data, audit_episodes, refuse_leaks
 from studies.episodes.coverage import Coverage, enough_for_a_mean
 from studies.episodes.sampler import EpisodeSampler
 from studies.episodes.split import DAY, MINIMUM_SCENES, SPLIT_NAMES, Split, SplitName, split_scenes
-from studies.evaluation.figures import Figures
 from studies.model.text_coverage import check_texts
 from studies.progress import SILENT, ProgressReporter
 
@@ -31,89 +30,6 @@ MOST_WITHOUT = 0.5
 # More than this are worth a warning.
 MANY_WITHOUT = 0.2
 SEVERITY = ("ok", "note", "leak")
-
-
-class Bin(Figures):
-    """The scenes with at least `low` and fewer than `high` interactions."""
-
-    low: int = Field(validation_alias="from", serialization_alias="from")
-    high: int = Field(validation_alias="to", serialization_alias="to")
-    scenes: int
-
-
-class PartFacts(Figures):
-    """The scenes of a part, its first and last day, its episodes, and the scenes that have none.
-
-    Attributes:
-        without_history: Queries of users without a history, of all queries.
-    """
-
-    scenes: int
-    first_day: str = Field(validation_alias="from", serialization_alias="from")
-    last_day: str = Field(validation_alias="until", serialization_alias="until")
-    episodes: int
-    queries: int
-    without_history: int
-    without_episodes: tuple[str, ...]
-
-
-class Minimum(Figures):
-    """The least value of a scene, and whether the study file or the protocol sets it."""
-
-    value: int
-    derived: bool
-
-
-class DataCheck(Figures):
-    """What is in a study's data.
-
-    Attributes:
-        source: Of the data.
-        rows_read: Rows of the log.
-        notes: What the reader noted.
-        dropped: Dropped rows by reason.
-        minima: What a scene must reach, by the key of [data].
-        small_scenes: The scenes that miss a minimum, by the minima that they miss, and the values that would keep them.
-        split_by: How scenes are split: "hash" or "opening"; None where no study is possible.
-        split_by_auto: Whether the data decided it (`protocol.split_by = "auto"`).
-        warnings: What is probably wrong with the data, and what makes a study weak, though not impossible.
-        parts: Each part, as far as it was sampled.
-        audit: The findings of the leakage audit; none where it did not come to its end.
-        error: Why no study is possible; None where one is.
-        interactions: Those left, as for everything after it.
-        users: Distinct users.
-        items: Distinct texts.
-        scenes: Distinct scenes.
-        sparsity: Share of the pairs of user and item that do not occur.
-        interactions_per_scene: Minimum, quartiles and maximum.
-        histogram: Scenes by their number of interactions, in bins that double.
-        first_day: UTC date of the first interaction.
-        last_day: UTC date of the last one.
-        fingerprint: Of the data.
-    """
-
-    source: str
-    rows_read: int
-    notes: tuple[str, ...]
-    dropped: dict[str, int]
-    minima: dict[str, Minimum]
-    small_scenes: tuple[SmallScenes, ...]
-    warnings: tuple[str, ...]
-    split_by: SplitBy | None
-    split_by_auto: bool
-    parts: dict[str, PartFacts]
-    audit: tuple[Finding, ...]
-    error: str | None
-    interactions: int
-    users: int
-    items: int
-    scenes: int
-    sparsity: float
-    interactions_per_scene: tuple[int, ...]
-    histogram: tuple[Bin, ...]
-    first_day: str | None = Field(validation_alias="from", serialization_alias="from")
-    last_day: str | None = Field(validation_alias="until", serialization_alias="until")
-    fingerprint: str
 
 
 @dataclass

@@ -1,0 +1,1 @@
+"""`hpo data check`: what is in a study's data, what is wrong with it, and whether anything leaks."""
