@@ -27,7 +27,10 @@ def load_labelled(
     Raises:
         InputError: No class is large enough, or the source cannot be read.
     """
-    return select_classes(read_labelled(section, cache, reporter), section, protocol)
+    data = read_labelled(section, cache, reporter)
+    for warning in data.warnings:
+        reporter.note(f"warning: {warning}")
+    return select_classes(data, section, protocol)
 
 
 def read_labelled(section: LabelledSource, cache: Path, reporter: ProgressReporter = SILENT) -> LabelledTexts:
