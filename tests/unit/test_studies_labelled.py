@@ -15,9 +15,10 @@ from studies.classification.data.coding import build_labelled
 from studies.classification.data.completejourney import LabelledCompleteJourney
 from studies.classification.data.dataset import LabelledTexts
 from studies.classification.data.files import LabelledFiles
-from studies.classification.data.loading import read_labelled
+from studies.classification.data.loading import load_labelled, read_labelled
 from studies.classification.data.source import LabelledRows
 from studies.classification.protocol import ClassificationProtocol
+from tests.heard import Heard
 from tests.labelled import coded, planted_rows, planted_texts
 
 SECTION = LabelledCompleteJourney(source="completejourney")
@@ -111,6 +112,16 @@ def test_what_was_read_is_cached_whole(tmp_path: Path) -> None:
     for name, value in vars(first).items():
         assert type(value) is type(vars(again)[name]), name
         assert np.array_equal(value, vars(again)[name]) if isinstance(value, np.ndarray) else value == vars(again)[name]
+
+
+def test_a_study_says_what_is_probably_wrong_with_its_labels(tmp_path: Path) -> None:
+    """Who starts a search without the check must still hear of it."""
+    path = tmp_path / "rows.csv"
+    path.write_text("text,label\n" + "".join(f"{c} {n},{c}\n" for c in ("Tea", "tea") for n in range(12)))
+    section = LabelledFiles.model_validate({"source": "files", "rows": str(path), "text": "text"})
+    heard = Heard()
+    load_labelled(section, ClassificationProtocol(), tmp_path / "cache", heard)
+    assert [note.split(" differ")[0] for note in heard.notes] == ["warning: 1 class"]
 
 
 def test_small_classes_are_used_as_unlabelled_texts() -> None:

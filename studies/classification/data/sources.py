@@ -8,7 +8,7 @@ from pydantic import Field
 
 from studies.classification.data.completejourney import LabelledCompleteJourney
 
-# files later
+from studies.classification.data.files import LabelledFiles
 
 # Add a class here. The schema of `[data]` and the names in error messages are built from it.
-LabelledSection = Annotated[LabelledCompleteJourney, Field(discriminator="source")]
+LabelledSection = Annotated[LabelledCompleteJourney | LabelledFiles, Field(discriminator="source")]
