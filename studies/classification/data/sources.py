@@ -7,7 +7,6 @@ from typing import Annotated
 from pydantic import Field
 
 from studies.classification.data.completejourney import LabelledCompleteJourney
-
 from studies.classification.data.files import LabelledFiles
 
 # Add a class here. The schema of `[data]` and the names in error messages are built from it.
