@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from storage.errors import InputError
-from studies.classification.adapted import AdaptedClassifier
 from studies.classification.episode import LabelledEpisode
+from studies.classification.learning.adapted import AdaptedClassifier
 from studies.learners.base import Learner
 from studies.model.device import device
 from studies.progress import Progress

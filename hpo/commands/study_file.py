@@ -79,7 +79,7 @@ def meanings(kind: type[Any]) -> dict[str, str]:
 
 def tables() -> list[Table]:
     """Return the tables of the study file in the order in which one is written; of further tasks what differs."""
-    specs = [task.part(task.spec) for task in TASKS.values()]
+    specs: list[Any] = [task.part(task.spec) for task in TASKS.values()]
     found = [Table("Above the tables", "", _rows(specs[0], ["name", "task"], {"task": _tasks()}))]
     for spec in specs:
         found += _data(spec)
@@ -103,7 +103,8 @@ def _of(spec: Any) -> str:
 
 
 def _data(spec: Any) -> Iterator[Table]:
-    kinds = {get_args(m.model_fields["source"].annotation)[0]: m for m in _models(spec.model_fields["data"].annotation)}
+    models: list[Any] = list(_models(spec.model_fields["data"].annotation))
+    kinds = {get_args(model.model_fields["source"].annotation)[0]: model for model in models}
     names, base = " or ".join(f'`"{name}"`' for name in kinds), _common(list(kinds.values()))
     shared = _rows(base, list(base.model_fields), {"source": names})
     yield Table(f"[data]{_of(spec)}", "These belong to every source; those of each source follow.", shared)

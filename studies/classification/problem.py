@@ -11,17 +11,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from studies.classification.baselines import FROZEN_CENTROIDS, Centroids, build_baselines, lookup
 from studies.classification.data.dataset import LabelledTexts
 from studies.classification.definition import ClassificationDefinition
 from studies.classification.episode import LabelledEpisode
-from studies.classification.evaluate import Classifying, evaluate
-from studies.classification.head import Classifier, ClassifierHead, JointClasses
+from studies.classification.learning.head import Classifier, ClassifierHead, JointClasses
+from studies.classification.learning.tasks import classification_learner, head_learner
 from studies.classification.memory import trial_bytes
 from studies.classification.sampling.audit import audit_labelled, audit_labelled_episodes
 from studies.classification.sampling.sampler import LabelledSampler
 from studies.classification.sampling.split import ClassSplit, split_classes
-from studies.classification.tasks import classification_learner, head_learner
+from studies.classification.scoring.baselines import FROZEN_CENTROIDS, Centroids, build_baselines, lookup
+from studies.classification.scoring.evaluate import Classifying, evaluate
 from studies.config.hyperparameters import Hyperparameters
 from studies.episodes.audit import Finding, refuse_leaks
 from studies.episodes.split import SplitName

@@ -17,7 +17,7 @@ class Task(Protocol):
     E tasks have weights with a leading axis, (E, ...), and (E,) losses; one task has the weights' own shapes and scalar
     losses. Tasks do not touch each other, so the gradient of the summed losses is each one's own. The
     recommender's tasks are `studies.learners.tasks.scene_task.SceneTask`, the classifier's
-    `studies.classification.classification_task.ClassificationTask`.
+    `studies.classification.learning.classification_task.ClassificationTask`.
     """
 
     def start(self) -> Weights:

@@ -22,7 +22,7 @@ from studies.learners.registry import LEARNERS
 
 
 class LabelledSupport(Protocol):
-    """What the learner needs of a task: `studies.classification.classification_task.ClassificationTask`."""
+    """What the learner needs of a task: `studies.classification.learning.classification_task.ClassificationTask`."""
 
     def support_targets(self) -> tuple[Tensor, Tensor]:
         """Return (S, D) vectors of the support and their (S, N) one-hot labels, or (E, S, D) and (E, S, N)."""

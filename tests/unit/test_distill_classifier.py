@@ -21,8 +21,8 @@ from distill.inference import StudentClassifier, StudentRecommender, as_student,
 from distill.objective import Student, evaluate
 from storage.errors import InputError, ScenetuneError
 from storage.files.atomic import sha256
-from studies.classification.adapted import AdaptedClassifier
 from studies.classification.episode import LabelledEpisode
+from studies.classification.learning.adapted import AdaptedClassifier
 from studies.config.hyperparameters import Hyperparameters
 from studies.learners.registry import CLASSIFICATION_LEARNERS
 from studies.model.device import full_precision

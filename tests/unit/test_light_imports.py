@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[2]
         # A machine that trains, distils or serves needs neither a database nor a reader of tables.
         (
             "studies.training.objective distill.objective distill.inference studies.classification.sampling.sampler "
-            "studies.classification.sampling.audit studies.classification.baselines",
+            "studies.classification.sampling.audit studies.classification.scoring.baselines",
             "polars pyarrow sqlalchemy psycopg2 optuna alembic rich",
         ),
     ],

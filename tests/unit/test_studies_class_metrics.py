@@ -15,8 +15,12 @@ from sklearn.calibration import calibration_curve
 from sklearn.linear_model import LogisticRegression as Regression
 from torch import Tensor
 
-from studies.classification import metrics
-from studies.classification.baselines import (
+from studies.classification.episode import LabelledEpisode
+from studies.classification.protocol import ClassificationProtocol
+from studies.classification.sampling.sampler import LabelledSampler
+from studies.classification.sampling.split import split_classes
+from studies.classification.scoring import metrics
+from studies.classification.scoring.baselines import (
     FROZEN_CENTROIDS,
     Centroids,
     LogisticRegression,
@@ -25,12 +29,8 @@ from studies.classification.baselines import (
     build_baselines,
     lookup,
 )
-from studies.classification.episode import LabelledEpisode
-from studies.classification.evaluate import evaluate
-from studies.classification.metrics import METRICS, Predictions, calibration_error, episode_metrics, predict
-from studies.classification.protocol import ClassificationProtocol
-from studies.classification.sampling.sampler import LabelledSampler
-from studies.classification.sampling.split import split_classes
+from studies.classification.scoring.evaluate import evaluate
+from studies.classification.scoring.metrics import METRICS, Predictions, calibration_error, episode_metrics, predict
 from studies.evaluation.intervals import bootstrap
 from studies.evaluation.metrics import compare
 from tests.labelled import planted_texts

@@ -11,11 +11,11 @@ from sklearn.linear_model import Ridge
 from torch import Tensor
 from torch.nn import functional
 
-from studies.classification.adapted import AdaptedClassifier
-from studies.classification.classification_task import ClassificationTask
 from studies.classification.episode import LabelledEpisode
-from studies.classification.head import Classifier, ClassifierHead, JointClasses
-from studies.classification.tasks import LabelledTasks, classification_learner
+from studies.classification.learning.adapted import AdaptedClassifier
+from studies.classification.learning.classification_task import ClassificationTask
+from studies.classification.learning.head import Classifier, ClassifierHead, JointClasses
+from studies.classification.learning.tasks import LabelledTasks, classification_learner
 from studies.config.definition import TeacherSection
 from studies.config.hyperparameters import Hyperparameters
 from studies.learners.base import Learner

@@ -12,8 +12,8 @@ from distill.export.card import CardWords
 from distill.export.fresh_process import run_script
 from distill.export.task_export import TaskExport
 from distill.student import Student
-from studies.classification.adapted import AdaptedClassifier
 from studies.classification.episode import LabelledEpisode
+from studies.classification.learning.adapted import AdaptedClassifier
 from studies.model.device import device, full_precision
 from studies.training.problem import Problem
 

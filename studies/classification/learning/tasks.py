@@ -9,9 +9,9 @@ from functools import partial
 
 from torch import Tensor, nn
 
-from studies.classification.classification_task import ClassificationTask
 from studies.classification.episode import LabelledEpisode
-from studies.classification.head import Classifier, ClassifierHead
+from studies.classification.learning.classification_task import ClassificationTask
+from studies.classification.learning.head import Classifier, ClassifierHead
 from studies.config.hyperparameters import Hyperparameters
 from studies.learners.base import Learner, build
 from studies.learners.registry import AdaptedParameters

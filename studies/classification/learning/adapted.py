@@ -9,7 +9,7 @@ from functools import cached_property
 from torch import Tensor
 
 from studies.classification.episode import LabelledEpisode
-from studies.classification.head import projected
+from studies.classification.learning.head import projected
 
 
 @dataclass(frozen=True)

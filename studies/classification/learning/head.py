@@ -3,7 +3,7 @@
     logit(text, class) = scale · cos(projection(text), weights of the class) + bias of the class
 
 The classes' weights and biases belong to an episode and are no parameters: they start at the prototypes of its support
-(`studies/classification/classification_task.py`). The head's parameters are what all episodes share.
+(`studies/classification/learning/classification_task.py`). The head's parameters are what all episodes share.
 """
 
 from __future__ import annotations

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from studies.classification.adapted import AdaptedClassifier
 from studies.classification.episode import LabelledEpisode
-from studies.classification.head import Classifier, projected, prototypes
+from studies.classification.learning.adapted import AdaptedClassifier
+from studies.classification.learning.head import Classifier, projected, prototypes
 from studies.learners.inner_loop import Weights, detached
 from studies.learners.registry import AdaptedParameters
 from studies.learners.tasks.token_states import encoder_adapts, layer_weights, token_states, top_layers_tower

@@ -18,8 +18,8 @@ from torch.nn import functional
 
 from studies.classification.data.dataset import LabelledTexts
 from studies.classification.episode import LabelledEpisode
-from studies.classification.evaluate import Classifying
-from studies.classification.metrics import random_numbers
+from studies.classification.scoring.evaluate import Classifying
+from studies.classification.scoring.metrics import random_numbers
 from studies.data.dataset import Ints
 from studies.evaluation.intervals import Floats
 

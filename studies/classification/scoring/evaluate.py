@@ -8,7 +8,7 @@ from typing import Protocol
 from torch import Tensor
 
 from studies.classification.episode import LabelledEpisode
-from studies.classification.metrics import episode_metrics
+from studies.classification.scoring.metrics import episode_metrics
 from studies.evaluation.metrics import Evaluation
 from studies.progress import Progress
 

@@ -1,0 +1,1 @@
+"""The classifier, and its episodes as tasks of the learners."""
