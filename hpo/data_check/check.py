@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from hpo.data_check.figures import Bin, DataCheck, Minimum, PartFacts
+from hpo.data_check.findings import Findings
 from hpo.status.console import day
 from storage.errors import InputError
 from studies.config.protocol_section import RankingProtocol
@@ -16,7 +17,7 @@ from studies.data.dataset import Dataset, Ints
 from studies.data.loading import read_source, reselector
 from studies.data.scene_minima import derive_minima
 from studies.data.scene_selection import select_scenes, small_scenes
-from studies.episodes.audit import Finding, audit_data, audit_episodes, refuse_leaks
+from studies.episodes.audit import audit_data, audit_episodes, refuse_leaks
 from studies.episodes.coverage import Coverage, enough_for_a_mean
 from studies.episodes.sampler import EpisodeSampler
 from studies.episodes.split import DAY, MINIMUM_SCENES, SPLIT_NAMES, Split, SplitName, split_scenes
@@ -29,24 +30,17 @@ FEW_SCENES = 10
 MOST_WITHOUT = 0.5
 # More than this are worth a warning.
 MANY_WITHOUT = 0.2
-SEVERITY = ("ok", "note", "leak")
 
 
 @dataclass
 class _Sampled:
-    """What checking has found so far: warnings, parts, and the worst finding of each check."""
+    """What checking has found so far."""
 
     warnings: list[str] = field(default_factory=list)
     parts: dict[str, PartFacts] = field(default_factory=dict)
-    findings: dict[str, Finding] = field(default_factory=dict)
+    findings: Findings = field(default_factory=Findings)
     split: Split | None = None
     complete: bool = False
-
-    def add(self, finding: Finding) -> None:
-        """Keep a finding unless its check has a worse one."""
-        worst = self.findings.setdefault(finding.check, finding)
-        if SEVERITY.index(finding.status) > SEVERITY.index(worst.status):
-            self.findings[finding.check] = finding
 
 
 def check(spec: RankingSpec, cache: Path, reporter: ProgressReporter = SILENT) -> DataCheck:
@@ -69,10 +63,10 @@ def check(spec: RankingSpec, cache: Path, reporter: ProgressReporter = SILENT) -
         parts = found.split = split_scenes(data, spec.protocol)
         found.warnings += _warnings(everything, data, spec.protocol, parts)
         for finding in audit_data(data, parts):
-            found.add(finding)
+            found.findings.add(finding)
         _sample(data, parts, spec.protocol, found, reporter)
         found.complete = True
-        refuse_leaks(found.findings.values())
+        refuse_leaks(found.findings.worst.values())
         _refuse_uncovered(spec, data, found, cache)
     except InputError as refused:
         error = str(refused)
@@ -93,7 +87,7 @@ def _data_check(spec: RankingSpec, everything: Dataset, data: Dataset, found: _S
         split_by_auto=spec.protocol.split_by == "auto",
         warnings=(*everything.warnings, *found.warnings),
         parts=found.parts,
-        audit=tuple(found.findings.values()) if found.complete else (),
+        audit=tuple(found.findings.worst.values()) if found.complete else (),
         error=error,
         interactions=len(data.time),
         users=data.users,
@@ -150,7 +144,7 @@ def _sample(
         with reporter.progress(f"auditing meta-{part} episodes") as progress:
             findings = audit_episodes(data, parts, protocol, part, episodes, progress)
         for finding in findings:
-            found.add(finding)
+            found.findings.add(finding)
 
 
 def _coverage_warnings(part: SplitName, covered: int, scenes: int) -> list[str]:

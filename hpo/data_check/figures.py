@@ -91,3 +91,65 @@ class DataCheck(Figures):
     first_day: str | None = Field(validation_alias="from", serialization_alias="from")
     last_day: str | None = Field(validation_alias="until", serialization_alias="until")
     fingerprint: str
+
+
+class ClassBin(Figures):
+    """The classes with at least `low` and fewer than `high` rows."""
+
+    low: int = Field(validation_alias="from", serialization_alias="from")
+    high: int = Field(validation_alias="to", serialization_alias="to")
+    classes: int
+
+
+class LabelledPart(Figures):
+    """The classes of a part, their rows, its episodes, and the classes that have none."""
+
+    classes: int
+    rows: int
+    episodes: int
+    queries: int
+    without_episodes: tuple[str, ...]
+
+
+class LabelledCheck(Figures):
+    """What is in the data of a classification study.
+
+    Attributes:
+        source: Of the data.
+        rows_read: Rows before any was dropped.
+        notes: What the reader noted.
+        dropped: Dropped rows by reason.
+        warnings: What is probably wrong with the data.
+        parts: Each part, as far as it was sampled.
+        audit: The findings of the leakage audit; none where it did not come to its end.
+        error: Why no study is possible; None where one is.
+        texts: Distinct texts.
+        classes: Classes of the study.
+        labelled: Rows with the label of one of them.
+        unlabelled: Rows without.
+        groups: Distinct groups.
+        scenes: Distinct scenes.
+        rows_per_class: Minimum, quartiles and maximum.
+        histogram: Classes by their number of rows, in bins that double.
+        largest: The largest classes, with their rows.
+        fingerprint: Of the data.
+    """
+
+    source: str
+    rows_read: int
+    notes: tuple[str, ...]
+    dropped: dict[str, int]
+    warnings: tuple[str, ...]
+    parts: dict[str, LabelledPart]
+    audit: tuple[Finding, ...]
+    error: str | None
+    texts: int
+    classes: int
+    labelled: int
+    unlabelled: int
+    groups: int
+    scenes: int
+    rows_per_class: tuple[int, ...]
+    histogram: tuple[ClassBin, ...]
+    largest: dict[str, int]
+    fingerprint: str

@@ -10,13 +10,12 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
-from storage.errors import InputError
 from studies.config.definition import StudyDefinition
 
 
 @dataclass(frozen=True)
 class Stages:
-    """The stages of one task, each as "module:function"; "" where the task does not have the stage.
+    """The stages of one task, each as "module:function".
 
     Attributes:
         check: `hpo data check`: what is in the data.
@@ -32,6 +31,10 @@ STAGES: dict[str, Stages] = {
         check="hpo.data_check.check:check",
         print_check="hpo.reporting.sections.data_check:print_check",
     ),
+    "classification": Stages(
+        check="hpo.data_check.labelled:check",
+        print_check="hpo.reporting.sections.labelled_check:print_check",
+    ),
 }
 
 
@@ -41,13 +44,8 @@ def stage(study: StudyDefinition, name: str) -> Callable[..., Any]:
     Args:
         study: The study.
         name: The stage, a field of `Stages`.
-
-    Raises:
-        InputError: The task does not have the stage.
     """
     place: str = getattr(STAGES[study.task], name)
-    if not place:
-        raise InputError(f"a study of {study.task} has no stage {name!r} yet; hpo launch and hpo status search it")
     module, function = place.split(":")
     found: Callable[..., Any] = getattr(import_module(module), function)
     return found

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from hpo.data_check.figures import DataCheck
 from hpo.reporting.blocks import Cell, Row, Table, Text
 from hpo.reporting.renderers.terminal import print_blocks
 from hpo.status.console import Console
 from studies.config.protocol_section import SplitBy
+from studies.episodes.audit import Finding
 
 # How scenes are split, in words.
 SPLIT: dict[SplitBy, str] = {
@@ -24,24 +27,35 @@ def print_check(found: DataCheck, console: Console) -> None:
     if found.small_scenes:
         out.print()
         print_blocks(_small_scenes(found), console)
-    if found.histogram:
-        out.print("\ninteractions per scene")
-        most = max(row.scenes for row in found.histogram)
-        for row in found.histogram:
-            bar = "█" * round(40 * row.scenes / most) or ("▏" if row.scenes else "")
-            out.print(f"  {row.low:>11,} to {row.high - 1:>11,}  {row.scenes:>6,}  {bar}", markup=False)
+    print_bars("interactions per scene", [(row.low, row.high, row.scenes) for row in found.histogram], console)
     if found.parts:
         out.print()
         print_blocks([_parts_table(found), *_without_episodes(found), _without_history(found)], console)
-    if found.audit:
-        out.print()
-        rows = [[finding.check, finding.status, finding.detail] for finding in found.audit]
+    print_audit(found.audit, found.notes, found.warnings, console)
+
+
+def print_bars(title: str, bins: Sequence[tuple[int, int, int]], console: Console) -> None:
+    """Print a histogram: lower end, upper end (not included) and count of each bin."""
+    if not bins:
+        return
+    console.out.print(f"\n{title}")
+    most = max(count for _, _, count in bins)
+    for low, high, count in bins:
+        bar = "█" * round(40 * count / most) or ("▏" if count else "")
+        console.out.print(f"  {low:>11,} to {high - 1:>11,}  {count:>6,}  {bar}", markup=False)
+
+
+def print_audit(audit: Sequence[Finding], notes: Sequence[str], warnings: Sequence[str], console: Console) -> None:
+    """Print what a check ends with: the leakage audit, notes and warnings."""
+    if audit:
+        console.out.print()
+        rows: list[Row] = [[finding.check, finding.status, finding.detail] for finding in audit]
         print_blocks([Table("", ["leakage audit", "", "found"], rows)], console)
-    for title, lines in (("notes", found.notes), ("warnings", found.warnings)):
+    for title, lines in (("notes", notes), ("warnings", warnings)):
         if lines:
-            out.print(f"\n{title}")
+            console.out.print(f"\n{title}")
             for line in lines:
-                out.print(f"  {line}", markup=False, soft_wrap=True)
+                console.out.print(f"  {line}", markup=False, soft_wrap=True)
 
 
 def _read_table(found: DataCheck) -> Table:
@@ -87,7 +101,7 @@ def _without_episodes(found: DataCheck) -> list[Text]:
     for name, part in found.parts.items():
         if names := part.without_episodes:
             more = f" and {len(names) - NAMES:,} more" if len(names) > NAMES else ""
-            lines.append(f"no episode of {name}: {', '.join(map(_short, names[:NAMES]))}{more}")
+            lines.append(f"no episode of {name}: {', '.join(map(shortened, names[:NAMES]))}{more}")
     return [Text(line) for line in lines]
 
 
@@ -103,7 +117,7 @@ def _reason(found: DataCheck) -> str:
     return ", since most live for a short time" if found.split_by == "opening" else ""
 
 
-def _short(name: str) -> str:
+def shortened(name: str) -> str:
     """Return a name, or its two ends: names of one kind often begin alike."""
     end = LETTERS // 2
     return name if len(name) <= LETTERS else f"{name[: LETTERS - end - 1]}…{name[-end:]}"

@@ -1,0 +1,108 @@
+"""Checks the data of a classification study: reads them, samples its episodes as the study would, and audits them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from hpo.data_check.figures import ClassBin, LabelledCheck, LabelledPart
+from hpo.data_check.findings import Findings
+from storage.errors import InputError
+from studies.classification.data.class_selection import select_classes
+from studies.classification.data.dataset import LabelledTexts
+from studies.classification.data.loading import read_labelled
+from studies.classification.sampling.audit import audit_labelled, audit_labelled_episodes
+from studies.classification.sampling.sampler import LabelledSampler
+from studies.classification.sampling.split import ClassSplit, split_classes
+from studies.classification.spec import ClassificationSpec
+from studies.episodes.audit import refuse_leaks
+from studies.episodes.split import SPLIT_NAMES
+from studies.model.text_coverage import check_texts
+from studies.progress import SILENT, ProgressReporter
+
+
+def check(spec: ClassificationSpec, cache: Path, reporter: ProgressReporter = SILENT) -> LabelledCheck:
+    """Read a study's data, sample its episodes as the study would, and audit them.
+
+    Args:
+        spec: The study.
+        cache: Folder of the caches.
+        reporter: Told of long steps.
+
+    Raises:
+        InputError: The data cannot be read at all.
+    """
+    everything = read_labelled(spec.data, cache, reporter)
+    data, error, complete = everything, None, False
+    warnings, findings, parts = list(everything.warnings), Findings(), dict[str, LabelledPart]()
+    try:
+        data = select_classes(everything, spec.data, spec.protocol)
+        with reporter.progress("splitting texts into tokens") as progress:
+            warnings += check_texts(spec.teacher, data.texts, progress)
+        split = split_classes(data, spec.protocol)
+        for finding in audit_labelled(data, split):
+            findings.add(finding)
+        _sample(spec, data, split, parts, findings, reporter)
+        complete = True
+        refuse_leaks(findings.worst.values())
+    except InputError as refused:
+        error = str(refused)
+    sizes = np.bincount(data.label[data.label >= 0], minlength=len(data.labels))
+    return LabelledCheck(
+        source=spec.data.source,
+        rows_read=everything.rows_read,
+        notes=data.notes,
+        dropped=dict(data.dropped),
+        warnings=tuple(warnings),
+        parts=parts,
+        audit=tuple(findings.worst.values()) if complete else (),
+        error=error,
+        texts=len(data.texts),
+        classes=len(data.labels),
+        labelled=int((data.label >= 0).sum()),
+        unlabelled=int((data.label < 0).sum()),
+        groups=len(data.groups),
+        scenes=len(data.scenes),
+        rows_per_class=tuple(int(x) for x in np.quantile(sizes, [0, 0.25, 0.5, 0.75, 1])) if len(sizes) else (),
+        histogram=_histogram(sizes),
+        largest={data.labels[code]: int(sizes[code]) for code in np.argsort(-sizes, kind="stable")[:5]},
+        fingerprint=data.fingerprint,
+    )
+
+
+def _sample(
+    spec: ClassificationSpec,
+    data: LabelledTexts,
+    split: ClassSplit,
+    parts: dict[str, LabelledPart],
+    findings: Findings,
+    reporter: ProgressReporter,
+) -> None:
+    """Add each part, and the findings on its episodes."""
+    sampler = LabelledSampler(data, split, spec.protocol)
+    for name in SPLIT_NAMES:
+        with reporter.progress(f"sampling {name} episodes") as progress:
+            episodes = sampler.sample(name, progress=progress)
+        used = {code for episode in episodes for code in episode.classes.tolist()}
+        parts[name] = LabelledPart(
+            classes=len(split.classes[name]),
+            rows=int(np.isin(data.label, split.classes[name]).sum()),
+            episodes=len(episodes),
+            queries=sum(len(episode.query) for episode in episodes),
+            without_episodes=tuple(data.labels[code] for code in split.classes[name] if int(code) not in used),
+        )
+        with reporter.progress(f"auditing {name} episodes") as progress:
+            found = audit_labelled_episodes(data, split, name, episodes, progress)
+        for finding in found:
+            findings.add(finding)
+
+
+def _histogram(sizes: np.ndarray) -> tuple[ClassBin, ...]:
+    if len(sizes) == 0:
+        return ()
+    bins = np.floor(np.log2(np.maximum(sizes, 1))).astype(int)
+    return tuple(
+        ClassBin(low=2 ** int(power), high=2 ** (int(power) + 1), classes=int((bins == power).sum()))
+        for power in range(bins.min(), bins.max() + 1)
+    )
