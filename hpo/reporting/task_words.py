@@ -16,6 +16,7 @@ class TaskWords:
     Attributes:
         shot: One example of a support.
         each: What there are so many of it for, behind it; "" for the whole support.
+        in_each: The end of a phrase on the support of each scene.
         scene: What recalls are averaged over.
         named: Whether the scenes have names that say something to the reader.
         title: What the report is about, behind the study's name.
@@ -30,6 +31,7 @@ class TaskWords:
 
     shot: str
     each: str
+    in_each: str
     scene: str
     named: bool
     title: str
@@ -53,6 +55,7 @@ def _ranked(protocol: Mapping[str, Any]) -> str:
 RANKING = TaskWords(
     shot="interaction",
     each="",
+    in_each=" each",
     scene="scene",
     named=True,
     title="how well new scenes are served",
@@ -104,6 +107,7 @@ RANKING = TaskWords(
 CLASSIFICATION = TaskWords(
     shot="labelled text",
     each=" of each class",
+    in_each="",
     scene="episode",
     named=False,
     title="how well new classes are told apart",
@@ -131,7 +135,7 @@ CLASSIFICATION = TaskWords(
         ("coverage", "confident_accuracy", "roc_auc", "average_precision"),
     ),
     overview=("f1", "log_loss", "coverage", "confident_accuracy"),
-    query_counts={"classes": "classes take part"},
+    query_counts={"classes": "classes take part in all"},
     predicted=lambda protocol: f"each classified among {protocol['ways']} classes",
 )
 # By the name of the task.

@@ -69,6 +69,6 @@ def _measured(document: StudyDocument) -> str:
         scenes, where = f"{evaluation.part} {words.scene}", f", in the {evaluation.part} period"
     return (
         f"Measured on {plural(evaluation.scenes, scenes)} of {data.source}{where}, after "
-        f"{words.support(evaluation.shots)} each: {evaluation.queries:,} queries, {predicted}. "
+        f"{words.support(evaluation.shots)}{words.in_each}: {evaluation.queries:,} queries, {predicted}. "
         f"Amounts are differences paired by {words.scene}, with 95 % intervals."
     )
