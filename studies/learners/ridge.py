@@ -4,7 +4,7 @@ Source: Bertinetto et al., "Meta-learning with Differentiable Closed-form Solver
 form of eq. 6: W = Zᵀ (Z Zᵀ + λI)⁻¹ Y, a system of as many equations as the support has texts, whatever the width of a
 vector. Labels Y are one-hot; λ and the scale of the logits are learned by the outer loop. Deviation: their learned bias
 β shifts all classes alike, which the softmax does not see. Here the learned bias is a constant feature beside each
-vector, which gives every class an intercept.
+vector, which gives every class an intercept. Where the names of the classes are read, they are weighted examples too.
 
 For classification alone: ranked candidates are no fixed set of columns to regress on.
 """
@@ -25,7 +25,7 @@ class LabelledSupport(Protocol):
     """What the learner needs of a task: `studies.classification.learning.classification_task.ClassificationTask`."""
 
     def weighted_examples(self) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Return (S, D) examples and their (S, N) one-hot labels, or (E, S, D) and (E, S, N), and (S,) weights or None."""
+        """Return (S, D) vectors and (S, N) one-hot labels, or (E, S, D) and (E, S, N), and (S,) weights or None."""
 
 
 class Ridge(Learner):

@@ -110,10 +110,7 @@ class ClassificationTask:
         return self._loss(head.joint_logits(self._unadapted_at(positions)), head.joint_labels(classes))
 
     def weighted_examples(self) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Return the (..., R, D) examples of the classes as the head projects them, (..., R, N) one-hot labels, weights.
-
-        They are the support, and the names of the classes where these are read; (R,) weights or None as of `Examples`.
-        """
+        """Return the (..., R, D) projected vectors of `Examples`, (..., R, N) one-hot labels, and the weights."""
         examples = self._examples
         vectors = self.model.head(self._unadapted_at(examples.positions))
         targets = functional.one_hot(examples.labels, self.episodes[0].ways)
