@@ -165,7 +165,9 @@ class LabelledSampler:
         support, query, names = drawn.support[:, :shots], drawn.query, self._data.names[drawn.classes]
         ways = len(drawn.classes)
         items, places = np.unique(np.concatenate([support.ravel(), query.ravel(), names]), return_inverse=True)
-        of_support, of_query, of_names = torch.from_numpy(places).split([support.size, query.size, ways])
+        of_support, of_query, of_names = map(
+            torch.from_numpy, np.split(places, [support.size, support.size + query.size])
+        )
         return LabelledEpisode(
             name=name,
             classes=torch.tensor(drawn.classes),
