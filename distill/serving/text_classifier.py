@@ -36,7 +36,8 @@ class TextClassifier:
     def __init__(self, embed: Embed, learner: Learner, labelled: Mapping[str, str]) -> None:
         self.labels = tuple(dict.fromkeys(labelled.values()))
         self._embed = embed
-        episode = _episode([self.labels.index(label) for label in labelled.values()], len(self.labels))
+        number = {label: place for place, label in enumerate(self.labels)}
+        episode = _episode([number[label] for label in labelled.values()], len(number))
         self._adapted: AdaptedClassifier = learner.adapt(episode, embed(list(labelled), None))
 
     def predict(self, texts: Sequence[str], progress: Progress | None = None) -> list[str]:
