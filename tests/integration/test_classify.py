@@ -121,7 +121,7 @@ def test_a_bad_row_is_named(files: dict[str, Path], name: str, content: str, mes
 
 
 def test_labels_that_are_probably_wrong_are_said(exports: dict[str, Path], files: dict[str, Path]) -> None:
-    """Two spellings of a class are two classes, and ids in the column of labels are a thousand: most labels are wrong."""
+    """Two spellings of a class are two classes, ids as labels a thousand: most labels are wrong."""
     files["labelled.csv"].write_text("text,label\nred lamp,Lamps\nblue lamp,lamps\ngreen chair,chairs\n")
     done = call("classify", exports["classifier"], *arguments(files))
     assert done.returncode == 0, done.stderr
