@@ -21,6 +21,7 @@ import distill.serving.backends as backends
 from distill.export.tasks.classification import ClassificationExport
 from distill.inference import StudentClassifier, StudentRecommender, as_student, load_export
 from distill.objective import Student, evaluate
+from distill.serving.text_classifier import TextClassifier
 from storage.errors import InputError, ScenetuneError
 from storage.files.atomic import sha256
 from studies.classification.adapted import AdaptedClassifier
@@ -349,6 +350,15 @@ def test_what_no_classifier_has_is_refused(foreign: Path, damage: Callable[[Path
     with pytest.raises(InputError, match=said) as refused:
         StudentClassifier.load(foreign).adapt(LABELLED).predict(TEXTS)
     assert len(str(refused.value)) < 1000
+
+
+def test_a_regression_without_a_solution_is_refused(problem: Problem) -> None:
+    """A stranger's penalty may be zero, and then texts with one vector leave nothing to solve."""
+    own = untrained(problem, values("ridge"))
+    with torch.no_grad():
+        own.head.ridge_penalty.fill_(-1e30)
+    with pytest.raises(InputError, match="adapting its head diverged"):
+        TextClassifier(lambda texts, _: torch.ones(len(texts), 32), own.learner, dict(LABELLED))
 
 
 def test_an_export_of_another_task_says_what_opens_it(exported: Path) -> None:
