@@ -17,7 +17,7 @@ from studies.text_form import normalise_text
 
 # Returns the (n, D) vectors of texts, and reports progress.
 Embed = Callable[[Sequence[str], Progress | None], Tensor]
-_DIVERGED = "the student's probabilities are not finite numbers: adapting its head diverged; export another student of the study"
+_DIVERGED = "the student gives no finite numbers: adapting its head diverged; export another student of the study"
 
 
 class TextClassifier:
@@ -45,7 +45,7 @@ class TextClassifier:
         vectors = embed(list(labelled), None)
         try:
             self._adapted: AdaptedClassifier = learner.adapt(episode, vectors)
-        except torch.linalg.LinAlgError as error:
+        except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]  # documented there
             raise InputError(_DIVERGED) from error
 
     def predict(self, texts: Sequence[str], progress: Progress | None = None) -> list[str]:
