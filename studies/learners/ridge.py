@@ -24,8 +24,8 @@ from studies.learners.registry import LEARNERS
 class LabelledSupport(Protocol):
     """What the learner needs of a task: `studies.classification.learning.classification_task.ClassificationTask`."""
 
-    def weighted_examples(self) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Return (S, D) vectors and (S, N) one-hot labels, or (E, S, D) and (E, S, N), and (S,) weights or None."""
+    def weighted_examples(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Return (S, D) vectors of examples, their (S, N) one-hot labels and (S,) weights; or of E tasks."""
 
 
 class Ridge(Learner):
@@ -47,22 +47,18 @@ class Ridge(Learner):
 def solve(
     vectors: Tensor, targets: Tensor, penalty: Tensor, intercept: Tensor, counts: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Return the (N, D) weights and (N,) biases that minimise Σ c|z W − y|² + λ|W|², z with a constant feature.
+    """Return the (N, D) weights and (N,) biases that minimise Σ c |z W − y|² + λ|W|², each z with a constant feature.
 
     Args:
         vectors: (S, D), or (E, S, D) of E tasks.
         targets: (S, N), or (E, S, N).
         penalty: λ.
         intercept: The constant feature; the larger, the less an intercept is penalised.
-        counts: (S,) the weight c of each example; 1 if left out.
+        counts: (S,) or (E, S), how much each text counts; 1 each if left out.
     """
-    # A weight scales an example, its constant feature and its label by its root.
-    root = None if counts is None else counts.sqrt()
-    gram = vectors @ vectors.mT + intercept.square()
+    roots = (torch.ones_like(targets[..., 0]) if counts is None else counts.sqrt())[..., None]
+    design = roots * vectors
+    gram = design @ design.mT + intercept.square() * (roots * roots.mT)
     identity = torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
-    if root is not None:
-        gram, targets = root[:, None] * gram * root, root[:, None] * targets
-    dual = torch.linalg.solve(gram + penalty * identity, targets)
-    if root is not None:
-        dual = root[:, None] * dual
-    return dual.mT @ vectors, intercept.square() * dual.sum(-2)
+    dual = torch.linalg.solve(gram + penalty * identity, roots * targets)
+    return dual.mT @ design, intercept.square() * (roots * dual).sum(-2)

@@ -34,12 +34,24 @@ class Examples(NamedTuple):
     Attributes:
         positions: (..., R) positions in the items of the episode.
         labels: (..., R) the class of each, in 0..N-1.
-        weights: (R,) how much each counts; None where all count the same.
+        weights: (R,) how many labelled texts each counts as.
     """
 
     positions: Tensor
     labels: Tensor
-    weights: Tensor | None = None
+    weights: Tensor
+
+
+def balanced(weights: Tensor, labels: Tensor, classes: int) -> Tensor:
+    """Return (..., R) weights by class scaled so that all classes count the same: the sums of their weights are equal.
+
+    Args:
+        weights: (R,) weights of examples, to which the new ones are proportional within a class.
+        labels: (..., R) the class of each, in 0..N-1.
+        classes: N.
+    """
+    sums = (functional.one_hot(labels, classes) * weights[:, None]).sum(-2)
+    return weights * (sums.mean(-1, keepdim=True) / sums).gather(-1, labels)
 
 
 @dataclass(kw_only=True, eq=False)
@@ -86,15 +98,16 @@ class ClassificationTask:
         return dict.fromkeys(("class_weights", "bias"), rate if self.training else rate.detach())
 
     def support_loss(self, weights: Weights, step: int = 0) -> Tensor:
-        """Return the cross-entropy of the support's labels, of those in the step's batch."""
-        positions, labels = self._stacked("support"), self._stacked("support_labels")
+        """Return the cross-entropy of the support's labels, of those in the step's batch; classes count the same."""
+        positions, labels, balance = self._stacked("support"), self._stacked("support_labels"), self._balance
         shots = positions.shape[-1]
         size = min(self.support_batch_size or shots, shots)
         if size < shots:
             order = self._support_order
             rows = order[..., (torch.arange(size, device=order.device) + step * size) % shots]
-            positions, labels = positions.gather(-1, rows), labels.gather(-1, rows)
-        return self._loss(self._logits(weights, self._vectors(weights, positions)), labels)
+            positions, labels, balance = (each.gather(-1, rows) for each in (positions, labels, balance))
+        losses = self._losses(self._logits(weights, self._vectors(weights, positions)), labels)
+        return (balance * losses).mean(-1)
 
     def query_loss(self, weights: Weights) -> Tensor:
         """Return the cross-entropy of the query's labels."""
@@ -109,12 +122,15 @@ class ClassificationTask:
         head = self.model.head
         return self._loss(head.joint_logits(self._unadapted_at(positions)), head.joint_labels(classes))
 
-    def weighted_examples(self) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Return the (..., R, D) projected vectors of `Examples`, (..., R, N) one-hot labels, and the weights."""
-        examples = self._examples
+    def weighted_examples(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Return (..., R, D) vectors of `Examples` as the head projects them, (..., R, N) one-hot labels, and weights.
+
+        The (..., R) weights make all classes count the same.
+        """
+        examples, ways = self._examples, self.episodes[0].ways
         vectors = self.model.head(self._unadapted_at(examples.positions))
-        targets = functional.one_hot(examples.labels, self.episodes[0].ways)
-        return vectors, targets.to(vectors.dtype), examples.weights
+        targets = functional.one_hot(examples.labels, ways).to(vectors.dtype)
+        return vectors, targets, balanced(examples.weights.to(vectors.dtype), examples.labels, ways)
 
     def adapted(self, weights: Weights) -> AdaptedClassifier:
         """Return the classifier under some weights; those left out are the model's own. Of one episode only."""
@@ -136,10 +152,14 @@ class ClassificationTask:
 
     def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Return the cross-entropy of (..., R, N) logits, averaged over each episode's R texts."""
+        return self._losses(logits, labels).mean(-1)
+
+    def _losses(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Return the (..., R) cross-entropies of (..., R, N) logits."""
         losses = functional.cross_entropy(
             logits.flatten(0, -2), labels.flatten(), label_smoothing=self.label_smoothing, reduction="none"
         )
-        return losses.view(labels.shape).mean(-1)
+        return losses.view(labels.shape)
 
     def _logits(self, weights: Weights, vectors: Tensor) -> Tensor:
         """Return (..., R, N) logits of (..., R, D) vectors from the encoder."""
@@ -201,15 +221,29 @@ class ClassificationTask:
         return self.unadapted() if self.training else self.unadapted().detach()
 
     @cached_property
+    def _balance(self) -> Tensor:
+        """Weights (..., S) of the support's texts, such that classes with different numbers of them count the same.
+
+        1 each in the episodes of a study. Serving has as many labelled texts of a class as somebody labelled: without
+        weights the classes with most of them would draw all others to themselves.
+        """
+        labels = self._stacked("support_labels")
+        return balanced(torch.ones(labels.shape[-1], device=labels.device), labels, self.episodes[0].ways)
+
+    @cached_property
     def _examples(self) -> Examples:
         positions, labels = self._stacked("support"), self._stacked("support_labels")
+        weights = torch.ones(positions.shape[-1], device=positions.device)
         if not self.model.head.reads_names:
-            return Examples(positions, labels)
+            return Examples(positions, labels, weights)
         names = self._stacked("names")
         of_names = torch.arange(names.shape[-1], device=names.device).expand(names.shape)
         weight = self._weight({}, "head.log_name_weight").exp()
-        weights = torch.cat([weight.new_ones(positions.shape[-1]), weight.expand(names.shape[-1])])
-        return Examples(torch.cat([positions, names], dim=-1), torch.cat([labels, of_names], dim=-1), weights)
+        return Examples(
+            torch.cat([positions, names], dim=-1),
+            torch.cat([labels, of_names], dim=-1),
+            torch.cat([weights.to(weight.dtype), weight.expand(names.shape[-1])]),
+        )
 
     @cached_property
     def _support_order(self) -> Tensor:

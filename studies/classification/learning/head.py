@@ -136,7 +136,7 @@ def prototypes(vectors: Tensor, labels: Tensor, classes: int, weights: Tensor | 
     """
     members = functional.one_hot(labels, classes).to(vectors.dtype)
     if weights is not None:
-        members = members * weights[:, None]
+        members = members * weights[:, None].to(vectors.dtype)
     return functional.normalize(members.mT @ vectors, dim=-1)
 
 

@@ -165,9 +165,8 @@ class LabelledSampler:
         support, query, names = drawn.support[:, :shots], drawn.query, self._data.names[drawn.classes]
         ways = len(drawn.classes)
         items, places = np.unique(np.concatenate([support.ravel(), query.ravel(), names]), return_inverse=True)
-        of_support, of_query, of_names = map(
-            torch.from_numpy, np.split(places, [support.size, support.size + query.size])
-        )
+        ends = [support.size, support.size + query.size]
+        of_support, of_query, of_names = map(torch.from_numpy, np.split(places, ends))
         return LabelledEpisode(
             name=name,
             classes=torch.tensor(drawn.classes),
