@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from studies.classification.episode import LabelledEpisode
 from studies.classification.learning.adapted import AdaptedClassifier
-from studies.classification.learning.classification_task import ClassificationTask
+from studies.classification.learning.classification_task import ClassificationTask, balanced
 from studies.classification.learning.head import Classifier, ClassifierHead, JointClasses
 from studies.classification.learning.tasks import LabelledTasks, classification_learner
 from studies.config.definition import TeacherSection
@@ -201,6 +201,14 @@ def test_ridge_solves_the_regression_that_other_libraries_solve(shots: int, clas
         wide = np.hstack([head(query).numpy(), np.full((len(query), 1), intercept)])
         scale = float(head.log_scale.exp())
     np.testing.assert_allclose(adapted.logits(query).numpy(), scale * wide @ normal, rtol=1e-8)
+
+
+def test_classes_count_the_same_whatever_their_number_of_texts_names_included() -> None:
+    """Serving has as many labelled texts of a class as somebody labelled, and one name of each."""
+    labels, weights = torch.tensor([0, 0, 0, 1, 0, 1]), torch.tensor([1, 1, 1, 1, 0.5, 0.5])
+    found = balanced(weights, labels, 2)
+    torch.testing.assert_close(found, torch.tensor([5 / 7] * 3 + [5 / 3, 5 / 14, 5 / 6]))
+    assert balanced(weights, torch.tensor([0, 0, 1, 1, 0, 1]), 2).tolist() == weights.tolist()
 
 
 def test_ridge_of_several_episodes_is_that_of_each() -> None:
