@@ -27,6 +27,8 @@ class TaskWords:
         overview: Those of the terminal's table, behind recall and its difference from the reference.
         query_counts: What each kind of query is, after its number.
         predicted: What is predicted for each query under a protocol, as the end of a sentence.
+        part: What sets the scenes of another part apart, behind their number; {part} is its name.
+        floor: The baselines over whose best a lift is counted.
     """
 
     shot: str
@@ -42,6 +44,13 @@ class TaskWords:
     overview: tuple[str, ...]
     query_counts: Mapping[str, str]
     predicted: Callable[[Mapping[str, Any]], str]
+    part: str
+    floor: str
+
+    @property
+    def shots(self) -> str:
+        """Return what a support has so many of, in the plural."""
+        return f"{self.shot}s{self.each}"
 
     def support(self, shots: int) -> str:
         """Return the size of a support in words."""
@@ -103,6 +112,8 @@ RANKING = TaskWords(
         "cold_user_queries": "come from users without history",
     },
     predicted=_ranked,
+    part=", in the {part} period",
+    floor="what reads no text",
 )
 CLASSIFICATION = TaskWords(
     shot="labelled text",
@@ -111,7 +122,7 @@ CLASSIFICATION = TaskWords(
     scene="episode",
     named=False,
     title="how well new classes are told apart",
-    unseen=" of classes that neither training nor the search ever saw",
+    unseen=", with classes that neither training nor the search ever saw",
     metrics={
         "recall": (
             "macro recall",
@@ -135,8 +146,10 @@ CLASSIFICATION = TaskWords(
         ("coverage", "confident_accuracy", "roc_auc", "average_precision"),
     ),
     overview=("f1", "log_loss", "coverage", "confident_accuracy"),
-    query_counts={"classes": "classes take part in all"},
+    query_counts={"classes": "classes in all"},
     predicted=lambda protocol: f"each classified among {protocol['ways']} classes",
+    part=", with {part} classes",
+    floor="the baselines",
 )
 # By the name of the task.
 WORDS = {"ranking": RANKING, "classification": CLASSIFICATION}

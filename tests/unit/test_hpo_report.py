@@ -8,6 +8,7 @@ from hpo.reporting.renderers.terminal import print_blocks
 from hpo.reporting.sections.background import retention_sentence
 from hpo.reporting.sections.outcome import distillation_outcome, job_outcome
 from hpo.reporting.sections.students import undertrained_sentences
+from hpo.reporting.task_words import RANKING
 from hpo.results.outcome import JobResult
 from hpo.results.summary import Scored, retention
 from hpo.results.undertraining import student_progress
@@ -159,13 +160,16 @@ def test_an_undertrained_student_is_told_of_with_the_remedy(capsys):
     row = {"state": "complete", "recall": 0.17, "latency": 0.5, "size": 0.5, "params": {}, "reason": None}
     taken = StudentRow(trial=3, front=True, taken=True, training=found, **row)
     assert StudentRow.model_validate(taken.to_json()) == taken
-    print_blocks(distillation_outcome([StudentRow(trial=2, front=False, taken=False, **row), taken], 10), Console())
+    print_blocks(
+        distillation_outcome([StudentRow(trial=2, front=False, taken=False, **row), taken], "recall@10", RANKING),
+        Console(),
+    )
     shown = " ".join(capsys.readouterr().out.split())
     assert "Student 3 was trained too little: it keeps 49% [48%, 50%] of the best teacher's lift over what" in shown
     assert "still gained +0.098 [+0.055, +0.138] recall after step 20" in shown
-    assert "Its steps read 2,240 texts, where the catalogue has 19,312: raise distill.embed_steps." in shown
+    assert "Its steps read 2,240 texts, of 19,312 that it could read: raise distill.embed_steps." in shown
     enough = taken.model_copy(update={"training": found.model_copy(update={"undertrained": False})})
-    assert undertrained_sentences([enough], "recall@10") == []
+    assert undertrained_sentences([enough], "recall@10", RANKING) == []
     whole = result(0.01, 0.09, 0.9)
     assert "trained too little" not in printed(whole, capsys)
     whole["evaluation"]["students"][1]["training"] = found.to_json()
