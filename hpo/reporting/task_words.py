@@ -24,6 +24,7 @@ class TaskWords:
         metrics: All metrics by name, "recall" and "over_reference" first.
         quality: The caption of the table of metrics that say how good a system is, and these.
         reach: The same of those that say for whom.
+        optional: Those that stand nowhere where no system has them.
         overview: Those of the terminal's table, behind recall and its difference from the reference.
         query_counts: What each kind of query is, after its number.
         predicted: What is predicted for each query under a protocol, as the end of a sentence.
@@ -41,6 +42,7 @@ class TaskWords:
     metrics: Mapping[str, tuple[str, str]]
     quality: tuple[str, tuple[str, ...]]
     reach: tuple[str, tuple[str, ...]]
+    optional: tuple[str, ...]
     overview: tuple[str, ...]
     query_counts: Mapping[str, str]
     predicted: Callable[[Mapping[str, Any]], str]
@@ -106,6 +108,7 @@ RANKING = TaskWords(
         "For whom, and what is recommended",
         ("new_item_recall", "cold_user_recall", "coverage", "popularity"),
     ),
+    optional=(),
     overview=("new_item_recall", "ndcg", "mrr", "hit_rate"),
     query_counts={
         "new_item_queries": "of the queries have a relevant item that is not in the support",
@@ -145,6 +148,7 @@ CLASSIFICATION = TaskWords(
         "How far probabilities can be relied on",
         ("coverage", "confident_accuracy", "roc_auc", "average_precision"),
     ),
+    optional=("roc_auc", "average_precision"),
     overview=("f1", "log_loss", "coverage", "confident_accuracy"),
     query_counts={"classes": "classes in all"},
     predicted=lambda protocol: f"each classified among {protocol['ways']} classes",

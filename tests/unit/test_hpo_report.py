@@ -13,6 +13,7 @@ from hpo.results.outcome import JobResult
 from hpo.results.summary import Scored, retention
 from hpo.results.undertraining import student_progress
 from hpo.status.console import Console, duration
+from studies.evaluation.baselines import TEXT_FREE
 from studies.evaluation.metrics import Evaluation, SceneMetrics
 from tests.report_document import TEACHER, document, interval
 
@@ -85,7 +86,7 @@ def test_a_student_keeps_a_part_of_a_lift_that_is_surely_there():
     """Recall alone flatters a student."""
     results = {"random": recalls(0.1, 0.1, 0.1), "support popularity": recalls(0.4, 0.3, 0.2)}
     results |= {"teacher": recalls(0.5, 0.42, 0.28), "student": recalls(0.45, 0.36, 0.24)}
-    kept = retention(results, "teacher", "student")
+    kept = retention(results, "teacher", "student", TEXT_FREE)
     assert kept.baseline == "support popularity"
     assert kept.recall == kept.intervals.recall.mean == pytest.approx(1.05 / 1.2)
     assert kept.lift == kept.intervals.lift.mean == pytest.approx(0.5)
@@ -105,7 +106,7 @@ def test_a_student_keeps_a_part_of_a_lift_that_is_surely_there():
 def test_no_part_of_a_lift_within_noise_is_kept(teacher, words):
     """A student that "keeps 187% of its lift" of +0.004 [-0.014, +0.021] keeps any number at all."""
     results = {"support popularity": recalls(0.4, 0.3, 0.2), "student": recalls(0.5, 0.35, 0.23)}
-    kept = retention(results | {"teacher": recalls(*teacher)}, "teacher", "student")
+    kept = retention(results | {"teacher": recalls(*teacher)}, "teacher", "student", TEXT_FREE)
     assert (kept.lift, kept.intervals.lift) == (None, None)
     assert kept.to_json()["lift"] is None
     sentence = retention_sentence(kept)
@@ -178,8 +179,8 @@ def test_an_undertrained_student_is_told_of_with_the_remedy(capsys):
 
 def test_no_part_of_a_recall_of_zero_is_kept():
     """A share of nothing would be infinite, or 100% of it."""
-    results = {name: recalls(0.0, 0.0, 0.0) for name in ("support popularity", "teacher", "student")}
-    kept = retention(results, "teacher", "student")
+    results = {name: recalls(0.0, 0.0, 0.0) for name in ("support popularity", "teacher", "student", TEXT_FREE)}
+    kept = retention(results, "teacher", "student", TEXT_FREE)
     assert (kept.recall, kept.lift) == (None, None)
     assert "%" not in retention_sentence(kept) + retention_of_the_card(kept)
 

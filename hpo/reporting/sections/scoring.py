@@ -22,7 +22,7 @@ def systems(results: Results) -> Section:
     kinds = ", ".join(f"{evaluation.query_counts[kind]:,} {what}" for kind, what in words.query_counts.items())
 
     def known(key: str) -> bool:
-        return any(system.metric(key) is not None for system in results.systems.values())
+        return key not in words.optional or any(system.metric(key) for system in results.systems.values())
 
     def table(caption: str, names: Sequence[str]) -> Table:
         keys = [key for key in names if known(key)]
