@@ -99,7 +99,7 @@ max_tokens = 16
 [search]
 sampler = "grid"
 [search.space]
-learner = ["protonet", "ridge"]
+learner = ["protonet", "anil"]
 outer_lr = 1e-3
 meta_batch_size = 2
 weight_decay = 0.05

@@ -20,7 +20,7 @@ from tests.running import children, wait_for
 pytestmark = pytest.mark.usefixtures("shared_caches")
 # What a study of ranking would say. The product's own name and the keys of commands may stand.
 FOREIGN = re.compile(
-    r"(?i)\b(scenes?|recall@\w+|interactions?|support popularity|recommend\w*|rank(ing|ings)|catalogues?|histor(y|ies))\b"
+    r"(?i)\b(scenes?|recall@\w+|interactions?|support popularity|recommend\w*|rankings?|catalogues?|histor(y|ies))\b"
 )
 
 
