@@ -76,7 +76,7 @@ def evaluate_all(
     teachers = winners.teachers
     with full_precision():
         entries = _baselines(problem, "test") | _learned(problem, winners, student, alone)
-        results = _score(problem, "test", entries, "scoring test scenes", dump)
+        results = _score(problem, "test", entries, "scoring test episodes", dump)
     best = _label(teachers[0])
     direct = f"{best}, not adapted"
     scored = _summarise(spec, problem, "test", results)
