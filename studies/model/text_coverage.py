@@ -89,8 +89,8 @@ class TextCoverage:
             )
         elif self.full >= many_equal > 0:
             found.append(
-                f"{self.full:,} of {self.texts:,} texts reach teacher.max_tokens = {self.max_tokens}, and what is beyond "
-                "is not read; raise it, or begin data.text with what matters"
+                f"{self.full:,} of {self.texts:,} texts reach teacher.max_tokens = {self.max_tokens}, and what is "
+                "beyond is not read; raise it, or begin data.text with what matters"
             )
         return found
 
