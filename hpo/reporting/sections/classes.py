@@ -23,9 +23,10 @@ def classes(results: Results) -> Section | None:
     if not shown:
         return None
     queries = sum(each.queries for each in pooled[shown[0]].classes.values())
+    scene = results.words.scene
     intro = (
-        f"Over all {queries:,} queries together, which say more of one class than the few of an {results.words.scene} "
-        "do. A class meets other classes in each of them."
+        f"Over all {queries:,} queries together, since one {scene} has few of each class. Which others a class is told "
+        f"apart from differs from {scene} to {scene}."
     )
     blocks: list[Block] = [Text(intro), _reliance(pooled), Terms(list(ABOUT.items()))]
     tables = [_recalls(shown, pooled), _confusions(shown[0], pooled[shown[0]])]
