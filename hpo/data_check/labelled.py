@@ -58,7 +58,7 @@ def check(spec: ClassificationSpec, cache: Path, reporter: ProgressReporter = SI
         parts=parts,
         audit=tuple(findings.worst.values()) if complete else (),
         error=error,
-        texts=len(data.texts),
+        texts=data.distinct_texts,
         classes=len(data.labels),
         labelled=int((data.label >= 0).sum()),
         unlabelled=int((data.label < 0).sum()),

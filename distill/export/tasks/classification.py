@@ -61,12 +61,13 @@ class ClassificationExport(TaskExport):
 
 
 def _as_texts(problem: Problem, episode: LabelledEpisode) -> dict[str, Any]:
-    """Return an episode as `StudentClassifier.adapt` and `probabilities` take it; labels are named by their numbers."""
+    """Return an episode as `StudentClassifier.adapt` and `probabilities` take it, with the names of its classes."""
     texts = [problem.data.texts[item] for item in episode.items.tolist()]
+    labels = [texts[place] for place in episode.names.tolist()]
     support = zip(episode.support.tolist(), episode.support_labels.tolist(), strict=True)
     return {
-        "labels": [str(label) for label in range(episode.ways)],
-        "support": [(texts[place], str(label)) for place, label in support],
+        "labels": labels,
+        "support": [(texts[place], labels[label]) for place, label in support],
         "texts": [texts[place] for place in episode.query.tolist()],
     }
 

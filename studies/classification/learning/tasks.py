@@ -102,7 +102,8 @@ def classification_learner(
 
 def classifier_head(width: int, hyperparameters: Hyperparameters) -> ClassifierHead:
     """Return a head for a learner with these values, over vectors of a width; training classes are none of it."""
-    return ClassifierHead(width, hyperparameters.temperature or TEMPERATURE, hyperparameters.entry)
+    temperature = hyperparameters.temperature or TEMPERATURE
+    return ClassifierHead(width, temperature, hyperparameters.entry, reads_names=hyperparameters.reads_names)
 
 
 def head_learner(head: ClassifierHead, learner: Hyperparameters) -> Learner:
