@@ -82,7 +82,7 @@ def _sample(
     """Add each part, and the findings on its episodes."""
     sampler = LabelledSampler(data, split, spec.protocol)
     for name in SPLIT_NAMES:
-        with reporter.progress(f"sampling {name} episodes") as progress:
+        with reporter.progress(f"sampling meta-{name} episodes") as progress:
             episodes = sampler.sample(name, progress=progress)
         used = {code for episode in episodes for code in episode.classes.tolist()}
         parts[name] = LabelledPart(
@@ -92,7 +92,7 @@ def _sample(
             queries=sum(len(episode.query) for episode in episodes),
             without_episodes=tuple(data.labels[code] for code in split.classes[name] if int(code) not in used),
         )
-        with reporter.progress(f"auditing {name} episodes") as progress:
+        with reporter.progress(f"auditing meta-{name} episodes") as progress:
             found = audit_labelled_episodes(data, split, name, episodes, progress)
         for finding in found:
             findings.add(finding)

@@ -23,6 +23,7 @@ from studies.classification.sampling.sampler import LabelledSampler
 from studies.classification.sampling.split import ClassSplit, split_classes
 from studies.classification.scoring.baselines import FROZEN_CENTROIDS, Centroids, build_baselines, lookup
 from studies.classification.scoring.evaluate import Classifying, evaluate
+from studies.classification.scoring.metrics import Predictions
 from studies.config.hyperparameters import Hyperparameters
 from studies.episodes.audit import Finding, refuse_leaks
 from studies.episodes.split import SplitName
@@ -120,6 +121,10 @@ class ClassificationProblem(Problem):
     def score(self, system: Classifying, episodes: Sequence[LabelledEpisode], dump: Any = None) -> Evaluation:
         """Return the metrics of any system on `episodes`."""
         return evaluate(system, episodes, read=dump)
+
+    def pool(self) -> Predictions:
+        """Return an empty pool for the predictions of a system."""
+        return Predictions(self.data.labels)
 
     def facts(self, split_name: SplitName) -> PartFacts:
         """Return what is known of a split's queries."""

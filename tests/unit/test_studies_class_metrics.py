@@ -32,6 +32,7 @@ from studies.classification.scoring.baselines import (
 )
 from studies.classification.scoring.evaluate import evaluate
 from studies.classification.scoring.metrics import METRICS, Predictions, calibration_error, episode_metrics, predict
+from studies.evaluation.figures import PooledFigures
 from studies.evaluation.intervals import bootstrap
 from studies.evaluation.metrics import compare
 from tests.labelled import planted_texts
@@ -124,7 +125,7 @@ def test_calibration_error_is_that_of_fifteen_bins_and_zero_for_a_calibrated_sys
 
 def test_pooled_figures_are_those_of_all_queries_by_the_classes_own_codes() -> None:
     """Class 0 of one episode is not class 0 of the next."""
-    predictions = Predictions()
+    predictions = Predictions([f"class {code}" for code in range(10)])
     first = make_episode([0, 0, 1], 2, classes=[7, 3])
     second = make_episode([0, 1], 2, classes=[3, 9])
     predictions.add(first, torch.tensor([[9.0, 0], [0, 2], [0, 3]]))
@@ -139,6 +140,15 @@ def test_pooled_figures_are_those_of_all_queries_by_the_classes_own_codes() -> N
     # By confidence: right, wrong, right, wrong, right.
     assert [predictions.coverage(accuracy) for accuracy in (1.0, 0.6, 0.0)] == [0.2, 1.0, 1.0]
     assert predictions.coverage(0.65) == pytest.approx(0.6)
+    named = predictions.figures()
+    assert {name: (each.queries, each.recall) for name, each in named.classes.items()} == {
+        "class 3": (2, 1.0), "class 7": (2, 0.5), "class 9": (1, 0.0),
+    }  # fmt: skip
+    assert (named.confusions[0].label, named.confusions[0].predicted, named.confusions[0].queries) == (
+        "class 7", "class 3", 1,
+    )  # fmt: skip
+    assert named.coverage == {0.9: 0.2, 0.95: 0.2}
+    assert PooledFigures.model_validate_json(named.model_dump_json()) == named
 
 
 def test_an_evaluation_names_its_episodes_and_pairs_with_another() -> None:

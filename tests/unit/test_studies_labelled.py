@@ -142,7 +142,9 @@ def test_small_classes_are_used_as_unlabelled_texts() -> None:
     assert study.labels == ("tea",)
     assert (study.label < 0).sum() == 4
     assert study.texts == data.texts
-    assert study.notes[-1].startswith("1 of 2 classes are too small (shots = 2, queries = 3, min_groups = 2): their 3")
+    assert study.notes[-1].startswith(
+        "1 of 2 classes too small (shots = 2, queries = 3, min_groups = 2); used as unlabelled texts: 3"
+    )
     assert study.fingerprint != data.fingerprint
 
 

@@ -21,7 +21,11 @@ def systems(results: Results) -> Section:
     count = f"{evaluation.queries:,} queries in {plural(evaluation.scenes, words.scene)}"
     kinds = ", ".join(f"{evaluation.query_counts[kind]:,} {what}" for kind, what in words.query_counts.items())
 
-    def table(caption: str, keys: Sequence[str]) -> Table:
+    def known(key: str) -> bool:
+        return key not in words.optional or any(system.metric(key) for system in results.systems.values())
+
+    def table(caption: str, names: Sequence[str]) -> Table:
+        keys = [key for key in names if known(key)]
         rows: list[Row] = [[name, *(_metric(results, name, key) for key in keys)] for name in results.systems]
         return Table(caption, ["system", *(about[key][0] for key in keys)], rows)
 
@@ -35,7 +39,7 @@ def systems(results: Results) -> Section:
             ),
             table(*words.quality),
             table(*words.reach),
-            Terms(list(about.values())),
+            Terms([meaning for key, meaning in about.items() if known(key)]),
         ],
     )
 

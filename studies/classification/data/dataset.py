@@ -87,7 +87,7 @@ def keep_classes(data: LabelledTexts, codes: Ints, note: str) -> LabelledTexts:
     Args:
         data: All data.
         codes: Codes of the classes to keep.
-        note: What the others are, such as "classes below min_rows"; the data's notes count them.
+        note: What the others are, such as "below min_rows"; the data's notes count them.
     """
     codes = np.sort(codes)
     left_out = len(data.labels) - len(codes)
@@ -97,6 +97,6 @@ def keep_classes(data: LabelledTexts, codes: Ints, note: str) -> LabelledTexts:
     new_code[codes] = np.arange(len(codes))
     label = new_code[data.label]
     rows = int((label < 0).sum() - (data.label < 0).sum())
-    said = f"{left_out:,} of {len(data.labels):,} {note}: their {rows:,} rows are used as unlabelled texts."
+    said = f"{left_out:,} of {len(data.labels):,} classes {note}; used as unlabelled texts: {rows:,} rows."
     labels = tuple(data.labels[code] for code in codes)
     return replace(data, labels=labels, names=data.names[codes], label=label, notes=(*data.notes, said)).sealed()
