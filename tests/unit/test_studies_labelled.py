@@ -169,7 +169,7 @@ def test_max_classes_takes_a_sample_that_stays_when_classes_are_added() -> None:
         ),
         (
             coded(*[(f"{label} {n}", label) for label in "ab" for n in range(12)], group=[*"g" * 12, *"h" * 12]),
-            r"from different groups\); .* has 12 texts in 1 groups: name a finer column in data\.group",
+            r"from different groups\); .* has 12 texts in 1 group: name a finer column in data\.group",
         ),
     ],
 )

@@ -47,7 +47,7 @@ BAD: list[tuple[dict[str, Any], list[str]]] = [
     (space(inner_lr={"low": 1}), ["search.space.inner_lr.high is required"]),
     ({"data": {}}, ["data.source is required"]),
     ({"data": {"source": "movielens"}}, ["data.source", "'completejourney'", "got 'movielens'"]),
-    ({"data": {}}, ['"completejourney" or "files"', "docs/data.md"]),
+    ({"data": {}}, ['"files" or "completejourney"', "docs/data.md"]),
     (files(scene=None), ['data.scene is required, such as scene = "category"; see docs/data.md']),
     (
         {"data": {"source": "files"}},
@@ -105,7 +105,10 @@ BAD: list[tuple[dict[str, Any], list[str]]] = [
         {"search": {"sampler": "grid", "space": {"outer_lr": {"low": 0.1, "high": 0.2}}}},
         ["search", '"grid"', "outer_lr is a real range", "outer_lr = [0.1, 0.2]"],
     ),
-    (space(learner="protonet", inner_lr=0.1), ["inner_lr has no use", "protonet takes no gradient steps", "leave it"]),
+    (
+        space(learner="protonet", inner_lr=0.1),
+        ["inner_lr has no use", "no learner of protonet takes gradient steps", "leave it"],
+    ),
     (space(trainable_layers=0, encoder_lr=1e-5), ["encoder_lr has no use", "trainable_layers is 0", "leave it out"]),
     (space(inner_steps=0), ["inner_steps must be at least 1", "got 0"]),
     (space(encoder_lr=-1e-5), ["encoder_lr must be above 0", "got -1e-05"]),
