@@ -112,6 +112,7 @@ encoder_lr = 1e-4
 dropout = 0.1
 label_smoothing = 0.1
 temperature = 0.1
+class_names = "read"
 [pruner]
 kind = "none"
 rungs = {rungs}

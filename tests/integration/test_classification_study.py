@@ -25,8 +25,8 @@ FOREIGN = re.compile(
 
 
 def in_own_words(text: str) -> bool:
-    """Whether nothing speaks of ranking, but for paths, which are the user's, and a setting's value."""
-    found = FOREIGN.search(re.sub(r"\S*/\S*|vocabulary = catalogue", "", text))
+    """Whether nothing speaks of ranking, but for paths and what both tasks have."""
+    found = FOREIGN.search(re.sub(r"\S*/\S*|vocabulary = catalogue|labels or scenes", "", text))
     assert found is None, text[max(0, found.start() - 100) : found.end() + 50]
     return True
 
