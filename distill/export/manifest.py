@@ -135,6 +135,7 @@ class Manifest(Origin):
         width: Of the encoder.
         dimensions: Of the vectors.
         learner: The values by which the head adapts.
+        labels: Names of the classes that it was trained on, where it classifies among these alone.
         distillation: The values by which the student was trained, by their names in the study file.
         vocabulary: The tokens of the encoder.
         parameters: Of encoder and head.
@@ -152,6 +153,7 @@ class Manifest(Origin):
     width: bounds.Width
     dimensions: bounds.Width
     learner: bounds.Learner
+    labels: bounds.Labels = ()
     distillation: bounds.Distillation
     vocabulary: VocabularySize
     parameters: ParameterCounts

@@ -1,4 +1,4 @@
-"""A classifier that a student has adapted to some classes: it gives any text a label and probabilities."""
+"""A student as classifier of some classes: it gives any text a label and probabilities."""
 
 from __future__ import annotations
 
@@ -20,21 +20,22 @@ Embed = Callable[[Sequence[str], Progress | None], Tensor]
 
 
 class TextClassifier:
-    """Classifies texts among the classes that a student has adapted to; `StudentClassifier.adapt` makes it.
+    """Classifies texts among the classes that a student has adapted to; `StudentClassifier` makes it.
 
     It is never changed: several threads may classify at once.
 
     Args:
         embed: Embeds texts.
         learner: Adapts the head over their vectors; it is read, never changed.
-        labelled: Of `distill.serving.labelled.check_labelled`.
+        labelled: Of `distill.serving.labelled.check_labelled`; nothing where the student knows its classes.
 
     Attributes:
         labels: The names of the classes, in the order in which they first appear.
     """
 
     def __init__(self, embed: Embed, learner: Learner, labelled: Mapping[str, str]) -> None:
-        self.labels = tuple(dict.fromkeys(labelled.values()))
+        head = learner.model.head
+        self.labels: tuple[str, ...] = head.labels or tuple(dict.fromkeys(labelled.values()))
         self._embed = embed
         episode = _episode([self.labels.index(label) for label in labelled.values()], len(self.labels))
         self._adapted: AdaptedClassifier = learner.adapt(episode, embed(list(labelled), None))
@@ -80,14 +81,14 @@ def _checked(text: str, position: int) -> str:
 def _episode(labels: Sequence[int], classes: int) -> LabelledEpisode:
     """Return a support without queries as an episode: of each of its texts the class, in 0..N-1."""
     here = device()
-    order = torch.tensor(labels).argsort(stable=True)
+    order = torch.tensor(labels, dtype=torch.int64).argsort(stable=True)
     none = torch.empty(0, dtype=torch.int64, device=here)
     return LabelledEpisode(
         name="",
         classes=torch.arange(classes, device=here),
         items=torch.arange(len(labels), device=here),
         support=order.to(here),
-        support_labels=torch.tensor(labels)[order].to(here),
+        support_labels=torch.tensor(labels, dtype=torch.int64)[order].to(here),
         query=none,
         query_labels=none,
     )

@@ -27,15 +27,6 @@ def classify(
     folder: Annotated[
         Path, typer.Argument(metavar="DIR", help="An exported student of a classification study.", show_default=False)
     ],
-    support: Annotated[
-        Path,
-        typer.Option(
-            metavar="FILE",
-            help="Labelled texts to adapt to: CSV, TSV or parquet with a column of texts and one of labels, at least "
-            "two classes. Rows without a label are left out.",
-            show_default=False,
-        ),
-    ],
     texts: Annotated[
         Path,
         typer.Option(
@@ -44,6 +35,14 @@ def classify(
             show_default=False,
         ),
     ],
+    support: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Labelled texts to adapt to: CSV, TSV or parquet with a column of texts and one of labels, at least "
+            "two classes. Rows without a label are left out. Only a student of known classes needs none.",
+        ),
+    ] = None,
     text: Annotated[str, typer.Option(metavar="COLUMN", help="Column of both files that holds the texts.")] = "text",
     label: Annotated[str, typer.Option(metavar="COLUMN", help="Column of the support that holds labels.")] = "label",
     support_text: Annotated[

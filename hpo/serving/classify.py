@@ -56,7 +56,7 @@ class Classified:
 
 def classify(
     folder: Path,
-    support: Path,
+    support: Path | None,
     texts: Path,
     *,
     text: str = "text",
@@ -67,11 +67,11 @@ def classify(
     progress: Progress | None = None,
     note: Callable[[str], None] = lambda _: None,
 ) -> list[Classified]:
-    """Return the label of each text of a file, after adapting to labelled texts.
+    """Return the label of each text of a file, after adapting to labelled texts where the student knows no classes.
 
     Args:
         folder: An export of a classification study.
-        support: File of `read_labelled`.
+        support: File of `read_labelled`; None where the student knows its classes.
         texts: A table with a column of texts, or one text a line.
         text: The column of texts.
         label: The support's column of labels.
@@ -84,12 +84,12 @@ def classify(
     Raises:
         InputError: A file cannot be read or a row of it cannot be used, or the folder is no export of a classifier.
     """
-    labelled = read_labelled(support, support_text or text, label, note)
+    labelled = None if support is None else read_labelled(support, support_text or text, label, note)
     given = [values[text] for _, values in read_texts(texts, "texts", text)]
     from distill.inference import StudentClassifier
 
     student = StudentClassifier.load(folder, backend)
-    classifier = student.adapt(list(labelled.items()))
+    classifier = student.trained() if labelled is None else student.adapt(list(labelled.items()))
     if (cut := student.count_cut(given)) > 0:
         most = student.manifest.max_tokens
         note(f"{cut:,} of {len(given):,} texts are longer than the {most} tokens that the student reads of a text")

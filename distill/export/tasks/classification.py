@@ -1,4 +1,4 @@
-"""The export of a classifier of new classes: the probabilities that it must give."""
+"""The export of a classifier, of new classes or of known ones: the probabilities that it must give."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from distill.export.task_export import TaskExport
 from distill.student import Student
 from studies.classification.episode import LabelledEpisode
 from studies.classification.learning.adapted import AdaptedClassifier
+from studies.classification.problem import ClassificationProblem
 from studies.model.device import device, full_precision
 from studies.training.problem import Problem
 
@@ -55,22 +56,44 @@ class ClassificationExport(TaskExport):
 
     def served(self, draft: Path, problem: Problem, episodes: Sequence[LabelledEpisode]) -> list[Tensor]:
         """Return the (Q, N) probabilities of each episode that `StudentClassifier` gives in a fresh process."""
+        assert isinstance(problem, ClassificationProblem)
         asked = [_as_texts(problem, episode) for episode in episodes]
         found = run_script(_SCRIPT, draft, {"episodes": asked})
         return [found[str(number)] for number in range(len(asked))]
 
 
-def _as_texts(problem: Problem, episode: LabelledEpisode) -> dict[str, Any]:
-    """Return an episode as `StudentClassifier.adapt` and `probabilities` take it; labels are named by their numbers."""
+def _as_texts(problem: ClassificationProblem, episode: LabelledEpisode) -> dict[str, Any]:
+    """Return an episode as `StudentClassifier.adapt` and `probabilities` take it.
+
+    Labels of a support are named by their numbers; without one, classes are known and have their own names.
+    """
     texts = [problem.data.texts[item] for item in episode.items.tolist()]
+    names = [problem.data.labels[code] for code in episode.classes.tolist()]
     support = zip(episode.support.tolist(), episode.support_labels.tolist(), strict=True)
     return {
-        "labels": [str(label) for label in range(episode.ways)],
+        "labels": names if len(episode.support) == 0 else [str(label) for label in range(episode.ways)],
         "support": [(texts[place], str(label)) for place, label in support],
         "texts": [texts[place] for place in episode.query.tolist()],
     }
 
 
+_KNOWN = CardWords(
+    tag="text-classification",
+    head="classifies texts among the classes that it was trained on",
+    teachers="classifiers",
+    use="Classifying texts",
+    example="""\
+from distill.inference import StudentClassifier
+
+classifier = StudentClassifier.load("path/to/this/folder").trained()
+labels = classifier.predict(["oat drink"])
+probabilities = classifier.probabilities(["oat drink"])  # columns as in classifier.labels
+""",
+    answers="labels shared with the student",
+    scored="all labelled texts of the test, which neither the search nor the distillation saw; averaged over classes, "
+    "with 95 % bootstrap intervals over {scenes} classes or parts of them.",
+    metrics={"accuracy": "accuracy", "f1": "macro-F1"},
+)
 CARD = CardWords(
     tag="text-classification",
     head="adapts to new classes from a few labelled texts of\neach, and classifies texts among them",
@@ -88,4 +111,5 @@ probabilities = classifier.probabilities(["oat drink"])  # columns as in classif
     scored="{scenes} episodes of classes that neither the search nor the distillation saw, each adapted from {shots} "
     "labelled texts of each class; averaged over classes, then episodes, with 95 % bootstrap intervals over episodes.",
     metrics={"accuracy": "accuracy", "f1": "macro-F1"},
+    known=_KNOWN,
 )
