@@ -17,9 +17,9 @@ from distill.serving.loader import ExportedStudent, as_student, load_export
 from distill.serving.scene import History, Ranking, Scene
 from distill.serving.served_student import ServedStudent
 from distill.serving.text_classifier import TextClassifier
+from storage.errors import InputError
 from studies.config.protocol_section import RankingProtocol
 from studies.learners.base import Learner
-from storage.errors import InputError
 from studies.progress import Progress
 
 __all__ = [

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from studies.evaluation.figures import DataFacts, SystemsEvaluation
@@ -27,6 +27,7 @@ class TaskWords:
         overview: Those of the terminal's table, behind recall and its difference from the reference.
         query_counts: What each kind of query is, after its number.
         predicted: What is predicted for each query under a protocol, as the end of a sentence.
+        fresh: What is said of scenes that are scored, before their name.
     """
 
     shot: str
@@ -42,9 +43,12 @@ class TaskWords:
     overview: tuple[str, ...]
     query_counts: Mapping[str, str]
     predicted: Callable[[Mapping[str, Any]], str]
+    fresh: str = "unseen "
 
     def support(self, shots: int) -> str:
-        """Return the size of a support in words."""
+        """Return the size of a support in words; where there is none, what takes its place."""
+        if shots == 0:
+            return "training"
         return f"{shots} {self.shot}{'' if shots == 1 else 's'}{self.each}"
 
 
@@ -138,6 +142,26 @@ CLASSIFICATION = TaskWords(
     query_counts={"classes": "classes take part in all"},
     predicted=lambda protocol: f"each classified among {protocol['ways']} classes",
 )
+# Of known classes: what is resampled are labels, or parts of them.
+KNOWN_CLASSES = replace(
+    CLASSIFICATION,
+    scene="label",
+    named=True,
+    title="how well texts of known classes are told apart",
+    unseen=", of texts that neither training nor the search ever saw",
+    metrics={
+        **CLASSIFICATION.metrics,
+        "recall": ("macro recall", "recall of a class, averaged over the classes (balanced accuracy)."),
+        "over_reference": (
+            "over frozen centroids",
+            "difference of macro recall from the centroids of the training texts by the frozen encoder, paired label "
+            "by label.",
+        ),
+        "accuracy": ("accuracy", "share of texts whose class is predicted; of all texts at once, as what follows."),
+    },
+    predicted=lambda protocol: "each classified among all classes",
+    fresh="",
+)
 # By the name of the task.
 WORDS = {"ranking": RANKING, "classification": CLASSIFICATION}
 # Short titles for the terminal's table.
@@ -145,7 +169,9 @@ SHORT = {"new_item_recall": "new items", "hit_rate": "hit rate"}
 
 
 def words_of(evaluation: SystemsEvaluation) -> TaskWords:
-    """Return the words of an evaluation's task."""
+    """Return the words of an evaluation's task, and of its protocol: without a support, classes are known."""
+    if evaluation.task == "classification" and evaluation.shots == 0:
+        return KNOWN_CLASSES
     return WORDS[evaluation.task]
 
 

@@ -98,8 +98,7 @@ def _too_small(data: LabelledTexts, protocol: ClassificationProtocol) -> str:
 def _remedy(pool: Pool, protocol: ClassificationProtocol) -> str:
     """Return what to change so that a class with this pool can be used."""
     if protocol.known:
-        lower = "lower protocol.min_rows, or " if (protocol.min_rows or 0) > len(SPLIT_NAMES) else ""
-        return f"{lower}give more labelled rows"
+        return "lower protocol.min_rows, or give more labelled rows" if protocol.min_rows else "give more labelled rows"
     if len(pool.sizes) < 2 <= len(pool.texts):
         return "name a finer column in data.group, or leave it out"
     pairs = itertools.product(range(protocol.shots, 0, -1), range(protocol.queries, 0, -1))

@@ -22,8 +22,9 @@ def evaluate_known(
 ) -> Evaluation:
     """Return the metrics of a system on a batch by the names of `units`, whose mean recall is the macro recall.
 
-    The recall of a unit is that of its texts. Every other metric is that of all texts together, the same in each unit:
-    it has no interval.
+    The recall of a unit is that of its texts; where the parts of a class are not of one size, they are shifted so that
+    their mean is that of the class. Every other metric is that of all texts together, the same in each unit: it has no
+    interval.
 
     Args:
         system: Classifies the texts.
@@ -42,12 +43,14 @@ def evaluate_known(
     pooled = episode_metrics(logits, batch)
     right = (predict(logits, batch) == batch.query_labels).cpu().numpy()
     found = {}
-    for name, (rows, share) in units(batch, labels).items():
-        found[name] = replace(pooled, recall=float(right[rows].sum() / share))
+    for parts in units(batch, labels):
+        recalls = np.array([right[rows].mean() for rows in parts.values()])
+        recalls += right[np.concatenate(list(parts.values()))].mean() - recalls.mean()
+        found |= {name: replace(pooled, recall=float(each)) for name, each in zip(parts, recalls, strict=True)}
     return Evaluation(found)
 
 
-def units(batch: LabelledEpisode, labels: tuple[str, ...]) -> dict[str, tuple[Ints, float]]:
+def units(batch: LabelledEpisode, labels: tuple[str, ...]) -> list[dict[str, Ints]]:
     """Return what intervals resample, by name: the texts of a class, or of a part of it where classes are few.
 
     Every class has as many parts. So the mean over units is the mean over classes, whatever their sizes.
@@ -57,16 +60,15 @@ def units(batch: LabelledEpisode, labels: tuple[str, ...]) -> dict[str, tuple[In
         labels: Names of all classes, by their codes.
 
     Returns:
-        The (n,) positions of a unit's queries, and the number that its right answers are divided by: a class's texts
-        over its parts.
+        For each class that has a text, the (n,) positions of the queries of its units, by their names.
     """
     truth, codes = batch.query_labels.cpu().numpy(), batch.classes.tolist()
     of_class = {code: np.flatnonzero(truth == number) for number, code in enumerate(codes)}
     of_class = {code: rows for code, rows in of_class.items() if len(rows)}
     parts = min(-(-UNITS // len(of_class)), min(map(len, of_class.values())))
-    found = {}
-    for code, rows in of_class.items():
-        for part in range(parts):
-            name = labels[code] if parts == 1 else f"{labels[code]}, part {part + 1} of {parts}"
-            found[name] = rows[part::parts], len(rows) / parts
-    return found
+    if parts == 1:
+        return [{labels[code]: rows} for code, rows in of_class.items()]
+    return [
+        {f"{labels[code]}, part {part + 1} of {parts}": rows[part::parts] for part in range(parts)}
+        for code, rows in of_class.items()
+    ]

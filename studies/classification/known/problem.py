@@ -46,7 +46,7 @@ class KnownClassesProblem(ClassificationProblem):
     def scene_names(self, split_name: SplitName) -> set[str]:
         """Return the names of the classes, or of their parts, that recalls are recorded by."""
         (batch,) = self.episodes(split_name)
-        return set(units(batch, self.data.labels))
+        return set().union(*units(batch, self.data.labels))
 
     def score(
         self,

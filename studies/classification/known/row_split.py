@@ -126,7 +126,7 @@ def _check(data: LabelledTexts, rows: dict[SplitName, Ints], by: By) -> None:
     for name, own in rows.items():
         if (count := len(np.unique(data.label[own]))) < 2:
             raise InputError(
-                f"rows split by {by} leave {count} {'class' if count == 1 else 'classes'} with a {name} text; give more "
-                "labelled rows, change protocol.split, or set protocol.split_by = "
+                f"rows split by {by} leave {count} {'class' if count == 1 else 'classes'} with a {name} text; give "
+                "more labelled rows, change protocol.split, or set protocol.split_by = "
                 f'"{"hash" if by == "time" else "time"}"'
             )
