@@ -180,6 +180,12 @@ class Manifest(Origin):
         """What an export has of its task."""
         return EXPORTED[self.task]
 
+    @property
+    def reads_pairs(self) -> bool:
+        """Whether the student was trained on pairs of texts."""
+        data = self.spec.get("data")
+        return isinstance(data, dict) and bool(data.get("text_pair"))
+
     @field_serializer("learner")
     def _applying(self, learner: Hyperparameters) -> dict[str, Any]:
         return learner.to_dict()

@@ -48,6 +48,10 @@ def classify(
     support_text: Annotated[
         str | None, typer.Option(metavar="COLUMN", help="Column of texts in the support, if another than in --texts.")
     ] = None,
+    pair: Annotated[
+        str | None,
+        typer.Option(metavar="COLUMN", help="Column of second texts in both files, where the student reads pairs."),
+    ] = None,
     out: Annotated[
         Path | None, typer.Option(metavar="CSV", help="Write a CSV file instead of a table; must not exist yet.")
     ] = None,
@@ -69,6 +73,7 @@ def classify(
             text=text,
             label=label,
             support_text=support_text,
+            pair=pair,
             every=probabilities,
             backend=backend.value,
             progress=report,

@@ -1,4 +1,4 @@
-"""Known classes from a CSV file of texts and labels to labelled texts, by the commands that a user types."""
+"""Known classes from a CSV file of pairs of texts and labels to labelled texts, by the commands that a user types."""
 
 import json
 from pathlib import Path
@@ -16,6 +16,8 @@ task = "classification"
 [data]
 source = "files"
 rows = "rows.csv"
+text = "colour"
+text_pair = "title"
 group = "group"
 [protocol]
 classes = "known"
@@ -47,8 +49,11 @@ teachers = 1
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A folder with labelled texts, an encoder and a study file."""
-    planted_rows(classes=6, per_class=24, unlabelled=60).rows.write_csv(tmp_path / "rows.csv")
+    """A folder with labelled pairs of texts, an encoder and a study file."""
+    rows = planted_rows(classes=6, per_class=24, unlabelled=60).rows
+    parts = pl.col("text").str.splitn(" ", 2).struct
+    rows = rows.with_columns(colour=parts.field("field_0"), title=parts.field("field_1")).drop("text")
+    rows.write_csv(tmp_path / "rows.csv")
     tiny_encoder(tmp_path / "encoder")
     (tmp_path / "study.toml").write_text(STUDY)
     return tmp_path
@@ -73,11 +78,16 @@ def test_texts_are_classified_among_the_classes_of_a_file(folder: Path) -> None:
     report = next(folder.glob("reports/**/report.html")).read_text()
     assert "how well texts of known classes are told apart" in report
     assert "labelled texts of each class" not in report
-    known = call("classify", "export", "--texts", "rows.csv", "--out", "sorted.csv", "--probabilities", cwd=folder)
+    asked = ["classify", "export", "--texts", "rows.csv", "--text", "colour"]
+    known = call(*asked, "--pair", "title", "--out", "sorted.csv", "--probabilities", cwd=folder)
     assert known.returncode == 0, known.stderr
     rows = pl.read_csv(folder / "sorted.csv").with_columns(truth=pl.read_csv(folder / "rows.csv")["label"])
     right = rows.drop_nulls("truth").select((pl.col("label") == pl.col("truth")).mean()).item()
     assert right > 2 / 6
-    refused = call("classify", "export", "--texts", "rows.csv", "--support", "rows.csv", cwd=folder)
-    assert refused.returncode == 2
-    assert "classifies among the 6 classes that it was trained on" in refused.stderr
+    for more, message in (
+        (["--pair", "title", "--support", "rows.csv"], "classifies among the 6 classes that it was trained on"),
+        ([], "reads pairs of texts: name the column of the second with --pair"),
+    ):
+        refused = call(*asked, *more, cwd=folder)
+        assert refused.returncode == 2
+        assert message in refused.stderr

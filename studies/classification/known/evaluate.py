@@ -11,7 +11,7 @@ from studies.classification.episode import LabelledEpisode
 from studies.classification.scoring.evaluate import Classifying, LogitsReader
 from studies.classification.scoring.metrics import episode_metrics, predict
 from studies.data.dataset import Ints
-from studies.evaluation.metrics import Evaluation
+from studies.evaluation.metrics import Evaluation, Metrics
 
 # Fewest units that intervals resample: fewer classes than these are divided.
 UNITS = 30
@@ -42,7 +42,7 @@ def evaluate_known(
         read(batch, logits)
     pooled = episode_metrics(logits, batch)
     right = (predict(logits, batch) == batch.query_labels).cpu().numpy()
-    found = {}
+    found: dict[str, Metrics] = {}
     for parts in units(batch, labels):
         recalls = np.array([right[rows].mean() for rows in parts.values()])
         recalls += right[np.concatenate(list(parts.values()))].mean() - recalls.mean()
