@@ -17,6 +17,7 @@ from studies.text_form import normalise_text
 
 # Returns the (n, D) vectors of texts, and reports progress.
 Embed = Callable[[Sequence[str], Progress | None], Tensor]
+_DIVERGED = "the student gives no finite numbers: adapting its head diverged; export another student of the study"
 
 
 class TextClassifier:
@@ -31,14 +32,22 @@ class TextClassifier:
 
     Attributes:
         labels: The names of the classes, in the order in which they first appear.
+
+    Raises:
+        InputError: Adapting diverged.
     """
 
     def __init__(self, embed: Embed, learner: Learner, labelled: Mapping[str, str]) -> None:
         head = learner.model.head
         self.labels: tuple[str, ...] = head.labels or tuple(dict.fromkeys(labelled.values()))
         self._embed = embed
-        episode = _episode([self.labels.index(label) for label in labelled.values()], len(self.labels))
-        self._adapted: AdaptedClassifier = learner.adapt(episode, embed(list(labelled), None))
+        number = {label: place for place, label in enumerate(self.labels)}
+        episode = _episode([number[label] for label in labelled.values()], len(number))
+        vectors = embed(list(labelled), None)
+        try:
+            self._adapted: AdaptedClassifier = learner.adapt(episode, vectors)
+        except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]  # documented there
+            raise InputError(_DIVERGED) from error
 
     def predict(self, texts: Sequence[str], progress: Progress | None = None) -> list[str]:
         """Return the label of each text; arguments and errors as of `probabilities`."""
@@ -63,10 +72,7 @@ class TextClassifier:
         found = self._adapted.probabilities(self._embed(list(place), progress))
         # A NaN or an infinity anywhere makes the sum one.
         if not bool(found.sum().isfinite()):
-            raise InputError(
-                "the student's probabilities are not finite numbers: adapting its head diverged; export another "
-                "student of the study"
-            )
+            raise InputError(_DIVERGED)
         return found[torch.tensor([place[text] for text in normal], dtype=torch.int64, device=found.device)]
 
 

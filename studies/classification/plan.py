@@ -24,6 +24,9 @@ from studies.episodes.audit import Finding
 from studies.episodes.split import SplitName
 from studies.progress import Progress
 
+# Classes from which on there is a note.
+MANY = 1000
+
 
 class Plan(ABC):
     """The split of data under a protocol, and its episodes.
@@ -103,7 +106,7 @@ class KnownClasses(Plan):
     def __init__(self, data: LabelledTexts, protocol: ClassificationProtocol) -> None:
         super().__init__(data, protocol)
         self.split = self.row_split = split_rows(data, protocol)
-        self.notes = self.row_split.notes
+        self.notes = (*self.row_split.notes, *_many(len(data.labels)))
 
     def rows(self, split_name: SplitName) -> Ints:
         """Return the rows of the part."""
@@ -130,6 +133,15 @@ class KnownClasses(Plan):
     ) -> list[Finding]:
         """Return the findings on batches."""
         return audit_batches(self.data, self.row_split, split_name, episodes)
+
+
+def _many(classes: int) -> tuple[str, ...]:
+    if classes < MANY:
+        return ()
+    return (
+        f"{classes:,} classes are told apart by one layer; expect many errors, and consider to classify in two steps, "
+        "such as departments first.",
+    )
 
 
 def plan(data: LabelledTexts, protocol: ClassificationProtocol) -> Plan:

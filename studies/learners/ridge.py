@@ -24,8 +24,8 @@ from studies.learners.registry import LEARNERS
 class LabelledSupport(Protocol):
     """What the learner needs of a task: `studies.classification.learning.classification_task.ClassificationTask`."""
 
-    def support_targets(self) -> tuple[Tensor, Tensor]:
-        """Return (S, D) vectors of the support and their (S, N) one-hot labels, or (E, S, D) and (E, S, N)."""
+    def support_targets(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Return (S, D) vectors of the support, their (S, N) one-hot labels and (S,) weights; or of E tasks."""
 
 
 class Ridge(Learner):
@@ -38,22 +38,27 @@ class Ridge(Learner):
         support: LabelledSupport = task
         head = self.model.head
         with torch.set_grad_enabled(training):
-            vectors, targets = support.support_targets()
-            weights, bias = solve(vectors, targets, head.ridge_penalty.exp(), head.ridge_intercept)
+            vectors, targets, balance = support.support_targets()
+            weights, bias = solve(vectors, targets, head.ridge_penalty.exp(), head.ridge_intercept, balance)
             # Products with the weights are scaled where they are taken; biases are not.
             return {"linear_weights": weights, "bias": head.log_scale.exp() * bias}
 
 
-def solve(vectors: Tensor, targets: Tensor, penalty: Tensor, intercept: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the (N, D) weights and (N,) biases that minimise |Z W − Y|² + λ|W|², Z with a constant feature.
+def solve(
+    vectors: Tensor, targets: Tensor, penalty: Tensor, intercept: Tensor, counts: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Return the (N, D) weights and (N,) biases that minimise Σ c |z W − y|² + λ|W|², each z with a constant feature.
 
     Args:
         vectors: (S, D), or (E, S, D) of E tasks.
         targets: (S, N), or (E, S, N).
         penalty: λ.
         intercept: The constant feature; the larger, the less an intercept is penalised.
+        counts: (S,) or (E, S), how much each text counts; 1 each if left out.
     """
-    gram = vectors @ vectors.mT + intercept.square()
+    roots = (torch.ones_like(targets[..., 0]) if counts is None else counts.sqrt())[..., None]
+    design = roots * vectors
+    gram = design @ design.mT + intercept.square() * (roots * roots.mT)
     identity = torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
-    dual = torch.linalg.solve(gram + penalty * identity, targets)
-    return dual.mT @ vectors, intercept.square() * dual.sum(-2)
+    dual = torch.linalg.solve(gram + penalty * identity, roots * targets)
+    return dual.mT @ design, intercept.square() * (roots * dual).sum(-2)

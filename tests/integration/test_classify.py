@@ -120,12 +120,16 @@ def test_a_bad_row_is_named(files: dict[str, Path], name: str, content: str, mes
     assert done.stdout == ""
 
 
-def test_labels_that_are_probably_one_are_said(exports: dict[str, Path], files: dict[str, Path]) -> None:
-    """Two spellings of a class are two classes, and every second prediction is wrong."""
+def test_labels_that_are_probably_wrong_are_said(exports: dict[str, Path], files: dict[str, Path]) -> None:
+    """Two spellings of a class are two classes, ids as labels a thousand: most labels are wrong."""
     files["labelled.csv"].write_text("text,label\nred lamp,Lamps\nblue lamp,lamps\ngreen chair,chairs\n")
     done = call("classify", exports["classifier"], *arguments(files))
     assert done.returncode == 0, done.stderr
     assert "by letter case or spaces only" in done.stderr
+    files["labelled.csv"].write_text("text,label\n" + "".join(f"red lamp {i},{i}\n" for i in range(1000)))
+    many = call("classify", exports["classifier"], *arguments(files))
+    assert many.returncode == 0, many.stderr
+    assert "1,000 classes are more than any student was trained to tell apart" in many.stderr
 
 
 def test_an_export_of_the_other_task_says_which_command_it_is_for(

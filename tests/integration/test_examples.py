@@ -11,17 +11,23 @@ import psutil
 import pytest
 import sqlalchemy as sa
 
+import distill.export.writer as exporting
 from hpo.commands.reference import example, verbs
 from storage.database.embedded import EmbeddedPostgres
+from studies.config.hyperparameters import Hyperparameters
+from studies.training.prepare import prepare
 from tests.integration.test_files_study import SMALL, STUDY
+from tests.labelled import planted_texts
+from tests.labelled_study import tiny_labelled_spec
 from tests.mini import HPO, shell
+from tests.served import export_to, untrained
 from tests.synthetic import planted_dataset, tiny_encoder, write_shop
 
 EXAMPLES = {name: example(command) for name, command in verbs().items()}
 # The dashboard serves until it is interrupted, so it comes last but one; `db restore` wants a home of its own.
 ORDER = (
     "db up, data check, baselines, launch, stop, resume, worker, status, distill, run, report, export, evaluate, "
-    "recommend, db url, db upgrade, db backup, db restore, dashboard, delete, db down"
+    "recommend, classify, db url, db upgrade, db backup, db restore, dashboard, delete, db down"
 )
 # What only the reader knows: where their database is, and which tool shall read it.
 READERS = {
@@ -42,6 +48,15 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     (tmp_path / "first.jsonl").write_text(support + "\n")
     (tmp_path / "users.jsonl").write_text(users + "\n")
     pl.DataFrame({"text": ["whole milk, 1 l", "oat drink, 1 l"]}).write_csv(tmp_path / "items.csv")
+    # A classifier, and the files that `hpo classify` takes.
+    labels = prepare(tiny_labelled_spec(tmp_path / "encoder"), tmp_path / "cache", data=planted_texts(classes=16))
+    monkeypatch.setattr(exporting, "_check_parity", lambda *_: None)  # slow, and shown elsewhere
+    student = untrained(labels, Hyperparameters(learner="protonet", temperature=0.1))
+    export_to(labels, student, tmp_path / "exports" / "products")
+    monkeypatch.undo()
+    rows = {"text": ["red kitchen lamp", "blue attic chair"], "label": ["lamps", "chairs"]}
+    pl.DataFrame(rows).write_csv(tmp_path / "labelled.csv")
+    pl.DataFrame({"text": ["green kitchen lamp"]}).write_csv(tmp_path / "new.csv")
     monkeypatch.setenv("PATH", f"{HPO.parent}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.setenv("HPO_HOME", "home")
     monkeypatch.chdir(tmp_path)

@@ -9,9 +9,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from sklearn.linear_model import Ridge
 
 import distill.export.checks as export_checks
 import distill.export.writer as exporting
@@ -19,12 +21,14 @@ import distill.serving.backends as backends
 from distill.export.tasks.classification import ClassificationExport
 from distill.inference import StudentClassifier, StudentRecommender, as_student, load_export
 from distill.objective import Student, evaluate
+from distill.serving.text_classifier import TextClassifier
 from storage.errors import InputError, ScenetuneError
 from storage.files.atomic import sha256
 from studies.classification.episode import LabelledEpisode
 from studies.classification.learning.adapted import AdaptedClassifier
 from studies.config.hyperparameters import Hyperparameters
 from studies.learners.registry import CLASSIFICATION_LEARNERS
+from studies.learners.ridge import solve
 from studies.model.device import full_precision
 from studies.model.encoder import tokenize
 from studies.training.prepare import prepare
@@ -118,6 +122,34 @@ def test_serving_classifies_as_the_evaluation_does(problem: Problem, tmp_path: P
         torch.testing.assert_close(found[:, columns], wanted, atol=1e-4, rtol=1e-3)
         torch.testing.assert_close(found.sum(1), torch.ones(len(asked)))
         assert classifier.predict(asked) == [f"class {label}" for label in wanted.argmax(1).tolist()]
+
+
+@pytest.mark.parametrize("learner", [name for name in CLASSIFICATION_LEARNERS if name != "ridge"])
+def test_a_class_with_twice_as_many_labelled_texts_counts_as_much_as_the_others(problem: Problem, learner: str) -> None:
+    """Whoever labels more of one class would see every text drawn to it; in a study all have equally many."""
+    own, episode = untrained(problem, values(learner)), problem.validation[0]
+    first = episode.support_labels == 0
+    doubled = replace(
+        episode,
+        support=torch.cat([episode.support, episode.support[first]]),
+        support_labels=torch.cat([episode.support_labels, episode.support_labels[first]]),
+    )
+    with full_precision(), torch.no_grad():
+        table = own.tower(episode.items)
+    once, twice = (own.learner.adapt(each, table).logits(table).detach() for each in (episode, doubled))
+    torch.testing.assert_close(twice, once, atol=1e-4, rtol=1e-4)
+
+
+def test_ridge_weighs_texts_as_other_libraries_do() -> None:
+    """In the dual form a root that is missing somewhere still gives a solution, of another problem."""
+    generator = torch.Generator().manual_seed(0)
+    vectors, targets = (torch.randn(7, width, generator=generator, dtype=torch.float64) for width in (4, 3))
+    counts = torch.tensor([3.0, 1, 1, 0.5, 2, 1, 1], dtype=torch.float64)
+    penalty, intercept = torch.tensor(0.7, dtype=torch.float64), torch.tensor(0.3, dtype=torch.float64)
+    weights, bias = solve(vectors, targets, penalty, intercept, counts)
+    design = torch.cat([vectors, torch.full((7, 1), 0.3, dtype=torch.float64)], 1).numpy()
+    theirs = Ridge(alpha=0.7, fit_intercept=False, solver="cholesky").fit(design, targets.numpy(), counts.numpy())
+    np.testing.assert_allclose(torch.cat([weights, bias[:, None] / 0.3], 1).numpy(), theirs.coef_, rtol=1e-8)
 
 
 def test_an_export_says_what_it_is_and_what_was_measured(problem: Problem, student: Student, exported: Path) -> None:
@@ -304,8 +336,8 @@ def head(name: str, to: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[Pat
         (manifest(lambda m: m["learner"].update(inner_steps=10**6)), r"learner: .*inner_steps"),
         (manifest(lambda m: m["learner"].update(temperature=0)), r"learner: .*temperature"),
         (manifest(lambda m: m["learner"].update(train_candidates=5)), r"learner: .*train_candidates"),
-        (manifest(lambda m: m["learner"].update(inner_lr=1e300)), "probabilities are not finite"),
-        (head("log_scale", lambda scale: scale + 1e30), "probabilities are not finite"),
+        (manifest(lambda m: m["learner"].update(inner_lr=1e300)), "adapting its head diverged"),
+        (head("log_scale", lambda scale: scale + 1e30), "adapting its head diverged"),
         (head("log_scale", lambda scale: scale * torch.nan), "log_scale holds values that are not finite"),
         (head("project.weight", lambda weight: weight[:, :3]), r"project.weight is F32 of 32 × 3"),
         (head("class_vectors", lambda weight: weight), r"holds an unknown 'class_vectors'"),
@@ -318,6 +350,15 @@ def test_what_no_classifier_has_is_refused(foreign: Path, damage: Callable[[Path
     with pytest.raises(InputError, match=said) as refused:
         StudentClassifier.load(foreign).adapt(LABELLED).predict(TEXTS)
     assert len(str(refused.value)) < 1000
+
+
+def test_a_regression_without_a_solution_is_refused(problem: Problem) -> None:
+    """A stranger's penalty may be zero, and then texts with one vector leave nothing to solve."""
+    own = untrained(problem, values("ridge"))
+    with torch.no_grad():
+        own.head.ridge_penalty.fill_(-1e30)
+    with pytest.raises(InputError, match="adapting its head diverged"):
+        TextClassifier(lambda texts, _: torch.ones(len(texts), 32), own.learner, dict(LABELLED))
 
 
 def test_an_export_of_another_task_says_what_opens_it(exported: Path) -> None:

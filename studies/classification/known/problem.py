@@ -40,8 +40,8 @@ class KnownClassesProblem(ClassificationProblem):
         return torch.from_numpy(np.unique(data.text[rows])).to(device())
 
     def redrawn(self, split_name: SplitName, draws: int) -> list[LabelledEpisode]:
-        """Return the split itself: all of its rows are scored already, there are no others to draw."""
-        return self.episodes(split_name)
+        """Return nothing: all rows of a split are scored already, there are no others to draw."""
+        return []
 
     def scene_names(self, split_name: SplitName) -> set[str]:
         """Return the names of the classes, or of their parts, that recalls are recorded by."""

@@ -70,15 +70,16 @@ class ClassificationTask:
         return dict.fromkeys(("class_weights", "bias"), rate if self.training else rate.detach())
 
     def support_loss(self, weights: Weights, step: int = 0) -> Tensor:
-        """Return the cross-entropy of the support's labels, of those in the step's batch."""
-        positions, labels = self._stacked("support"), self._stacked("support_labels")
+        """Return the cross-entropy of the support's labels, of those in the step's batch; classes count the same."""
+        positions, labels, balance = self._stacked("support"), self._stacked("support_labels"), self._balance
         shots = positions.shape[-1]
         size = min(self.support_batch_size or shots, shots)
         if size < shots:
             order = self._support_order
             rows = order[..., (torch.arange(size, device=order.device) + step * size) % shots]
-            positions, labels = positions.gather(-1, rows), labels.gather(-1, rows)
-        return self._loss(self._logits(weights, self._vectors(weights, positions)), labels)
+            positions, labels, balance = (each.gather(-1, rows) for each in (positions, labels, balance))
+        losses = self._losses(self._logits(weights, self._vectors(weights, positions)), labels)
+        return (balance * losses).mean(-1)
 
     def query_loss(self, weights: Weights) -> Tensor:
         """Return the cross-entropy of the query's labels."""
@@ -93,11 +94,14 @@ class ClassificationTask:
         head = self.model.head
         return self._loss(head.joint_logits(self._unadapted_at(positions)), head.joint_labels(classes))
 
-    def support_targets(self) -> tuple[Tensor, Tensor]:
-        """Return the (..., S, D) vectors of the support as the head projects them, and (..., S, N) one-hot labels."""
+    def support_targets(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Return (..., S, D) vectors of the support as the head projects them, (..., S, N) one-hot labels, and weights.
+
+        The (..., S) weights make all classes count the same.
+        """
         vectors = self.model.head(self._unadapted_at(self._stacked("support")))
         targets = functional.one_hot(self._stacked("support_labels"), self.episodes[0].ways)
-        return vectors, targets.to(vectors.dtype)
+        return vectors, targets.to(vectors.dtype), self._balance.to(vectors.dtype)
 
     def adapted(self, weights: Weights) -> AdaptedClassifier:
         """Return the classifier under some weights; those left out are the model's own. Of one episode only."""
@@ -119,10 +123,14 @@ class ClassificationTask:
 
     def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Return the cross-entropy of (..., R, N) logits, averaged over each episode's R texts."""
+        return self._losses(logits, labels).mean(-1)
+
+    def _losses(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Return the (..., R) cross-entropies of (..., R, N) logits."""
         losses = functional.cross_entropy(
             logits.flatten(0, -2), labels.flatten(), label_smoothing=self.label_smoothing, reduction="none"
         )
-        return losses.view(labels.shape).mean(-1)
+        return losses.view(labels.shape)
 
     def _logits(self, weights: Weights, vectors: Tensor) -> Tensor:
         """Return (..., R, N) logits of (..., R, D) vectors from the encoder."""
@@ -191,6 +199,17 @@ class ClassificationTask:
     @cached_property
     def _unadapted_vectors(self) -> Tensor:
         return self.unadapted() if self.training else self.unadapted().detach()
+
+    @cached_property
+    def _balance(self) -> Tensor:
+        """Weights (..., S) of the support's texts, such that classes with different numbers of them count the same.
+
+        1 each in the episodes of a study. Serving has as many labelled texts of a class as somebody labelled: without
+        weights the classes with most of them would draw all others to themselves.
+        """
+        labels, ways = self._stacked("support_labels"), self.episodes[0].ways
+        own = functional.one_hot(labels, ways).sum(-2).gather(-1, labels)
+        return labels.shape[-1] / (ways * own)
 
     @cached_property
     def _support_order(self) -> Tensor:
