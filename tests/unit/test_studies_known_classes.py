@@ -9,6 +9,7 @@ import polars as pl
 import pytest
 import sklearn.metrics as sk
 import torch
+from onnxruntime import InferenceSession
 from torch import Tensor
 
 import distill.export.writer as exporting
@@ -215,7 +216,7 @@ def test_a_student_is_distilled_exported_and_serves_its_classes(
     assert after > before
     student = load_student(problem, tmp_path / "trial")
     monkeypatch.setattr(exporting, "_check_parity", lambda *_: None)  # slow, and shown elsewhere
-    folder = export_to(problem, student, tmp_path / "export")
+    folder = export_to(problem, student, tmp_path / "export", formats=["hf", "onnx"])
     served = StudentClassifier.load(folder)
     classifier = served.trained()
     assert classifier.labels == DATA.labels
@@ -228,6 +229,10 @@ def test_a_student_is_distilled_exported_and_serves_its_classes(
     found = evaluate(student, problem, problem.test)
     assert np.mean(right) == pytest.approx(found.mean("accuracy"))
     assert "classifies texts among the classes" in (folder / "README.md").read_text()
+    session = InferenceSession(folder / "onnx" / "model.onnx")
+    inputs = student.tokenizer(texts, padding=True, return_tensors="np", return_token_type_ids=False)
+    (logits,) = session.run(["logits"], dict(inputs))
+    torch.testing.assert_close(torch.from_numpy(logits).softmax(1), classifier.probabilities(texts), atol=1e-5, rtol=0)
     with pytest.raises(InputError, match="classifies among the 8 classes that it was trained on"):
         served.adapt({"a": ["x"], "b": ["y"]})
 
