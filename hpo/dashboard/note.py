@@ -31,6 +31,7 @@ from hpo.reporting.sections.scoring import recall_table
 from hpo.reporting.sections.search import control_group_sentence, search_sentence
 from hpo.reporting.sections.students import students_table, undertrained_sentences
 from hpo.reporting.study_report import search_figures
+from hpo.reporting.task_words import words_for
 from hpo.status.console import duration, state_counts
 from studies.evaluation.intervals import bootstrap
 from studies.learners.registry import LEARNERS
@@ -69,11 +70,12 @@ def _standing(facts: StudyFacts) -> Section:
     shot, protocol = facts.shot, facts.spec.protocol
     counts = state_counts(shot.states) or "no trial yet"
     scenes = len(facts.finished[-1].scenes) if facts.finished else 0
-    where = f" on {plural(scenes, 'validation scene')}" if scenes else ""
+    words = words_for(facts.spec.task, protocol.support_shots)
+    where = f" on {plural(scenes, f'validation {words.scene}')}" if scenes else ""
     ended = f" The search has ended: {shot.ended_by}." if shot.finished and shot.ended_by else ""
     standing = (
         f"{shot.spent} of {shot.budget} trials ({counts}).{ended} {facts.metric} after "
-        f"{plural(protocol.shots, 'interaction')}{where}, intervals of 95 % over scenes."
+        f"{words.support(protocol.support_shots)}{where}, intervals of 95 % over {words.scene}s."
     )
     return Section("study", facts.spec.name, [Text(standing)])
 

@@ -168,11 +168,14 @@ WORDS = {"ranking": RANKING, "classification": CLASSIFICATION}
 SHORT = {"new_item_recall": "new items", "hit_rate": "hit rate"}
 
 
+def words_for(task: str, shots: int) -> TaskWords:
+    """Return the words of a task; of classification without a support, those of known classes."""
+    return KNOWN_CLASSES if task == "classification" and shots == 0 else WORDS[task]
+
+
 def words_of(evaluation: SystemsEvaluation) -> TaskWords:
-    """Return the words of an evaluation's task, and of its protocol: without a support, classes are known."""
-    if evaluation.task == "classification" and evaluation.shots == 0:
-        return KNOWN_CLASSES
-    return WORDS[evaluation.task]
+    """Return the words of an evaluation."""
+    return words_for(evaluation.task, evaluation.shots)
 
 
 def titled(evaluation: SystemsEvaluation) -> dict[str, tuple[str, str]]:
