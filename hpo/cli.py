@@ -40,7 +40,7 @@ from storage.home import cache_folder
 
 # Verbs import what they run inside the function: `hpo --help` loads neither torch, Optuna nor SQLAlchemy.
 app = typer.Typer(
-    help="Search meta-learners for new scenes, distil the winners, export the student.",
+    help="Search meta-learners for new scenes or new classes, distil the winners, export the student.",
     no_args_is_help=True,
     rich_markup_mode=None,
     add_completion=False,
@@ -55,7 +55,7 @@ def options(debug: Annotated[bool, typer.Option(help="Show the traceback of an e
 
 
 class SplitName(StrEnum):
-    """The held-out splits of a study's scenes."""
+    """The held-out splits of a study."""
 
     validation = "validation"
     test = "test"
@@ -126,12 +126,12 @@ def report(
 @verb("hpo baselines studies/quickstart.toml")
 def baselines(
     study: StudyFile,
-    part: Annotated[SplitName, typer.Option(help="Split of the scenes to evaluate on.")] = SplitName.validation,
+    part: Annotated[SplitName, typer.Option(help="Split to evaluate on.")] = SplitName.validation,
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="Also write a report into this folder.")] = None,
     trec: Trec = None,
     as_json: Json = False,
 ) -> None:
-    """Evaluate untrained baselines, which a search has to beat, on a study's scenes. Takes seconds and no database."""
+    """Evaluate untrained baselines, which a search has to beat. Takes seconds and no database."""
     spec = load(study)
     from hpo.results.evaluation import evaluate_baselines
 
@@ -158,7 +158,7 @@ def baselines(
 @data.command("check")
 @verb("hpo data check studies/quickstart.toml")
 def check(study: StudyFile, as_json: Json = False) -> None:
-    """Check a study's data: rows read and dropped, scenes, splits, warnings, and the leakage audit."""
+    """Check a study's data: rows read and dropped, scenes or classes, splits, warnings, and the leakage audit."""
     spec = load(study)
     from hpo.results.task_stages import stage
 

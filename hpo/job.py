@@ -16,7 +16,7 @@ from hpo.ownership import load_record
 from hpo.registry import check_launch, register
 from hpo.reporting.study_report import check_report_folder, default_folder, report_folder, search_figures, write_report
 from hpo.results.distillation import choose, distil, open_distillation
-from hpo.results.evaluation import evaluate_all
+from hpo.results.evaluation import check_rankings, evaluate_all
 from hpo.results.outcome import JobResult
 from hpo.results.students import student_rows
 from hpo.stages import EVALUATION, check_evaluated, parse_evaluation
@@ -31,7 +31,6 @@ from storage.errors import InputError
 from storage.files.store import check_store
 from storage.home import cache_folder
 from studies.config.spec import StudySpec
-from studies.evaluation.trec import check_dump
 from studies.training.prepare import load_data, prepare
 from studies.training.problem import Problem
 
@@ -85,8 +84,9 @@ def _run(
     check_launch(database, spec)
     check_export(records, spec, folder)
     evaluation = parse_evaluation(spec.name, records.stage_result(spec.name, EVALUATION))
-    if trec is not None:
-        _check_trec_folder(trec, spec.name, evaluated=evaluation is not None)
+    if trec is not None and evaluation is not None:
+        raise InputError(_scored_already(spec.name))
+    check_rankings(spec, trec)
     check_report_folder(spec.name, default_folder(spec.name))
     if evaluation is None or not is_exported(records, spec, folder):
         workers_engine = make_engine(engine, database, spec, workers, address)
@@ -135,11 +135,8 @@ def distil_and_evaluate(
     return check_evaluated(database, spec.name)
 
 
-def _check_trec_folder(folder: Path, name: str, *, evaluated: bool) -> None:
-    """Check before hours of work that the rankings can be written at their end."""
-    if evaluated:
-        raise InputError(
-            f"the test scenes of study {name!r} were scored already, and they are scored once; "
-            "hpo evaluate EXPORT --trec DIR writes the student's rankings, hpo baselines --trec DIR the baselines'"
-        )
-    check_dump(folder)
+def _scored_already(name: str) -> str:
+    return (
+        f"the test split of study {name!r} was scored already, and it is scored once; hpo evaluate EXPORT --trec DIR "
+        "writes the student's rankings, hpo baselines --trec DIR the baselines'"
+    )

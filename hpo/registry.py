@@ -126,7 +126,7 @@ def check_inputs(stored: StudyRecord, fingerprint: str, encoder: str, remedy: st
 def no_more_trials(name: str) -> str:
     """Return why no further trial of an evaluated study may run, and what to do."""
     return (
-        f"the test scenes of study {name!r} were scored, and they are scored once: no further trial may run. To search "
+        f"the test split of study {name!r} was scored, and it is scored once: no further trial may run. To search "
         f'on, give the study file a new name and set search.warm_start = "{name}"'
     )
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typer.testing import CliRunner
 
 from hpo.cli import app
+from tests.labelled import planted_rows
 from tests.synthetic import planted_dataset, tiny_encoder, write_shop
 
 HPO = Path(sys.executable).parent / "hpo"
@@ -75,6 +76,52 @@ rank_steps = 2
 [distill.space]
 layers = 1
 """
+LABELS = """
+name = "{name}"
+task = "classification"
+[data]
+source = "files"
+rows = "{folder}/feed.csv"
+text = "text"
+label = "label"
+group = "group"
+[protocol]
+ways = 3
+shots = 2
+report_shots = [1, 2]
+queries = 3
+episodes = 8
+train_episodes = 20
+split = [0.5, 0.25, 0.25]
+[teacher]
+encoder = "{encoder}"
+max_tokens = 16
+[search]
+sampler = "grid"
+[search.space]
+learner = ["protonet", "anil"]
+outer_lr = 1e-3
+meta_batch_size = 2
+weight_decay = 0.05
+head = "scalars"
+trainable_layers = [0, 1]
+inner_lr = 0.1
+inner_steps = 2
+support_batch_size = 16
+encoder_lr = 1e-4
+dropout = 0.1
+label_smoothing = 0.1
+temperature = 0.1
+[pruner]
+kind = "none"
+rungs = {rungs}
+[distill]
+trials = 1
+embed_steps = 4
+rank_steps = 2
+[distill.space]
+layers = 1
+"""
 
 
 def mini(
@@ -93,6 +140,22 @@ def mini(
     path = folder / f"{name}.toml"
     source = REAL if real else PLANTED.format(folder=_planted())
     path.write_text(MINI.format(name=name, source=source, trials=trials, layers=layers) + extra)
+    return path
+
+
+def mini_labels(folder: Path, name: str = "labels", rungs: str = "[2, 4]") -> Path:
+    """Write the study file of a miniature of classification, and its texts; return its path.
+
+    Its grid gives every run the same trials, whatever happens to it.
+
+    Args:
+        folder: Where.
+        name: Of the study.
+        rungs: Of its trials.
+    """
+    planted_rows(classes=24, per_class=16, unlabelled=64).rows.write_csv(folder / "feed.csv")
+    path = folder / f"{name}.toml"
+    path.write_text(LABELS.format(name=name, folder=folder, encoder=_planted() / "encoder", rungs=rungs))
     return path
 
 

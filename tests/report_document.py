@@ -1,5 +1,6 @@
 """Made-up documents for the report: every field there is, with names that break careless renderers."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -142,7 +143,36 @@ def _system(rng, kind, names, recalls, popularity):
         "over_reference": interval((recalls - popularity).mean(), 0.03),
         "scene_recalls": dict(zip(names, recalls.tolist(), strict=True)),
         "by_shots": {str(k): interval(recalls.mean() + 0.04 * np.log2(k / 5)) for k in SHOTS},
+        "pooled": None,
     }
+
+
+def as_classification(found: dict[str, Any], classes: Sequence[str]) -> dict[str, Any]:
+    """Makes a document one of a classification: the first class is recognised worst, and taken for the second.
+
+    Args:
+        found: of `document`.
+        classes: names of the classes.
+    """
+    evaluation = found["evaluation"]
+    recalls = {name: {"queries": 50, "recall": 0.5 + 0.1 * place} for place, name in enumerate(classes)}
+    pooled = {
+        "calibration_error": 0.0321,
+        "coverage": {"0.9": 0.62, "0.95": 0.41},
+        "classes": recalls,
+        "confusions": [{"label": classes[0], "predicted": classes[1], "queries": 15}],
+    }
+    metrics = ("accuracy", "f1", "log_loss", "coverage", "confident_accuracy")
+    for figures in evaluation["systems"].values():
+        known = {name: interval(0.5) for name in metrics} | {"roc_auc": None, "average_precision": None}
+        figures |= {"metrics": known, "pooled": pooled}
+    evaluation["systems"]["student, labels alone"] = evaluation["systems"]["student"] | {"kind": "labels alone"}
+    evaluation |= {"task": "classification", "metric": "macro recall", "query_counts": {"classes": len(classes)}}
+    evaluation |= {"scene_facts": {}, "transfer": [], "curve": evaluation["curve"] | {"left_out": []}}
+    counts = {"texts": 19_312, "classes": len(classes)}
+    data = DATA | {"split_by": None, "counts": counts, "from": None, "until": None}
+    evaluation["data"] = data
+    return found | {"data": data, "protocol": {"classes": "new", "ways": 4, "shots": 5}}
 
 
 def _group(rng, grouping, group, scenes, gain):

@@ -41,9 +41,14 @@ class TextClassifier:
         head = learner.model.head
         self.labels: tuple[str, ...] = head.labels or tuple(dict.fromkeys(labelled.values()))
         self._embed = embed
-        number = {label: place for place, label in enumerate(self.labels)}
-        episode = _episode([number[label] for label in labelled.values()], len(number))
-        vectors = embed(list(labelled), None)
+        # A name that is also a labelled text is embedded once.
+        names = self.labels if learner.hyperparameters.reads_names else ()
+        texts = list(dict.fromkeys([*labelled, *names]))
+        classes, places = ({each: place for place, each in enumerate(listed)} for listed in (self.labels, texts))
+        episode = _episode(
+            [classes[label] for label in labelled.values()], [places[name] for name in names], len(classes)
+        )
+        vectors = embed(texts, None)
         try:
             self._adapted: AdaptedClassifier = learner.adapt(episode, vectors)
         except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]  # documented there
@@ -84,17 +89,24 @@ def _checked(text: str, position: int) -> str:
     return normal
 
 
-def _episode(labels: Sequence[int], classes: int) -> LabelledEpisode:
-    """Return a support without queries as an episode: of each of its texts the class, in 0..N-1."""
+def _episode(labels: Sequence[int], names: Sequence[int], classes: int) -> LabelledEpisode:
+    """Return a support without queries as an episode.
+
+    Args:
+        labels: The class of each labelled text, in 0..N-1; these are the first items.
+        names: The place of each class's name among the items; none where names are not read.
+        classes: N.
+    """
     here = device()
     order = torch.tensor(labels, dtype=torch.int64).argsort(stable=True)
     none = torch.empty(0, dtype=torch.int64, device=here)
     return LabelledEpisode(
         name="",
         classes=torch.arange(classes, device=here),
-        items=torch.arange(len(labels), device=here),
+        items=torch.arange(max([len(labels) - 1, *names]) + 1, device=here),
         support=order.to(here),
         support_labels=torch.tensor(labels, dtype=torch.int64)[order].to(here),
         query=none,
         query_labels=none,
+        names=torch.tensor(names, dtype=torch.int64, device=here),
     )

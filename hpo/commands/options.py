@@ -33,7 +33,10 @@ Address = Annotated[
 ]
 Out = Annotated[Path | None, typer.Option(metavar="DIR", help="Export folder; must not exist yet.")]
 Trec = Annotated[
-    Path | None, typer.Option(metavar="DIR", help="Also write qrels and rankings in TREC formats; must not exist yet.")
+    Path | None,
+    typer.Option(
+        metavar="DIR", help="Also write a ranking study's qrels and rankings in TREC formats; must not exist yet."
+    ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
 

@@ -81,7 +81,7 @@ def evaluate(
     trec: Trec = None,
     as_json: Json = False,
 ) -> None:
-    """Evaluate an export on its study's test scenes again and compare the figures with its manifest."""
+    """Evaluate an export on its study's test episodes again and compare the figures with its manifest."""
     if format not in _FORMATS.split(", "):
         raise InputError(f"--format {format} is unknown; one of {_FORMATS}")
     from hpo.results.exported import evaluate_export

@@ -123,7 +123,7 @@ def _sample(
     with reporter.progress("counting the texts' words") as progress:
         sampler = EpisodeSampler(data, parts, protocol, progress)
     for part in SPLIT_NAMES:
-        with reporter.progress(f"sampling episodes of meta-{part} scenes") as progress:
+        with reporter.progress(f"sampling meta-{part} episodes") as progress:
             episodes = sampler.draw(part, progress=progress)
         used = {episode.scene for episode in episodes}
         found.parts[part] = PartFacts(

@@ -57,7 +57,7 @@ def check(spec: ClassificationSpec, cache: Path, reporter: ProgressReporter = SI
         parts=parts,
         audit=tuple(findings.worst.values()) if complete else (),
         error=error,
-        texts=len(data.texts),
+        texts=data.distinct_texts,
         classes=len(data.labels),
         labelled=int((data.label >= 0).sum()),
         unlabelled=int((data.label < 0).sum()),
@@ -79,7 +79,7 @@ def _sample(
 ) -> None:
     """Add each part, and the findings on its episodes."""
     for name in SPLIT_NAMES:
-        with reporter.progress(f"sampling {name} episodes") as progress:
+        with reporter.progress(f"sampling meta-{name} episodes") as progress:
             episodes = planned.sample(name, 0, progress)
         used = {code for episode in episodes for code in episode.classes.tolist()}
         parts[name] = LabelledPart(
@@ -89,7 +89,7 @@ def _sample(
             queries=sum(len(episode.query) for episode in episodes),
             without_episodes=tuple(data.labels[code] for code in planned.split.classes[name] if int(code) not in used),
         )
-        with reporter.progress(f"auditing {name} episodes") as progress:
+        with reporter.progress(f"auditing meta-{name} episodes") as progress:
             found = planned.audit_episodes(name, episodes, progress)
         for finding in found:
             findings.add(finding)

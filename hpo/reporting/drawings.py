@@ -87,18 +87,18 @@ def forest(systems: Sequence[Mark], reference: float | None, axis: str, label: s
         return save(axes, "forest", label)
 
 
-def shots(lines: Sequence[Line], axis: str, label: str) -> str:
-    """Draw recall against the number of shots."""
+def shots(lines: Sequence[Line], axis: str, across: str, label: str) -> str:
+    """Draw recall against the number of shots, which `across` names."""
     with sheet("shots", (WIDTH, 3.6), (0.6, 0.15, 0.5, 0.2 + 0.18 * ((len(lines) + 1) // 2))) as axes:
-        _lines(axes, lines, axis)
+        _lines(axes, lines, axis, across)
         axes.legend(loc="lower left", bbox_to_anchor=(0, 1.02), ncols=2)
         return save(axes, "shots", label)
 
 
-def panel(name: str, lines: Sequence[Line], axis: str, limits: tuple[float, float], label: str) -> str:
+def panel(name: str, lines: Sequence[Line], axis: str, across: str, limits: tuple[float, float], label: str) -> str:
     """Draw recall against the number of shots, small, with limits that the panels share."""
     with sheet(name, PANEL, (0.5, 0.1, 0.45, 0.15 + 0.17 * ((len(lines) + 1) // 2))) as axes:
-        _lines(axes, lines, axis)
+        _lines(axes, lines, axis, across)
         axes.set_ylim(*limits)
         axes.legend(loc="lower left", bbox_to_anchor=(-0.14, 1.02), ncols=2, fontsize=8, columnspacing=1)
         return save(axes, name, label)
@@ -176,7 +176,7 @@ def _incumbents(trials: Sequence[Trial]) -> list[tuple[float, float]]:
     return [*best, (trials[-1].cost, best[-1][1])] if best else []
 
 
-def _lines(axes: Axes, lines: Sequence[Line], axis: str) -> None:
+def _lines(axes: Axes, lines: Sequence[Line], axis: str, across: str) -> None:
     """Draw lines over evenly spaced K, moved apart a little so that no interval hides another."""
     steps = sorted({k for line in lines for k in line.points})
     for number, line in enumerate(lines):
@@ -196,7 +196,7 @@ def _lines(axes: Axes, lines: Sequence[Line], axis: str) -> None:
         )
     axes.set_xticks(range(len(steps)), [str(k) for k in steps])
     axes.set_xlim(-0.4, len(steps) - 0.6)
-    axes.set_xlabel("interactions in the support (K)")
+    axes.set_xlabel(across)
     axes.set_ylabel(axis)
 
 

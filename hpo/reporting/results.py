@@ -63,6 +63,11 @@ class Results:
         """Return the student, if there is one."""
         return next((name for name in self.systems if self.kind(name) == "student"), None)
 
+    @cached_property
+    def alone(self) -> str | None:
+        """Return the same student trained without a teacher, if there is one."""
+        return next((name for name in self.systems if self.kind(name) == "labels alone"), None)
+
     def kind(self, name: str) -> str:
         """Return the kind of a system, as in `SystemFigures`."""
         return self.systems[name].kind if name in self.systems else "other"

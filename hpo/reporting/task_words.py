@@ -24,9 +24,12 @@ class TaskWords:
         metrics: All metrics by name, "recall" and "over_reference" first.
         quality: The caption of the table of metrics that say how good a system is, and these.
         reach: The same of those that say for whom.
+        optional: Those that stand nowhere where no system has them.
         overview: Those of the terminal's table, behind recall and its difference from the reference.
         query_counts: What each kind of query is, after its number.
         predicted: What is predicted for each query under a protocol, as the end of a sentence.
+        part: What sets the scenes of another part apart, behind their number; {part} is its name.
+        floor: The baselines over whose best a lift is counted.
         fresh: What is said of scenes that are scored, before their name.
     """
 
@@ -40,10 +43,18 @@ class TaskWords:
     metrics: Mapping[str, tuple[str, str]]
     quality: tuple[str, tuple[str, ...]]
     reach: tuple[str, tuple[str, ...]]
+    optional: tuple[str, ...]
     overview: tuple[str, ...]
     query_counts: Mapping[str, str]
     predicted: Callable[[Mapping[str, Any]], str]
+    part: str
+    floor: str
     fresh: str = "unseen "
+
+    @property
+    def shots(self) -> str:
+        """Return what a support has so many of, in the plural."""
+        return f"{self.shot}s{self.each}"
 
     def support(self, shots: int) -> str:
         """Return the size of a support in words; where there is none, what takes its place."""
@@ -101,12 +112,15 @@ RANKING = TaskWords(
         "For whom, and what is recommended",
         ("new_item_recall", "cold_user_recall", "coverage", "popularity"),
     ),
+    optional=(),
     overview=("new_item_recall", "ndcg", "mrr", "hit_rate"),
     query_counts={
         "new_item_queries": "of the queries have a relevant item that is not in the support",
         "cold_user_queries": "come from users without history",
     },
     predicted=_ranked,
+    part=", in the {part} period",
+    floor="what reads no text",
 )
 CLASSIFICATION = TaskWords(
     shot="labelled text",
@@ -115,7 +129,7 @@ CLASSIFICATION = TaskWords(
     scene="episode",
     named=False,
     title="how well new classes are told apart",
-    unseen=" of classes that neither training nor the search ever saw",
+    unseen=", with classes that neither training nor the search ever saw",
     metrics={
         "recall": (
             "macro recall",
@@ -138,9 +152,12 @@ CLASSIFICATION = TaskWords(
         "How far probabilities can be relied on",
         ("coverage", "confident_accuracy", "roc_auc", "average_precision"),
     ),
+    optional=("roc_auc", "average_precision"),
     overview=("f1", "log_loss", "coverage", "confident_accuracy"),
-    query_counts={"classes": "classes take part in all"},
+    query_counts={"classes": "classes in all"},
     predicted=lambda protocol: f"each classified among {protocol['ways']} classes",
+    part=", with {part} classes",
+    floor="the baselines",
 )
 # Of known classes: what is resampled are labels, or parts of them.
 KNOWN_CLASSES = replace(

@@ -122,8 +122,8 @@ def _distil_study(database: Database, spec: StudySpec, console: Console) -> tupl
         study = open_distillation(database, spec)
         if len(study.get_trials(deepcopy=False)) < spec.distill.trials:
             raise InputError(
-                f"the test scenes of study {spec.name!r} were scored with one of its students, and they are scored "
-                "once; give the study a new name to try more students"
+                f"the test split of study {spec.name!r} was scored with one of its students, and it is scored once; "
+                "give the study a new name to try more students"
             )
         return student_rows(study, spec)
     winners(owned_search(database, spec.name).open(), 1)  # before anything is read

@@ -18,6 +18,8 @@ from distill.objective import Student, Teacher
 from hpo.results import summary
 from hpo.results.inference import inference_figures
 from hpo.results.summary import Scored
+from hpo.results.task_stages import STAGES
+from storage.errors import InputError
 from storage.home import cache_folder
 from studies.config.spec import StudySpec
 from studies.episodes.split import SplitName
@@ -74,7 +76,7 @@ def evaluate_all(
     teachers = winners.teachers
     with full_precision():
         entries = _baselines(problem, "test") | _learned(problem, winners, student, alone)
-        results = _score(problem, "test", entries, "scoring test scenes", dump)
+        results = _score(problem, "test", entries, "scoring test episodes", dump)
     best = _label(teachers[0])
     direct = f"{best}, not adapted"
     scored = _summarise(spec, problem, "test", results)
@@ -107,12 +109,24 @@ def evaluate_baselines(
     Raises:
         InputError: Data, protocol or encoder cannot give a meaningful study.
     """
-    if dump is not None:
-        check_dump(dump)
+    check_rankings(spec, dump)
     problem = prepare(spec, cache_folder(), reporter=reporter)
     with full_precision():
         results = _score(problem, part, _baselines(problem, part), "scoring baselines", dump)
     return _summarise(spec, problem, part, results)
+
+
+def check_rankings(study: StudySpec, folder: Path | None) -> None:
+    """Check before the work that a study's rankings can be written into a folder, if one is named.
+
+    Raises:
+        InputError: The task ranks nothing, or the folder exists or cannot be made.
+    """
+    if folder is None:
+        return
+    if not STAGES[study.task].rankings:
+        raise InputError(f"{study.name!r} is a study of {study.task}, which gives no rankings; leave --trec out")
+    check_dump(folder)
 
 
 def _baselines(problem: Problem, part: SplitName) -> dict[str, Entry]:
@@ -178,10 +192,13 @@ def _score(
     writing = problem.writing(dump, episodes) if dump else nullcontext()
     with problem.reporter.progress(label) as progress, writing as writer:
         for name, (kind, system) in entries.items():
+            pool = problem.pool()
+            read = writer.run(name) if writer else None if pool is None else pool.add
             results[name] = Scored(
                 kind=kind,
-                main=problem.score(system, episodes, writer.run(name) if writer else None),
+                main=problem.score(system, episodes, read),
                 by_shots={shots: problem.score(system, nested) for shots, nested in by_shots.items()},
+                pooled=None if pool is None else pool.figures(),
             )
             progress(len(results), len(entries))
     return results

@@ -14,12 +14,12 @@ from distill.inference import as_student, load_export
 from distill.objective import Student, evaluate
 from distill.serving.onnx_tower import through
 from hpo.ownership import OwnedStudy
+from hpo.results.evaluation import check_rankings
 from storage.errors import InputError
 from storage.home import cache_folder
 from studies.config.definition import Format
 from studies.config.spec import StudySpec, parse_spec
 from studies.data.source import Source
-from studies.evaluation import trec
 from studies.evaluation.intervals import bootstrap
 from studies.model.encoder import tokenize
 from studies.progress import SILENT, ProgressReporter
@@ -105,8 +105,6 @@ def evaluate_export(
         InputError: The folder is not an intact export, lacks the format or was never evaluated, or the data are not
             those of its study.
     """
-    if dump is not None:
-        trec.check_dump(dump)
     exported = load_export(folder)
     manifest = exported.manifest
     if format not in manifest.formats:
@@ -115,6 +113,7 @@ def evaluate_export(
     if (recorded := manifest.metrics) is None:
         raise InputError(f"{folder} was exported without an evaluation; export it from an evaluated study")
     spec = parse_spec(manifest.spec, f"the manifest of {folder}")
+    check_rankings(spec, dump)
     spec = spec if data is None else spec.model_copy(update={"data": data})
     problem = prepare(spec, cache_folder(), reporter=reporter)
     if problem.data.fingerprint != manifest.data_fingerprint:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from distill.evaluation import Retention, RetentionIntervals, TransferGroup
-from studies.evaluation.figures import ByShots, Curve, LeftOut, SceneFacts, SystemFigures
+from studies.evaluation.figures import ByShots, Curve, LeftOut, PooledFigures, SceneFacts, SystemFigures
 from studies.evaluation.intervals import bootstrap, bootstrap_ratio, interval
 from studies.evaluation.metrics import Evaluation, compare
 
@@ -24,11 +24,13 @@ class Scored:
         kind: "baseline", "teacher", "direct transfer", "fine-tuning" or "student".
         main: At the protocol's own number of shots.
         by_shots: With the same queries under supports of several sizes.
+        pooled: Figures over all queries together; None where the task has none.
     """
 
     kind: str
     main: Evaluation
     by_shots: Mapping[int, Evaluation]
+    pooled: PooledFigures | None = None
 
 
 def system_figures(scored: Scored, reference: Scored) -> SystemFigures:
@@ -41,6 +43,7 @@ def system_figures(scored: Scored, reference: Scored) -> SystemFigures:
         over_reference=compare(main, reference.main),
         scene_recalls={name: scene.recall for name, scene in main.scenes.items()},
         by_shots=_by_shots(scored),
+        pooled=scored.pooled,
     )
 
 

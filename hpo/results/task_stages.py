@@ -20,20 +20,24 @@ class Stages:
     Attributes:
         check: `hpo data check`: what is in the data.
         print_check: Prints that.
+        rankings: Whether what it predicts are rankings, which TREC's formats hold.
     """
 
     check: str
     print_check: str
+    rankings: bool
 
 
 STAGES: dict[str, Stages] = {
     "ranking": Stages(
         check="hpo.data_check.check:check",
         print_check="hpo.reporting.sections.data_check:print_check",
+        rankings=True,
     ),
     "classification": Stages(
         check="hpo.data_check.labelled:check",
         print_check="hpo.reporting.sections.labelled_check:print_check",
+        rankings=False,
     ),
 }
 

@@ -80,7 +80,7 @@ def heading(shot: Snapshot) -> list[str]:
     if students := shot.students:
         ended = state_counts(students.states)
         progress = "" if students.progress is None else f", {students.progress:.0%} trained"
-        scored = f"; test scenes scored: hpo report {shot.name}" if students.evaluated else ""
+        scored = f"; scored on its test split: hpo report {shot.name}" if students.evaluated else ""
         lines.append(
             f"students: {sum(students.states.values())} of {students.budget} trials ({ended}{progress}){scored}"
         )

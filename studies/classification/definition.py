@@ -70,6 +70,6 @@ class ClassificationDefinition(StudyDefinition):
                 f'accepted: {", ".join(_JOINT)}, or set protocol.classes = "new"'
             )
         for domains in (space, *self.search.learners.values()):
-            for name in INNER_LOOP:
+            for name in (*INNER_LOOP, "class_names"):
                 domains.pop(name, None)
         return self

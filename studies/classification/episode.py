@@ -23,11 +23,12 @@ class LabelledEpisode:
     Attributes:
         name: Name of the draw, such as "episode 17": the unit that intervals resample.
         classes: (N,) codes of the classes.
-        items: (M,) codes of the distinct texts, ascending.
+        items: (M,) codes of the distinct texts, names of classes included, ascending.
         support: (S,) position in `items` of each labelled text, class after class.
         support_labels: (S,) its class, in 0..N-1.
         query: (Q,) position in `items` of each text to classify.
         query_labels: (Q,) its class, in 0..N-1.
+        names: (N,) position in `items` of the name of each class.
         scene: Code of the scene that all rows are of; -1 where the data have no scenes.
     """
 
@@ -38,6 +39,7 @@ class LabelledEpisode:
     support_labels: Tensor
     query: Tensor
     query_labels: Tensor
+    names: Tensor
     scene: int = -1
 
     @property

@@ -7,6 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -20,6 +21,7 @@ from studies.classification.memory import trial_bytes
 from studies.classification.plan import Plan
 from studies.classification.scoring.baselines import FROZEN_CENTROIDS, Centroids, build_baselines, lookup
 from studies.classification.scoring.evaluate import Classifying, evaluate
+from studies.classification.scoring.metrics import Predictions
 from studies.config.hyperparameters import Hyperparameters
 from studies.episodes.audit import Finding
 from studies.episodes.split import SplitName
@@ -27,9 +29,8 @@ from studies.evaluation.evaluate import ItemVectors
 from studies.evaluation.figures import DataFacts
 from studies.evaluation.metrics import Evaluation
 from studies.learners.base import Learner
-from studies.model.activation_cache import ActivationCache
 from studies.model.device import device, free_memory
-from studies.model.encoder import Encoder, tokenize
+from studies.model.encoder import Encoder
 from studies.progress import SILENT, Progress, ProgressReporter
 from studies.training.memory import refuse_too_large
 from studies.training.problem import PartFacts, Problem
@@ -53,12 +54,12 @@ class ClassificationProblem(Problem):
         super().__init__(spec, data, encoder, folder, reporter)
         self.plan = planned
         self.split = planned.split
-        self._folder = folder
 
     @cached_property
     def visible_items(self) -> Tensor:
-        """(N,) all texts, ascending: a student may read any text without its label."""
-        return torch.arange(len(self.data.texts), device=device())
+        """(N,) texts of rows, ascending, which a student may read without their labels; names of training classes."""
+        names = self.data.names[self.split.classes["train"]]
+        return torch.from_numpy(np.union1d(self.data.text, names)).to(device())
 
     @property
     def reference(self) -> str:
@@ -107,7 +108,7 @@ class ClassificationProblem(Problem):
         return evaluate(Centroids(lookup(functional.normalize(self.cache.pooled(), dim=1))), episodes)
 
     def baselines(self, split_name: SplitName) -> Mapping[str, Classifying]:
-        """Return the baselines by name; the names of the classes are encoded by the frozen encoder."""
+        """Return the baselines by name."""
         return self._baselines
 
     def adapted(self, learner: Learner, vectors: ItemVectors) -> Classifying:
@@ -124,6 +125,10 @@ class ClassificationProblem(Problem):
         """Return the metrics of any system on `episodes`; `progress` is called with (episodes done, in all)."""
         return evaluate(system, episodes, progress, dump)
 
+    def pool(self) -> Predictions:
+        """Return an empty pool for the predictions of a system."""
+        return Predictions(self.data.labels)
+
     def facts(self, split_name: SplitName) -> PartFacts:
         """Return what is known of a split's queries."""
         episodes = self.episodes(split_name)
@@ -138,7 +143,7 @@ class ClassificationProblem(Problem):
         """Return what is known of the data."""
         data = self.data
         counts = {
-            "texts": len(data.texts),
+            "texts": data.distinct_texts,
             "labelled rows": int((data.label >= 0).sum()),
             "unlabelled rows": int((data.label < 0).sum()),
             "classes": len(data.labels),
@@ -151,7 +156,7 @@ class ClassificationProblem(Problem):
         joint = self._training_classes if entry.baseline else None
         temperature = hyperparameters.temperature
         assert temperature is not None, "the search space of classification holds a temperature"
-        return ClassifierHead(self.encoder.width, temperature, entry, joint)
+        return ClassifierHead(self.encoder.width, temperature, entry, joint, reads_names=hyperparameters.reads_names)
 
     def head_learner(self, head: ClassifierHead, hyperparameters: Hyperparameters) -> Learner:
         """Return a learner, on the device, that adapts a head over given vectors, without an encoder of its own."""
@@ -169,10 +174,7 @@ class ClassificationProblem(Problem):
 
     @cached_property
     def _baselines(self) -> Mapping[str, Classifying]:
-        tokens = tokenize(self.encoder.tokenizer, self.data.labels, self.spec.teacher.max_tokens)
-        names = ActivationCache(self._folder, self.encoder, tokens)
-        names.build({0})
-        return build_baselines(self.data, self.cache.pooled(), names.pooled())
+        return build_baselines(self.data, self.cache.pooled())
 
     @cached_property
     def _training_classes(self) -> JointClasses:

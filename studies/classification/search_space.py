@@ -6,6 +6,7 @@ on how far its pretraining is from the texts.
 
 from __future__ import annotations
 
+from studies.config.hyperparameters import NAME_USES
 from studies.config.search_domains import Domain, Numbers, Parameters, Range, Words
 from studies.config.search_parameters import SEARCHED as OF_RANKING
 from studies.learners.registry import CLASSIFICATION_LEARNERS
@@ -19,6 +20,7 @@ SEARCHED: Parameters = {
     **_SHARED,
     "label_smoothing": Numbers(float, 0, True, below=1),
     "temperature": Numbers(float, 0, False),
+    "class_names": Words(NAME_USES),
 }
 
 
@@ -43,4 +45,5 @@ def default_space(encoder_layers: int = 6) -> dict[str, Domain]:
         "dropout": Range(low=0.0, high=0.3),
         "label_smoothing": Range(low=0.0, high=0.3),
         "temperature": Range(low=0.02, high=1.0, log=True),
+        "class_names": list(NAME_USES),
     }

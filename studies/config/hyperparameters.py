@@ -12,6 +12,8 @@ from studies.learners.registry import LEARNERS, LearnerEntry
 
 HeadPart = Literal["scalars", "projection", "all"]
 HEAD_PARTS: tuple[HeadPart, ...] = get_args(HeadPart)
+NameUse = Literal["read", "ignore"]
+NAME_USES: tuple[NameUse, ...] = get_args(NameUse)
 
 # Hyperparameters that only mean something to learners with an inner loop of gradient steps.
 INNER_LOOP = ("inner_lr", "inner_steps", "support_batch_size")
@@ -42,6 +44,8 @@ class Hyperparameters:
         dropout: Rate of dropout in the encoder's layers in meta-updates; never while a scene is adapted to or scored.
         label_smoothing: Part of each label that all classes share; of classification alone.
         temperature: What cosines with the classes are divided by at the start; of classification alone.
+        class_names: "read": the name of a class is an example of it, beside its texts, of a weight that is learned from
+            1 on; "ignore" is for labels that say nothing, such as "c17". Of classification alone.
     """
 
     learner: str = "protonet"
@@ -58,6 +62,7 @@ class Hyperparameters:
     dropout: float | None = None
     label_smoothing: float | None = None
     temperature: float | None = None
+    class_names: NameUse | None = None
 
     @property
     def entry(self) -> LearnerEntry:
@@ -68,6 +73,11 @@ class Hyperparameters:
     def adapts_encoder(self) -> bool:
         """Whether the inner loop moves layers of the encoder."""
         return self.trainable_layers > 0 and self.entry.adapts_encoder
+
+    @property
+    def reads_names(self) -> bool:
+        """Whether the names of the classes are examples of them."""
+        return self.class_names == "read"
 
     def to_dict(self) -> dict[str, Any]:
         """Return the values that apply to this learner, by name."""

@@ -93,7 +93,11 @@ class SearchSection(Section):
         learners, layers = values_of(full["learner"]), max(values_of(full["trainable_layers"]))
         used = {name for name in full if any(applies(name, learner, layers) for learner in learners)}
         if idle := [name for name in space if name not in used]:
-            why = "trainable_layers is 0" if idle[0] in ENCODER else f"{', '.join(learners)} takes no gradient steps"
+            why = (
+                "trainable_layers is 0"
+                if idle[0] in ENCODER
+                else f"no learner of {', '.join(learners)} takes gradient steps"
+            )
             raise ValueError(f"{idle[0]} has no use where {why}; leave it out")
         return {name: domain for name, domain in full.items() if name in used}
 

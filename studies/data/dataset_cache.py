@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 # Increase it whenever the stored form changes, or how a source's rows become a data set.
-FORMAT = 5
+FORMAT = 6
 
 Data = TypeVar("Data", bound="DataclassInstance")
 

@@ -43,6 +43,37 @@ def misfit(error: ValidationError) -> str:
     return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
 
 
+class Confusion(Figures):
+    """How many queries of a class were given another."""
+
+    label: str
+    predicted: str
+    queries: int
+
+
+class ClassFigures(Figures):
+    """A class: its queries, and how many of them it is predicted for, over these."""
+
+    queries: int
+    recall: float
+
+
+class PooledFigures(Figures):
+    """What a classifier predicts for the queries of all episodes together.
+
+    Attributes:
+        calibration_error: Expected calibration error (Guo et al. 2017), in 15 bins.
+        coverage: By an accuracy, the largest share of the queries, the most confident ones, that reaches it.
+        classes: Each class that has a query, by its name.
+        confusions: The most frequent wrong predictions, the most frequent first.
+    """
+
+    calibration_error: float
+    coverage: dict[float, float]
+    classes: dict[str, ClassFigures]
+    confusions: tuple[Confusion, ...]
+
+
 class SystemFigures(Figures):
     """The figures of one system, with intervals over scenes; None where no scene has the figure.
 
@@ -53,6 +84,7 @@ class SystemFigures(Figures):
         over_reference: Difference of recall from the reference, paired by scene.
         scene_recalls: Recall of each scene.
         by_shots: Recall with the same queries under supports of several sizes.
+        pooled: Figures over all queries together; None where the task has none.
     """
 
     kind: str
@@ -61,6 +93,7 @@ class SystemFigures(Figures):
     over_reference: Interval
     scene_recalls: dict[str, Figure]
     by_shots: ByShots
+    pooled: PooledFigures | None = None
 
     def metric(self, name: str) -> Interval | None:
         """Return the interval of a metric, by its name, of "recall" or of "over_reference"."""

@@ -4,7 +4,7 @@ Source: Bertinetto et al., "Meta-learning with Differentiable Closed-form Solver
 form of eq. 6: W = Zᵀ (Z Zᵀ + λI)⁻¹ Y, a system of as many equations as the support has texts, whatever the width of a
 vector. Labels Y are one-hot; λ and the scale of the logits are learned by the outer loop. Deviation: their learned bias
 β shifts all classes alike, which the softmax does not see. Here the learned bias is a constant feature beside each
-vector, which gives every class an intercept.
+vector, which gives every class an intercept. Where the names of the classes are read, they are weighted examples too.
 
 For classification alone: ranked candidates are no fixed set of columns to regress on.
 """
@@ -24,8 +24,8 @@ from studies.learners.registry import LEARNERS
 class LabelledSupport(Protocol):
     """What the learner needs of a task: `studies.classification.learning.classification_task.ClassificationTask`."""
 
-    def support_targets(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Return (S, D) vectors of the support, their (S, N) one-hot labels and (S,) weights; or of E tasks."""
+    def weighted_examples(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Return (S, D) vectors of examples, their (S, N) one-hot labels and (S,) weights; or of E tasks."""
 
 
 class Ridge(Learner):
@@ -38,8 +38,8 @@ class Ridge(Learner):
         support: LabelledSupport = task
         head = self.model.head
         with torch.set_grad_enabled(training):
-            vectors, targets, balance = support.support_targets()
-            weights, bias = solve(vectors, targets, head.ridge_penalty.exp(), head.ridge_intercept, balance)
+            vectors, targets, counts = support.weighted_examples()
+            weights, bias = solve(vectors, targets, head.ridge_penalty.exp(), head.ridge_intercept, counts)
             # Products with the weights are scaled where they are taken; biases are not.
             return {"linear_weights": weights, "bias": head.log_scale.exp() * bias}
 

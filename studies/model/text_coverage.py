@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 MANY_UNKNOWN = 0.1
 # Titles of an alphabet that the vocabulary has words of are below a quarter, others above 0.8.
 MOSTLY = 0.5
-# One text in twenty. Texts that differ in letter case or accents alone are not counted.
+# One text in twenty. Of equal texts, those that differ in letter case or accents alone are not counted.
 MANY_EQUAL = 0.05
 # First and last of the characters that every vocabulary reads one at a time, in codes or as whole words: ASCII, Han and
 # kana, the syllables of Hangul.
@@ -55,6 +55,7 @@ class TextCoverage:
         spelled: Share of the known letters that are a piece each, though words of their script have several.
         equal_unknown: Texts with an unknown piece and with the tokens of another text.
         equal_cut: Texts without one that reach `max_tokens` and have the tokens of another text.
+        full: Texts that reach `max_tokens`.
         max_tokens: Most tokens of a text.
     """
 
@@ -63,6 +64,7 @@ class TextCoverage:
     spelled: float
     equal_unknown: int
     equal_cut: int
+    full: int
     max_tokens: int
 
     def warnings(self, encoder: str) -> list[str]:
@@ -84,6 +86,11 @@ class TextCoverage:
             found.append(
                 f"{self.equal_cut:,} of {self.texts:,} texts become equal to another, being cut at "
                 f"teacher.max_tokens = {self.max_tokens}; raise it, or begin data.text with what tells the items apart"
+            )
+        elif self.full >= many_equal > 0:
+            found.append(
+                f"{self.full:,} of {self.texts:,} texts reach teacher.max_tokens = {self.max_tokens}, and what is "
+                "beyond is not read; raise it, or begin data.text with what matters"
             )
         return found
 
@@ -115,6 +122,7 @@ def measure(tokenizer: PreTrainedTokenizerBase, tokens: Ragged, max_tokens: int)
         spelled=_spelled(tokenizer, counts, len(tokens)),
         equal_unknown=equal_unknown,
         equal_cut=equal_cut,
+        full=int((np.diff(offsets) >= max_tokens).sum()),
         max_tokens=max_tokens,
     )
 

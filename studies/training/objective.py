@@ -61,7 +61,7 @@ def load_teacher(problem: Problem, folder: Path) -> Learner:
         load_weights(learner.model, tensors)
     except (KeyError, RuntimeError) as error:
         raise InputError(
-            f"the checkpoint {folder} does not fit this study's recommender ({error}); "
+            f"the checkpoint {folder} does not fit this study's model ({error}); "
             "it was written by another version: delete the study and launch it again"
         ) from error
     return learner

@@ -22,7 +22,7 @@ from studies.config.hyperparameters import Hyperparameters
 from studies.episodes.audit import Finding, refuse_leaks
 from studies.episodes.split import SplitName
 from studies.evaluation.evaluate import ItemVectors
-from studies.evaluation.figures import DataFacts, SceneFacts
+from studies.evaluation.figures import DataFacts, PooledFigures, SceneFacts
 from studies.evaluation.metrics import Evaluation
 from studies.learners.base import Learner
 from studies.model import encoder as encoders
@@ -66,6 +66,16 @@ class PartFacts:
     query_counts: dict[str, int]
     scene_facts: dict[str, SceneFacts]
     left_out: str
+
+
+class Pool(Protocol):
+    """Collects what a system predicts for the queries of many episodes."""
+
+    def add(self, episode: Any, predicted: Any) -> None:
+        """Add an episode and what was predicted for it, as `dump` of `Problem.score`."""
+
+    def figures(self) -> PooledFigures:
+        """Return the figures over all queries together."""
 
 
 class Problem(ABC):
@@ -151,7 +161,7 @@ class Problem(ABC):
         return self._learner(tower, hyperparameters, micro_batch_size)
 
     def _sampled(self, split_name: SplitName, draw: int = 0) -> list[Any]:
-        with self.reporter.progress(f"sampling episodes of meta-{split_name} scenes") as progress:
+        with self.reporter.progress(f"sampling meta-{split_name} episodes") as progress:
             return self._sample(split_name, draw, progress)
 
     def _audited(self, split_name: SplitName, episodes: Sequence[Any]) -> list[Any]:
@@ -218,6 +228,10 @@ class Problem(ABC):
     @abstractmethod
     def score(self, system: Any, episodes: Sequence[Any], dump: Any = None) -> Evaluation:
         """Return the metrics of any system on `episodes`; `dump` is called with each and what was predicted for it."""
+
+    def pool(self) -> Pool | None:
+        """Return an empty pool for the predictions of a system; None where the task has no figures of this kind."""
+        return None
 
     def writing(self, folder: Path, episodes: Sequence[Any]) -> AbstractContextManager[Any]:
         """Open a folder for what systems predict; its value's `run` returns the `dump` of a system, by name.

@@ -274,7 +274,7 @@ def test_baselines_need_neither_a_database_nor_a_search(shop, tmp_path, caplog):
     assert "Only baselines were scored" in (tmp_path / "page" / "report.md").read_text()
     assert not (tmp_path / "hpo" / "postgres").exists()
 
-    damaged = [next((tmp_path / "hpo" / "cache").glob(f"**/{name}")) for name in ("pooled.npy", "log.parquet")]
+    damaged = [next((tmp_path / "hpo" / "cache").glob(f"**/{name}")) for name in ("pooled.npy", "time.parquet")]
     for file in damaged:
         file.write_bytes(DAMAGES["zeroed"](file.read_bytes()))
     again = call("baselines", shop / "study.toml", "--json")

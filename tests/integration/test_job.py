@@ -28,6 +28,7 @@ from storage.database.records import Records
 from storage.home import cache_folder
 from studies.training.prepare import prepare
 from tests.mini import call, mini, start
+from tests.running import children, wait_for
 
 pytestmark = pytest.mark.usefixtures("shared_caches")
 
@@ -43,26 +44,6 @@ def own_server():
 
 def trials_of(url: str, name: str = "mini") -> list[optuna.trial.FrozenTrial]:
     return optuna.load_study(study_name=name, storage=url).trials
-
-
-def wait_for(condition, process, seconds=300):
-    """Polls until the condition holds; the process must not end before. Other tests may hold the machine up."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if condition():
-            return
-        assert process.poll() is None, process.communicate()[1]
-        time.sleep(0.2)
-    raise AssertionError("it never happened")
-
-
-def children(pid: int) -> list[psutil.Process]:
-    found = []
-    for child in psutil.Process(pid).children():
-        with contextlib.suppress(psutil.Error):  # killed, and not collected yet
-            if "worker" in child.cmdline():
-                found.append(child)
-    return found
 
 
 @pytest.mark.slow

@@ -48,7 +48,7 @@ TEXTS = ["red corvo kitchen lamp", "white elba attic chair", "red corvo kitchen 
 
 def values(learner: str, **more: Any) -> Hyperparameters:
     inner = {"inner_lr": 0.3, "inner_steps": 2} if CLASSIFICATION_LEARNERS[learner].takes_gradient_steps else {}
-    return Hyperparameters(learner=learner, temperature=0.1, **inner | more)
+    return Hyperparameters(learner=learner, temperature=0.1, **{"class_names": "read"} | inner | more)
 
 
 @pytest.fixture(scope="module")
@@ -101,10 +101,14 @@ def test_the_documented_example_runs(exported: Path) -> None:
     run_example(StudentClassifier, exported)
 
 
-@pytest.mark.parametrize("learner", list(CLASSIFICATION_LEARNERS))
-def test_serving_classifies_as_the_evaluation_does(problem: Problem, tmp_path: Path, learner: str) -> None:
+@pytest.mark.parametrize(
+    ("learner", "class_names"), [*((learner, "read") for learner in CLASSIFICATION_LEARNERS), ("ridge", "ignore")]
+)
+def test_serving_classifies_as_the_evaluation_does(
+    problem: Problem, tmp_path: Path, learner: str, class_names: str
+) -> None:
     """For every learner, and for classes with different numbers of labelled texts, which no episode of a study has."""
-    own = untrained(problem, values(learner))
+    own = untrained(problem, values(learner, class_names=class_names))
     served = unchecked(problem, own, tmp_path / "out")
     for episode in (problem.validation[0], uneven(problem.validation[1])):
         with full_precision(), torch.no_grad():
@@ -112,22 +116,36 @@ def test_serving_classifies_as_the_evaluation_does(problem: Problem, tmp_path: P
         adapted: AdaptedClassifier = own.learner.adapt(episode, table)
         wanted = adapted.probabilities(table[episode.query]).detach()
         texts = [problem.data.texts[item] for item in episode.items.tolist()]
+        labels = [texts[place] for place in episode.names.tolist()]
         pairs = zip(episode.support.tolist(), episode.support_labels.tolist(), strict=True)
         # In another order: neither the order of texts nor that of classes means anything.
-        support = [(texts[place], f"class {label}") for place, label in pairs][::-1]
+        support = [(texts[place], labels[label]) for place, label in pairs][::-1]
         classifier = served.adapt(support)
-        columns = [classifier.labels.index(f"class {label}") for label in range(episode.ways)]
+        columns = [classifier.labels.index(label) for label in labels]
         asked = [texts[place] for place in episode.query.tolist()]
         found = classifier.probabilities(asked)
         torch.testing.assert_close(found[:, columns], wanted, atol=1e-4, rtol=1e-3)
         torch.testing.assert_close(found.sum(1), torch.ones(len(asked)))
-        assert classifier.predict(asked) == [f"class {label}" for label in wanted.argmax(1).tolist()]
+        assert classifier.predict(asked) == [labels[label] for label in wanted.argmax(1).tolist()]
+        renamed = served.adapt([(text, f"class {label}") for text, label in support]).probabilities(asked)
+        assert torch.allclose(renamed, found, atol=1e-5) == (class_names == "ignore")
+
+
+def test_a_student_reads_names_of_training_classes_but_of_no_other(problem: Problem) -> None:
+    """The name of a held-out class is what its texts are told apart by; episodes of training need their own."""
+    visible = {problem.data.texts[item] for item in problem.visible_items.tolist()}
+    rows = {problem.data.texts[item] for item in problem.data.text.tolist()}
+    train = {problem.data.labels[code] for code in problem.split.classes["train"].tolist()}  # type: ignore[attr-defined]
+    assert visible - rows == train
+    assert rows < visible
+    assert set(problem.train[0].items.tolist()) <= set(problem.visible_items.tolist())
 
 
 @pytest.mark.parametrize("learner", [name for name in CLASSIFICATION_LEARNERS if name != "ridge"])
 def test_a_class_with_twice_as_many_labelled_texts_counts_as_much_as_the_others(problem: Problem, learner: str) -> None:
     """Whoever labels more of one class would see every text drawn to it; in a study all have equally many."""
-    own, episode = untrained(problem, values(learner)), problem.validation[0]
+    # A name counts as a fixed number of texts: beside more of them it is a smaller part.
+    own, episode = untrained(problem, values(learner, class_names="ignore")), problem.validation[0]
     first = episode.support_labels == 0
     doubled = replace(
         episode,
@@ -233,7 +251,7 @@ def test_labels_are_found_and_each_text_is_embedded_once(
     assert torch.equal(found[0], found[2])
     assert torch.equal(found[1], found[3])
     assert not torch.equal(found[0], found[1])
-    assert seen == [*(text for text, _ in LABELLED), *TEXTS[:2]]
+    assert seen == [*(text for text, _ in LABELLED), *classifier.labels, *TEXTS[:2]]
     assert reports[-1] == (2, 2)
     torch.testing.assert_close(
         served.adapt({"lamps": [t for t, _ in LABELLED[:2]], "chairs": [LABELLED[2][0]]}).probabilities(TEXTS),

@@ -8,10 +8,12 @@ from hpo.reporting.renderers.terminal import print_blocks
 from hpo.reporting.sections.background import retention_sentence
 from hpo.reporting.sections.outcome import distillation_outcome, job_outcome
 from hpo.reporting.sections.students import undertrained_sentences
+from hpo.reporting.task_words import RANKING
 from hpo.results.outcome import JobResult
 from hpo.results.summary import Scored, retention
 from hpo.results.undertraining import student_progress
 from hpo.status.console import Console, duration
+from studies.evaluation.baselines import TEXT_FREE
 from studies.evaluation.metrics import Evaluation, SceneMetrics
 from tests.report_document import TEACHER, document, interval
 
@@ -84,7 +86,7 @@ def test_a_student_keeps_a_part_of_a_lift_that_is_surely_there():
     """Recall alone flatters a student."""
     results = {"random": recalls(0.1, 0.1, 0.1), "support popularity": recalls(0.4, 0.3, 0.2)}
     results |= {"teacher": recalls(0.5, 0.42, 0.28), "student": recalls(0.45, 0.36, 0.24)}
-    kept = retention(results, "teacher", "student")
+    kept = retention(results, "teacher", "student", TEXT_FREE)
     assert kept.baseline == "support popularity"
     assert kept.recall == kept.intervals.recall.mean == pytest.approx(1.05 / 1.2)
     assert kept.lift == kept.intervals.lift.mean == pytest.approx(0.5)
@@ -104,7 +106,7 @@ def test_a_student_keeps_a_part_of_a_lift_that_is_surely_there():
 def test_no_part_of_a_lift_within_noise_is_kept(teacher, words):
     """A student that "keeps 187% of its lift" of +0.004 [-0.014, +0.021] keeps any number at all."""
     results = {"support popularity": recalls(0.4, 0.3, 0.2), "student": recalls(0.5, 0.35, 0.23)}
-    kept = retention(results | {"teacher": recalls(*teacher)}, "teacher", "student")
+    kept = retention(results | {"teacher": recalls(*teacher)}, "teacher", "student", TEXT_FREE)
     assert (kept.lift, kept.intervals.lift) == (None, None)
     assert kept.to_json()["lift"] is None
     sentence = retention_sentence(kept)
@@ -159,13 +161,16 @@ def test_an_undertrained_student_is_told_of_with_the_remedy(capsys):
     row = {"state": "complete", "recall": 0.17, "latency": 0.5, "size": 0.5, "params": {}, "reason": None}
     taken = StudentRow(trial=3, front=True, taken=True, training=found, **row)
     assert StudentRow.model_validate(taken.to_json()) == taken
-    print_blocks(distillation_outcome([StudentRow(trial=2, front=False, taken=False, **row), taken], 10), Console())
+    print_blocks(
+        distillation_outcome([StudentRow(trial=2, front=False, taken=False, **row), taken], "recall@10", RANKING),
+        Console(),
+    )
     shown = " ".join(capsys.readouterr().out.split())
     assert "Student 3 was trained too little: it keeps 49% [48%, 50%] of the best teacher's lift over what" in shown
     assert "still gained +0.098 [+0.055, +0.138] recall after step 20" in shown
-    assert "Its steps read 2,240 texts, where the catalogue has 19,312: raise distill.embed_steps." in shown
+    assert "Its steps read 2,240 texts, of 19,312 that it could read: raise distill.embed_steps." in shown
     enough = taken.model_copy(update={"training": found.model_copy(update={"undertrained": False})})
-    assert undertrained_sentences([enough], "recall@10") == []
+    assert undertrained_sentences([enough], "recall@10", RANKING) == []
     whole = result(0.01, 0.09, 0.9)
     assert "trained too little" not in printed(whole, capsys)
     whole["evaluation"]["students"][1]["training"] = found.to_json()
@@ -174,8 +179,8 @@ def test_an_undertrained_student_is_told_of_with_the_remedy(capsys):
 
 def test_no_part_of_a_recall_of_zero_is_kept():
     """A share of nothing would be infinite, or 100% of it."""
-    results = {name: recalls(0.0, 0.0, 0.0) for name in ("support popularity", "teacher", "student")}
-    kept = retention(results, "teacher", "student")
+    results = {name: recalls(0.0, 0.0, 0.0) for name in ("support popularity", "teacher", "student", TEXT_FREE)}
+    kept = retention(results, "teacher", "student", TEXT_FREE)
     assert (kept.recall, kept.lift) == (None, None)
     assert "%" not in retention_sentence(kept) + retention_of_the_card(kept)
 

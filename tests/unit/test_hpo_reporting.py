@@ -24,7 +24,7 @@ from hpo.reporting.svg import COMPLETE, OTHER, STOPPED, STYLES, shorten
 from hpo.status.console import Console
 from studies.escaping import markdown_code, markdown_text, visible
 from studies.evaluation.intervals import bootstrap
-from tests.report_document import HOSTILE, SHOTS, TEACHER, document, interval, write
+from tests.report_document import HOSTILE, SHOTS, TEACHER, as_classification, document, interval, write
 
 ROOT = Path(__file__).parents[2]
 DIRECT = f"{TEACHER}, not adapted"
@@ -440,6 +440,22 @@ def test_what_is_not_defined_is_a_dash_and_null(tmp_path):
     stored = json.loads((tmp_path / "report.json").read_text("utf-8"), parse_constant=pytest.fail)
     assert stored["evaluation"]["systems"]["student"]["metrics"]["mrr"] is None
     assert stored["evaluation"]["systems"]["student"]["scene_recalls"]["a|b"] is None
+
+
+def test_a_classification_is_reported_class_by_class_in_its_own_words(tmp_path):
+    """A mean over classes hides the one that is always taken for another; and nobody ranked anything."""
+    found = as_classification(document(scenes=4), HOSTILE)
+    page, text = pages(found, tmp_path)
+    worst = page.table("class", "queries")[0]
+    assert worst == [HOSTILE[0], "50", "0.500", "0.500", "0.500", "+0.000"]
+    assert [row[0] for row in page.table("class", "queries")] == list(HOSTILE)
+    assert page.table("class", "predicted as") == [[*HOSTILE[:2], "15", "30%"]]
+    reliance = {row[0]: row[1:] for row in page.table("system", "calibration error")}
+    assert reliance["student"] == ["0.032", "62%", "41%"]
+    assert "the same student trained on the labels alone" in text
+    assert "4 episodes of completejourney, with classes that neither" in text
+    assert "labelled texts of each class in the support (K)" in (tmp_path / "report.html").read_text("utf-8")
+    assert not re.findall(r"ROC-AUC|(?i:scene\b|scenes|interaction|recall@|catalogue)", text)
 
 
 def test_of_many_scenes_the_ends_are_drawn_and_all_are_listed(tmp_path):

@@ -261,7 +261,11 @@ NO_LOG = "A ranking study needs a log of interactions, with a user, an item and 
         (["timestamp"], ['no column "timestamp" (data.time)', "correct data.time.", NO_LOG]),
         (
             ["user_id", "item_id", "timestamp"],
-            ['"user_id" (data.user), "item_id" (data.item), "timestamp" (data.time)', NO_LOG, "texts and labels"],
+            [
+                '"user_id" (data.user), "item_id" (data.item), "timestamp" (data.time)',
+                NO_LOG,
+                'task = "classification"',
+            ],
         ),
     ],
     ids=["no users", "no times", "no log"],

@@ -52,7 +52,9 @@ def test_an_episode_has_ways_shots_and_queries_of_its_splits_classes(name: Split
         assert episode.support_labels.bincount().tolist() == [3] * 4
         assert episode.query_labels.bincount().tolist() == [2] * 4
         assert episode.items.tolist() == sorted(set(episode.items.tolist()))
-        assert len(episode.items) == 4 * 5
+        assert len(episode.items) == 4 * (5 + 1)
+        named = [DATA.texts[text] for text in episode.items[episode.names].tolist()]
+        assert named == [DATA.labels[code] for code in episode.classes.tolist()]
         for places, labels in ((episode.support, episode.support_labels), (episode.query, episode.query_labels)):
             found = [label_of[text] for text in episode.items[places].tolist()]
             assert found == episode.classes[labels].tolist()
@@ -193,12 +195,15 @@ def test_the_audit_finds_every_kind_of_leak_in_an_episode() -> None:
     copied = replace(good, query=good.support[:8], query_labels=good.support_labels[:8])
     assert leaks(DATA, SPLIT, [copied]) == {"texts on both sides of an episode", "groups on both sides of an episode"}
     group_of = dict(zip(DATA.text.tolist(), DATA.group.tolist(), strict=True))
+    label_of = dict(zip(DATA.text.tolist(), DATA.label.tolist(), strict=True))
     held = set(good.items.tolist())
     twin = next(
         text
         for text in DATA.text[DATA.group == group_of[int(good.items[good.support[0]])]].tolist()
-        if text not in held and DATA.label[text] == good.classes[0]
+        if text not in held and label_of[text] == good.classes[0]
     )
+    misnamed = replace(good, names=good.names.flip(0))
+    assert leaks(DATA, SPLIT, [misnamed]) == {"names of other classes"}
     items = torch.cat([good.items, torch.tensor([twin])])
     shared = replace(good, items=items, query=torch.tensor([len(held)]), query_labels=torch.tensor([0]))
     assert leaks(DATA, SPLIT, [shared]) == {"groups on both sides of an episode"}

@@ -1,8 +1,10 @@
 """Learners over labelled episodes against their definitions: by hand, by other libraries, by finite differences."""
 
+import zlib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,11 +15,11 @@ from torch.nn import functional
 
 from studies.classification.episode import LabelledEpisode
 from studies.classification.learning.adapted import AdaptedClassifier
-from studies.classification.learning.classification_task import ClassificationTask
+from studies.classification.learning.classification_task import ClassificationTask, balanced
 from studies.classification.learning.head import Classifier, ClassifierHead, JointClasses
 from studies.classification.learning.tasks import LabelledTasks, classification_learner
 from studies.config.definition import TeacherSection
-from studies.config.hyperparameters import Hyperparameters
+from studies.config.hyperparameters import NAME_USES, Hyperparameters, NameUse
 from studies.learners.base import Learner
 from studies.learners.registry import CLASSIFICATION_LEARNERS
 from studies.learners.ridge import solve
@@ -35,12 +37,12 @@ GRADIENT = [name for name, entry in CLASSIFICATION_LEARNERS.items() if entry.tak
 OF_A_LOSS = ["anil", "maml", "metasgd", "protonet", "ridge"]
 
 
-def values(name: str, inner_lr: float = 0.1, **more: float) -> Hyperparameters:
+def values(name: str, inner_lr: float = 0.1, class_names: NameUse = "read", **more: Any) -> Hyperparameters:
     inner = {"inner_lr": inner_lr, "inner_steps": 2} if name in GRADIENT else {}
-    return Hyperparameters(name, **inner | more)
+    return Hyperparameters(name, class_names=class_names, **inner | more)
 
 
-def learner_of(name: str, seed: int = 0, vmap_episodes: int | None = None, **more: float) -> Learner:
+def learner_of(name: str, seed: int = 0, vmap_episodes: int | None = None, **more: Any) -> Learner:
     """A small learner in float64 with every weight away from its start, so that no gradient vanishes by symmetry."""
     generator = torch.Generator().manual_seed(seed)
 
@@ -50,17 +52,18 @@ def learner_of(name: str, seed: int = 0, vmap_episodes: int | None = None, **mor
     hyperparameters = values(name, **more)
     entry = hyperparameters.entry
     joint = JointClasses(torch.arange(CLASSES) * 2, drawn(CLASSES, WIDTH)) if entry.baseline else None
-    head = ClassifierHead(WIDTH, 0.3, entry, joint).double()
+    head = ClassifierHead(WIDTH, 0.3, entry, joint, reads_names=hyperparameters.reads_names).double()
     with torch.no_grad():
-        for parameter in head.parameters():
-            parameter.add_(0.3 * drawn(*parameter.shape))
+        for name, parameter in head.named_parameters():  # each the same whatever else the head holds
+            own = torch.Generator().manual_seed(seed + zlib.crc32(name.encode()))
+            parameter.add_(0.3 * torch.randn(parameter.shape, generator=own, dtype=torch.float64))
     table = functional.normalize(drawn(ITEMS, WIDTH), dim=1)
     return classification_learner(Classifier(FrozenTower(table), head), hyperparameters, vmap_episodes=vmap_episodes)
 
 
 def episode_of(seed: int = 0, shots: int = 2, queries: int = 2, ways: int = WAYS) -> LabelledEpisode:
     generator = torch.Generator().manual_seed(seed)
-    items = torch.randperm(ITEMS, generator=generator)[: ways * (shots + queries)].sort().values
+    items = torch.randperm(ITEMS, generator=generator)[: ways * (shots + queries + 1)].sort().values
     places = torch.randperm(len(items), generator=generator)
     return LabelledEpisode(
         name=f"episode {seed}",
@@ -68,8 +71,9 @@ def episode_of(seed: int = 0, shots: int = 2, queries: int = 2, ways: int = WAYS
         items=items,
         support=places[: ways * shots],
         support_labels=torch.arange(ways).repeat_interleave(shots),
-        query=places[ways * shots :],
+        query=places[ways * shots : ways * (shots + queries)],
         query_labels=torch.arange(ways).repeat_interleave(queries),
+        names=places[ways * (shots + queries) :],
     )
 
 
@@ -101,9 +105,10 @@ def unit(vector: Tensor) -> Tensor:
     return vector / vector.square().sum().sqrt()
 
 
-def test_prototypes_are_the_means_of_each_classs_projected_vectors() -> None:
+@pytest.mark.parametrize("class_names", NAME_USES)
+def test_prototypes_are_the_means_of_each_classs_projected_vectors_and_its_names(class_names: NameUse) -> None:
     """Everything else starts from these: a class that took a neighbour's text would still learn, only worse."""
-    learner, episode = learner_of("protonet"), episode_of(shots=3)
+    learner, episode = learner_of("protonet", class_names=class_names), episode_of(shots=3)
     head, table = learner.model.head, learner.model.tower.locked
 
     def projected(position: Tensor) -> Tensor:
@@ -115,23 +120,79 @@ def test_prototypes_are_the_means_of_each_classs_projected_vectors() -> None:
         logits = []
         for label in range(WAYS):
             own = [projected(p) for p, of in zip(episode.support, episode.support_labels, strict=True) if of == label]
-            logits.append(head.log_scale.detach().exp() * projected(position) @ unit(sum(own) / len(own)))
+            if class_names == "read":
+                own.append(head.log_name_weight.detach().exp() * projected(episode.names[label]))
+            logits.append(head.log_scale.detach().exp() * projected(position) @ unit(sum(own)))
         torch.testing.assert_close(found[row], torch.stack(logits).softmax(0))
 
 
+@pytest.mark.parametrize("name", EVERY)
+def test_names_of_no_weight_are_ignored_and_names_of_a_great_one_are_zero_shot(name: str) -> None:
+    """Labels that say nothing must cost nothing: the search and the outer loop lower the weight."""
+    episode, (learner, ignoring) = episode_of(shots=1), (learner_of(name, class_names=each) for each in NAME_USES)
+    ignoring.model.load_state_dict(learner.model.state_dict(), strict=False)
+    with torch.no_grad():
+        learner.model.head.log_name_weight.fill_(-60)
+        torch.testing.assert_close(query_logits(learner, episode), query_logits(ignoring, episode))
+        learner.model.head.log_name_weight.fill_(40)
+        if name == "protonet":
+            named = learner.model.head(learner.model.tower(episode.items[episode.names]))
+            torch.testing.assert_close(adapt(learner, episode).class_weights, named)
+
+
+def test_training_lowers_the_weight_of_names_that_say_nothing_and_keeps_that_of_names_that_do() -> None:
+    """Codes such as "c17" are names too."""
+    ways, texts, episodes = 4, 8, 12
+    for telling in (True, False):
+        generator = torch.Generator().manual_seed(0)
+        centres = torch.randn((episodes * ways, 16), generator=generator)
+        noise = torch.randn((episodes * ways, texts + 1, 16), generator=generator)
+        vectors = centres[:, None] + noise
+        vectors[:, texts] = centres if telling else 4 * noise[:, texts]
+        table = functional.normalize(vectors.flatten(0, 1), dim=1)
+        hyperparameters = Hyperparameters("protonet", 0.02, 4, head="scalars", class_names="read")
+        head = ClassifierHead(16, 0.1, hyperparameters.entry, reads_names=True)
+        head.train_only("scalars")
+        learner = classification_learner(Classifier(FrozenTower(table), head), hyperparameters)
+        drawn = []
+        for number in range(episodes):
+            places = torch.arange(ways * (texts + 1)).view(ways, texts + 1)
+            drawn.append(
+                LabelledEpisode(
+                    name=f"episode {number}",
+                    classes=torch.arange(ways) + number * ways,
+                    items=torch.arange(ways * (texts + 1)) + number * ways * (texts + 1),
+                    support=places[:, :2].flatten(),
+                    support_labels=torch.arange(ways).repeat_interleave(2),
+                    query=places[:, 2:texts].flatten(),
+                    query_labels=torch.arange(ways).repeat_interleave(texts - 2),
+                    names=places[:, texts],
+                )
+            )
+        Trainer(learner, drawn, 40, seed=0).train_to(40)
+        weight = float(head.log_name_weight.detach().exp())
+        assert weight > 1.5 if telling else weight < 0.2, weight
+
+
+@pytest.mark.parametrize("class_names", NAME_USES)
 @pytest.mark.parametrize("shots", [1, 5])
-def test_ridge_solves_the_regression_that_other_libraries_solve(shots: int) -> None:
+def test_ridge_solves_the_regression_that_other_libraries_solve(shots: int, class_names: NameUse) -> None:
     """In its dual form a transposed product has the right shape where there are as many texts as classes."""
-    learner, episode = learner_of("ridge"), episode_of(shots=shots)
+    learner, episode = learner_of("ridge", class_names=class_names), episode_of(shots=shots)
     head = learner.model.head
     adapted = adapt(learner, episode)
+    examples, labels, counts = episode.support, episode.support_labels, torch.ones(len(episode.support))
+    if class_names == "read":
+        examples, labels = torch.cat([examples, episode.names]), torch.cat([labels, torch.arange(WAYS)])
+        counts = torch.cat([counts, head.log_name_weight.detach().exp().expand(WAYS)])
     with torch.no_grad():
-        z = head(learner.model.tower(episode.items[episode.support]))
+        z = head(learner.model.tower(episode.items[examples]))
         penalty, intercept = float(head.ridge_penalty.exp()), float(head.ridge_intercept)
     design = np.hstack([z.numpy(), np.full((len(z), 1), intercept)])
-    targets = np.eye(WAYS)[episode.support_labels.numpy()]
-    normal = np.linalg.solve(design.T @ design + penalty * np.eye(WIDTH + 1), design.T @ targets)
-    theirs = Ridge(alpha=penalty, fit_intercept=False, solver="cholesky").fit(design, targets).coef_.T
+    targets, weighted = np.eye(WAYS)[labels.numpy()], counts.numpy()[:, None] * design
+    normal = np.linalg.solve(design.T @ weighted + penalty * np.eye(WIDTH + 1), weighted.T @ targets)
+    model = Ridge(alpha=penalty, fit_intercept=False, solver="cholesky")
+    theirs = model.fit(design, targets, sample_weight=counts.numpy()).coef_.T
     np.testing.assert_allclose(normal, theirs, rtol=1e-8, atol=1e-10)
     ours = torch.cat([adapted.class_weights.T, adapted.bias[None] / (intercept * adapted.scale)])
     np.testing.assert_allclose(ours.numpy(), normal, rtol=1e-8, atol=1e-10)
@@ -142,14 +203,23 @@ def test_ridge_solves_the_regression_that_other_libraries_solve(shots: int) -> N
     np.testing.assert_allclose(adapted.logits(query).numpy(), scale * wide @ normal, rtol=1e-8)
 
 
+def test_classes_count_the_same_whatever_their_number_of_texts_names_included() -> None:
+    """Serving has as many labelled texts of a class as somebody labelled, and one name of each."""
+    labels, weights = torch.tensor([0, 0, 0, 1, 0, 1]), torch.tensor([1, 1, 1, 1, 0.5, 0.5])
+    found = balanced(weights, labels, 2)
+    torch.testing.assert_close(found, torch.tensor([5 / 7] * 3 + [5 / 3, 5 / 14, 5 / 6]))
+    assert balanced(weights, torch.tensor([0, 0, 1, 1, 0, 1]), 2).tolist() == weights.tolist()
+
+
 def test_ridge_of_several_episodes_is_that_of_each() -> None:
     """A batched solve that mixes episodes up has the same shapes."""
     vectors, targets = torch.randn(4, 5, WIDTH).double(), torch.randn(4, 5, WAYS).double()
     penalty, intercept = torch.tensor(0.3).double(), torch.tensor(0.7).double()
-    weights, bias = solve(vectors, targets, penalty, intercept)
+    counts = torch.rand(5).double()
+    weights, bias = solve(vectors, targets, penalty, intercept, counts)
     for number in range(4):
         torch.testing.assert_close(
-            (weights[number], bias[number]), solve(vectors[number], targets[number], penalty, intercept)
+            (weights[number], bias[number]), solve(vectors[number], targets[number], penalty, intercept, counts)
         )
 
 
@@ -193,8 +263,9 @@ def by_hand(learner: Learner, episode: LabelledEpisode, second_order: bool) -> d
     own = {n: p.detach().clone().requires_grad_() for n, p in learner.model.head.named_parameters()}
     weights = {"project": own["project.weight"], "log_scale": own["log_scale"]}
     z = project(weights, support)
-    means = torch.stack([z[episode.support_labels == label].mean(0) for label in range(WAYS)])
-    weights |= {"classes": functional.normalize(means, dim=1), "bias": torch.zeros(WAYS, dtype=torch.float64)}
+    sums = torch.stack([z[episode.support_labels == label].sum(0) for label in range(WAYS)])
+    sums = sums + own["log_name_weight"].exp() * project(weights, table[episode.items[episode.names]])
+    weights |= {"classes": functional.normalize(sums, dim=1), "bias": torch.zeros(WAYS, dtype=torch.float64)}
     rates = dict.fromkeys(("project", "log_scale"), lr) | dict.fromkeys(
         ("classes", "bias"), lr * own["weight_rate"].exp()
     )
@@ -297,8 +368,9 @@ def test_a_meta_batch_has_the_mean_of_its_episodes_gradients_side_by_side_or_one
     short = episode_of(3)
     twice = short.query.clone()
     twice[0] = twice[1]  # two rows of one text: an item less
-    kept, places = torch.unique(torch.cat([short.support, twice]), return_inverse=True)
-    short = replace(short, items=short.items[kept], support=places[:6], query=places[6:])
+    kept, places = torch.unique(torch.cat([short.support, twice, short.names]), return_inverse=True)
+    support, query, names = places.split([6, 6, 3])
+    short = replace(short, items=short.items[kept], support=support, query=query, names=names)
     episodes = [episode_of(1), episode_of(2, shots=1, ways=4), short, episode_of(4)]
     single = [gradients(learner_of(name), [episode]) for episode in episodes]
     for most in (1, 4):
@@ -316,9 +388,12 @@ def test_predictions_depend_on_no_order_and_on_no_label_of_the_query(name: str) 
     found = query_logits(learner, episode)
     blind = replace(episode, query_labels=(episode.query_labels + 1) % WAYS, classes=episode.classes.flip(0))
     torch.testing.assert_close(query_logits(learner, blind), found, rtol=0, atol=0)
-    order, classes = torch.randperm(len(episode.support)), torch.tensor([2, 0, 1])
+    order, classes = torch.tensor([4, 0, 5, 2, 1, 3]), torch.tensor([2, 0, 1])
     shuffled = replace(
-        episode, support=episode.support[order], support_labels=classes.argsort()[episode.support_labels[order]]
+        episode,
+        support=episode.support[order],
+        support_labels=classes.argsort()[episode.support_labels[order]],
+        names=episode.names[classes],
     )
     torch.testing.assert_close(query_logits(learner, shuffled), found[:, classes])
     assert not torch.allclose(query_logits(learner, replace(shuffled, support=episode.support)), found[:, classes])
@@ -332,7 +407,7 @@ def encoder_learner(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., L
     cache = ActivationCache(folder / "cache", encoder, tokenize(encoder.tokenizer, planted_texts(), 16))
     cache.build({0, 1, 2})
 
-    def made(name: str, layers: int = 2, vmap_episodes: int | None = None, **more: float) -> Learner:
+    def made(name: str, layers: int = 2, vmap_episodes: int | None = None, **more: Any) -> Learner:
         torch.manual_seed(0)
         hyperparameters = values(name, trainable_layers=layers, **more)
         entry = hyperparameters.entry
@@ -340,7 +415,7 @@ def encoder_learner(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., L
         if entry.baseline:
             codes = torch.arange(TRAINING).repeat_interleave(PER_CLASS)
             joint = JointClasses.at_means(cache.pooled()[: len(codes)], codes)
-        head = ClassifierHead(encoder.width, 0.1, entry, joint)
+        head = ClassifierHead(encoder.width, 0.1, entry, joint, reads_names=hyperparameters.reads_names)
         tower = build_tower(encoder, cache, layers, "eager", dropout=hyperparameters.dropout or 0.0)
         return classification_learner(Classifier(tower, head), hyperparameters, vmap_episodes=vmap_episodes)
 
@@ -352,13 +427,14 @@ TRAINING, PER_CLASS = 48, 12
 
 
 def planted_texts() -> list[str]:
-    """Texts of each scene in turn: two of their five words tell the class, the others are drawn at random."""
+    """Texts of each scene in turn: two of their five words tell the class, the others are drawn; then its name."""
     rng = np.random.default_rng(0)
-    return [
+    texts = [
         f"{rng.choice(COLOURS)} {rng.choice(BRANDS)} {rng.choice(SIZES)} {scene}"
         for scene in SCENES
         for _ in range(PER_CLASS)
     ]
+    return [*texts, *SCENES]
 
 
 def planted(seed: int, training: bool = True, ways: int = 4, shots: int = 2, queries: int = 3) -> LabelledEpisode:
@@ -367,6 +443,7 @@ def planted(seed: int, training: bool = True, ways: int = 4, shots: int = 2, que
     classes = torch.from_numpy(classes + (0 if training else TRAINING))
     rows = torch.from_numpy(np.stack([rng.permutation(PER_CLASS)[: shots + queries] for _ in range(ways)]))
     codes = classes[:, None] * PER_CLASS + rows
+    codes = torch.cat([codes, len(SCENES) * PER_CLASS + classes[:, None]], dim=1)
     items, places = torch.unique(codes, return_inverse=True)
     return LabelledEpisode(
         name=f"episode {seed}",
@@ -374,8 +451,9 @@ def planted(seed: int, training: bool = True, ways: int = 4, shots: int = 2, que
         items=items,
         support=places[:, :shots].flatten(),
         support_labels=torch.arange(ways).repeat_interleave(shots),
-        query=places[:, shots:].flatten(),
+        query=places[:, shots:-1].flatten(),
         query_labels=torch.arange(ways).repeat_interleave(queries),
+        names=places[:, -1],
     )
 
 
@@ -449,7 +527,7 @@ def test_every_learner_improves_on_classes_that_it_has_not_seen(
 ) -> None:
     """The sum of all parts: each can be right, and a sign, a schedule or a frozen weight still starve it."""
     rates = {"outer_lr": 3e-3, "encoder_lr": 1e-2, "meta_batch_size": 4}
-    learner = encoder_learner(name, layers=1, **rates)
+    learner = encoder_learner(name, layers=1, class_names="ignore", **rates)
     before = accuracy(learner)
     Trainer(learner, [planted(seed) for seed in range(40)], 15, seed=0).train_to(15)
     after = accuracy(learner)

@@ -382,6 +382,8 @@ def test_texts_that_are_cut_before_they_differ_are_named(minilm: Encoder) -> Non
     assert (found.unknown, found.equal_unknown, found.equal_cut) == (0, 0, 20)
     (said,) = found.warnings("minilm")
     assert re.search(r"20 of 20 texts become equal to another, being cut at teacher\.max_tokens = 6; raise it", said)
+    (said,) = coverage(minilm, [f"size {size} of a very long shoe" for size in range(20)], 6).warnings("minilm")
+    assert said.startswith("20 of 20 texts reach teacher.max_tokens = 6, and what is beyond is not read; raise it")
 
 
 @pytest.mark.parametrize("name", ["nobody/has-this-encoder", "./nowhere", "damaged"])

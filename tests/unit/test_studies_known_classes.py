@@ -89,7 +89,7 @@ def test_times_divide_rows_so_that_the_test_is_the_latest() -> None:
     )
     selected = select_classes(data, LabelledCompleteJourney(source="completejourney"), KNOWN)
     assert selected.labels == ("a", "b")
-    assert "1 of 3 classes have no training text: their 3 rows are used as unlabelled texts." in selected.notes
+    assert "1 of 3 classes without a training text; used as unlabelled texts: 3 rows." in selected.notes
     split = split_rows(selected, KNOWN)
     assert split.by == "time"
     times = [selected.time[split.rows[name]] for name in SPLIT_NAMES]
@@ -202,7 +202,7 @@ def test_no_text_of_validation_or_test_is_distilled(problem: KnownClassesProblem
     visible = set(problem.visible_items.tolist())
     held = {text for name in ("validation", "test") for text in DATA.text[problem.split.rows[name]].tolist()}
     assert not visible & held
-    assert visible | held == set(range(len(DATA.texts)))
+    assert visible | held == set(DATA.text.tolist())
 
 
 def test_a_student_is_distilled_exported_and_serves_its_classes(
@@ -255,5 +255,5 @@ def test_a_study_of_known_classes_searches_plain_fine_tuning_alone() -> None:
     """Nothing adapts, so no trial is spent on parameters of adapting; a stored study reads the same again."""
     spec = parse_spec(known_study(Path("minilm")))
     assert spec.search.space["learner"] == ["finetune"]
-    assert not {"inner_lr", "inner_steps", "support_batch_size"} & spec.search.space.keys()
+    assert not {"inner_lr", "inner_steps", "support_batch_size", "class_names"} & spec.search.space.keys()
     assert parse_spec(spec.model_dump(mode="json")) == spec

@@ -14,7 +14,7 @@ from storage.errors import InputError
 from studies.classification.data.class_selection import select_classes
 from studies.classification.data.coding import build_labelled
 from studies.classification.data.completejourney import LabelledCompleteJourney
-from studies.classification.data.dataset import LabelledTexts
+from studies.classification.data.dataset import LabelledTexts, keep_classes
 from studies.classification.data.files import LabelledFiles
 from studies.classification.data.loading import load_labelled, read_labelled
 from studies.classification.data.source import LabelledRows
@@ -54,6 +54,17 @@ def test_rows_become_one_of_each_text_with_its_label_first_group_and_earliest_ti
     assert (data.scenes, data.scene.tolist()) == ((), [-1, -1, -1])
     assert (data.rows_read, data.dropped) == (7, {"row of another year": 1, "row without text": 1})
     assert data.notes == ("From a test.", "2 rows repeat the text of another row and were merged with it.")
+
+
+def test_names_of_classes_are_texts_without_rows_unless_a_row_has_the_same_text() -> None:
+    """A model reads them; no support and no query may be one because it is a name."""
+    data = coded(("mug", "cups"), ("tea", "tea"), ("kettle", None), ("jug", " mug"))
+    assert data.texts == ("cups", "jug", "kettle", "mug", "tea")
+    assert [data.texts[code] for code in data.names.tolist()] == list(data.labels) == ["cups", "mug", "tea"]
+    assert rows_of(data) == [("jug", "mug", None), ("kettle", None, None), ("mug", "cups", None), ("tea", "tea", None)]
+    assert data.size.startswith("4 texts, 3 classes")
+    kept = keep_classes(data, np.array([2, 1]), "classes are too small")
+    assert [kept.texts[code] for code in kept.names.tolist()] == list(kept.labels) == ["mug", "tea"]
 
 
 def test_a_text_under_several_labels_is_left_out_counted_and_named() -> None:
@@ -137,7 +148,9 @@ def test_small_classes_are_used_as_unlabelled_texts() -> None:
     assert study.labels == ("tea",)
     assert (study.label < 0).sum() == 4
     assert study.texts == data.texts
-    assert study.notes[-1].startswith("1 of 2 classes are too small (shots = 2, queries = 3, min_groups = 2): their 3")
+    assert study.notes[-1].startswith(
+        "1 of 2 classes too small (shots = 2, queries = 3, min_groups = 2); used as unlabelled texts: 3"
+    )
     assert study.fingerprint != data.fingerprint
 
 
@@ -190,7 +203,7 @@ def test_the_categories_of_complete_journeys_products_are_labels_and_not_words()
     assert data.rows_read == 92_331
     assert len(select_classes(data, SECTION, ClassificationProtocol(min_rows=20, min_groups=3)).labels) == 207
     assert data.dropped.keys() == {"text under several labels"}
-    assert all(text == text.lower() for text in data.texts)
+    assert all(data.texts[text] == data.texts[text].lower() for text in set(data.text.tolist()))
     first = found.rows.row(0, named=True)
     assert first == {
         "text": "ice - crushed/cubed, national, 22 lb",

@@ -24,7 +24,7 @@ def test_every_long_step_of_a_problem_reports_to_its_end(tmp_path: Path) -> None
     assert first.reports["encoding texts"][-1] == (texts, texts)
     for part, drawn in zip(parts, episodes, strict=True):
         scenes = len(problem.split.scenes[part])
-        assert first.reports[f"sampling episodes of meta-{part} scenes"] == [(n, scenes) for n in range(1, scenes + 1)]
+        assert first.reports[f"sampling meta-{part} episodes"] == [(n, scenes) for n in range(1, scenes + 1)]
         assert first.reports[f"auditing meta-{part} episodes"][len(drawn) - 1] == (len(drawn), len(drawn))
     sizes = len(problem.by_shots("test"))
     assert first.reports["sampling meta-test episodes of other sizes"][-1] == (sizes, sizes)

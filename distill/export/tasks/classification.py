@@ -14,7 +14,6 @@ from distill.export.task_export import TaskExport
 from distill.student import Student
 from studies.classification.episode import LabelledEpisode
 from studies.classification.learning.adapted import AdaptedClassifier
-from studies.classification.problem import ClassificationProblem
 from studies.model.device import device, full_precision
 from studies.training.problem import Problem
 
@@ -56,23 +55,19 @@ class ClassificationExport(TaskExport):
 
     def served(self, draft: Path, problem: Problem, episodes: Sequence[LabelledEpisode]) -> list[Tensor]:
         """Return the (Q, N) probabilities of each episode that `StudentClassifier` gives in a fresh process."""
-        assert isinstance(problem, ClassificationProblem)
         asked = [_as_texts(problem, episode) for episode in episodes]
         found = run_script(_SCRIPT, draft, {"episodes": asked})
         return [found[str(number)] for number in range(len(asked))]
 
 
-def _as_texts(problem: ClassificationProblem, episode: LabelledEpisode) -> dict[str, Any]:
-    """Return an episode as `StudentClassifier.adapt` and `probabilities` take it.
-
-    Labels of a support are named by their numbers; without one, classes are known and have their own names.
-    """
+def _as_texts(problem: Problem, episode: LabelledEpisode) -> dict[str, Any]:
+    """Return an episode as `StudentClassifier.adapt` and `probabilities` take it, with the names of its classes."""
     texts = [problem.data.texts[item] for item in episode.items.tolist()]
-    names = [problem.data.labels[code] for code in episode.classes.tolist()]
+    labels = [texts[place] for place in episode.names.tolist()]
     support = zip(episode.support.tolist(), episode.support_labels.tolist(), strict=True)
     return {
-        "labels": names if len(episode.support) == 0 else [str(label) for label in range(episode.ways)],
-        "support": [(texts[place], str(label)) for place, label in support],
+        "labels": labels,
+        "support": [(texts[place], labels[label]) for place, label in support],
         "texts": [texts[place] for place in episode.query.tolist()],
     }
 

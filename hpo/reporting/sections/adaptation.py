@@ -23,7 +23,7 @@ def curve(results: Results) -> Section | None:
         return None
     lines = _lines(results, points)
     words, of_lines = results.words, ", ".join(line.label for line in lines)
-    label = f"{results.recall} against {words.shot}s{words.each} in the support, of {of_lines}"
+    label = f"{results.recall} against {words.shots} in the support, of {of_lines}"
     caption = (
         f"Means over the {plural(covered.scenes, words.scene)} that can be scored at every K shown, with 95 % "
         f"intervals: the best system of each kind, and {results.reference}. The table has all."
@@ -31,12 +31,14 @@ def curve(results: Results) -> Section | None:
     left_out = [f"K = {gap.shots} is left out: {gap.reason}" for gap in covered.left_out]
     ks = sorted({k for shots in points.values() for k in shots})
     rows: list[Row] = [[name, *(cell(shots.get(k)) for k in ks)] for name, shots in points.items()]
-    blocks: list[Block] = [Drawings([Drawing(drawings.shots(lines, results.recall, label), caption)])]
+    blocks: list[Block] = [
+        Drawings([Drawing(drawings.shots(lines, results.recall, f"{words.shots} in the support (K)", label), caption)])
+    ]
     if left_out:
         blocks.append(Items(left_out))
-    caption = f"{results.recall} after K {words.shot}s{words.each}"
+    caption = f"{results.recall} after K {words.shots}"
     blocks.append(Table(caption, ["system", *(f"K = {k}" for k in ks)], rows))
-    return Section("shots", f"Recall by number of {words.shot}s{words.each}", blocks)
+    return Section("shots", f"Recall by number of {words.shots}", blocks)
 
 
 def transfer(results: Results) -> Section | None:
@@ -100,12 +102,12 @@ def _panels(results: Results, groups: Sequence[TransferGroup]) -> list[Drawing]:
     intervals = [interval for drawn in lines.values() for line in drawn for interval in line.points.values()]
     low, high = min(i.low for i in intervals), max(i.high for i in intervals)
     room = 0.05 * (high - low) or 0.05
-    limits = (low - room, high + room)
+    limits, across = (low - room, high + room), f"{results.words.shots} in the support"
     panels = []
     for number, group in enumerate(groups):
         caption = f"{group.grouping}: {group.group}, {plural(group.scenes, 'scene')}"
-        label = f"{results.recall} against interactions in the support; {caption}"
-        svg = drawings.panel(f"group{number}", lines[number], results.recall, limits, label)
+        label = f"{results.recall} against {across}; {caption}"
+        svg = drawings.panel(f"group{number}", lines[number], results.recall, f"{across} (K)", limits, label)
         panels.append(Drawing(svg, caption))
     return panels
 
@@ -125,7 +127,9 @@ def _group_table(results: Results, groups: Sequence[TransferGroup]) -> Table:
     ]
     ks = sorted({k for _, _, shots in by_group for k in shots})
     rows: list[Row] = [[group, name, *(cell(shots.get(k)) for k in ks)] for group, name, shots in by_group]
-    return Table(f"{results.recall} after K interactions", ["group", "system", *(f"K = {k}" for k in ks)], rows)
+    return Table(
+        f"{results.recall} after K {results.words.shots}", ["group", "system", *(f"K = {k}" for k in ks)], rows
+    )
 
 
 def _listed(ks: Sequence[int]) -> str:

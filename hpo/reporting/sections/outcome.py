@@ -12,7 +12,7 @@ from hpo.reporting.sections.report import verdicts
 from hpo.reporting.sections.scoring import overview
 from hpo.reporting.sections.search import control_group_sentence, finalists_sentence, search_sentence
 from hpo.reporting.sections.students import students_table, undertrained_sentences, varied_students
-from hpo.reporting.task_words import words_for
+from hpo.reporting.task_words import TaskWords, words_for
 from hpo.results.outcome import JobResult
 from studies.evaluation.figures import SystemsEvaluation
 
@@ -23,7 +23,7 @@ def job_outcome(result: JobResult) -> list[Text | Table]:
     results = Results(evaluation)
     sentences = [
         retention_sentence(evaluation.retention),
-        *undertrained_sentences(evaluation.students, f"validation {results.recall}"),
+        *undertrained_sentences(evaluation.students, f"validation {results.recall}", results.words),
         search_sentence(found),
         control_group_sentence(found),
         finalists_sentence(evaluation.finalists, evaluation.reference),
@@ -34,7 +34,7 @@ def job_outcome(result: JobResult) -> list[Text | Table]:
     return [
         overview(results),
         inference_table(evaluation.inference),
-        _students(evaluation.students, results.recall),
+        _students(evaluation.students, results.recall, results.words),
         *map(Text, sentences),
     ]
 
@@ -44,14 +44,15 @@ def baselines_outcome(evaluation: SystemsEvaluation) -> Table:
     return overview(Results(evaluation))
 
 
-def distillation_outcome(students: Sequence[StudentRow], metric: str) -> list[Text | Table]:
+def distillation_outcome(students: Sequence[StudentRow], metric: str, words: TaskWords) -> list[Text | Table]:
     """Return the students, and whether the best was trained too little."""
-    return [_students(students, metric), *map(Text, undertrained_sentences(students, f"validation {metric}"))]
+    sentences = undertrained_sentences(students, f"validation {metric}", words)
+    return [_students(students, metric, words), *map(Text, sentences)]
 
 
-def _students(students: Sequence[StudentRow], metric: str) -> Table:
+def _students(students: Sequence[StudentRow], metric: str, words: TaskWords) -> Table:
     """Return the students, best first, with the settings in which they differ; the report has all."""
-    return students_table("Students, on validation scenes", varied_students(students), metric)
+    return students_table(f"Students, on validation {words.scene}s", varied_students(students), metric)
 
 
 def export_outcome(found: ExportEvaluation) -> list[Text | Table]:

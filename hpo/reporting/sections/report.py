@@ -7,7 +7,7 @@ from datetime import datetime
 from hpo.reporting.blocks import Report, plural, spelled
 from hpo.reporting.document import StudyDocument
 from hpo.reporting.results import Results
-from hpo.reporting.sections import adaptation, background, scoring
+from hpo.reporting.sections import adaptation, background, classes, scoring
 from hpo.reporting.sections.search import search
 from hpo.reporting.sections.students import students
 from hpo.reporting.task_words import words_of
@@ -24,6 +24,7 @@ def report(document: StudyDocument) -> Report:
         scoring.scenes(results),
         scoring.losses(results),
         adaptation.transfer(results),
+        classes.classes(results),
         scoring.pairs(results),
         search(document),
         students(document),
@@ -57,6 +58,9 @@ def verdicts(results: Results) -> list[str]:
     if results.student is not None:
         paired = results.difference(results.student, results.teacher)
         said.append(results.verdict("The student", "its best teacher", paired))
+    if results.alone is not None:
+        paired = results.difference(results.student, results.alone)
+        said.append(results.verdict("It", "the same student trained on the labels alone", paired))
     return said
 
 
@@ -66,7 +70,7 @@ def _measured(document: StudyDocument) -> str:
     data, predicted = document.data, words.predicted(document.protocol)
     scenes, where = words.scene, words.unseen
     if evaluation.part != "test":
-        scenes, where = f"{evaluation.part} {words.scene}", f", in the {evaluation.part} period"
+        scenes, where = f"{evaluation.part} {words.scene}", words.part.format(part=evaluation.part)
     return (
         f"Measured on {plural(evaluation.scenes, scenes)} of {data.source}{where}, after "
         f"{words.support(evaluation.shots)}{words.in_each}: {evaluation.queries:,} queries, {predicted}. "

@@ -23,7 +23,11 @@ def systems(results: Results) -> Section:
 
     given = f"{words.support(evaluation.shots)} to adapt to" if evaluation.shots else "nothing to adapt to"
 
-    def table(caption: str, keys: Sequence[str]) -> Table:
+    def known(key: str) -> bool:
+        return key not in words.optional or any(system.metric(key) for system in results.systems.values())
+
+    def table(caption: str, names: Sequence[str]) -> Table:
+        keys = [key for key in names if known(key)]
         rows: list[Row] = [[name, *(_metric(results, name, key) for key in keys)] for name in results.systems]
         return Table(caption, ["system", *(about[key][0] for key in keys)], rows)
 
@@ -37,7 +41,7 @@ def systems(results: Results) -> Section:
             ),
             table(*words.quality),
             table(*words.reach),
-            Terms(list(about.values())),
+            Terms([meaning for key, meaning in about.items() if known(key)]),
         ],
     )
 

@@ -22,6 +22,7 @@ from hpo.reporting.blocks import (
 )
 from hpo.reporting.document import StudyDocument
 from hpo.reporting.results import SIGNED
+from hpo.reporting.task_words import TaskWords, words_of
 
 
 def students(document: StudyDocument) -> Section | None:
@@ -29,8 +30,12 @@ def students(document: StudyDocument) -> Section | None:
     if (evaluation := document.finished) is None:
         return None
     metric, rows = f"validation {evaluation.metric}", evaluation.students
+    words = words_of(evaluation)
     teacher = evaluation.teachers[0].validation_recall
-    blocks: list[Block] = [Text(_sentence(rows, teacher, metric)), *map(Text, undertrained_sentences(rows, metric))]
+    blocks: list[Block] = [
+        Text(_sentence(rows, teacher, metric)),
+        *map(Text, undertrained_sentences(rows, metric, words)),
+    ]
     points = [
         drawings.Student(row.latency, row.recall, row.size, row.front, row.taken)
         for row in rows
@@ -74,16 +79,16 @@ def varied_students(rows: Sequence[StudentRow]) -> list[StudentRow]:
     return [row.model_copy(update={"params": varied(row.params)}) for row in rows]
 
 
-def undertrained_sentences(rows: Sequence[StudentRow], metric: str) -> list[str]:
+def undertrained_sentences(rows: Sequence[StudentRow], metric: str, words: TaskWords) -> list[str]:
     """Return what says that the chosen student was trained too little, and what to do; nothing where it was not."""
     chosen = next((row for row in rows if row.taken), None)
     if chosen is None or (found := chosen.training) is None or not found.undertrained:
         return []
-    lift = "lift over what reads no text, on validation scenes"
+    lift = f"lift over {words.floor}, on validation {words.scene}s"
     kept = f"keeps {spelled(found.kept, '{:.0%}')} of the best teacher's {lift if found.measure == 'lift' else metric}"
     if found.gained.low > 0:
         kept += f", and still gained {spelled(found.gained, SIGNED)} recall after step {found.first_step}"
-    read = f"{plural(found.texts_read, 'text')}, where the catalogue has {found.texts:,}"
+    read = f"{plural(found.texts_read, 'text')}, of {found.texts:,} that it could read"
     return [
         f"Student {chosen.trial} was trained too little: it {kept}. Its steps read {read}: raise distill.embed_steps."
     ]

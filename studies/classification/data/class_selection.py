@@ -36,12 +36,12 @@ def select_classes(data: LabelledTexts, section: LabelledSource, protocol: Class
     eligible = eligible_classes(data, protocol)
     if len(eligible) == 0:
         raise InputError(_too_small(data, protocol))
-    data = keep_classes(data, eligible, f"classes are too small ({_asked(data, protocol)})")
+    data = keep_classes(data, eligible, f"too small ({_asked(data, protocol)})")
     if protocol.known:
-        data = keep_classes(data, trained_classes(data, protocol), "classes have no training text")
+        data = keep_classes(data, trained_classes(data, protocol), "without a training text")
     if section.max_classes is not None and section.max_classes < len(data.labels):
         sample = order_by_digest(data.labels, seed=0)[: section.max_classes]
-        data = keep_classes(data, sample, "classes are not in the sample of max_classes")
+        data = keep_classes(data, sample, "not in the sample of max_classes")
     return data
 
 
@@ -87,7 +87,8 @@ def _too_small(data: LabelledTexts, protocol: ClassificationProtocol) -> str:
     """Return the message that no class can be used: what the largest one has, and what would make it eligible."""
     everywhere = [(code, pool) for of_scene in pools(data).values() for code, pool in of_scene.items()]
     code, largest = max(everywhere, key=lambda found: (len(found[1].texts), -found[0]))
-    has = f"{len(largest.texts)} texts" + (f" in {len(largest.sizes)} groups" if data.groups else "")
+    texts, groups = len(largest.texts), len(largest.sizes)
+    has = f"{texts} text{'s' * (texts != 1)}" + (f" in {groups} group{'s' * (groups != 1)}" if data.groups else "")
     return (
         f"none of the {len(data.labels):,} classes is as large as [protocol] asks ({_asked(data, protocol)}); the "
         f"largest, {quoted(data.labels[code])}, has {has}{' in one scene' if data.scenes else ''}: "

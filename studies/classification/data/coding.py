@@ -99,11 +99,14 @@ def _merge(rows: pl.DataFrame) -> pl.DataFrame:
 
 
 def _coded(rows: pl.DataFrame) -> dict[str, Any]:
-    """Return the names of texts, labels, groups and scenes, and the rows' codes of them."""
+    """Return the names of texts, labels, groups and scenes, and the codes of them that rows and classes have."""
     found: dict[str, Any] = {"time": rows["time"].to_numpy()}
     for column in _NAMES:
-        names = rows[column].drop_nulls().unique().sort()
+        used = pl.concat([rows["text"], rows["label"]]) if column == "text" else rows[column]
+        names = used.drop_nulls().unique().sort()
         table = pl.DataFrame({column: names, "code": np.arange(len(names))})
         codes = rows.select(column).join(table, on=column, how="left", maintain_order="left")["code"]
         found |= {f"{column}s": tuple(names), column: codes.fill_null(-1).to_numpy()}
+    places = {text: code for code, text in enumerate(found["texts"])}
+    found["names"] = np.array([places[label] for label in found["labels"]], dtype=np.int64)
     return found

@@ -19,11 +19,13 @@ from studies.data.dataset import Ints
 class LabelledTexts:
     """Texts with the names of their classes, and texts without.
 
-    A text has one label, and one row in each scene that it occurs in.
+    A text has one label, and one row in each scene that it occurs in. The name of a class is a text too, so that models
+    can read it; unless it is also the text of a row, it has none.
 
     Attributes:
-        texts: (items,) distinct texts, ascending, in the form of `studies.text_form`.
+        texts: (items,) distinct texts of rows and names of classes, ascending, in the form of `studies.text_form`.
         labels: Names of the classes, ascending; a class's code is its position.
+        names: (classes,) code of the text that is the name of each class.
         groups: Names of the groups, ascending; () where the data have none.
         scenes: Names of the scenes, ascending; () where the data have none.
         text: (rows,) code of the text. Rows are sorted by (text, label, group, scene).
@@ -40,6 +42,7 @@ class LabelledTexts:
 
     texts: tuple[str, ...]
     labels: tuple[str, ...]
+    names: Ints
     groups: tuple[str, ...]
     scenes: tuple[str, ...]
     text: Ints
@@ -54,11 +57,16 @@ class LabelledTexts:
     fingerprint: str = ""
 
     @property
+    def distinct_texts(self) -> int:
+        """Return the number of distinct texts of rows."""
+        return len(np.unique(self.text))
+
+    @property
     def size(self) -> str:
         """Return how much there is, in words."""
         labelled = int((self.label >= 0).sum())
         return (
-            f"{len(self.texts):,} texts, {len(self.labels):,} classes, {labelled:,} labelled rows and "
+            f"{self.distinct_texts:,} texts, {len(self.labels):,} classes, {labelled:,} labelled rows and "
             f"{len(self.label) - labelled:,} without a label"
         )
 
@@ -68,7 +76,7 @@ class LabelledTexts:
         for strings in (self.texts, self.labels, self.groups, self.scenes):
             digest.update("\x1f".join(strings).encode())
             digest.update(b"\x1e")
-        for array in (self.text, self.label, self.group, self.scene, self.time):
+        for array in (self.names, self.text, self.label, self.group, self.scene, self.time):
             digest.update(np.ascontiguousarray(array, dtype=np.int64).tobytes())
         return replace(self, fingerprint=digest.hexdigest())
 
@@ -79,7 +87,7 @@ def keep_classes(data: LabelledTexts, codes: Ints, note: str) -> LabelledTexts:
     Args:
         data: All data.
         codes: Codes of the classes to keep.
-        note: What the others are, such as "classes below min_rows"; the data's notes count them.
+        note: What the others are, such as "below min_rows"; the data's notes count them.
     """
     codes = np.sort(codes)
     left_out = len(data.labels) - len(codes)
@@ -89,6 +97,6 @@ def keep_classes(data: LabelledTexts, codes: Ints, note: str) -> LabelledTexts:
     new_code[codes] = np.arange(len(codes))
     label = new_code[data.label]
     rows = int((label < 0).sum() - (data.label < 0).sum())
-    said = f"{left_out:,} of {len(data.labels):,} {note}: their {rows:,} rows are used as unlabelled texts."
+    said = f"{left_out:,} of {len(data.labels):,} classes {note}; used as unlabelled texts: {rows:,} rows."
     labels = tuple(data.labels[code] for code in codes)
-    return replace(data, labels=labels, label=label, notes=(*data.notes, said)).sealed()
+    return replace(data, labels=labels, names=data.names[codes], label=label, notes=(*data.notes, said)).sealed()

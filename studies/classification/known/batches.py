@@ -45,11 +45,13 @@ def training_batches(
 
 def evaluation_batch(data: LabelledTexts, split: RowSplit, split_name: SplitName) -> LabelledEpisode:
     """Return every row of a split as one batch."""
-    return _batch(data, split, split_name, split.rows[split_name])
+    return _batch(data, split, split_name, split.rows[split_name], data.names[split.classes[split_name]])
 
 
-def _batch(data: LabelledTexts, split: RowSplit, name: str, rows: Ints) -> LabelledEpisode:
-    items, places = np.unique(data.text[rows], return_inverse=True)
+def _batch(data: LabelledTexts, split: RowSplit, name: str, rows: Ints, names: Ints | None = None) -> LabelledEpisode:
+    """Return some rows as a batch; training reads no names of classes, so that its batches need not encode them."""
+    names = np.empty(0, dtype=np.int64) if names is None else names
+    items, places = np.unique(np.concatenate([data.text[rows], names]), return_inverse=True)
     none, classes = torch.empty(0, dtype=torch.int64), split.classes["train"]
     return LabelledEpisode(
         name=name,
@@ -57,6 +59,7 @@ def _batch(data: LabelledTexts, split: RowSplit, name: str, rows: Ints) -> Label
         items=torch.from_numpy(items),
         support=none,
         support_labels=none,
-        query=torch.from_numpy(places),
+        query=torch.from_numpy(places[: len(rows)]),
         query_labels=torch.from_numpy(np.searchsorted(classes, data.label[rows])),
+        names=torch.from_numpy(places[len(rows) :]),
     )

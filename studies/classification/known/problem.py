@@ -97,6 +97,11 @@ class Trained:
         items, places = torch.unique(torch.cat([rows.items[rows.query], episode.items]), return_inverse=True)
         support, own = places.split([len(rows.query), len(episode.items)])
         labelled = replace(
-            episode, items=items, support=support, support_labels=rows.query_labels, query=own[episode.query]
+            episode,
+            items=items,
+            support=support,
+            support_labels=rows.query_labels,
+            query=own[episode.query],
+            names=own[episode.names],
         )
         return self._system.logits(labelled)

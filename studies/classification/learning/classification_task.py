@@ -2,7 +2,8 @@
 
 The classes' weights and biases start at the support's prototypes (Triantafillou et al., "Meta-Dataset", ICLR 2020,
 section 3, Proto-MAML, with cosines for distances) and adapt with any gradient step; those of known classes start where
-training left them. Everything works on one episode, or on E of one shape with a leading axis.
+training left them. Where the names of the classes are read, a name is one more example of its class, of a weight that
+the outer loop learns. Everything works on one episode, or on E of one shape with a leading axis.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -24,6 +26,32 @@ from studies.learners.tasks.token_states import encoder_adapts, layer_weights, t
 
 # The head's parameters that adapt; its others are rates, or belong to joint training or to ridge regression.
 _ADAPTING = ("head.project.weight", "head.log_scale")
+
+
+class Examples(NamedTuple):
+    """What the weights of the classes start from: the support, and where they are read the names of the classes.
+
+    Attributes:
+        positions: (..., R) positions in the items of the episode.
+        labels: (..., R) the class of each, in 0..N-1.
+        weights: (R,) how many labelled texts each counts as.
+    """
+
+    positions: Tensor
+    labels: Tensor
+    weights: Tensor
+
+
+def balanced(weights: Tensor, labels: Tensor, classes: int) -> Tensor:
+    """Return (..., R) weights by class scaled so that all classes count the same: the sums of their weights are equal.
+
+    Args:
+        weights: (R,) weights of examples, to which the new ones are proportional within a class.
+        labels: (..., R) the class of each, in 0..N-1.
+        classes: N.
+    """
+    sums = (functional.one_hot(labels, classes) * weights[:, None]).sum(-2)
+    return weights * (sums.mean(-1, keepdim=True) / sums).gather(-1, labels)
 
 
 @dataclass(kw_only=True, eq=False)
@@ -94,14 +122,15 @@ class ClassificationTask:
         head = self.model.head
         return self._loss(head.joint_logits(self._unadapted_at(positions)), head.joint_labels(classes))
 
-    def support_targets(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Return (..., S, D) vectors of the support as the head projects them, (..., S, N) one-hot labels, and weights.
+    def weighted_examples(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Return (..., R, D) vectors of `Examples` as the head projects them, (..., R, N) one-hot labels, and weights.
 
-        The (..., S) weights make all classes count the same.
+        The (..., R) weights make all classes count the same.
         """
-        vectors = self.model.head(self._unadapted_at(self._stacked("support")))
-        targets = functional.one_hot(self._stacked("support_labels"), self.episodes[0].ways)
-        return vectors, targets.to(vectors.dtype), self._balance.to(vectors.dtype)
+        examples, ways = self._examples, self.episodes[0].ways
+        vectors = self.model.head(self._unadapted_at(examples.positions))
+        targets = functional.one_hot(examples.labels, ways).to(vectors.dtype)
+        return vectors, targets, balanced(examples.weights.to(vectors.dtype), examples.labels, ways)
 
     def adapted(self, weights: Weights) -> AdaptedClassifier:
         """Return the classifier under some weights; those left out are the model's own. Of one episode only."""
@@ -146,7 +175,7 @@ class ClassificationTask:
             return functional.normalize(weights["class_weights"], dim=-1)
         if self.model.head.labels:
             return self._known_weights()
-        return self._prototypes(weights, self._vectors(weights, self._stacked("support")))
+        return self._prototypes(weights, self._vectors(weights, self._examples.positions))
 
     def _known_weights(self) -> Tensor:
         """Return the (..., N, D) weights that known classes have learned."""
@@ -154,11 +183,9 @@ class ClassificationTask:
         return weights if self.training else weights.detach()
 
     def _prototypes(self, weights: Weights, vectors: Tensor) -> Tensor:
-        """Return the (..., N, D) prototypes of the support's (..., S, D) vectors."""
-        ways = self.episodes[0].ways
-        return prototypes(
-            projected(vectors, self._weight(weights, "head.project.weight")), self._stacked("support_labels"), ways
-        )
+        """Return the (..., N, D) prototypes of the examples' (..., R, D) vectors."""
+        moved = projected(vectors, self._weight(weights, "head.project.weight"))
+        return prototypes(moved, self._examples.labels, self.episodes[0].ways, self._examples.weights)
 
     def _bias(self, weights: Weights) -> Tensor:
         return weights["bias"] if "bias" in weights else self.model.head.log_scale.new_zeros(self.episodes[0].ways)
@@ -169,11 +196,11 @@ class ClassificationTask:
         return weights.get(name, own if self.training else own.detach())
 
     def _own_vectors(self) -> Tensor:
-        """Return the support's (..., S, D) vectors from the unadapted encoder.
+        """Return the examples' (..., R, D) vectors from the unadapted encoder.
 
         Where the inner loop encodes texts for itself, no other loss reads the vectors that the meta-batch would encode.
         """
-        positions = self._stacked("support")
+        positions = self._examples.positions
         if not (self.training and encoder_adapts(self.model, self.adapts)):
             return self._unadapted_at(positions)
         return self._encode({}, self._texts(positions))
@@ -207,9 +234,23 @@ class ClassificationTask:
         1 each in the episodes of a study. Serving has as many labelled texts of a class as somebody labelled: without
         weights the classes with most of them would draw all others to themselves.
         """
-        labels, ways = self._stacked("support_labels"), self.episodes[0].ways
-        own = functional.one_hot(labels, ways).sum(-2).gather(-1, labels)
-        return labels.shape[-1] / (ways * own)
+        labels = self._stacked("support_labels")
+        return balanced(torch.ones(labels.shape[-1], device=labels.device), labels, self.episodes[0].ways)
+
+    @cached_property
+    def _examples(self) -> Examples:
+        positions, labels = self._stacked("support"), self._stacked("support_labels")
+        weights = torch.ones(positions.shape[-1], device=positions.device)
+        if not self.model.head.reads_names:
+            return Examples(positions, labels, weights)
+        names = self._stacked("names")
+        of_names = torch.arange(names.shape[-1], device=names.device).expand(names.shape)
+        weight = self._weight({}, "head.log_name_weight").exp()
+        return Examples(
+            torch.cat([positions, names], dim=-1),
+            torch.cat([labels, of_names], dim=-1),
+            torch.cat([weights.to(weight.dtype), weight.expand(names.shape[-1])]),
+        )
 
     @cached_property
     def _support_order(self) -> Tensor:

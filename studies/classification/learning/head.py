@@ -3,7 +3,8 @@
     logit(text, class) = scale · cos(projection(text), weights of the class) + bias of the class
 
 The classes' weights and biases belong to an episode and are no parameters: they start at the prototypes of its support
-(`studies/classification/learning/classification_task.py`). The head's parameters are what all episodes share.
+(`studies/classification/learning/classification_task.py`), in which the name of a class counts as some of its
+examples where names are read. The head's parameters are what all episodes share.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ from studies.model.adapting_model import AdaptingModel, inner_rates
 
 # Log of how many times inner_lr the weights and biases of the classes move at the start.
 WEIGHT_RATE = 0.0
+# Log of how many examples of a class its name counts as at the start.
+LOG_NAME_WEIGHT = 0.0
 # Where ridge regression starts: its penalty, and its constant feature beside vectors of length 1.
 RIDGE_PENALTY, RIDGE_INTERCEPT = 1.0, 0.3
 
@@ -59,16 +62,25 @@ class ClassifierHead(nn.Module):
         temperature: What cosines are divided by at the start.
         entry: The learner, whose needs decide what the head holds beside projection and scale.
         joint: The training classes, where the learner trains on all of them jointly.
+        reads_names: Whether the name of a class is an example of it, with a weight that is learned.
 
     Attributes:
         labels: The names of the training classes, where these are known: where evaluation has no others.
     """
 
-    scalars = ("log_scale", "weight_rate", "ridge_penalty", "ridge_intercept")
+    scalars = ("log_name_weight", "log_scale", "weight_rate", "ridge_penalty", "ridge_intercept")
 
     class_codes: Tensor
 
-    def __init__(self, width: int, temperature: float, entry: LearnerEntry, joint: JointClasses | None = None) -> None:
+    def __init__(
+        self,
+        width: int,
+        temperature: float,
+        entry: LearnerEntry,
+        joint: JointClasses | None = None,
+        *,
+        reads_names: bool = False,
+    ) -> None:
         super().__init__()
         self.labels = joint.names if joint is not None else ()
         # Added to the vector itself: it starts as the identity, and weight decay draws it back there.
@@ -77,6 +89,9 @@ class ClassifierHead(nn.Module):
         self.log_scale = nn.Parameter(torch.tensor(-math.log(temperature)))
         if entry.learns_inner_rates:
             self.inner_rates = inner_rates(dict(self.named_parameters()))
+        self.reads_names = reads_names
+        if reads_names:
+            self.log_name_weight = nn.Parameter(torch.tensor(LOG_NAME_WEIGHT))
         if entry.takes_gradient_steps:
             self.weight_rate = nn.Parameter(torch.tensor(WEIGHT_RATE))
         if entry.closed_form:
@@ -120,15 +135,18 @@ def projected(vectors: Tensor, weight: Tensor) -> Tensor:
     return functional.normalize(vectors + vectors @ weight.mT, dim=-1)
 
 
-def prototypes(vectors: Tensor, labels: Tensor, classes: int) -> Tensor:
+def prototypes(vectors: Tensor, labels: Tensor, classes: int, weights: Tensor | None = None) -> Tensor:
     """Return the mean of each class's vectors, brought to length 1 (Snell et al. 2017, eq. 1, for cosines).
 
     Args:
         vectors: (..., R, D) vectors.
         labels: (..., R) the class of each, in 0..N-1.
         classes: N.
+        weights: (R,) how much each counts; all the same if left out.
     """
     members = functional.one_hot(labels, classes).to(vectors.dtype)
+    if weights is not None:
+        members = members * weights[:, None].to(vectors.dtype)
     return functional.normalize(members.mT @ vectors, dim=-1)
 
 

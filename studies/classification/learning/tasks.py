@@ -110,7 +110,8 @@ def classifier_head(width: int, hyperparameters: Hyperparameters, labels: tuple[
         labels: Names of the known classes; without them, training classes are no part of the head.
     """
     known = JointClasses(torch.arange(len(labels)), torch.ones(len(labels), width), labels) if labels else None
-    return ClassifierHead(width, hyperparameters.temperature or TEMPERATURE, hyperparameters.entry, known)
+    temperature = hyperparameters.temperature or TEMPERATURE
+    return ClassifierHead(width, temperature, hyperparameters.entry, known, reads_names=hyperparameters.reads_names)
 
 
 def head_learner(head: ClassifierHead, learner: Hyperparameters) -> Learner:

@@ -107,6 +107,7 @@ def audit_labelled_episodes(
         checks = (
             set(episode.classes.tolist()) <= own,
             rows.have_their_labels(episode),
+            bool((data.names[episode.classes.cpu()] == episode.items[episode.names].cpu().numpy()).all()),
             not set(sides[0]) & set(sides[1]),
             not rows.groups(sides[0], episode.scene) & rows.groups(sides[1], episode.scene),
         )
@@ -124,6 +125,7 @@ def audit_labelled_episodes(
 _CHECKS = (
     "classes outside their split",
     "labels or scenes that the rows do not have",
+    "names of other classes",
     "texts on both sides of an episode",
     "groups on both sides of an episode",
 )

@@ -65,7 +65,7 @@ class LabelledSampler:
         self._check(split_name, choices)
         for number in range(count):
             drawn = self._draw(split_name, choices, protocol.shots, draw, number)
-            episodes.append(_assemble(drawn, protocol.shots, _name(draw, number)))
+            episodes.append(self._assemble(drawn, protocol.shots, _name(draw, number)))
             if progress is not None:
                 progress(number + 1, count)
         return episodes
@@ -93,7 +93,7 @@ class LabelledSampler:
             for number in range(self._protocol.episodes):
                 drawn = self._draw(split_name, choices, most, 0, number)
                 for size, of_size in episodes.items():
-                    of_size.append(_assemble(drawn, size, _name(0, number)))
+                    of_size.append(self._assemble(drawn, size, _name(0, number)))
                 if progress is not None:
                     progress(number + 1, self._protocol.episodes)
             return episodes
@@ -160,23 +160,25 @@ class LabelledSampler:
                 return _Drawn(scene, classes, np.stack(support), np.stack(query))
         return None
 
+    def _assemble(self, drawn: _Drawn, shots: int, name: str) -> LabelledEpisode:
+        """Return the episode with the first `shots` texts of each class as its support."""
+        support, query, names = drawn.support[:, :shots], drawn.query, self._data.names[drawn.classes]
+        ways = len(drawn.classes)
+        items, places = np.unique(np.concatenate([support.ravel(), query.ravel(), names]), return_inverse=True)
+        ends = [support.size, support.size + query.size]
+        of_support, of_query, of_names = map(torch.from_numpy, np.split(places, ends))
+        return LabelledEpisode(
+            name=name,
+            classes=torch.tensor(drawn.classes),
+            items=torch.from_numpy(items),
+            support=of_support,
+            support_labels=torch.arange(ways).repeat_interleave(shots),
+            query=of_query,
+            query_labels=torch.arange(ways).repeat_interleave(query.shape[1]),
+            names=of_names,
+            scene=drawn.scene,
+        )
+
 
 def _name(draw: int, number: int) -> str:
     return f"episode {number}" + (f" of draw {draw}" if draw else "")
-
-
-def _assemble(drawn: _Drawn, shots: int, name: str) -> LabelledEpisode:
-    """Return the episode with the first `shots` texts of each class as its support."""
-    support, query = drawn.support[:, :shots], drawn.query
-    items, places = np.unique(np.concatenate([support.ravel(), query.ravel()]), return_inverse=True)
-    ways = len(drawn.classes)
-    return LabelledEpisode(
-        name=name,
-        classes=torch.tensor(drawn.classes),
-        items=torch.from_numpy(items),
-        support=torch.from_numpy(places[: support.size]),
-        support_labels=torch.arange(ways).repeat_interleave(shots),
-        query=torch.from_numpy(places[support.size :]),
-        query_labels=torch.arange(ways).repeat_interleave(query.shape[1]),
-        scene=drawn.scene,
-    )

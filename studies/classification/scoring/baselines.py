@@ -33,17 +33,15 @@ SCALE = 10.0
 MANY_ROWS = 2000
 
 
-def build_baselines(data: LabelledTexts, vectors: Tensor, names: Tensor | None = None) -> Mapping[str, Classifying]:
+def build_baselines(data: LabelledTexts, vectors: Tensor) -> Mapping[str, Classifying]:
     """Return all baselines, by their names in the results.
 
     Args:
         data: The texts. The rarity of their words is counted over all labelled ones, without their labels.
         vectors: (items, D) embeddings of the untrained encoder.
-        names: (classes, D) embeddings of the names of the classes; without them, no baseline reads names.
     """
     words = Words(data)
     frozen = functional.normalize(vectors, dim=1)
-    zero_shot = {} if names is None else {"zero-shot class names": ClassNames(frozen, names)}
     return {
         "random": Random(),
         "majority": Majority(),
@@ -51,7 +49,8 @@ def build_baselines(data: LabelledTexts, vectors: Tensor, names: Tensor | None =
         "TF-IDF logistic regression": LogisticRegression(words.of),
         FROZEN_CENTROIDS: Centroids(lookup(frozen)),
         "frozen encoder logistic regression": LogisticRegression(lookup(frozen)),
-        **zero_shot,
+        "zero-shot class names": ClassNames(frozen),
+        "frozen encoder centroids + class names": NamedCentroids(frozen),
     }
 
 
@@ -156,17 +155,27 @@ class ClassNames:
 
     Args:
         vectors: (items, D) embeddings of the texts, of length 1.
-        names: (classes, D) embeddings of the names of all classes.
     """
 
-    def __init__(self, vectors: Tensor, names: Tensor) -> None:
-        self._vectors, self._names = vectors, functional.normalize(names, dim=1)
+    def __init__(self, vectors: Tensor) -> None:
+        self._vectors = vectors
 
     def logits(self, episode: LabelledEpisode) -> Tensor:
         """Return (Q, N) scaled cosines."""
-        device = self._vectors.device
-        queries = self._vectors[episode.items[episode.query].to(device)]
-        return (SCALE * queries @ self._names[episode.classes.to(device)].T).to(episode.items.device)
+        vectors = self._vectors[episode.items.to(self._vectors.device)].to(episode.items.device)
+        return SCALE * vectors[episode.query] @ self._classes(vectors, episode).T
+
+    def _classes(self, vectors: Tensor, episode: LabelledEpisode) -> Tensor:
+        """Return (N, D) prototypes, of length 1, from the (M, D) vectors of an episode."""
+        return vectors[episode.names]
+
+
+class NamedCentroids(ClassNames):
+    """Cosine between a text and the mean of each class's texts in the support and its name."""
+
+    def _classes(self, vectors: Tensor, episode: LabelledEpisode) -> Tensor:
+        sums = vectors[episode.names].index_add(0, episode.support_labels, vectors[episode.support])
+        return functional.normalize(sums, dim=1)
 
 
 def _features(features: Features, episode: LabelledEpisode) -> tuple[Any, Ints, Any]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -17,12 +18,16 @@ from torch import Tensor
 
 from studies.classification.episode import LabelledEpisode
 from studies.data.dataset import Ints
+from studies.evaluation.figures import ClassFigures, Confusion, PooledFigures
 from studies.evaluation.intervals import Floats
 
 Bools = npt.NDArray[np.bool_]
 # The probability from which on a prediction counts as confident.
 CONFIDENT = 0.9
 _BINS = 15
+# The accuracies that coverage is reported at, and how many confusions are.
+_ACCURACIES = (0.9, 0.95)
+_CONFUSIONS = 20
 
 
 @dataclass(frozen=True)
@@ -149,9 +154,14 @@ def calibration_error(confidence: Floats, right: Bools, bins: int = _BINS) -> fl
 
 
 class Predictions:
-    """What a system predicts for the queries of many episodes: figures that one episode has too few queries for."""
+    """What a system predicts for the queries of many episodes: figures that one episode has too few queries for.
 
-    def __init__(self) -> None:
+    Args:
+        labels: The names of the classes, by their codes.
+    """
+
+    def __init__(self, labels: Sequence[str] = ()) -> None:
+        self._labels = labels
         self._confidence: list[Floats] = []
         self._right: list[Bools] = []
         self.confusion: Counter[tuple[int, int]] = Counter()
@@ -182,12 +192,32 @@ class Predictions:
         good = np.flatnonzero(right.cumsum() / np.arange(1, len(right) + 1) >= accuracy)
         return float(good[-1] + 1) / len(right) if len(good) else 0.0
 
-    def class_recalls(self) -> dict[int, float]:
-        """Return the recall of each class that has a query, by its code, over the queries of all episodes."""
+    def class_queries(self) -> dict[int, int]:
+        """Return the number of queries of each class that has any, by its code."""
         queries: Counter[int] = Counter()
         for (truth, _), count in self.confusion.items():
             queries[truth] += count
-        return {code: self.confusion[code, code] / queries[code] for code in sorted(queries)}
+        return dict(sorted(queries.items()))
+
+    def class_recalls(self) -> dict[int, float]:
+        """Return the recall of each class that has a query, by its code, over the queries of all episodes."""
+        return {code: self.confusion[code, code] / queries for code, queries in self.class_queries().items()}
+
+    def figures(self) -> PooledFigures:
+        """Return all of these under the names of the classes."""
+        names, recalls = self._labels, self.class_recalls()
+        return PooledFigures(
+            calibration_error=self.calibration_error(),
+            coverage={accuracy: self.coverage(accuracy) for accuracy in _ACCURACIES},
+            classes={
+                names[code]: ClassFigures(queries=queries, recall=recalls[code])
+                for code, queries in self.class_queries().items()
+            },
+            confusions=tuple(
+                Confusion(label=names[truth], predicted=names[given], queries=queries)
+                for truth, given, queries in self.most_confused(_CONFUSIONS)
+            ),
+        )
 
     def most_confused(self, count: int) -> list[tuple[int, int, int]]:
         """Return the pairs (class, predicted class, queries) with the most wrong predictions, the most first."""

@@ -181,8 +181,8 @@ def check_log(named: Mapping[str, str], log: Table) -> None:
     keys = ", ".join(f"data.{key}" for key in missing) + (" or data.delimiter" if len(log.columns) == 1 else "")
     raise InputError(
         f"data.interactions: {log.name} has no column {lacking}{hint('', log.columns)}; correct {keys}. A ranking "
-        "study needs a log of interactions, with a user, an item and a time in every row: a file without them, such as "
-        "one of texts and labels, cannot be used as it is"
+        "study needs a log of interactions, with a user, an item and a time in every row; of a file of texts and "
+        'labels, make a study with task = "classification" and data.rows (docs/data.md)'
     )
 
 
