@@ -190,6 +190,7 @@ class ExportEvaluation(Figures):
     task: str
     format: str
     metric: str
+    shots: int
     scenes: int
     recall: Interval
     recorded: Interval

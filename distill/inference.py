@@ -17,6 +17,7 @@ from distill.serving.loader import ExportedStudent, as_student, load_export
 from distill.serving.scene import History, Ranking, Scene
 from distill.serving.served_student import ServedStudent
 from distill.serving.text_classifier import TextClassifier
+from storage.errors import InputError
 from studies.config.protocol_section import RankingProtocol
 from studies.learners.base import Learner
 from studies.progress import Progress
@@ -148,7 +149,25 @@ class StudentClassifier(ServedStudent):
             labelled: (text, label) pairs, or the texts of each label. The same pair twice counts once.
 
         Raises:
-            InputError: There are not at least two classes, a text or label is blank or no text, or a text has two
-                labels.
+            InputError: There are not at least two classes, a text or label is blank or no text, a text has two labels,
+                or the student knows its classes and adapts to no others.
         """
+        if labels := self.manifest.labels:
+            raise InputError(
+                f"this student classifies among the {len(labels):,} classes that it was trained on and adapts to no "
+                "others: use trained() instead of adapt(), or leave --support out"
+            )
         return TextClassifier(self._embedder.embed, self._learner, check_labelled(labelled))
+
+    def trained(self) -> TextClassifier:
+        """Return the classifier of the classes that the student was trained on: it needs no labelled texts.
+
+        Raises:
+            InputError: The student adapts to any classes, and knows none.
+        """
+        if not self.manifest.labels:
+            raise InputError(
+                "this student knows no classes of its own, it adapts to those of a few labelled texts: use adapt() "
+                "instead of trained(), or give a --support"
+            )
+        return TextClassifier(self._embedder.embed, self._learner, {})

@@ -60,7 +60,7 @@ TASKS: dict[str, Task] = {
             definition="studies.classification.definition:ClassificationDefinition",
             spec="studies.classification.spec:ClassificationSpec",
             load="studies.classification.data.loading:load_study",
-            build="studies.classification.problem:build_problem",
+            build="studies.classification.build:build_problem",
         ),
     )
 }

@@ -14,6 +14,9 @@ from collections.abc import Iterator, Sequence
 # and splitting one of 50 MB into tokens takes gigabytes.
 LONGEST = 1 << 16
 
+# Stands between the two texts of a pair, such as a query and an item. Unicode keeps this code point out of all texts.
+PAIR = "\ufdd0"
+
 # Characters from which one token can come: WordPiece reads words of up to 100 characters, and there is a space.
 _PER_TOKEN = 101
 # Characters that are split into tokens at a time: a tokenizer needs about 150 bytes for each.
@@ -50,6 +53,16 @@ def normalise_text(text: str) -> str:
     return _SPACE.sub(" ", unicodedata.normalize("NFC", valid)).strip()[:LONGEST].rstrip()
 
 
+def join_pair(text: str, pair: str) -> str:
+    """Return a text and its second one as one string; `split_pair` parts them."""
+    return f"{text} {PAIR} {pair}"
+
+
+def split_pair(text: str) -> tuple[str, ...]:
+    """Return the two texts of a pair, or the one text."""
+    return tuple(part.strip() for part in text.split(PAIR, 1))
+
+
 def fold_name(name: str) -> str:
     """Return what two names have in common that differ by letter case and spaces only."""
     return " ".join(name.casefold().split())
@@ -68,7 +81,7 @@ def token_batches(texts: Sequence[str], max_tokens: int, most: int) -> Iterator[
     batch: list[str] = []
     size = 0
     for text in texts:
-        cut = text[: max_tokens * _PER_TOKEN]
+        cut = PAIR.join(part[: max_tokens * _PER_TOKEN] for part in text.split(PAIR, 1))
         if batch and (len(batch) == most or size + len(cut) > _AT_A_TIME):
             yield batch
             batch, size = [], 0

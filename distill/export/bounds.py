@@ -23,7 +23,7 @@ from studies.tasks import task_of
 
 # A manifest with the figures of a thousand scenes has a megabyte.
 MAX_MANIFEST_BYTES = 2**25
-MAX_LAYERS, MAX_WIDTH, MAX_VOCABULARY = 48, 8192, 2**20
+MAX_LAYERS, MAX_WIDTH, MAX_VOCABULARY, MAX_LABELS = 48, 8192, 2**20, 2**17
 
 Layers = Annotated[int, Field(ge=1, le=MAX_LAYERS)]
 Width = Annotated[int, Field(ge=1, le=MAX_WIDTH)]
@@ -89,9 +89,11 @@ def _learner(given: Any, info: ValidationInfo) -> Any:
         raise ValueError("a learner is a table of hyperparameters")
     if "spec" not in info.data:
         raise ValueError("there is no study file to check it by")
-    _check_values(values, parse_definition(info.data["spec"]).search.parameters())
+    study = parse_definition(info.data["spec"])
+    _check_values(values, study.search.parameters())
     learner = Hyperparameters(**values)
-    if learner.entry.takes_gradient_steps and (missing := [n for n in INNER_LOOP[:2] if n not in values]):
+    adapts = learner.entry.takes_gradient_steps and study.protocol.support_shots > 0
+    if adapts and (missing := [n for n in INNER_LOOP[:2] if n not in values]):
         raise ValueError(f"{learner.learner} needs {missing[0]}")
     return learner
 
@@ -113,4 +115,7 @@ StudyName = Annotated[str, AfterValidator(_study_name)]
 TaskName = Annotated[str, StringConstraints(max_length=100)]
 Definition = Annotated[dict[str, Any], AfterValidator(_definition)]
 Learner = Annotated[Hyperparameters, BeforeValidator(_learner)]
+Labels = Annotated[
+    tuple[Annotated[str, StringConstraints(min_length=1, max_length=10_000)], ...], Field(max_length=MAX_LABELS)
+]
 Distillation = Annotated[Settings, AfterValidator(_distillation)]

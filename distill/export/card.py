@@ -25,6 +25,7 @@ class CardWords:
         answers: What `FormatFigures.agreement` is a share of.
         scored: What the figures are averages over; with {scenes} and {shots}.
         metrics: Columns of the table of figures beside recall, by the name of the metric; with {k}.
+        known: The words of a student that knows its classes and does not adapt, where the task has such.
     """
 
     tag: str
@@ -35,6 +36,7 @@ class CardWords:
     answers: str
     scored: str
     metrics: Mapping[str, str]
+    known: CardWords | None = None
 
 
 _CARD = """\
@@ -116,6 +118,7 @@ inputs = tokenizer(["whole milk", "oat drink"], padding=True, truncation=True, r
 def model_card(manifest: Manifest) -> str:
     """Return the README.md of an export."""
     words: CardWords = manifest.kind.part("card")
+    words = words.known if manifest.labels and words.known is not None else words
     narrow, graphs = manifest.width < manifest.dimensions, "onnx" in manifest.formats
     opening = f"from safetensors.torch import load_file\n{_TRANSFORMERS}{_PROJECTION}" if narrow else _TRANSFORMERS
     return _CARD.format(

@@ -28,6 +28,7 @@ from studies.evaluation.evaluate import encode_items
 from studies.model.device import full_precision
 from studies.model.encoder import tokenize
 from studies.progress import SILENT, Progress
+from studies.text_form import split_pair
 from studies.training.problem import Problem
 
 # The least cosine of any text's vector to the student's own, by the precision of the weights. Measured on MiniLM and
@@ -118,7 +119,9 @@ def fresh_process_vectors(draft: Path, texts: Sequence[str], formats: Sequence[s
     Raises:
         ScenetuneError: It could not open the draft.
     """
-    return run_script(Path(__file__).with_name("parity.py"), draft, {"texts": texts, "formats": formats})
+    parts = [split_pair(text) for text in texts]
+    asked = [list(each) if len(each) == 2 else each[0] for each in parts]
+    return run_script(Path(__file__).with_name("parity.py"), draft, {"texts": asked, "formats": formats})
 
 
 def _own_vectors(student: Student, texts: Sequence[str]) -> Tensor:

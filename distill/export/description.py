@@ -29,6 +29,7 @@ def describe(
     width, projection = int(student.tower.model.config.hidden_size), student.tower.projection
     dimensions = width if projection is None else int(projection.out_features)
     task, learner = origin.definition.task, student.learner.hyperparameters
+    labels = tuple(getattr(student.head, "labels", ()))
     return Manifest(
         **dict(origin),
         task=task,
@@ -37,10 +38,11 @@ def describe(
         width=width,
         dimensions=dimensions,
         learner=learner,
+        labels=labels,
         distillation=student.hyperparameters.to_dict(),
         vocabulary=VocabularySize(kept=int(student.tower.model.config.vocab_size), of=origin.encoder.vocabulary),
         parameters=ParameterCounts(
-            encoder=parameters(student.tower), head=parameters(EXPORTED[task].blank_head(dimensions, learner))
+            encoder=parameters(student.tower), head=parameters(EXPORTED[task].blank_head(dimensions, learner, labels))
         ),
         precision=precision,
         formats={name: FormatFigures() for name in formats},

@@ -135,6 +135,7 @@ class Manifest(Origin):
         width: Of the encoder.
         dimensions: Of the vectors.
         learner: The values by which the head adapts.
+        labels: Names of the classes that it was trained on, where it classifies among these alone.
         distillation: The values by which the student was trained, by their names in the study file.
         vocabulary: The tokens of the encoder.
         parameters: Of encoder and head.
@@ -152,6 +153,7 @@ class Manifest(Origin):
     width: bounds.Width
     dimensions: bounds.Width
     learner: bounds.Learner
+    labels: bounds.Labels = ()
     distillation: bounds.Distillation
     vocabulary: VocabularySize
     parameters: ParameterCounts
@@ -177,6 +179,12 @@ class Manifest(Origin):
     def kind(self) -> ExportedTask:
         """What an export has of its task."""
         return EXPORTED[self.task]
+
+    @property
+    def reads_pairs(self) -> bool:
+        """Whether the student was trained on pairs of texts."""
+        data = self.spec.get("data")
+        return isinstance(data, dict) and bool(data.get("text_pair"))
 
     @field_serializer("learner")
     def _applying(self, learner: Hyperparameters) -> dict[str, Any]:

@@ -2,7 +2,8 @@
 
 Both graphs read `input_ids` and `attention_mask` (batch, tokens), int64, of any batch and length, and give
 `last_hidden_state` (batch, tokens, W) and `sentence_embedding` (batch, D) of length 1: pooling, projection and
-normalisation are inside, so that a server needs only the graph and the tokenizer.
+normalisation are inside, so that a server needs only the graph and the tokenizer. Those of a classifier of known
+classes give `logits` (batch, N) too, in the order of the manifest's labels.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import logging
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
 INPUTS = ("input_ids", "attention_mask")
 OUTPUTS = ("last_hidden_state", "sentence_embedding")
+LOGITS = "logits"
 # Packages that write and run a graph.
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 
@@ -59,7 +61,9 @@ def write_onnx(student: Student, path: Path) -> None:
         InputError: A package of the extra `export` is missing.
     """
     check_packages()
-    graph = _Graph(copy.deepcopy(student.tower.model), copy.deepcopy(student.tower.projection)).cpu().float().eval()
+    known = copy.deepcopy(student.head) if getattr(student.head, "labels", ()) else None
+    model, projection = copy.deepcopy(student.tower.model), copy.deepcopy(student.tower.projection)
+    graph = _Graph(model, projection, known).cpu().float().eval()
     # Two rows of three tokens, the last of them padding: nothing of the example may become a constant.
     ids = torch.zeros(2, 3, dtype=torch.int64)
     mask = torch.tensor([[1, 1, 1], [1, 1, 0]])
@@ -71,7 +75,7 @@ def write_onnx(student: Student, path: Path) -> None:
             path,
             dynamo=True,
             input_names=INPUTS,
-            output_names=OUTPUTS,
+            output_names=OUTPUTS if known is None else (*OUTPUTS, LOGITS),
             dynamic_shapes=(sizes, sizes),
             external_data=False,
             verbose=False,
@@ -94,13 +98,14 @@ def _strip(path: Path) -> None:
 class _Graph(nn.Module):
     """What the ONNX graph computes."""
 
-    def __init__(self, model: PreTrainedModel, projection: nn.Linear | None) -> None:
+    def __init__(self, model: PreTrainedModel, projection: nn.Linear | None, known: Any) -> None:
         super().__init__()
-        self.model, self.projection = model, projection
+        self.model, self.projection, self.known = model, projection, known
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, ...]:
         hidden = self.model(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
-        return hidden, project(pool(hidden, attention_mask), self.projection)
+        vectors = project(pool(hidden, attention_mask), self.projection)
+        return (hidden, vectors) if self.known is None else (hidden, vectors, self.known.joint_logits(vectors))
 
 
 @contextlib.contextmanager

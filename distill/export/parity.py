@@ -19,12 +19,14 @@ from safetensors.torch import load_file, save_file
 from torch.nn.functional import normalize
 from transformers import AutoModel, AutoTokenizer
 
-Opener = Callable[[Path, list[str]], torch.Tensor]
+# One text, or a pair of two.
+Text = str | list[str]
+Opener = Callable[[Path, list[Text]], torch.Tensor]
 # Sizes of the batches, in turn: neither the size of a batch nor its longest text may change a vector.
 SIZES = (1, 2, 3, 5, 8, 32)
 
 
-def batches(texts: list[str]) -> Iterator[list[str]]:
+def batches(texts: list[Text]) -> Iterator[list[Text]]:
     """Yield the texts in order, in batches of several sizes."""
     rest = iter(texts)
     for size in itertools.cycle(SIZES):
@@ -34,7 +36,7 @@ def batches(texts: list[str]) -> Iterator[list[str]]:
 
 
 @torch.inference_mode()
-def with_transformers(folder: Path, texts: list[str]) -> torch.Tensor:
+def with_transformers(folder: Path, texts: list[Text]) -> torch.Tensor:
     """Return the mean of the last hidden states, projected where the encoder is narrow, as the model card shows."""
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model = AutoModel.from_pretrained(folder).eval()
@@ -42,14 +44,14 @@ def with_transformers(folder: Path, texts: list[str]) -> torch.Tensor:
     projection = load_file(dense)["linear.weight"].float() if dense.is_file() else None
     vectors = []
     for batch in batches(texts):
-        inputs = tokenizer(batch, padding=True, truncation=True, return_tensors="pt")
+        inputs = tokenizer(*columns(batch), padding=True, truncation=True, return_tensors="pt")
         hidden, mask = model(**inputs).last_hidden_state.float(), inputs["attention_mask"][..., None]
         mean = (hidden * mask).sum(1) / mask.sum(1)
         vectors.append(normalize(mean if projection is None else mean @ projection.T, dim=1))
     return torch.cat(vectors)
 
 
-def with_sentence_transformers(folder: Path, texts: list[str]) -> torch.Tensor:
+def with_sentence_transformers(folder: Path, texts: list[Text]) -> torch.Tensor:
     """Return the vectors of `SentenceTransformer`, from the folder's modules."""
     from sentence_transformers import SentenceTransformer
 
@@ -58,7 +60,7 @@ def with_sentence_transformers(folder: Path, texts: list[str]) -> torch.Tensor:
     return torch.cat(vectors)
 
 
-def with_onnx(folder: Path, texts: list[str], graph: str = "onnx/model.onnx") -> torch.Tensor:
+def with_onnx(folder: Path, texts: list[Text], graph: str = "onnx/model.onnx") -> torch.Tensor:
     """Return the graph's sentence vectors."""
     import onnxruntime
 
@@ -66,15 +68,27 @@ def with_onnx(folder: Path, texts: list[str], graph: str = "onnx/model.onnx") ->
     session = onnxruntime.InferenceSession(folder / graph, providers=["CPUExecutionProvider"])
     vectors = []
     for batch in batches(texts):
-        inputs = dict(tokenizer(batch, padding=True, truncation=True, return_tensors="np"))
+        inputs = dict(tokenizer(*columns(batch), padding=True, truncation=True, return_tensors="np"))
         (found,) = session.run(["sentence_embedding"], inputs)
         vectors.append(torch.from_numpy(found))
     return torch.cat(vectors)
 
 
-def with_int8(folder: Path, texts: list[str]) -> torch.Tensor:
+def with_int8(folder: Path, texts: list[Text]) -> torch.Tensor:
     """Return the sentence vectors of the graph with 8-bit weights."""
     return with_onnx(folder, texts, "onnx/model_int8.onnx")
+
+
+def columns(batch: list[Text]) -> list[list[Text]]:
+    """Return what a tokenizer takes: the texts, or the first and the second ones of pairs."""
+    return [list(part) for part in zip(*batch, strict=True)] if isinstance(batch[0], list) else [batch]
+
+
+def in_kinds(opener: Opener, export: Path, texts: list[Text]) -> torch.Tensor:
+    """Return the vectors in the order of the texts, single ones and pairs encoded apart: no tokenizer mixes them."""
+    kinds = [[row for row, text in enumerate(texts) if isinstance(text, kind)] for kind in (str, list)]
+    found = [opener(export, [texts[row] for row in rows]) for rows in kinds if rows]
+    return torch.cat(found)[torch.tensor(kinds[0] + kinds[1]).argsort()]
 
 
 OPENERS: dict[str, Opener] = {"hf": with_transformers, "onnx": with_onnx, "onnx-int8": with_int8}
@@ -84,9 +98,9 @@ def main(export: Path, request: Path, out: Path) -> None:
     """Write the vectors that a request names."""
     wanted = json.loads(request.read_text(encoding="utf-8"))
     texts = wanted["texts"]
-    vectors = {name: OPENERS[name](export, texts) for name in wanted["formats"]}
+    vectors = {name: in_kinds(OPENERS[name], export, texts) for name in wanted["formats"]}
     if importlib.util.find_spec("sentence_transformers") is not None:
-        vectors["sentence-transformers"] = with_sentence_transformers(export, texts)
+        vectors["sentence-transformers"] = in_kinds(with_sentence_transformers, export, texts)
     save_file(vectors, out)
 
 

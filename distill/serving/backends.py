@@ -24,7 +24,7 @@ from studies.model.device import device, device_settings, fast_bf16
 from studies.model.encoder import Ragged, by_length, pool
 from studies.model.text_coverage import measure
 from studies.progress import Progress
-from studies.text_form import normalise_text, token_batches
+from studies.text_form import normalise_text, split_pair, token_batches
 
 # For type checkers alone: ONNX Runtime serves without transformers.
 if TYPE_CHECKING:
@@ -135,7 +135,8 @@ class Embedder:
     def _encodings(self, texts: Sequence[str]) -> Iterator[list[Any]]:
         """Yield the tokenizer's records of the texts in their one form, of many texts at a time."""
         for batch in token_batches([normalise_text(text) for text in texts], self._max_tokens, _TOKENIZED):
-            yield self._tokenizer.encode_batch_fast(batch)
+            parts = [split_pair(text) for text in batch]
+            yield self._tokenizer.encode_batch_fast([each if len(each) == 2 else each[0] for each in parts])
 
     def embed(self, texts: Sequence[str], progress: Progress | None = None) -> Tensor:
         """Return (n, D) vectors of length 1 in the order of the texts, on the device.

@@ -1,4 +1,4 @@
-"""A classifier that a student has adapted to some classes: it gives any text a label and probabilities."""
+"""A student as classifier of some classes: it gives any text a label and probabilities."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ _DIVERGED = "the student gives no finite numbers: adapting its head diverged; ex
 
 
 class TextClassifier:
-    """Classifies texts among the classes that a student has adapted to; `StudentClassifier.adapt` makes it.
+    """Classifies texts among the classes that a student has adapted to; `StudentClassifier` makes it.
 
     It is never changed: several threads may classify at once.
 
     Args:
         embed: Embeds texts.
         learner: Adapts the head over their vectors; it is read, never changed.
-        labelled: Of `distill.serving.labelled.check_labelled`.
+        labelled: Of `distill.serving.labelled.check_labelled`; nothing where the student knows its classes.
 
     Attributes:
         labels: The names of the classes, in the order in which they first appear.
@@ -38,7 +38,8 @@ class TextClassifier:
     """
 
     def __init__(self, embed: Embed, learner: Learner, labelled: Mapping[str, str]) -> None:
-        self.labels = tuple(dict.fromkeys(labelled.values()))
+        head = learner.model.head
+        self.labels: tuple[str, ...] = head.labels or tuple(dict.fromkeys(labelled.values()))
         self._embed = embed
         # A name that is also a labelled text is embedded once.
         names = self.labels if learner.hyperparameters.reads_names else ()
@@ -97,14 +98,14 @@ def _episode(labels: Sequence[int], names: Sequence[int], classes: int) -> Label
         classes: N.
     """
     here = device()
-    order = torch.tensor(labels).argsort(stable=True)
+    order = torch.tensor(labels, dtype=torch.int64).argsort(stable=True)
     none = torch.empty(0, dtype=torch.int64, device=here)
     return LabelledEpisode(
         name="",
         classes=torch.arange(classes, device=here),
         items=torch.arange(max([len(labels) - 1, *names]) + 1, device=here),
         support=order.to(here),
-        support_labels=torch.tensor(labels)[order].to(here),
+        support_labels=torch.tensor(labels, dtype=torch.int64)[order].to(here),
         query=none,
         query_labels=none,
         names=torch.tensor(names, dtype=torch.int64, device=here),

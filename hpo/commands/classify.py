@@ -27,15 +27,6 @@ def classify(
     folder: Annotated[
         Path, typer.Argument(metavar="DIR", help="An exported student of a classification study.", show_default=False)
     ],
-    support: Annotated[
-        Path,
-        typer.Option(
-            metavar="FILE",
-            help="Labelled texts to adapt to: CSV, TSV or parquet with a column of texts and one of labels, at least "
-            "two classes. Rows without a label are left out.",
-            show_default=False,
-        ),
-    ],
     texts: Annotated[
         Path,
         typer.Option(
@@ -44,10 +35,22 @@ def classify(
             show_default=False,
         ),
     ],
+    support: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Labelled texts to adapt to: CSV, TSV or parquet with a column of texts and one of labels, at least "
+            "two classes. Rows without a label are left out. Only a student of known classes needs none.",
+        ),
+    ] = None,
     text: Annotated[str, typer.Option(metavar="COLUMN", help="Column of both files that holds the texts.")] = "text",
     label: Annotated[str, typer.Option(metavar="COLUMN", help="Column of the support that holds labels.")] = "label",
     support_text: Annotated[
         str | None, typer.Option(metavar="COLUMN", help="Column of texts in the support, if another than in --texts.")
+    ] = None,
+    pair: Annotated[
+        str | None,
+        typer.Option(metavar="COLUMN", help="Column of second texts in both files, where the student reads pairs."),
     ] = None,
     out: Annotated[
         Path | None, typer.Option(metavar="CSV", help="Write a CSV file instead of a table; must not exist yet.")
@@ -70,6 +73,7 @@ def classify(
             text=text,
             label=label,
             support_text=support_text,
+            pair=pair,
             every=probabilities,
             backend=backend.value,
             progress=report,

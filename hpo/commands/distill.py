@@ -28,7 +28,7 @@ def distill(
     from hpo.registry import load_runnable_spec_of
     from hpo.reporting.renderers.terminal import print_blocks
     from hpo.reporting.sections.outcome import distillation_outcome
-    from hpo.reporting.task_words import WORDS
+    from hpo.reporting.task_words import words_for
     from hpo.results import distillation
     from hpo.status.console import Console
 
@@ -40,4 +40,6 @@ def distill(
     if as_json:
         typer.echo(json.dumps([row.to_json() for row in found]))
     else:
-        print_blocks(distillation_outcome(found, spec.metric, WORDS[spec.task]), console)
+        print_blocks(
+            distillation_outcome(found, spec.metric, words_for(spec.task, spec.protocol.support_shots)), console
+        )

@@ -31,7 +31,7 @@ from hpo.reporting.sections.scoring import recall_table
 from hpo.reporting.sections.search import control_group_sentence, search_sentence
 from hpo.reporting.sections.students import students_table, undertrained_sentences
 from hpo.reporting.study_report import search_figures
-from hpo.reporting.task_words import WORDS
+from hpo.reporting.task_words import TaskWords, words_for
 from hpo.status.console import duration, state_counts
 from studies.evaluation.intervals import bootstrap
 from studies.learners.registry import LEARNERS
@@ -66,15 +66,20 @@ def _rendered(first: Section, *others: Section | None) -> str:
     return "\n\n".join(parts)
 
 
+def _words(facts: StudyFacts) -> TaskWords:
+    return words_for(facts.spec.task, facts.spec.protocol.support_shots)
+
+
 def _standing(facts: StudyFacts) -> Section:
-    shot, protocol, said = facts.shot, facts.spec.protocol, WORDS[facts.spec.task]
+    shot, protocol = facts.shot, facts.spec.protocol
+    said = _words(facts)
     counts = state_counts(shot.states) or "no trial yet"
     scenes = len(facts.finished[-1].scenes) if facts.finished else 0
     where = f" on {plural(scenes, f'validation {said.scene}')}" if scenes else ""
     ended = f" The search has ended: {shot.ended_by}." if shot.finished and shot.ended_by else ""
     standing = (
         f"{shot.spent} of {shot.budget} trials ({counts}).{ended} {facts.metric} after "
-        f"{said.support(protocol.shots)}{where}, intervals of 95 % over {said.scene}s."
+        f"{said.support(protocol.support_shots)}{where}, intervals of 95 % over {said.scene}s."
     )
     return Section("study", facts.spec.name, [Text(standing)])
 
@@ -83,14 +88,14 @@ def _students(facts: StudyFacts) -> Section:
     finished = [row for row in facts.students if row.state == "complete" and row.recall is not None]
     counts = (
         f"{plural(len(facts.students), 'trial')}, {len(finished)} finished. {facts.metric} is on validation "
-        f"{WORDS[facts.spec.task].scene}s, "
+        f"{_words(facts).scene}s, "
         "time and parameters are over those of the teacher's encoder."
     )
     blocks: list[Text | Table] = [Text(counts)]
     if finished:
         best = sorted(finished, key=lambda row: -(row.recall or 0.0))[:TOP]
         blocks.append(students_table("", best, facts.metric))
-        blocks += map(Text, undertrained_sentences(finished, facts.metric, WORDS[facts.spec.task]))
+        blocks += map(Text, undertrained_sentences(finished, facts.metric, _words(facts)))
         for chosen in (row.trial for row in finished if row.taken):
             where = Code(str(facts.students_owned.trial_folder(chosen)))
             link = _link("download", facts.student_checkpoints.get(chosen))
@@ -175,10 +180,10 @@ def _test(facts: StudyFacts) -> Section | None:
             return None
         link = Link(distillation_name(facts.spec.name), students)
         return Section("students", "Students", [Text(("The distillation: ", link))])
-    scene = WORDS[facts.spec.task].scene
-    scored = f"{plural(facts.evaluation.scenes, f'unseen {scene}')}, scored once."
+    said = _words(facts)
+    scored = f"{plural(facts.evaluation.scenes, f'{said.fresh}{said.scene}')}, scored once."
     words = Text(scored if students is None else (f"{scored} Students: ", Link("study", students), "."))
-    return Section("test", f"Test {scene}s", [words, recall_table(Results(facts.evaluation))])
+    return Section("test", f"Test {said.scene}s", [words, recall_table(Results(facts.evaluation))])
 
 
 def _protocol(facts: StudyFacts) -> Section:

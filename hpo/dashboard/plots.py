@@ -16,7 +16,7 @@ import numpy as np
 from distill.evaluation import StudentRow
 from hpo.dashboard.note import behind
 from hpo.dashboard.study_facts import StudyFacts
-from hpo.reporting.task_words import WORDS
+from hpo.reporting.task_words import words_for
 from studies.escaping import visible
 from studies.learners.registry import LEARNERS
 
@@ -51,7 +51,7 @@ def of_search(facts: StudyFacts) -> dict[str, Figure]:
         "recall-against-cost": _cost(facts),
         "learners": _learners(facts),
     }
-    if WORDS[facts.spec.task].named:
+    if words_for(facts.spec.task, facts.spec.protocol.support_shots).named:
         figures["scenes"] = _scenes(facts)
     if facts.importance:
         figures["importance"] = _importance(facts)
@@ -125,7 +125,8 @@ def _learners(facts: StudyFacts) -> Figure:
         best["text"].append(f"#{view.number}")
     marker = {"color": GREY, "symbol": "diamond", "size": 9}
     traces.append({"type": "scatter", "mode": "markers", "name": "its best trial", "marker": marker} | best)
-    under = f"finished trials; its best less the best of all [95 % over {WORDS[facts.spec.task].scene}s]"
+    scene = words_for(facts.spec.task, facts.spec.protocol.support_shots).scene
+    under = f"finished trials; its best less the best of all [95 % over {scene}s]"
     layout = _layout("Finished trials by learner", under, facts.metric)
     layout["xaxis"]["title"]["standoff"] = 20
     return Figure(traces, layout | {"legend": {"orientation": "h", "y": 1.12}})

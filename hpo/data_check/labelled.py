@@ -12,9 +12,7 @@ from storage.errors import InputError
 from studies.classification.data.class_selection import select_classes
 from studies.classification.data.dataset import LabelledTexts
 from studies.classification.data.loading import read_labelled
-from studies.classification.sampling.audit import audit_labelled, audit_labelled_episodes
-from studies.classification.sampling.sampler import LabelledSampler
-from studies.classification.sampling.split import ClassSplit, split_classes
+from studies.classification.plan import Plan, plan
 from studies.classification.spec import ClassificationSpec
 from studies.episodes.audit import refuse_leaks
 from studies.episodes.split import SPLIT_NAMES
@@ -40,10 +38,11 @@ def check(spec: ClassificationSpec, cache: Path, reporter: ProgressReporter = SI
         data = select_classes(everything, spec.data, spec.protocol)
         with reporter.progress("splitting texts into tokens") as progress:
             warnings += check_texts(spec.teacher, data.texts, progress)
-        split = split_classes(data, spec.protocol)
-        for finding in audit_labelled(data, split):
+        planned = plan(data, spec.protocol)
+        warnings += planned.notes
+        for finding in planned.audit():
             findings.add(finding)
-        _sample(spec, data, split, parts, findings, reporter)
+        _sample(data, planned, parts, findings, reporter)
         complete = True
         refuse_leaks(findings.worst.values())
     except InputError as refused:
@@ -72,28 +71,26 @@ def check(spec: ClassificationSpec, cache: Path, reporter: ProgressReporter = SI
 
 
 def _sample(
-    spec: ClassificationSpec,
     data: LabelledTexts,
-    split: ClassSplit,
+    planned: Plan,
     parts: dict[str, LabelledPart],
     findings: Findings,
     reporter: ProgressReporter,
 ) -> None:
     """Add each part, and the findings on its episodes."""
-    sampler = LabelledSampler(data, split, spec.protocol)
     for name in SPLIT_NAMES:
         with reporter.progress(f"sampling meta-{name} episodes") as progress:
-            episodes = sampler.sample(name, progress=progress)
+            episodes = planned.sample(name, 0, progress)
         used = {code for episode in episodes for code in episode.classes.tolist()}
         parts[name] = LabelledPart(
-            classes=len(split.classes[name]),
-            rows=int(np.isin(data.label, split.classes[name]).sum()),
+            classes=len(planned.split.classes[name]),
+            rows=len(planned.rows(name)),
             episodes=len(episodes),
             queries=sum(len(episode.query) for episode in episodes),
-            without_episodes=tuple(data.labels[code] for code in split.classes[name] if int(code) not in used),
+            without_episodes=tuple(data.labels[code] for code in planned.split.classes[name] if int(code) not in used),
         )
         with reporter.progress(f"auditing meta-{name} episodes") as progress:
-            found = audit_labelled_episodes(data, split, name, episodes, progress)
+            found = planned.audit_episodes(name, episodes, progress)
         for finding in found:
             findings.add(finding)
 

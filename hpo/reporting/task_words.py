@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from studies.evaluation.figures import DataFacts, SystemsEvaluation
@@ -30,6 +30,7 @@ class TaskWords:
         predicted: What is predicted for each query under a protocol, as the end of a sentence.
         part: What sets the scenes of another part apart, behind their number; {part} is its name.
         floor: The baselines over whose best a lift is counted.
+        fresh: What is said of scenes that are scored, before their name.
     """
 
     shot: str
@@ -48,6 +49,7 @@ class TaskWords:
     predicted: Callable[[Mapping[str, Any]], str]
     part: str
     floor: str
+    fresh: str = "unseen "
 
     @property
     def shots(self) -> str:
@@ -55,7 +57,9 @@ class TaskWords:
         return f"{self.shot}s{self.each}"
 
     def support(self, shots: int) -> str:
-        """Return the size of a support in words."""
+        """Return the size of a support in words; where there is none, what takes its place."""
+        if shots == 0:
+            return "training"
         return f"{shots} {self.shot}{'' if shots == 1 else 's'}{self.each}"
 
 
@@ -155,15 +159,40 @@ CLASSIFICATION = TaskWords(
     part=", with {part} classes",
     floor="the baselines",
 )
+# Of known classes: what is resampled are labels, or parts of them.
+KNOWN_CLASSES = replace(
+    CLASSIFICATION,
+    scene="label",
+    named=True,
+    title="how well texts of known classes are told apart",
+    unseen=", of texts that neither training nor the search ever saw",
+    metrics={
+        **CLASSIFICATION.metrics,
+        "recall": ("macro recall", "recall of a class, averaged over the classes (balanced accuracy)."),
+        "over_reference": (
+            "over frozen centroids",
+            "difference of macro recall from the centroids of the training texts by the frozen encoder, paired label "
+            "by label.",
+        ),
+        "accuracy": ("accuracy", "share of texts whose class is predicted; of all texts at once, as what follows."),
+    },
+    predicted=lambda protocol: "each classified among all classes",
+    fresh="",
+)
 # By the name of the task.
 WORDS = {"ranking": RANKING, "classification": CLASSIFICATION}
 # Short titles for the terminal's table.
 SHORT = {"new_item_recall": "new items", "hit_rate": "hit rate"}
 
 
+def words_for(task: str, shots: int) -> TaskWords:
+    """Return the words of a task; of classification without a support, those of known classes."""
+    return KNOWN_CLASSES if task == "classification" and shots == 0 else WORDS[task]
+
+
 def words_of(evaluation: SystemsEvaluation) -> TaskWords:
-    """Return the words of an evaluation's task."""
-    return WORDS[evaluation.task]
+    """Return the words of an evaluation."""
+    return words_for(evaluation.task, evaluation.shots)
 
 
 def titled(evaluation: SystemsEvaluation) -> dict[str, tuple[str, str]]:

@@ -206,17 +206,18 @@ def _score(
 
 def _summarise(spec: StudySpec, problem: Problem, part: SplitName, results: Mapping[str, Scored]) -> SystemsEvaluation:
     reference, facts = results[problem.reference], problem.facts(part)
+    wanted = spec.protocol.report_shots if spec.protocol.support_shots else []
     return SystemsEvaluation(
         task=spec.task,
         metric=spec.metric,
         reference=problem.reference,
         part=part,
-        shots=spec.protocol.shots,
+        shots=spec.protocol.support_shots,
         scenes=len(reference.main.scenes),
         queries=facts.queries,
         query_counts=facts.query_counts,
         systems={name: summary.system_figures(scored, reference) for name, scored in results.items()},
-        curve=summary.curve(reference.by_shots, spec.protocol.report_shots, facts.left_out),
+        curve=summary.curve(reference.by_shots, wanted, facts.left_out),
         scene_facts=facts.scene_facts,
         data=problem.data_facts().model_copy(update={"source": spec.data.source}),
     )

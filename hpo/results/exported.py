@@ -133,6 +133,7 @@ def evaluate_export(
         task=spec.task,
         format=format,
         metric=recorded.metric,
+        shots=recorded.shots,
         scenes=len(result.scenes),
         recall=bootstrap(result.values()),
         recorded=recorded.systems["student"].recall,

@@ -38,6 +38,8 @@ class FinalistEvaluator:
         self._records, self._spec, self._problem = Records(database.engine), spec, problem
         self._owned = owned_search(database, spec.name)
         self._episodes = problem.redrawn("validation", spec.finalists.draws)
+        # Where all rows are scored already, there is nothing else to draw.
+        self._draws = spec.finalists.draws if self._episodes else 0
         self._searched = searched_recalls(self._records, spec)
 
     def __call__(self, trials: Sequence[FrozenTrial], progress: Progress) -> Finalists:
@@ -50,13 +52,14 @@ class FinalistEvaluator:
         base_searched, base_redrawn = self._baseline()
         found = []
         for done, trial in enumerate(trials, start=1):
-            searched, redrawn = self._searched[chain_of(trial)], self._redrawn(trial)
-            recall = _mean(_pooled(searched, redrawn, self._spec.finalists.draws))
+            searched = self._searched[chain_of(trial)]
+            redrawn = self._redrawn(trial) if self._draws else searched
+            recall = _mean(_pooled(searched, redrawn, self._draws))
             found.append(Finalist(trial=trial.number, searched=_mean(searched), redrawn=_mean(redrawn), recall=recall))
             progress(done, len(trials))
         best = found[0]
         return Finalists(
-            draws=self._spec.finalists.draws,
+            draws=self._draws,
             ranked=tuple(sorted(found, key=lambda finalist: (-finalist.recall, finalist.trial))),
             optimism=(best.searched - base_searched) - (best.redrawn - base_redrawn),
         )
@@ -76,7 +79,7 @@ class FinalistEvaluator:
         problem = self._problem
 
         def measure() -> dict[str, float]:
-            drawn = {"searched": problem.validation, "redrawn": self._episodes}
+            drawn = {"searched": problem.validation, "redrawn": self._episodes or problem.validation}
             return {name: problem.evaluate_reference(episodes).mean() for name, episodes in drawn.items()}
 
         found = self._once("finalists' baseline", measure)

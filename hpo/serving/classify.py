@@ -22,7 +22,7 @@ from storage.files.atomic import atomic_write
 from storage.files.outputs import check_place, named_failures
 from studies.classification.data.label_faults import warn_of_labels
 from studies.progress import Progress
-from studies.text_form import normalise_text
+from studies.text_form import PAIR, join_pair, normalise_text
 
 # torch is imported with the student, after the files were checked.
 if TYPE_CHECKING:
@@ -56,26 +56,28 @@ class Classified:
 
 def classify(
     folder: Path,
-    support: Path,
+    support: Path | None,
     texts: Path,
     *,
     text: str = "text",
     label: str = "label",
     support_text: str | None = None,
+    pair: str | None = None,
     every: bool = False,
     backend: Backend = "torch",
     progress: Progress | None = None,
     note: Callable[[str], None] = lambda _: None,
 ) -> list[Classified]:
-    """Return the label of each text of a file, after adapting to labelled texts.
+    """Return the label of each text of a file, after adapting to labelled texts where the student knows no classes.
 
     Args:
         folder: An export of a classification study.
-        support: File of `read_labelled`.
+        support: File of `read_labelled`; None where the student knows its classes.
         texts: A table with a column of texts, or one text a line.
         text: The column of texts.
         label: The support's column of labels.
         support_text: The support's column of texts, where it has another name.
+        pair: The column of second texts in both files, where the student reads pairs.
         every: Whether to return the probabilities of every label too.
         backend: What runs the encoder.
         progress: Called with (texts embedded, texts in all).
@@ -84,26 +86,54 @@ def classify(
     Raises:
         InputError: A file cannot be read or a row of it cannot be used, or the folder is no export of a classifier.
     """
-    labelled = read_labelled(support, support_text or text, label, note)
-    given = [values[text] for _, values in read_texts(texts, "texts", text)]
+    labelled = None if support is None else read_labelled(support, support_text or text, label, note, pair)
+    given = [
+        _text(place, values, text, pair) for place, values in read_texts(texts, "texts", text, [pair] if pair else [])
+    ]
     from distill.inference import StudentClassifier
 
     student = StudentClassifier.load(folder, backend)
-    classifier = student.adapt(list(labelled.items()))
+    _check_pairs(folder, pair, pairs=student.manifest.reads_pairs)
+    classifier = student.trained() if labelled is None else student.adapt(list(labelled.items()))
     if (cut := student.count_cut(given)) > 0:
         most = student.manifest.max_tokens
         note(f"{cut:,} of {len(given):,} texts are longer than the {most} tokens that the student reads of a text")
     found = classifier.probabilities(given, progress)
     best = found.max(1)
     rows = zip(given, best.indices.tolist(), best.values.tolist(), strict=True)
-    classified = [Classified(each, classifier.labels[place], top) for each, place, top in rows]
+    classified = [Classified(each.replace(PAIR, "|"), classifier.labels[place], top) for each, place, top in rows]
     if not every:
         return classified
     named = (dict(zip(classifier.labels, each, strict=True)) for each in found.tolist())
     return [replace(row, probabilities=each) for row, each in zip(classified, named, strict=True)]
 
 
-def read_labelled(path: Path, text: str, label: str, note: Callable[[str], None]) -> dict[str, str]:
+def _check_pairs(folder: Path, pair: str | None, *, pairs: bool) -> None:
+    """Refuse pairs for a student of single texts, and single texts for one of pairs."""
+    if pairs and pair is None:
+        raise InputError(f"the student in {folder} reads pairs of texts: name the column of the second with --pair")
+    if pair is not None and not pairs:
+        raise InputError(f"the student in {folder} reads one text, no pairs: leave --pair out")
+
+
+def _text(place: str, values: Mapping[str, str], text: str, pair: str | None) -> str:
+    """Return the text of a row, or both of a pair as one.
+
+    Raises:
+        InputError: It has no second one.
+    """
+    if pair is None:
+        return values[text]
+    if not values.get(pair, "").strip():
+        raise InputError(
+            f'{place} has no second text in column "{pair}"; take the row out, or name a column with --pair'
+        )
+    return join_pair(values[text], values[pair])
+
+
+def read_labelled(
+    path: Path, text: str, label: str, note: Callable[[str], None], pair: str | None = None
+) -> dict[str, str]:
     """Read the label of each distinct text from a table; rows without a label are left out, and said.
 
     Args:
@@ -111,19 +141,22 @@ def read_labelled(path: Path, text: str, label: str, note: Callable[[str], None]
         text: Its column of texts.
         label: Its column of labels.
         note: Takes remarks on what the table holds.
+        pair: Its column of second texts, where texts are pairs.
 
     Raises:
         InputError: It cannot be read, lacks a column, a text is blank or has two labels, or there are not two classes.
     """
     found: dict[str, tuple[str, str]] = {}
     unlabelled = 0
-    for place, values in read_rows(path, "support", [(text, "--text or --support-text"), (label, "--label")]):
+    columns = [(text, "--text or --support-text"), (label, "--label"), *([(pair, "--pair")] if pair else [])]
+    for place, values in read_rows(path, "support", columns):
         item, name = normalise_text(values[text]), normalise_text(values[label])
         if not name:
             unlabelled += 1
             continue
         if not item:
             raise InputError(f"{place} has a label, but no text; take the row out, or describe its item")
+        item = normalise_text(_text(place, values, text, pair))
         first, at = found.setdefault(item, (name, place))
         if first != name:
             raise InputError(

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
+
+from pydantic import model_validator
 
 from studies.classification.protocol import ClassificationProtocol
 from studies.classification.search_space import SEARCHED, default_space
 from studies.config.definition import StudyDefinition
 from studies.config.distill_section import DistillSection
-from studies.config.search_domains import Domain, Parameters
+from studies.config.hyperparameters import INNER_LOOP
+from studies.config.search_domains import Domain, Parameters, values_of
 from studies.config.search_section import SearchSection
+from studies.learners.registry import CLASSIFICATION_LEARNERS
+
+# The learners that train on all classes jointly: they need no support.
+_JOINT = [name for name, entry in CLASSIFICATION_LEARNERS.items() if entry.baseline]
 
 
 class ClassificationSearch(SearchSection):
@@ -39,3 +46,30 @@ class ClassificationDefinition(StudyDefinition):
     protocol: ClassificationProtocol = ClassificationProtocol()
     search: ClassificationSearch = ClassificationSearch()
     distill: ClassificationDistill = ClassificationDistill()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _joint_training(cls, values: Any) -> Any:
+        """Let a study of known classes search what trains without a support, unless it says otherwise."""
+        protocol, search = values.get("protocol"), values.get("search", {})
+        if not (isinstance(protocol, dict) and protocol.get("classes") == "known" and isinstance(search, dict)):
+            return values
+        space = search.get("space", {})
+        if not isinstance(space, dict):
+            return values  # refused below
+        return values | {"search": search | {"space": {"learner": _JOINT} | space}}
+
+    @model_validator(mode="after")
+    def _no_support(self) -> ClassificationDefinition:
+        if not self.protocol.known:
+            return self
+        space = self.search.space
+        if other := [name for name in values_of(space["learner"]) if name not in _JOINT]:
+            raise ValueError(
+                f"search.space.learner: {other[0]} adapts to a support, and a study of known classes has none; "
+                f'accepted: {", ".join(_JOINT)}, or set protocol.classes = "new"'
+            )
+        for domains in (space, *self.search.learners.values()):
+            for name in (*INNER_LOOP, "class_names"):
+                domains.pop(name, None)
+        return self

@@ -18,14 +18,12 @@ from studies.classification.episode import LabelledEpisode
 from studies.classification.learning.head import Classifier, ClassifierHead, JointClasses
 from studies.classification.learning.tasks import classification_learner, head_learner
 from studies.classification.memory import trial_bytes
-from studies.classification.sampling.audit import audit_labelled, audit_labelled_episodes
-from studies.classification.sampling.sampler import LabelledSampler
-from studies.classification.sampling.split import ClassSplit, split_classes
+from studies.classification.plan import Plan
 from studies.classification.scoring.baselines import FROZEN_CENTROIDS, Centroids, build_baselines, lookup
 from studies.classification.scoring.evaluate import Classifying, evaluate
 from studies.classification.scoring.metrics import Predictions
 from studies.config.hyperparameters import Hyperparameters
-from studies.episodes.audit import Finding, refuse_leaks
+from studies.episodes.audit import Finding
 from studies.episodes.split import SplitName
 from studies.evaluation.evaluate import ItemVectors
 from studies.evaluation.figures import DataFacts
@@ -34,7 +32,6 @@ from studies.learners.base import Learner
 from studies.model.device import device, free_memory
 from studies.model.encoder import Encoder
 from studies.progress import SILENT, Progress, ProgressReporter
-from studies.training.encoder_setup import cache_activations, load_encoder
 from studies.training.memory import refuse_too_large
 from studies.training.problem import PartFacts, Problem
 
@@ -49,14 +46,14 @@ class ClassificationProblem(Problem):
         self,
         spec: ClassificationDefinition,
         data: LabelledTexts,
-        split: ClassSplit,
+        planned: Plan,
         encoder: Encoder,
         folder: Path,
         reporter: ProgressReporter = SILENT,
     ) -> None:
         super().__init__(spec, data, encoder, folder, reporter)
-        self.split = split
-        self._sampler = LabelledSampler(data, split, spec.protocol)
+        self.plan = planned
+        self.split = planned.split
 
     @cached_property
     def visible_items(self) -> Tensor:
@@ -104,7 +101,7 @@ class ClassificationProblem(Problem):
         with reporter.progress("encoding texts") as progress:
             vectors = ItemVectors(tower or learner.model.tower, episodes, self.tokens.lengths, progress)
         with reporter.progress("classifying the queries of episodes") as progress:
-            return evaluate(Adapted(learner, vectors), episodes, progress, dump)
+            return self.score(Adapted(learner, vectors), episodes, dump, progress)
 
     def evaluate_reference(self, episodes: Sequence[LabelledEpisode]) -> Evaluation:
         """Return the metrics of the frozen encoder's centroids on `episodes`."""
@@ -118,9 +115,15 @@ class ClassificationProblem(Problem):
         """Return a learner that adapts to each episode."""
         return Adapted(learner, vectors)
 
-    def score(self, system: Classifying, episodes: Sequence[LabelledEpisode], dump: Any = None) -> Evaluation:
-        """Return the metrics of any system on `episodes`."""
-        return evaluate(system, episodes, read=dump)
+    def score(
+        self,
+        system: Classifying,
+        episodes: Sequence[LabelledEpisode],
+        dump: Any = None,
+        progress: Progress | None = None,
+    ) -> Evaluation:
+        """Return the metrics of any system on `episodes`; `progress` is called with (episodes done, in all)."""
+        return evaluate(system, episodes, progress, dump)
 
     def pool(self) -> Predictions:
         """Return an empty pool for the predictions of a system."""
@@ -181,15 +184,15 @@ class ClassificationProblem(Problem):
         return JointClasses(torch.from_numpy(codes), torch.stack(means))
 
     def _sample(self, split_name: SplitName, draw: int, progress: Progress) -> list[LabelledEpisode]:
-        return self._sampler.sample(split_name, draw, progress)
+        return self.plan.sample(split_name, draw, progress)
 
     def _nest(self, split_name: SplitName, progress: Progress) -> dict[int, list[LabelledEpisode]]:
-        return self._sampler.nested(split_name, self.spec.protocol.report_shots, progress)
+        return self.plan.nested(split_name, self.spec.protocol.report_shots, progress)
 
     def _audit(
         self, split_name: SplitName, episodes: Sequence[LabelledEpisode], progress: Progress
     ) -> Sequence[Finding]:
-        return audit_labelled_episodes(self.data, self.split, split_name, episodes, progress)
+        return self.plan.audit_episodes(split_name, episodes, progress)
 
 
 class Adapted:
@@ -210,24 +213,3 @@ class Adapted:
         with torch.no_grad():
             logits: Tensor = adapted.predict(episode, vectors)
             return logits
-
-
-def build_problem(
-    spec: ClassificationDefinition, data: LabelledTexts, cache: Path, *, reporter: ProgressReporter = SILENT
-) -> ClassificationProblem:
-    """Read a study's encoder, and cache the activations of its frozen layers unless they are cached already.
-
-    Args:
-        spec: The study.
-        data: Its data.
-        cache: Folder of the caches that all processes share.
-        reporter: Receives the progress of long steps, now and whenever the problem takes long.
-
-    Raises:
-        InputError: Data, protocol or encoder cannot give a meaningful study.
-    """
-    split = split_classes(data, spec.protocol)
-    refuse_leaks(audit_labelled(data, split))
-    problem = ClassificationProblem(spec, data, split, load_encoder(spec), cache, reporter)
-    cache_activations(problem)
-    return problem

@@ -36,6 +36,11 @@ class ProtocolSection(Section):
         return "recall"
 
     @property
+    def support_shots(self) -> int:
+        """Return the size of an episode's support; 0 where episodes have none."""
+        return self.shots
+
+    @property
     def words(self) -> str:
         """Return the protocol in short, for a reader."""
         return f"{self.shots} shots, split {' / '.join(map(str, self.split))}"

@@ -90,15 +90,16 @@ class Learner(ABC):
     def inner_loop(self, task: Task, *, training: bool) -> Weights:
         """Return the weights adapted to a task's support; none for a learner without an inner loop.
 
+        Nor where the hyperparameters hold no inner steps: tasks of known classes have no support.
+
         Args:
             task: The task.
             training: Keep the graph of the steps, to the learner's order.
         """
-        if not self.entry.takes_gradient_steps:
-            return {}
         values = self.hyperparameters
+        if not self.entry.takes_gradient_steps or values.inner_steps is None:
+            return {}
         assert values.inner_lr is not None
-        assert values.inner_steps is not None
         with torch.enable_grad():
             return descend(
                 task.support_loss,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,7 +26,7 @@ from storage.files.atomic import sha256
 from studies.config.definition import TeacherSection
 from studies.model.device import device_settings
 from studies.progress import Progress
-from studies.text_form import token_batches
+from studies.text_form import PAIR, split_pair, token_batches
 
 # transformers is imported in functions, since it takes seconds to import and cached encoders do not need its models.
 if TYPE_CHECKING:
@@ -198,9 +199,13 @@ def tokenize(
     """
     lengths, flat = [0], []
     for batch in token_batches(texts, max_tokens, TOKENIZER_BATCH):
-        for row in tokenizer(batch, truncation=True, max_length=max_tokens)["input_ids"]:
-            lengths.append(len(row))
-            flat.extend(row)
+        for paired, alike in itertools.groupby(batch, lambda text: PAIR in text):
+            # A tokenizer takes texts, or their first and their second parts.
+            rows = list(alike)
+            parts = map(list, zip(*map(split_pair, rows), strict=True)) if paired else [rows]
+            for row in tokenizer(*parts, truncation=True, max_length=max_tokens)["input_ids"]:
+                lengths.append(len(row))
+                flat.extend(row)
         if progress is not None:
             progress(len(lengths) - 1, len(texts))
     return Ragged(torch.tensor(flat, dtype=torch.int64), torch.tensor(lengths).cumsum(0))

@@ -155,7 +155,9 @@ def _largest_values(search: SearchSection, learner: str) -> Hyperparameters:
         learner=learner,
         meta_batch_size=most("meta_batch_size"),
         trainable_layers=layers,
-        inner_steps=most("inner_steps") if LEARNERS[learner].takes_gradient_steps else None,
+        inner_steps=most("inner_steps")
+        if "inner_steps" in search.space and LEARNERS[learner].takes_gradient_steps
+        else None,
         train_candidates=most("train_candidates") if layers and "train_candidates" in search.space else None,
         dropout=max(values_of(search.domain("dropout", learner)[1])) if layers else None,
     )

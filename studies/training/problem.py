@@ -130,7 +130,7 @@ class Problem(ABC):
         return self._episodes[split_name]
 
     def redrawn(self, split_name: SplitName, draws: int) -> list[Any]:
-        """Return a split's episodes with other supports and queries, `draws` times."""
+        """Return a split's episodes with other supports and queries, `draws` times; none where there are no others."""
         drawn = [episode for draw in range(1, draws + 1) for episode in self._sampled(split_name, draw)]
         return self._audited(split_name, drawn)
 

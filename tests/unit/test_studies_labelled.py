@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
+import torch
 from pydantic import ValidationError
 
 from storage.errors import InputError
@@ -18,8 +19,13 @@ from studies.classification.data.files import LabelledFiles
 from studies.classification.data.loading import load_labelled, read_labelled
 from studies.classification.data.source import LabelledRows
 from studies.classification.protocol import ClassificationProtocol
+from studies.config.definition import TeacherSection
+from studies.model import encoder as encoders
+from studies.model.encoder import tokenize
+from studies.text_form import join_pair, split_pair
 from tests.heard import Heard
 from tests.labelled import coded, planted_rows, planted_texts
+from tests.synthetic import tiny_encoder
 
 SECTION = LabelledCompleteJourney(source="completejourney")
 
@@ -291,3 +297,33 @@ def test_a_text_that_holds_the_label_is_refused(products: Callable[..., Labelled
     """Every figure would be one of copying."""
     with pytest.raises(ValidationError, match='text holds "category", the column of the label: every answer would be'):
         products(text="{title}, {category}")
+
+
+def test_a_pair_of_texts_is_one_text_that_a_tokenizer_reads_as_two(tmp_path: Path) -> None:
+    """A query and an item: the same item under another query is another text."""
+    frame = pl.DataFrame(
+        {
+            "query": ["red lamp", "lamp", "red lamp", "chair", None],
+            "title": ["Kitchen  Lamp", "Kitchen  Lamp", "attic chair", " ", "lamp"],
+            "label": ["yes", "yes", "no", "no", "no"],
+        }
+    )
+    frame.write_csv(tmp_path / "rows.csv")
+    keys = {"source": "files", "rows": [str(tmp_path / "rows.csv")], "text": "query", "text_pair": "title"}
+    data = build_labelled(LabelledFiles(**keys).read())
+    assert [split_pair(text) for text in data.texts] == [
+        ("lamp", "Kitchen  Lamp"),
+        ("red lamp", "Kitchen  Lamp"),
+        ("red lamp", "attic chair"),
+    ]
+    assert data.dropped == {"row without text": 2}
+    tokenizer = encoders.load(TeacherSection(encoder=str(tiny_encoder(tmp_path / "bert")), max_tokens=12)).tokenizer
+    found = tokenize(tokenizer, [data.texts[2], "red lamp", join_pair("red lamp " * 20, "attic chair")], 12)
+    pair, single, cut = (row.tolist() for row in torch.tensor_split(found.values, found.offsets[1:-1]))
+    assert pair == tokenizer("red lamp", "attic chair")["input_ids"]
+    assert single == tokenizer("red lamp")["input_ids"]
+    # Of a long text and a short one, the long one is cut.
+    assert len(cut) == 12
+    assert cut[-len(pair[3:]) :] == pair[3:]
+    with pytest.raises(ValidationError, match="the column of the label"):
+        LabelledFiles(**keys | {"text_pair": "label"})

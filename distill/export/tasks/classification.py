@@ -1,4 +1,4 @@
-"""The export of a classifier of new classes: the probabilities that it must give."""
+"""The export of a classifier, of new classes or of known ones: the probabilities that it must give."""
 
 from __future__ import annotations
 
@@ -72,6 +72,23 @@ def _as_texts(problem: Problem, episode: LabelledEpisode) -> dict[str, Any]:
     }
 
 
+_KNOWN = CardWords(
+    tag="text-classification",
+    head="classifies texts among the classes that it was trained on",
+    teachers="classifiers",
+    use="Classifying texts",
+    example="""\
+from distill.inference import StudentClassifier
+
+classifier = StudentClassifier.load("path/to/this/folder").trained()
+labels = classifier.predict(["oat drink"])
+probabilities = classifier.probabilities(["oat drink"])  # columns as in classifier.labels
+""",
+    answers="labels shared with the student",
+    scored="all labelled texts of the test, which neither the search nor the distillation saw; averaged over classes, "
+    "with 95 % bootstrap intervals over {scenes} classes or parts of them.",
+    metrics={"accuracy": "accuracy", "f1": "macro-F1"},
+)
 CARD = CardWords(
     tag="text-classification",
     head="adapts to new classes from a few labelled texts of\neach, and classifies texts among them",
@@ -89,4 +106,5 @@ probabilities = classifier.probabilities(["oat drink"])  # columns as in classif
     scored="{scenes} episodes of classes that neither the search nor the distillation saw, each adapted from {shots} "
     "labelled texts of each class; averaged over classes, then episodes, with 95 % bootstrap intervals over episodes.",
     metrics={"accuracy": "accuracy", "f1": "macro-F1"},
+    known=_KNOWN,
 )

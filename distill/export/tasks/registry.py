@@ -34,14 +34,16 @@ class ExportedTask:
     server: str
     verb: str
 
-    def blank_head(self, width: int, learner: Any) -> Any:
+    def blank_head(self, width: int, learner: Any, labels: tuple[str, ...] = ()) -> Any:
         """Return a head of random weights, with all those that adapting needs.
 
         Args:
             width: Size of a vector.
             learner: The hyperparameters by which it adapts.
+            labels: Names of the classes that it knows, where it does not adapt to others.
         """
-        return self.part("head")(width, learner)
+        known = {"labels": labels} if labels else {}
+        return self.part("head")(width, learner, **known)
 
     def part(self, name: str) -> Any:
         """Import and return one of its parts."""

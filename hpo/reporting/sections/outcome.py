@@ -12,7 +12,7 @@ from hpo.reporting.sections.report import verdicts
 from hpo.reporting.sections.scoring import overview
 from hpo.reporting.sections.search import control_group_sentence, finalists_sentence, search_sentence
 from hpo.reporting.sections.students import students_table, undertrained_sentences, varied_students
-from hpo.reporting.task_words import WORDS, TaskWords
+from hpo.reporting.task_words import TaskWords, words_for
 from hpo.results.outcome import JobResult
 from studies.evaluation.figures import SystemsEvaluation
 
@@ -57,6 +57,7 @@ def _students(students: Sequence[StudentRow], metric: str, words: TaskWords) -> 
 
 def export_outcome(found: ExportEvaluation) -> list[Text | Table]:
     """Return the recall of an export as measured now, and as its manifest has it."""
-    head = f"{found.study}, {found.format}: test {found.metric} over {found.scenes} {WORDS[found.task].scene}s"
+    words = words_for(found.task, found.shots)
+    head = f"{found.study}, {found.format}: test {found.metric} over {found.scenes} {words.scene}s"
     now, then = spelled(found.recall, "{:.4f}"), spelled(found.recorded, "{:.4f}")
     return [Text(head), Text(f"  now       {now}"), Text(f"  manifest  {then}")]

@@ -21,6 +21,8 @@ def systems(results: Results) -> Section:
     count = f"{evaluation.queries:,} queries in {plural(evaluation.scenes, words.scene)}"
     kinds = ", ".join(f"{evaluation.query_counts[kind]:,} {what}" for kind, what in words.query_counts.items())
 
+    given = f"{words.support(evaluation.shots)} to adapt to" if evaluation.shots else "nothing to adapt to"
+
     def known(key: str) -> bool:
         return key not in words.optional or any(system.metric(key) for system in results.systems.values())
 
@@ -35,7 +37,7 @@ def systems(results: Results) -> Section:
         [
             Text(
                 f"Means over {words.scene}s with 95 % intervals, best recall first; "
-                f"{words.support(evaluation.shots)} to adapt to. {': '.join(filter(None, [count, kinds]))}."
+                f"{given}. {': '.join(filter(None, [count, kinds]))}."
             ),
             table(*words.quality),
             table(*words.reach),
@@ -47,7 +49,7 @@ def systems(results: Results) -> Section:
 def overview(results: Results) -> Table:
     """Return the table of the terminal: every system with its main metrics, the best last."""
     evaluation, words, about = results.evaluation, results.words, titled(results.evaluation)
-    unseen = f"mean over {evaluation.scenes} unseen {words.scene}s [95 % interval]"
+    unseen = f"mean over {evaluation.scenes} {words.fresh}{words.scene}s [95 % interval]"
     rows: list[Row] = []
     for name, system in sorted(evaluation.systems.items(), key=lambda item: item[1].recall.mean):
         over = Cell("") if name == evaluation.reference else cell(system.over_reference, SIGNED)
@@ -100,10 +102,14 @@ def scenes(results: Results) -> Section | None:
     systems = {
         name: (results.kind(name), values) for name, values in columns.items() if any(v is not None for v in values)
     }
-    label = f"{results.recall} of {', '.join(systems)} in {plural(len(shown), 'scene')}"
+    label = f"{results.recall} of {', '.join(systems)} in {plural(len(shown), results.words.scene)}"
     drawing = Drawing(drawings.scenes(shown, systems, results.recall, label), selection)
-    table = _scene_table(results, "Every scene in figures", sorted(recalls, key=lambda scene: -recalls[scene]))
-    return Section("scenes", "Scene by scene", [Drawings([drawing]), table])
+    table = _scene_table(
+        results, f"Every {results.words.scene} in figures", sorted(recalls, key=lambda scene: -recalls[scene])
+    )
+    return Section(
+        "scenes", f"{results.words.scene.capitalize()} by {results.words.scene}", [Drawings([drawing]), table]
+    )
 
 
 def losses(results: Results) -> Section | None:
@@ -114,8 +120,9 @@ def losses(results: Results) -> Section | None:
     worst = sorted((scene for scene in loss if loss[scene] < 0), key=loss.__getitem__)
     above = sum(difference > 0 for difference in loss.values())
     equal = len(loss) - len(worst) - above
+    of_all = plural(len(loss), results.words.scene)
     intro = (
-        f"The student's recall is below its best teacher's in {len(worst)} of {plural(len(loss), 'scene')}, "
+        f"The student's recall is below its best teacher's in {len(worst)} of {of_all}, "
         f"above it in {above} and equal in {equal}."
     )
     if not worst:
@@ -188,4 +195,4 @@ def _scene_table(results: Results, caption: str, names: Sequence[str]) -> Table:
     ]
     columns = [column for column in columns if column[1]]
     rows: list[Row] = [[scene, *(figure(values.get(scene), form) for _, values, form in columns)] for scene in names]
-    return Table(caption, ["scene", *(title for title, _, _ in columns)], rows)
+    return Table(caption, [results.words.scene, *(title for title, _, _ in columns)], rows)

@@ -76,6 +76,8 @@ def control_group_sentence(found: SearchFigures) -> str:
 
 def finalists_sentence(found: Finalists, reference: str) -> str:
     """Return which of the best trials leads when they are re-evaluated, and how much of its lead was luck."""
+    if not found.draws:
+        return "All rows of validation were scored in the search: there are no others to re-evaluate the finalists on."
     first, searched = found.ranked[0], max(found.ranked, key=lambda each: (each.searched, -each.trial))
     again = f"{plural(found.draws, 'other draw')} of supports and queries"
     led = "still leads" if first.trial == searched.trial else f"no longer leads, trial {first.trial} does"

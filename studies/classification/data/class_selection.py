@@ -9,11 +9,13 @@ import numpy as np
 from storage.errors import InputError, quoted
 from studies.classification.data.dataset import LabelledTexts, keep_classes
 from studies.classification.data.source import LabelledSource
+from studies.classification.known.row_split import trained_classes
 from studies.classification.protocol import ClassificationProtocol
 from studies.classification.sampling.pools import Pool, pools
 from studies.classification.sampling.sides import divisible
 from studies.data.dataset import Ints
 from studies.data.digest_order import order_by_digest
+from studies.episodes.split import SPLIT_NAMES
 
 # The keys of the protocol that say what a class must have.
 _KEYS = ("shots", "queries", "min_rows", "min_groups")
@@ -35,6 +37,8 @@ def select_classes(data: LabelledTexts, section: LabelledSource, protocol: Class
     if len(eligible) == 0:
         raise InputError(_too_small(data, protocol))
     data = keep_classes(data, eligible, f"too small ({_asked(data, protocol)})")
+    if protocol.known:
+        data = keep_classes(data, trained_classes(data, protocol), "without a training text")
     if section.max_classes is not None and section.max_classes < len(data.labels):
         sample = order_by_digest(data.labels, seed=0)[: section.max_classes]
         data = keep_classes(data, sample, "not in the sample of max_classes")
@@ -42,7 +46,13 @@ def select_classes(data: LabelledTexts, section: LabelledSource, protocol: Class
 
 
 def eligible_classes(data: LabelledTexts, protocol: ClassificationProtocol) -> Ints:
-    """Return the codes of the classes that an episode of some scene can be drawn of, ascending."""
+    """Return the codes of the classes that an episode of some scene can be drawn of, ascending.
+
+    Known classes need a text for each split.
+    """
+    if protocol.known:
+        sizes = np.bincount(data.label[data.label >= 0], minlength=len(data.labels))
+        return np.flatnonzero(sizes >= max(protocol.min_rows or 0, len(SPLIT_NAMES)))
     codes = {
         code
         for of_scene in pools(data).values()
@@ -66,6 +76,8 @@ def _check_labels(data: LabelledTexts) -> None:
 
 def _asked(data: LabelledTexts, protocol: ClassificationProtocol) -> str:
     """Return what the protocol asks of a class, in the words of the study file."""
+    if protocol.known:
+        return f"min_rows = {max(protocol.min_rows or 0, len(SPLIT_NAMES))}"
     keys = [f"{name} = {value}" for name in _KEYS if (value := getattr(protocol, name)) is not None]
     apart = ", support and query from different groups" if data.groups else ""
     return ", ".join(keys) + apart
@@ -86,6 +98,8 @@ def _too_small(data: LabelledTexts, protocol: ClassificationProtocol) -> str:
 
 def _remedy(pool: Pool, protocol: ClassificationProtocol) -> str:
     """Return what to change so that a class with this pool can be used."""
+    if protocol.known:
+        return "lower protocol.min_rows, or give more labelled rows" if protocol.min_rows else "give more labelled rows"
     if len(pool.sizes) < 2 <= len(pool.texts):
         return "name a finer column in data.group, or leave it out"
     pairs = itertools.product(range(protocol.shots, 0, -1), range(protocol.queries, 0, -1))

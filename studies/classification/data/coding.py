@@ -15,7 +15,7 @@ from studies.classification.data.dataset import LabelledTexts
 from studies.classification.data.label_faults import warn_of_labels
 from studies.classification.data.source import LabelledRows
 from studies.data.text_columns import normalise_column
-from studies.text_form import LONGEST
+from studies.text_form import LONGEST, PAIR
 
 # Columns that hold names; an empty name is none.
 _NAMES = ("text", "label", "group", "scene")
@@ -79,7 +79,7 @@ def _drop_contradictions(rows: pl.DataFrame, dropped: dict[str, int], notes: lis
     under = " and ".join(quoted(label) for label in labels)
     notes.append(
         f"{count:,} {'text has' if count == 1 else 'texts have'} several labels and "
-        f"{'is' if count == 1 else 'are'} left out, such as {quoted(first)} under {under}."
+        f"{'is' if count == 1 else 'are'} left out, such as {quoted(first.replace(PAIR, '|'))} under {under}."
     )
     return _drop(rows, pl.col("text").is_in(several["text"].unique().implode()), "text under several labels", dropped)
 

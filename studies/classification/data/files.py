@@ -18,6 +18,7 @@ from studies.data.files.parts import SECONDS, find_parts
 from studies.data.files.tables import Table
 from studies.data.files.text_template import render_text, text_fields
 from studies.data.source import absolute_paths
+from studies.text_form import PAIR
 
 
 class LabelledFiles(TableKeys, LabelledSource):
@@ -26,6 +27,8 @@ class LabelledFiles(TableKeys, LabelledSource):
     Attributes:
         rows: The labelled texts: a file, several files, or a folder. A row with an empty label is an unlabelled text.
         unlabelled: Tables of texts without labels; they need the columns of the text only.
+        text_pair: A second text of a row, read behind the first as a pair: the item beside the query in `text`. Equal
+            pairs are one text.
         label: Column of the class.
         scene: Column of the scene whose classes make an episode. Without it, classes of all rows do.
         group: Column of what must not be on both sides of an episode, such as a supplier or a model.
@@ -38,6 +41,7 @@ class LabelledFiles(TableKeys, LabelledSource):
     source: Literal["files"]
     rows: list[str]
     unlabelled: list[str] | None = None
+    text_pair: Column | list[Column] | None = None
     label: Column = "label"
     scene: Column | None = None
     group: Column | None = None
@@ -50,11 +54,16 @@ class LabelledFiles(TableKeys, LabelledSource):
 
     @model_validator(mode="after")
     def _label_is_not_read(self) -> LabelledFiles:
-        if self.label in text_fields(self.text):
+        if self.label in self.read_columns:
             raise ValueError(
                 f'text holds "{self.label}", the column of the label: every answer would be in its text; take it out'
             )
         return self
+
+    @property
+    def read_columns(self) -> list[str]:
+        """Return the columns of both texts."""
+        return [*text_fields(self.text), *(text_fields(self.text_pair) if self.text_pair is not None else ())]
 
     def files(self) -> list[Path]:
         """Return all files of the tables, sorted.
@@ -110,12 +119,14 @@ class _Reader:
         """Return the rows of one table: `text`, and a column for each key of `columns`."""
         keys, names = self.keys, {key: column for key, column in columns.items() if key != "time"}
         table.require(text_fields(keys.text), "text")
-        rows = table.read([*text_fields(keys.text), *names.values()], columns.get("time"))
+        if keys.text_pair is not None:
+            table.require(text_fields(keys.text_pair), "text_pair")
+        rows = table.read([*keys.read_columns, *names.values()], columns.get("time"))
         self.rows_read += rows.count
         self.filter.notes += table.notes
         self.filter.warnings += table.warnings
         own = [pl.col(column).alias(f"#{key}") for key, column in names.items()]
-        frame = rows.frame.with_columns(*own, render_text(keys.text).alias("#text"))
+        frame = rows.frame.with_columns(*own, self._text().alias("#text"))
         kept = ["#text", *(f"#{key}" for key in names)]
         if "time" in columns:
             frame = self.filter.convert_times(rows, frame, columns["time"], keys).with_columns(
@@ -123,6 +134,15 @@ class _Reader:
             )
             kept.append("#time")
         return frame.select(pl.col(name).alias(name[1:]) for name in kept)
+
+    def _text(self) -> pl.Expr:
+        """Return the text of a row, which is null where it lacks one of a pair."""
+        text = render_text(self.keys.text)
+        if self.keys.text_pair is None:
+            return text
+        pair = render_text(self.keys.text_pair)
+        complete = (text.str.strip_chars() != "") & (pair.str.strip_chars() != "")
+        return pl.when(complete).then(pl.concat_str(text, pl.lit(f" {PAIR} "), pair))
 
     def _spelled(self, rows: pl.DataFrame) -> pl.DataFrame:
         """Return the rows with labels, scenes and groups in one spelling; say which labels mean a missing one."""

@@ -1,9 +1,9 @@
 """Episodes of classification as tasks: which weights of the classifier adapt to them, and the losses of these weights.
 
 The classes' weights and biases start at the support's prototypes (Triantafillou et al., "Meta-Dataset", ICLR 2020,
-section 3, Proto-MAML, with cosines for distances) and adapt with any gradient step. Where the names of the classes are
-read, a name is one more example of its class, of a weight that the outer loop learns. Everything works on one episode,
-or on E of one shape with a leading axis.
+section 3, Proto-MAML, with cosines for distances) and adapt with any gradient step; those of known classes start where
+training left them. Where the names of the classes are read, a name is one more example of its class, of a weight that
+the outer loop learns. Everything works on one episode, or on E of one shape with a leading axis.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ class ClassificationTask:
             for name, p in self.model.named_parameters()
             if p.requires_grad and self._is_adapted(name)
         }
-        classes = self._prototypes({}, self._own_vectors())
+        classes = self._known_weights() if self.model.head.labels else self._prototypes({}, self._own_vectors())
         named["class_weights"] = classes.requires_grad_()
         named["bias"] = torch.zeros_like(classes[..., 0]).requires_grad_()
         return named if self.training else detached(named)
@@ -173,7 +173,14 @@ class ClassificationTask:
             return weights["linear_weights"]
         if "class_weights" in weights:
             return functional.normalize(weights["class_weights"], dim=-1)
+        if self.model.head.labels:
+            return self._known_weights()
         return self._prototypes(weights, self._vectors(weights, self._examples.positions))
+
+    def _known_weights(self) -> Tensor:
+        """Return the (..., N, D) weights that known classes have learned."""
+        weights = self.model.head.known_weights(self._stacked("classes"))
+        return weights if self.training else weights.detach()
 
     def _prototypes(self, weights: Weights, vectors: Tensor) -> Tensor:
         """Return the (..., N, D) prototypes of the examples' (..., R, D) vectors."""

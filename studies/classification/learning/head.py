@@ -35,10 +35,12 @@ class JointClasses:
     Attributes:
         codes: (C,) codes, ascending.
         start: (C, D) where their vectors start, such as the mean of each class's texts.
+        names: Their names, where evaluation classifies among them too: they are known. () where it does among others.
     """
 
     codes: Tensor
     start: Tensor
+    names: tuple[str, ...] = ()
 
     @classmethod
     def at_means(cls, vectors: Tensor, classes: Tensor) -> JointClasses:
@@ -61,6 +63,9 @@ class ClassifierHead(nn.Module):
         entry: The learner, whose needs decide what the head holds beside projection and scale.
         joint: The training classes, where the learner trains on all of them jointly.
         reads_names: Whether the name of a class is an example of it, with a weight that is learned.
+
+    Attributes:
+        labels: The names of the training classes, where these are known: where evaluation has no others.
     """
 
     scalars = ("log_name_weight", "log_scale", "weight_rate", "ridge_penalty", "ridge_intercept")
@@ -77,6 +82,7 @@ class ClassifierHead(nn.Module):
         reads_names: bool = False,
     ) -> None:
         super().__init__()
+        self.labels = joint.names if joint is not None else ()
         # Added to the vector itself: it starts as the identity, and weight decay draws it back there.
         self.project = nn.Linear(width, width, bias=False)
         nn.init.zeros_(self.project.weight)
@@ -114,6 +120,10 @@ class ClassifierHead(nn.Module):
         """Return the (..., C) logits of (..., D) vectors over all training classes (Chen et al. 2019, Baseline++)."""
         logits: Tensor = self.log_scale.exp() * self(vectors) @ functional.normalize(self.class_vectors, dim=-1).mT
         return logits
+
+    def known_weights(self, classes: Tensor) -> Tensor:
+        """Return the (..., N, D) weights of known classes, given by their (..., N) codes: of length 1."""
+        return functional.normalize(self.class_vectors[self.joint_labels(classes)], dim=-1)
 
     def joint_labels(self, classes: Tensor) -> Tensor:
         """Return the numbers of classes, given by their codes, among the training classes."""

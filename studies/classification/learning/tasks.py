@@ -7,11 +7,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 
+import torch
 from torch import Tensor, nn
 
 from studies.classification.episode import LabelledEpisode
 from studies.classification.learning.classification_task import ClassificationTask
-from studies.classification.learning.head import Classifier, ClassifierHead
+from studies.classification.learning.head import Classifier, ClassifierHead, JointClasses
 from studies.config.hyperparameters import Hyperparameters
 from studies.learners.base import Learner, build
 from studies.learners.registry import AdaptedParameters
@@ -100,10 +101,17 @@ def classification_learner(
     return build(model, hyperparameters, tasks, micro_batch_size=micro_batch_size)
 
 
-def classifier_head(width: int, hyperparameters: Hyperparameters) -> ClassifierHead:
-    """Return a head for a learner with these values, over vectors of a width; training classes are none of it."""
+def classifier_head(width: int, hyperparameters: Hyperparameters, labels: tuple[str, ...] = ()) -> ClassifierHead:
+    """Return a head for a learner with these values, over vectors of a width.
+
+    Args:
+        width: Size of a vector.
+        hyperparameters: The learner's.
+        labels: Names of the known classes; without them, training classes are no part of the head.
+    """
+    known = JointClasses(torch.arange(len(labels)), torch.ones(len(labels), width), labels) if labels else None
     temperature = hyperparameters.temperature or TEMPERATURE
-    return ClassifierHead(width, temperature, hyperparameters.entry, reads_names=hyperparameters.reads_names)
+    return ClassifierHead(width, temperature, hyperparameters.entry, known, reads_names=hyperparameters.reads_names)
 
 
 def head_learner(head: ClassifierHead, learner: Hyperparameters) -> Learner:

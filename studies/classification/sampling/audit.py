@@ -28,7 +28,7 @@ Bools = npt.NDArray[np.bool_]
 
 def audit_labelled(data: LabelledTexts, split: ClassSplit) -> list[Finding]:
     """Return the findings that need no episodes: on classes and texts, and what held-out ones share with training."""
-    return [_classes_shared(data, split), _texts_shared(data, split), _other_labels(data), _groups_shared(data, split)]
+    return [_classes_shared(data, split), _texts_shared(data, split), other_labels(data), _groups_shared(data, split)]
 
 
 def _classes_shared(data: LabelledTexts, split: ClassSplit) -> Finding:
@@ -54,7 +54,7 @@ def _texts_shared(data: LabelledTexts, split: ClassSplit) -> Finding:
     return Finding(check, "ok", "no text of one split's classes is in another's")
 
 
-def _other_labels(data: LabelledTexts) -> Finding:
+def other_labels(data: LabelledTexts) -> Finding:
     """Find texts that differ by letter case and spaces only, which most encoders read alike, under several labels."""
     check = "equal texts with other labels"
     labels: dict[str, set[int]] = defaultdict(set)

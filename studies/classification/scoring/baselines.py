@@ -29,6 +29,8 @@ Features = Callable[[Ints], Any]
 FROZEN_CENTROIDS = "frozen encoder centroids"
 # What cosines are multiplied by to be logits; it changes probabilities, not predictions.
 SCALE = 10.0
+# A support of more texts has too many products of pairs to be solved by them.
+MANY_ROWS = 2000
 
 
 def build_baselines(data: LabelledTexts, vectors: Tensor) -> Mapping[str, Classifying]:
@@ -135,6 +137,9 @@ class LogisticRegression:
         from sklearn.linear_model import LogisticRegression as Regression
 
         support, labels, query = _features(self._features, episode)
+        if support.shape[0] > MANY_ROWS:
+            found = Regression(max_iter=1000).fit(support, labels).predict_log_proba(query)
+            return torch.as_tensor(found, dtype=torch.float32).to(episode.items.device)
         products, with_query = _dense(support @ support.T), _dense(query @ support.T)
         # The weights are sums of the support's rows, so that as many directions as it has rows are enough.
         lengths, directions = np.linalg.eigh(products)

@@ -1,0 +1,38 @@
+"""Builds the problem of a classification study: of new classes, or of known ones."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from studies.classification.data.dataset import LabelledTexts
+from studies.classification.definition import ClassificationDefinition
+from studies.classification.known.problem import KnownClassesProblem
+from studies.classification.plan import plan
+from studies.classification.problem import ClassificationProblem
+from studies.episodes.audit import refuse_leaks
+from studies.progress import SILENT, ProgressReporter
+from studies.training.encoder_setup import cache_activations, load_encoder
+
+
+def build_problem(
+    spec: ClassificationDefinition, data: LabelledTexts, cache: Path, *, reporter: ProgressReporter = SILENT
+) -> ClassificationProblem:
+    """Read a study's encoder, and cache the activations of its frozen layers unless they are cached already.
+
+    Args:
+        spec: The study.
+        data: Its data.
+        cache: Folder of the caches that all processes share.
+        reporter: Receives the progress of long steps, now and whenever the problem takes long.
+
+    Raises:
+        InputError: Data, protocol or encoder cannot give a meaningful study.
+    """
+    planned = plan(data, spec.protocol)
+    refuse_leaks(planned.audit())
+    for note in planned.notes:
+        reporter.note(f"warning: {note}")
+    kind = KnownClassesProblem if spec.protocol.known else ClassificationProblem
+    problem = kind(spec, data, planned, load_encoder(spec), cache, reporter)
+    cache_activations(problem)
+    return problem

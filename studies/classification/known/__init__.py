@@ -1,0 +1,1 @@
+"""Known classes: one set of classes, whose labelled rows are divided; ordinary fine-tuning of a text classifier."""
