@@ -311,14 +311,15 @@ def test_a_pair_of_texts_is_one_text_that_a_tokenizer_reads_as_two(tmp_path: Pat
     frame.write_csv(tmp_path / "rows.csv")
     keys = {"source": "files", "rows": [str(tmp_path / "rows.csv")], "text": "query", "text_pair": "title"}
     data = build_labelled(LabelledFiles(**keys).read())
-    assert [split_pair(text) for text in data.texts] == [
+    texts = [data.texts[text] for text in data.text.tolist()]
+    assert [split_pair(text) for text in texts] == [
         ("lamp", "Kitchen  Lamp"),
         ("red lamp", "Kitchen  Lamp"),
         ("red lamp", "attic chair"),
     ]
     assert data.dropped == {"row without text": 2}
     tokenizer = encoders.load(TeacherSection(encoder=str(tiny_encoder(tmp_path / "bert")), max_tokens=12)).tokenizer
-    found = tokenize(tokenizer, [data.texts[2], "red lamp", join_pair("red lamp " * 20, "attic chair")], 12)
+    found = tokenize(tokenizer, [texts[2], "red lamp", join_pair("red lamp " * 20, "attic chair")], 12)
     pair, single, cut = (row.tolist() for row in torch.tensor_split(found.values, found.offsets[1:-1]))
     assert pair == tokenizer("red lamp", "attic chair")["input_ids"]
     assert single == tokenizer("red lamp")["input_ids"]
