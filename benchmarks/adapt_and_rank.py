@@ -28,6 +28,7 @@ import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
+from students.origin import origin_of
 from torch import nn
 
 from distill.export.tasks.ranking import RankingExport
@@ -57,22 +58,14 @@ def untrained(folder: Path) -> Path:
     texts = texts_in(problem, "catalogue")
     values = StudentHyperparameters(layers=2)
     student = start(problem, learner, texts, values)
-    figure = {"mean": 0.0, "low": 0.0, "high": 0.0}
-    origin = {
-        "study": "untrained",
-        "spec": problem.spec.model_dump(mode="json"),
-        "data_fingerprint": problem.data.fingerprint,
-        "encoder": {"name": problem.encoder.name, "sha256": problem.encoder.identity},
-        "metrics": {
-            "k": 10,
-            "shots": SHOTS,
-            "scenes": 0,
-            "systems": {"student": dict.fromkeys(("recall", "ndcg", "hit_rate"), figure)},
-            "retention": {"baseline": "none", "recall": None, "lift": None},
-        },
-    }
     (folder / "texts.json").write_text(json.dumps(problem.data.texts))
-    return export(student, RankingExport.of(problem), folder / "student", origin, formats=["hf", "onnx", "onnx-int8"])
+    return export(
+        student,
+        RankingExport.of(problem),
+        folder / "student",
+        origin_of(problem, "untrained"),
+        formats=["hf", "onnx", "onnx-int8"],
+    )
 
 
 def texts_of(folder: Path | None) -> list[str]:

@@ -24,6 +24,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 from students.encoding_speed import row, speed_rows
+from students.origin import origin_of
 
 from distill.export.tasks.ranking import RankingExport
 from distill.export.writer import export
@@ -184,24 +185,19 @@ def main() -> None:
             *retention_rows(results),
         ]
         folder = Path(scratch, "export")
-        export(student, RankingExport.of(problem), folder, origin(problem), formats=("hf", "onnx"), problem=problem)
+        export(
+            student,
+            RankingExport.of(problem),
+            folder,
+            origin_of(problem, "benchmark"),
+            formats=("hf", "onnx"),
+            problem=problem,
+        )
         rows += speed_rows(problem, student, folder, *((256, 3) if arguments.quick else (2048, 5)))
     print_rows(rows, results)
     if arguments.json:
         front = [{k: v for k, v in one.items() if k != "student"} | {"values": vars(one["values"])} for one in students]
         atomic_write(arguments.json, json.dumps([*rows, {"measure": "students", "front": front}], indent=2).encode())
-
-
-def origin(problem: Problem) -> dict[str, Any]:
-    encoder = {"name": problem.encoder.name, "sha256": problem.encoder.identity}
-    spec = problem.spec.model_dump(mode="json")
-    return {
-        "study": "benchmark",
-        "spec": spec,
-        "data_fingerprint": problem.data.fingerprint,
-        "encoder": encoder,
-        "metrics": {},
-    }
 
 
 def print_students(students: list[dict[str, Any]], teacher: float) -> None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+from students.origin import origin_of
 from torch import Tensor
 
 from distill.export.description import describe
 from distill.export.layout import write_encoder, write_head
-from distill.export.manifest import EncoderReference, Origin, seal
+from distill.export.manifest import seal
 from distill.export.tasks.ranking import RankingExport
 from distill.export.writer import export
 from distill.hyperparameters import StudentHyperparameters
@@ -48,10 +49,7 @@ def exported(problem: Problem, folder: Path, *, checked: bool = True) -> Path:
     values = StudentHyperparameters(layers=1)
     texts = texts_in(problem, values.vocabulary)
     student = start(problem, learner, texts, values)
-    encoder, spec = problem.encoder, problem.spec.model_dump(mode="json")
-    reference = EncoderReference(name="packed", sha256=encoder.identity, vocabulary=encoder.config.vocab_size)
-    data = problem.data.fingerprint
-    origin = Origin(study="gpu", study_id=32 * "0", spec=spec, data_fingerprint=data, encoder=reference)
+    origin = origin_of(problem, "gpu")
     if checked:
         return export(student, RankingExport.of(problem), folder, origin, problem=problem)
     folder.mkdir()
