@@ -21,6 +21,7 @@ from studies.config.definition import Format
 from studies.config.spec import StudySpec, parse_spec
 from studies.data.source import Source
 from studies.evaluation.intervals import bootstrap
+from studies.evaluation.trec import check_dump
 from studies.model.encoder import tokenize
 from studies.progress import SILENT, ProgressReporter
 from studies.training.prepare import prepare
@@ -105,6 +106,8 @@ def evaluate_export(
         InputError: The folder is not an intact export, lacks the format or was never evaluated, or the data are not
             those of its study.
     """
+    if dump is not None:
+        check_dump(dump)
     exported = load_export(folder)
     manifest = exported.manifest
     if format not in manifest.formats:

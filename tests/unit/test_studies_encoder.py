@@ -400,11 +400,14 @@ def test_a_study_says_once_what_its_encoder_cannot_read(folder: Path, tmp_path: 
     """The search would go on for hours over articles that are all one."""
     data, heard = planted_dataset(), Heard()
     chinese = replace(data, texts=[f"{text} 跑鞋".translate(TO_HAN) for text in data.texts])
+
+    def unreadable() -> int:
+        return sum("does not know 100% of the texts' pieces" in note for note in heard.notes)
+
     prepare(tiny_spec(folder), tmp_path / "cache", data=chinese, reporter=heard)
-    assert [note for note in heard.notes if "does not know 100% of the texts' pieces" in note] == heard.notes[:1]
-    assert len(heard.notes) == 1
+    assert unreadable() == 1
     prepare(tiny_spec(folder), tmp_path / "cache", data=data, reporter=heard)
-    assert len(heard.notes) == 1
+    assert unreadable() == 1
 
 
 def test_a_vocabulary_that_cannot_be_trimmed_is_refused_before_the_search(damaged: Path, tmp_path: Path) -> None:

@@ -370,7 +370,7 @@ def test_a_checkpoint_of_another_architecture_is_refused_with_the_remedy(problem
     reshaped = tensors | {"model.head.feature_weights": torch.ones(8)}
     for number, wrong in enumerate((renamed, reshaped)):
         checkpoints.save(tmp_path / str(number), 8, wrong, metadata)
-        with pytest.raises(InputError, match=r"does not fit this study's recommender .*delete the study"):
+        with pytest.raises(InputError, match=r"does not fit this study's model .*delete the study"):
             load_teacher(problem, tmp_path / str(number))
 
 
