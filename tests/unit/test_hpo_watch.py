@@ -14,7 +14,7 @@ from rich.console import Console as RichConsole
 from hpo.status import watch
 from hpo.status.console import Console
 from hpo.status.snapshot import Students, summarise
-from hpo.status.watch import SILENT_SECONDS, JsonLines, LiveTable, choose, follow, heading, overview, render
+from hpo.status.watch import SILENT_SECONDS, JsonLines, LiveTable, choose, event, follow, heading, overview, render
 from storage.database.control import ControlState
 from storage.database.leases import Lease
 from studies.config.spec import parse_spec
@@ -191,6 +191,14 @@ def test_a_log_file_hears_of_each_trial_that_ends_and_never_of_a_control_code(ca
     assert "trial 2 (anil) complete; recall@10 0.3800, the best so far" in said
     assert "trial 3 (anil) complete; recall@10 0.3700\n" in said
     assert said.splitlines()[-1].startswith("search: 4 of 4 trials (3 complete, 1 pruned); best recall@10 0.3800")
+
+
+@pytest.mark.parametrize("metric", ["recall@10", "macro recall"])
+def test_a_log_gives_the_value_of_a_pruned_trial_once(metric):
+    """Of every task: the pruner's reason begins with the value, which the line has already."""
+    pruned = trial(1, TrialState.PRUNED, [0.05], 10.0, reason=f"{metric} 0.0500 ranks 2 of 2")
+    shot = replace(summarise(SPEC, [TRIALS[0], pruned]), metric=metric)
+    assert event(shot.trials[1], shot) == f"trial 1 (anil) pruned; {metric} 0.0500; ranks 2 of 2"
 
 
 def test_why_workers_wait_is_shown_while_they_do(capsys, monkeypatch):
