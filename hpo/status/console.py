@@ -42,7 +42,7 @@ class Console:
         # Tables keep their full width in files and pipes instead of being cut at a guessed 80 columns.
         self.out = _Terminal(highlight=False, soft_wrap=False)
         if not self.out.is_terminal:
-            self.out.width = max(self.out.width, 124)
+            self.out.width = max(self.out.width, 160)
         self.err = _Terminal(stderr=True, highlight=False)
         self._bars: Progress | None = None
         self._shown = 0
