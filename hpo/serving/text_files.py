@@ -36,7 +36,7 @@ def read_rows(
     if not set(path.suffixes) & set(_TABLES):
         raise InputError(f"cannot tell the format of {path}; accepted: {accepted}")
     if not path.is_file():
-        raise InputError(f"{path} does not exist; name the {kind}'s file")
+        raise InputError(f"{path} does not exist; name the file of the {kind}")
     with _without_prefix(f"data.{kind}: "):
         table = Table(kind, [str(path)])
         for column, flag in columns:
