@@ -18,7 +18,8 @@ from distill.vocabulary import needed_tokens, trim
 from studies.config.hyperparameters import Hyperparameters
 from studies.learners.base import Learner
 from studies.model.device import autocast, device
-from studies.model.encoder import Ragged, pool, tokenize
+from studies.model.encoder import Ragged, tokenize
+from studies.model.pooling import pool
 from studies.training.problem import Problem
 
 # transformers is imported where a student is built: it takes seconds.

@@ -14,7 +14,8 @@ from torch.nn import functional
 from card.figures import Figures
 from card.roofline import count_flops, median_seconds, peak, weight_bytes
 from card.trace import top_operators
-from studies.model.encoder import Ragged, by_length, pool, run_layers
+from studies.model.encoder import Ragged, by_length, run_layers
+from studies.model.pooling import pool
 from studies.training.problem import Problem
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}

@@ -15,7 +15,8 @@ from storage.files.atomic import atomic_folder
 from studies.config.hyperparameters import Hyperparameters
 from studies.config.spec import parse_spec
 from studies.model.device import device
-from studies.model.encoder import pool, run_layers
+from studies.model.encoder import run_layers
+from studies.model.pooling import pool
 from studies.model.recommender import Recommender
 from studies.training.prepare import prepare
 from studies.training.problem import Problem

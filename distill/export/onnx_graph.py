@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from distill.student import Student, project
 from storage.errors import InputError
-from studies.model.encoder import pool
+from studies.model.pooling import pool
 
 # transformers is for type checkers alone, ONNX an optional package.
 if TYPE_CHECKING:

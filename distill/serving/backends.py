@@ -21,7 +21,8 @@ from distill.student import project
 from storage.errors import InputError
 from studies.config.definition import Format
 from studies.model.device import device, device_settings, fast_bf16
-from studies.model.encoder import Ragged, by_length, pool
+from studies.model.encoder import Ragged, by_length
+from studies.model.pooling import pool
 from studies.model.text_coverage import measure
 from studies.progress import Progress
 from studies.text_form import normalise_text, split_pair, token_batches

@@ -30,7 +30,8 @@ from torch import Tensor
 from storage.errors import InputError
 from storage.files.cache_entries import damage, new_entry, warn
 from studies.model.device import autocast, device, device_settings, uses_bf16
-from studies.model.encoder import Encoder, Ragged, by_length, pool, run_layers
+from studies.model.encoder import Encoder, Ragged, by_length, run_layers
+from studies.model.pooling import pool
 from studies.progress import Progress
 
 # Increase it whenever the contents of an entry change.

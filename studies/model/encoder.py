@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
-from torch.nn import functional
 
 from storage.errors import InputError
 from storage.files.atomic import sha256
@@ -229,12 +228,6 @@ def run_layers(layers: nn.ModuleList | nn.Sequential, hidden: Tensor, mask: Tens
     for layer in layers:
         hidden = layer(hidden, additive)
     return hidden
-
-
-def pool(hidden: Tensor, mask: Tensor) -> Tensor:
-    """Return the (B, D) mean of unmasked states in fp32, scaled to length 1 (Sentence-BERT, Reimers 2019)."""
-    weight = mask[..., None].float()
-    return functional.normalize((hidden.float() * weight).sum(1) / weight.sum(1), dim=-1)
 
 
 def locate(teacher: TeacherSection) -> tuple[Path | str, str | None]:

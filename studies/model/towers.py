@@ -24,7 +24,8 @@ from torch import Tensor, nn
 from studies.learners.registry import LEARNERS
 from studies.model.activation_cache import ActivationCache
 from studies.model.device import Attention, autocast, device_settings
-from studies.model.encoder import Encoder, Ragged, by_length, pool, run_layers
+from studies.model.encoder import Encoder, Ragged, by_length, run_layers
+from studies.model.pooling import pool
 
 # Texts of similar length that pass the trained layers together: (R,) positions, (R, L, D) cached states, (R, L) mask.
 TextGroup = tuple[Tensor, Tensor, Tensor]

@@ -25,7 +25,8 @@ from studies.episodes.catalogue_terms import TERMS
 from studies.episodes.episode import Episode
 from studies.evaluation.metrics import top_k
 from studies.model.device import full_precision
-from studies.model.encoder import pool, tokenize
+from studies.model.encoder import tokenize
+from studies.model.pooling import pool
 from studies.model.scene_encoding import FeatureWeights
 from studies.training.prepare import prepare
 from studies.training.problem import Problem

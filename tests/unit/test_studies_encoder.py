@@ -24,7 +24,8 @@ from studies.config.definition import TeacherSection
 from studies.config.hyperparameters import Hyperparameters
 from studies.model.activation_cache import ActivationCache
 from studies.model.device import fast_bf16, full_precision
-from studies.model.encoder import MINILM_SHA256, Encoder, Ragged, by_length, load, pool, run_layers, tokenize
+from studies.model.encoder import MINILM_SHA256, Encoder, Ragged, by_length, load, run_layers, tokenize
+from studies.model.pooling import Pooling, pool
 from studies.model.text_coverage import TextCoverage, check_texts, measure
 from studies.model.towers import TopLayersTower, build_tower
 from studies.text_form import token_batches
@@ -312,14 +313,15 @@ def test_training_a_tower_does_not_change_the_shared_encoder(encoder: Encoder, t
     assert all(torch.equal(value, before[name]) for name, value in encoder.model.state_dict().items())
 
 
-def test_masked_positions_change_nothing(encoder: Encoder) -> None:
+@pytest.mark.parametrize("pooling", ["mean", "cls", "max"])
+def test_masked_positions_change_nothing(encoder: Encoder, pooling: Pooling) -> None:
     """The contents of padding are arbitrary memory: they must not reach a vector."""
     hidden = torch.randn(2, 5, 32, generator=torch.Generator().manual_seed(0))
     mask = torch.tensor([[True, True, True, False, False], [True] * 5])
     other = torch.where(mask[..., None], hidden, 7 * hidden + 3)
     layers = encoder.model.encoder.layer
     with torch.no_grad():
-        a, b = (pool(run_layers(layers, states, mask), mask) for states in (hidden, other))
+        a, b = (pool(run_layers(layers, states, mask), mask, pooling) for states in (hidden, other))
     torch.testing.assert_close(a, b, rtol=0, atol=1e-6)
 
 
