@@ -3,8 +3,7 @@
 A trial that trains the top n layers of the encoder needs the hidden states below them; a trial with a frozen encoder
 needs only the pooled output. Neither depends on the trial, so one pass computes both and every process maps the files.
 
-All studies' activations together take at most 20 GiB of disk, or `HPO_CACHE_GIB` GiB where that variable is set. The
-least recently used are removed for new ones.
+All studies' activations take at most 20 GiB of disk (`HPO_CACHE_GIB`); the least recently used are removed.
 """
 
 from __future__ import annotations
