@@ -5,13 +5,14 @@ First step of the distillation; `distill/trainer.py` trains what is built here.
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from torch import Tensor, nn
 from torch.nn import functional
 
+from distill.export.tasks.registry import exported_as
+from distill.forms.form import StudentForm
 from distill.hyperparameters import StudentHyperparameters, Vocabulary
 from distill.initialisation import init_encoder, student_config
 from distill.vocabulary import needed_tokens, trim
@@ -51,14 +52,27 @@ class TokenTower(nn.Module):
         model: The encoder; all of its weights train unless they are frozen already.
         tokens: The items' texts, in the encoder's own vocabulary.
         projection: (W → D, no bias) from a narrower encoder's vectors to those of the teacher's width.
+        form: Says what is pooled, and whether vectors are projected, or only compared with the teacher's through it.
     """
 
-    def __init__(self, model: PreTrainedModel, tokens: Ragged, projection: nn.Linear | None = None) -> None:
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokens: Ragged,
+        projection: nn.Linear | None = None,
+        form: type[StudentForm] = StudentForm,
+    ) -> None:
         super().__init__()
         self.model = model
-        self.projection = projection
+        self.widening = projection
         self.tokens = tokens
+        self.form = form
         self.eval()
+
+    @property
+    def projection(self) -> nn.Linear | None:
+        """What the vectors are projected by; None where the head reads them in the encoder's own width."""
+        return self.widening if self.form.projects else None
 
     def forward(self, items: Tensor) -> Tensor:
         """Return (M, D) vectors of length 1 of (M,) item codes."""
@@ -69,8 +83,16 @@ class TokenTower(nn.Module):
         ids, mask = self.tokens.padded(items, self.model.device)
         with autocast():
             out = self.model(input_ids=ids, attention_mask=mask, output_hidden_states=states)
-        pooled = pool(out.last_hidden_state, mask)
+        pooled = pool(out.last_hidden_state, mask, self.form.pooling)
         return Encoded(project(pooled, self.projection), out.hidden_states if states else (), mask)
+
+    def beside_teacher(self, vectors: Tensor) -> Tensor:
+        """Return (M, D) vectors to compare with the teacher's, of (M, W or D) ones that `forward` returned."""
+        return vectors if self.form.projects else project(vectors, self.widening)
+
+    def over(self, tokens: Ragged) -> TokenTower:
+        """Return the same tower over other texts."""
+        return TokenTower(self.model, tokens, self.widening, self.form)
 
 
 def project(pooled: Tensor, projection: nn.Linear | None) -> Tensor:
@@ -137,7 +159,7 @@ def texts_in(problem: Problem, vocabulary: Vocabulary) -> Texts:
 
 
 def start(problem: Problem, teacher: Learner, texts: Texts, values: StudentHyperparameters) -> Student:
-    """Return a student before its first step: its encoder is initialised from the teacher's, its head is the teacher's.
+    """Return a student before its first step: its encoder is initialised from the teacher's, and so is its head.
 
     Args:
         problem: The study's data, and the BERT that the teachers are built on.
@@ -148,9 +170,13 @@ def start(problem: Problem, teacher: Learner, texts: Texts, values: StudentHyper
     Raises:
         InputError: It has more layers or a greater width than the encoder.
     """
+    kind = exported_as(problem.spec)
+    form: type[StudentForm] = kind.part("form")
     model, projection = init_encoder(problem.encoder, teacher.model.tower, texts.kept, values)
-    learner = problem.head_learner(copy.deepcopy(teacher.model.head), teacher.hyperparameters)
-    return assemble(model, projection, learner, texts, problem.spec.teacher.max_tokens, values)
+    form.prepare(model)
+    head = form.first_head(teacher.model.head, projection)
+    learner = kind.part("head_learner")(head, teacher.hyperparameters)
+    return assemble(model, projection, learner, texts, problem.spec.teacher.max_tokens, values, form)
 
 
 def blank(problem: Problem, learner: Hyperparameters, texts: Texts, values: StudentHyperparameters) -> Student:
@@ -160,8 +186,10 @@ def blank(problem: Problem, learner: Hyperparameters, texts: Texts, values: Stud
     encoder = problem.encoder
     config = student_config(encoder, values, None if texts.kept is None else len(texts.kept))
     projection = nn.Linear(config.dim, encoder.width, bias=False) if config.dim < encoder.width else None
-    adapting = problem.head_learner(problem.head(learner), learner)
-    return assemble(DistilBertModel(config), projection, adapting, texts, problem.spec.teacher.max_tokens, values)
+    kind = exported_as(problem.spec)
+    form: type[StudentForm] = kind.part("form")
+    adapting = kind.part("head_learner")(form.first_head(problem.head(learner), projection), learner)
+    return assemble(DistilBertModel(config), projection, adapting, texts, problem.spec.teacher.max_tokens, values, form)
 
 
 def assemble(
@@ -171,6 +199,7 @@ def assemble(
     texts: Texts,
     max_tokens: int,
     hyperparameters: StudentHyperparameters,
+    form: type[StudentForm],
 ) -> Student:
     """Return a student made of its parts, on the device; it adapts as the teacher does, but with no encoder layer.
 
@@ -181,9 +210,15 @@ def assemble(
         texts: The items' texts in its vocabulary.
         max_tokens: Most tokens of a text.
         hyperparameters: What the student is distilled with.
+        form: Of its study's students.
     """
-    tower = TokenTower(model, texts.tokens, projection).to(device())
+    tower = TokenTower(model, texts.tokens, projection, form).to(device())
     return Student(tower, learner, texts.tokenizer, max_tokens, hyperparameters)
+
+
+def encoder_parameters(tower: TokenTower) -> int:
+    """Return the number of weights that make a vector of a text."""
+    return parameters(tower.model) + (0 if tower.projection is None else parameters(tower.projection))
 
 
 def parameters(module: nn.Module) -> int:

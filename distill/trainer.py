@@ -104,13 +104,12 @@ class Distiller:
             read = tower.read(items[split:], states=True)
             # A narrow student's states are compared at the teacher's width.
             ours = [read.states[layer] for layer in self._states.layers]
-            ours = ours if tower.projection is None else [tower.projection(layer) for layer in ours]
+            ours = ours if tower.widening is None else [tower.widening(layer) for layer in ours]
             vectors, states = read.vectors, StateBatch(ours, self._states.of(items[split:]), read.mask)
         if self._dropout:
             texts = self._dropout.split(tower.tokens.rows(items[:split]), values.subword_dropout, rng)
-            other = TokenTower(tower.model, texts, tower.projection)
-            vectors = torch.cat([encode(other, torch.arange(split)), vectors])
-        return self._total(VectorBatch(vectors, targets.vectors[batch]), states)
+            vectors = torch.cat([encode(tower.over(texts), torch.arange(split)), vectors])
+        return self._total(VectorBatch(tower.beside_teacher(vectors), targets.vectors[batch]), states)
 
     def ranking_loss(self) -> Tensor:
         """Return the weighted losses of the current step's queries, a scalar; each distinct text is encoded once."""
@@ -121,12 +120,12 @@ class Distiller:
         aligned = any(loss.aligns and values.weights[name] > 0 for name, loss in LOSSES.items())
         own, wanted = count if aligned else len(items), self._targets.of(items)
         read = encode(self.student.tower, items[:own])
-        vectors = torch.cat([read, wanted[own:]])
+        vectors = torch.cat([read, wanted[own:]]) if own < len(items) else read
         scores = self.student.learner.adapt(episode, vectors, training=True).predict(episode, vectors)
         imitates = any(loss.imitates and values.weights[name] > 0 for name, loss in LOSSES.items())
         teachers = self._targets.ranking(index, values.teachers)[queries][:, kept] if imitates else scores.detach()
         ranking = RankingBatch(scores, teachers, episode.relevant, episode.excluded)
-        return self._total(VectorBatch(read, wanted[:own]), ranking)
+        return self._total(VectorBatch(self.student.tower.beside_teacher(read), wanted[:own]), ranking)
 
     def _total(self, vectors: VectorBatch, more: Batch | None) -> Tensor:
         values = self.student.hyperparameters

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from distill.export.manifest import EncoderReference, Origin
-from distill.export.tasks.registry import EXPORTED
+from distill.export.tasks.registry import exported_as
 from distill.export.writer import export
 from distill.hyperparameters import StudentHyperparameters
 from distill.serving.served_student import ServedStudent
@@ -54,7 +54,7 @@ def export_to(problem: Problem, student: Student, folder: Path, *, checked: bool
     )
     return export(
         student,
-        EXPORTED[problem.spec.task].part("export").of(problem),
+        exported_as(problem.spec).part("export").of(problem),
         folder,
         origin,
         **options | {"problem": problem if checked else None},

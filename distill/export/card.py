@@ -10,6 +10,7 @@ from distill.evaluation import Retention, StudyEvaluation
 from distill.export.manifest import Manifest
 from studies.config.definition import Format
 from studies.escaping import markdown_code, markdown_text
+from studies.model.pooling import Pooling
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,10 @@ class CardWords:
         answers: What `FormatFigures.agreement` is a share of.
         scored: What the figures are averages over; with {scenes} and {shots}.
         metrics: Columns of the table of figures beside recall, by the name of the metric; with {k}.
-        known: The words of a student that knows its classes and does not adapt, where the task has such.
+        library: The library that hubs show for it.
+        pipeline: The task of that library's pipelines.
+        classifies: How it is opened without scenetune by what classifies; "" where nothing does.
+        classifies_pairs: The same of pairs of texts.
     """
 
     tag: str
@@ -36,13 +40,16 @@ class CardWords:
     answers: str
     scored: str
     metrics: Mapping[str, str]
-    known: CardWords | None = None
+    library: str = "sentence-transformers"
+    pipeline: str = "sentence-similarity"
+    classifies: str = ""
+    classifies_pairs: str = ""
 
 
 _CARD = """\
 ---
-library_name: sentence-transformers
-pipeline_tag: sentence-similarity
+library_name: {library}
+pipeline_tag: {pipeline}
 tags:
 - sentence-transformers
 - {tag}
@@ -72,7 +79,7 @@ Every format was opened in a fresh process and compared with the student before 
 
 ```python
 {example}```
-
+{classifies}
 The vectors alone, with {tools}:
 
 ```python
@@ -95,11 +102,16 @@ tokenizer = AutoTokenizer.from_pretrained("path/to/this/folder")
 model = AutoModel.from_pretrained("path/to/this/folder")
 inputs = tokenizer(["whole milk", "oat drink"], padding=True, truncation=True, return_tensors="pt")
 hidden, mask = model(**inputs).last_hidden_state.float(), inputs["attention_mask"][..., None]
-mean = (hidden * mask).sum(1) / mask.sum(1)
+{name} = {pooled}
 """
 
+_POOLED: dict[Pooling, tuple[str, str]] = {
+    "mean": ("mean", "(hidden * mask).sum(1) / mask.sum(1)"),
+    "cls": ("first", "hidden[:, 0]"),
+}
+
 _PROJECTION = """\
-mean = mean @ load_file("path/to/this/folder/2_Dense/model.safetensors")["linear.weight"].float().T
+{name} = {name} @ load_file("path/to/this/folder/2_Dense/model.safetensors")["linear.weight"].float().T
 """
 
 _ONNX = """
@@ -110,7 +122,7 @@ from transformers import AutoTokenizer
 tokenizer = AutoTokenizer.from_pretrained("path/to/this/folder")
 session = onnxruntime.InferenceSession("path/to/this/folder/onnx/model.onnx")
 inputs = tokenizer(["whole milk", "oat drink"], padding=True, truncation=True, return_tensors="np")
-(vectors,) = session.run(["sentence_embedding"], dict(inputs))
+{outputs}, dict(inputs))
 ```
 """
 
@@ -118,10 +130,10 @@ inputs = tokenizer(["whole milk", "oat drink"], padding=True, truncation=True, r
 def model_card(manifest: Manifest) -> str:
     """Return the README.md of an export."""
     words: CardWords = manifest.kind.part("card")
-    words = words.known if manifest.labels and words.known is not None else words
-    narrow, graphs = manifest.width < manifest.dimensions, "onnx" in manifest.formats
-    opening = f"from safetensors.torch import load_file\n{_TRANSFORMERS}{_PROJECTION}" if narrow else _TRANSFORMERS
+    graphs = "onnx" in manifest.formats
     return _CARD.format(
+        library=words.library,
+        pipeline=words.pipeline,
         tag=words.tag,
         study=markdown_text(manifest.study),
         layers="1 layer" if manifest.layers == 1 else f"{manifest.layers} layers",
@@ -137,10 +149,27 @@ def model_card(manifest: Manifest) -> str:
         formats=_formats(manifest, words),
         use=words.use,
         example=words.example,
+        classifies=words.classifies_pairs if manifest.reads_pairs else words.classifies,
         tools=f"sentence-transformers{', transformers or ONNX Runtime' if graphs else ' or transformers'}",
-        transformers=f"{opening}vectors = mean / mean.norm(dim=1, keepdim=True)\n",
-        onnx=_ONNX if graphs else "",
+        transformers=_transformers(manifest),
+        onnx=_ONNX.format(outputs=_outputs(words)) if graphs else "",
     )
+
+
+def _transformers(manifest: Manifest) -> str:
+    """Return the lines that make vectors with transformers alone."""
+    name, pooled = _POOLED[manifest.form.pooling]
+    lines = _TRANSFORMERS.format(name=name, pooled=pooled)
+    if manifest.width < manifest.dimensions:
+        lines = f"from safetensors.torch import load_file\n{lines}{_PROJECTION.format(name=name)}"
+    return f"{lines}vectors = {name} / {name}.norm(dim=1, keepdim=True)\n"
+
+
+def _outputs(words: CardWords) -> str:
+    """Return the start of the line that runs a graph."""
+    if words.classifies:
+        return 'vectors, logits = session.run(["sentence_embedding", "logits"]'
+    return '(vectors,) = session.run(["sentence_embedding"]'
 
 
 def _encoder(name: str) -> str:

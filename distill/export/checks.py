@@ -11,7 +11,7 @@ import statistics
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +21,7 @@ from distill.export.manifest import GRAPHS, FormatFigures, Manifest
 from distill.export.task_export import TaskExport
 from distill.objective import evaluate
 from distill.serving.onnx_tower import OnnxTower, through
-from distill.student import Student, TokenTower
+from distill.student import Student
 from storage.errors import ScenetuneError
 from studies.config.definition import Format
 from studies.evaluation.evaluate import encode_items
@@ -67,9 +67,11 @@ def check(student: Student, draft: Path, manifest: Manifest, task: TaskExport, p
     ours = _own_vectors(student, texts)
     reporter = problem.reporter if problem is not None else SILENT
     reporter.note(f"comparing vectors in a fresh process: {', '.join(formats)}")
-    for opener, vectors in fresh_process_vectors(draft, texts, list(formats)).items():
+    found = fresh_process(draft, texts, list(formats), student.tower.form.knows_classes)
+    _check_probabilities(student, task, manifest, ours, found)
+    for opener, vectors in found.vectors.items():
         name = cast("Format", "hf" if opener == "sentence-transformers" else opener)
-        precision = {"hf": manifest.precision, "onnx-int8": "int8"}.get(name, "fp32")
+        precision = _stored(manifest, name)
         cosine = _compare_vectors(opener, precision, ours, vectors)
         if opener == "sentence-transformers":
             formats[name].sentence_transformers_cosine = cosine
@@ -106,29 +108,64 @@ def measure_int8(student: Student, draft: Path, problem: Problem) -> FormatFigur
             "leave onnx-int8 out, as with --format hf,onnx"
         )
     tokens = student.tower.tokens
-    here = TokenTower(copy.deepcopy(student.tower.model).cpu(), tokens, copy.deepcopy(student.tower.projection))
+    here = copy.deepcopy(student.tower).cpu()
     towers: dict[str, nn.Module] = {name: OnnxTower(path, tokens) for name, path in graphs.items()}
     with problem.reporter.progress("timing its graphs") as progress:
-        rates = _rates(towers | {"torch": here.cpu()}, tokens.lengths, progress)
+        rates = _rates(towers | {"torch": here}, tokens.lengths, progress)
     return FormatFigures(recall=small, recall_fp32=full, texts_per_second=rates)
 
 
-def fresh_process_vectors(draft: Path, texts: Sequence[str], formats: Sequence[str]) -> dict[str, Tensor]:
-    """Return (n, D) vectors of the texts by format, from a fresh process that imports none of our modules.
+class Found(NamedTuple):
+    """What a fresh process that imports none of our modules gets of some texts from an export.
+
+    Attributes:
+        vectors: (n, D) by format, and by "sentence-transformers" where that is installed.
+        probabilities: (n, N) by format, where the export classifies by itself.
+    """
+
+    vectors: Mapping[str, Tensor]
+    probabilities: Mapping[str, Tensor]
+
+
+def fresh_process(draft: Path, texts: Sequence[str], formats: Sequence[str], classifies: bool = False) -> Found:
+    """Open a draft in a fresh process.
+
+    Args:
+        draft: The export.
+        texts: The texts.
+        formats: Those of the export that are opened.
+        classifies: Whether the export classifies by itself.
 
     Raises:
         ScenetuneError: It could not open the draft.
     """
     parts = [split_pair(text) for text in texts]
     asked = [list(each) if len(each) == 2 else each[0] for each in parts]
-    return run_script(Path(__file__).with_name("parity.py"), draft, {"texts": asked, "formats": formats})
+    request = {"texts": asked, "formats": formats, "classifies": classifies}
+    tensors = run_script(Path(__file__).with_name("parity.py"), draft, request)
+    probabilities = {name: tensors.pop(f"{name} probabilities") for name in formats if classifies}
+    return Found(tensors, probabilities)
+
+
+def _check_probabilities(student: Student, task: TaskExport, manifest: Manifest, ours: Tensor, found: Found) -> None:
+    """Compare the probabilities of an export that classifies by itself with those of the student's (n, D) vectors."""
+    for opener, theirs in found.probabilities.items():
+        name = cast("Format", opener)
+        same = task.same(task.own_probabilities(student, ours), theirs, exact=_stored(manifest, name) == "fp32")
+        manifest.formats[name].classifier_agreement = share = float(same.float().mean())
+        if _stored(manifest, name) == "fp32" and share < 1:
+            raise _different(opener, task)
+
+
+def _stored(manifest: Manifest, name: Format) -> str:
+    """Return the precision of a format's weights."""
+    return {"hf": manifest.precision, "onnx-int8": "int8"}.get(name, "fp32")
 
 
 def _own_vectors(student: Student, texts: Sequence[str]) -> Tensor:
     tokens = tokenize(student.tokenizer, texts, student.max_tokens)
-    tower = TokenTower(student.tower.model, tokens, student.tower.projection)
     with full_precision():
-        return encode_items(tower, torch.arange(len(texts)), tokens.lengths).cpu()
+        return encode_items(student.tower.over(tokens), torch.arange(len(texts)), tokens.lengths).cpu()
 
 
 def _compare_vectors(opener: str, precision: str, ours: Tensor, theirs: Tensor) -> float:
@@ -158,11 +195,15 @@ def _compare_answers(
         scores = task.scores(student, episode, _own_table(student, episode))
         same.append(task.same(scores, theirs.to(scores.device), exact=exact).float().mean(1))
     if exact and not bool((torch.cat(same) == 1).all()):
-        raise ScenetuneError(
-            f"the exported model ({opener}) {task.differs} than the student in a fresh process; nothing was "
-            "exported: check the versions of torch, transformers and onnxruntime"
-        )
+        raise _different(opener, task)
     return float(torch.cat(same).mean())
+
+
+def _different(opener: str, task: TaskExport) -> ScenetuneError:
+    return ScenetuneError(
+        f"the exported model ({opener}) {task.differs} than the student in a fresh process; nothing was "
+        "exported: check the versions of torch, transformers and onnxruntime"
+    )
 
 
 def _some(episodes: Sequence[Any]) -> list[Any]:

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 
 from distill.export.manifest import FormatFigures, Manifest, Origin, ParameterCounts, VocabularySize
-from distill.export.tasks.registry import EXPORTED
-from distill.student import Student, parameters
+from distill.export.tasks.registry import exported_as
+from distill.student import Student, encoder_parameters, parameters
 from studies.config.definition import Format, Precision
 
 # Packages whose versions affect what an export holds.
@@ -28,11 +28,11 @@ def describe(
     """
     width, projection = int(student.tower.model.config.hidden_size), student.tower.projection
     dimensions = width if projection is None else int(projection.out_features)
-    task, learner = origin.definition.task, student.learner.hyperparameters
+    definition, learner = origin.definition, student.learner.hyperparameters
     labels = tuple(getattr(student.head, "labels", ()))
     return Manifest(
         **dict(origin),
-        task=task,
+        task=definition.task,
         max_tokens=student.max_tokens,
         layers=int(student.tower.model.config.num_hidden_layers),
         width=width,
@@ -42,7 +42,8 @@ def describe(
         distillation=student.hyperparameters.to_dict(),
         vocabulary=VocabularySize(kept=int(student.tower.model.config.vocab_size), of=origin.encoder.vocabulary),
         parameters=ParameterCounts(
-            encoder=parameters(student.tower), head=parameters(EXPORTED[task].blank_head(dimensions, learner, labels))
+            encoder=encoder_parameters(student.tower),
+            head=parameters(exported_as(definition).blank_head(dimensions, learner, labels)),
         ),
         precision=precision,
         formats={name: FormatFigures() for name in formats},

@@ -14,19 +14,20 @@ from torch import Tensor, nn
 from distill.export.manifest import HEAD, PROJECTION, Manifest
 from distill.student import Student
 from studies.config.definition import Precision
+from studies.model.pooling import Pooling
 
 DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
-def write_encoder(student: Student, draft: Path, precision: Precision = "fp32") -> None:
-    """Write weights, configuration and tokenizer.
+def write_model(student: Student, draft: Path, precision: Precision = "fp32") -> None:
+    """Write weights, configuration and tokenizer, as transformers opens them.
 
     Args:
         student: Stays as it is.
         draft: The folder.
         precision: Of the stored weights; the configuration names it, so that transformers opens the model in it.
     """
-    model = student.tower.model
+    model = student.tower.form.exported_model(student.tower.model, student.head)
     if precision != "fp32":
         model = copy.deepcopy(model)
         nn.Module.to(model, DTYPES[precision])
@@ -61,7 +62,7 @@ def write_sentence_transformers(student: Student, draft: Path, precision: Precis
             "default_prompt_name": None,
             "similarity_fn_name": "cosine",
         },
-        "1_Pooling/config.json": _mean_pooling(student.tower.model.config.hidden_size),
+        "1_Pooling/config.json": _pooling(student.tower.model.config.hidden_size, student.tower.form.pooling),
         f"{len(modules) - 1}_Normalize/config.json": {},
     }
     if projection is not None:
@@ -88,12 +89,12 @@ def _module(place: int, kind: str) -> dict[str, Any]:
     }
 
 
-def _mean_pooling(width: int) -> dict[str, Any]:
+def _pooling(width: int, pooling: Pooling) -> dict[str, Any]:
     return {
         "word_embedding_dimension": width,
-        "pooling_mode_cls_token": False,
-        "pooling_mode_mean_tokens": True,
-        "pooling_mode_max_tokens": False,
+        "pooling_mode_cls_token": pooling == "cls",
+        "pooling_mode_mean_tokens": pooling == "mean",
+        "pooling_mode_max_tokens": pooling == "max",
         "pooling_mode_mean_sqrt_len_tokens": False,
     }
 

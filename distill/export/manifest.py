@@ -21,7 +21,7 @@ from pydantic import (
 
 from distill.evaluation import StudyEvaluation, TeacherReference
 from distill.export import bounds
-from distill.export.tasks.registry import EXPORTED, ExportedTask
+from distill.export.tasks.registry import EXPORTED, ExportedTask, exported_as
 from storage.errors import InputError
 from storage.files.atomic import sha256
 from studies.config.definition import Format, Precision, StudyDefinition
@@ -92,6 +92,8 @@ class FormatFigures(Figures, frozen=False):
         agreement: Share of the student's answers that the format gives as well: of the items in the top 10 of its
             lists, or of its labels.
         served_agreement: The same of the answers that our library gives.
+        classifier_agreement: The same of the labels that the format gives by itself, where it does: transformers'
+            pipeline, or a graph's logits.
         recall: Recall on the validation scenes with 8-bit weights.
         recall_fp32: Recall on the validation scenes in fp32.
         texts_per_second: On the CPU that wrote the export, by format.
@@ -101,6 +103,7 @@ class FormatFigures(Figures, frozen=False):
     sentence_transformers_cosine: float | None = None
     agreement: float | None = None
     served_agreement: float | None = None
+    classifier_agreement: float | None = None
     recall: float | None = None
     recall_fp32: float | None = None
     texts_per_second: dict[str, float] | None = None
@@ -169,16 +172,21 @@ class Manifest(Origin):
             raise ValueError("formats lack hf")
         if self.metrics is not None and "student" not in self.metrics.systems:
             raise ValueError("metrics.systems lack the student")
-        if self.task != (task := self.definition.task):
-            raise ValueError(f"task is {self.task!r}, that of the study file {task!r}")
-        if self.task not in EXPORTED:
-            raise ValueError(f"students of {self.task} are not exported")
+        if self.task != (study := self.definition).task:
+            raise ValueError(f"task is {self.task!r}, that of the study file {study.task!r}")
+        if study.student not in EXPORTED:
+            raise ValueError(f"students of {study.student} are not exported")
         return self
 
     @property
     def kind(self) -> ExportedTask:
-        """What an export has of its task."""
-        return EXPORTED[self.task]
+        """What an export of such students has."""
+        return exported_as(self.definition)
+
+    @property
+    def form(self) -> Any:
+        """How the head reads the encoder: a `distill.forms.form.StudentForm`."""
+        return self.kind.part("form")
 
     @property
     def reads_pairs(self) -> bool:

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from distill.student import Student, project
 from storage.errors import InputError
-from studies.model.pooling import pool
+from studies.model.pooling import Pooling, pool
 
 # transformers is for type checkers alone, ONNX an optional package.
 if TYPE_CHECKING:
@@ -61,9 +61,9 @@ def write_onnx(student: Student, path: Path) -> None:
         InputError: A package of the extra `export` is missing.
     """
     check_packages()
-    known = copy.deepcopy(student.head) if getattr(student.head, "labels", ()) else None
+    known = copy.deepcopy(student.head) if student.tower.form.knows_classes else None
     model, projection = copy.deepcopy(student.tower.model), copy.deepcopy(student.tower.projection)
-    graph = _Graph(model, projection, known).cpu().float().eval()
+    graph = _Graph(model, projection, student.tower.form.pooling, known).cpu().float().eval()
     # Two rows of three tokens, the last of them padding: nothing of the example may become a constant.
     ids = torch.zeros(2, 3, dtype=torch.int64)
     mask = torch.tensor([[1, 1, 1], [1, 1, 0]])
@@ -98,13 +98,13 @@ def _strip(path: Path) -> None:
 class _Graph(nn.Module):
     """What the ONNX graph computes."""
 
-    def __init__(self, model: PreTrainedModel, projection: nn.Linear | None, known: Any) -> None:
+    def __init__(self, model: PreTrainedModel, projection: nn.Linear | None, pooling: Pooling, known: Any) -> None:
         super().__init__()
-        self.model, self.projection, self.known = model, projection, known
+        self.model, self.projection, self.pooling, self.known = model, projection, pooling, known
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, ...]:
         hidden = self.model(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
-        vectors = project(pool(hidden, attention_mask), self.projection)
+        vectors = project(pool(hidden, attention_mask, self.pooling), self.projection)
         return (hidden, vectors) if self.known is None else (hidden, vectors, self.known.joint_logits(vectors))
 
 

@@ -1,8 +1,10 @@
 """Embeds texts with an export and without scenetune: `python parity.py EXPORT REQUEST.json OUT`.
 
 `distill/export/checks.py` runs this file in a fresh process before an export becomes visible. It imports none of our
-modules, as users of the folder may not have them. The request holds `texts` and `formats`; the output is a safetensors
-file with the (n, D) vectors of each format, by its name, and those of sentence-transformers where that is installed.
+modules, as users of the folder may not have them. The request holds `texts`, `formats`, and whether the folder
+`classifies` by itself; the output is a safetensors file with the (n, D) vectors of each format, by its name, and those
+of sentence-transformers where that is installed. Where the folder classifies, (n, N) probabilities are added as "FORMAT
+probabilities": of transformers' pipeline, and of the graphs' logits.
 """
 
 from __future__ import annotations
@@ -13,11 +15,12 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch.nn.functional import normalize
-from transformers import AutoModel, AutoTokenizer
+from transformers import AutoModel, AutoTokenizer, pipeline
 
 # One text, or a pair of two.
 Text = str | list[str]
@@ -37,17 +40,18 @@ def batches(texts: list[Text]) -> Iterator[list[Text]]:
 
 @torch.inference_mode()
 def with_transformers(folder: Path, texts: list[Text]) -> torch.Tensor:
-    """Return the mean of the last hidden states, projected where the encoder is narrow, as the model card shows."""
+    """Return the pooled last hidden states, projected where the encoder is narrow, as the model card shows."""
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model = AutoModel.from_pretrained(folder).eval()
+    first_token = json.loads((folder / "1_Pooling" / "config.json").read_text())["pooling_mode_cls_token"]
     dense = folder / "2_Dense" / "model.safetensors"
     projection = load_file(dense)["linear.weight"].float() if dense.is_file() else None
     vectors = []
     for batch in batches(texts):
         inputs = tokenizer(*columns(batch), padding=True, truncation=True, return_tensors="pt")
         hidden, mask = model(**inputs).last_hidden_state.float(), inputs["attention_mask"][..., None]
-        mean = (hidden * mask).sum(1) / mask.sum(1)
-        vectors.append(normalize(mean if projection is None else mean @ projection.T, dim=1))
+        pooled = hidden[:, 0] if first_token else (hidden * mask).sum(1) / mask.sum(1)
+        vectors.append(normalize(pooled if projection is None else pooled @ projection.T, dim=1))
     return torch.cat(vectors)
 
 
@@ -60,8 +64,33 @@ def with_sentence_transformers(folder: Path, texts: list[Text]) -> torch.Tensor:
     return torch.cat(vectors)
 
 
-def with_onnx(folder: Path, texts: list[Text], graph: str = "onnx/model.onnx") -> torch.Tensor:
-    """Return the graph's sentence vectors."""
+def with_pipeline(folder: Path, texts: list[Text]) -> torch.Tensor:
+    """Return the probabilities of transformers' pipeline, in the order of the model's labels."""
+    classify = pipeline("text-classification", str(folder), truncation=True, device="cpu")
+    labels: dict[str, int] = classify.model.config.label2id  # type: ignore[assignment]
+    probabilities = torch.empty(len(texts), len(labels))
+    asked = [{"text": text} if isinstance(text, str) else {"text": text[0], "text_pair": text[1]} for text in texts]
+    found: Any = classify(asked, top_k=None, batch_size=SIZES[-1])
+    for row, scores in enumerate(found):
+        for each in scores:
+            probabilities[row, labels[each["label"]]] = each["score"]
+    return probabilities
+
+
+def with_logits(folder: Path, texts: list[Text], graph: str = "onnx/model.onnx") -> torch.Tensor:
+    """Return the probabilities of the graph's logits."""
+    return with_onnx(folder, texts, graph, "logits").softmax(1)
+
+
+def with_int8_logits(folder: Path, texts: list[Text]) -> torch.Tensor:
+    """Return the probabilities of the logits of the graph with 8-bit weights."""
+    return with_logits(folder, texts, "onnx/model_int8.onnx")
+
+
+def with_onnx(
+    folder: Path, texts: list[Text], graph: str = "onnx/model.onnx", output: str = "sentence_embedding"
+) -> torch.Tensor:
+    """Return the graph's sentence vectors, or another of its outputs."""
     import onnxruntime
 
     tokenizer = AutoTokenizer.from_pretrained(folder)
@@ -69,7 +98,7 @@ def with_onnx(folder: Path, texts: list[Text], graph: str = "onnx/model.onnx") -
     vectors = []
     for batch in batches(texts):
         inputs = dict(tokenizer(*columns(batch), padding=True, truncation=True, return_tensors="np"))
-        (found,) = session.run(["sentence_embedding"], inputs)
+        (found,) = session.run([output], inputs)
         vectors.append(torch.from_numpy(found))
     return torch.cat(vectors)
 
@@ -92,6 +121,7 @@ def in_kinds(opener: Opener, export: Path, texts: list[Text]) -> torch.Tensor:
 
 
 OPENERS: dict[str, Opener] = {"hf": with_transformers, "onnx": with_onnx, "onnx-int8": with_int8}
+CLASSIFIERS: dict[str, Opener] = {"hf": with_pipeline, "onnx": with_logits, "onnx-int8": with_int8_logits}
 
 
 def main(export: Path, request: Path, out: Path) -> None:
@@ -101,6 +131,9 @@ def main(export: Path, request: Path, out: Path) -> None:
     vectors = {name: in_kinds(OPENERS[name], export, texts) for name in wanted["formats"]}
     if importlib.util.find_spec("sentence_transformers") is not None:
         vectors["sentence-transformers"] = in_kinds(with_sentence_transformers, export, texts)
+    if wanted["classifies"]:
+        for name in wanted["formats"]:
+            vectors[f"{name} probabilities"] = in_kinds(CLASSIFIERS[name], export, texts)
     save_file(vectors, out)
 
 

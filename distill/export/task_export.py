@@ -43,6 +43,13 @@ class TaskExport(ABC):
             vectors: (M, D) vectors of `episode.items`.
         """
 
+    def own_probabilities(self, student: Student, vectors: Tensor) -> Tensor:
+        """Return the (R, N) probabilities that a student gives by itself to texts, given by their (R, D) vectors.
+
+        Only of students that know their classes.
+        """
+        raise NotImplementedError
+
     @abstractmethod
     def answer(self, scores: Tensor) -> Tensor:
         """Return what is served of (Q, C) scores."""

@@ -22,7 +22,7 @@ from storage.errors import InputError
 from studies.config.definition import Format
 from studies.model.device import device, device_settings, fast_bf16
 from studies.model.encoder import Ragged, by_length
-from studies.model.pooling import pool
+from studies.model.pooling import Pooling, pool
 from studies.model.text_coverage import measure
 from studies.progress import Progress
 from studies.text_form import normalise_text, split_pair, token_batches
@@ -53,19 +53,24 @@ class TorchEncoder:
     Args:
         model: The encoder's layers; converted where the precision is not fp32.
         projection: From its vectors to the head's, where these are wider.
+        pooling: What of the states of a text's tokens becomes its vector.
         precision: Of weights and products; pooling and what follows it is fp32.
     """
 
-    def __init__(self, model: DistilBertModel, projection: nn.Linear | None, precision: Precision) -> None:
+    def __init__(
+        self, model: DistilBertModel, projection: nn.Linear | None, pooling: Pooling, precision: Precision
+    ) -> None:
         converted: Any = model.train(False)
         self._model: Any = converted.to(device(), _fast_here() if precision == "auto" else _DTYPES[precision])
         self._projection = None if projection is None else projection.to(device())
+        self._pooling: Pooling = pooling
 
     @torch.no_grad()
     def __call__(self, ids: Tensor, mask: Tensor) -> Tensor:
         """See `Encoder`."""
         ids, mask = ids.to(device()), mask.to(device())
-        return project(pool(self._model(input_ids=ids, attention_mask=mask).last_hidden_state, mask), self._projection)
+        hidden = self._model(input_ids=ids, attention_mask=mask).last_hidden_state
+        return project(pool(hidden, mask, self._pooling), self._projection)
 
 
 def _fast_here() -> torch.dtype:
@@ -95,7 +100,7 @@ def open_encoder(exported: ExportedStudent, backend: Backend, precision: Precisi
         if value not in get_args(kind):
             raise InputError(f"{name} = {value!r}; accepted: {', '.join(get_args(kind))}")
     if backend == "torch":
-        return TorchEncoder(exported.model, exported.projection, precision)
+        return TorchEncoder(exported.model, exported.projection, exported.manifest.form.pooling, precision)
     if precision not in ("fp32", "auto"):
         raise InputError(
             f"precision {precision!r} is not for backend {backend!r}, whose graph has its own; leave it out, or use "

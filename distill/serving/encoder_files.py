@@ -98,7 +98,10 @@ def read_encoder(folder: Path, manifest: Manifest) -> DistilBertModel:
     quiet_transformers()
     checked = read_config(folder, manifest)
     config = DistilBertConfig(**checked.model_dump())
-    weights = read_tensors(folder / "model.safetensors", _shapes(folder, config))
+    form, own = manifest.form, _shapes(folder, config)
+    shapes = {f"{form.encoder_prefix}{name}": shape for name, shape in own.items()}
+    stored = read_tensors(folder / "model.safetensors", shapes | form.stored_shapes(config.dim, len(manifest.labels)))
+    weights = {name: stored[f"{form.encoder_prefix}{name}"] for name in own}
     return DistilBertModel.from_pretrained(None, config=config, state_dict=weights, dtype=torch.float32)
 
 

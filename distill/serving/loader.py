@@ -96,7 +96,8 @@ def as_student(exported: ExportedStudent, tokens: Ragged) -> Student:
     """
     values = StudentHyperparameters.from_dict(exported.manifest.distillation)
     texts = Texts(None, exported.tokenizer, tokens)
-    return assemble(exported.model, exported.projection, exported.head_learner(), texts, exported.max_tokens, values)
+    learner, form = exported.head_learner(), exported.manifest.form
+    return assemble(exported.model, exported.projection, learner, texts, exported.max_tokens, values, form)
 
 
 def _read_head(folder: Path, manifest: Manifest) -> Any:

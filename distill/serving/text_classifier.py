@@ -9,7 +9,7 @@ from torch import Tensor
 
 from storage.errors import InputError
 from studies.classification.episode import LabelledEpisode
-from studies.classification.learning.adapted import AdaptedClassifier
+from studies.classification.learning.adapted import ClassifiesVectors
 from studies.learners.base import Learner
 from studies.model.device import device
 from studies.progress import Progress
@@ -50,7 +50,7 @@ class TextClassifier:
         )
         vectors = embed(texts, None)
         try:
-            self._adapted: AdaptedClassifier = learner.adapt(episode, vectors)
+            self._adapted: ClassifiesVectors = learner.adapt(episode, vectors)
         except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]  # documented there
             raise InputError(_DIVERGED) from error
 

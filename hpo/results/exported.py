@@ -8,7 +8,7 @@ from pathlib import Path
 from distill.evaluation import ExportEvaluation, StudyEvaluation
 from distill.export.manifest import GRAPHS, EncoderReference, Lineage, Origin
 from distill.export.task_export import TaskExport
-from distill.export.tasks.registry import EXPORTED
+from distill.export.tasks.registry import exported_as
 from distill.export.writer import export
 from distill.inference import as_student, load_export
 from distill.objective import Student, evaluate
@@ -52,7 +52,7 @@ def write_student(
     Raises:
         ScenetuneError: A format does not reproduce the student's output, or costs too much recall.
     """
-    task: type[TaskExport] = EXPORTED[spec.task].part("export")
+    task: type[TaskExport] = exported_as(spec).part("export")
     export(
         student,
         task.of(problem),

@@ -47,6 +47,11 @@ class ClassificationDefinition(StudyDefinition):
     search: ClassificationSearch = ClassificationSearch()
     distill: ClassificationDistill = ClassificationDistill()
 
+    @property
+    def student(self) -> str:
+        """Return the kind of its students: where there is no support, they classify among known classes alone."""
+        return self.task if self.protocol.support_shots > 0 else "known classes"
+
     @model_validator(mode="before")
     @classmethod
     def _joint_training(cls, values: Any) -> Any:

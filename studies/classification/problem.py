@@ -16,7 +16,7 @@ from studies.classification.data.dataset import LabelledTexts
 from studies.classification.definition import ClassificationDefinition
 from studies.classification.episode import LabelledEpisode
 from studies.classification.learning.head import Classifier, ClassifierHead, JointClasses
-from studies.classification.learning.tasks import classification_learner, head_learner
+from studies.classification.learning.tasks import classification_learner
 from studies.classification.memory import trial_bytes
 from studies.classification.plan import Plan
 from studies.classification.scoring.baselines import FROZEN_CENTROIDS, Centroids, build_baselines, lookup
@@ -157,10 +157,6 @@ class ClassificationProblem(Problem):
         temperature = hyperparameters.temperature
         assert temperature is not None, "the search space of classification holds a temperature"
         return ClassifierHead(self.encoder.width, temperature, entry, joint, reads_names=hyperparameters.reads_names)
-
-    def head_learner(self, head: ClassifierHead, hyperparameters: Hyperparameters) -> Learner:
-        """Return a learner, on the device, that adapts a head over given vectors, without an encoder of its own."""
-        return head_learner(head, hyperparameters)
 
     def _learner(self, tower: nn.Module, hyperparameters: Hyperparameters, micro_batch_size: int | None) -> Learner:
         head = self.head(hyperparameters)

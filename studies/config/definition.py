@@ -185,6 +185,11 @@ class StudyDefinition(Section):
         """Return the name of the recall that trials are compared by, such as "recall@10"."""
         return self.protocol.metric
 
+    @property
+    def student(self) -> str:
+        """Return the kind of its students, a row of the registry of what is exported: by default its task's."""
+        return self.task
+
     def finalist_count(self) -> int:
         """Return the number of trials to re-evaluate; the teachers are chosen among them."""
         return max(self.finalists.count, self.distill.teachers)

@@ -262,10 +262,6 @@ class Problem(ABC):
         """Return a head of random weights for a learner with these values."""
 
     @abstractmethod
-    def head_learner(self, head: Any, hyperparameters: Hyperparameters) -> Learner:
-        """Return a learner, on the device, that adapts a head over given vectors, without an encoder of its own."""
-
-    @abstractmethod
     def _learner(self, tower: nn.Module, hyperparameters: Hyperparameters, micro_batch_size: int | None) -> Learner:
         """Return a learner over a tower, with a fresh head."""
 

@@ -30,7 +30,7 @@ from studies.evaluation.metrics import Evaluation
 from studies.evaluation.scene_facts import count_queries, scene_facts
 from studies.evaluation.trec import TrecDump
 from studies.learners.base import Learner
-from studies.learners.tasks.scene_head import head_learner, scene_head
+from studies.learners.tasks.scene_head import scene_head
 from studies.learners.tasks.scene_tasks import scene_learner
 from studies.model.device import device, free_memory
 from studies.model.encoder import Encoder
@@ -170,10 +170,6 @@ class RankingProblem(Problem):
     def head(self, hyperparameters: Hyperparameters) -> Head:
         """Return a head of random weights for a learner with these values."""
         return scene_head(self.encoder.width, hyperparameters)
-
-    def head_learner(self, head: Head, hyperparameters: Hyperparameters) -> Learner:
-        """Return a learner, on the device, that adapts a head over given vectors, without an encoder of its own."""
-        return head_learner(head, hyperparameters)
 
     def _learner(self, tower: nn.Module, hyperparameters: Hyperparameters, micro_batch_size: int | None) -> Learner:
         head = self.head(hyperparameters)

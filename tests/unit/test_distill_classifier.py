@@ -216,7 +216,9 @@ def test_probabilities_of_another_head_leave_nothing(
         write(type("Head", (), {"state_dict": lambda _: twisted})(), *rest)
 
     monkeypatch.setattr(exporting, "write_head", wrong)
-    monkeypatch.setattr(export_checks, "fresh_process_vectors", lambda *_: {})  # slow, and shown elsewhere
+    monkeypatch.setattr(
+        export_checks, "fresh_process", lambda *_: export_checks.Found({}, {})
+    )  # slow, and shown elsewhere
     with pytest.raises(ScenetuneError, match="classifies otherwise than the student"):
         export_to(problem, student, tmp_path / "out", checked=True)
     assert list(tmp_path.iterdir()) == []

@@ -403,7 +403,9 @@ def test_lists_of_another_head_leave_nothing(
         write(other, *rest)
 
     monkeypatch.setattr(exporting, "write_head", wrong)
-    monkeypatch.setattr(export_checks, "fresh_process_vectors", lambda *_: {})  # slow, and shown elsewhere
+    monkeypatch.setattr(
+        export_checks, "fresh_process", lambda *_: export_checks.Found({}, {})
+    )  # slow, and shown elsewhere
     with pytest.raises(ScenetuneError, match="ranks otherwise"):
         export(student, RankingExport.of(problem), tmp_path / "out", origin(problem), problem=problem)
     assert list(tmp_path.iterdir()) == []
@@ -466,5 +468,5 @@ def test_parity_is_checked_without_a_network(exported: Path, monkeypatch: pytest
 
     monkeypatch.setattr(fresh_process.subprocess, "run", run)
     with pytest.raises(KeyboardInterrupt):
-        export_checks.fresh_process_vectors(exported, ["milk"], ["hf"])
+        export_checks.fresh_process(exported, ["milk"], ["hf"])
     assert seen["env"]["HF_HUB_OFFLINE"] == "1"

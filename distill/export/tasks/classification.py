@@ -1,10 +1,10 @@
-"""The export of a classifier, of new classes or of known ones: the probabilities that it must give."""
+"""The export of a classifier: the probabilities that it must give."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -17,14 +17,14 @@ from studies.classification.learning.adapted import AdaptedClassifier
 from studies.model.device import device, full_precision
 from studies.training.problem import Problem
 
-# Probabilities that differ by less are the same.
-ROUNDING = 1e-3
 _SCRIPT = Path(__file__).with_name("served_probabilities.py")
 
 
 class ClassificationExport(TaskExport):
     """The export of a classifier; beside encoder and head it has no files."""
 
+    # Probabilities that differ by less are the same.
+    rounding: ClassVar[float] = 1e-3
     answers = "probabilities"
     differs = "classifies otherwise"
 
@@ -50,7 +50,7 @@ class ClassificationExport(TaskExport):
     def same(self, scores: Tensor, answers: Tensor, *, exact: bool) -> Tensor:
         """Return whether labels are the student's, (Q, 1); with exact weights, whether probabilities are, (Q, N)."""
         if exact:
-            return (answers - scores).abs() <= ROUNDING
+            return (answers - scores).abs() <= self.rounding
         return answers.argmax(1, keepdim=True) == scores.argmax(1, keepdim=True)
 
     def served(self, draft: Path, problem: Problem, episodes: Sequence[LabelledEpisode]) -> list[Tensor]:
@@ -72,23 +72,6 @@ def _as_texts(problem: Problem, episode: LabelledEpisode) -> dict[str, Any]:
     }
 
 
-_KNOWN = CardWords(
-    tag="text-classification",
-    head="classifies texts among the classes that it was trained on",
-    teachers="classifiers",
-    use="Classifying texts",
-    example="""\
-from distill.inference import StudentClassifier
-
-classifier = StudentClassifier.load("path/to/this/folder").trained()
-labels = classifier.predict(["oat drink"])
-probabilities = classifier.probabilities(["oat drink"])  # columns as in classifier.labels
-""",
-    answers="labels shared with the student",
-    scored="all labelled texts of the test, which neither the search nor the distillation saw; averaged over classes, "
-    "with 95 % bootstrap intervals over {scenes} classes or parts of them.",
-    metrics={"accuracy": "accuracy", "f1": "macro-F1"},
-)
 CARD = CardWords(
     tag="text-classification",
     head="adapts to new classes from a few labelled texts of\neach, and classifies texts among them",
@@ -106,5 +89,4 @@ probabilities = classifier.probabilities(["oat drink"])  # columns as in classif
     scored="{scenes} episodes of classes that neither the search nor the distillation saw, each adapted from {shots} "
     "labelled texts of each class; averaged over classes, then episodes, with 95 % bootstrap intervals over episodes.",
     metrics={"accuracy": "accuracy", "f1": "macro-F1"},
-    known=_KNOWN,
 )

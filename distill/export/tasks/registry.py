@@ -1,4 +1,4 @@
-"""The registry of tasks that are exported: one row each, which says what an export has of its task alone.
+"""The registry of students that are exported: one row for each kind, which says what such an export alone has.
 
 The counterpart of `studies.tasks`. Nothing here loads what a row names: a manifest is read without torch.
 """
@@ -9,17 +9,20 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
+from studies.config.definition import StudyDefinition
+
 LEXICON = "lexicon.safetensors"
 
 
 @dataclass(frozen=True)
 class ExportedTask:
-    """One task, its parts as "module:name".
+    """One kind of students, its parts as "module:name".
 
     Attributes:
         files: What such an export holds beside the encoder, its tokenizer and the head.
         export: Its `distill.export.task_export.TaskExport`.
         card: Its `distill.export.card.CardWords`.
+        form: Its `distill.forms.form.StudentForm`.
         head: The function from the width of vectors and a learner's hyperparameters to a head of random weights.
         head_learner: The function from a head and the hyperparameters to the learner that adapts it over given vectors.
         server: What serves it in Python.
@@ -29,6 +32,7 @@ class ExportedTask:
     files: tuple[str, ...]
     export: str
     card: str
+    form: str
     head: str
     head_learner: str
     server: str
@@ -56,6 +60,7 @@ EXPORTED: dict[str, ExportedTask] = {
         files=(LEXICON,),
         export="distill.export.tasks.ranking:RankingExport",
         card="distill.export.tasks.ranking:CARD",
+        form="distill.forms.form:StudentForm",
         head="studies.learners.tasks.scene_head:scene_head",
         head_learner="studies.learners.tasks.scene_head:head_learner",
         server="distill.inference.StudentRecommender",
@@ -65,9 +70,25 @@ EXPORTED: dict[str, ExportedTask] = {
         files=(),
         export="distill.export.tasks.classification:ClassificationExport",
         card="distill.export.tasks.classification:CARD",
+        form="distill.forms.form:StudentForm",
         head="studies.classification.learning.tasks:classifier_head",
         head_learner="studies.classification.learning.tasks:head_learner",
         server="distill.inference.StudentClassifier",
         verb="hpo classify",
     ),
+    "known classes": ExportedTask(
+        files=(),
+        export="distill.export.tasks.known_classes:KnownClassesExport",
+        card="distill.export.tasks.known_classes:CARD",
+        form="distill.forms.sequence_classifier:SequenceClassifierForm",
+        head="studies.classification.learning.linear_head:linear_head",
+        head_learner="studies.classification.learning.linear_head:KnownClassesLearner",
+        server="distill.inference.StudentClassifier",
+        verb="hpo classify",
+    ),
 }
+
+
+def exported_as(study: StudyDefinition) -> ExportedTask:
+    """Return what an export of a study's students has."""
+    return EXPORTED[study.student]

@@ -5,11 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Protocol
 
 from torch import Tensor
 
 from studies.classification.episode import LabelledEpisode
 from studies.classification.learning.head import projected
+
+
+class ClassifiesVectors(Protocol):
+    """Any classifier of some classes, whether it has adapted to them or not."""
+
+    def probabilities(self, vectors: Tensor) -> Tensor:
+        """Return the (R, N) probabilities of texts, given by their (R, D) vectors."""
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,86 @@
+"""The form of students of known classes: they are a `DistilBertForSequenceClassification`, with nothing left over.
+
+That model computes classifier(relu(pre_classifier(h))) of the first token's last state h. A student of this form has a
+linear head over h, and its last LayerNorm has neither gain nor shift: all components of h have mean 0 and h has the
+length √W. So the vector of length 1 that everything else reads is h / √W, which leaves no division to the classifier,
+and no component of h is below -√W, so that with a bias of √W the ReLU passes every text unchanged.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from torch import nn
+
+from distill.forms.form import StudentForm
+from studies.classification.learning.head import ClassifierHead
+from studies.classification.learning.linear_head import LinearHead
+from studies.model.pooling import Pooling
+
+# transformers is imported where a model is written: it takes seconds.
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+class SequenceClassifierForm(StudentForm):
+    """A DistilBERT whose first token's state is classified by a linear head."""
+
+    pooling: ClassVar[Pooling] = "cls"
+    encoder_prefix = "distilbert."
+    projects = False
+    knows_classes = True
+
+    @classmethod
+    def prepare(cls, model: PreTrainedModel) -> None:
+        """Take gain and shift from the last LayerNorm, for good."""
+        encoder: Any = model.transformer
+        norm: nn.LayerNorm = encoder.layer[-1].output_layer_norm
+        nn.init.ones_(norm.weight)
+        nn.init.zeros_(norm.bias)
+        norm.requires_grad_(False)
+
+    @classmethod
+    def first_head(cls, teacher_head: ClassifierHead, projection: nn.Linear | None) -> LinearHead:
+        """Return a head that computes what the teacher's does, but for the length to which it brings its projection."""
+        with torch.no_grad():
+            classes = nn.functional.normalize(teacher_head.class_vectors, dim=-1)
+            weight = teacher_head.log_scale.exp() * (classes + classes @ teacher_head.project.weight)
+            if projection is not None:
+                weight = weight @ projection.weight.to(weight.device)
+            head = LinearHead(weight.shape[1], teacher_head.labels)
+            head.classifier.weight.copy_(weight / math.sqrt(weight.shape[1]))
+            nn.init.zeros_(head.classifier.bias)
+        return head
+
+    @classmethod
+    def exported_model(cls, model: PreTrainedModel, head: LinearHead) -> PreTrainedModel:
+        """Return encoder and head as one model, with the names of the classes in its configuration."""
+        from transformers import DistilBertForSequenceClassification
+
+        config: Any = copy.deepcopy(model.config)
+        config.id2label = dict(enumerate(head.labels))
+        config.label2id = {label: number for number, label in config.id2label.items()}
+        config.problem_type = "single_label_classification"
+        whole = DistilBertForSequenceClassification(config)
+        width, passes = config.dim, math.sqrt(config.dim)
+        whole.distilbert = copy.deepcopy(model).cpu()  # type: ignore[assignment]
+        weight, bias = (each.detach().cpu() for each in (head.classifier.weight, head.classifier.bias))
+        with torch.no_grad():
+            whole.pre_classifier.weight.copy_(torch.eye(width))
+            whole.pre_classifier.bias.fill_(passes)
+            whole.classifier.weight.copy_(weight)
+            whole.classifier.bias.copy_((bias.double() - passes * weight.double().sum(1)).float())
+        return whole
+
+    @classmethod
+    def stored_shapes(cls, width: int, labels: int) -> dict[str, tuple[int, ...]]:
+        """Return the shapes of the head's layers."""
+        return {
+            "pre_classifier.weight": (width, width),
+            "pre_classifier.bias": (width,),
+            "classifier.weight": (labels, width),
+            "classifier.bias": (labels,),
+        }
