@@ -18,7 +18,7 @@ import torch
 
 from distill.episode_draws import DRAWS
 from distill.hyperparameters import StudentHyperparameters, Vocabulary
-from distill.student import Student, Texts, TokenTower, blank, encoder_parameters, parameters, start, texts_in
+from distill.student import Student, Texts, TokenTower, blank, parameters, start, texts_in
 from distill.student_training import StudentTraining, evaluate, recalls_in, validation_recalls
 from distill.targets import Teacher, compute_targets
 from distill.teacher_states import TeacherStates, needed
@@ -186,7 +186,7 @@ def load_student(problem: Problem, folder: Path) -> Student:
 
 def size(problem: Problem, student: Student) -> float:
     """Return the parameters of the student's encoder over those of the teacher's."""
-    return encoder_parameters(student.tower) / parameters(problem.encoder.model)
+    return sum(p.numel() for p in student.tower.served_parameters()) / parameters(problem.encoder.model)
 
 
 def latency(problem: Problem, student: Student, texts: int = 256, rounds: int = 5) -> float:

@@ -90,6 +90,10 @@ class TokenTower(nn.Module):
         """Return (M, D) vectors to compare with the teacher's, of (M, W or D) ones that `forward` returned."""
         return vectors if self.form.projects else project(vectors, self.widening)
 
+    def served_parameters(self) -> list[nn.Parameter]:
+        """Return the weights that make the vector of a text, without those that only training needs."""
+        return [*self.model.parameters(), *(() if self.projection is None else self.projection.parameters())]
+
     def over(self, tokens: Ragged) -> TokenTower:
         """Return the same tower over other texts."""
         return TokenTower(self.model, tokens, self.widening, self.form)
@@ -214,11 +218,6 @@ def assemble(
     """
     tower = TokenTower(model, texts.tokens, projection, form).to(device())
     return Student(tower, learner, texts.tokenizer, max_tokens, hyperparameters)
-
-
-def encoder_parameters(tower: TokenTower) -> int:
-    """Return the number of weights that make a vector of a text."""
-    return parameters(tower.model) + (0 if tower.projection is None else parameters(tower.projection))
 
 
 def parameters(module: nn.Module) -> int:

@@ -7,7 +7,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 from distill.export.manifest import FormatFigures, Manifest, Origin, ParameterCounts, VocabularySize
 from distill.export.tasks.registry import exported_as
-from distill.student import Student, encoder_parameters, parameters
+from distill.student import Student, parameters
 from studies.config.definition import Format, Precision
 
 # Packages whose versions affect what an export holds.
@@ -28,11 +28,12 @@ def describe(
     """
     width, projection = int(student.tower.model.config.hidden_size), student.tower.projection
     dimensions = width if projection is None else int(projection.out_features)
-    definition, learner = origin.definition, student.learner.hyperparameters
+    kind, learner = exported_as(origin.definition), student.learner.hyperparameters
     labels = tuple(getattr(student.head, "labels", ()))
     return Manifest(
         **dict(origin),
-        task=definition.task,
+        task=origin.definition.task,
+        opens_with=kind.opens_with or None,
         max_tokens=student.max_tokens,
         layers=int(student.tower.model.config.num_hidden_layers),
         width=width,
@@ -42,8 +43,8 @@ def describe(
         distillation=student.hyperparameters.to_dict(),
         vocabulary=VocabularySize(kept=int(student.tower.model.config.vocab_size), of=origin.encoder.vocabulary),
         parameters=ParameterCounts(
-            encoder=encoder_parameters(student.tower),
-            head=parameters(exported_as(definition).blank_head(dimensions, learner, labels)),
+            encoder=sum(p.numel() for p in student.tower.served_parameters()),
+            head=parameters(kind.blank_head(dimensions, learner, labels)),
         ),
         precision=precision,
         formats={name: FormatFigures() for name in formats},

@@ -133,6 +133,7 @@ class Manifest(Origin):
     Attributes:
         format: Version of this description.
         task: The study's.
+        opens_with: What predicts with it without scenetune; None, and no key in the manifest, where nothing does.
         max_tokens: Where texts are cut.
         layers: Of the encoder.
         width: Of the encoder.
@@ -151,6 +152,7 @@ class Manifest(Origin):
 
     format: int = FORMAT
     task: bounds.TaskName
+    opens_with: str | None = None
     max_tokens: bounds.Tokens
     layers: bounds.Layers
     width: bounds.Width
@@ -193,6 +195,10 @@ class Manifest(Origin):
         """Whether the student was trained on pairs of texts."""
         data = self.spec.get("data")
         return isinstance(data, dict) and bool(data.get("text_pair"))
+
+    @model_serializer(mode="wrap")
+    def _opened(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {name: value for name, value in serialize(self).items() if name != "opens_with" or value is not None}
 
     @field_serializer("learner")
     def _applying(self, learner: Hyperparameters) -> dict[str, Any]:

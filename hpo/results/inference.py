@@ -34,7 +34,7 @@ def inference_figures(problem: Problem, teacher: Teacher, student: Student) -> I
     heads = {"teacher": teacher.learner.model.head, "student": student.learner.model.head}
 
     def figures(name: str) -> EncoderFigures:
-        parameters = [*towers[name].parameters(), *heads[name].parameters()]
+        parameters = [*towers[name].served_parameters(), *heads[name].parameters()]
         return EncoderFigures(
             parameters=sum(p.numel() for p in parameters),
             bytes=sum(p.numel() * p.element_size() for p in parameters),

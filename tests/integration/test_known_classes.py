@@ -78,6 +78,9 @@ def test_texts_are_classified_among_the_classes_of_a_file(folder: Path) -> None:
     report = next(folder.glob("reports/**/report.html")).read_text()
     assert "how well texts of known classes are told apart" in report
     assert "labelled texts of each class" not in report
+    manifest = json.loads((folder / "export" / "manifest.json").read_text())
+    assert manifest["formats"]["hf"]["classifier_agreement"] == 1, "transformers' pipeline on pairs"
+    assert manifest["opens_with"].startswith("transformers.pipeline(")
     asked = ["classify", "export", "--texts", "rows.csv", "--text", "colour"]
     known = call(*asked, "--pair", "title", "--out", "sorted.csv", "--probabilities", cwd=folder)
     assert known.returncode == 0, known.stderr

@@ -9,12 +9,15 @@ import polars as pl
 import pytest
 import sklearn.metrics as sk
 import torch
-from onnxruntime import InferenceSession
 from torch import Tensor
 
+import distill.export.checks as export_checks
+import distill.export.writer as exporting
+from distill.export.manifest import read
+from distill.export.parity import with_int8_logits, with_logits, with_pipeline
 from distill.inference import StudentClassifier
 from distill.objective import Distillation, StudentHyperparameters, Teacher, evaluate, load_student
-from storage.errors import InputError
+from storage.errors import InputError, ScenetuneError
 from studies.classification.data.class_selection import select_classes
 from studies.classification.data.coding import build_labelled
 from studies.classification.data.completejourney import LabelledCompleteJourney
@@ -26,18 +29,22 @@ from studies.classification.known.evaluate import evaluate_known
 from studies.classification.known.problem import KnownClassesProblem
 from studies.classification.known.row_split import split_rows
 from studies.classification.protocol import ClassificationProtocol
+from studies.config.definition import Precision
 from studies.config.hyperparameters import Hyperparameters
 from studies.config.spec import parse_spec
 from studies.episodes.split import SPLIT_NAMES
+from studies.text_form import join_pair
 from studies.training.objective import run_trial
 from studies.training.outer_loop import Trainer
 from studies.training.prepare import prepare
 from tests.labelled import planted_texts
-from tests.served import export_to
+from tests.served import export_to, untrained
 from tests.synthetic import tiny_encoder
 
 KNOWN = ClassificationProtocol(classes="known", train_episodes=12)
 DATA = planted_texts(classes=8, per_class=24)
+# What config.json may hold as names of classes.
+ODD = ("0", "7", "1.5", "true", "LABEL_0", "Käse & Wurst, 北京", 'a "quoted" label', "null")
 
 
 def known_study(encoder: Path, **sections: Mapping[str, Any]) -> dict[str, Any]:
@@ -207,32 +214,63 @@ def test_no_text_of_validation_or_test_is_distilled(problem: KnownClassesProblem
 def test_a_student_is_distilled_exported_and_serves_its_classes(
     problem: KnownClassesProblem, teacher: Teacher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """From the folder alone come the labels and probabilities that the student was scored with."""
+    """From the folder alone, with our library or without, come the probabilities that the student was scored with."""
     distillation = Distillation(problem, [teacher])
     values = StudentHyperparameters(layers=1, lr=3e-3)
     before = evaluate(distillation.start(values), problem, problem.validation).mean()
     after = distillation.run_trial(values, tmp_path / "trial", lambda reached: None)
     assert after > before
     student = load_student(problem, tmp_path / "trial")
-    folder = export_to(problem, student, tmp_path / "export", formats=["hf", "onnx", "onnx-int8"], checked=True)
+    student.head.labels = ODD
+    monkeypatch.setattr(exporting, "_check_parity", lambda *_: None)  # slow, and shown elsewhere
+    folder = export_to(problem, student, tmp_path / "export", formats=["hf", "onnx", "onnx-int8"])
     served = StudentClassifier.load(folder)
     classifier = served.trained()
-    assert classifier.labels == DATA.labels
+    assert classifier.labels == ODD
     (batch,) = problem.test
     texts = [DATA.texts[item] for item in batch.items[batch.query].tolist()]
     right = [
-        label == DATA.labels[code]
-        for label, code in zip(classifier.predict(texts), batch.query_labels.tolist(), strict=True)
+        label == ODD[code] for label, code in zip(classifier.predict(texts), batch.query_labels.tolist(), strict=True)
     ]
     found = evaluate(student, problem, problem.test)
     assert np.mean(right) == pytest.approx(found.mean("accuracy"))
     assert "classifies texts among the classes" in (folder / "README.md").read_text()
-    session = InferenceSession(folder / "onnx" / "model.onnx")
-    inputs = student.tokenizer(texts, padding=True, return_tensors="np", return_token_type_ids=False)
-    (logits,) = session.run(["logits"], dict(inputs))
-    torch.testing.assert_close(torch.from_numpy(logits).softmax(1), classifier.probabilities(texts), atol=1e-5, rtol=0)
+    wanted = classifier.probabilities(texts)
+    for opener, atol in ((with_pipeline, 1e-5), (with_logits, 1e-5), (with_int8_logits, 0.05)):
+        torch.testing.assert_close(opener(folder, list(texts)), wanted, atol=atol, rtol=0)
     with pytest.raises(InputError, match="classifies among the 8 classes that it was trained on"):
         served.adapt({"a": ["x"], "b": ["y"]})
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_narrow_student_of_pairs_is_the_same_classifier_in_the_pipeline(
+    problem: KnownClassesProblem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: Precision
+) -> None:
+    """Its projection to the teacher's width is for training alone: left in, nothing but our library could read it."""
+    student = untrained(problem, VALUES, width=16)
+    assert student.tower.projection is None
+    items = torch.arange(4)
+    assert student.tower.beside_teacher(student.tower(items)).shape == (4, problem.encoder.width)
+    monkeypatch.setattr(exporting, "_check_parity", lambda *_: None)  # slow, and shown elsewhere
+    folder = export_to(problem, student, tmp_path / "export", precision=precision)
+    assert read(folder).dimensions == 16
+    pairs = [["red acme", "attic lamp"], ["blue", "a hall lamp"], ["red acme kitchen lamp " * 20, "x"]]
+    wanted = StudentClassifier.load(folder).trained().probabilities([join_pair(*pair) for pair in pairs])
+    atol = 1e-5 if precision == "fp32" else 0.02
+    torch.testing.assert_close(with_pipeline(folder, list(pairs)), wanted, atol=atol, rtol=0)
+
+
+def test_probabilities_that_only_our_library_gives_are_not_exported(
+    problem: KnownClassesProblem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the folder would open everywhere, and classify otherwise than its figures say."""
+    student = untrained(problem, VALUES)
+    texts = len(export_checks.PROBES)
+    found = export_checks.Found({}, {"hf": torch.full((texts, 8), 1 / 8)})
+    monkeypatch.setattr(export_checks, "fresh_process", lambda *_: found)
+    with pytest.raises(ScenetuneError, match=r"\(hf\) classifies otherwise than the student"):
+        export_to(problem, student, tmp_path / "export")
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(

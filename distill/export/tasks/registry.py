@@ -27,6 +27,7 @@ class ExportedTask:
         head_learner: The function from a head and the hyperparameters to the learner that adapts it over given vectors.
         server: What serves it in Python.
         verb: What serves it on the command line.
+        opens_with: What serves it without scenetune; "" where nothing does.
     """
 
     files: tuple[str, ...]
@@ -37,6 +38,7 @@ class ExportedTask:
     head_learner: str
     server: str
     verb: str
+    opens_with: str = ""
 
     def blank_head(self, width: int, learner: Any, labels: tuple[str, ...] = ()) -> Any:
         """Return a head of random weights, with all those that adapting needs.
@@ -85,6 +87,7 @@ EXPORTED: dict[str, ExportedTask] = {
         head_learner="studies.classification.learning.linear_head:KnownClassesLearner",
         server="distill.inference.StudentClassifier",
         verb="hpo classify",
+        opens_with='transformers.pipeline("text-classification", FOLDER, truncation=True)',
     ),
 }
 
