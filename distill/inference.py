@@ -152,10 +152,10 @@ class StudentClassifier(ServedStudent):
             InputError: There are not at least two classes, a text or label is blank or no text, a text has two labels,
                 or the student knows its classes and adapts to no others.
         """
-        if labels := self.manifest.labels:
+        if self.manifest.form.knows_classes:
             raise InputError(
-                f"this student classifies among the {len(labels):,} classes that it was trained on and adapts to no "
-                "others: use trained() instead of adapt(), or leave --support out"
+                f"this student classifies among the {len(self.manifest.labels):,} classes that it was trained on and "
+                "adapts to no others: use trained() instead of adapt(), or leave --support out"
             )
         return TextClassifier(self._embedder.embed, self._learner, check_labelled(labelled))
 
@@ -165,7 +165,7 @@ class StudentClassifier(ServedStudent):
         Raises:
             InputError: The student adapts to any classes, and knows none.
         """
-        if not self.manifest.labels:
+        if not self.manifest.form.knows_classes:
             raise InputError(
                 "this student knows no classes of its own, it adapts to those of a few labelled texts: use adapt() "
                 "instead of trained(), or give a --support"

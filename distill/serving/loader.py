@@ -18,6 +18,7 @@ from distill.hyperparameters import StudentHyperparameters
 from distill.serving.encoder_files import read_config, read_encoder, read_tokenizer
 from distill.serving.tensors import read_tensors
 from distill.student import Student, Texts, assemble
+from storage.errors import InputError
 from studies.config.hyperparameters import Hyperparameters
 from studies.learners.base import Learner
 from studies.model.encoder import Ragged
@@ -83,6 +84,8 @@ def load_export(folder: Path) -> ExportedStudent:
             altered, or not what an export holds.
     """
     manifest = verify(folder)
+    if manifest.form.knows_classes and len(manifest.labels) < 2:
+        raise InputError(f"{folder} has {len(manifest.labels)} labels, a classifier at least 2: export the study again")
     read_config(folder, manifest)
     return ExportedStudent(folder, manifest, _read_head(folder, manifest), manifest.learner)
 

@@ -1,5 +1,6 @@
 """Known classes: rows are divided without leaks, recalls average to scikit-learn's, one recipe trains and serves."""
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -240,6 +241,11 @@ def test_a_student_is_distilled_exported_and_serves_its_classes(
         torch.testing.assert_close(opener(folder, list(texts)), wanted, atol=atol, rtol=0)
     with pytest.raises(InputError, match="classifies among the 8 classes that it was trained on"):
         served.adapt({"a": ["x"], "b": ["y"]})
+    manifest = json.loads((folder / "manifest.json").read_text())
+    for labels, said in (([], "has 0 labels, a classifier at least 2"), (ODD[1:], "classifier.weight is F32 of 8")):
+        (folder / "manifest.json").write_text(json.dumps(manifest | {"labels": labels}))
+        with pytest.raises(InputError, match=said):
+            StudentClassifier.load(folder).trained().predict(texts)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
