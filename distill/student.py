@@ -178,7 +178,7 @@ def start(problem: Problem, teacher: Learner, texts: Texts, values: StudentHyper
     form: type[StudentForm] = kind.part("form")
     model, projection = init_encoder(problem.encoder, teacher.model.tower, texts.kept, values)
     form.prepare(model)
-    head = form.first_head(teacher.model.head, projection)
+    head = form.first_head(teacher.model.head, projection, _some_vectors(problem))
     learner = kind.part("head_learner")(head, teacher.hyperparameters)
     return assemble(model, projection, learner, texts, problem.spec.teacher.max_tokens, values, form)
 
@@ -192,8 +192,15 @@ def blank(problem: Problem, learner: Hyperparameters, texts: Texts, values: Stud
     projection = nn.Linear(config.dim, encoder.width, bias=False) if config.dim < encoder.width else None
     kind = exported_as(problem.spec)
     form: type[StudentForm] = kind.part("form")
-    adapting = kind.part("head_learner")(form.first_head(problem.head(learner), projection), learner)
+    head = form.first_head(problem.head(learner), projection, _some_vectors(problem))
+    adapting = kind.part("head_learner")(head, learner)
     return assemble(DistilBertModel(config), projection, adapting, texts, problem.spec.teacher.max_tokens, values, form)
+
+
+def _some_vectors(problem: Problem) -> Tensor:
+    """Return (R, D) vectors of some of the texts that a student may read, from the pretrained encoder."""
+    items = problem.visible_items.cpu()
+    return problem.cache.pooled()[items[:: max(1, len(items) // 1000)]]
 
 
 def assemble(

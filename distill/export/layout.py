@@ -19,7 +19,7 @@ from studies.model.pooling import Pooling
 DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
-def write_model(student: Student, draft: Path, precision: Precision = "fp32") -> None:
+def write_encoder(student: Student, draft: Path, precision: Precision = "fp32") -> None:
     """Write weights, configuration and tokenizer, as transformers opens them.
 
     Args:

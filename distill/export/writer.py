@@ -13,7 +13,7 @@ from distill.export.card import model_card
 from distill.export.checks import check as _check_parity
 from distill.export.description import describe
 from distill.export.int8_graph import write_int8
-from distill.export.layout import DTYPES, write_head, write_model, write_sentence_transformers
+from distill.export.layout import DTYPES, write_encoder, write_head, write_sentence_transformers
 from distill.export.manifest import GRAPHS, Manifest, Origin, is_export, seal
 from distill.export.onnx_graph import check_packages, write_onnx
 from distill.export.task_export import TaskExport
@@ -64,7 +64,7 @@ def export(
     check_place(folder, "name another folder", _bytes(described))
     reporter = problem.reporter if problem is not None else SILENT
     with atomic_folder(folder, replace) as draft:
-        write_model(student, draft, precision)
+        write_encoder(student, draft, precision)
         write_sentence_transformers(student, draft, precision)
         write_head(student.head, described, draft)
         task.write(student, draft)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from torch import nn
+from torch import Tensor, nn
 
 from studies.model.pooling import Pooling
 
@@ -37,12 +37,13 @@ class StudentForm:
         """Change an encoder that was initialised from its teacher's, before its first step."""
 
     @classmethod
-    def first_head(cls, teacher_head: Any, projection: nn.Linear | None) -> Any:
+    def first_head(cls, teacher_head: Any, projection: nn.Linear | None, vectors: Tensor) -> Any:
         """Return the head that a student starts from.
 
         Args:
             teacher_head: Stays as it is.
             projection: From a narrower encoder's vectors to those of the teacher's width.
+            vectors: (R, D) vectors of some texts from the pretrained encoder.
         """
         return copy.deepcopy(teacher_head)
 

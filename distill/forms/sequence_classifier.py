@@ -13,7 +13,7 @@ import math
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from distill.forms.form import StudentForm
 from studies.classification.learning.head import ClassifierHead
@@ -43,16 +43,23 @@ class SequenceClassifierForm(StudentForm):
         norm.requires_grad_(False)
 
     @classmethod
-    def first_head(cls, teacher_head: ClassifierHead, projection: nn.Linear | None) -> LinearHead:
-        """Return a head that computes what the teacher's does, but for the length to which it brings its projection."""
+    def first_head(cls, teacher_head: ClassifierHead, projection: nn.Linear | None, vectors: Tensor) -> LinearHead:
+        """Return a head that computes what the teacher's does, but for what brings projected vectors to length 1.
+
+        In place of each vector's own length stands the mean of some texts.
+        """
         with torch.no_grad():
+            moved = teacher_head.project.weight
+            vectors = vectors.to(moved)
+            length = (vectors + vectors @ moved.T).norm(dim=1).mean()
             classes = nn.functional.normalize(teacher_head.class_vectors, dim=-1)
-            weight = teacher_head.log_scale.exp() * (classes + classes @ teacher_head.project.weight)
+            weight = (classes + classes @ moved) / length
             if projection is not None:
-                weight = weight @ projection.weight.to(weight.device)
+                weight = weight @ projection.weight.to(weight)
             head = LinearHead(weight.shape[1], teacher_head.labels)
-            head.classifier.weight.copy_(weight / math.sqrt(weight.shape[1]))
+            head.classifier.weight.copy_(weight)
             nn.init.zeros_(head.classifier.bias)
+            head.log_scale.copy_(teacher_head.log_scale)
         return head
 
     @classmethod
@@ -67,12 +74,13 @@ class SequenceClassifierForm(StudentForm):
         whole = DistilBertForSequenceClassification(config)
         width, passes = config.dim, math.sqrt(config.dim)
         whole.distilbert = copy.deepcopy(model).cpu()  # type: ignore[assignment]
-        weight, bias = (each.detach().cpu() for each in (head.classifier.weight, head.classifier.bias))
         with torch.no_grad():
+            scale = head.log_scale.double().exp().cpu()
+            weight = scale / passes * head.classifier.weight.double().cpu()
             whole.pre_classifier.weight.copy_(torch.eye(width))
             whole.pre_classifier.bias.fill_(passes)
             whole.classifier.weight.copy_(weight)
-            whole.classifier.bias.copy_((bias.double() - passes * weight.double().sum(1)).float())
+            whole.classifier.bias.copy_(scale * head.classifier.bias.double().cpu() - passes * weight.sum(1))
         return whole
 
     @classmethod

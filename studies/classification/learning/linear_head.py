@@ -1,16 +1,16 @@
 """The head of a student of known classes: a linear layer over a text's vector, which adapts to nothing.
 
-    logits = √D · vector · weightᵀ + bias
+    logits = scale · (vector · weightᵀ + bias)
 
-A vector of length 1 times √D has components of about 1, as the state of a token behind its LayerNorm has.
+The scale is a weight of its own, as in the teacher's head: one number moves faster than all weights together.
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from studies.classification.episode import LabelledEpisode
@@ -30,14 +30,17 @@ class LinearHead(nn.Module):
         labels: The names of the classes.
     """
 
+    scalars = ("log_scale",)
+
     def __init__(self, width: int, labels: tuple[str, ...]) -> None:
         super().__init__()
         self.labels = labels
+        self.log_scale = nn.Parameter(torch.tensor(0.0))
         self.classifier = nn.Linear(width, len(labels))
 
     def joint_logits(self, vectors: Tensor) -> Tensor:
         """Return the (..., N) logits of (..., D) vectors of length 1."""
-        logits: Tensor = self.classifier(math.sqrt(vectors.shape[-1]) * vectors)
+        logits: Tensor = self.log_scale.exp() * self.classifier(vectors)
         return logits
 
 
