@@ -108,6 +108,37 @@ class Finalists(Figures):
     optimism: float
 
 
+class Compared(Figures):
+    """An earlier trial that the search's best one is compared with.
+
+    Attributes:
+        trial: Its number.
+        system: Its name among the systems.
+        gain: Recall of the best trial less its own, paired by scene; None where it is the best trial itself.
+    """
+
+    trial: int
+    system: str
+    gain: Interval | None
+
+
+class SearchGain(Figures):
+    """By how much the search's best trial is above where the search started, on the test scenes.
+
+    Attributes:
+        default: The default configuration, the middle of the search space; None where it did not finish.
+        unfinished: Why it did not; "" where it did.
+        first: The best of the first trials on validation; None where none of them finished, or where there were no
+            more.
+        first_trials: How many trials count as the first.
+    """
+
+    default: Compared | None
+    unfinished: str
+    first: Compared | None
+    first_trials: int
+
+
 class StudentProgress(Figures):
     """How far a student's training has come.
 
@@ -170,6 +201,7 @@ class StudyEvaluation(SystemsEvaluation):
         teachers: The winners, best first.
         students: Every trial of the distillation.
         finalists: The trials that the winners were chosen from.
+        search_gain: What searching was worth.
         inference: What the best teacher and the student cost.
     """
 
@@ -180,6 +212,7 @@ class StudyEvaluation(SystemsEvaluation):
     teachers: tuple[TeacherReference, ...]
     students: tuple[StudentRow, ...]
     finalists: Finalists
+    search_gain: SearchGain
     inference: InferenceFigures
 
 

@@ -18,6 +18,7 @@ from hpo.reporting.study_report import check_report_folder, default_folder, repo
 from hpo.results.distillation import choose, distil, open_distillation
 from hpo.results.evaluation import check_rankings, evaluate_all
 from hpo.results.outcome import JobResult
+from hpo.results.search_start import search_start
 from hpo.results.students import student_rows
 from hpo.stages import EVALUATION, check_evaluated, parse_evaluation
 from hpo.status.console import Console
@@ -129,7 +130,10 @@ def distil_and_evaluate(
     winners = choose(database, spec, problem, console)
     distilled = distil(database, spec, problem, winners.teachers, console)
     students = student_rows(open_distillation(database, spec), spec)
-    evaluation = evaluate_all(spec, problem, winners, distilled.student, students, trec, alone=distilled.alone)
+    start = search_start(database, spec, problem)
+    evaluation = evaluate_all(
+        spec, problem, winners, distilled.student, students, trec, start=start, alone=distilled.alone
+    )
     Records(database.engine).finish_stage(spec.name, EVALUATION, evaluation.to_json())
     Page(database, spec).write()
     return check_evaluated(database, spec.name)

@@ -53,9 +53,7 @@ def register(database: Database, spec: StudySpec, fingerprint: str, encoder: str
         if _scored(records, spec.name):
             return spec  # no trial may start: none is queued, and no deadline set
         study.set_metric_names([spec.metric])
-        for point in _points(spec):
-            study.enqueue_trial(point, skip_if_exists=True)
-        enqueue(study, spec.search, best)
+        enqueue(study, spec.search, _points(spec), best)
     minutes = spec.search.timeout_minutes
     Control(database.engine, spec.name).start(version(), None if minutes is None else 60 * minutes)
     return spec

@@ -28,7 +28,7 @@ from hpo.reporting.blocks import (
 from hpo.reporting.renderers.markdown import render_sections
 from hpo.reporting.results import Results
 from hpo.reporting.sections.scoring import recall_table
-from hpo.reporting.sections.search import control_group_sentence, search_sentence
+from hpo.reporting.sections.search import control_group_sentence, gain_sentences, search_sentence
 from hpo.reporting.sections.students import students_table, undertrained_sentences
 from hpo.reporting.study_report import search_figures
 from hpo.reporting.task_words import TaskWords, words_for
@@ -73,7 +73,7 @@ def _words(facts: StudyFacts) -> TaskWords:
 def _standing(facts: StudyFacts) -> Section:
     shot, protocol = facts.shot, facts.spec.protocol
     said = _words(facts)
-    counts = state_counts(shot.states) or "no trial yet"
+    counts = state_counts(shot.states) if shot.begun else "no trial yet"
     scenes = len(facts.finished[-1].scenes) if facts.finished else 0
     where = f" on {plural(scenes, f'validation {said.scene}')}" if scenes else ""
     ended = f" The search has ended: {shot.ended_by}." if shot.finished and shot.ended_by else ""
@@ -183,7 +183,9 @@ def _test(facts: StudyFacts) -> Section | None:
     said = _words(facts)
     scored = f"{plural(facts.evaluation.scenes, f'{said.fresh}{said.scene}')}, scored once."
     words = Text(scored if students is None else (f"{scored} Students: ", Link("study", students), "."))
-    return Section("test", f"Test {said.scene}s", [words, recall_table(Results(facts.evaluation))])
+    results = Results(facts.evaluation)
+    gained = Text(" ".join(gain_sentences(results)))
+    return Section("test", f"Test {said.scene}s", [words, recall_table(results), gained])
 
 
 def _protocol(facts: StudyFacts) -> Section:

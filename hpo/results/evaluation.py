@@ -17,6 +17,7 @@ from distill.evaluation import Finalists, StudentRow, StudyEvaluation, TeacherRe
 from distill.objective import Student, Teacher
 from hpo.results import summary
 from hpo.results.inference import inference_figures
+from hpo.results.search_start import SearchStart, search_gain
 from hpo.results.summary import Scored
 from hpo.results.task_stages import STAGES
 from storage.errors import InputError
@@ -60,6 +61,7 @@ def evaluate_all(
     students: Sequence[StudentRow],
     dump: Path | None = None,
     *,
+    start: SearchStart | None = None,
     alone: Student | None = None,
 ) -> StudyEvaluation:
     """Score baselines, teachers and student on the test scenes.
@@ -71,11 +73,14 @@ def evaluate_all(
         student: The student that is exported.
         students: The distillation's trials; one of them is this student's.
         dump: Folder for the rankings in TREC formats; must not exist.
+        start: Where the search started, to compare its best trial with.
         alone: The same student trained without a teacher.
     """
-    teachers = winners.teachers
+    teachers, start = winners.teachers, start or SearchStart()
+    learned = _trials(winners, start)
+    labels = {teacher.trial: label for label, (_, teacher) in learned.items()}
     with full_precision():
-        entries = _baselines(problem, "test") | _learned(problem, winners, student, alone)
+        entries = _baselines(problem, "test") | _learned(problem, learned, student, alone)
         results = _score(problem, "test", entries, "scoring test episodes", dump)
     best = _label(teachers[0])
     direct = f"{best}, not adapted"
@@ -91,6 +96,7 @@ def evaluate_all(
         teachers=tuple(map(_reference, teachers)),
         students=tuple(students),
         finalists=winners.finalists,
+        search_gain=search_gain(results, teachers[0], start, labels),
         inference=inference_figures(problem, teachers[0], student),
     )
 
@@ -145,8 +151,22 @@ def text_free_recalls(problem: Problem) -> dict[str, float]:
     return {name: scene.recall for name, scene in best.scenes.items()}
 
 
-def _learned(problem: Problem, winners: Winners, student: Student, alone: Student | None) -> dict[str, Entry]:
-    teachers, fine_tuned, _ = winners
+def _trials(winners: Winners, start: SearchStart) -> dict[str, tuple[str, Teacher]]:
+    """Return the search's trials to score by name, with their kinds: the best first, each once."""
+    found = [("teacher", _label(teacher), teacher) for teacher in winners.teachers]
+    if (tuned := winners.fine_tuned) is not None:
+        found.append((FINE_TUNING, f"trial {tuned.trial} ({tuned.learner.entry.name})", tuned))
+    for what, teacher in start.trials.items():
+        found.append(("start of the search", f"{what}, trial {teacher.trial} ({teacher.learner.entry.name})", teacher))
+    trials: dict[int, tuple[str, str, Teacher]] = {}
+    for each in found:
+        trials.setdefault(each[2].trial, each)
+    return {label: (kind, teacher) for kind, label, teacher in trials.values()}
+
+
+def _learned(
+    problem: Problem, trials: Mapping[str, tuple[str, Teacher]], student: Student, alone: Student | None
+) -> dict[str, Entry]:
     # Each text is encoded once for all sizes of the support.
     episodes = list(chain(problem.test, *problem.by_shots("test").values()))
     lengths = problem.tokens.lengths
@@ -156,16 +176,12 @@ def _learned(problem: Problem, winners: Winners, student: Student, alone: Studen
         with problem.reporter.progress(f"encoding texts with {name}") as progress:
             return ItemVectors(tower, episodes, lengths, progress)
 
-    for teacher in teachers:
+    for label, (kind, teacher) in trials.items():
         learner = teacher.learner
-        vectors = encoded(f"teacher {teacher.trial}", learner.model.tower)
-        if teacher is teachers[0] and (direct := problem.unadapted(learner, vectors)) is not None:
-            entries[f"{_label(teacher)}, not adapted"] = ("direct transfer", direct)
-        entries[_label(teacher)] = ("teacher", problem.adapted(learner, vectors))
-    if fine_tuned is not None and fine_tuned.trial not in {teacher.trial for teacher in teachers}:
-        label, learner = f"trial {fine_tuned.trial}", fine_tuned.learner
-        vectors = encoded(label, learner.model.tower)
-        entries[f"{label} ({learner.entry.name})"] = (FINE_TUNING, problem.adapted(learner, vectors))
+        vectors = encoded(f"trial {teacher.trial}", learner.model.tower)
+        if not entries and (direct := problem.unadapted(learner, vectors)) is not None:
+            entries[f"{label}, not adapted"] = ("direct transfer", direct)
+        entries[label] = (kind, problem.adapted(learner, vectors))
     vectors = encoded("the student", student.tower)
     entries["student"] = ("student", problem.adapted(student.learner, vectors))
     if alone is not None:

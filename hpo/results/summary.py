@@ -21,7 +21,7 @@ class Scored:
     """The metrics of one system.
 
     Attributes:
-        kind: "baseline", "teacher", "direct transfer", "fine-tuning" or "student".
+        kind: As in `SystemFigures`.
         main: At the protocol's own number of shots.
         by_shots: With the same queries under supports of several sizes.
         pooled: Figures over all queries together; None where the task has none.

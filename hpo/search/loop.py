@@ -19,6 +19,7 @@ from hpo.search.pruner import RecallPruner, RecordedHistory
 from hpo.search.space import make_sampler, suggest
 from hpo.search.trial_chains import (
     CONTROL_GROUP,
+    DEFAULT,
     FROM_RUNG,
     MICRO_BATCH_SIZE,
     chain_of,
@@ -135,10 +136,11 @@ class Search:
 
     def _decide(self, trial: optuna.Trial, number: int, rung: int) -> Decision | None:
         """Return the pruner's decision on a rung that was recorded; None where there is none to make."""
+        attributes = trial._cached_frozen_trial.user_attrs
         # A promoted trial was decided on at the rung that it resumes from.
-        if self._pruner is None or rung <= trial._cached_frozen_trial.user_attrs.get(FROM_RUNG, -1):
+        if self._pruner is None or rung <= attributes.get(FROM_RUNG, -1):
             return None
-        decision = self._pruner.decide(self._results.read(), number, rung)
+        decision = self._pruner.decide(self._results.read(), number, rung, kept=DEFAULT in attributes)
         if decision.below_quota and not decision.prune:
             trial.set_user_attr(CONTROL_GROUP, rung)
         return decision

@@ -142,9 +142,16 @@ class RecallPruner(optuna.pruners.BasePruner):
             )
         return self.decide(history, number, rung)
 
-    def decide(self, history: RungHistory, number: int, rung: int) -> Decision:
-        """Return the decision on a trial whose result at the rung is in the history."""
-        control = in_control_group(number, self._keep, self._seed)
+    def decide(self, history: RungHistory, number: int, rung: int, *, kept: bool = False) -> Decision:
+        """Return the decision on a trial whose result at the rung is in the history.
+
+        Args:
+            history: Results of the study.
+            number: Number of the trial.
+            rung: The rung, from 0.
+            kept: Whether the trial belongs to the control group whatever its number.
+        """
+        control = kept or in_control_group(number, self._keep, self._seed)
         return decide(history, number, rung, eta=self._eta, control=control, metric=self._metric)
 
     def _recorded_history(self, study: str) -> RecordedHistory:

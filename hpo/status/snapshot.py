@@ -139,6 +139,11 @@ class Snapshot:
         return self.ended_by is not None and not self.running
 
     @property
+    def begun(self) -> bool:
+        """Return whether any trial has begun."""
+        return any(state != "waiting" for state in self.states)
+
+    @property
     def running(self) -> int:
         """Return how many trials run."""
         return self.states.get("running", 0)

@@ -67,7 +67,7 @@ def overview(shots: Sequence[Snapshot]) -> Table:
 
 def heading(shot: Snapshot) -> list[str]:
     """Return the lines on the study as a whole: its state, best trial, budget, pace and students."""
-    counts = state_counts(shot.states) or "no trial yet"
+    counts = state_counts(shot.states) if shot.begun else "no trial yet"
     lines = [f"{shot.name}: {counts}{_ending(shot)}"]
     if best := shot.best:
         lines.append(f"best: {shot.metric} {best.recall:.4f} (#{best.number}, {best.learner})")
@@ -99,7 +99,7 @@ def choose(trials: Sequence[TrialView], rows: int) -> list[TrialView]:
 
 def line(shot: Snapshot) -> str:
     """Return the state of a study as one line of a log."""
-    counts = state_counts(shot.states) or "workers starting"
+    counts = state_counts(shot.states) if shot.begun else "workers starting"
     best = shot.best
     lead = f"; best {shot.metric} {best.recall:.4f} (trial {best.number}, {best.learner})" if best else ""
     pace = f"; {shot.trials_per_hour:.0f} trials/h" if shot.trials_per_hour else ""

@@ -67,6 +67,20 @@ def values_of(domain: Domain) -> list[Any]:
     return domain if isinstance(domain, list) else [domain]
 
 
+def middle(domain: Domain) -> Any:
+    """Return the middle of a domain: of a range, of the logarithms where it is one of those, or of choices in order.
+
+    Of an even number of numbers it is the lower one; words have no order, so the first stands for them.
+    """
+    if not isinstance(domain, Range):
+        values = values_of(domain)
+        numbers = all(isinstance(value, int | float) for value in values)
+        return sorted(values)[(len(values) - 1) // 2] if numbers else values[0]
+    center = math.sqrt(domain.low * domain.high) if domain.log else (domain.low + domain.high) / 2
+    center = min(max(center, domain.low), domain.high)  # a root is rounded
+    return round(center) if domain.whole else center
+
+
 def holds(domain: Domain, value: Any) -> bool:
     """Return whether a value is one of the domain's."""
     if not isinstance(domain, Range):

@@ -16,6 +16,7 @@ from studies.config.search_domains import (
     Words,
     check_domain,
     holds,
+    middle,
     nearest,
     show_domain,
     values_of,
@@ -171,6 +172,16 @@ class SearchSection(Section):
                 raise ValueError(f"{name} has no use to {learner} with {layers} trainable layers; leave it out")
             named[known] = value
         return named
+
+    def default_point(self) -> dict[str, Any]:
+        """Return the default configuration, the middle of the space, by the names of its parameters in the study."""
+        learner, layers = middle(self.space["learner"]), middle(self.space["trainable_layers"])
+        point = {"learner": learner, "trainable_layers": layers}
+        for name in self.space:
+            if name not in point and applies(name, learner, layers):
+                known, domain = self.domain(name, learner)
+                point[known] = middle(domain)
+        return point
 
     @model_validator(mode="after")
     def _grid_is_finite(self) -> SearchSection:

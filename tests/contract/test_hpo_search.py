@@ -17,7 +17,7 @@ from hpo.ownership import owned_search
 from hpo.registry import register
 from hpo.search.loop import Search
 from hpo.search.pruner import RecallPruner
-from hpo.search.trial_chains import CONTINUES, CONTROL_GROUP, ERROR, REASON, chain_of, chains
+from hpo.search.trial_chains import CONTINUES, CONTROL_GROUP, DEFAULT, ERROR, REASON, chain_of, chains
 from hpo.status.snapshot import snapshot
 from storage.database.control import Control
 from storage.database.embedded import EmbeddedPostgres
@@ -239,15 +239,43 @@ def changed(study, **search):
     return parse_spec(dumped | {"search": dumped["search"] | search})
 
 
-def test_known_good_configurations_are_tried_first_once_and_with_the_rest_sampled(database):
+def test_known_good_configurations_are_tried_early_once_and_with_the_rest_sampled(database):
     """Last month's best should not have to be found again; a second launch must not try it twice."""
-    study = changed(spec(trials=4, kind="none"), start=[{"outer_lr": 0.0005}, {"outer_lr": 0.0007, "head": "all"}])
+    study = changed(spec(trials=5, kind="none"), start=[{"outer_lr": 0.0005}, {"outer_lr": 0.0007, "head": "all"}])
     register(database, study, "fingerprint")
     trials = run(database, study)
-    assert [trial.params["outer_lr"] for trial in trials][:2] == [0.0005, 0.0007]
-    assert trials[1].params["head"] == "all"
-    assert len(trials) == 4
-    assert len({trial.params["outer_lr"] for trial in trials}) == 4
+    assert [trial.params["outer_lr"] for trial in trials][1:3] == [0.0005, 0.0007]
+    assert trials[2].params["head"] == "all"
+    assert len(trials) == 5
+    assert len({trial.params["outer_lr"] for trial in trials}) == 5
+
+
+def test_the_default_configuration_is_tried_first_once_and_to_its_end(database):
+    """What searching is worth is measured against it: pruned or tried twice, it would tell nothing or cost twice."""
+    study = spec(trials=5)
+
+    def train(values, folder, report):
+        return simulated(values, folder, report, lambda values, rung: abs(values.outer_lr - 0.00055))
+
+    joined = search(database, study, train)
+    default = joined._queue.ask(joined._budget)
+    others = search(database, study, train)
+    assert others.run_next() == TrialState.COMPLETE
+    assert others.run_next() is not None
+    joined._queue.tell(default, joined.objective(default))
+    trials = run(database, study, train)
+    assert [DEFAULT in trial.user_attrs for trial in latest(trials)] == [True] + [False] * 4
+    assert trials[0].params == study.search.default_point()
+    assert trials[0].params["outer_lr"] == pytest.approx(0.00055)
+    assert CONTROL_GROUP in trials[0].user_attrs, "its rank is the last"
+
+
+def test_the_default_configuration_takes_no_trial_from_starting_points(database):
+    """Who asks for one trial of a known configuration gets that one; with more trials the default follows."""
+    study = changed(spec(trials=1, kind="none"), start=[{"outer_lr": 0.0005}])
+    assert [trial.params["outer_lr"] for trial in run(database, study)] == [0.0005]
+    more = run(database, changed(spec(trials=3, kind="none"), start=[{"outer_lr": 0.0005}]))
+    assert [DEFAULT in trial.user_attrs for trial in more] == [False, True, False]
 
 
 @pytest.mark.parametrize(
@@ -264,7 +292,7 @@ def test_a_start_outside_the_space_is_refused(start, message):
         changed(spec(), start=[start])
 
 
-def test_a_warm_start_tries_another_studys_best_first(database):
+def test_a_warm_start_tries_another_studys_best_early(database):
     """Last month's study on the same catalogue is the best guess there is."""
     older = spec(trials=6, kind="none").model_copy(update={"name": "older"})
     for _ in search(database, older).run_all():
@@ -272,8 +300,8 @@ def test_a_warm_start_tries_another_studys_best_first(database):
     found = optuna.load_study(storage=database.storage, study_name="older").trials
     best = sorted((trial.params["outer_lr"] for trial in found), reverse=True)[:2]
     trials = run(database, changed(spec(trials=4, kind="none"), warm_start="older", warm_start_trials=2))
-    assert [trial.params["outer_lr"] for trial in trials][:2] == best
-    assert trials[0].user_attrs["warm start"].endswith(" of older")
+    assert [trial.params["outer_lr"] for trial in trials][1:3] == best
+    assert trials[1].user_attrs["warm start"].endswith(" of older")
 
 
 def test_a_warm_start_that_cannot_help_is_refused(database):

@@ -11,6 +11,7 @@ from distill.objective import Teacher
 from hpo.ownership import OwnedStudy
 from hpo.results.evaluation import Winners, evaluate_all
 from hpo.results.exported import origin
+from hpo.results.search_start import SearchStart
 from studies.config.hyperparameters import Hyperparameters
 from studies.training.prepare import prepare
 from tests.served import untrained
@@ -18,6 +19,7 @@ from tests.synthetic import planted_dataset, tiny_encoder, tiny_spec
 
 VALUES = Hyperparameters(learner="anil", inner_lr=0.05, inner_steps=1)
 PLAIN = Hyperparameters(learner="finetune", inner_lr=0.05, inner_steps=1)
+START = Hyperparameters(learner="protonet")
 STUDY_ID = "0123456789abcdef0123456789abcdef"
 
 
@@ -36,7 +38,8 @@ def evaluated(tmp_path_factory: pytest.TempPathFactory) -> tuple[StudyEvaluation
     row = {"state": "complete", "recall": 0.3, "latency": 0.5, "size": 0.5, "params": {"layers": 1}, "reason": None}
     students = [StudentRow(trial=n, front=n == 1, taken=n == 1, **row) for n in range(2)]
     student = untrained(problem, VALUES)
-    evaluation = evaluate_all(spec, problem, winners, student, students)
+    start = SearchStart(Teacher(0, 0.2, problem.learner(START)), Teacher(2, 0.3, problem.learner(PLAIN)))
+    evaluation = evaluate_all(spec, problem, winners, student, students, start=start)
     # Its database is not asked.
     students_study = OwnedStudy(None, "tiny-distill", "tiny", id=STUDY_ID, files="fedcba98")
     return evaluation, origin(spec, problem, evaluation, students_study, student)
@@ -59,6 +62,21 @@ def test_every_system_is_scored_and_the_json_is_read_back_as_it_was(evaluated: t
     assert StudyEvaluation.model_validate(stored) == evaluation
     assert {"from", "until"} <= stored["data"].keys()
     assert stored["data"]["split_by"] == "hash"
+
+
+def test_the_best_trial_is_compared_with_the_start_of_the_search(evaluated: tuple[StudyEvaluation, Origin]) -> None:
+    """On the same test episodes, each trial scored once, whatever else it is."""
+    evaluation, _ = evaluated
+    gain, best = evaluation.search_gain, evaluation.systems[evaluation.best_teacher].scene_recalls
+    assert evaluation.systems["default, trial 0 (protonet)"].kind == "start of the search"
+    assert gain.default is not None
+    assert gain.first is not None
+    assert (gain.default.system, gain.first.system) == ("default, trial 0 (protonet)", "trial 2 (finetune)")
+    for compared in (gain.default, gain.first):
+        before = evaluation.systems[compared.system].scene_recalls
+        expected = sum(best[name] - before[name] for name in best) / len(best)
+        assert compared.gain is not None
+        assert compared.gain.mean == pytest.approx(expected)
 
 
 def test_an_export_names_the_trial_and_the_teachers_of_its_student(evaluated: tuple[StudyEvaluation, Origin]) -> None:

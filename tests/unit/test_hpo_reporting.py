@@ -17,9 +17,12 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
 from hpo.reporting.blocks import Cell, Code, Commands, Items, Link, Report, Section, Table, Text
+from hpo.reporting.document import StudyDocument
 from hpo.reporting.renderers import markdown
 from hpo.reporting.renderers.page import render
 from hpo.reporting.renderers.terminal import print_blocks
+from hpo.reporting.results import Results
+from hpo.reporting.sections.report import verdicts
 from hpo.reporting.svg import COMPLETE, OTHER, STOPPED, STYLES, shorten
 from hpo.status.console import Console
 from studies.escaping import markdown_code, markdown_text, visible
@@ -406,12 +409,39 @@ def test_it_says_what_was_measured(part, candidates, words, tmp_path):
     assert ("ever saw" in head) == (part == "test")
 
 
+@pytest.mark.parametrize(
+    ("default", "first", "unfinished", "said"),
+    [
+        (0.03, 0.02, "", ("best trial beats the default configuration, the middle of the search space (trial 0): +0.03",
+                          "It beats the best of the first 5 trials (trial 3): +0.020")),
+        (0.005, -0.02, "", ("are within the noise of each other: +0.005", "It loses to the best of the first 5")),
+        (0.03, None, "", ("(trial 0): +0.030 [+0.020, +0.040]", "It is one of the first 5 trials.")),
+        ("best", None, "", ("is the default configuration, the middle of the search space: searching found nothing",)),
+        (None, None, "trial 0 failed: out of memory", ("is not known: trial 0 failed: out of memory.",)),
+    ],
+)  # fmt: skip
+def test_a_report_says_what_searching_was_worth(default, first, unfinished, said):
+    """Also where it was worth nothing, and where the default configuration did not finish."""
+    found = document(scenes=8)
+
+    def compared(trial, gain):
+        return {"trial": trial, "system": "any", "gain": None if gain is None else interval(gain, 0.01)}
+
+    best = default == "best"
+    gain = {"default": None if default is None else compared(9 if best else 0, None if best else default)}
+    gain |= {"first": compared(9 if first is None else 3, first), "unfinished": unfinished, "first_trials": 5}
+    found["evaluation"]["search_gain"] = gain
+    sentences = " ".join(verdicts(Results(StudyDocument.model_validate(found).evaluation)))
+    for words in said:
+        assert words in sentences
+
+
 def test_one_scene_decides_nothing(tmp_path):
     """The bootstrap of one scene is a point, which excludes zero whatever it is."""
     found = document(scenes=1)
     found["evaluation"]["systems"][TEACHER]["over_reference"] = interval(0.2, 0)
     page, text = pages(found, tmp_path)
-    assert text.count("cannot be told from") == 2
+    assert text.count("cannot be told from") == 3
     assert "beats" not in text
     assert not any(rows[0][0] == "row minus column" for rows in page.tables)
     assert "1 scene " in text

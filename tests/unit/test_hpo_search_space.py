@@ -53,6 +53,32 @@ def test_every_value_lies_in_its_domain():
         assert values.weight_decay == 0.5
 
 
+def test_the_default_configuration_is_the_middle_of_every_domain():
+    """What a search gains is measured from here: a corner of the space would flatter it."""
+    space = {
+        "learner": ["maml", "anil"],
+        "outer_lr": {"low": 1e-5, "high": 1e-3, "log": True},
+        "inner_lr": {"low": 0.1, "high": 0.3},
+        "inner_steps": {"low": 1, "high": 4},
+        "meta_batch_size": [16, 4, 8, 2],
+        "weight_decay": 0.5,
+        "trainable_layers": [0, 2, 6],
+        "head": ["projection", "all"],
+    }
+    search = section(space=space, learners={"maml": {"inner_lr": {"low": 0.07, "high": 0.07, "log": True}}})
+    point = search.default_point()
+    assert point["outer_lr"] == pytest.approx(1e-4)
+    assert (point["maml.inner_lr"], point["inner_steps"], point["meta_batch_size"]) == (0.07, 2, 4)
+    assert (point["learner"], point["trainable_layers"], point["head"]) == ("maml", 2, "projection")
+    study = optuna.create_study(sampler=make_sampler(search))
+    study.enqueue_trial(point)
+    trial = study.ask()
+    suggest(trial, search)
+    assert trial.params == point
+    frozen = section(space=space | {"learner": ["protonet", "anil"], "trainable_layers": 0})
+    assert not frozen.default_point().keys() & {"inner_lr", "inner_steps", "encoder_lr"}
+
+
 def test_a_grid_visits_every_point_once():
     """Optuna's grid would train protonet once per value of parameters that it does not use."""
     space = {

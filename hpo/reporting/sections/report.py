@@ -8,7 +8,7 @@ from hpo.reporting.blocks import Report, plural, spelled
 from hpo.reporting.document import StudyDocument
 from hpo.reporting.results import Results
 from hpo.reporting.sections import adaptation, background, classes, scoring
-from hpo.reporting.sections.search import search
+from hpo.reporting.sections.search import gain_sentences, search
 from hpo.reporting.sections.students import students
 from hpo.reporting.task_words import words_of
 
@@ -55,6 +55,7 @@ def verdicts(results: Results) -> list[str]:
     if bar is not None and bar != results.reference:
         paired = results.difference(results.teacher, bar)
         said.append(results.verdict("It", f"the best baseline ({bar})", paired))
+    said += gain_sentences(results)
     if results.student is not None:
         paired = results.difference(results.student, results.teacher)
         said.append(results.verdict("The student", "its best teacher", paired))

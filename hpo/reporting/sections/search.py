@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import accumulate
 
-from distill.evaluation import Finalists
+from distill.evaluation import Finalists, StudyEvaluation
 from hpo.reporting import drawings
 from hpo.reporting.blocks import (
     NOTHING,
@@ -22,6 +22,7 @@ from hpo.reporting.blocks import (
     settings,
 )
 from hpo.reporting.document import StudyDocument
+from hpo.reporting.results import Results
 from hpo.results.outcome import SearchFigures, TrialFigures
 from hpo.status.console import duration, state_counts
 
@@ -85,6 +86,29 @@ def finalists_sentence(found: Finalists, reference: str) -> str:
         f"Re-evaluated on {again}, the search's best, trial {searched.trial}, {led}; "
         f"{found.optimism:+.4f} of its lead over {reference} came from having been chosen."
     )
+
+
+def gain_sentences(results: Results) -> list[str]:
+    """Return what searching was worth on the test scenes: its best trial beside where it started."""
+    if not isinstance(results.evaluation, StudyEvaluation):
+        return []
+    found, said = results.evaluation.search_gain, []
+    default, first = found.default, found.first
+    middle = "the default configuration, the middle of the search space"
+    if default is None:
+        said.append(f"What the search adds to {middle}, is not known: {found.unfinished}.")
+    elif default.gain is None:
+        said.append(f"The search's best trial is {middle}: searching found nothing that validation prefers.")
+    else:
+        said.append(results.verdict("The search's best trial", f"{middle} (trial {default.trial})", default.gain))
+    if first is None or (default is not None and first.trial == default.trial):
+        return said
+    few = f"first {found.first_trials} trials"
+    if first.gain is None:
+        said.append(f"It is one of the {few}.")
+    else:
+        said.append(results.verdict("It", f"the best of the {few} (trial {first.trial})", first.gain))
+    return said
 
 
 def _finalist_table(found: Finalists, metric: str) -> Table:
