@@ -16,7 +16,8 @@ from hpo.dashboard.imports import without_scikit_learn
 from hpo.ownership import OwnedStudy, TrialsMissing, distillation_of, load_record, search_of
 from hpo.results.students import student_rows
 from hpo.stages import EVALUATION, exported_folders, parse_evaluation
-from hpo.status.snapshot import Snapshot, TrialView, summarise
+from hpo.status.snapshot import Snapshot, summarise
+from hpo.status.trial_view import TrialView
 from storage.database.postgres import Database
 from storage.database.records import Records, RungResult, StudyRecord
 from studies.config.spec import StudySpec

@@ -13,6 +13,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from hpo.ownership import owned_search
+from hpo.reporting.task_words import words_for
 from hpo.search.asha import Decision, Promotion, RungHistory, completion, promotion
 from hpo.search.budget import Budget
 from hpo.search.pruner import RecallPruner, RecordedHistory
@@ -59,7 +60,8 @@ class Search:
     def __init__(self, database: Database, spec: StudySpec, scenes: Collection[str], train: Train) -> None:
         self._records, self._spec, self._train = Records(database.engine), spec, train
         pruner, metric = spec.pruner, spec.metric
-        self._results = RecordedHistory(self._records, spec.name, len(pruner.rungs))
+        scene = words_for(spec.task, spec.protocol.support_shots).scene
+        self._results = RecordedHistory(self._records, spec.name, len(pruner.rungs), scene)
         self._results.read()
         self._results.check_scenes(frozenset(scenes))
         self._pruner = None

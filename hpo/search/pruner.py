@@ -28,10 +28,11 @@ class RecordedHistory:
         records: Our tables.
         study: Name of the study.
         rungs: Number of rungs.
+        scene: What the study's task calls what recalls are averaged over.
     """
 
-    def __init__(self, records: Records, study: str, rungs: int) -> None:
-        self._records, self._study = records, study
+    def __init__(self, records: Records, study: str, rungs: int, scene: str = "scene") -> None:
+        self._records, self._study, self._scene = records, study, scene
         self._history, self._seen = RungHistory(rungs), 0
         self._scenes: frozenset[str] | None = None
 
@@ -58,7 +59,7 @@ class RecordedHistory:
             self._scenes = scenes
         if different := sorted(scenes ^ self._scenes):
             raise InputError(
-                f"study {self._study!r} holds recalls on {len(self._scenes)} validation scenes, these are on "
+                f"study {self._study!r} holds recalls on {len(self._scenes)} validation {self._scene}s, these are on "
                 f"{len(scenes)} ({different[0]!r} is only in one): they cannot be compared; "
                 "give the study a new name, or restore its data and protocol"
             )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 
@@ -11,51 +10,15 @@ from optuna.trial import FrozenTrial
 
 from hpo.ownership import TrialsMissing, distillation_of, load_record, search_of
 from hpo.search.loop import ended_by, search_budget
-from hpo.search.trial_chains import CONTROL_GROUP, COST, ERROR, REASON, chain_of, chains, cost, spends_budget
+from hpo.search.trial_chains import chains, cost, spends_budget
 from hpo.stages import EVALUATION
+from hpo.status.pace import mean_seconds, seconds_of_trials
+from hpo.status.trial_view import TrialView, unpruned_seconds, view_of
 from storage.database.control import Control, ControlState
 from storage.database.leases import Lease, Leases
 from storage.database.postgres import Database
 from storage.database.records import Records
 from studies.config.spec import StudySpec
-from studies.evaluation.figures import Settings
-
-
-@dataclass(frozen=True)
-class TrialView:
-    """One trial as the table shows it.
-
-    Attributes:
-        number: Optuna's.
-        state: Optuna's, in lower case; "paused" of a trial that waits after it has begun.
-        learner: Its learner; "" until suggested.
-        recalls: Validation recall at each rung; None where not reached (or not finite).
-        cost_seconds: Measured training and evaluation time.
-        reason: The pruner's, or the error.
-        params: The configuration.
-        chain: Number of the first trial of its chain, under which its rung results are recorded.
-        control_group: Whether it ran on, as part of the no-prune control group, where its rank would have stopped it.
-        progress: Of a running trial, how much of its training is done, from 0 to 1, as of its worker's last heartbeat;
-            None while unknown.
-        silent_seconds: Of a running trial, since its worker's last heartbeat.
-    """
-
-    number: int
-    state: str
-    learner: str
-    recalls: tuple[float | None, ...]
-    cost_seconds: float
-    reason: str
-    params: Settings
-    chain: int
-    control_group: bool
-    progress: float | None = None
-    silent_seconds: float | None = None
-
-    @property
-    def recall(self) -> float | None:
-        """Return the recall at the last rung that it has reached."""
-        return next((recall for recall in reversed(self.recalls) if recall is not None), None)
 
 
 @dataclass(frozen=True)
@@ -94,7 +57,7 @@ class Snapshot:
         states: Number of trials per state, in lower case.
         rungs: Resource at each rung.
         trials: The last trial of each chain.
-        trials_per_hour: At the cost of trials so far, with as many workers as run; None while unknown.
+        trials_per_hour: At the time that trials took so far, with as many workers as run; None while unknown.
         seconds_left: Estimate; None while nothing has finished.
         cost_seconds: Measured cost of all trials.
         unpruned_seconds: Their cost without pruning, each pruned trial extrapolated at its own rate.
@@ -224,12 +187,12 @@ def summarise(
     known, limits, orders = chains(trials), search_budget(spec), orders or ControlState()
     spent = sum(map(spends_budget, known.values()))
     rungs = tuple(spec.pruner.rungs)
-    views = tuple(_view(chain[-1], rungs, leases or {}) for chain in known.values())
+    views = tuple(view_of(chain, rungs, leases or {}) for chain in known.values())
     states: dict[str, int] = {}
     for view in views:
         states[view.state] = states.get(view.state, 0) + 1
     costs = sum(map(cost, known.values()))
-    mean, running = _mean_cost(views), [view for view in views if view.state == "running"]
+    mean, running = mean_seconds(views), states.get("running", 0)
     shot = Snapshot(
         name=spec.name,
         metric=spec.metric,
@@ -245,54 +208,22 @@ def summarise(
         states=states,
         rungs=rungs,
         trials=views,
-        trials_per_hour=3600 * len(running) / mean if mean and running else None,
+        trials_per_hour=3600 * running / mean if mean and running else None,
         seconds_left=None,
         cost_seconds=costs,
-        unpruned_seconds=sum(_unpruned(view, rungs) for view in views),
+        unpruned_seconds=sum(unpruned_seconds(view, rungs) for view in views),
     )
-    return replace(shot, seconds_left=_seconds_left(shot, mean, running))
+    return replace(shot, seconds_left=_seconds_left(shot, mean, spec.finalist_count()))
 
 
-def _view(trial: FrozenTrial, rungs: Sequence[int], leases: Mapping[int, Lease]) -> TrialView:
-    values = [trial.intermediate_values.get(step) for step in rungs]
-    lease = leases.get(trial.number) if trial.state.name == "RUNNING" else None
-    return TrialView(
-        number=trial.number,
-        state="paused" if trial.state.name == "WAITING" and trial.params else trial.state.name.lower(),
-        learner=str(trial.params.get("learner", "")),
-        recalls=tuple(v if v is not None and math.isfinite(v) else None for v in values),
-        cost_seconds=float(trial.user_attrs.get(COST, 0.0)),
-        reason=str(trial.user_attrs.get(ERROR) or trial.user_attrs.get(REASON, "")),
-        params=dict(trial.params),
-        chain=chain_of(trial),
-        control_group=CONTROL_GROUP in trial.user_attrs,
-        progress=None if lease is None else lease.progress,
-        silent_seconds=None if lease is None else lease.seconds_since_renewal,
-    )
-
-
-def _mean_cost(views: Sequence[TrialView]) -> float:
-    """Return the mean cost in seconds of trials that have ended, pruned ones among them; 0 while there is none."""
-    ended = [view.cost_seconds for view in views if view.state in ("complete", "pruned", "fail")]
-    return sum(ended) / len(ended) if ended else 0.0
-
-
-def _unpruned(view: TrialView, rungs: tuple[int, ...]) -> float:
-    reached = max((step for step, value in zip(rungs, view.recalls, strict=True) if value is not None), default=None)
-    if view.state != "pruned" or reached is None:
-        return view.cost_seconds
-    return view.cost_seconds * rungs[-1] / reached
-
-
-def _seconds_left(shot: Snapshot, mean: float, running: Sequence[TrialView]) -> float | None:
-    """Return the seconds until the first budget is spent, with as many workers as run now, without waits."""
+def _seconds_left(shot: Snapshot, mean: float, finalists: int) -> float | None:
+    """Return the seconds until the first budget is spent, with as many workers as run now; None while unknown."""
     if not mean:
         return None
-    workers = max(1, len(running))
-    begun = sum(1 - (0.5 if view.progress is None else view.progress) for view in running)
-    limits = [mean * (max(0, shot.budget - shot.spent) + begun) / workers]
+    limits = [seconds_of_trials(shot.trials, shot.rungs, max(0, shot.budget - shot.spent), finalists)]
     if shot.cost_limit_seconds is not None:
-        limits.append((shot.cost_limit_seconds - shot.cost_seconds) / workers)
+        taken = sum(view.wall_seconds for view in shot.trials) / shot.cost_seconds if shot.cost_seconds else 1.0
+        limits.append((shot.cost_limit_seconds - shot.cost_seconds) * taken / max(1, shot.running))
     if shot.seconds_to_deadline is not None:
         limits.append(shot.seconds_to_deadline)
     return max(0.0, min(limits))

@@ -15,13 +15,13 @@ from rich.live import Live
 from rich.table import Table
 
 from hpo.status.console import Console, duration, plain, state_counts
-from hpo.status.snapshot import Observer, Snapshot, TrialView
+from hpo.status.snapshot import Observer, Snapshot
+from hpo.status.trial_view import ENDED, TrialView
 
 SECONDS_BETWEEN_LINES = 15.0
 # Longer than a heartbeat, shorter than the time after which a lease ends.
 SILENT_SECONDS = 25.0
 ROWS, LATEST = 12, 4
-OVER = ("complete", "pruned", "fail")
 
 
 def render(shot: Snapshot, *, rows: int | None = ROWS) -> Group:
@@ -90,7 +90,7 @@ def heading(shot: Snapshot) -> list[str]:
 def choose(trials: Sequence[TrialView], rows: int) -> list[TrialView]:
     """Return the trials for so many rows: running ones, those that ended last, the rest by progress and recall."""
     running = [view for view in trials if view.state == "running"]
-    ended = [view for view in trials if view.state in OVER]
+    ended = [view for view in trials if view.state in ENDED]
     latest = sorted(ended, key=lambda view: -view.number)[: min(LATEST, max(0, rows - len(running)))]
     first = [*sorted(running, key=_rank), *latest]
     shown = {view.number for view in first}
@@ -165,7 +165,7 @@ class LiveTable:
         return shot
 
     def _log(self, shot: Snapshot) -> None:
-        ended = {(view.number, view.state): view for view in shot.trials if view.state in OVER}
+        ended = {(view.number, view.state): view for view in shot.trials if view.state in ENDED}
         if self._ended is not None:
             for key in sorted(ended.keys() - self._ended):
                 self._console.note(event(ended[key], shot))

@@ -43,6 +43,7 @@ lease_table = sa.Table(
     sa.Column("host", sa.Text, nullable=False),
     sa.Column("pid", sa.Integer, nullable=False),
     sa.Column("started", sa.Double, nullable=False),
+    sa.Column("acquired_at", sa.DateTime(timezone=True), nullable=False, server_default=sa.func.now()),
     sa.Column("renewed_at", sa.DateTime(timezone=True), nullable=False, server_default=sa.func.now()),
     sa.Column("suspected_at", sa.DateTime(timezone=True)),
     sa.Column("progress", sa.Double),
@@ -80,10 +81,12 @@ class Lease:
     Attributes:
         progress: How much of the trial's training is done, from 0 to 1; None while unknown.
         seconds_since_renewal: Since the last heartbeat, by the server's clock.
+        seconds_held: Since the worker acquired it, by the same clock.
     """
 
     progress: float | None
     seconds_since_renewal: float
+    seconds_held: float = 0.0
 
 
 class Workers(NamedTuple):
@@ -131,8 +134,11 @@ class Leases:
     def all(self) -> dict[int, Lease]:
         """Return every lease by its trial, those of lost workers included."""
         # `now` is when our transaction began: a renewal since then would be in the future.
-        since = sa.func.extract("epoch", sa.func.clock_timestamp() - _columns.renewed_at).cast(sa.Double)
-        query = sa.select(_columns.trial, _columns.progress, since).where(_columns.study == self._study)
+        renewed, held = (
+            sa.func.extract("epoch", sa.func.clock_timestamp() - then).cast(sa.Double)
+            for then in (_columns.renewed_at, _columns.acquired_at)
+        )
+        query = sa.select(_columns.trial, _columns.progress, renewed, held).where(_columns.study == self._study)
         with self._engine.connect() as connection:
             return {trial: Lease(*rest) for trial, *rest in connection.execute(query)}
 

@@ -317,6 +317,9 @@ def test_a_worker_on_other_scenes_is_refused_before_its_first_trial(database):
     run(database, spec(trials=2))
     with pytest.raises(InputError, match=r"holds recalls on 2 validation scenes, these are on 1 \('cheese' is only"):
         Search(database, spec(trials=2), ("tea",), simulated)
+    labels = {"task": "classification", "name": "s", "data": {"source": "completejourney"}}
+    with pytest.raises(InputError, match="on 2 validation episodes, these are on 1"):
+        Search(database, parse_spec(labels), ("tea",), simulated)
 
 
 def test_scenes_that_change_between_rungs_are_refused(database):

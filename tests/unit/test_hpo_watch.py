@@ -96,7 +96,7 @@ def test_the_table_is_readable_at_80_columns():
         assert word in " ".join(text.split())
     assert "best: recall@10 0.3000 (#0, anil)" in text
     assert "budget: 3 of 4 trials, 30 min 00 s to the deadline" in text
-    assert "pace: 72 trials/h, 2 min 00 s of work, 40% saved by pruning" in text
+    assert "pace: 60 trials/h, 2 min 00 s of work, 40% saved by pruning" in text
     assert max(map(len, text.splitlines())) <= 80
 
 
@@ -116,6 +116,30 @@ def test_the_time_left_is_that_of_the_first_budget_to_be_spent():
     section = SPEC.search.model_copy(update={"cost_minutes": 2.0})
     assert summarise(SPEC.model_copy(update={"search": section}), trials, halfway).seconds_left == 30
     assert summarise(SPEC, [], halfway, ControlState(seconds_left=60.0)).seconds_left is None
+
+
+def test_the_time_left_counts_what_workers_did_beside_training():
+    """Encoding and loading cost no training: a search of minutes would promise seconds."""
+    slow = trial(0, TrialState.COMPLETE, [0.1, 0.2, 0.3], 4.0)
+    slow.datetime_complete = slow.datetime_start + timedelta(seconds=60)
+    fast = trial(1, TrialState.PRUNED, [0.05], 1.0)
+    shot = summarise(SPEC, [slow, fast])
+    assert shot.seconds_left == pytest.approx(2 * (60 + 1) / 2)
+    # Two workers: what the running trial took counts, though it has not ended; one of its rate takes 80 s more.
+    running = [trial(2, TrialState.RUNNING, [], 0.0), trial(3, TrialState.RUNNING, [], 0.0)]
+    leases = {2: Lease(0.2, 1.0, 20.0), 3: Lease(None, 1.0, 19.0)}
+    shot = summarise(SPEC, [slow, fast, *running], leases)
+    mean = (60 + 1 + 20 + 19) / 2
+    assert shot.trials_per_hour == pytest.approx(3600 * 2 / mean)
+    assert shot.seconds_left == pytest.approx(80)
+    assert [view.wall_seconds for view in shot.trials] == [60, 1, 20, 19]
+
+
+def test_the_time_left_counts_pruned_trials_that_will_be_promoted():
+    """At the end of a small search most of the time goes to finishing its finalists."""
+    pruned = [trial(n, TrialState.PRUNED, [0.1], 10.0) for n in range(4)]
+    # Two of them finish, from meta-update 10 of 90 on.
+    assert summarise(SPEC, pruned).seconds_left == pytest.approx(2 * 80)
 
 
 def test_a_worker_that_is_silent_is_told_of():
@@ -157,7 +181,7 @@ def test_several_studies_take_a_line_each():
     console.print(overview(shots))
     lines = [line.split() for line in console.export_text().splitlines()]
     assert lines[0] == ["study", "trials", "best", "learner", "now"]
-    assert lines[1] == ["s", "3/4", "0.3000", "anil", "1", "running;", "about", "1", "min", "15", "s", "left"]
+    assert lines[1] == ["s", "3/4", "0.3000", "anil", "1", "running;", "about", "1", "min", "10", "s", "left"]
     assert lines[2] == ["s", "4/4", "0.3000", "anil", "ended:", "4", "trials"]
     assert lines[3] == ["s", "0/4", "no", "trial", "yet"]
 

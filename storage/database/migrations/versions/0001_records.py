@@ -69,6 +69,7 @@ def _create_lease() -> None:
         sa.Column("host", sa.Text, nullable=False),
         sa.Column("pid", sa.Integer, nullable=False),
         sa.Column("started", sa.Double, nullable=False),
+        _now("acquired_at"),
         _now("renewed_at"),
         sa.Column("suspected_at", sa.DateTime(timezone=True)),
         sa.Column("progress", sa.Double),
