@@ -40,7 +40,8 @@ from storage.files.atomic import atomic_write
 from studies.config.spec import StudySpec, parse_spec
 from studies.learners.registry import RANKING_LEARNERS
 
-RUNNING, POLLS, PORT = 5, 3, 18080
+# Waiting is the default configuration, which a launch queues.
+RUNNING, WAITING, POLLS, PORT = 5, 1, 3, 18080
 # optuna-dashboard reads trials anew when what it has is older than ten seconds.
 SECONDS_BETWEEN_POLLS = 10.5
 SCENES = [f"scene {number}" for number in range(38)]
@@ -48,9 +49,9 @@ RUNGS = (30, 90, 270)
 FILL = """
 INSERT INTO trials (number, study_id, state, datetime_start, datetime_complete)
     SELECT n, :study, CAST(CASE WHEN n % 4 = 0 THEN 'COMPLETE' ELSE 'PRUNED' END AS trialstate), now(), now()
-    FROM generate_series(0, :trials - 1) n;
+    FROM generate_series(1, :trials) n;
 INSERT INTO trials (number, study_id, state, datetime_start)
-    SELECT n, :study, 'RUNNING', now() FROM generate_series(:trials, :trials + :running - 1) n;
+    SELECT n, :study, 'RUNNING', now() FROM generate_series(:trials + 1, :trials + :running) n;
 INSERT INTO trial_intermediate_values (trial_id, step, intermediate_value, intermediate_value_type)
     SELECT trial_id, step, 0.3 + 0.1 * random(), 'FINITE' FROM trials, unnest(CAST(:rungs AS int[])) step
     WHERE study_id = :study AND (state = 'COMPLETE' OR step < 270);
@@ -94,7 +95,7 @@ def fill(database: Database, trials: int) -> tuple[StudySpec, int]:
         "scenes": json.dumps(dict.fromkeys(SCENES, 0.5)),
     }
     with database.engine.begin() as connection:
-        for statement in FILL.split(";"):
+        for statement in FILL.split(";\n"):
             wanted = {key: value for key, value in known.items() if re.search(rf":{key}\b", statement)}
             connection.execute(sa.text(statement), wanted)
     return spec, study._study_id
@@ -139,7 +140,7 @@ def watch(command: list[str], study: int, trials: int, polls: int) -> dict[str, 
         html = fetch(f"/dashboard/studies/{study}").decode()
         for script in re.findall(r'src="(/static/[^"]+)"', html):
             fetch(script)
-        assert len(json.loads(fetch(f"/api/studies/{study}"))["trials"]) == trials + RUNNING
+        assert len(json.loads(fetch(f"/api/studies/{study}"))["trials"]) == trials + RUNNING + WAITING
         found = {"first page": time.perf_counter() - started}
         found["first page, processor"] = sum(process.cpu_times()[:2])
         times = []
@@ -163,7 +164,7 @@ def measure(database: Database, trials: int, polls: int) -> dict[str, dict[str, 
     page.write()
     cold = time.perf_counter() - started
     searched = optuna.load_study(storage=database.storage, study_name=spec.name)
-    searched.tell(trials, state=optuna.trial.TrialState.FAIL)
+    searched.tell(trials + 1, state=optuna.trial.TrialState.FAIL)
     started = time.perf_counter()
     page.write()
     found["note and plots"] = {"first": cold, "again": time.perf_counter() - started}

@@ -132,12 +132,12 @@ def open_storage(url: str, *, writes: bool = True) -> "RetryingStorage":
 
 def open_without_retry(url: str) -> "RDBStorage":
     """Return Optuna's storage on a database that is open already; its calls fail at once while the server is away."""
-    from optuna.storages import RDBStorage
+    from storage.database.trial_reader import ReadingStorage
 
     url = normalise_url(url)
     # Pinged before use, as a call on a dropped connection is not retried.
     settings = _engine_settings(make_url(url)) | {"pool_pre_ping": True}
-    storage = RDBStorage(url, settings, skip_compatibility_check=True, skip_table_creation=True)
+    storage = ReadingStorage(url, settings, skip_compatibility_check=True, skip_table_creation=True)
     explain_missing_rights(storage.engine, url)
     drop_when_read_only(storage.engine)
     return storage

@@ -18,6 +18,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from storage.database.retry import retry_transient, retrying
+from storage.database.trial_reader import ReadingStorage
 from storage.errors import StudyGone
 
 # Methods that are safe to retry as they are; Optuna's cache around the storage calls the last ones.
@@ -50,7 +51,7 @@ _Write = Callable[[Session], None]
 _pending: ContextVar[list[_Write] | None] = ContextVar("pending", default=None)
 
 
-class RetryingStorage(RDBStorage):
+class RetryingStorage(ReadingStorage):
     """Retries calls that a transient fault of the database interrupted; constructed like `RDBStorage`.
 
     A call may be retried after an unacknowledged commit. That does no harm, with two exceptions: a trial that was
