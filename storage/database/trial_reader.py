@@ -47,37 +47,34 @@ class ReadingStorage(RDBStorage):
         wanted = None if states is None else [state for state in TrialState if state in states]
         included = [number for number in included_trial_ids if number <= trial_id_greater_than]
         with _create_scoped_session(self.scoped_session) as session:
-            return _read_trials(session, study_id, wanted, included, trial_id_greater_than)
+            StudyModel.find_or_raise_by_id(study_id, session)  # KeyError: there is none
+            return _read_trials(session, _chosen(study_id, wanted, included, trial_id_greater_than))
 
 
-def _read_trials(
-    session: Session, study_id: int, states: Iterable[TrialState] | None, included: Collection[int], above: int
-) -> list[FrozenTrial]:
-    """Return trials of a study in the order of their ids.
+def _chosen(
+    study_id: int, states: Iterable[TrialState] | None, included: Collection[int], above: int
+) -> list[ColumnElement[bool]]:
+    """Return the conditions on the trials to read.
 
     Args:
-        session: Of the database.
-        study_id: The study.
+        study_id: Their study.
         states: Only trials in these; in any if None.
         included: Ids of trials to read.
         above: Trials with larger ids are read too; all are where it is negative.
-
-    Raises:
-        KeyError: There is no such study.
     """
-    StudyModel.find_or_raise_by_id(study_id, session)
     chosen: list[ColumnElement[bool]] = [TrialModel.study_id == study_id]
     if states is not None:
         chosen.append(TrialModel.state.in_(list(states)))
     if above >= 0:
         chosen.append(or_(TrialModel.trial_id.in_(sorted(included)), TrialModel.trial_id > above))
-    columns: Any = (
-        TrialModel.number,
-        TrialModel.state,
-        TrialModel._datetime_start_utc,
-        TrialModel._datetime_complete_utc,
-    )
-    trials = session.execute(select(TrialModel.trial_id, *columns).where(*chosen).order_by(TrialModel.trial_id)).all()
+    return chosen
+
+
+def _read_trials(session: Session, chosen: list[ColumnElement[bool]]) -> list[FrozenTrial]:
+    """Return the trials that fulfil all conditions, in the order of their ids."""
+    times: Any = (TrialModel._datetime_start_utc, TrialModel._datetime_complete_utc)
+    query = select(TrialModel.trial_id, TrialModel.number, TrialModel.state, *times).where(*chosen)
+    trials = session.execute(query.order_by(TrialModel.trial_id)).all()
 
     def rows(model: Any, order: Any, *wanted: Any) -> Iterator[Any]:
         """Yield the ids of trials, each with columns of one of their rows."""

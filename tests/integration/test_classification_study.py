@@ -80,6 +80,9 @@ def _check_figures(evaluation) -> None:
     kinds = {figures["kind"] for figures in systems.values()}
     assert {"baseline", "teacher", "student", "labels alone"} <= kinds
     assert (evaluation["metric"], evaluation["queries"]) == ("macro recall", 8 * 3 * 3)
+    gain = evaluation["search_gain"]
+    assert (gain["default"]["trial"], gain["unfinished"], gain["first"]) == (0, "", None)
+    assert gain["default"]["system"] in systems
     assert systems["random"]["recall"]["mean"] < systems["TF-IDF centroids"]["recall"]["mean"]
     for figures in systems.values():
         assert set(figures["by_shots"]) == {"1", "2"}
@@ -99,6 +102,7 @@ def _check_pages(database, result, url) -> None:
     assert in_own_words(text)
     assert "The student" in text.split("## ")[0]
     assert "the same student trained on the labels alone" in text
+    assert "the default configuration, the middle of the search space" in text
     for label in result["evaluation"]["systems"]["student"]["pooled"]["classes"]:
         assert f"| {label} |" in text
     assert in_own_words(re.sub("<[^>]*>", " ", report.read_text("utf-8").partition("<body")[2]))
@@ -110,6 +114,7 @@ def _check_pages(database, result, url) -> None:
         study = optuna.load_study(storage=database.storage, study_name=name)
         note = get_note(study)
         assert "### Test episodes" in note
+        assert "the default configuration" in note
         assert in_own_words(note)
         plots = get_plotly_graph_objects(database.storage.get_study_system_attrs(study._study_id))
         assert plots

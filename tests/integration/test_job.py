@@ -73,6 +73,7 @@ def test_the_job_goes_from_data_to_a_student_that_transformers_opens(database_ur
     inference = result["evaluation"]["inference"]
     assert inference["student"]["parameters"] < inference["teacher"]["parameters"]
     assert result["search"]["trials"] == 5
+    assert result["evaluation"]["search_gain"]["default"]["trial"] == 0
 
     from transformers import AutoModel, AutoTokenizer
 

@@ -73,6 +73,7 @@ def test_texts_are_classified_among_the_classes_of_a_file(folder: Path) -> None:
     assert evaluation["queries"] == parts["test"]["queries"]
     systems = {name: system["recall"]["mean"] for name, system in evaluation["systems"].items()}
     assert systems["majority"] == pytest.approx(1 / 6)
+    assert evaluation["search_gain"]["default"]["system"] in systems
     assert systems[evaluation["best_teacher"]] > systems[evaluation["reference"]]
     assert {"student", "student, labels alone", "TF-IDF logistic regression"} <= systems.keys()
     report = next(folder.glob("reports/**/report.html")).read_text()

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+from optuna.trial import TrialState, create_trial
 
 from distill.evaluation import Finalist, Finalists, StudentRow, StudyEvaluation
 from distill.export.manifest import EncoderReference, Lineage, Origin
@@ -11,7 +12,8 @@ from distill.objective import Teacher
 from hpo.ownership import OwnedStudy
 from hpo.results.evaluation import Winners, evaluate_all
 from hpo.results.exported import origin
-from hpo.results.search_start import SearchStart
+from hpo.results.search_start import SearchStart, _unfinished
+from hpo.search.trial_chains import DEFAULT, ERROR, REASON
 from studies.config.hyperparameters import Hyperparameters
 from studies.training.prepare import prepare
 from tests.served import untrained
@@ -77,6 +79,26 @@ def test_the_best_trial_is_compared_with_the_start_of_the_search(evaluated: tupl
         expected = sum(best[name] - before[name] for name in best) / len(best)
         assert compared.gain is not None
         assert compared.gain.mean == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("state", "attributes", "said"),
+    [
+        (TrialState.FAIL, {ERROR: "OutOfMemory: too large"}, "trial 0 failed: OutOfMemory: too large"),
+        (TrialState.PRUNED, {REASON: "training diverged"}, "trial 0 was stopped: training diverged"),
+        (TrialState.WAITING, {}, "trial 0 was not done when the search ended"),
+    ],
+)
+def test_a_default_configuration_that_did_not_finish_is_explained(
+    state: TrialState, attributes: dict[str, str], said: str
+) -> None:
+    """Left out without a word it would look as if there were none."""
+    trial = create_trial(state=state, user_attrs={DEFAULT: True, **attributes})
+    trial.number = 0
+    other = create_trial(value=0.5)
+    other.number = 1
+    assert _unfinished({0: [trial], 1: [other]}) == said
+    assert _unfinished({1: [other]}) == "it was not tried: the starting points took all trials"
 
 
 def test_an_export_names_the_trial_and_the_teachers_of_its_student(evaluated: tuple[StudyEvaluation, Origin]) -> None:
