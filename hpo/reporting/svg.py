@@ -54,6 +54,7 @@ STYLES = {
     "baseline": Style("#000000", "s", ":"),
     "direct transfer": Style("#E69F00", "^", "--"),
     "teacher": Style("#0072B2", "o", "-"),
+    "start of the search": Style("#CC79A7", "P", "--"),
     "student": Style("#D55E00", "D", "-."),
 }
 OTHER = Style("#009E73", "v", "-")
