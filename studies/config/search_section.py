@@ -35,7 +35,7 @@ class SearchSection(Section):
         target_recall: Validation recall at which the search ends, once a finished trial reaches it.
         patience: Trials that start after the best one and end without improving on it, until the search ends.
         retries: How often a trial whose worker was lost is resumed from the same rung before it fails.
-        start: Configurations to try after the default one, complete or partial, such as `[{ learner = "anil", inner_lr = 0.1 }]`.
+        start: Configurations to try early, complete or partial, such as `[{ learner = "anil", inner_lr = 0.1 }]`.
         warm_start: Name of a study whose best configurations are tried first, where they lie in this space.
         warm_start_trials: How many of them.
         workers: Workers of a launch. Without it, one per core.
