@@ -57,7 +57,7 @@ def problem(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Problem:
             "trials": 3,
             "sampler": "random",
             "start": [{"learner": "both"}],
-            "space": {"learner": ["protonet", "both"], "trainable_layers": 0},
+            "space": {"learner": ["both", "protonet"], "trainable_layers": 0},
         },
         pruner={"kind": "none"},
     )
