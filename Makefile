@@ -41,6 +41,7 @@ bench: $(READY)
 	$(BIN)/python benchmarks/student.py --quick
 	$(BIN)/python benchmarks/adapt_and_rank.py --quick
 	$(BIN)/python benchmarks/dashboard.py --quick
+	$(BIN)/python benchmarks/classification.py --quick
 
 # What `make gpu` needs, for a machine with a GPU that may have neither a network nor this project's packages.
 gpu-pack: $(READY)
