@@ -32,7 +32,7 @@ from pathlib import Path
 import optuna
 import torch
 from classifiers import known_classes, new_classes
-from classifiers.comparison import show
+from classifiers.comparison import compared, show
 
 from storage.files.atomic import atomic_write
 
@@ -47,6 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--episodes", type=int, default=30, help="of the test, at each number of shots")
     parser.add_argument("--budget", type=float, default=150, help="CPU seconds of each search of known classes")
     parser.add_argument("--folder", type=Path, help="keeps searches and records; a temporary one if left out")
+    parser.add_argument("--so-far", action="store_true", help="compare what --folder has of the new classes, and end")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
     chosen = parser.parse_args(arguments)
     if chosen.peers and (missing := [name for name in ("setfit", "accelerate") if find_spec(name) is None]):
@@ -57,11 +58,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with ExitStack() as stack:
         folder = chosen.folder or Path(stack.enter_context(tempfile.TemporaryDirectory()))
         if chosen.only != "known":
-            episodes = 10 if chosen.quick else chosen.episodes
-            setup = new_classes.setup(chosen.study, folder / "new", episodes, quick=chosen.quick)
-            rows += new_classes.run(setup, peers=chosen.peers)
-        if chosen.only != "new":
-            budget = 20.0 if chosen.quick else chosen.budget
+            if not chosen.so_far:
+                episodes = 10 if chosen.quick else chosen.episodes
+                setup = new_classes.setup(chosen.study, folder / "new", episodes, quick=chosen.quick)
+                new_classes.run(setup, peers=chosen.peers)
+            rows += compared(new_classes.records(folder / "new"), new_classes.COMPARED)
+        if chosen.only != "new" and not chosen.so_far:
+            budget = 10.0 if chosen.quick else chosen.budget
             rows += known_classes.run(folder / "known", budget, quick=chosen.quick, peers=chosen.peers)
     show(rows)
     if chosen.json:

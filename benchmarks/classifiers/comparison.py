@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 from rich.console import Console
@@ -14,37 +13,23 @@ from classifiers.journal import Journal
 from studies.evaluation.intervals import bootstrap
 
 
-@dataclass(frozen=True)
-class Entry:
-    """One of our systems that others are compared with.
-
-    Attributes:
-        name: Its name in the records.
-        names: Whether it may read the names of the classes.
-    """
-
-    name: str
-    names: bool
-
-
-def compared(
-    journal: Journal, shots: int, systems: Sequence[str], episodes: Sequence[str], ours: Sequence[Entry]
-) -> list[dict[str, object]]:
-    """Each of ours against every other system, over the episodes that both are recorded on.
+def compared(journal: Journal, ours: Mapping[str, Collection[str] | None]) -> list[dict[str, object]]:
+    """Each of ours against other systems at each number of shots, over the episodes that both are recorded on.
 
     Args:
         journal: The records.
-        shots: Labelled texts of each class.
-        systems: Names of all systems.
-        episodes: Names of the test episodes.
-        ours: Ours that are compared; one that reads no names is compared with what reads none.
+        ours: Names of ours, each with the systems that it is compared with; None for all.
     """
     rows: list[dict[str, object]] = []
-    for entry in ours:
-        for peer in systems:
-            if peer == entry.name or (not entry.names and "names" in peer):
-                continue
-            rows += pair(journal, shots, entry.name, peer, episodes)
+    keys = [key for key in journal.keys if key[0] == "test"]
+    for shots in sorted({int(key[1]) for key in keys}):
+        systems, episodes = (
+            list(dict.fromkeys(str(key[place]) for key in keys if key[1] == shots)) for place in (2, 3)
+        )
+        for name, peers in ours.items():
+            for peer in systems:
+                if peer != name and name in systems and (peers is None or peer in peers):
+                    rows += pair(journal, shots, name, peer, episodes)
     return rows
 
 

@@ -29,6 +29,11 @@ class Journal:
                 continue
             self._found[tuple(record["key"])] = record["value"]
 
+    @property
+    def keys(self) -> list[Key]:
+        """All keys, in the order of their first records."""
+        return list(self._found)
+
     def get(self, key: Key) -> dict[str, Any] | None:
         """Return the value of a key, or None."""
         return self._found.get(key)

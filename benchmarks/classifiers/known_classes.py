@@ -32,7 +32,7 @@ def study(quick: bool) -> dict[str, Any]:
 
     Rates have the range that the Trainer searches; the last rung is about two epochs of batches of 32.
     """
-    classes, rungs = (6, [10, 30]) if quick else (12, [20, 60])
+    classes, rungs = (6, [5, 10]) if quick else (12, [20, 60])
     return {
         "name": "known",
         "task": "classification",

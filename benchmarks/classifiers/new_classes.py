@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from classifiers import setfit_peer
-from classifiers.comparison import Entry, compared
 from classifiers.few_shot import FewShot, choose, record
 from classifiers.journal import Journal
 from classifiers.ours import Frozen, Student, Trial
@@ -16,13 +15,14 @@ from classifiers.searched import Best, distil, search
 from classifiers.setfit_peer import SetFit
 from storage.home import cache_folder
 from studies.classification.problem import ClassificationProblem
+from studies.config.hyperparameters import ENCODER
 from studies.config.search_domains import Domain
 from studies.config.spec import load_spec, parse_spec
 from studies.model.device import uses_bf16
 from studies.training.prepare import prepare
 
 SHOTS = (1, 5, 20)
-# Of the peer at 20 shots, where an episode takes minutes, and of choices on validation.
+# Test episodes at 20 shots, each of which takes a peer minutes, and validation episodes that its settings are tried on.
 LONG, TRIED = 10, 4
 STRENGTHS = (0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 1000.0)
 SEARCHES: Mapping[str, Mapping[str, Domain]] = {
@@ -30,6 +30,12 @@ SEARCHES: Mapping[str, Mapping[str, Domain]] = {
     "search without names": {"class_names": "ignore"},
     "fine-tuning": {"learner": "finetune"},
     "ridge": {"learner": "ridge"},
+}
+# What each of ours is compared with: what may read the names of the classes with all, what may not with its like.
+COMPARED: Mapping[str, Collection[str] | None] = {
+    "search": None,
+    "student": None,
+    "search without names": ("frozen centroids", "logistic regression", "SetFit, defaults", "SetFit, tuned"),
 }
 
 
@@ -51,7 +57,7 @@ class Setup:
 
     def test(self, shots: int) -> Sequence[Any]:
         """The test episodes."""
-        return self.problem.by_shots("test")[shots][: self.episodes]
+        return self.problem.by_shots("test")[shots][: self.episodes if shots < SHOTS[-1] else min(LONG, self.episodes)]
 
     def validation(self, shots: int, count: int) -> Sequence[Any]:
         """The first validation episodes."""
@@ -65,42 +71,32 @@ def setup(study: Path, folder: Path, episodes: int, *, quick: bool) -> Setup:
     if quick:
         raw["protocol"]["episodes"] = 20
         raw["search"]["trials"] = 3
-        raw["search"]["space"]["trainable_layers"] = [0, 2]
-        raw["distill"] |= {"trials": 1, "embed_steps": 30, "rank_steps": 4}
+        space = {name: domain for name, domain in raw["search"]["space"].items() if name not in ENCODER}
+        raw["search"]["space"] = space | {"trainable_layers": 0}
+        raw["distill"] |= {"trials": 1, "embed_steps": 10, "rank_steps": 2}
     problem = prepare(parse_spec(raw), cache_folder())
     assert isinstance(problem, ClassificationProblem)
     return Setup(problem, folder, episodes, quick)
 
 
-def run(setup: Setup, *, peers: bool) -> list[dict[str, object]]:
-    """Search, choose, adapt to every test episode, and return the rows of the comparison."""
-    journal = Journal(setup.folder / "records.jsonl")
+def run(setup: Setup, *, peers: bool) -> None:
+    """Search, choose, and adapt to every test episode; `records` has what comes of it."""
+    journal = records(setup.folder)
     shown = [shots for shots in SHOTS if shots in setup.problem.by_shots("test")]
     bests = searches(setup)
     for name, best in bests.items():
         print(f"{name}: {best.recall:.4f} on validation, {best.trials} trials in {best.cost:.0f} s; {best.params}")
     ours = our_systems(setup, bests, shown)
-    rows: list[dict[str, object]] = []
     for shots in shown:
         systems = ours | frozen_systems(setup, journal, shots)
-        record(journal, "test", shots, systems, setup.test(shots))
         if peers:
-            rivals = peer_systems(setup, journal, shots)
-            # In turns with ours, so that the seconds of both are from the same minutes.
-            count = setup.episodes if shots < SHOTS[-1] else min(LONG, setup.episodes)
-            record(journal, "test", shots, rivals, setup.test(shots)[:count])
-            systems |= rivals
-        names = [episode.name for episode in setup.test(shots)]
-        rows += compared(journal, shots, list(systems), names, ENTRIES)
-    return rows
+            systems |= peer_systems(setup, journal, shots)
+        record(journal, "test", shots, systems, setup.test(shots))
 
 
-# What each of ours is compared with; names are read on both sides, or on neither.
-ENTRIES = (
-    Entry("search", names=True),
-    Entry("student", names=True),
-    Entry("search without names", names=False),
-)
+def records(folder: Path) -> Journal:
+    """The records of a run."""
+    return Journal(folder / "records.jsonl")
 
 
 def searches(setup: Setup) -> dict[str, Best]:

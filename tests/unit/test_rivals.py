@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from classifiers.comparison import Entry, compared
+from classifiers.comparison import compared
 from classifiers.few_shot import Predict, choose, record
 from classifiers.journal import Journal
 
@@ -43,15 +43,17 @@ def test_a_pair_is_compared_over_the_episodes_that_both_are_recorded_on(tmp_path
     put(journal, "ours", {"episode 0": 0.5, "episode 1": 0.7, "episode 3": 0.9})
     put(journal, "peer", {"episode 3": 0.4, "episode 1": 0.6, "episode 2": 0.0})  # in another order
     put(journal, "peer + names", dict.fromkeys(NAMES, 1.0))
-    found = compared(journal, 1, ["ours", "peer", "peer + names"], NAMES, [Entry("ours", names=False)])
+    put(journal, "peer", dict.fromkeys(NAMES, 0.0), part="validation")
+    found = compared(journal, {"ours": ["peer"]})
     assert [(row["unit"], row["peer"], row["episodes"]) for row in found] == [
         ("macro recall", "peer", 2),
         ("CPU s", "peer", 2),
         ("s", "peer", 2),
-    ]  # what reads names is no peer of what does not
+    ]
     assert (found[0]["ours"], found[0]["peer_value"]) == (pytest.approx(0.8), pytest.approx(0.5))
     assert found[0]["difference"] == pytest.approx([0.3, 0.1, 0.5])  # each resample is of 0.1 and 0.5
     assert found[1]["ratio"] == pytest.approx(3.0 / 3.6)  # the peer's seconds over ours
+    assert {row["peer"] for row in compared(journal, {"ours": None})} == {"peer", "peer + names"}
 
 
 def test_what_is_recorded_is_not_measured_again_even_after_a_line_was_cut_off(tmp_path: Path) -> None:
