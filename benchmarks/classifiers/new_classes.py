@@ -128,10 +128,11 @@ def frozen_systems(setup: Setup, journal: Journal, shots: int) -> dict[str, FewS
         "frozen centroids + names": Frozen(setup.problem, None, names=True),
     }
     for name, reads in (("logistic regression", False), ("logistic regression + names", True)):
-        tried = {f"{name}, C = {c:g}": Frozen(setup.problem, c, names=reads) for c in STRENGTHS}
+        strengths = {f"{name}, C = {c:g}": c for c in STRENGTHS}
+        tried = {key: Frozen(setup.problem, c, names=reads, encodes=False) for key, c in strengths.items()}
         best = choose(journal, shots, tried, setup.validation(shots, 30))
         print(f"{shots} shots: chosen on validation: {best}")
-        found[name] = tried[best]
+        found[name] = Frozen(setup.problem, strengths[best], names=reads)
     return found
 
 

@@ -102,15 +102,20 @@ class Frozen:
         problem: The study's data.
         strength: C of the regression, the inverse of its penalty; centroids if left out.
         names: Whether the name of a class is one more example of it.
+        encodes: Whether seconds hold the encoding of the support, which nothing else needs.
     """
 
-    def __init__(self, problem: ClassificationProblem, strength: float | None, *, names: bool = False) -> None:
-        self._strength, self._names, self._encoding = strength, names, Encoding(problem)
+    def __init__(
+        self, problem: ClassificationProblem, strength: float | None, *, names: bool = False, encodes: bool = True
+    ) -> None:
+        self._strength, self._names = strength, names
+        self._encoding = Encoding(problem) if encodes else None
         self._vectors = functional.normalize(problem.cache.pooled(), dim=1)
 
     def adapt(self, episode: LabelledEpisode) -> Predict:
         """Encode the support and fit."""
-        self._encoding.pay(episode, names=self._names)
+        if self._encoding is not None:
+            self._encoding.pay(episode, names=self._names)
         places, labels = episode.support, episode.support_labels
         if self._names:
             places, labels = torch.cat([places, episode.names]), torch.cat([labels, torch.arange(episode.ways)])
