@@ -221,6 +221,7 @@ class ExportEvaluation(Figures):
 
     study: str
     task: str
+    kind: str = ""
     format: str
     metric: str
     shots: int

@@ -145,19 +145,21 @@ class StudentClassifier(ServedStudent):
     def adapt(self, labelled: Labelled | Mapping[str, Sequence[str]]) -> TextClassifier:
         """Adapt to the classes of some labelled texts; classes may have different numbers of them.
 
+        A student that was trained on scenes of known classes starts from what it knows of them: some may have no text.
+
         Args:
             labelled: (text, label) pairs, or the texts of each label. The same pair twice counts once.
 
         Raises:
-            InputError: There are not at least two classes, a text or label is blank or no text, a text has two labels,
-                or the student knows its classes and adapts to no others.
+            InputError: There are not at least two classes, or a class that the student does not know; a text or label
+                is blank or no text, a text has two labels, or the student does not adapt.
         """
         if self.manifest.form.knows_classes:
             raise InputError(
                 f"this student classifies among the {len(self.manifest.labels):,} classes that it was trained on and "
                 "adapts to no others: use trained() instead of adapt(), or leave --support out"
             )
-        return TextClassifier(self._embedder.embed, self._learner, check_labelled(labelled))
+        return TextClassifier(self._embedder.embed, self._learner, check_labelled(labelled, self.manifest.labels))
 
     def trained(self) -> TextClassifier:
         """Return the classifier of the classes that the student was trained on: it needs no labelled texts.
@@ -165,7 +167,7 @@ class StudentClassifier(ServedStudent):
         Raises:
             InputError: The student adapts to any classes, and knows none.
         """
-        if not self.manifest.form.knows_classes:
+        if not self.manifest.labels:
             raise InputError(
                 "this student knows no classes of its own, it adapts to those of a few labelled texts: use adapt() "
                 "instead of trained(), or give a --support"

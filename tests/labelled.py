@@ -46,6 +46,23 @@ def planted_texts(
     return build_labelled(planted_rows(classes, per_class, unlabelled, scenes, seed))
 
 
+def planted_scenes(scenes: int = 12, per_class: int = 6) -> LabelledRows:
+    """Texts of `planted_rows`, the room as label, in stores that open one after the other and close some time later.
+
+    Args:
+        scenes: number of stores.
+        per_class: texts of each of the eight rooms in a store.
+    """
+    nouns = -(-scenes * per_class // 108)
+    rows = planted_rows(classes=8 * nouns, per_class=scenes * per_class // nouns, unlabelled=0).rows
+    rows = rows.select("text", label=pl.col("label").str.split(" ").list.first())
+    number = pl.int_range(pl.len()).shuffle(seed=0).over("label")
+    rows = rows.with_columns(store=number % scenes, turn=number // scenes)
+    hour = 100 * pl.col("store") + 20 * pl.col("turn") + pl.int_range(pl.len()) % 17
+    rows = rows.with_columns(scene=pl.format("store {}", pl.col("store")), time=3600 * hour)
+    return LabelledRows(rows.drop("store", "turn"), rows_read=len(rows))
+
+
 def coded(*rows: tuple[str, str | None], **columns: list[str | None]) -> LabelledTexts:
     """Rows of a text and a label, and of other columns, as data."""
     frame = pl.DataFrame(rows, schema={"text": pl.String, "label": pl.String}, orient="row")

@@ -56,6 +56,7 @@ def document(seed: int = 0, scenes: int = 24, baselines_only: bool = False) -> d
     evaluation = {
         "part": "test",
         "task": "ranking",
+        "kind": "",
         "metric": "recall@10",
         "reference": "support popularity",
         "shots": 5,
@@ -174,7 +175,8 @@ def as_classification(found: dict[str, Any], classes: Sequence[str]) -> dict[str
         known = {name: interval(0.5) for name in metrics} | {"roc_auc": None, "average_precision": None}
         figures |= {"metrics": known, "pooled": pooled}
     evaluation["systems"]["student, labels alone"] = evaluation["systems"]["student"] | {"kind": "labels alone"}
-    evaluation |= {"task": "classification", "metric": "macro recall", "query_counts": {"classes": len(classes)}}
+    evaluation |= {"task": "classification", "kind": "new classes", "metric": "macro recall"}
+    evaluation |= {"query_counts": {"classes": len(classes)}}
     evaluation |= {"scene_facts": {}, "transfer": [], "curve": evaluation["curve"] | {"left_out": []}}
     counts = {"texts": 19_312, "classes": len(classes)}
     data = DATA | {"split_by": None, "counts": counts, "from": None, "until": None}

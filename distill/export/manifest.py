@@ -194,7 +194,7 @@ class Manifest(Origin):
     def reads_pairs(self) -> bool:
         """Whether the student was trained on pairs of texts."""
         data = self.spec.get("data")
-        return isinstance(data, dict) and bool(data.get("text_pair"))
+        return isinstance(data, dict) and (bool(data.get("text_pair")) or data.get("log") == "coupons")
 
     @model_serializer(mode="wrap")
     def _opened(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:

@@ -10,14 +10,16 @@ from studies.text_form import normalise_text
 Labelled = Sequence[tuple[str, str]]
 
 
-def check_labelled(labelled: Labelled | Mapping[str, Sequence[str]]) -> dict[str, str]:
+def check_labelled(labelled: Labelled | Mapping[str, Sequence[str]], known: Sequence[str] = ()) -> dict[str, str]:
     """Return the label of each distinct text, both in their one form.
 
     Args:
         labelled: (text, label) pairs, or the texts of each label.
+        known: The only classes that there are, if they are known.
 
     Raises:
-        InputError: There are not at least two classes, a text or label is blank or no text, or a text has two labels.
+        InputError: There are not at least two classes, nor one that is known; a text or label is blank or no text, or a
+            text has two labels.
     """
     found: dict[str, str] = {}
     for number, pair in enumerate(_pairs(labelled)):
@@ -26,9 +28,14 @@ def check_labelled(labelled: Labelled | Mapping[str, Sequence[str]]) -> dict[str
             raise InputError(
                 f"the text {text!r} is labelled {found[text]!r} and {label!r}; give it one label, or leave it out"
             )
+    if strange := [label for label in found.values() if known and label not in known]:
+        raise InputError(
+            f"this student knows no class {strange[0]!r}; it classifies among the {len(known):,} classes that it was "
+            f"trained on, such as {known[0]!r}: correct the label, or leave its texts out"
+        )
     if not found:
         raise InputError("there are no labelled texts; give (text, label) pairs of at least two labels")
-    if len(set(found.values())) == 1:
+    if len(set(found.values())) == 1 and not known:
         raise InputError(
             f"every labelled text has the label {next(iter(found.values()))!r}; give texts of at least two labels"
         )

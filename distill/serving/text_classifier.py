@@ -28,7 +28,7 @@ class TextClassifier:
     Args:
         embed: Embeds texts.
         learner: Adapts the head over their vectors; it is read, never changed.
-        labelled: Of `distill.serving.labelled.check_labelled`; nothing where the student knows its classes.
+        labelled: Of `distill.serving.labelled.check_labelled`; where the student knows its classes, some may lack.
 
     Attributes:
         labels: The names of the classes, in the order in which they first appear.

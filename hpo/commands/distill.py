@@ -40,6 +40,4 @@ def distill(
     if as_json:
         typer.echo(json.dumps([row.to_json() for row in found]))
     else:
-        print_blocks(
-            distillation_outcome(found, spec.metric, words_for(spec.task, spec.protocol.support_shots)), console
-        )
+        print_blocks(distillation_outcome(found, spec.metric, words_for(spec.task, spec.protocol.kind)), console)

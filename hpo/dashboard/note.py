@@ -67,7 +67,7 @@ def _rendered(first: Section, *others: Section | None) -> str:
 
 
 def _words(facts: StudyFacts) -> TaskWords:
-    return words_for(facts.spec.task, facts.spec.protocol.support_shots)
+    return words_for(facts.spec.task, facts.spec.protocol.kind)
 
 
 def _standing(facts: StudyFacts) -> Section:

@@ -51,7 +51,7 @@ def of_search(facts: StudyFacts) -> dict[str, Figure]:
         "recall-against-cost": _cost(facts),
         "learners": _learners(facts),
     }
-    if words_for(facts.spec.task, facts.spec.protocol.support_shots).named:
+    if words_for(facts.spec.task, facts.spec.protocol.kind).named:
         figures["scenes"] = _scenes(facts)
     if facts.importance:
         figures["importance"] = _importance(facts)
@@ -125,7 +125,7 @@ def _learners(facts: StudyFacts) -> Figure:
         best["text"].append(f"#{view.number}")
     marker = {"color": GREY, "symbol": "diamond", "size": 9}
     traces.append({"type": "scatter", "mode": "markers", "name": "its best trial", "marker": marker} | best)
-    scene = words_for(facts.spec.task, facts.spec.protocol.support_shots).scene
+    scene = words_for(facts.spec.task, facts.spec.protocol.kind).scene
     under = f"finished trials; its best less the best of all [95 % over {scene}s]"
     layout = _layout("Finished trials by learner", under, facts.metric)
     layout["xaxis"]["title"]["standoff"] = 20

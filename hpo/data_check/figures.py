@@ -111,6 +111,15 @@ class LabelledPart(Figures):
     without_episodes: tuple[str, ...]
 
 
+class SceneRows(Figures):
+    """A scene that known classes are adapted to: its part, its rows by class, and whether it has an episode."""
+
+    scene: str
+    part: str
+    rows: dict[str, int]
+    episode: bool
+
+
 class LabelledCheck(Figures):
     """What is in the data of a classification study.
 
@@ -129,6 +138,7 @@ class LabelledCheck(Figures):
         unlabelled: Rows without.
         groups: Distinct groups.
         scenes: Distinct scenes.
+        by_scene: Each scene, where scenes are what is divided.
         rows_per_class: Minimum, quartiles and maximum.
         histogram: Classes by their number of rows, in bins that double.
         largest: The largest classes, with their rows.
@@ -149,6 +159,7 @@ class LabelledCheck(Figures):
     unlabelled: int
     groups: int
     scenes: int
+    by_scene: tuple[SceneRows, ...] = ()
     rows_per_class: tuple[int, ...]
     histogram: tuple[ClassBin, ...]
     largest: dict[str, int]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from hpo.data_check.figures import ClassBin, LabelledCheck, LabelledPart
+from hpo.data_check.figures import ClassBin, LabelledCheck, LabelledPart, SceneRows
 from hpo.data_check.findings import Findings
 from storage.errors import InputError
 from studies.classification.data.class_selection import select_classes
@@ -34,6 +34,7 @@ def check(spec: ClassificationSpec, cache: Path, reporter: ProgressReporter = SI
     everything = read_labelled(spec.data, cache, reporter)
     data, error, complete = everything, None, False
     warnings, findings, parts = list(everything.warnings), Findings(), dict[str, LabelledPart]()
+    by_scene: list[SceneRows] = []
     try:
         data = select_classes(everything, spec.data, spec.protocol)
         with reporter.progress("splitting texts into tokens") as progress:
@@ -42,7 +43,7 @@ def check(spec: ClassificationSpec, cache: Path, reporter: ProgressReporter = SI
         warnings += planned.notes
         for finding in planned.audit():
             findings.add(finding)
-        _sample(data, planned, parts, findings, reporter)
+        _sample(data, planned, parts, by_scene, findings, reporter)
         complete = True
         refuse_leaks(findings.worst.values())
     except InputError as refused:
@@ -63,6 +64,7 @@ def check(spec: ClassificationSpec, cache: Path, reporter: ProgressReporter = SI
         unlabelled=int((data.label < 0).sum()),
         groups=len(data.groups),
         scenes=len(data.scenes),
+        by_scene=tuple(by_scene),
         rows_per_class=tuple(int(x) for x in np.quantile(sizes, [0, 0.25, 0.5, 0.75, 1])) if len(sizes) else (),
         histogram=_histogram(sizes),
         largest={data.labels[code]: int(sizes[code]) for code in np.argsort(-sizes, kind="stable")[:5]},
@@ -74,10 +76,11 @@ def _sample(
     data: LabelledTexts,
     planned: Plan,
     parts: dict[str, LabelledPart],
+    by_scene: list[SceneRows],
     findings: Findings,
     reporter: ProgressReporter,
 ) -> None:
-    """Add each part, and the findings on its episodes."""
+    """Add each part, its scenes where these are divided, and the findings on its episodes."""
     for name in SPLIT_NAMES:
         with reporter.progress(f"sampling meta-{name} episodes") as progress:
             episodes = planned.sample(name, 0, progress)
@@ -89,6 +92,11 @@ def _sample(
             queries=sum(len(episode.query) for episode in episodes),
             without_episodes=tuple(data.labels[code] for code in planned.split.classes[name] if int(code) not in used),
         )
+        used = {episode.scene for episode in episodes}
+        for scene, rows in planned.scene_rows(name).items():
+            counts = np.bincount(data.label[rows], minlength=len(data.labels)).tolist()
+            own = dict(zip(data.labels, counts, strict=True))
+            by_scene.append(SceneRows(scene=scene, part=name, rows=own, episode=data.scenes.index(scene) in used))
         with reporter.progress(f"auditing meta-{name} episodes") as progress:
             found = planned.audit_episodes(name, episodes, progress)
         for finding in found:

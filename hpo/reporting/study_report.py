@@ -122,7 +122,7 @@ def _document(spec: StudySpec, evaluation: SystemsEvaluation) -> StudyDocument:
         written=datetime.now(UTC).isoformat(timespec="seconds"),
         version=release,
         data=evaluation.data,
-        protocol=spec.protocol.model_dump(mode="json"),
+        protocol=spec.protocol.effective,
         evaluation=evaluation,
     )
 

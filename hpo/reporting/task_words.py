@@ -179,20 +179,58 @@ KNOWN_CLASSES = replace(
     predicted=lambda protocol: "each classified among all classes",
     fresh="",
 )
-# By the name of the task.
-WORDS = {"ranking": RANKING, "classification": CLASSIFICATION}
+# Of known classes in scenes: what is resampled are scenes.
+SCENES = replace(
+    CLASSIFICATION,
+    scene="scene",
+    named=True,
+    title="how well texts of known classes are told apart in new scenes",
+    unseen=" that neither training nor the search ever saw",
+    metrics={
+        **CLASSIFICATION.metrics,
+        "recall": (
+            "macro recall",
+            "recall of a class, averaged over the classes (balanced accuracy), then over the episodes of a scene.",
+        ),
+        "over_reference": (
+            "over logistic regression",
+            "difference of macro recall from logistic regression over the frozen encoder, trained on the rows of "
+            "training scenes, paired scene by scene; it does not adapt.",
+        ),
+        "roc_auc": ("ROC-AUC", "area under the ROC curve, of two classes alone; of chance .5, however rare one is."),
+        "average_precision": (
+            "average precision",
+            "the same of the precision-recall curve for the second class; of chance the share of that class.",
+        ),
+    },
+    quality=(
+        "How well classes are told apart",
+        ("recall", "over_reference", "roc_auc", "average_precision", "accuracy", "f1", "log_loss"),
+    ),
+    reach=("How far probabilities can be relied on", ("coverage", "confident_accuracy")),
+    overview=("roc_auc", "average_precision", "f1", "log_loss"),
+    predicted=lambda protocol: "each classified among all classes",
+    part="",
+)
+# By the name of the task, and of its protocol where it has several.
+WORDS = {
+    ("ranking", ""): RANKING,
+    ("classification", "new classes"): CLASSIFICATION,
+    ("classification", "known classes"): KNOWN_CLASSES,
+    ("classification", "scenes of known classes"): SCENES,
+}
 # Short titles for the terminal's table.
 SHORT = {"new_item_recall": "new items", "hit_rate": "hit rate"}
 
 
-def words_for(task: str, shots: int) -> TaskWords:
-    """Return the words of a task; of classification without a support, those of known classes."""
-    return KNOWN_CLASSES if task == "classification" and shots == 0 else WORDS[task]
+def words_for(task: str, kind: str) -> TaskWords:
+    """Return the words of a task and of the kind of its protocol."""
+    return WORDS[task, kind]
 
 
 def words_of(evaluation: SystemsEvaluation) -> TaskWords:
     """Return the words of an evaluation."""
-    return words_for(evaluation.task, evaluation.shots)
+    return words_for(evaluation.task, evaluation.kind)
 
 
 def titled(evaluation: SystemsEvaluation) -> dict[str, tuple[str, str]]:

@@ -86,7 +86,8 @@ def evaluate_all(
     direct = f"{best}, not adapted"
     scored = _summarise(spec, problem, "test", results)
     tuned = [name for name, system in results.items() if system.kind == FINE_TUNING]
-    compared = [problem.reference, direct, best, *tuned, "student"] if direct in results else []
+    grouped = direct in results and scored.scene_facts
+    compared = [problem.reference, direct, best, *tuned, "student"] if grouped else []
     return StudyEvaluation(
         **dict(scored),
         transfer=summary.transfer(results, compared, direct, scored.scene_facts) if compared else (),
@@ -225,6 +226,7 @@ def _summarise(spec: StudySpec, problem: Problem, part: SplitName, results: Mapp
     wanted = spec.protocol.report_shots if spec.protocol.support_shots else []
     return SystemsEvaluation(
         task=spec.task,
+        kind=spec.protocol.kind,
         metric=spec.metric,
         reference=problem.reference,
         part=part,

@@ -134,6 +134,7 @@ def evaluate_export(
     return ExportEvaluation(
         study=spec.name,
         task=spec.task,
+        kind=spec.protocol.kind,
         format=format,
         metric=recorded.metric,
         shots=recorded.shots,

@@ -94,6 +94,8 @@ def classify(
 
     student = StudentClassifier.load(folder, backend)
     _check_pairs(folder, pair, pairs=student.manifest.reads_pairs)
+    if support is not None and not student.manifest.labels:
+        _refuse_one_class(support, set((labelled or {}).values()))
     classifier = student.trained() if labelled is None else student.adapt(list(labelled.items()))
     if (cut := student.count_cut(given)) > 0:
         most = student.manifest.max_tokens
@@ -144,7 +146,7 @@ def read_labelled(
         pair: Its column of second texts, where texts are pairs.
 
     Raises:
-        InputError: It cannot be read, lacks a column, a text is blank or has two labels, or there are not two classes.
+        InputError: It cannot be read, lacks a column, a text is blank or has two labels, or no row has a label.
     """
     found: dict[str, tuple[str, str]] = {}
     unlabelled = 0
@@ -174,17 +176,21 @@ def _check_classes(path: Path, label: str, labelled: Mapping[str, str], note: Ca
     names = list(dict.fromkeys(labelled.values()))
     if not names:
         raise InputError(f"no row of {path} has a label in column {quoted(label)}; label some texts of each class")
-    if len(names) == 1:
-        raise InputError(
-            f"every labelled row of {path} has the label {quoted(names[0])}; there is nothing to tell apart: label "
-            "texts of at least two classes"
-        )
     for warning in warn_of_labels(names):
         note(f"{path.name}: {warning}")
     if len(names) >= MANY:
         note(
             f"{path.name}: {len(names):,} classes are more than any student was trained to tell apart; expect many "
             "errors, and consider to classify in two steps, such as departments first"
+        )
+
+
+def _refuse_one_class(path: Path, names: set[str]) -> None:
+    """Refuse a support of one class for a student that knows no others."""
+    if len(names) == 1:
+        raise InputError(
+            f"every labelled row of {path} has the label {quoted(names.pop())}; there is nothing to tell apart: label "
+            "texts of at least two classes"
         )
 
 

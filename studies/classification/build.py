@@ -9,6 +9,7 @@ from studies.classification.definition import ClassificationDefinition
 from studies.classification.known.problem import KnownClassesProblem
 from studies.classification.plan import plan
 from studies.classification.problem import ClassificationProblem
+from studies.classification.scenes.problem import KnownScenesProblem
 from studies.episodes.audit import refuse_leaks
 from studies.progress import SILENT, ProgressReporter
 from studies.training.encoder_setup import cache_activations, load_encoder
@@ -32,7 +33,12 @@ def build_problem(
     refuse_leaks(planned.audit())
     for note in planned.notes:
         reporter.note(f"warning: {note}")
-    kind = KnownClassesProblem if spec.protocol.known else ClassificationProblem
-    problem = kind(spec, data, planned, load_encoder(spec), cache, reporter)
+    problem = _kind(spec)(spec, data, planned, load_encoder(spec), cache, reporter)
     cache_activations(problem)
     return problem
+
+
+def _kind(spec: ClassificationDefinition) -> type[ClassificationProblem]:
+    if spec.protocol.scenes:
+        return KnownScenesProblem
+    return KnownClassesProblem if spec.protocol.known else ClassificationProblem

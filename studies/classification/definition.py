@@ -49,15 +49,16 @@ class ClassificationDefinition(StudyDefinition):
 
     @property
     def student(self) -> str:
-        """Return the kind of its students: where there is no support, they classify among known classes alone."""
-        return self.task if self.protocol.support_shots > 0 else "known classes"
+        """Return the kind of its students: known classes, scenes of these to adapt to, or any classes."""
+        return self.protocol.kind if self.protocol.known else self.task
 
     @model_validator(mode="before")
     @classmethod
     def _joint_training(cls, values: Any) -> Any:
         """Let a study of known classes search what trains without a support, unless it says otherwise."""
         protocol, search = values.get("protocol"), values.get("search", {})
-        if not (isinstance(protocol, dict) and protocol.get("classes") == "known" and isinstance(search, dict)):
+        known = isinstance(protocol, dict) and protocol.get("classes") == "known" and not protocol.get("scenes")
+        if not (known and isinstance(search, dict)):
             return values
         space = search.get("space", {})
         if not isinstance(space, dict):
@@ -68,13 +69,15 @@ class ClassificationDefinition(StudyDefinition):
     def _no_support(self) -> ClassificationDefinition:
         if not self.protocol.known:
             return self
-        space = self.search.space
-        if other := [name for name in values_of(space["learner"]) if name not in _JOINT]:
-            raise ValueError(
-                f"search.space.learner: {other[0]} adapts to a support, and a study of known classes has none; "
-                f'accepted: {", ".join(_JOINT)}, or set protocol.classes = "new"'
-            )
+        space, unused = self.search.space, ["class_names"]
+        if not self.protocol.scenes:
+            if other := [name for name in values_of(space["learner"]) if name not in _JOINT]:
+                raise ValueError(
+                    f"search.space.learner: {other[0]} adapts to a support, and a study of known classes has none; "
+                    f'accepted: {", ".join(_JOINT)}, or set protocol.classes = "new", or name scenes in data.scene'
+                )
+            unused += INNER_LOOP
         for domains in (space, *self.search.learners.values()):
-            for name in (*INNER_LOOP, "class_names"):
+            for name in unused:
                 domains.pop(name, None)
         return self

@@ -16,9 +16,9 @@ from torch.nn import functional
 
 @dataclass(frozen=True)
 class LabelledEpisode:
-    """One draw of N classes (ways) with K labelled texts (shots) of each.
+    """One draw of N classes (ways) with K labelled texts (shots) of each; of known classes, some may have fewer.
 
-    Shapes: N classes, M distinct texts, S = N·K texts of the support, Q queries.
+    Shapes: N classes, M distinct texts, S texts of the support (N·K of new classes), Q queries.
 
     Attributes:
         name: Name of the draw, such as "episode 17": the unit that intervals resample.

@@ -6,7 +6,7 @@ A study and `hpo data check` use the same plan, so that the check sees what the 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -19,6 +19,9 @@ from studies.classification.protocol import ClassificationProtocol
 from studies.classification.sampling.audit import audit_labelled, audit_labelled_episodes
 from studies.classification.sampling.sampler import LabelledSampler
 from studies.classification.sampling.split import ClassSplit, split_classes
+from studies.classification.scenes.audit import audit_scene_episodes, audit_scenes
+from studies.classification.scenes.sampler import SceneSampler
+from studies.classification.scenes.split import split_scenes
 from studies.data.dataset import Ints
 from studies.episodes.audit import Finding
 from studies.episodes.split import SplitName
@@ -55,6 +58,10 @@ class Plan(ABC):
         self, split_name: SplitName, shots: Sequence[int], progress: Progress
     ) -> dict[int, list[LabelledEpisode]]:
         """Return episodes of a part with the same queries under supports of several sizes."""
+
+    def scene_rows(self, split_name: SplitName) -> Mapping[str, Ints]:
+        """Return the rows of each scene of a part, by its name, where scenes are what is divided; else nothing."""
+        return {}
 
     @abstractmethod
     def audit(self) -> list[Finding]:
@@ -135,6 +142,45 @@ class KnownClasses(Plan):
         return audit_batches(self.data, self.row_split, split_name, episodes)
 
 
+class KnownScenes(Plan):
+    """Episodes of one scene each, of classes that training, validation and test share."""
+
+    def __init__(self, data: LabelledTexts, protocol: ClassificationProtocol) -> None:
+        super().__init__(data, protocol)
+        self.split = self.scene_split = split_scenes(data, protocol)
+        self._sampler = SceneSampler(data, self.scene_split, protocol)
+        self.notes = (*self.scene_split.notes, *_many(len(data.labels)))
+
+    def rows(self, split_name: SplitName) -> Ints:
+        """Return the rows of the part."""
+        return self.scene_split.rows[split_name]
+
+    def scene_rows(self, split_name: SplitName) -> Mapping[str, Ints]:
+        """Return the rows of each scene of a part, by its name."""
+        rows, scene = self.rows(split_name), self.data.scene
+        return {self.data.scenes[code]: rows[scene[rows] == code] for code in self.scene_split.scenes[split_name]}
+
+    def sample(self, split_name: SplitName, draw: int, progress: Progress) -> list[LabelledEpisode]:
+        """Return the episodes of a draw."""
+        return self._sampler.sample(split_name, draw, progress)
+
+    def nested(
+        self, split_name: SplitName, shots: Sequence[int], progress: Progress
+    ) -> dict[int, list[LabelledEpisode]]:
+        """Return nested episodes."""
+        return self._sampler.nested(split_name, shots, progress)
+
+    def audit(self) -> list[Finding]:
+        """Return the findings on what the parts share."""
+        return audit_scenes(self.data, self.scene_split)
+
+    def audit_episodes(
+        self, split_name: SplitName, episodes: Sequence[LabelledEpisode], progress: Progress
+    ) -> list[Finding]:
+        """Return the findings on episodes."""
+        return audit_scene_episodes(self.data, self.scene_split, split_name, episodes, progress)
+
+
 def _many(classes: int) -> tuple[str, ...]:
     if classes < MANY:
         return ()
@@ -150,4 +196,6 @@ def plan(data: LabelledTexts, protocol: ClassificationProtocol) -> Plan:
     Raises:
         InputError: The data cannot be split as the protocol says.
     """
+    if protocol.scenes:
+        return KnownScenes(data, protocol)
     return KnownClasses(data, protocol) if protocol.known else NewClasses(data, protocol)

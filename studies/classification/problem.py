@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -105,7 +106,7 @@ class ClassificationProblem(Problem):
 
     def evaluate_reference(self, episodes: Sequence[LabelledEpisode]) -> Evaluation:
         """Return the metrics of the frozen encoder's centroids on `episodes`."""
-        return evaluate(Centroids(lookup(functional.normalize(self.cache.pooled(), dim=1))), episodes)
+        return evaluate(Centroids(lookup(functional.normalize(self.cache.pooled(), dim=1))), episodes, self.scene_name)
 
     def baselines(self, split_name: SplitName) -> Mapping[str, Classifying]:
         """Return the baselines by name."""
@@ -123,7 +124,7 @@ class ClassificationProblem(Problem):
         progress: Progress | None = None,
     ) -> Evaluation:
         """Return the metrics of any system on `episodes`; `progress` is called with (episodes done, in all)."""
-        return evaluate(system, episodes, progress, dump)
+        return evaluate(system, episodes, self.scene_name, progress, dump)
 
     def pool(self) -> Predictions:
         """Return an empty pool for the predictions of a system."""
@@ -153,7 +154,7 @@ class ClassificationProblem(Problem):
     def head(self, hyperparameters: Hyperparameters) -> ClassifierHead:
         """Return a fresh head for a learner with these values."""
         entry = hyperparameters.entry
-        joint = self._training_classes if entry.baseline else None
+        joint = self._training_classes if self._joint(hyperparameters) else None
         temperature = hyperparameters.temperature
         assert temperature is not None, "the search space of classification holds a temperature"
         return ClassifierHead(self.encoder.width, temperature, entry, joint, reads_names=hyperparameters.reads_names)
@@ -167,6 +168,10 @@ class ClassificationProblem(Problem):
             vmap_episodes=self.spec.search.episodes_at_once,
             micro_batch_size=micro_batch_size,
         )
+
+    def _joint(self, hyperparameters: Hyperparameters) -> bool:
+        """Return whether a learner's head holds vectors of the training classes."""
+        return hyperparameters.entry.baseline
 
     @cached_property
     def _baselines(self) -> Mapping[str, Classifying]:
@@ -197,14 +202,18 @@ class Adapted:
     Args:
         learner: The learner to evaluate.
         vectors: Vectors of the episodes' texts.
+        reads_support: Whether it reads the support; without it, known classes are where training left them.
     """
 
-    def __init__(self, learner: Learner, vectors: ItemVectors) -> None:
-        self._learner, self._vectors = learner, vectors
+    def __init__(self, learner: Learner, vectors: ItemVectors, *, reads_support: bool = True) -> None:
+        self._learner, self._vectors, self._reads_support = learner, vectors, reads_support
 
     def logits(self, episode: LabelledEpisode) -> Tensor:
         """Return (Q, N) logits after adapting to the episode's support."""
         vectors = self._vectors.of(episode)
+        if not self._reads_support:
+            none = episode.support[:0]
+            episode = replace(episode, support=none, support_labels=none)
         adapted = self._learner.adapt(episode, vectors)
         with torch.no_grad():
             logits: Tensor = adapted.predict(episode, vectors)

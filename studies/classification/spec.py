@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from pydantic import model_validator
 
-from studies.classification.data.sources import LabelledSection
+from studies.classification.data.sources import LabelledSection, names_scenes
 from studies.classification.definition import ClassificationDefinition
 from studies.config.spec import StudySpec
-
-# Keys of the protocol that say what an episode of new classes holds.
-_OF_EPISODES = ("ways", "shots", "report_shots", "queries", "episodes", "min_groups")
 
 
 class ClassificationSpec(ClassificationDefinition, StudySpec):
@@ -17,14 +16,14 @@ class ClassificationSpec(ClassificationDefinition, StudySpec):
 
     data: LabelledSection
 
-    @model_validator(mode="after")
-    def _known_without_scenes(self) -> ClassificationSpec:
-        if not self.protocol.known:
-            return self
-        if getattr(self.data, "scene", None) is not None:
-            raise ValueError('data.scene has no use where protocol.classes = "known"; leave it out')
-        given = self.protocol
-        for name in _OF_EPISODES:
-            if getattr(given, name) != type(given).model_fields[name].get_default(call_default_factory=True):
-                raise ValueError(f'protocol.{name} has no use where protocol.classes = "known"; leave it out')
-        return self
+    @model_validator(mode="before")
+    @classmethod
+    def _scenes(cls, values: Any) -> Any:
+        """Let known classes be adapted to in scenes where the data have any."""
+        protocol = values.get("protocol")
+        if not (isinstance(protocol, dict) and protocol.get("classes") == "known"):
+            return values
+        named = names_scenes(values.get("data"))
+        if protocol.get("scenes", named) != named:
+            raise ValueError(f"protocol.scenes = {str(named).lower()} follows from data.scene; leave it out")
+        return values | {"protocol": protocol | {"scenes": named}}

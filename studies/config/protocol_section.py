@@ -36,6 +36,16 @@ class ProtocolSection(Section):
         return "recall"
 
     @property
+    def kind(self) -> str:
+        """Return which of the task's protocols this is; "" where it has one."""
+        return ""
+
+    @property
+    def effective(self) -> dict[str, Any]:
+        """Return the values of the keys that have an effect, as a study file has them."""
+        return self.model_dump(mode="json")
+
+    @property
     def support_shots(self) -> int:
         """Return the size of an episode's support; 0 where episodes have none."""
         return self.shots

@@ -60,21 +60,26 @@ def _read_purchases(products: Path, transactions: Path) -> Tables:
 
 def _read_coupons(products: Path, coupons: Path, redemptions: Path) -> Tables:
     offered = pl.read_parquet(coupons)
-    covered = offered.select("coupon_upc", "product_id").unique().join(pl.read_parquet(products), on="product_id")
-    items = offered.select("coupon_upc").unique()
-    for column, most in _COUPON_TEXT.items():
-        items = items.join(_commonest(covered, column, most), on="coupon_upc", how="left")
-    text = pl.concat_str(list(_COUPON_TEXT), separator=", ", ignore_nulls=True).str.to_lowercase()
     scene = pl.format("campaign {}", "campaign_id")
     interactions = pl.read_parquet(redemptions).select(
         user="household_id", product="coupon_upc", time=pl.col("redemption_date").dt.epoch("s"), scene=scene
     )
     return Tables(
         interactions,
-        items.select(product="coupon_upc", text=text),
+        coupon_texts(offered, pl.read_parquet(products)).select(product="coupon_upc", text="text"),
         rows_read=len(interactions),
         offers=offered.select(product="coupon_upc", scene=scene).unique(),
     )
+
+
+def coupon_texts(offered: pl.DataFrame, products: pl.DataFrame) -> pl.DataFrame:
+    """Return the text of each coupon, `coupon_upc` and `text`: what its products are."""
+    covered = offered.select("coupon_upc", "product_id").unique().join(products, on="product_id")
+    items = offered.select("coupon_upc").unique()
+    for column, most in _COUPON_TEXT.items():
+        items = items.join(_commonest(covered, column, most), on="coupon_upc", how="left")
+    text = pl.concat_str(list(_COUPON_TEXT), separator=", ", ignore_nulls=True).str.to_lowercase()
+    return items.select("coupon_upc", text=text)
 
 
 def _commonest(covered: pl.DataFrame, column: str, most: int) -> pl.DataFrame:

@@ -8,8 +8,9 @@ live a few weeks are split by when they start (docs/protocol.md).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
 
@@ -25,6 +26,22 @@ SPLIT_NAMES: tuple[SplitName, ...] = ("train", "validation", "test")
 MINIMUM_SCENES: dict[SplitName, int] = {"train": 4, "validation": 3, "test": 3}
 # The life of a scene: a few early or late interactions do not make a campaign last.
 LIFE = (0.05, 0.95)
+
+
+class SceneLog(Protocol):
+    """What splitting by time reads of the data of any task: rows in order of time, each of a scene."""
+
+    @property
+    def scenes(self) -> Sequence[str]:
+        """Return the names of the scenes."""
+
+    @property
+    def scene(self) -> Ints:
+        """Return the (rows,) codes of their scenes."""
+
+    @property
+    def time(self) -> Ints:
+        """Return the (rows,) times, UTC seconds, ascending."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +74,7 @@ def split_scenes(data: Dataset, protocol: RankingProtocol) -> Split:
     Raises:
         InputError: A split has too few scenes, or its period is too short.
     """
-    by: SplitBy = choose_split_by(data, protocol) if protocol.split_by == "auto" else protocol.split_by
+    by: SplitBy = choose_split_by(data, protocol.timeline) if protocol.split_by == "auto" else protocol.split_by
     order = order_by_digest(data.scenes, protocol.seed)
     starts, _ = scene_quantiles(data, 0, 1)
     if by == "opening":
@@ -69,7 +86,7 @@ def split_scenes(data: Dataset, protocol: RankingProtocol) -> Split:
                 f"{total} {'scene leaves' if total == 1 else 'scenes leave'} {found} for meta-{name}, which "
                 f"needs at least {MINIMUM_SCENES[name]}; {_more_scenes(data)}"
             )
-    period = _periods(data, protocol) if by == "hash" else _periods_of_openings(data, scenes, starts)
+    period = _periods(data, protocol) if by == "hash" else periods_of_openings(data, scenes, starts)
     return Split(by, scenes, period)
 
 
@@ -81,21 +98,25 @@ def cut_order(order: Ints, fractions: tuple[float, float, float]) -> dict[SplitN
     return {name: np.sort(part) for name, part in zip(SPLIT_NAMES, parts, strict=True)}
 
 
-def choose_split_by(data: Dataset, protocol: RankingProtocol) -> SplitBy:
+def choose_split_by(data: SceneLog, timeline: tuple[float, float]) -> SplitBy:
     """Return "opening" where more than half of the scenes are too short-lived for a split by hash.
 
     Such a scene's life, from the 5 % to the 95 % quantile of its interactions' times, misses at least one of the three
     periods that a split by hash cuts the log into: whether it has an episode would depend on the period it falls to.
+
+    Args:
+        data: The log.
+        timeline: Where a split by hash cuts it, as fractions of its time.
     """
     begin, end = scene_quantiles(data, *LIFE)
     alive = np.bincount(data.scene, minlength=len(data.scenes)) > 0
-    cuts = _cuts(data, protocol)
+    cuts = cut_times(data, timeline)
     misses = [(end < cuts[i]) | (begin >= cuts[i + 1]) for i in range(len(SPLIT_NAMES))]
     short = np.logical_or.reduce(misses) & alive
     return "opening" if short.sum() > alive.sum() / 2 else "hash"
 
 
-def scene_quantiles(data: Dataset, low: float, high: float) -> tuple[Ints, Ints]:
+def scene_quantiles(data: SceneLog, low: float, high: float) -> tuple[Ints, Ints]:
     """Return two quantiles of the times of each scene's interactions, UTC seconds; the log's end where it has none."""
     times = np.append(data.time[np.argsort(data.scene, kind="stable")], data.time[-1])
     counts = np.bincount(data.scene, minlength=len(data.scenes))
@@ -117,13 +138,14 @@ def _more_scenes(data: Dataset) -> str:
     return ", or ".join(remedies) or 'name a column with more values in data.scene, such as "category"'
 
 
-def _cuts(data: Dataset, protocol: RankingProtocol) -> list[int]:
+def cut_times(data: SceneLog, timeline: tuple[float, float]) -> list[int]:
+    """Return where the periods of a log begin, cut at fractions of its time, and where the last one ends."""
     start, end = int(data.time[0]), int(data.time[-1]) + 1
-    return [start, *(start + round(fraction * (end - start)) for fraction in protocol.timeline), end]
+    return [start, *(start + round(fraction * (end - start)) for fraction in timeline), end]
 
 
 def _periods(data: Dataset, protocol: RankingProtocol) -> dict[SplitName, tuple[int, int]]:
-    cuts = _cuts(data, protocol)
+    cuts = cut_times(data, protocol.timeline)
     periods = {name: (cuts[i], cuts[i + 1]) for i, name in enumerate(SPLIT_NAMES)}
     for name, (begin, close) in periods.items():
         days = (close - begin) / DAY
@@ -138,10 +160,19 @@ def _periods(data: Dataset, protocol: RankingProtocol) -> dict[SplitName, tuple[
     return periods
 
 
-def _periods_of_openings(
-    data: Dataset, scenes: dict[SplitName, Ints], starts: Ints
+def periods_of_openings(
+    data: SceneLog, scenes: dict[SplitName, Ints], starts: Ints
 ) -> dict[SplitName, tuple[int, int]]:
-    """Return periods that begin with the first start among a split's scenes and end where the next one begins."""
+    """Return periods that begin with the first start among a split's scenes and end where the next one begins.
+
+    Args:
+        data: The log.
+        scenes: Codes of each split's scenes.
+        starts: (scenes,) when each scene starts.
+
+    Raises:
+        InputError: A period is empty.
+    """
     begins = [int(data.time[0]), *(int(starts[scenes[name]].min()) for name in SPLIT_NAMES[1:])]
     periods = {name: (begins[i], [*begins[1:], int(data.time[-1]) + 1][i]) for i, name in enumerate(SPLIT_NAMES)}
     for name, (begin, close) in periods.items():

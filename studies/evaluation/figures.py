@@ -150,6 +150,7 @@ class SystemsEvaluation(Figures):
 
     Attributes:
         task: The study's.
+        kind: Which of the task's protocols it has; "" where the task has one.
         metric: The name of the recall, such as "recall@10".
         reference: The name of the baseline that every system is compared with.
         part: Whose scenes: "validation" or "test".
@@ -164,6 +165,7 @@ class SystemsEvaluation(Figures):
     """
 
     task: str
+    kind: str = ""
     metric: str
     reference: str
     part: str

@@ -89,6 +89,9 @@ def test_labels_go_to_stdout_or_a_file_and_notes_to_stderr(
         assert "\\u001b[2J\\u009b31m" in hostile.stdout
         assert not re.search("[\x1b\x9b]", hostile.stdout)
         assert "1 of 2 texts are longer than the 16 tokens" in hostile.stderr
+    files["labelled.csv"].write_text("text,label\na,b\nc,b\n")
+    alone = call("classify", exports["classifier"], *own)
+    assert (alone.returncode, "every labelled row of" in alone.stderr) == (2, True)
 
 
 @pytest.mark.parametrize(
@@ -96,7 +99,6 @@ def test_labels_go_to_stdout_or_a_file_and_notes_to_stderr(
     [
         ("labelled.csv", "text,lable\na,b\nc,d\n", 'has no column "label"; did you mean lable?'),
         ("labelled.csv", "title,label\na,b\nc,d\n", 'has no column "text"'),
-        ("labelled.csv", "text,label\na,b\nc,b\n", "every labelled row of"),
         ("labelled.csv", "text,label\na,\nc, \n", "no row of"),
         (
             "labelled.csv",

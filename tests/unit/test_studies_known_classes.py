@@ -110,7 +110,7 @@ def test_times_divide_rows_so_that_the_test_is_the_latest() -> None:
 def test_batches_hold_each_row_once_in_a_pass_and_an_evaluation_every_row() -> None:
     """A row that no batch holds is never learned, one that is scored twice counts double."""
     split = split_rows(DATA, KNOWN)
-    batches = training_batches(DATA, split, KNOWN)
+    batches = training_batches(DATA, split, KNOWN.model_copy(update={"sampling": "natural"}))
     assert len(batches) == 12
     assert {len(batch.query) for batch in batches} == {16}
     seen = np.concatenate([batch.items[batch.query].numpy() for batch in batches])
@@ -120,6 +120,23 @@ def test_batches_hold_each_row_once_in_a_pass_and_an_evaluation_every_row() -> N
     assert sorted(test.items[test.query].tolist()) == sorted(DATA.text[split.rows["test"]].tolist())
     assert [found.status for found in audit_batches(DATA, split, "train", batches)] == ["ok"]
     assert [found.status for found in audit_batches(DATA, split, "train", [test])] == ["leak"]
+
+
+def test_balanced_batches_hold_all_classes_alike_and_read_every_row_of_the_rare_ones() -> None:
+    """Macro recall counts a class of three texts as much as one of three hundred."""
+    rows = [(f"text {i}", "ab"[i % 10 == 0], 0) for i in range(300)]
+    data = timed(*rows)
+    split = split_rows(data, KNOWN)
+    batches = training_batches(data, split, KNOWN)
+    counts = [batch.query_labels.bincount().tolist() for batch in batches]
+    assert counts == [[8, 8]] * 12
+    seen = np.concatenate([batch.items[batch.query].numpy() for batch in batches])
+    rare = data.text[split.rows["train"][data.label[split.rows["train"]] == 1]]
+    times_seen = [int((seen == text).sum()) for text in rare]
+    assert max(times_seen) - min(times_seen) <= 1
+    common = seen[~np.isin(seen, rare)]
+    assert len(set(common.tolist())) == len(common)  # 96 of 162: none twice before all were read
+    assert {found.status for found in audit_batches(data, split, "train", batches)} == {"ok"}
 
 
 class Given:
@@ -283,8 +300,9 @@ def test_probabilities_that_only_our_library_gives_are_not_exported(
     ("sections", "message"),
     [
         ({"search": {"space": {"learner": ["finetune", "anil"]}}}, "anil adapts to a support, and a study of known"),
-        ({"protocol": {"ways": 5}}, 'protocol.ways has no use where protocol.classes = "known"; leave it out'),
-        ({"protocol": {"shots": 3}}, "protocol.shots has no use"),
+        ({"protocol": {"ways": 5}}, 'ways has no use where classes = "known"'),
+        ({"protocol": {"shots": 3}}, "shots has no use where"),
+        ({"protocol": {"classes": "new", "batch": 32}}, 'batch has no use where classes = "new"; leave it out'),
     ],
 )
 def test_what_known_classes_cannot_use_is_refused(sections: dict[str, Any], message: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -89,4 +90,23 @@ probabilities = classifier.probabilities(["oat drink"])  # columns as in classif
     scored="{scenes} episodes of classes that neither the search nor the distillation saw, each adapted from {shots} "
     "labelled texts of each class; averaged over classes, then episodes, with 95 % bootstrap intervals over episodes.",
     metrics={"accuracy": "accuracy", "f1": "macro-F1"},
+)
+# Of known classes in scenes.
+SCENES_CARD = replace(
+    CARD,
+    head="classifies texts among the classes that it was\ntrained on, and adapts to new scenes from a few labels",
+    use="Adapting to a scene and classifying texts",
+    example="""\
+from distill.inference import StudentClassifier
+
+student = StudentClassifier.load("path/to/this/folder")
+classifier = student.trained()  # before a scene has any labelled text
+labels = classifier.predict(["oat drink"])
+classifier = student.adapt([("oat drink", labels[0])])  # from what is known; a class may have no text
+probabilities = classifier.probabilities(["oat drink"])  # columns as in classifier.labels
+""",
+    scored="{scenes} scenes that neither the search nor the distillation saw, each adapted from {shots} labelled texts "
+    "of each class where it has them; averaged over classes, episodes, then scenes, with 95 % bootstrap intervals over "
+    "scenes.",
+    metrics={"roc_auc": "ROC-AUC", "average_precision": "average precision", "accuracy": "accuracy"},
 )

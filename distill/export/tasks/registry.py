@@ -78,6 +78,16 @@ EXPORTED: dict[str, ExportedTask] = {
         server="distill.inference.StudentClassifier",
         verb="hpo classify",
     ),
+    "scenes of known classes": ExportedTask(
+        files=(),
+        export="distill.export.tasks.classification:ClassificationExport",
+        card="distill.export.tasks.classification:SCENES_CARD",
+        form="distill.forms.form:StudentForm",
+        head="studies.classification.learning.tasks:classifier_head",
+        head_learner="studies.classification.learning.tasks:head_learner",
+        server="distill.inference.StudentClassifier",
+        verb="hpo classify",
+    ),
     "known classes": ExportedTask(
         files=(),
         export="distill.export.tasks.known_classes:KnownClassesExport",

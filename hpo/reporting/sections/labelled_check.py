@@ -8,6 +8,9 @@ from hpo.reporting.renderers.terminal import print_blocks
 from hpo.reporting.sections.data_check import NAMES, print_audit, print_bars, shortened
 from hpo.status.console import Console
 
+# Most classes whose rows are counted by scene, and most scenes that are listed.
+FEW, SCENES = 4, 40
+
 
 def print_check(found: LabelledCheck, console: Console) -> None:
     """Print what was found."""
@@ -16,6 +19,8 @@ def print_check(found: LabelledCheck, console: Console) -> None:
     if found.parts:
         console.out.print()
         print_blocks([_parts_table(found), *_without_episodes(found)], console)
+    if found.by_scene:
+        print_blocks([_scenes_table(found)], console)
     print_audit(found.audit, found.notes, found.warnings, console)
 
 
@@ -44,6 +49,20 @@ def _parts_table(found: LabelledCheck) -> Table:
         counts = (part.classes, len(part.without_episodes), part.rows, part.episodes, part.queries)
         rows.append([name, *(Cell(f"{count:,}") for count in counts)])
     return Table("", ["part", "classes", "no episode", "rows", "episodes", "queries"], rows)
+
+
+def _scenes_table(found: LabelledCheck) -> Table:
+    """Return the classes by scene: the rows of each where they are few, else how many have any."""
+    labels = list(found.by_scene[0].rows)
+    few = len(labels) <= FEW
+    rows: list[Row] = []
+    for each in found.by_scene[:SCENES]:
+        counts = list(each.rows.values()) if few else [sum(each.rows.values()), sum(map(bool, each.rows.values()))]
+        said = "" if each.episode else "no episode"
+        rows.append([shortened(each.scene), each.part, *(Cell(f"{count:,}") for count in counts), said])
+    if (more := len(found.by_scene) - SCENES) > 0:
+        rows.append([f"and {more:,} more", "", *([""] * (len(rows[0]) - 2))])
+    return Table("", ["scene", "part", *(map(shortened, labels) if few else ["rows", "classes"]), ""], rows)
 
 
 def _without_episodes(found: LabelledCheck) -> list[Text]:

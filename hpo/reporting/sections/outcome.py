@@ -57,7 +57,7 @@ def _students(students: Sequence[StudentRow], metric: str, words: TaskWords) -> 
 
 def export_outcome(found: ExportEvaluation) -> list[Text | Table]:
     """Return the recall of an export as measured now, and as its manifest has it."""
-    words = words_for(found.task, found.shots)
+    words = words_for(found.task, found.kind)
     head = f"{found.study}, {found.format}: test {found.metric} over {found.scenes} {words.scene}s"
     now, then = spelled(found.recall, "{:.4f}"), spelled(found.recorded, "{:.4f}")
     return [Text(head), Text(f"  now       {now}"), Text(f"  manifest  {then}")]

@@ -13,6 +13,7 @@ from studies.classification.known.row_split import trained_classes
 from studies.classification.protocol import ClassificationProtocol
 from studies.classification.sampling.pools import Pool, pools
 from studies.classification.sampling.sides import divisible
+from studies.classification.scenes.split import trained_scene_classes
 from studies.data.dataset import Ints
 from studies.data.digest_order import order_by_digest
 from studies.episodes.split import SPLIT_NAMES
@@ -38,7 +39,8 @@ def select_classes(data: LabelledTexts, section: LabelledSource, protocol: Class
         raise InputError(_too_small(data, protocol))
     data = keep_classes(data, eligible, f"too small ({_asked(data, protocol)})")
     if protocol.known:
-        data = keep_classes(data, trained_classes(data, protocol), "without a training text")
+        trained = trained_scene_classes(data, protocol) if protocol.scenes else trained_classes(data, protocol)
+        data = keep_classes(data, trained, "without a training text")
     if section.max_classes is not None and section.max_classes < len(data.labels):
         sample = order_by_digest(data.labels, seed=0)[: section.max_classes]
         data = keep_classes(data, sample, "not in the sample of max_classes")

@@ -1,9 +1,12 @@
 """The episodes of known classes: batches of texts over all classes, without a support.
 
-Training reads shuffled passes over its rows, cut into batches; an evaluation is one batch with every row of its split.
+Training reads its rows in batches, of all classes alike or, in shuffled passes, in their proportions; an evaluation is
+one batch with every row of its split.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -31,16 +34,35 @@ def training_batches(
     rows = split.rows["train"]
     size = min(protocol.batch, len(rows))
     count = max(protocol.train_episodes, -(-len(rows) // size))
-    passes = -(-count * size // len(rows))
-    order = np.concatenate(
-        [np.random.default_rng([protocol.seed, number]).permutation(rows) for number in range(passes)]
-    )
+    if protocol.sampling == "natural":
+        order = _passes(rows, count * size, protocol.seed)
+    else:
+        order = _balanced([rows[data.label[rows] == code] for code in split.classes["train"]], count * size, protocol)
     batches = []
     for number in range(count):
         batches.append(_batch(data, split, f"batch {number}", order[number * size : (number + 1) * size]))
         if progress is not None:
             progress(number + 1, count)
     return batches
+
+
+def _passes(rows: Ints, count: int, *seed: int) -> Ints:
+    """Return at least `count` rows: shuffled passes over them, one after the other."""
+    passes = -(-count // len(rows))
+    return np.concatenate([np.random.default_rng([*seed, number]).permutation(rows) for number in range(passes)])
+
+
+def _balanced(of_class: Sequence[Ints], count: int, protocol: ClassificationProtocol) -> Ints:
+    """Return at least `count` rows in rounds that hold one row of each class, in a random order.
+
+    Args:
+        of_class: The rows of each class; each class goes through its own in shuffled passes.
+        count: How many rows.
+        protocol: Its seed.
+    """
+    rounds, rng = -(-count // len(of_class)), np.random.default_rng(protocol.seed)
+    columns = [_passes(rows, rounds, protocol.seed, number)[:rounds] for number, rows in enumerate(of_class)]
+    return rng.permuted(np.stack(columns, axis=1), axis=1).ravel()
 
 
 def evaluation_batch(data: LabelledTexts, split: RowSplit, split_name: SplitName) -> LabelledEpisode:

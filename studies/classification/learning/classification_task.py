@@ -2,8 +2,9 @@
 
 The classes' weights and biases start at the support's prototypes (Triantafillou et al., "Meta-Dataset", ICLR 2020,
 section 3, Proto-MAML, with cosines for distances) and adapt with any gradient step; those of known classes start where
-training left them. Where the names of the classes are read, a name is one more example of its class, of a weight that
-the outer loop learns. Everything works on one episode, or on E of one shape with a leading axis.
+training left them, so that a support need not hold every class. Where the names of the classes are read, a name is one
+more example of its class, of a weight that the outer loop learns; without gradient steps, so is the vector of a known
+class. Everything works on one episode, or on E of one shape with a leading axis.
 """
 
 from __future__ import annotations
@@ -50,8 +51,9 @@ def balanced(weights: Tensor, labels: Tensor, classes: int) -> Tensor:
         labels: (..., R) the class of each, in 0..N-1.
         classes: N.
     """
-    sums = (functional.one_hot(labels, classes) * weights[:, None]).sum(-2)
-    return weights * (sums.mean(-1, keepdim=True) / sums).gather(-1, labels)
+    sums = (functional.one_hot(labels, classes) * weights[..., :, None]).sum(-2)
+    mean = sums.sum(-1, keepdim=True) / (sums > 0).sum(-1, keepdim=True)  # over the classes that have examples
+    return weights * (mean / sums).gather(-1, labels)
 
 
 @dataclass(kw_only=True, eq=False)
@@ -88,19 +90,21 @@ class ClassificationTask:
             if p.requires_grad and self._is_adapted(name)
         }
         classes = self._known_weights() if self.model.head.labels else self._prototypes({}, self._own_vectors())
-        named["class_weights"] = classes.requires_grad_()
+        named[self._classes_name] = classes.requires_grad_()
         named["bias"] = torch.zeros_like(classes[..., 0]).requires_grad_()
         return named if self.training else detached(named)
 
     def rates(self) -> Mapping[str, Tensor]:
         """Return the learned rate of the classes' weights and biases, over `inner_lr`."""
         rate = self.model.head.weight_rate.exp()
-        return dict.fromkeys(("class_weights", "bias"), rate if self.training else rate.detach())
+        return dict.fromkeys((self._classes_name, "bias"), rate if self.training else rate.detach())
 
     def support_loss(self, weights: Weights, step: int = 0) -> Tensor:
         """Return the cross-entropy of the support's labels, of those in the step's batch; classes count the same."""
         positions, labels, balance = self._stacked("support"), self._stacked("support_labels"), self._balance
         shots = positions.shape[-1]
+        if shots == 0:  # known classes stay where they are
+            return 0 * weights["bias"].sum(-1)
         size = min(self.support_batch_size or shots, shots)
         if size < shots:
             order = self._support_order
@@ -127,10 +131,11 @@ class ClassificationTask:
 
         The (..., R) weights make all classes count the same.
         """
-        examples, ways = self._examples, self.episodes[0].ways
-        vectors = self.model.head(self._unadapted_at(examples.positions))
-        targets = functional.one_hot(examples.labels, ways).to(vectors.dtype)
-        return vectors, targets, balanced(examples.weights.to(vectors.dtype), examples.labels, ways)
+        ways = self.episodes[0].ways
+        vectors = self.model.head(self._unadapted_at(self._examples.positions))
+        vectors, labels, weights = self._with_known(vectors)
+        targets = functional.one_hot(labels, ways).to(vectors.dtype)
+        return vectors, targets, balanced(weights.to(vectors.dtype), labels, ways)
 
     def adapted(self, weights: Weights) -> AdaptedClassifier:
         """Return the classifier under some weights; those left out are the model's own. Of one episode only."""
@@ -171,9 +176,9 @@ class ClassificationTask:
         """Return the (..., N, D) weights that projected vectors are multiplied with."""
         if "linear_weights" in weights:
             return weights["linear_weights"]
-        if "class_weights" in weights:
-            return functional.normalize(weights["class_weights"], dim=-1)
-        if self.model.head.labels:
+        if self._classes_name in weights:
+            return functional.normalize(weights[self._classes_name], dim=-1)
+        if self.model.head.labels and not self.model.head.weighs_known:
             return self._known_weights()
         return self._prototypes(weights, self._vectors(weights, self._examples.positions))
 
@@ -184,8 +189,26 @@ class ClassificationTask:
 
     def _prototypes(self, weights: Weights, vectors: Tensor) -> Tensor:
         """Return the (..., N, D) prototypes of the examples' (..., R, D) vectors."""
-        moved = projected(vectors, self._weight(weights, "head.project.weight"))
-        return prototypes(moved, self._examples.labels, self.episodes[0].ways, self._examples.weights)
+        moved, labels, counts = self._with_known(projected(vectors, self._weight(weights, "head.project.weight")))
+        return prototypes(moved, labels, self.episodes[0].ways, counts)
+
+    def _with_known(self, vectors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the examples' projected (..., R, D) vectors, labels and weights, and those of known classes behind."""
+        examples = self._examples
+        if not self.model.head.weighs_known:
+            return vectors, examples.labels, examples.weights
+        known, weight = self._known_weights(), self._weight({}, "head.log_known_weight").exp()
+        of_known = torch.arange(known.shape[-2], device=known.device).expand(known.shape[:-1])
+        return (
+            torch.cat([vectors, known], dim=-2),
+            torch.cat([examples.labels, of_known], dim=-1),
+            torch.cat([examples.weights, weight.expand(known.shape[-2])]),
+        )
+
+    @property
+    def _classes_name(self) -> str:
+        """The name of the classes' weights among those that adapt: of known classes, that of the head's parameter."""
+        return "head.class_vectors" if self.model.head.labels else "class_weights"
 
     def _bias(self, weights: Weights) -> Tensor:
         return weights["bias"] if "bias" in weights else self.model.head.log_scale.new_zeros(self.episodes[0].ways)

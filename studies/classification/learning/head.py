@@ -24,6 +24,8 @@ from studies.model.adapting_model import AdaptingModel, inner_rates
 WEIGHT_RATE = 0.0
 # Log of how many examples of a class its name counts as at the start.
 LOG_NAME_WEIGHT = 0.0
+# Log of how many examples the learned vector of a known class counts as at the start.
+LOG_KNOWN_WEIGHT = 2.0
 # Where ridge regression starts: its penalty, and its constant feature beside vectors of length 1.
 RIDGE_PENALTY, RIDGE_INTERCEPT = 1.0, 0.3
 
@@ -66,9 +68,11 @@ class ClassifierHead(nn.Module):
 
     Attributes:
         labels: The names of the training classes, where these are known: where evaluation has no others.
+        weighs_known: Whether the vector of a known class is an example of it beside the support, of a learned weight:
+            for learners that take no gradient step from there.
     """
 
-    scalars = ("log_name_weight", "log_scale", "weight_rate", "ridge_penalty", "ridge_intercept")
+    scalars = ("log_name_weight", "log_known_weight", "log_scale", "weight_rate", "ridge_penalty", "ridge_intercept")
 
     class_codes: Tensor
 
@@ -101,6 +105,9 @@ class ClassifierHead(nn.Module):
         if joint is not None:
             self.register_buffer("class_codes", joint.codes, persistent=False)
             self.class_vectors = nn.Parameter(joint.start.clone())
+        self.weighs_known = bool(self.labels) and not entry.takes_gradient_steps
+        if self.weighs_known:
+            self.log_known_weight = nn.Parameter(torch.tensor(LOG_KNOWN_WEIGHT))
 
     def train_only(self, part: HeadPart) -> None:
         """Freeze what a trial is not to train: the projection, where `part` is "scalars".

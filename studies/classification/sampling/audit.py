@@ -99,7 +99,7 @@ def audit_labelled_episodes(
         episodes: All episodes of that split.
         progress: Called with (episodes checked, episodes in all).
     """
-    rows, own = _Rows(data), set(split.classes[split_name].tolist())
+    rows, own = RowsByText(data), set(split.classes[split_name].tolist())
     problems: dict[str, list[str]] = {name: [] for name in _CHECKS}
     nearly = 0
     for number, episode in enumerate(episodes, start=1):
@@ -107,7 +107,8 @@ def audit_labelled_episodes(
         checks = (
             set(episode.classes.tolist()) <= own,
             rows.have_their_labels(episode),
-            bool((data.names[episode.classes.cpu()] == episode.items[episode.names].cpu().numpy()).all()),
+            not len(episode.names)
+            or bool((data.names[episode.classes.cpu()] == episode.items[episode.names].cpu().numpy()).all()),
             not set(sides[0]) & set(sides[1]),
             not rows.groups(sides[0], episode.scene) & rows.groups(sides[1], episode.scene),
         )
@@ -145,7 +146,7 @@ def _nearly_equal(count: int, queries: int, split_name: SplitName) -> Finding:
     return Finding(check, "note", f"{detail}; write texts in one way")
 
 
-class _Rows:
+class RowsByText:
     """The rows by text and scene."""
 
     def __init__(self, data: LabelledTexts) -> None:
@@ -166,6 +167,11 @@ class _Rows:
         """Return the groups of some texts of a scene; a text without a group has none."""
         rows, known = self._of(texts, scene)
         return set(self._data.group[rows[known]].tolist()) - {-1}
+
+    def times(self, texts: Sequence[int], scene: int) -> Ints:
+        """Return the time of each of some texts of a scene."""
+        rows, _ = self._of(texts, scene)
+        return self._data.time[rows]
 
     def _of(self, texts: Sequence[int], scene: int) -> tuple[Ints, Bools]:
         """Return the row of each text in a scene, and whether there is one."""

@@ -6,6 +6,7 @@ support. None is trained on other episodes.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -29,16 +30,19 @@ Features = Callable[[Ints], Any]
 FROZEN_CENTROIDS = "frozen encoder centroids"
 # What cosines are multiplied by to be logits; it changes probabilities, not predictions.
 SCALE = 10.0
+# The probability of a class that is not in the support.
+_IMPROBABLE = 1e-6
 # A support of more texts has too many products of pairs to be solved by them.
 MANY_ROWS = 2000
 
 
-def build_baselines(data: LabelledTexts, vectors: Tensor) -> Mapping[str, Classifying]:
+def build_baselines(data: LabelledTexts, vectors: Tensor, class_weight: str | None = None) -> Mapping[str, Classifying]:
     """Return all baselines, by their names in the results.
 
     Args:
         data: The texts. The rarity of their words is counted over all labelled ones, without their labels.
         vectors: (items, D) embeddings of the untrained encoder.
+        class_weight: Of logistic regression, as of `LogisticRegression`.
     """
     words = Words(data)
     frozen = functional.normalize(vectors, dim=1)
@@ -46,9 +50,9 @@ def build_baselines(data: LabelledTexts, vectors: Tensor) -> Mapping[str, Classi
         "random": Random(),
         "majority": Majority(),
         "TF-IDF centroids": Centroids(words.of),
-        "TF-IDF logistic regression": LogisticRegression(words.of),
+        "TF-IDF logistic regression": LogisticRegression(words.of, class_weight),
         FROZEN_CENTROIDS: Centroids(lookup(frozen)),
-        "frozen encoder logistic regression": LogisticRegression(lookup(frozen)),
+        "frozen encoder logistic regression": LogisticRegression(lookup(frozen), class_weight),
         "zero-shot class names": ClassNames(frozen),
         "frozen encoder centroids + class names": NamedCentroids(frozen),
     }
@@ -101,7 +105,7 @@ class Majority:
     def logits(self, episode: LabelledEpisode) -> Tensor:
         """Return (Q, N) logits, the same for every query."""
         counts = torch.bincount(episode.support_labels, minlength=episode.ways)
-        return (counts / counts.sum()).clamp(min=1e-6).log().expand(len(episode.query), -1)
+        return (counts / counts.sum()).clamp(min=_IMPROBABLE).log().expand(len(episode.query), -1)
 
 
 class Centroids:
@@ -116,7 +120,7 @@ class Centroids:
 
     def logits(self, episode: LabelledEpisode) -> Tensor:
         """Return (Q, N) scaled cosines."""
-        support, labels, query = _features(self._features, episode)
+        support, labels, query = episode_features(self._features, episode)
         members = sp.csr_matrix((np.ones(len(labels)), (labels, np.arange(len(labels)))), (episode.ways, len(labels)))
         cosines = _dense(query @ _unit(members @ support).T)
         return torch.as_tensor(SCALE * cosines, dtype=torch.float32).to(episode.items.device)
@@ -125,29 +129,39 @@ class Centroids:
 class LogisticRegression:
     """scikit-learn's logistic regression with its defaults, trained on the support.
 
+    A class without a text in the support is improbable; a single class is certain.
+
     Args:
         features: The features of texts, sparse or not.
+        class_weight: "balanced" where all classes are to count the same, whatever their sizes.
     """
 
-    def __init__(self, features: Features) -> None:
-        self._features = features
+    def __init__(self, features: Features, class_weight: str | None = None) -> None:
+        self._features, self._class_weight = features, class_weight
 
     def logits(self, episode: LabelledEpisode) -> Tensor:
         """Return (Q, N) log probabilities."""
+        present = torch.unique(episode.support_labels)
+        logits = torch.full((len(episode.query), episode.ways), math.log(_IMPROBABLE), device=episode.items.device)
+        found = self._fitted(episode) if len(present) > 1 else torch.zeros(len(logits), 1)
+        logits[:, present] = found.to(logits.device)
+        return logits
+
+    def _fitted(self, episode: LabelledEpisode) -> Tensor:
+        """Return (Q, N') log probabilities of the classes that are in the support."""
         from sklearn.linear_model import LogisticRegression as Regression
 
-        support, labels, query = _features(self._features, episode)
+        support, labels, query = episode_features(self._features, episode)
+        model = Regression(max_iter=1000, class_weight=self._class_weight)
         if support.shape[0] > MANY_ROWS:
-            found = Regression(max_iter=1000).fit(support, labels).predict_log_proba(query)
-            return torch.as_tensor(found, dtype=torch.float32).to(episode.items.device)
+            return torch.as_tensor(model.fit(support, labels).predict_log_proba(query), dtype=torch.float32)
         products, with_query = _dense(support @ support.T), _dense(query @ support.T)
         # The weights are sums of the support's rows, so that as many directions as it has rows are enough.
         lengths, directions = np.linalg.eigh(products)
         kept = lengths > 1e-9 * lengths.max()
         basis = directions[:, kept] / np.sqrt(lengths[kept])
-        model = Regression(max_iter=1000).fit(products @ basis, labels)
-        found = model.predict_log_proba(with_query @ basis)
-        return torch.as_tensor(found, dtype=torch.float32).to(episode.items.device)
+        found = model.fit(products @ basis, labels).predict_log_proba(with_query @ basis)
+        return torch.as_tensor(found, dtype=torch.float32)
 
 
 class ClassNames:
@@ -178,7 +192,7 @@ class NamedCentroids(ClassNames):
         return functional.normalize(sums, dim=1)
 
 
-def _features(features: Features, episode: LabelledEpisode) -> tuple[Any, Ints, Any]:
+def episode_features(features: Features, episode: LabelledEpisode) -> tuple[Any, Ints, Any]:
     """Return the features and labels of the (S,) support, and the features of the (Q,) queries."""
     items, labels = episode.items.cpu().numpy(), episode.support_labels.cpu().numpy()
     return features(items[episode.support.cpu().numpy()]), labels, features(items[episode.query.cpu().numpy()])

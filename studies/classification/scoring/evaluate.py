@@ -8,7 +8,7 @@ from typing import Protocol
 from torch import Tensor
 
 from studies.classification.episode import LabelledEpisode
-from studies.classification.scoring.metrics import episode_metrics
+from studies.classification.scoring.metrics import EpisodeMetrics, average, episode_metrics
 from studies.evaluation.metrics import Evaluation
 from studies.progress import Progress
 
@@ -26,29 +26,31 @@ class Classifying(Protocol):
 def evaluate(
     system: Classifying,
     episodes: Sequence[LabelledEpisode],
+    name: Callable[[LabelledEpisode], str] = lambda episode: episode.name,
     progress: Progress | None = None,
     read: LogitsReader | None = None,
 ) -> Evaluation:
-    """Return the metrics of a system on some episodes, by the names of the episodes.
+    """Return the metrics of a system on some episodes, averaged over those of one name.
 
     Args:
         system: Classifies the queries.
         episodes: The episodes, each with a name of its own.
+        name: Gives what recalls are recorded by: the episode's own name, or its scene's.
         progress: Called with (episodes done, episodes in all).
         read: Called with each episode and its logits.
 
     Raises:
         FloatingPointError: A logit of the system is not finite.
     """
-    found = {}
+    found: dict[str, list[EpisodeMetrics]] = {}
     for number, episode in enumerate(episodes, start=1):
         logits = system.logits(episode)
         if not bool(logits.isfinite().all()):
             raise FloatingPointError(f"a logit of {episode.name} is not finite")
-        found[episode.name] = episode_metrics(logits, episode)
+        found.setdefault(name(episode), []).append(episode_metrics(logits, episode))
         if read is not None:
             read(episode, logits)
         if progress is not None:
             progress(number, len(episodes))
-    assert len(found) == len(episodes), "two episodes have the same name"
-    return Evaluation(found)
+    assert len({episode.name for episode in episodes}) == len(episodes), "two episodes have the same name"
+    return Evaluation({scene: average(metrics) for scene, metrics in found.items()})

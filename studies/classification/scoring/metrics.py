@@ -58,6 +58,15 @@ class EpisodeMetrics:
 METRICS = tuple(field.name for field in fields(EpisodeMetrics))
 
 
+def average(episodes: Sequence[EpisodeMetrics]) -> EpisodeMetrics:
+    """Return the mean of each metric over the episodes that have it; NaN where none has."""
+    if len(episodes) == 1:
+        return episodes[0]
+    values = {name: np.array([getattr(each, name) for each in episodes]) for name in METRICS}
+    known = {name: found[~np.isnan(found)] for name, found in values.items()}
+    return EpisodeMetrics(**{name: float(found.mean()) if len(found) else math.nan for name, found in known.items()})
+
+
 def predict(logits: Tensor, episode: LabelledEpisode) -> Tensor:
     """Return the (Q,) classes with the highest logits, in 0..N-1.
 

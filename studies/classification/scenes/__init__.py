@@ -1,0 +1,1 @@
+"""Known classes in scenes: one set of classes, adapted to in scenes that training has not seen."""
