@@ -60,7 +60,7 @@ class Search:
     def __init__(self, database: Database, spec: StudySpec, scenes: Collection[str], train: Train) -> None:
         self._records, self._spec, self._train = Records(database.engine), spec, train
         pruner, metric = spec.pruner, spec.metric
-        scene = words_for(spec.task, spec.protocol.support_shots).scene
+        scene = words_for(spec.task, spec.protocol.kind).scene
         self._results = RecordedHistory(self._records, spec.name, len(pruner.rungs), scene)
         self._results.read()
         self._results.check_scenes(frozenset(scenes))
