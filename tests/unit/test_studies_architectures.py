@@ -265,12 +265,12 @@ def test_weights_in_shards_are_read_and_missing_ones_are_refused(tmp_path: Path)
 
 
 def test_a_student_of_another_encoder_is_exported_with_its_pooling_and_prefix(tmp_path: Path) -> None:
-    """Opened by transformers, sentence-transformers or ONNX Runtime, it would give other vectors, and no error."""
+    """Opened by transformers or sentence-transformers, it would give other vectors, and no error."""
     folder = sentence_folder(tmp_path, "xlm-roberta", "cls", "small red: ")
     problem = prepare(tiny_spec(folder), tmp_path / "cache", data=planted_dataset())
     student = untrained(problem, Hyperparameters("protonet"))
     assert student.tokenizer.vocab_size < problem.encoder.config.vocab_size
-    exported = export_to(problem, student, tmp_path / "export", formats=("hf", "onnx"))
+    exported = export_to(problem, student, tmp_path / "export")
     held = StudentRecommender.load(exported)
     assert (held.manifest.pooling, held.manifest.prefix) == ("cls", "small red: ")
     card = (exported / "README.md").read_text()
@@ -279,8 +279,5 @@ def test_a_student_of_another_encoder_is_exported_with_its_pooling_and_prefix(tm
     assert "Every text stands behind ` small red:  `" in card
     with full_precision(), torch.no_grad():
         wanted = student.tower(torch.arange(5))
-    for backend in ("torch", "onnx"):
-        served = StudentRecommender.load(exported, backend=backend)
-        found = served._embedder.embed(problem.data.texts[:5])
-        torch.testing.assert_close(found, wanted, rtol=0, atol=1e-5)
+    torch.testing.assert_close(held._embedder.embed(problem.data.texts[:5]), wanted, rtol=0, atol=1e-5)
     assert held.manifest.formats["hf"].sentence_transformers_cosine == pytest.approx(1, abs=1e-5)
