@@ -203,6 +203,7 @@ class StudyEvaluation(SystemsEvaluation):
         finalists: The trials that the winners were chosen from.
         search_gain: What searching was worth.
         inference: What the best teacher and the student cost.
+        unlike: What of the teachers' encoder the students started without, in words.
     """
 
     best_teacher: str
@@ -214,6 +215,7 @@ class StudyEvaluation(SystemsEvaluation):
     finalists: Finalists
     search_gain: SearchGain
     inference: InferenceFigures
+    unlike: str = ""
 
 
 class ExportEvaluation(Figures):

@@ -26,7 +26,7 @@ class StudentHyperparameters:
         width: Size of its hidden states, a multiple of that of an attention head; 0 for the teacher's. A narrower
             student ends in a learned projection to the teacher's width.
         vocabulary: Whether it keeps the teacher's whole vocabulary, or the tokens of the training texts, all single
-            characters and the special tokens (WordPiece alone).
+            characters and the special tokens (of WordPiece and Unigram; others are kept whole).
         subword_dropout: Rate at which tokens of half of a batch are split into smaller ones, so that the student learns
             to read words outside its vocabulary; only where that is trimmed.
         init: Layers of the teacher that it starts from: evenly spread, the first, or the last.

@@ -18,7 +18,7 @@ import torch
 
 from distill.episode_draws import DRAWS
 from distill.hyperparameters import StudentHyperparameters, Vocabulary
-from distill.student import Student, Texts, TokenTower, blank, parameters, start, texts_in
+from distill.student import Student, Texts, TokenTower, blank, parameters, start, teacher_tower, texts_in
 from distill.student_training import StudentTraining, evaluate, recalls_in, validation_recalls
 from distill.targets import Teacher, compute_targets
 from distill.teacher_states import TeacherStates, needed
@@ -198,7 +198,7 @@ def latency(problem: Problem, student: Student, texts: int = 256, rounds: int = 
         texts: How many texts, spread evenly over the catalogue.
         rounds: How many rounds; each times both encoders in turn, so that a busy machine slows both.
     """
-    towers = (student.tower, TokenTower(problem.encoder.model, problem.tokens).to(device()))
+    towers = (student.tower, teacher_tower(problem))
     items = torch.linspace(0, len(problem.tokens) - 1, min(texts, len(problem.tokens))).long()
     ratios = []
     with problem.reporter.progress("timing the student beside its teacher") as progress:

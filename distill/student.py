@@ -15,12 +15,12 @@ from distill.export.tasks.registry import exported_as
 from distill.forms.form import StudentForm
 from distill.hyperparameters import StudentHyperparameters, Vocabulary
 from distill.initialisation import init_encoder, student_config
-from distill.vocabulary import needed_tokens, trim
+from distill.vocabulary import can_trim, needed_tokens, trim
 from studies.config.hyperparameters import Hyperparameters
 from studies.learners.base import Learner
 from studies.model.device import autocast, device
 from studies.model.encoder import Ragged, tokenize
-from studies.model.pooling import pool
+from studies.model.pooling import Pooling, pool
 from studies.training.problem import Problem
 
 # transformers is imported where a student is built: it takes seconds.
@@ -43,7 +43,7 @@ class Encoded(NamedTuple):
 
 
 class TokenTower(nn.Module):
-    """Item vectors from an encoder that reads all tokens: the student's, or a whole BERT.
+    """Item vectors from an encoder that reads all tokens: the student's, or a whole teacher's.
 
     It stays in evaluation mode while it trains: without dropout a step is a function of its inputs alone, and a
     student that matches given targets does not need it.
@@ -52,7 +52,9 @@ class TokenTower(nn.Module):
         model: The encoder; all of its weights train unless they are frozen already.
         tokens: The items' texts, in the encoder's own vocabulary.
         projection: (W → D, no bias) from a narrower encoder's vectors to those of the teacher's width.
-        form: Says what is pooled, and whether vectors are projected, or only compared with the teacher's through it.
+        form: Says whether vectors are projected, or only compared with the teacher's through it, and what is pooled
+            where that is not as the teacher does.
+        pooling: How the teacher's token states become a text's vector.
     """
 
     def __init__(
@@ -61,12 +63,14 @@ class TokenTower(nn.Module):
         tokens: Ragged,
         projection: nn.Linear | None = None,
         form: type[StudentForm] = StudentForm,
+        pooling: Pooling = "mean",
     ) -> None:
         super().__init__()
         self.model = model
         self.widening = projection
         self.tokens = tokens
         self.form = form
+        self.pooling: Pooling = form.pooling or pooling
         self.eval()
 
     @property
@@ -83,7 +87,7 @@ class TokenTower(nn.Module):
         ids, mask = self.tokens.padded(items, self.model.device)
         with autocast():
             out = self.model(input_ids=ids, attention_mask=mask, output_hidden_states=states)
-        pooled = pool(out.last_hidden_state, mask, self.form.pooling)
+        pooled = pool(out.last_hidden_state, mask, self.pooling)
         return Encoded(project(pooled, self.projection), out.hidden_states if states else (), mask)
 
     def beside_teacher(self, vectors: Tensor) -> Tensor:
@@ -96,7 +100,7 @@ class TokenTower(nn.Module):
 
     def over(self, tokens: Ragged) -> TokenTower:
         """Return the same tower over other texts."""
-        return TokenTower(self.model, tokens, self.widening, self.form)
+        return TokenTower(self.model, tokens, self.widening, self.form, self.pooling)
 
 
 def project(pooled: Tensor, projection: nn.Linear | None) -> Tensor:
@@ -114,6 +118,7 @@ class Student:
         tokenizer: The tokenizer of its vocabulary.
         max_tokens: Most tokens of a text.
         hyperparameters: What it was distilled with.
+        prefix: What stands before every text.
     """
 
     tower: TokenTower
@@ -121,6 +126,7 @@ class Student:
     tokenizer: PreTrainedTokenizerBase
     max_tokens: int
     hyperparameters: StudentHyperparameters
+    prefix: str = ""
 
     @property
     def head(self) -> Any:
@@ -141,32 +147,37 @@ class Texts(NamedTuple):
         kept: (V,) the encoder's ids of its tokens, ascending; none where it is the encoder's own.
         tokenizer: The tokenizer of the vocabulary.
         tokens: The texts.
+        prefix: What stands before every text.
+        pooling: How the teacher's token states become a text's vector.
     """
 
     kept: Tensor | None
     tokenizer: PreTrainedTokenizerBase
     tokens: Ragged
+    prefix: str = ""
+    pooling: Pooling = "mean"
 
 
 def texts_in(problem: Problem, vocabulary: Vocabulary) -> Texts:
     """Return a study's texts in a student's vocabulary, which does not depend on the texts of held-out scenes.
 
-    Raises:
-        InputError: The encoder's vocabulary cannot be trimmed.
+    A vocabulary that cannot be trimmed is kept whole.
     """
-    tokenizer = problem.encoder.tokenizer
-    if vocabulary == "full":
-        return Texts(None, tokenizer, problem.tokens)
+    encoder = problem.encoder
+    tokenizer, prefix, pooling = encoder.tokenizer, encoder.prefix, encoder.pooling
+    if vocabulary == "full" or not can_trim(tokenizer):
+        return Texts(None, tokenizer, problem.tokens, prefix, pooling)
     kept = needed_tokens(tokenizer, problem.tokens, problem.visible_items.cpu())
     trimmed = trim(tokenizer, kept)
-    return Texts(kept, trimmed, tokenize(trimmed, problem.data.texts, problem.spec.teacher.max_tokens))
+    tokens = tokenize(trimmed, problem.data.texts, problem.spec.teacher.max_tokens, prefix=prefix)
+    return Texts(kept, trimmed, tokens, prefix, pooling)
 
 
 def start(problem: Problem, teacher: Learner, texts: Texts, values: StudentHyperparameters) -> Student:
     """Return a student before its first step: its encoder is initialised from the teacher's, and so is its head.
 
     Args:
-        problem: The study's data, and the BERT that the teachers are built on.
+        problem: The study's data, and the encoder that the teachers are built on.
         teacher: The best of them; the top layers that it trained take the place of the encoder's.
         texts: The study's, in the student's vocabulary.
         values: The student's.
@@ -188,7 +199,7 @@ def blank(problem: Problem, learner: Hyperparameters, texts: Texts, values: Stud
     from transformers import DistilBertModel
 
     encoder = problem.encoder
-    config = student_config(encoder, values, None if texts.kept is None else len(texts.kept))
+    config = student_config(encoder, values, texts.kept)
     projection = nn.Linear(config.dim, encoder.width, bias=False) if config.dim < encoder.width else None
     kind = exported_as(problem.spec)
     form: type[StudentForm] = kind.part("form")
@@ -223,8 +234,14 @@ def assemble(
         hyperparameters: What the student is distilled with.
         form: Of its study's students.
     """
-    tower = TokenTower(model, texts.tokens, projection, form).to(device())
-    return Student(tower, learner, texts.tokenizer, max_tokens, hyperparameters)
+    tower = TokenTower(model, texts.tokens, projection, form, texts.pooling).to(device())
+    return Student(tower, learner, texts.tokenizer, max_tokens, hyperparameters, texts.prefix)
+
+
+def teacher_tower(problem: Problem) -> TokenTower:
+    """Return the whole pretrained encoder over a study's texts, on the device."""
+    encoder = problem.encoder
+    return TokenTower(encoder.model, problem.tokens, pooling=encoder.pooling).to(device())
 
 
 def parameters(module: nn.Module) -> int:

@@ -19,7 +19,7 @@ from distill.losses.registry import weighted_sum
 from distill.student import Student, TokenTower
 from distill.targets import Targets
 from distill.teacher_states import TeacherStates
-from distill.vocabulary import SubwordDropout
+from distill.vocabulary import SubwordDropout, can_trim
 from studies.config.distill_losses import LOSSES
 from studies.config.distill_section import DistillSection
 from studies.model.device import device_settings
@@ -60,8 +60,9 @@ class Distiller:
         self._targets, self._episodes, self._section, self._states = targets, episodes, section, states
         self._model = student.model
         values = student.hyperparameters
-        trimmed = values.vocabulary == "catalogue" and values.subword_dropout > 0
-        self._dropout = SubwordDropout(student.tokenizer, student.max_tokens) if trimmed else None
+        trimmed = values.vocabulary == "catalogue" and can_trim(student.tokenizer)
+        drops = trimmed and values.subword_dropout > 0
+        self._dropout = SubwordDropout(student.tokenizer, student.max_tokens) if drops else None
         student.tower.model.set_attn_implementation(device_settings().attention)
         self._optimizer = ScheduledAdamW(
             self._model, HEAD_RATE * values.lr, WEIGHT_DECAY, section.steps, encoder_lr=values.lr

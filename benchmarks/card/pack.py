@@ -18,7 +18,8 @@ from safetensors.torch import load_file, save, save_file
 from studies.config.ranking import RankingDefinition
 from studies.data.dataset import Dataset
 from studies.learners.registry import RANKING_LEARNERS
-from studies.model.encoder import locate, quiet_transformers
+from studies.model.encoder import locate
+from studies.model.pretrained.reading import quiet_transformers
 from studies.training.problem import Problem
 from studies.training.ranking import build_problem
 

@@ -29,6 +29,7 @@ Layers = Annotated[int, Field(ge=1, le=MAX_LAYERS)]
 Width = Annotated[int, Field(ge=1, le=MAX_WIDTH)]
 VocabularyRows = Annotated[int, Field(ge=1, le=MAX_VOCABULARY)]
 Tokens = Annotated[int, *TeacherSection.model_fields["max_tokens"].metadata]
+Prefix = Annotated[str, StringConstraints(max_length=1000)]
 StudyId = Annotated[str, StringConstraints(pattern="^[0-9a-f]{32}$")]
 Digest = Annotated[str, StringConstraints(pattern="^[0-9a-f]{64}$")]
 # A file of the folder or of a folder in it: no "..", no absolute path, nothing hidden, nothing a terminal interprets.

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from distill.evaluation import Retention, StudyEvaluation
 from distill.export.manifest import Manifest
-from studies.config.definition import Format
+from studies.config.definition import Format, Pooling
 from studies.escaping import markdown_code, markdown_text
-from studies.model.pooling import Pooling
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ tags:
 A DistilBERT of {layers} ({parameters:,} parameters) that turns item texts into vectors of {dimensions}
 dimensions and length 1, and a head ({head:,} parameters) that {does}.
 Distilled by [scenetune](https://pypi.org/project/scenetune/) from the best {teachers} of the study
-"{study}", which were built on {encoder}. {vocabulary}Texts are cut at {max_tokens} tokens.
+"{study}", which were built on {encoder}. {vocabulary}{start}{prefix}Texts are cut at {max_tokens} tokens.
 
 ## How good it is
 
@@ -100,7 +100,7 @@ from transformers import AutoModel, AutoTokenizer
 
 tokenizer = AutoTokenizer.from_pretrained("path/to/this/folder")
 model = AutoModel.from_pretrained("path/to/this/folder")
-inputs = tokenizer(["whole milk", "oat drink"], padding=True, truncation=True, return_tensors="pt")
+inputs = tokenizer({texts}, padding=True, truncation=True, return_tensors="pt")
 hidden, mask = model(**inputs).last_hidden_state.float(), inputs["attention_mask"][..., None]
 {name} = {pooled}
 """
@@ -108,6 +108,7 @@ hidden, mask = model(**inputs).last_hidden_state.float(), inputs["attention_mask
 _POOLED: dict[Pooling, tuple[str, str]] = {
     "mean": ("mean", "(hidden * mask).sum(1) / mask.sum(1)"),
     "cls": ("first", "hidden[:, 0]"),
+    "max": ("greatest", 'hidden.masked_fill(mask == 0, float("-inf")).amax(1)'),
 }
 
 _PROJECTION = """\
@@ -121,7 +122,7 @@ from transformers import AutoTokenizer
 
 tokenizer = AutoTokenizer.from_pretrained("path/to/this/folder")
 session = onnxruntime.InferenceSession("path/to/this/folder/onnx/model.onnx")
-inputs = tokenizer(["whole milk", "oat drink"], padding=True, truncation=True, return_tensors="np")
+inputs = tokenizer({texts}, padding=True, truncation=True, return_tensors="np")
 {outputs}, dict(inputs))
 ```
 """
@@ -144,6 +145,8 @@ def model_card(manifest: Manifest) -> str:
         teachers=words.teachers,
         encoder=markdown_code(_encoder(manifest.encoder.name)),
         vocabulary=_vocabulary(manifest.vocabulary.kept, manifest.vocabulary.of),
+        start=_start(manifest),
+        prefix=_prefix(manifest.prefix),
         max_tokens=manifest.max_tokens,
         metrics=_metrics(manifest.metrics, words) if manifest.metrics else "It was not evaluated.\n",
         formats=_formats(manifest, words),
@@ -152,17 +155,22 @@ def model_card(manifest: Manifest) -> str:
         classifies=words.classifies_pairs if manifest.reads_pairs else words.classifies,
         tools=f"sentence-transformers{', transformers or ONNX Runtime' if graphs else ' or transformers'}",
         transformers=_transformers(manifest),
-        onnx=_ONNX.format(outputs=_outputs(words)) if graphs else "",
+        onnx=_ONNX.format(texts=_texts(manifest), outputs=_outputs(words)) if graphs else "",
     )
 
 
 def _transformers(manifest: Manifest) -> str:
     """Return the lines that make vectors with transformers alone."""
-    name, pooled = _POOLED[manifest.form.pooling]
-    lines = _TRANSFORMERS.format(name=name, pooled=pooled)
+    name, pooled = _POOLED[manifest.pooling]
+    lines = _TRANSFORMERS.format(texts=_texts(manifest), name=name, pooled=pooled)
     if manifest.width < manifest.dimensions:
         lines = f"from safetensors.torch import load_file\n{lines}{_PROJECTION.format(name=name)}"
     return f"{lines}vectors = {name} / {name}.norm(dim=1, keepdim=True)\n"
+
+
+def _texts(manifest: Manifest) -> str:
+    """Return two texts as the encoder reads them, in Python."""
+    return json.dumps([manifest.prefix + text for text in ("whole milk", "oat drink")], ensure_ascii=False)
 
 
 def _outputs(words: CardWords) -> str:
@@ -181,6 +189,17 @@ def _vocabulary(kept: int, of: int | None) -> str:
     if of is None or kept == of:
         return ""
     return f"Its vocabulary is {kept:,} of the {of:,} tokens of that encoder: those that the catalogue needs. "
+
+
+def _start(manifest: Manifest) -> str:
+    lost = manifest.encoder.unlike
+    return f"It started without {lost}, which DistilBERT does not have. " if lost else ""
+
+
+def _prefix(prefix: str) -> str:
+    if not prefix:
+        return ""
+    return f"Every text stands behind {markdown_code(prefix)}; scenetune and sentence-transformers put it there. "
 
 
 def _formats(manifest: Manifest, words: CardWords) -> str:

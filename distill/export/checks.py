@@ -67,7 +67,7 @@ def check(student: Student, draft: Path, manifest: Manifest, task: TaskExport, p
     ours = _own_vectors(student, texts)
     reporter = problem.reporter if problem is not None else SILENT
     reporter.note(f"comparing vectors in a fresh process: {', '.join(formats)}")
-    found = fresh_process(draft, texts, list(formats), student.tower.form.knows_classes)
+    found = fresh_process(draft, texts, list(formats), student.tower.form.knows_classes, student.prefix)
     _check_probabilities(student, task, manifest, ours, found)
     for opener, vectors in found.vectors.items():
         name = cast("Format", "hf" if opener == "sentence-transformers" else opener)
@@ -127,7 +127,9 @@ class Found(NamedTuple):
     probabilities: Mapping[str, Tensor]
 
 
-def fresh_process(draft: Path, texts: Sequence[str], formats: Sequence[str], classifies: bool = False) -> Found:
+def fresh_process(
+    draft: Path, texts: Sequence[str], formats: Sequence[str], classifies: bool = False, prefix: str = ""
+) -> Found:
     """Open a draft in a fresh process.
 
     Args:
@@ -135,13 +137,14 @@ def fresh_process(draft: Path, texts: Sequence[str], formats: Sequence[str], cla
         texts: The texts.
         formats: Those of the export that are opened.
         classifies: Whether the export classifies by itself.
+        prefix: What the encoder wants before every text.
 
     Raises:
         ScenetuneError: It could not open the draft.
     """
     parts = [split_pair(text) for text in texts]
     asked = [list(each) if len(each) == 2 else each[0] for each in parts]
-    request = {"texts": asked, "formats": formats, "classifies": classifies}
+    request = {"texts": asked, "formats": formats, "classifies": classifies, "prefix": prefix}
     tensors = run_script(Path(__file__).with_name("parity.py"), draft, request)
     probabilities = {name: tensors.pop(f"{name} probabilities") for name in formats if classifies}
     return Found(tensors, probabilities)
@@ -163,7 +166,7 @@ def _stored(manifest: Manifest, name: Format) -> str:
 
 
 def _own_vectors(student: Student, texts: Sequence[str]) -> Tensor:
-    tokens = tokenize(student.tokenizer, texts, student.max_tokens)
+    tokens = tokenize(student.tokenizer, texts, student.max_tokens, prefix=student.prefix)
     with full_precision():
         return encode_items(student.tower.over(tokens), torch.arange(len(texts)), tokens.lengths).cpu()
 

@@ -35,6 +35,8 @@ def describe(
         task=origin.definition.task,
         opens_with=kind.opens_with or None,
         max_tokens=student.max_tokens,
+        prefix=student.prefix,
+        pooling=student.tower.pooling,
         layers=int(student.tower.model.config.num_hidden_layers),
         width=width,
         dimensions=dimensions,

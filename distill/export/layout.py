@@ -58,11 +58,11 @@ def write_sentence_transformers(student: Student, draft: Path, precision: Precis
         "sentence_bert_config.json": {"max_seq_length": student.max_tokens, "do_lower_case": False},
         "config_sentence_transformers.json": {
             "__version__": {},
-            "prompts": {},
-            "default_prompt_name": None,
+            "prompts": {"default": student.prefix} if student.prefix else {},
+            "default_prompt_name": "default" if student.prefix else None,
             "similarity_fn_name": "cosine",
         },
-        "1_Pooling/config.json": _pooling(student.tower.model.config.hidden_size, student.tower.form.pooling),
+        "1_Pooling/config.json": _pooling(student.tower.model.config.hidden_size, student.tower.pooling),
         f"{len(modules) - 1}_Normalize/config.json": {},
     }
     if projection is not None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import (
     Field,
@@ -24,7 +24,7 @@ from distill.export import bounds
 from distill.export.tasks.registry import EXPORTED, ExportedTask, exported_as
 from storage.errors import InputError
 from storage.files.atomic import sha256
-from studies.config.definition import Format, Precision, StudyDefinition
+from studies.config.definition import Format, Pooling, Precision, StudyDefinition
 from studies.config.hyperparameters import Hyperparameters
 from studies.evaluation.figures import Figures, misfit
 
@@ -41,11 +41,19 @@ _REMEDY = "export the study again, or restore the folder from a copy"
 
 
 class EncoderReference(Figures):
-    """The encoder that the teachers were built on: its name, digest and number of tokens."""
+    """The encoder that the teachers were built on.
+
+    Attributes:
+        name: Its name in the study file.
+        sha256: Its identity.
+        vocabulary: Number of its tokens.
+        unlike: What of it a student starts without, in words.
+    """
 
     name: str
     sha256: str
     vocabulary: int | None
+    unlike: Annotated[str, Field(max_length=1000)] = ""
 
 
 class Lineage(Figures):
@@ -135,6 +143,8 @@ class Manifest(Origin):
         task: The study's.
         opens_with: What predicts with it without scenetune; None, and no key in the manifest, where nothing does.
         max_tokens: Where texts are cut.
+        prefix: What stands before every text.
+        pooling: How the tokens' states become a text's vector.
         layers: Of the encoder.
         width: Of the encoder.
         dimensions: Of the vectors.
@@ -154,6 +164,8 @@ class Manifest(Origin):
     task: bounds.TaskName
     opens_with: str | None = None
     max_tokens: bounds.Tokens
+    prefix: bounds.Prefix = ""
+    pooling: Pooling = "mean"
     layers: bounds.Layers
     width: bounds.Width
     dimensions: bounds.Width

@@ -63,7 +63,7 @@ def write_onnx(student: Student, path: Path) -> None:
     check_packages()
     known = copy.deepcopy(student.head) if student.tower.form.knows_classes else None
     model, projection = copy.deepcopy(student.tower.model), copy.deepcopy(student.tower.projection)
-    graph = _Graph(model, projection, student.tower.form.pooling, known).cpu().float().eval()
+    graph = _Graph(model, projection, student.tower.pooling, known).cpu().float().eval()
     # Two rows of three tokens, the last of them padding: nothing of the example may become a constant.
     ids = torch.zeros(2, 3, dtype=torch.int64)
     mask = torch.tensor([[1, 1, 1], [1, 1, 0]])

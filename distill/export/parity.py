@@ -1,10 +1,10 @@
 """Embeds texts with an export and without scenetune: `python parity.py EXPORT REQUEST.json OUT`.
 
 `distill/export/checks.py` runs this file in a fresh process before an export becomes visible. It imports none of our
-modules, as users of the folder may not have them. The request holds `texts`, `formats`, and whether the folder
-`classifies` by itself; the output is a safetensors file with the (n, D) vectors of each format, by its name, and those
-of sentence-transformers where that is installed. Where the folder classifies, (n, N) probabilities are added as "FORMAT
-probabilities": of transformers' pipeline, and of the graphs' logits.
+modules, as users of the folder may not have them. The request holds `texts`, `formats`, the `prefix` of
+every text, and whether the folder `classifies` by itself; the output is a safetensors file with the (n, D) vectors of
+each format, by its name, and those of sentence-transformers where that is installed. Where the folder classifies,
+(n, N) probabilities are added as "FORMAT probabilities": of transformers' pipeline, and of the graphs' logits.
 """
 
 from __future__ import annotations
@@ -43,14 +43,19 @@ def with_transformers(folder: Path, texts: list[Text]) -> torch.Tensor:
     """Return the pooled last hidden states, projected where the encoder is narrow, as the model card shows."""
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model = AutoModel.from_pretrained(folder).eval()
-    first_token = json.loads((folder / "1_Pooling" / "config.json").read_text())["pooling_mode_cls_token"]
     dense = folder / "2_Dense" / "model.safetensors"
     projection = load_file(dense)["linear.weight"].float() if dense.is_file() else None
+    pooling = json.loads((folder / "1_Pooling" / "config.json").read_text(encoding="utf-8"))
     vectors = []
     for batch in batches(texts):
         inputs = tokenizer(*columns(batch), padding=True, truncation=True, return_tensors="pt")
         hidden, mask = model(**inputs).last_hidden_state.float(), inputs["attention_mask"][..., None]
-        pooled = hidden[:, 0] if first_token else (hidden * mask).sum(1) / mask.sum(1)
+        if pooling["pooling_mode_cls_token"]:
+            pooled = hidden[:, 0]
+        elif pooling["pooling_mode_max_tokens"]:
+            pooled = hidden.masked_fill(mask == 0, -torch.inf).amax(1)
+        else:
+            pooled = (hidden * mask).sum(1) / mask.sum(1)
         vectors.append(normalize(pooled if projection is None else pooled @ projection.T, dim=1))
     return torch.cat(vectors)
 
@@ -113,6 +118,11 @@ def columns(batch: list[Text]) -> list[list[Text]]:
     return [list(part) for part in zip(*batch, strict=True)] if isinstance(batch[0], list) else [batch]
 
 
+def prefixed(text: Text, prefix: str) -> Text:
+    """Return a text behind a prefix; of a pair, its first text."""
+    return prefix + text if isinstance(text, str) else [prefix + text[0], *text[1:]]
+
+
 def in_kinds(opener: Opener, export: Path, texts: list[Text]) -> torch.Tensor:
     """Return the vectors in the order of the texts, single ones and pairs encoded apart: no tokenizer mixes them."""
     kinds = [[row for row, text in enumerate(texts) if isinstance(text, kind)] for kind in (str, list)]
@@ -127,10 +137,11 @@ CLASSIFIERS: dict[str, Opener] = {"hf": with_pipeline, "onnx": with_logits, "onn
 def main(export: Path, request: Path, out: Path) -> None:
     """Write the vectors that a request names."""
     wanted = json.loads(request.read_text(encoding="utf-8"))
-    texts = wanted["texts"]
+    texts = [prefixed(text, wanted["prefix"]) for text in wanted["texts"]]
     vectors = {name: in_kinds(OPENERS[name], export, texts) for name in wanted["formats"]}
     if importlib.util.find_spec("sentence_transformers") is not None:
-        vectors["sentence-transformers"] = in_kinds(with_sentence_transformers, export, texts)
+        # It puts the prefix before every text itself: the default prompt in its files.
+        vectors["sentence-transformers"] = in_kinds(with_sentence_transformers, export, wanted["texts"])
     if wanted["classifies"]:
         for name in wanted["formats"]:
             vectors[f"{name} probabilities"] = in_kinds(CLASSIFIERS[name], export, texts)

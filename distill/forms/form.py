@@ -1,4 +1,4 @@
-"""The form of students that adapt: their head is the teacher's, over the mean of a text's token states.
+"""The form of students that adapt: their head is the teacher's, over a text's vector, pooled as the teacher's.
 
 A task's row in `distill/export/tasks/registry.py` names the form of its students; training, export and serving ask it.
 """
@@ -21,13 +21,13 @@ class StudentForm:
     """How a student's head reads its encoder.
 
     Attributes:
-        pooling: What of a text's token states becomes its vector.
+        pooling: What of a text's token states becomes its vector; None for what the teacher pools.
         encoder_prefix: What precedes the names of the encoder's weights in model.safetensors.
         projects: Whether the head reads vectors of the teacher's width; else the encoder's own, whatever its width.
         knows_classes: Whether the head classifies among the classes that it was trained on, without a support.
     """
 
-    pooling: ClassVar[Pooling] = "mean"
+    pooling: ClassVar[Pooling | None] = None
     encoder_prefix: ClassVar[str] = ""
     projects: ClassVar[bool] = True
     knows_classes: ClassVar[bool] = False

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 class SequenceClassifierForm(StudentForm):
     """A DistilBERT whose first token's state is classified by a linear head."""
 
-    pooling: ClassVar[Pooling] = "cls"
+    pooling: ClassVar[Pooling | None] = "cls"
     encoder_prefix = "distilbert."
     projects = False
     knows_classes = True

@@ -100,7 +100,7 @@ def open_encoder(exported: ExportedStudent, backend: Backend, precision: Precisi
         if value not in get_args(kind):
             raise InputError(f"{name} = {value!r}; accepted: {', '.join(get_args(kind))}")
     if backend == "torch":
-        return TorchEncoder(exported.model, exported.projection, exported.manifest.form.pooling, precision)
+        return TorchEncoder(exported.model, exported.projection, exported.manifest.pooling, precision)
     if precision not in ("fp32", "auto"):
         raise InputError(
             f"precision {precision!r} is not for backend {backend!r}, whose graph has its own; leave it out, or use "
@@ -123,7 +123,7 @@ class Embedder:
         self.width = exported.manifest.dimensions
         # The Rust tokenizer: the Python one around it sets truncation at every call, which threads cannot share.
         self._tokenizer: Any = exported.tokenizer.backend_tokenizer
-        self._max_tokens = exported.max_tokens
+        self._max_tokens, self._prefix = exported.max_tokens, exported.prefix
 
     def tokens(self, texts: Sequence[str]) -> Ragged:
         """Return the token ids of each text in its one form, truncated, as `studies.model.encoder.tokenize` does."""
@@ -140,7 +140,8 @@ class Embedder:
 
     def _encodings(self, texts: Sequence[str]) -> Iterator[list[Any]]:
         """Yield the tokenizer's records of the texts in their one form, of many texts at a time."""
-        for batch in token_batches([normalise_text(text) for text in texts], self._max_tokens, _TOKENIZED):
+        normal = [self._prefix + normalise_text(text) for text in texts]
+        for batch in token_batches(normal, self._max_tokens, _TOKENIZED):
             parts = [split_pair(text) for text in batch]
             yield self._tokenizer.encode_batch_fast([each if len(each) == 2 else each[0] for each in parts])
 
@@ -178,7 +179,8 @@ class Embedder:
         """Say in the log that most of some texts is lost on the encoder; once, since a server is asked often."""
         if self._warned:
             return
-        if (loss := measure(self._exported.tokenizer, tokens, self._max_tokens).illegible()) is not None:
+        read = measure(self._exported.tokenizer, tokens, self._max_tokens, self._prefix)
+        if (loss := read.illegible()) is not None:
             self._warned = True
             log.warning(
                 "warning: %s loses most of %d texts: %s; distil a student from a teacher of their language",

@@ -18,7 +18,7 @@ from distill.export.manifest import Manifest
 from distill.serving.tensors import read_tensors
 from storage.errors import InputError
 from studies.evaluation.figures import misfit
-from studies.model.encoder import quiet_transformers
+from studies.model.pretrained.reading import quiet_transformers
 
 # transformers is imported where a model or tokenizer is opened: ONNX Runtime serves without its models.
 if TYPE_CHECKING:

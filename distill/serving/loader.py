@@ -75,6 +75,11 @@ class ExportedStudent:
         """Most tokens of a text."""
         return self.manifest.max_tokens
 
+    @property
+    def prefix(self) -> str:
+        """What stands before every text."""
+        return self.manifest.prefix
+
 
 def load_export(folder: Path) -> ExportedStudent:
     """Load an export after checking its version, its bounds and every file's digest; it uses no network.
@@ -95,10 +100,10 @@ def as_student(exported: ExportedStudent, tokens: Ragged) -> Student:
 
     Args:
         exported: What `load_export` returned.
-        tokens: The items' texts: `tokenize(exported.tokenizer, texts, exported.max_tokens)`.
+        tokens: The items' texts: `tokenize(exported.tokenizer, texts, exported.max_tokens, prefix=exported.prefix)`.
     """
     values = StudentHyperparameters.from_dict(exported.manifest.distillation)
-    texts = Texts(None, exported.tokenizer, tokens)
+    texts = Texts(None, exported.tokenizer, tokens, exported.prefix, exported.manifest.pooling)
     learner, form = exported.head_learner(), exported.manifest.form
     return assemble(exported.model, exported.projection, learner, texts, exported.max_tokens, values, form)
 

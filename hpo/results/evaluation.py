@@ -28,6 +28,7 @@ from studies.evaluation.evaluate import ItemVectors
 from studies.evaluation.figures import SystemsEvaluation
 from studies.evaluation.trec import check_dump
 from studies.model.device import full_precision
+from studies.model.pretrained.architectures import unlike
 from studies.progress import ProgressReporter
 from studies.training.prepare import prepare
 from studies.training.problem import Problem
@@ -99,6 +100,7 @@ def evaluate_all(
         finalists=winners.finalists,
         search_gain=search_gain(results, teachers[0], start, labels),
         inference=inference_figures(problem, teachers[0], student),
+        unlike=unlike(problem.encoder.config),
     )
 
 

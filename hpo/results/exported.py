@@ -23,6 +23,7 @@ from studies.data.source import Source
 from studies.evaluation.intervals import bootstrap
 from studies.evaluation.trec import check_dump
 from studies.model.encoder import tokenize
+from studies.model.pretrained.architectures import unlike
 from studies.progress import SILENT, ProgressReporter
 from studies.training.prepare import prepare
 from studies.training.problem import Problem
@@ -75,7 +76,12 @@ def origin(
         study_id=owned.id,
         spec=spec.model_dump(mode="json"),
         data_fingerprint=problem.data.fingerprint,
-        encoder=EncoderReference(name=encoder.name, sha256=encoder.identity, vocabulary=encoder.config.vocab_size),
+        encoder=EncoderReference(
+            name=encoder.name,
+            sha256=encoder.identity,
+            vocabulary=encoder.config.vocab_size,
+            unlike=unlike(encoder.config),
+        ),
         lineage=Lineage(
             distillation=owned.name,
             trial=evaluation.student_trial,
@@ -124,7 +130,8 @@ def evaluate_export(
             f"{folder} was evaluated on other data (fingerprint {manifest.data_fingerprint[:12]}, here "
             f"{problem.data.fingerprint[:12]}); give the same files and versions as then"
         )
-    student = as_student(exported, tokenize(exported.tokenizer, problem.data.texts, exported.max_tokens))
+    tokens = tokenize(exported.tokenizer, problem.data.texts, exported.max_tokens, prefix=exported.prefix)
+    student = as_student(exported, tokens)
     if format != "hf":
         student = through(folder / GRAPHS[format], student)
     writing = problem.writing(dump, problem.test) if dump else nullcontext()

@@ -10,9 +10,8 @@ from torch import Tensor, nn
 
 from distill.evaluation import EncoderFigures, InferenceFigures
 from distill.objective import Student, Teacher
-from distill.student import TokenTower
+from distill.student import teacher_tower
 from studies.evaluation.evaluate import encode_items
-from studies.model.device import device
 from studies.training.problem import Problem
 
 # Of a round of timing: as many texts as the slower encoder reads in a second, within bounds.
@@ -22,7 +21,7 @@ ROUND_SECONDS, FEWEST_TEXTS, MOST_TEXTS, ROUNDS = 1.0, 64, 1024, 3
 def inference_figures(problem: Problem, teacher: Teacher, student: Student) -> InferenceFigures:
     """Measure parameters, bytes and texts per second of the whole encoders, in alternating runs."""
     rates: dict[str, list[float]] = {"teacher": [], "student": []}
-    towers = {"teacher": TokenTower(problem.encoder.model, problem.tokens).to(device()), "student": student.tower}
+    towers = {"teacher": teacher_tower(problem), "student": student.tower}
     lengths = problem.tokens.lengths
     slowest = min(_rate(tower, _spread(lengths, FEWEST_TEXTS), lengths) for tower in towers.values())
     items = _spread(lengths, min(MOST_TEXTS, max(FEWEST_TEXTS, int(slowest * ROUND_SECONDS))))

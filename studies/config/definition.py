@@ -22,6 +22,8 @@ from studies.learners.registry import LEARNERS
 # The formats of an export, and the precision of its weights.
 Format = Literal["hf", "onnx", "onnx-int8"]
 Precision = Literal["fp32", "fp16", "bf16"]
+# How the states of a text's tokens become its vector, as sentence-transformers names it.
+Pooling = Literal["mean", "cls", "max"]
 
 
 def _plain() -> list[Format]:
@@ -40,11 +42,15 @@ class TeacherSection(Section):
         encoder: "minilm" (bundled; English), a hub id (needs a network), or a folder; relative folders start at the
             study file's own.
         attention: Kernel of the layers that train. "auto" takes the faster one that has the derivatives the learner
-            needs: eager on CPUs and for maml, otherwise SDPA.
+            needs: eager on CPUs and for maml, otherwise SDPA. Layers of MPNet and DeBERTa have eager alone.
         compile: Whether these layers run through `torch.compile` where the inner loop does not move them; compiling
             takes half a minute.
         sha256: SHA-256 that the encoder's model.safetensors must have; that of "minilm" is known.
-        max_tokens: Most tokens of a text; longer texts are cut.
+        max_tokens: Most tokens of a text, those of its prefix counted; longer texts are cut.
+        pooling: How the states of a text's tokens become its vector: their mean, the first one ("cls") or the maximum.
+            Without it, what the encoder's sentence-transformers files say, else "mean".
+        prefix: What stands before every text, such as "query: ". Without it, the default prompt of the encoder's
+            sentence-transformers files, else nothing.
     """
 
     encoder: str = "minilm"
@@ -52,6 +58,8 @@ class TeacherSection(Section):
     compile: bool = False
     sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
     max_tokens: Annotated[int, Field(ge=4, le=512)] = 48
+    pooling: Pooling | None = None
+    prefix: Annotated[str, Field(max_length=1000)] | None = None
 
     @field_validator("encoder")
     @classmethod

@@ -29,7 +29,7 @@ from torch import Tensor
 from storage.errors import InputError
 from storage.files.cache_entries import damage, new_entry, warn
 from studies.model.device import autocast, device, device_settings, uses_bf16
-from studies.model.encoder import Encoder, Ragged, by_length, run_layers
+from studies.model.encoder import Encoder, Ragged, by_length
 from studies.model.pooling import pool
 from studies.progress import Progress
 
@@ -62,8 +62,7 @@ class ActivationCache:
         digest = hashlib.sha256(tokens.values.numpy().tobytes() + tokens.offsets.numpy().tobytes())
         digest.update(f"{encoder.identity} bf16={uses_bf16()} format={FORMAT}".encode())
         self._key = digest.hexdigest()[:24]
-        self._held: set[int] = set()
-        self._locks = ExitStack()
+        self._held, self._locks = set[int](), ExitStack()
         weakref.finalize(self, self._locks.close)
 
     def build(self, trainable_layers: Collection[int], progress: Progress | None = None) -> None:
@@ -115,7 +114,7 @@ class ActivationCache:
         if trainable_layers == 0:
             return (len(self._tokens), self._encoder.width), np.float32
         # NumPy has no bfloat16: the same 16 bits are stored as int16.
-        return (len(self._tokens.values), self._encoder.width), np.int16
+        return (len(self._tokens.values), self._encoder.width_below(trainable_layers)), np.int16
 
     def _size(self, trainable_layers: int) -> int:
         shape, kind = self._layout(trainable_layers)
@@ -181,19 +180,20 @@ class ActivationCache:
 
     def _encode(self, rows: Tensor, into: dict[int, np.memmap[Any, Any]]) -> None:
         """Run (R,) texts through the encoder up to the last depth in `into`, and write the input of each depth."""
-        model, tokens, depth = self._encoder.model, self._tokens, self._encoder.layers
+        encoder, parts, tokens = self._encoder, self._encoder.parts, self._tokens
         ids, mask = tokens.padded(rows, device())
-        last = depth - min(into)
+        last = (depth := encoder.layers) - min(into)
         with autocast():
-            words = model.embeddings.word_embeddings(ids)
-            state = model.embeddings(inputs_embeds=words)
+            words = parts.words(ids)
+            state = parts.embed(words)
+            run = encoder.architecture.prepare(parts.shared, state, mask)
             for below in range(last + 1):
                 if below < depth and depth - below in into:
                     into[depth - below][tokens.positions(rows).numpy()] = _bits((state if below else words)[mask])
                 if below < last:
-                    state = run_layers(model.encoder.layer[below : below + 1], state, mask)
+                    state = run(parts.layers[below], state)
         if 0 in into:
-            into[0][rows.numpy()] = pool(state, mask).cpu().numpy()
+            into[0][rows.numpy()] = pool(parts.finish(state), mask, encoder.pooling).cpu().numpy()
 
 
 def cache_limit() -> int:

@@ -43,11 +43,12 @@ class DeviceSettings:
 
 # Measured (docs/decisions.md). SDPA's backward pass over short texts is slower than eager's, in bf16 three times.
 # Small batches stay in the caches: groups of texts of similar length halve the time of MiniLM in training; of 256 to
-# 16,384 tokens, 2,048 is the fastest in serving, by a fifth over 8,192. Side by side, episodes gain up to the elements
-# that take as long as starting an operation.
+# 16,384 tokens, 2,048 is the fastest in serving, by a fifth over 8,192, and 1,024 in fp32 and bf16 without a gradient,
+# where SDPA and eager are equally fast. Side by side, episodes gain up to the elements that take as long as starting an
+# operation.
 CPU = DeviceSettings(
     attention="eager",
-    encode_tokens=8192,
+    encode_tokens=1024,
     train_elements=2**18,
     vmap_elements=2**16,
     distil_tokens=2048,

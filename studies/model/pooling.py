@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-# As sentence-transformers names them in 1_Pooling/config.json.
-Pooling = Literal["mean", "cls", "max"]
+from studies.config.definition import Pooling
+
+__all__ = ["Pooling", "pool"]
 
 
 def pool(hidden: Tensor, mask: Tensor, pooling: Pooling = "mean") -> Tensor:

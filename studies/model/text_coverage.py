@@ -10,13 +10,16 @@ import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from studies.config.definition import TeacherSection
 from studies.data.dataset import Ints
-from studies.model.encoder import Ragged, locate, quiet_transformers, tokenize
+from studies.model.encoder import Ragged, locate, tokenize
+from studies.model.pretrained.reading import quiet_transformers
+from studies.model.pretrained.sentence_files import pooling_and_prefix
 from studies.progress import Progress
 
 # For type checkers alone: transformers takes seconds to import.
@@ -41,7 +44,7 @@ _UNKNOWN_TOKENS = ("[UNK]", "<unk>")
 BUNDLED = "minilm"
 OTHER_ENCODERS = (
     '"BAAI/bge-small-zh-v1.5" for Chinese, "intfloat/multilingual-e5-small" for a hundred others, with '
-    'distill.space.vocabulary = "full" (docs/data.md)'
+    'teacher.prefix = "query: " (docs/data.md)'
 )
 
 
@@ -101,18 +104,21 @@ class TextCoverage:
         return f"{self.spelled:.0%} of their letters are read one by one" if self.spelled >= MOSTLY else None
 
 
-def measure(tokenizer: PreTrainedTokenizerBase, tokens: Ragged, max_tokens: int) -> TextCoverage:
+def measure(tokenizer: PreTrainedTokenizerBase, tokens: Ragged, max_tokens: int, prefix: str = "") -> TextCoverage:
     """Return how much an encoder reads of distinct texts.
 
     Args:
         tokenizer: The encoder's.
         tokens: The texts in it.
         max_tokens: The length at which they were cut.
+        prefix: What stands before every text; its pieces are not counted.
     """
     values, offsets = tokens.values.numpy(), tokens.offsets.numpy()
     unknown = _unknown_id(tokenizer)
     special = {code for code, token in tokenizer.added_tokens_decoder.items() if token.special} - {unknown}
     occurs = np.bincount(values)
+    for code in tokenizer(prefix, add_special_tokens=False)["input_ids"] if prefix else ():
+        occurs[code] = max(0, occurs[code] - len(tokens))
     counts = {int(code): int(occurs[code]) for code in np.flatnonzero(occurs) if code not in special}
     lost = counts.pop(unknown, 0)
     equal_unknown, equal_cut = _equal(values, offsets, unknown, max_tokens)
@@ -173,10 +179,11 @@ def check_texts(teacher: TeacherSection, texts: Sequence[str], progress: Progres
 
         quiet_transformers()
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+        prefix = pooling_and_prefix(teacher, folder)[1] if isinstance(folder, Path) else teacher.prefix or ""
     except Exception:  # tokenizers raises nothing more specific of a damaged file
         return [
             f"the tokenizer of teacher.encoder = {teacher.encoder!r} cannot be read on this machine: whether it knows "
             "the texts' language was not checked; hpo run checks it, and fetches it where it is on a hub"
         ]
-    tokens = tokenize(tokenizer, texts, teacher.max_tokens, progress)
-    return measure(tokenizer, tokens, teacher.max_tokens).warnings(teacher.encoder)
+    tokens = tokenize(tokenizer, texts, teacher.max_tokens, progress, prefix=prefix)
+    return measure(tokenizer, tokens, teacher.max_tokens, prefix).warnings(teacher.encoder)

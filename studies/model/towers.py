@@ -15,7 +15,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -26,6 +26,7 @@ from studies.model.activation_cache import ActivationCache
 from studies.model.device import Attention, autocast, device_settings
 from studies.model.encoder import Encoder, Ragged, by_length, run_layers
 from studies.model.pooling import pool
+from studies.model.pretrained.parts import embed
 
 # Texts of similar length that pass the trained layers together: (R,) positions, (R, L, D) cached states, (R, L) mask.
 TextGroup = tuple[Tensor, Tensor, Tensor]
@@ -53,6 +54,7 @@ class TopLayers(nn.Module):
     """A trainable copy of an encoder's top layers; with all layers, also of its embeddings without the token table.
 
     The token table does not train: it is half of a small BERT, and a few texts would change only a few of its rows.
+    What all layers share, such as relative positions, is copied too, and the copy trains.
 
     Args:
         encoder: The pretrained encoder.
@@ -63,17 +65,18 @@ class TopLayers(nn.Module):
 
     def __init__(self, encoder: Encoder, layers: int, attention: Attention, dropout: float = 0.0) -> None:
         super().__init__()
-        bert = encoder.model
-        self.layer = copy.deepcopy(bert.encoder.layer[-layers:])
-        for layer in self.layer:
-            layer.attention.self.config._attn_implementation = attention  # type: ignore[union-attr]
+        parts = encoder.parts
+        self.layer = copy.deepcopy(parts.layers[-layers:])
+        self.shared = copy.deepcopy(parts.shared, {id(parts.layers): nn.ModuleList()})
+        self.final = copy.deepcopy(parts.final)
         self.embeddings: nn.Module | None = None
+        self.projection: nn.Module | None = None
         if layers == encoder.layers:
-            table = bert.embeddings.word_embeddings
-            self.embeddings = copy.deepcopy(bert.embeddings, {id(table): nn.Identity()})
+            self.embeddings = copy.deepcopy(parts.embeddings, {id(parts.words): nn.Identity()})
+            self.projection = copy.deepcopy(parts.projection)
+        self._prepare, self._pooling = encoder.architecture.prepare, encoder.pooling
         for module in self.modules():
-            if isinstance(module, nn.Dropout):
-                module.p = dropout
+            _set_kernel(module, encoder.attention(attention), dropout)
         self.requires_grad_(True)
 
     def forward(self, hidden: Tensor, mask: Tensor) -> Tensor:
@@ -81,9 +84,21 @@ class TopLayers(nn.Module):
         with autocast():
             state = hidden.float()
             if self.embeddings is not None:
-                state = self.embeddings(inputs_embeds=state)
-            state = run_layers(self.layer, state, mask)
-        return pool(state, mask)
+                state = embed(self.embeddings, self.projection, state)
+            state = run_layers(self.layer, state, mask, self._prepare, self.shared)
+            if self.final is not None:
+                state = self.final(state)
+        return pool(state, mask, self._pooling)
+
+
+def _set_kernel(module: Any, attention: Attention, dropout: float) -> None:
+    """Set the attention kernel and the dropout of one module of a copied layer."""
+    if hasattr(module, "config"):
+        module.config._attn_implementation = attention
+    if isinstance(module, nn.Dropout):
+        module.p = dropout
+    if hasattr(module, "attention_dropout"):  # ModernBERT's is a number
+        module.attention_dropout = dropout
 
 
 class TopLayersTower(nn.Module):

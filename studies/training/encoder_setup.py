@@ -9,7 +9,8 @@ from studies.config.search_domains import Range, values_of
 from studies.config.search_section import SearchSection
 from studies.model import encoder as encoders
 from studies.model.encoder import Encoder
-from studies.model.wordpiece import wordpiece
+from studies.model.pretrained.architectures import unlike
+from studies.model.pretrained.vocabulary import tokenizer_state, trimming_refused
 from studies.training.problem import Problem
 
 
@@ -31,27 +32,40 @@ def load_encoder(spec: StudyDefinition) -> Encoder:
 
 
 def cache_activations(problem: Problem) -> None:
-    """Cache what the trials of a study read of the encoder's frozen layers, unless it is cached already."""
+    """Cache what the trials of a study read of the encoder's frozen layers, unless it is cached already.
+
+    What its students cannot take over is said first.
+    """
+    for note in student_notes(problem):
+        problem.reporter.note(note)
     with problem.reporter.progress("encoding texts") as progress:
         # 0 always: baselines and the student's targets read the frozen encoder's output.
         problem.cache.build({0, *trainable_choices(problem.spec.search)}, progress)
+
+
+def student_notes(problem: Problem) -> list[str]:
+    """Return what a study's students start without of their teacher, or keep of it although they need not."""
+    encoder, said = problem.encoder, []
+    if lost := unlike(encoder.config):
+        said.append(f"students of {encoder.name!r} start without {lost}, which DistilBERT does not have")
+    refused = trimming_refused(tokenizer_state(encoder.tokenizer))
+    if refused and "catalogue" in values_of(problem.spec.distill.space["vocabulary"]):
+        said.append(f"students of {encoder.name!r} keep its whole vocabulary: {refused}")
+    return said
 
 
 def _check_student(section: DistillSection, encoder: Encoder) -> None:
     """Refuse, before anything is searched, students that the encoder cannot have.
 
     Raises:
-        InputError: They are deeper or wider than it, their width is no multiple of its attention heads', or its
-            vocabulary cannot be trimmed.
+        InputError: They are deeper or wider than it, or their width is no multiple of its attention heads'.
     """
     if (layers := max(values_of(section.space["layers"]))) > encoder.layers:
         raise InputError(
             f"distill.space.layers goes up to {layers}, but the encoder {encoder.name!r} has {encoder.layers} layers; "
             "a student cannot have more layers than its teacher"
         )
-    if "catalogue" in values_of(section.space["vocabulary"]):
-        wordpiece(encoder.tokenizer)
-    head = encoder.width // int(encoder.config.num_attention_heads)
+    head = encoder.width // encoder.heads
     for width in values_of(section.space["width"]):
         if width > encoder.width or width % head:
             raise InputError(

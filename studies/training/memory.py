@@ -5,7 +5,7 @@ candidates, Q query users, T padded tokens of candidates of at most L each; vect
 trained layers with a feed-forward size I and h attention heads:
 
     head(M, Q)  = M·W + 4·M·d + 5·M·C + C·(6·W + 192) + Q·(M + 12·C)
-    tower       = n·T·(12·W + 2·I + 3·h·L), and n·T·(W + 2·h·L) more with dropout
+    tower       = n·T·(12·W + 2·I + 3·h·L), and n·T·(W + 2·h·L) more with dropout; relative positions and gates more
     first order = head(M, Q) + tower
     second order, S inner steps = head(M, Q) + tower + 2·S·(head(M', K) + tower) + S·(adapted weights)
 
@@ -104,17 +104,17 @@ def trial_bytes(values: Hyperparameters, shape: Shape, encoder: Encoder, vmap_ep
 
 def tower_elements(values: Hyperparameters, tokens: int, longest: int, encoder: Encoder) -> int:
     """Return the elements that the trained layers hold of texts of so many padded tokens, at most `longest` each."""
-    config = encoder.config
-    per_token = 12 * encoder.width + 2 * config.intermediate_size + 3 * config.num_attention_heads * longest
+    per_token = 12 * encoder.width + 2 * encoder.feed_forward + 3 * encoder.heads * longest
+    per_token += encoder.architecture.extra(encoder.config, longest)
     if values.dropout:
-        per_token += encoder.width + 2 * config.num_attention_heads * longest
+        per_token += encoder.width + 2 * encoder.heads * longest
     return int(values.trainable_layers * tokens * per_token)
 
 
 def tower_weights(values: Hyperparameters, encoder: Encoder) -> int:
     """Return the number of weights of the trained layers."""
     layers = values.trainable_layers
-    return sum(p.numel() for p in encoder.model.encoder.layer[:layers].parameters()) if layers else 0
+    return sum(p.numel() for p in encoder.parts.layers[:layers].parameters()) if layers else 0
 
 
 def _head(items: int, candidates: int, users: int, width: int) -> int:

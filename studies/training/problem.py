@@ -99,9 +99,10 @@ class Problem(ABC):
     ) -> None:
         self.spec, self.data, self.encoder, self.reporter = spec, data, encoder, reporter
         with reporter.progress("splitting texts into tokens") as progress:
-            tokens = encoders.tokenize(encoder.tokenizer, data.texts, spec.teacher.max_tokens, progress)
+            length, prefix = spec.teacher.max_tokens, encoder.prefix
+            tokens = encoders.tokenize(encoder.tokenizer, data.texts, length, progress, prefix=prefix)
         self.tokens: Ragged = tokens
-        for loss in measure(encoder.tokenizer, tokens, spec.teacher.max_tokens).warnings(encoder.name):
+        for loss in measure(encoder.tokenizer, tokens, length, prefix).warnings(encoder.name):
             reporter.note(f"warning: {loss}")
         share_choice(folder)  # before the first question: what is cached and trained depends on the answer
         self.cache = ActivationCache(folder, encoder, self.tokens)

@@ -380,7 +380,7 @@ def test_loading_refuses_another_studys_student(problem: Problem, tmp_path: Path
     """Weights that happen to have the same shapes would load into a student of another encoder without a word."""
     distillation(problem).run_trial(StudentHyperparameters(), tmp_path / "t", ignore)
     other = copy.copy(problem)
-    other.encoder = replace(problem.encoder, identity="another")
+    other.encoder = replace(problem.encoder, weights="another")
     with pytest.raises(InputError, match="of another encoder"):
         load_student(other, tmp_path / "t")
     with pytest.raises(InputError, match="holds no checkpoint"):

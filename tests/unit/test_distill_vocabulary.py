@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from distill.vocabulary import SubwordDropout, needed_tokens, trim
-from storage.errors import InputError
+from distill.vocabulary import SubwordDropout, can_trim, needed_tokens, trim
 from studies.config.definition import TeacherSection
 from studies.model import encoder as encoders
-from studies.model.encoder import tokenize
+from studies.model.encoder import Ragged, tokenize
+from tests.encoders import tokenizer_of
 
 TEXTS = ["whole milk, 1 l, own brand", "dark chocolate with hazelnuts", "chicken broth", "corn flakes, 500 g"]
 WHOLE = encoders.load(TeacherSection()).tokenizer
@@ -92,14 +92,41 @@ def test_a_saved_trimmed_tokenizer_reads_the_same(tmp_path: Path) -> None:
         assert again(text)["input_ids"] == TRIMMED(text)["input_ids"]
 
 
-def test_another_kind_of_tokenizer_is_refused() -> None:
-    """Byte-level pieces cannot be taken out one by one: the rest would no longer cover every text."""
-    from tokenizers import Tokenizer, models
-    from transformers import PreTrainedTokenizerFast
+@pytest.mark.parametrize("architecture", ["xlm-roberta", "deberta-v2", "mpnet"])
+def test_other_vocabularies_are_trimmed_alike(architecture: str, tmp_path: Path) -> None:
+    """A likeliest path that changes with what was left out, or an unknown token by another's id, reads other texts."""
+    from transformers import AutoTokenizer
 
-    unigram = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.Unigram([("<unk>", 0.0), ("a", -1.0)], 0)))
-    with pytest.raises(InputError, match=r'Unigram.*vocabulary = "full"'):
-        trim(unigram, torch.arange(2))
+    whole, texts = tokenizer_of(architecture), ["red acme lamp", "corvo-x lamp", "blue towel ☃, small [BRAND]", "☃red"]
+    whole.add_tokens(["corvo-x"])
+    whole.add_special_tokens({"additional_special_tokens": ["[BRAND]"]})
+    kept = needed_tokens(whole, tokenize(whole, texts, 48), torch.arange(len(texts)))
+    trimmed = trim(whole, kept)
+    trimmed.save_pretrained(tmp_path)
+    for read in (trimmed, AutoTokenizer.from_pretrained(tmp_path)):
+        for text in texts:
+            assert kept[read(text)["input_ids"]].tolist() == whole(text)["input_ids"]
+        pair = read("red lamp", "corvo-x")["input_ids"]
+        assert kept[pair].tolist() == whole("red lamp", "corvo-x")["input_ids"]
+        assert read.unk_token_id not in read("granola")["input_ids"]
+    assert len(trimmed) == len(kept) < len(whole)
+    small = tokenize(trimmed, texts, 48)
+    split = SubwordDropout(trimmed, 48).split(small, 1.0, np.random.default_rng(0))
+    assert letters_of(trimmed, split) == letters_of(trimmed, small)
+    pieces = {piece.strip("#▁") for piece in trimmed.convert_ids_to_tokens(split.values.tolist())}
+    assert {piece for piece in pieces if len(piece) > 1} <= {*whole.all_special_tokens, "corvo-x"}
+
+
+def letters_of(tokenizer: PreTrainedTokenizerBase, tokens: Ragged) -> list[str]:
+    """The letters of each text."""
+    rows = torch.tensor_split(tokens.values, tokens.offsets[1:-1])
+    return ["".join(tokenizer.decode(row).split()) for row in rows]
+
+
+def test_byte_level_pieces_are_all_kept() -> None:
+    """They cannot be taken out one by one: the rest would no longer cover every text."""
+    assert can_trim(WHOLE)
+    assert not can_trim(tokenizer_of("roberta"))
 
 
 @given(st.integers(0, 1000), st.floats(0.05, 1))

@@ -252,6 +252,7 @@ def test_students_are_shown_with_their_front_and_the_one_chosen(page, folder):
     """Which student the export holds, and what a smaller one would have kept, is what the section is for."""
     text = folder.joinpath("report.md").read_text()
     assert "4 students were distilled, of which 1 stopped early. Trial 1 was chosen: 0.15× the parameters" in text
+    assert "They started without the relative positions of its attention, which DistilBERT does not have." in text
     assert "97.4% of the best teacher" in text
     assert "95.7% [94.7%, 96.7%] of the best teacher" in text
     for figure in ("0.3840", "0.33×", "0.17×", "on the front", "chosen", "pruned"):

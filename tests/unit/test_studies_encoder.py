@@ -12,11 +12,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import Tokenizer
-from tokenizers.models import Unigram
-from tokenizers.processors import TemplateProcessing
 from torch import Tensor
-from transformers import PreTrainedTokenizerFast
 
 from storage.errors import InputError
 from storage.files.atomic import sha256
@@ -31,6 +27,7 @@ from studies.model.towers import TopLayersTower, build_tower
 from studies.text_form import token_batches
 from studies.training.objective import run_trial
 from studies.training.prepare import prepare
+from tests.encoders import write_encoder
 from tests.heard import Heard
 from tests.synthetic import BRANDS, COLOURS, SCENES, SIZES, planted_dataset, tiny_encoder, tiny_spec
 
@@ -104,9 +101,17 @@ def remove_tokenizer(folder: Path) -> None:
         path.unlink()
 
 
-def become_distilbert(folder: Path) -> None:
+def break_tokenizer(folder: Path) -> None:
+    (folder / "tokenizer.json").write_text('{"version": "1.0", "model": {"type": "Other"}}')
+
+
+def take_a_slow_tokenizer(folder: Path) -> None:
+    (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "CanineTokenizer"}')
+
+
+def become_albert(folder: Path) -> None:
     config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(config | {"model_type": "distilbert"}))
+    (folder / "config.json").write_text(json.dumps(config | {"model_type": "albert"}))
 
 
 def remove_config(folder: Path) -> None:
@@ -121,9 +126,14 @@ def break_config(folder: Path) -> None:
     ("damage", "said"),
     [
         (change_weights, r"model\.safetensors has SHA-256 [0-9a-f]{64}, expected [0-9a-f]{64}; the file is damaged"),
-        (pickle_weights, r"has no model\.safetensors; save the model again with save_pretrained"),
+        (pickle_weights, r"has no model\.safetensors but pytorch_model\.bin, a pickle, .*; save the model again with"),
         (remove_tokenizer, r"has no tokenizer .*tokenizer\.save_pretrained"),
-        (become_distilbert, r"is a 'distilbert' model; the teacher must be of type 'bert'"),
+        (
+            break_tokenizer,
+            r"cannot read the tokenizer of teacher\.encoder = .*; save it again with tokenizer\.save_pre",
+        ),
+        (take_a_slow_tokenizer, r"CanineTokenizer, cannot be saved as tokenizer\.json, from which exports are served"),
+        (become_albert, r"is a 'albert' model, whose layers cannot be split .* one of bert, distilbert, roberta,"),
         (remove_config, r"cannot load teacher\.encoder = .*; accepted: 'minilm'"),
         (break_config, r"cannot load teacher\.encoder = .*; accepted: 'minilm'"),
     ],
@@ -347,6 +357,8 @@ def test_texts_of_an_unknown_language_are_counted_and_named(minilm: Encoder) -> 
     assert found.unknown > 0.7
     rows = [tuple(minilm.tokenizer(text)["input_ids"]) for text in CHINESE]
     assert found.equal_unknown == sum(rows.count(row) > 1 for row in rows) == 296
+    behind = tokenize(minilm.tokenizer, CHINESE, 48, prefix="an instruction: ")
+    assert measure(minilm.tokenizer, behind, 48, "an instruction: ") == found
     (said,) = found.warnings("minilm")
     assert re.search(r"does not know 79% .* 296 of 320 texts become equal .* English.*bge-small-zh.*e5-small", said)
     assert "English" not in found.warnings("./bert")[0]
@@ -412,10 +424,10 @@ def test_a_study_says_once_what_its_encoder_cannot_read(folder: Path, tmp_path: 
     assert unreadable() == 1
 
 
-def test_a_vocabulary_that_cannot_be_trimmed_is_refused_before_the_search(damaged: Path, tmp_path: Path) -> None:
-    """Told at the distillation, it costs the user a search: most encoders of a hundred languages have no WordPiece."""
-    unigram = Tokenizer(Unigram([("<unk>", 0.0), ("▁red", -1.0), ("▁", -2.0)], unk_id=0))
-    unigram.post_processor = TemplateProcessing(single="$A")
-    PreTrainedTokenizerFast(tokenizer_object=unigram, unk_token="<unk>").save_pretrained(damaged)
-    with pytest.raises(InputError, match=r'Unigram, and only WordPiece, .*distill\.space\.vocabulary = "full"'):
-        prepare(tiny_spec(damaged), tmp_path / "cache", data=planted_dataset())
+def test_a_vocabulary_that_cannot_be_trimmed_is_said_before_the_search(tmp_path: Path) -> None:
+    """A student that keeps 50,000 tokens of its teacher is larger than its user expects."""
+    folder, heard = write_encoder(tmp_path / "roberta", "roberta"), Heard()
+    prepare(tiny_spec(folder), tmp_path / "cache", data=planted_dataset(), reporter=heard)
+    assert (
+        sum("keep its whole vocabulary: its tokenizer is BPE, and only WordPiece" in note for note in heard.notes) == 1
+    )

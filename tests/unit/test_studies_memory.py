@@ -17,6 +17,7 @@ from studies.training.memory import Shape, largest, refuse_too_large, trial_byte
 from studies.training.outer_loop import Trainer
 from studies.training.prepare import prepare
 from studies.training.problem import Problem
+from tests.encoders import write_encoder
 from tests.synthetic import planted_dataset, tiny_encoder, tiny_spec
 
 
@@ -90,6 +91,18 @@ def test_what_a_meta_update_holds_stays_below_the_formula_and_not_far_below(
     bound = trial_bytes(hyperparameters, Shape.of(episode, problem.tokens.lengths), problem.encoder, vmap_episodes=1)
     assert held.most <= bound
     assert bound <= 12 * held.most
+
+
+@pytest.mark.parametrize("architecture", ["mpnet", "deberta-v2", "modernbert"])
+def test_the_formula_counts_what_other_architectures_hold(architecture: str, tmp_path: Path) -> None:
+    """Relative positions and gates take memory that BERT's layers do not."""
+    spec = tiny_spec(write_encoder(tmp_path / "tiny", architecture), search={"space": {"trainable_layers": [0, 2]}})
+    problem = prepare(spec, tmp_path / "cache", data=planted_dataset())
+    hyperparameters, episode = values("maml", 2, 2, 0.1), max(problem.train, key=lambda e: e.candidates)
+    with Held() as held:
+        problem.learner(hyperparameters).meta_step([episode])
+    bound = trial_bytes(hyperparameters, Shape.of(episode, problem.tokens.lengths), problem.encoder, vmap_episodes=1)
+    assert held.most <= bound <= 12 * held.most
 
 
 def test_memory_of_second_order_grows_by_the_same_amount_with_every_step(problem: Problem) -> None:

@@ -36,6 +36,8 @@ def students(document: StudyDocument) -> Section | None:
         Text(_sentence(rows, teacher, metric)),
         *map(Text, undertrained_sentences(rows, metric, words)),
     ]
+    if evaluation.unlike:
+        blocks.append(Text(f"They started without {evaluation.unlike}, which DistilBERT does not have."))
     points = [
         drawings.Student(row.latency, row.recall, row.size, row.front, row.taken)
         for row in rows
