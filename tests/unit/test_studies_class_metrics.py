@@ -189,6 +189,8 @@ def test_every_baseline_finds_what_it_can_know(planted: tuple[Any, list[Labelled
         assert recalls[name].low > 0.7, (name, recalls[name])
     assert recalls["zero-shot class names"].mean == 1.0, "the names are the only words that tell"
     assert recalls["frozen encoder centroids + class names"].low >= recalls[FROZEN_CENTROIDS].mean
+    regression = "frozen encoder logistic regression"
+    assert recalls[f"{regression} + class names"].low >= recalls[regression].mean
     again = build_baselines(data, bag_of_words(data.texts))
     assert all(
         (evaluate(again[name], episodes).values() == evaluate(systems[name], episodes).values()).all() for name in again
@@ -205,6 +207,8 @@ def test_a_name_is_one_more_text_of_its_class(planted: tuple[Any, list[LabelledE
         labels = torch.cat([episode.support_labels, torch.arange(5)])
         longer = replace(episode, support=places, support_labels=labels)
         torch.testing.assert_close(found, Centroids(lookup(vectors)).logits(longer))
+        regression = LogisticRegression(lookup(vectors), reads_names=True)
+        torch.testing.assert_close(regression.logits(episode), LogisticRegression(lookup(vectors)).logits(longer))
         assert [data.texts[text] for text in episode.items[episode.names].tolist()] == [
             data.labels[code] for code in episode.classes.tolist()
         ]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -55,6 +56,9 @@ def build_baselines(data: LabelledTexts, vectors: Tensor, class_weight: str | No
         "frozen encoder logistic regression": LogisticRegression(lookup(frozen), class_weight),
         "zero-shot class names": ClassNames(frozen),
         "frozen encoder centroids + class names": NamedCentroids(frozen),
+        "frozen encoder logistic regression + class names": LogisticRegression(
+            lookup(frozen), class_weight, reads_names=True
+        ),
     }
 
 
@@ -134,13 +138,16 @@ class LogisticRegression:
     Args:
         features: The features of texts, sparse or not.
         class_weight: "balanced" where all classes are to count the same, whatever their sizes.
+        reads_names: Whether the name of each class is one more text of it.
     """
 
-    def __init__(self, features: Features, class_weight: str | None = None) -> None:
-        self._features, self._class_weight = features, class_weight
+    def __init__(self, features: Features, class_weight: str | None = None, *, reads_names: bool = False) -> None:
+        self._features, self._class_weight, self._reads_names = features, class_weight, reads_names
 
     def logits(self, episode: LabelledEpisode) -> Tensor:
         """Return (Q, N) log probabilities."""
+        if self._reads_names:
+            episode = with_names(episode)
         present = torch.unique(episode.support_labels)
         logits = torch.full((len(episode.query), episode.ways), math.log(_IMPROBABLE), device=episode.items.device)
         found = self._fitted(episode) if len(present) > 1 else torch.zeros(len(logits), 1)
@@ -190,6 +197,16 @@ class NamedCentroids(ClassNames):
     def _classes(self, vectors: Tensor, episode: LabelledEpisode) -> Tensor:
         sums = vectors[episode.names].index_add(0, episode.support_labels, vectors[episode.support])
         return functional.normalize(sums, dim=1)
+
+
+def with_names(episode: LabelledEpisode) -> LabelledEpisode:
+    """Return an episode whose support holds the name of each class as one more text of it."""
+    classes = torch.arange(episode.ways, device=episode.support_labels.device)
+    return replace(
+        episode,
+        support=torch.cat([episode.support, episode.names]),
+        support_labels=torch.cat([episode.support_labels, classes]),
+    )
 
 
 def episode_features(features: Features, episode: LabelledEpisode) -> tuple[Any, Ints, Any]:
