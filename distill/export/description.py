@@ -34,7 +34,7 @@ def describe(
     return Manifest(
         **dict(origin),
         task=origin.definition.task,
-        opens_with=kind.opens_with or None,
+        opens_with=kind.opens_with,
         max_tokens=student.max_tokens,
         prefix=student.prefix,
         pooling=student.tower.pooling,

@@ -100,8 +100,7 @@ class FormatFigures(Figures, frozen=False):
         agreement: Share of the student's answers that the format gives as well: of the items in the top 10 of its
             lists, or of its labels.
         served_agreement: The same of the answers that our library gives.
-        classifier_agreement: The same of the labels that the format gives by itself, where it does: transformers'
-            pipeline, or a graph's logits.
+        classifier_agreement: The same of the labels that transformers' pipeline or a graph's logits give, if they do.
         recall: Recall on the validation scenes with 8-bit weights.
         recall_fp32: Recall on the validation scenes in fp32.
         texts_per_second: On the CPU that wrote the export, by format.
@@ -141,7 +140,7 @@ class Manifest(Origin):
     Attributes:
         format: Version of this description.
         task: The study's.
-        opens_with: What predicts with it without scenetune; None, and no key in the manifest, where nothing does.
+        opens_with: What predicts with it without scenetune; "" where nothing does.
         max_tokens: Where texts are cut.
         prefix: What stands before every text.
         pooling: How the tokens' states become a text's vector.
@@ -163,7 +162,7 @@ class Manifest(Origin):
 
     format: int = FORMAT
     task: bounds.TaskName
-    opens_with: str | None = None
+    opens_with: str = ""
     max_tokens: bounds.Tokens
     prefix: bounds.Prefix = ""
     pooling: Pooling = "mean"
@@ -213,10 +212,6 @@ class Manifest(Origin):
         """Whether the student was trained on pairs of texts."""
         data = self.spec.get("data")
         return isinstance(data, dict) and (bool(data.get("text_pair")) or data.get("log") == "coupons")
-
-    @model_serializer(mode="wrap")
-    def _opened(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return {name: value for name, value in serialize(self).items() if name != "opens_with" or value is not None}
 
     @field_serializer("learner")
     def _applying(self, learner: Hyperparameters) -> dict[str, Any]:
