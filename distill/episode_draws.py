@@ -43,6 +43,8 @@ def subsample(whole: Episode, queries: Tensor, rng: np.random.Generator) -> tupl
     some = replace(
         whole,
         query_history=whole.query_history[queries],
+        query_past=whole.query_past[queries],
+        query_past_total=whole.query_past_total[queries],
         relevant=whole.relevant[queries],
         excluded=whole.excluded[queries],
         users=whole.users[queries],

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from distill.export.tasks.popularity import Popularity, read_popularity
 from distill.serving.backends import Backend, Precision
 from distill.serving.catalogue import Catalogue, StudentParts
 from distill.serving.labelled import Labelled, check_labelled
@@ -25,6 +26,7 @@ from studies.progress import Progress
 __all__ = [
     "Catalogue",
     "ExportedStudent",
+    "Popularity",
     "Ranking",
     "Scene",
     "StudentClassifier",
@@ -69,6 +71,7 @@ class StudentRecommender(ServedStudent):
             counted=protocol.candidates == "all",
             products=protocol.products,
             longest_history=protocol.history,
+            popularity=read_popularity(exported.folder) if exported.manifest.elsewhere else None,
         )
 
     @property
@@ -78,11 +81,15 @@ class StudentRecommender(ServedStudent):
 
     @property
     def longest_history(self) -> int:
-        """How many of a user's last items are read."""
+        """How many of a user's last items are encoded."""
         return self._parts.longest_history
 
     def catalogue(
-        self, texts: Sequence[str], products: Sequence[int] | None = None, progress: Progress | None = None
+        self,
+        texts: Sequence[str],
+        products: Sequence[int] | None = None,
+        progress: Progress | None = None,
+        popularity: Popularity | None = None,
     ) -> Catalogue:
         """Embed a catalogue, once for all scenes that are adapted from it.
 
@@ -90,18 +97,20 @@ class StudentRecommender(ServedStudent):
             texts: Of the items, each once.
             products: How many of the shop's products each text stands for; 1 each if left out.
             progress: Called with (texts embedded, texts in all).
+            popularity: What was taken in other scenes; as of the export if left out.
 
         Raises:
-            InputError: There are no texts, a text is blank or given twice, or products are not one positive number per
-                text.
+            InputError: There are no texts, a text is blank or given twice, products are not one positive number per
+                text, or the student does not read popularity.
         """
-        return Catalogue(self._parts, texts, products, progress)
+        return Catalogue(self._parts, texts, products, progress, popularity)
 
     def adapt(
         self,
         candidates: Sequence[str],
         support: Sequence[tuple[History, int | str]],
         products: Sequence[int] | None = None,
+        popularity: Popularity | None = None,
     ) -> Scene:
         """Adapt to a scene whose texts are needed only once; `Catalogue.adapt` does not embed them again.
 
@@ -110,11 +119,12 @@ class StudentRecommender(ServedStudent):
             support: The scene's first interactions in order of time, each with the user's history before it and the
                 taken item: its position among the candidates, or its text.
             products: How many of the shop's products each candidate's text stands for; 1 each if left out.
+            popularity: What was taken in other scenes before it opened; as of the export if left out.
 
         Raises:
             InputError: See `catalogue` and `Catalogue.adapt`.
         """
-        return self.catalogue(candidates, products).adapt(support)
+        return self.catalogue(candidates, products, popularity=popularity).adapt(support)
 
 
 class StudentClassifier(ServedStudent):

@@ -30,6 +30,7 @@ def describe(
     dimensions = width if projection is None else int(projection.out_features)
     kind, learner = exported_as(origin.definition), student.learner.hyperparameters
     labels = tuple(getattr(student.head, "labels", ()))
+    elsewhere = getattr(student.head, "elsewhere", None) is not None
     return Manifest(
         **dict(origin),
         task=origin.definition.task,
@@ -42,11 +43,12 @@ def describe(
         dimensions=dimensions,
         learner=learner,
         labels=labels,
+        elsewhere=elsewhere,
         distillation=student.hyperparameters.to_dict(),
         vocabulary=VocabularySize(kept=int(student.tower.model.config.vocab_size), of=origin.encoder.vocabulary),
         parameters=ParameterCounts(
             encoder=sum(p.numel() for p in student.tower.served_parameters()),
-            head=parameters(kind.blank_head(dimensions, learner, labels)),
+            head=parameters(kind.blank_head(dimensions, learner, labels, elsewhere=elsewhere)),
         ),
         precision=precision,
         formats={name: FormatFigures() for name in formats},

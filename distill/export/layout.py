@@ -107,7 +107,7 @@ def write_head(head: nn.Module, manifest: Manifest, draft: Path) -> None:
         manifest: Of `distill.export.description.describe`.
         draft: The folder.
     """
-    needed = manifest.kind.blank_head(manifest.dimensions, manifest.learner, manifest.labels).state_dict()
+    needed = manifest.blank_head().state_dict()
     save_tensors({name: tensor for name, tensor in head.state_dict().items() if name in needed}, draft / HEAD)
 
 

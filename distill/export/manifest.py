@@ -150,6 +150,7 @@ class Manifest(Origin):
         dimensions: Of the vectors.
         learner: The values by which the head adapts.
         labels: Names of the classes that it was trained on, where it classifies among these alone.
+        elsewhere: Whether it reads what is known of items elsewhere: where the study's scenes share items.
         distillation: The values by which the student was trained, by their names in the study file.
         vocabulary: The tokens of the encoder.
         parameters: Of encoder and head.
@@ -171,6 +172,7 @@ class Manifest(Origin):
     dimensions: bounds.Width
     learner: bounds.Learner
     labels: bounds.Labels = ()
+    elsewhere: bool = False
     distillation: bounds.Distillation
     vocabulary: VocabularySize
     parameters: ParameterCounts
@@ -201,6 +203,10 @@ class Manifest(Origin):
     def form(self) -> Any:
         """How the head reads the encoder: a `distill.forms.form.StudentForm`."""
         return self.kind.part("form")
+
+    def blank_head(self) -> Any:
+        """Return a head of random weights, of its shape."""
+        return self.kind.blank_head(self.dimensions, self.learner, self.labels, elsewhere=self.elsewhere)
 
     @property
     def reads_pairs(self) -> bool:

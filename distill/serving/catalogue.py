@@ -19,6 +19,7 @@ import scipy.sparse as sp
 import torch
 from torch import Tensor
 
+from distill.export.tasks.popularity import Popularity, choose, known_elsewhere
 from distill.serving.given import check_texts, position_of
 from distill.serving.scene import History, Scene, Vectors, shorten
 from storage.errors import InputError
@@ -42,7 +43,8 @@ class StudentParts(NamedTuple):
         lexicon: The words of the texts that the student was trained on.
         counted: Whether the catalogue's texts are among these.
         products: Whether the student was trained with the number of products that a text stands for.
-        longest_history: How many of a user's last items are read.
+        longest_history: How many of a user's last items are encoded.
+        popularity: What was taken in other scenes, as the export knows it; None where the student does not read it.
     """
 
     embed: Callable[[Sequence[str], Progress | None], Tensor]
@@ -51,6 +53,7 @@ class StudentParts(NamedTuple):
     counted: bool
     products: bool
     longest_history: int
+    popularity: Popularity | None
 
 
 class _TextFeatures(NamedTuple):
@@ -73,6 +76,7 @@ class _Items:
         coded: Codes of words and fields.
         products: (N,) how many products each text stands for.
         whole: Features of all items' texts.
+        popularity: What was taken in other scenes; None where the student does not read it.
     """
 
     student: StudentParts
@@ -82,6 +86,7 @@ class _Items:
     coded: CodedTexts
     products: Ints
     whole: _TextFeatures
+    popularity: Popularity | None
 
     @classmethod
     def of(
@@ -92,10 +97,11 @@ class _Items:
         words: Any,
         coded: CodedTexts,
         products: Ints,
+        popularity: Popularity | None,
     ) -> _Items:
         """Return the items with everything that is computed before a scene is adapted to."""
         whole = _weighed(student, words, coded, products)
-        return cls(student, place, vectors, words, coded, products, whole)
+        return cls(student, place, vectors, words, coded, products, whole, popularity)
 
     @cached_property
     def texts(self) -> tuple[str, ...]:
@@ -124,6 +130,7 @@ class Catalogue:
         texts: Of the items, each once.
         products: How many of the shop's products each text stands for; 1 each if left out.
         progress: Called with (texts embedded, texts in all).
+        popularity: What was taken in other scenes; as the export knows it if left out.
     """
 
     def __init__(
@@ -132,6 +139,7 @@ class Catalogue:
         texts: Sequence[str],
         products: Sequence[int] | None = None,
         progress: Progress | None = None,
+        popularity: Popularity | None = None,
     ) -> None:
         self._student, self._coder, self._adding = student, TextCoder(), Lock()
         if len(texts) == 0:
@@ -139,7 +147,9 @@ class Catalogue:
         texts, counted = check_texts(texts, products)
         place = {text: position for position, text in enumerate(texts)}
         vectors = student.embed(list(place), progress)
-        self._items = _Items.of(student, place, vectors, count_words(texts), self._coder.code(texts), counted)
+        popularity = choose(student.popularity, popularity)
+        coded = self._coder.code(texts)
+        self._items = _Items.of(student, place, vectors, count_words(texts), coded, counted, popularity)
 
     def __len__(self) -> int:
         return len(self._items.place)
@@ -176,12 +186,14 @@ class Catalogue:
                 sp.vstack([old.words, count_words(new)], format="csr"),
                 old.coded.concatenate(self._coder.code(new)),
                 np.concatenate([old.products, counted[rows]]),
+                old.popularity,
             )
 
     def adapt(
         self,
         support: Sequence[tuple[History, int | str]],
         candidates: Sequence[int] | Sequence[str] | None = None,
+        popularity: Popularity | None = None,
     ) -> Scene:
         """Adapt to a scene.
 
@@ -189,10 +201,12 @@ class Catalogue:
             support: The scene's first interactions in order of time, each with the user's history before it and the
                 taken item: its position among the candidates, or its text.
             candidates: The scene's items by position in the catalogue, or by text; all if left out.
+            popularity: What was taken in other scenes before it opened; the catalogue's if left out.
 
         Raises:
             InputError: The support is empty, candidates are missing or repeated, a position or text is not in the
-                catalogue, a history is one text instead of a list, or a text is blank.
+                catalogue, a history is one text instead of a list, a text is blank, or the student does not read
+                popularity.
         """
         items = self._items
         if len(support) == 0:
@@ -208,9 +222,13 @@ class Catalogue:
         if learner.entry.takes_gradient_steps:
             # The inner loop writes adapted weights into the learner's own head: each thread needs a copy.
             learner = copy.deepcopy(learner)
-        adapted = learner.adapt(_episode(features, taken, counts), torch.cat([vectors, held]))
+        popularity, place = choose(items.popularity, popularity), None
+        if popularity is not None:
+            place = items.place if rows is None else {text: position for position, text in enumerate(texts)}
+        episode = _episode(features, taken, counts, known_elsewhere(popularity, texts, support, place))
+        adapted = learner.adapt(episode, torch.cat([vectors, held]))
         learner.model.head.load_state_dict(dict(adapted.head), strict=False)
-        return Scene(texts, adapted, learner.model.head, self._vectors, self._student.longest_history)
+        return Scene(texts, adapted, learner.model.head, self._vectors, self._student.longest_history, place)
 
     def _vectors(self, texts: Sequence[str]) -> Tensor:
         """Return the (n, D) vectors of any texts; only those outside the catalogue are embedded."""
@@ -225,8 +243,15 @@ class Catalogue:
         return vectors
 
 
-def _episode(features: _TextFeatures, taken: Ints, counts: Tensor) -> Episode:
-    """Return the scene with its (K,) support as an episode; `counts` are the support users' histories."""
+def _episode(features: _TextFeatures, taken: Ints, counts: Tensor, known: tuple[Tensor, Tensor]) -> Episode:
+    """Return the scene with its (K,) support as an episode.
+
+    Args:
+        features: Of the candidates' texts.
+        taken: Positions of the support's items.
+        counts: The support users' histories.
+        known: Of `distill.export.tasks.popularity.known_elsewhere`.
+    """
     here, candidates = device(), len(features.terms)
     no_queries = torch.zeros(0, candidates, dtype=torch.bool, device=here)
     return Episode(
@@ -239,7 +264,12 @@ def _episode(features: _TextFeatures, taken: Ints, counts: Tensor) -> Episode:
         query_history=counts[:0],
         relevant=no_queries,
         excluded=no_queries,
-        elsewhere=torch.zeros(candidates, device=here),
+        elsewhere=(popularity := known[0].to(here)),
+        elsewhere_total=popularity.sum(0),
+        support_past=known[1].to(here),
+        query_past=known[1][:0].to(here),
+        support_past_total=known[1].to(here).float().log1p().sum(1),
+        query_past_total=torch.empty(0, device=here),
         overlap=torch.from_numpy(overlap(features.words, taken)).to(here),
         fields=torch.from_numpy(overlap(features.fields, taken)).to(here),
         terms=features.terms,

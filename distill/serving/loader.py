@@ -109,7 +109,7 @@ def as_student(exported: ExportedStudent, tokens: Ragged) -> Student:
 
 
 def _read_head(folder: Path, manifest: Manifest) -> Any:
-    head = manifest.kind.blank_head(manifest.dimensions, manifest.learner, manifest.labels)
+    head = manifest.blank_head()
     shapes = {name: tuple(weight.shape) for name, weight in head.state_dict().items()}
     head.load_state_dict(read_tensors(folder / HEAD, shapes))
     return head

@@ -5,7 +5,7 @@ Most of a score is the same for all users and is computed once; a ranking adds t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
 from typing import NamedTuple
 
@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from distill.export.tasks.popularity import count_taken
 from storage.errors import InputError
 from studies.evaluation.metrics import top_k
 from studies.model.recommender import Head
@@ -43,14 +44,28 @@ class Scene:
 
     It is never changed: several threads may rank at once, while items are added to the catalogue.
 
+    Args:
+        candidates: The texts of its candidates.
+        adapted: What ranks them.
+        head: Its head, with the weights adapted to the scene.
+        lookup: Gives the vectors of histories.
+        longest_history: How many of a user's last items are encoded.
+        place: Each candidate's position, where scores depend on how often a user took it in all of their history.
+
     Attributes:
         candidates: The texts of its candidates; a ranking holds positions among them.
     """
 
     def __init__(
-        self, candidates: Sequence[str], adapted: AdaptedScene, head: Head, lookup: Lookup, longest_history: int
+        self,
+        candidates: Sequence[str],
+        adapted: AdaptedScene,
+        head: Head,
+        lookup: Lookup,
+        longest_history: int,
+        place: Mapping[str, int] | None = None,
     ) -> None:
-        self.candidates = candidates
+        self.candidates, self._place = candidates, place
         self._adapted, self._head, self._lookup, self._longest = adapted, head, lookup, longest_history
         match = adapted.encoding.history_match
         self._shared_scores = _finite(adapted.scores(match.new_zeros(1, len(match))))
@@ -73,17 +88,24 @@ class Scene:
         vectors = Vectors(cut, self._lookup)
         count = len(self.candidates)
         users = max(1, _MAX_ELEMENTS // (count * (self._longest + 6)))
-        parts = [self._rank(cut[first : first + users], vectors, k) for first in range(0, len(cut), users)]
+        starts = range(0, len(cut), users)
+        parts = [self._rank(cut[at : at + users], vectors, k, histories[at : at + users]) for at in starts]
         empty = Ranking(
             self._shared_scores.new_empty(0, min(k, count), dtype=torch.int64),
             self._shared_scores.new_empty(0, min(k, count)),
         )
         return Ranking(*(torch.cat(columns) for columns in zip(empty, *parts, strict=True)))
 
-    def _rank(self, histories: Sequence[History], vectors: Vectors, k: int) -> Ranking:
+    def _rank(self, histories: Sequence[History], vectors: Vectors, k: int, whole: Sequence[History]) -> Ranking:
         held, counts = vectors.count(histories)
         encoding = self._head.with_history_items(self._adapted.encoding, held)
-        scores = _finite(self._shared_scores + self._adapted.history_scores(encoding, counts))
+        scores = self._shared_scores + self._adapted.history_scores(encoding, counts)
+        if self._place is not None:
+            users, taken, times = count_taken(whole, self._place).to(scores.device)
+            logs = times.float().log1p()
+            total = logs.new_zeros(len(whole)).index_add(0, users, logs)
+            scores[users, taken] += self._adapted.repurchase_scores(taken, logs / total[users])
+        scores = _finite(scores)
         items = best(scores, k)
         return Ranking(items, scores.gather(1, items))
 

@@ -52,12 +52,32 @@ def recommend(
     text: Annotated[str, typer.Option(metavar="COLUMN", help="Column of the catalogue that holds the texts.")] = "text",
     k: Annotated[int, typer.Option("--k", min=1, metavar="N", help="Number of items per user.")] = 10,
     backend: Annotated[BackendName, typer.Option(help="Runtime of the encoder.")] = BackendName.torch,
+    taken: Annotated[
+        Path | None,
+        typer.Option(
+            "--popularity",
+            metavar="FILE",
+            help="What was taken in other scenes lately, for a student of scenes that share items: CSV, TSV or parquet "
+            "with one interaction per row, the column of texts and a column time. As of the export if left out.",
+            show_default=False,
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON lines: user, items, scores.")] = False,
 ) -> None:
     """Adapt an exported student to a scene and rank a catalogue for users."""
     console = Console()
     with console.progress("embedding the catalogue") as report:
-        lists = run(folder, catalogue, support, histories, text=text, k=k, backend=backend.value, progress=report)
+        lists = run(
+            folder,
+            catalogue,
+            support,
+            histories,
+            text=text,
+            k=k,
+            backend=backend.value,
+            taken=taken,
+            progress=report,
+        )
     if as_json:
         for entry in lists:
             typer.echo(visible(json.dumps(asdict(entry), ensure_ascii=False)))

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from rich.table import Table
 
-from hpo.serving.text_files import read_lines, read_texts
+from hpo.serving.text_files import read_lines, read_rows, read_texts
 from hpo.status.console import Console, plain
 from storage.errors import InputError
 from studies.progress import Progress
@@ -24,7 +24,7 @@ from studies.text_form import normalise_text
 if TYPE_CHECKING:
     from distill.serving.backends import Backend
 
-PRODUCTS = "products"
+PRODUCTS, TIME = "products", "time"
 
 
 @dataclass(frozen=True)
@@ -80,6 +80,7 @@ def recommend(
     text: str = "text",
     k: int = 10,
     backend: Backend = "torch",
+    taken: Path | None = None,
     progress: Progress | None = None,
 ) -> list[RankedList]:
     """Return the best items of a catalogue for each user, after adapting to a support.
@@ -92,6 +93,7 @@ def recommend(
         text: The catalogue's column of texts.
         k: Length of the lists.
         backend: What runs the encoder.
+        taken: File of `read_taken`: what was taken in other scenes; as of the export if left out.
         progress: Called with (texts embedded, texts in all).
 
     Raises:
@@ -100,10 +102,12 @@ def recommend(
     """
     listing = read_catalogue(catalogue, text)
     interactions, users = read_support(support, listing), read_histories(histories)
-    from distill.inference import StudentRecommender
+    interactions_elsewhere = None if taken is None else read_taken(taken, text)
+    from distill.inference import Popularity, StudentRecommender
 
+    popularity = None if interactions_elsewhere is None else Popularity.count(interactions_elsewhere)
     student = StudentRecommender.load(folder, backend)
-    embedded = student.catalogue(listing.texts, listing.products, progress)
+    embedded = student.catalogue(listing.texts, listing.products, progress, popularity)
     scene = embedded.adapt([(each.history, each.item) for each in interactions])
     ranking = scene.rank([user.history for user in users], k)
     return [
@@ -166,6 +170,30 @@ def read_histories(path: Path) -> list[User]:
     if not users:
         raise InputError(f"{path} holds no users; {_form('user')}, at least one")
     return users
+
+
+def read_taken(path: Path, text: str = "text") -> list[tuple[str, float]]:
+    """Read a table of what was taken in other scenes, one interaction a row: its item's text, and `time`.
+
+    Returns:
+        The text of each interaction, and when it was in UTC seconds.
+
+    Raises:
+        InputError: It cannot be read, lacks a column, or a row has no text or no time.
+    """
+    import polars as pl
+
+    from studies.data.files.times import Clock, tidy, to_seconds
+
+    columns = [(text, "--text"), (TIME, "that name")]
+    places, rows = zip(*read_rows(path, "log", columns), strict=True)
+    seconds = to_seconds(tidy(pl.Series(TIME, [row[TIME] for row in rows])), Clock()).seconds
+    for place, row, second in zip(places, rows, seconds, strict=True):
+        if second is None:
+            raise InputError(f"{place} has the time {row[TIME]!r}; give dates such as 2026-01-31, or seconds from 1970")
+        if not row[text].strip():
+            raise InputError(f"{place} has no text; take the row out, or describe its item")
+    return [(row[text], float(second)) for row, second in zip(rows, seconds, strict=True)]
 
 
 def _form(key: str) -> str:

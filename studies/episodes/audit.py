@@ -17,6 +17,7 @@ import numpy.typing as npt
 from storage.errors import InputError
 from studies.config.protocol_section import RankingProtocol
 from studies.data.dataset import Dataset, Ints
+from studies.episodes.elsewhere import HALF_LIVES
 from studies.episodes.episode import Episode
 from studies.episodes.split import DAY, SPLIT_NAMES, Split, SplitName
 from studies.progress import Progress
@@ -166,6 +167,8 @@ def audit_episodes(
             problems["support later than query"].append(where)
         if not log.histories_are_past(episode):
             problems["history reaching past an interaction"].append(where)
+        if not log.popularity_is_past(episode):
+            problems["popularity reaching past an opening"].append(where)
         if progress is not None:
             progress(number, len(episodes))
     findings = [_episode_finding(check, found, split_name, len(episodes)) for check, found in problems.items()]
@@ -177,6 +180,7 @@ _EPISODE_CHECKS = (
     "support not the first interactions",
     "support later than query",
     "history reaching past an interaction",
+    "popularity reaching past an opening",
 )
 
 
@@ -208,6 +212,8 @@ class _Log:
         scenes, first = np.unique(data.scene, return_index=True)
         self._started = dict(zip(scenes.tolist(), data.time[first].tolist(), strict=True))
         self._held_out = np.isin(np.arange(len(data.scenes)), split.held_out)
+        self._counted = np.flatnonzero(~self._held_out[data.scene])
+        self._counted_time = data.time[self._counted]
         order = np.argsort(data.user, kind="stable")
         self._of_user = np.split(order, np.searchsorted(data.user[order], np.arange(1, data.users)))
 
@@ -254,11 +260,28 @@ class _Log:
         moments = [(int(data.user[row]), int(data.time[row])) for row in rows]
         adapted = int(data.time[rows[-1]]) + 1
         moments += [(user, adapted) for user in episode.users.tolist()]
-        histories = [*episode.support_history.cpu().numpy(), *episode.query_history.cpu().numpy()]
-        return all(
-            self._holds(user, before, episode, items, counts)
-            for (user, before), counts in zip(moments, histories, strict=True)
-        )
+        for counted in (
+            (episode.support_history, episode.query_history),
+            (episode.support_past, episode.query_past),
+        ):
+            rows = [row for part in counted for row in part.cpu().numpy()]
+            if not all(self._holds(*moment, episode, items, row) for moment, row in zip(moments, rows, strict=True)):
+                return False
+        return True
+
+    def popularity_is_past(self, episode: Episode) -> bool:
+        """Return whether the counts elsewhere are of days before the opening, and of other training scenes alone."""
+        if not episode.elsewhere.shape[1]:
+            return True
+        data, opened = self._data, episode.opened // DAY * DAY
+        rows = self._counted[: np.searchsorted(self._counted_time, opened)]
+        rows = rows[data.scene[rows] != episode.scene]
+        age, candidates = opened // DAY - data.time[rows] // DAY, episode.items[: episode.candidates].cpu().numpy()
+        for half_life, counts in zip(HALF_LIVES, episode.elsewhere.cpu().numpy().T, strict=True):
+            known = np.bincount(data.item[rows], 0.5 ** (age / half_life), minlength=len(data.texts))
+            if not (counts <= known[candidates] * (1 + 1e-5) + 1e-6).all():
+                return False
+        return True
 
     def _holds(self, user: int, before: int, episode: Episode, items: Ints, counts: npt.NDArray[np.float32]) -> bool:
         data = self._data

@@ -58,7 +58,7 @@ class Coverage:
 
     def __init__(self, data: Dataset, split: Split, protocol: RankingProtocol) -> None:
         self._data, self._split, self._protocol = data, split, protocol
-        self._interactions = InteractionIndex(data, split, shared_items=False)
+        self._interactions = InteractionIndex(data, split)
         self.covered: Mapping[SplitName, Ints] = {
             name: np.array(
                 [scene for scene in split.scenes[name] if self._has_episode(name, int(scene))], dtype=np.int64

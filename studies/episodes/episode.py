@@ -34,8 +34,14 @@ class Episode:
         relevant: (Q, C) whether the user takes the candidate after the support and before the window closes.
         excluded: (Q, C) whether the candidate is not ranked for the user, who had it before the query
             (`protocol.repeat = "exclude"`); never relevant.
-        elsewhere: (C,) counts of each candidate in scenes that are not held out, up to the last support interaction;
-            zero where scenes share no items.
+        elsewhere: (C, B) decayed counts of each candidate in other scenes before the opening, of
+            `studies.episodes.elsewhere.PopularityElsewhere`; (C, 0) where scenes share no items.
+        elsewhere_total: (B,) sums of these counts over all candidates, those that training leaves out included.
+        support_past: (K, C) how often each support user took the candidate before the interaction, in all that the
+            episode may know of them, as bytes; (K, 0) where scenes share no items.
+        query_past: (Q, C) the same of each query user as of the last support interaction; or (Q, 0).
+        support_past_total: (K,) sums of `log1p(support_past)` over all candidates, also those that training leaves out.
+        query_past_total: (Q,) the same of the query users.
         overlap: (K, C) cosine of the words of each support item and each candidate, in [0, 1].
         fields: (K, C) cosine of their texts' fields, in [0, 1].
         terms: (C, T) catalogue terms of each candidate, of `studies.episodes.catalogue_terms.terms`.
@@ -53,6 +59,11 @@ class Episode:
     relevant: Tensor
     excluded: Tensor
     elsewhere: Tensor
+    elsewhere_total: Tensor
+    support_past: Tensor
+    query_past: Tensor
+    support_past_total: Tensor
+    query_past_total: Tensor
     overlap: Tensor
     fields: Tensor
     terms: Tensor
@@ -69,6 +80,16 @@ class Episode:
         """Return the position in `items` of the histories' first column: 0, or C in serving."""
         return len(self.items) - self.support_history.shape[1]
 
+    @property
+    def support_share(self) -> Tensor:
+        """Return (K, C) each candidate's part of what the support's users took, of logarithms; (K, 0) like the past."""
+        return past_share(self.support_past, self.support_past_total)
+
+    @property
+    def query_share(self) -> Tensor:
+        """Return (Q, C) the same of the query users."""
+        return past_share(self.query_past, self.query_past_total)
+
     @cached_property
     def support_others(self) -> Tensor:
         """Return the (O,) positions of the items in any support user's history that are not candidates."""
@@ -80,3 +101,13 @@ class Episode:
         tensors = {field.name: getattr(self, field.name) for field in fields(self)}
         moved: dict[str, Any] = {n: value.to(device) for n, value in tensors.items() if isinstance(value, Tensor)}
         return replace(self, **moved)
+
+
+def past_share(past: Tensor, total: Tensor) -> Tensor:
+    """Return each candidate's part of what a user took: ten takings are not ten times as likely to be repeated as one.
+
+    Args:
+        past: (R, C) how often.
+        total: (R,) sums of `log1p(past)`.
+    """
+    return past.to(total).log1p() / total.clamp(min=1e-9)[:, None]

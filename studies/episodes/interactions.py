@@ -1,9 +1,8 @@
-"""Looks up the interactions of a data set by scene and by user: windows, histories, counts in other scenes."""
+"""Looks up the interactions of a data set by scene and by user: windows and histories."""
 
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 
 from studies.data.dataset import Dataset, Ints
 from studies.episodes.split import Split
@@ -15,10 +14,9 @@ class InteractionIndex:
     Args:
         data: The shop.
         split: Split of its scenes.
-        shared_items: Whether an item can be a candidate in several scenes; `count_elsewhere` is zero otherwise.
     """
 
-    def __init__(self, data: Dataset, split: Split, *, shared_items: bool) -> None:
+    def __init__(self, data: Dataset, split: Split) -> None:
         self._data = data
         # Rows by scene and by user, each in order of time (the sort is stable): two index lists with their starts.
         self._by_scene = np.argsort(data.scene, kind="stable")
@@ -26,7 +24,6 @@ class InteractionIndex:
         self._by_user = np.argsort(data.user, kind="stable")
         self._user_start = np.searchsorted(data.user[self._by_user], np.arange(data.users + 1))
         self._held_out = np.isin(np.arange(len(data.scenes)), split.held_out)
-        self._counts = _ItemCounts(data, ~self._held_out[data.scene]) if shared_items else None
 
     def window(self, scene: int, start: int, end: int) -> Ints:
         """Return the rows of a scene with start ≤ time < end (UTC seconds), in order of time."""
@@ -73,36 +70,5 @@ class InteractionIndex:
         own = data.scene[rows] == scene
         return data.item[rows[np.where(own, data.time[rows] >= opened, ~self._held_out[data.scene[rows]])]]
 
-    def count_elsewhere(self, scene: int, candidates: Ints, until: int) -> npt.NDArray[np.float32]:
-        """Return (C,) counts of each candidate up to a time in the other scenes that are not held out.
-
-        Args:
-            scene: Scene code of the episode.
-            candidates: (C,) item codes, ascending.
-            until: UTC seconds, included.
-        """
-        if self._counts is None:
-            return np.zeros(len(candidates), dtype=np.float32)
-        counts = self._counts.until(candidates, until)
-        if not self._held_out[scene]:
-            rows = self._rows_of_scene(scene)
-            rows = rows[: np.searchsorted(self._data.time[rows], until, side="right")]
-            counts -= np.bincount(np.searchsorted(candidates, self._data.item[rows]), minlength=len(candidates))
-        return counts.astype(np.float32)
-
     def _rows_of_scene(self, scene: int) -> Ints:
         return self._by_scene[self._scene_start[scene] : self._scene_start[scene + 1]]
-
-
-class _ItemCounts:
-    """Counts of each item up to a time, in a part of the rows: sorted keys that join item and time."""
-
-    def __init__(self, data: Dataset, rows: npt.NDArray[np.bool_]) -> None:
-        self._start, self._span = int(data.time[0]), int(data.time[-1] - data.time[0]) + 2
-        self._keys = np.sort(data.item[rows] * self._span + data.time[rows] - self._start)
-
-    def until(self, items: Ints, time: int) -> Ints:
-        """Return the (C,) counts of each item at or before `time`, UTC seconds."""
-        within = min(max(time - self._start + 1, 0), self._span - 1)
-        first = np.searchsorted(self._keys, items * self._span)
-        return np.searchsorted(self._keys, items * self._span + within) - first

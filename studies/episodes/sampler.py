@@ -12,6 +12,7 @@ from storage.errors import InputError
 from studies.config.protocol_section import RankingProtocol
 from studies.data.dataset import Dataset, Ints
 from studies.episodes.coverage import Coverage, Reselect
+from studies.episodes.elsewhere import MOST_TAKEN, PopularityElsewhere, shares_items
 from studies.episodes.episode import Episode
 from studies.episodes.interactions import InteractionIndex
 from studies.episodes.openings import closing_time, draw_openings
@@ -45,8 +46,8 @@ class EpisodeSampler:
         reselect: Reselect | None = None,
     ) -> None:
         self._data, self._split, self._protocol, self._reselect = data, split, protocol, reselect
-        shared_items = protocol.candidates == "all" or data.scenes_share_items
-        self._interactions = InteractionIndex(data, split, shared_items=shared_items)
+        self._interactions = InteractionIndex(data, split)
+        self._elsewhere = PopularityElsewhere(data, split) if shares_items(data, protocol) else None
         self._texts = SceneTexts(data, split, protocol, progress)
         self.lexicon: Lexicon = self._texts.lexicon
 
@@ -163,9 +164,9 @@ class EpisodeSampler:
         adapted = int(data.time[support[-1]])
         # A support user's history ends before the interaction, a query user's when the support is complete.
         length = self._protocol.history
-        before = [history(data.user[row], int(data.time[row]), scene, opened)[-length:] for row in support]
+        before = [history(data.user[row], int(data.time[row]), scene, opened) for row in support]
         known = [history(user, adapted + 1, scene, opened) for user in users]
-        items, counts = _count_items(candidates, [*before, *(taken[-length:] for taken in known)])
+        items, counts = _count_items(candidates, [taken[-length:] for taken in (*before, *known)])
         relevant = np.zeros((len(users), len(candidates)), dtype=bool)
         answers = later[np.isin(data.user[later], users)]
         relevant[np.searchsorted(users, data.user[answers]), np.searchsorted(candidates, data.item[answers])] = True
@@ -185,13 +186,33 @@ class EpisodeSampler:
             query_history=torch.from_numpy(counts[len(support) :]),
             relevant=torch.from_numpy(relevant),
             excluded=torch.from_numpy(excluded),
-            elsewhere=torch.from_numpy(self._interactions.count_elsewhere(scene, candidates, adapted)),
+            elsewhere=(popularity := torch.from_numpy(self._popularity(scene, opened, candidates))),
+            elsewhere_total=popularity.sum(0),
+            support_past=(support_past := torch.from_numpy(self._past(before, candidates))),
+            query_past=(query_past := torch.from_numpy(self._past(known, candidates))),
+            support_past_total=support_past.float().log1p().sum(1),
+            query_past_total=query_past.float().log1p().sum(1),
             overlap=torch.from_numpy(overlap(texts.words, places)),
             fields=torch.from_numpy(overlap(texts.fields, places)),
             terms=torch.from_numpy(texts.terms),
             users=torch.from_numpy(users),
             rows=torch.from_numpy(support),
         )
+
+    def _popularity(self, scene: int, opened: int, candidates: Ints) -> npt.NDArray[np.float32]:
+        if self._elsewhere is None:
+            return np.zeros((len(candidates), 0), dtype=np.float32)
+        return self._elsewhere.before(scene, opened, candidates)
+
+    def _past(self, taken: list[Ints], candidates: Ints) -> npt.NDArray[np.uint8]:
+        """Return (R, C) how often each candidate is among what each of R users took; (R, 0) where none can be."""
+        if self._elsewhere is None:
+            return np.zeros((len(taken), 0), dtype=np.uint8)
+        counts = np.zeros((len(taken), len(candidates)), dtype=np.uint8)
+        for row, items in enumerate(taken):
+            codes, times = np.unique(items[np.isin(items, candidates)], return_counts=True)
+            counts[row, np.searchsorted(candidates, codes)] = np.minimum(times, MOST_TAKEN)
+        return counts
 
 
 def _count_items(candidates: Ints, histories: list[Ints]) -> tuple[Ints, npt.NDArray[np.float32]]:

@@ -21,15 +21,18 @@ from studies.episodes.episode import Episode
 from studies.episodes.words import split_words
 from studies.evaluation.evaluate import System
 from studies.evaluation.metrics import random_order
+from studies.evaluation.mixtures import MIXTURES
 
 # The strongest simple baseline.
 POPULARITY = "support popularity"
 # The baselines that read no text; a student's lift is measured over the best of them.
-TEXT_FREE = ("random", POPULARITY, "popularity anywhere", "item-kNN", "products per item", "popularity + products")
+ANYWHERE = "popularity anywhere"
+KNN = "item-kNN"
+TEXT_FREE = ("random", POPULARITY, ANYWHERE, KNN, *MIXTURES, "products per item", "popularity + products")
 
 
 def build_baselines(
-    data: Dataset, training: Ints, until: int, vectors: Tensor, *, products: bool = True
+    data: Dataset, training: Ints, until: int, vectors: Tensor, *, products: bool = True, elsewhere: bool = False
 ) -> Mapping[str, System]:
     """Return all baselines that the data allow, by their names in the results.
 
@@ -39,20 +42,26 @@ def build_baselines(
         until: End of these training data, UTC seconds.
         vectors: (items, D) embeddings of the untrained encoder.
         products: Whether systems may read the number of products that share an item's text.
+        elsewhere: Whether scenes share items.
     """
     has_counts = products and bool((data.products > 1).any())
     return {
         "random": Random(),
         POPULARITY: SupportPopularity(),
         # Equal to support popularity where scenes share no items.
-        **({"popularity anywhere": Popularity()} if data.scenes_share_items else {}),
+        **({ANYWHERE: Popularity()} if elsewhere else {}),
         **({"products per item": Products(), "popularity + products": CountsAndProducts()} if has_counts else {}),
         "TF-IDF neighbours": TfidfNeighbours(),
         "popularity + TF-IDF": CountsAndWords(),
         "BM25": BM25(data.texts),
-        "item-kNN": ItemKNN(data, np.isin(data.scene, training) & (data.time < until)),
+        KNN: item_knn(data, training, until),
         "zero-shot encoder": ZeroShot(vectors),
     }
+
+
+def item_knn(data: Dataset, training: Ints, until: int) -> ItemKNN:
+    """Return the item-kNN of what was taken in some scenes before a time."""
+    return ItemKNN(data, np.isin(data.scene, training) & (data.time < until))
 
 
 class Random:
@@ -80,7 +89,7 @@ class Popularity:
 
     def scores(self, episode: Episode) -> Tensor:
         """Return (Q, C) counts, the same for every user."""
-        return (_support_counts(episode) + episode.elsewhere).expand(episode.relevant.shape)
+        return (_support_counts(episode) + episode.elsewhere[:, 0]).expand(episode.relevant.shape)
 
 
 class Products:

@@ -108,7 +108,8 @@ class Unadapted:
         encoding = head(vectors, episode.candidates, episode.support, episode_texts(episode))
         bias = vectors.new_zeros(episode.candidates)
         scene = AdaptedScene(encoding, head.scene_preference, head.feature_weights, bias)
-        return scene.scores(history, visible=history.new_zeros(len(history), len(episode.support)))
+        visible = history.new_zeros(len(history), len(episode.support))
+        return scene.scores(history, visible=visible, past=episode.query_share)
 
 
 @torch.no_grad()

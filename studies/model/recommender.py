@@ -1,6 +1,9 @@
 """The recommender that learners adapt: an item tower, and a head that scores a scene's candidates.
 
-    score(user, item) = ⟨preference + user, item⟩ + appeal(text) + catalogue + history match + support + bias[item]
+    score(user, item) = ⟨preference + user, item⟩ + appeal(text) + catalogue + history match + support
+                        + elsewhere(user, item) + bias[item]
+
+    elsewhere(user, item) = log(own past(user, item) + e^m · Σ_b π_b popularity_b(item) + ε)
 
 The item tower turns texts into vectors; everything else is the head, small and cheap enough to adapt in an inner loop.
 What the head makes of a scene, and the scores that follow from it, are in `studies/model/scene_encoding.py`.
@@ -17,14 +20,23 @@ from torch.nn import functional
 
 from studies.config.hyperparameters import HeadPart
 from studies.episodes.catalogue_terms import TERMS
+from studies.episodes.elsewhere import HALF_LIVES
 from studies.model.adapting_model import AdaptingModel, inner_rates
 from studies.model.scene_encoding import EpisodeTexts, SceneEncoding
 
 # Weights of the head that are scalars or stand for one direction; they train at a rate of their own.
-HEAD_SCALARS = ("scene_preference", "feature_weights", "sharpness", "bias_rate")
+HEAD_SCALARS = ("scene_preference", "feature_weights", "sharpness", "bias_rate", "elsewhere")
 # Where the weights of the catalogue's terms start, in the order of `studies.episodes.catalogue_terms.TERMS`.
 TERM_WEIGHTS = (1.0, 0.0, 0.5, 0.1)
 assert len(TERM_WEIGHTS) == len(TERMS)
+# Where the weights of all features start, in the order of `FeatureWeights`.
+START = (0.1, 0.1, 1.0, 0.1, 1.0, 0.3, 1.0, 1.0, *TERM_WEIGHTS)
+# Where scenes share items, what is known elsewhere says more than a support and the catalogue do: these start low.
+START_ELSEWHERE = (0.1, 0.1, 0.1, 0.1, 0.1, 0.1, 1.0, 1.0, 0.0, 0.0, 0.0, 0.0, 1.0)
+# Where m starts: popularity elsewhere counts about three times as much as a user's own past.
+POPULARITY = 1.2
+# Of an item that nobody took: far below one of thousands that are taken alike.
+UNKNOWN = 1e-5
 
 
 class Head(nn.Module):
@@ -34,11 +46,12 @@ class Head(nn.Module):
         width: Size D of an item vector.
         size: Size d of the space in which users and items meet.
         learned_rates: Whether to hold a multiple of `inner_lr` for every weight that adapts, as Meta-SGD learns them.
+        elsewhere: Whether to weigh what is known of candidates elsewhere: where scenes share items.
     """
 
     scalars = HEAD_SCALARS
 
-    def __init__(self, width: int, size: int = 64, *, learned_rates: bool = False) -> None:
+    def __init__(self, width: int, size: int = 64, *, learned_rates: bool = False, elsewhere: bool = False) -> None:
         super().__init__()
         self.project = nn.Linear(width, size, bias=False)
         self.user = nn.Linear(size, size, bias=False)
@@ -47,10 +60,12 @@ class Head(nn.Module):
         # The direction that scenes prefer before they are known; learners with an inner loop adapt it to the scene.
         self.scene_preference = nn.Parameter(torch.zeros(size))
         # As in `FeatureWeights`: affinity, history match, support counts, support neighbours, their words, their
-        # fields; preference; appeal and the catalogue's terms. Counts, words and terms start near what fits training
-        # scenes; the others low, but not at zero, where nothing below them would train (docs/decisions.md). One
-        # parameter, so that the outer loop clips and updates them together.
-        self.feature_weights = nn.Parameter(torch.tensor([0.1, 0.1, 1.0, 0.1, 1.0, 0.3, 1.0, 1.0, *TERM_WEIGHTS]))
+        # fields; preference; appeal and the catalogue's terms; what is known elsewhere. Counts, words and terms start
+        # near what fits training scenes; the others low, but not at zero, where nothing below them would train
+        # (docs/decisions.md). One parameter, so that the outer loop clips and updates them together.
+        self.feature_weights = nn.Parameter(torch.tensor(START_ELSEWHERE if elsewhere else START))
+        # Logarithms of π, which half-lives count, and m, which popularity is weighed with beside a user's own past.
+        self.elsewhere = nn.Parameter(torch.tensor([0.0] * len(HALF_LIVES) + [POPULARITY])) if elsewhere else None
         # Log sharpness of the similarity kernels: history match, support neighbours, their words, their fields.
         self.sharpness = nn.Parameter(torch.tensor([2.3, 2.3, 0.7, 0.7]))
         # Log of how many times inner_lr the per-candidate bias moves: its gradient is spread over K interactions.
@@ -110,12 +125,20 @@ class Head(nn.Module):
             history_match=history_match,
             support_kernels=torch.cat([taken.to(vectors)[None], kernels]),
             candidate_vectors=candidate_vectors,
+            popularity=self._popularity(texts.popularity.to(vectors)),
         )
 
     def with_history_items(self, encoding: SceneEncoding, vectors: Tensor) -> SceneEncoding:
         """Return the encoding for histories of other items, whose (H, D) vectors these are; the candidates stay."""
         profiles, match = self._encode_histories(self._project(vectors), encoding.candidate_vectors)
         return encoding._replace(profiles=profiles, history_match=match)
+
+    def _popularity(self, parts: Tensor) -> Tensor:
+        """Return the (C,) popularity of (C, B) parts of all takings; (0,) where scenes share no items."""
+        if self.elsewhere is None:
+            return parts.new_empty(0)
+        mixed: Tensor = parts @ self.elsewhere[:-1].softmax(0)
+        return self.elsewhere[-1].exp() * mixed + UNKNOWN
 
     def _project(self, vectors: Tensor) -> Tensor:
         return functional.normalize(self.project(vectors), dim=-1)

@@ -14,33 +14,40 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from studies.episodes.catalogue_terms import TERMS
 from studies.episodes.episode import Episode
+
+# Weights of a head where scenes share no items; the weight of what is known elsewhere is behind them.
+TEXT_WEIGHTS = 8 + len(TERMS)
 
 
 class EpisodeTexts(NamedTuple):
-    """Features of the texts of an episode's candidates that take no encoder.
+    """Features of an episode's candidates that take no encoder.
 
     Attributes:
         overlap: (K, C) how alike the words of the support's items and of the candidates are, in [0, 1].
         fields: (K, C) the same of their texts' fields.
         terms: (C, F) the catalogue's terms of the candidates.
+        popularity: (C, B) each candidate's part of what was taken elsewhere; (C, 0) where scenes share no items.
     """
 
     overlap: Tensor
     fields: Tensor
     terms: Tensor
+    popularity: Tensor
 
 
 def episode_texts(episode: Episode) -> EpisodeTexts:
-    """Return an episode's features of texts."""
-    return EpisodeTexts(episode.overlap, episode.fields, episode.terms)
+    """Return an episode's features that take no encoder."""
+    popularity = episode.elsewhere / episode.elsewhere_total.clamp(min=1e-9)
+    return EpisodeTexts(episode.overlap, episode.fields, episode.terms, popularity.to(episode.terms))
 
 
 class FeatureWeights(NamedTuple):
     """The weights of the score's features, by name.
 
     Attributes:
-        values: (8 + F,) all of them, as in `Head.feature_weights`.
+        values: (8 + F,) all of them, as in `Head.feature_weights`; one more where scenes share items.
     """
 
     values: Tensor
@@ -51,6 +58,11 @@ class FeatureWeights(NamedTuple):
         return self.values[:6]
 
     @property
+    def elsewhere(self) -> Tensor:
+        """The weight of `ScoreFeatures.elsewhere`."""
+        return self.values[-1]
+
+    @property
     def preference(self) -> Tensor:
         """The weight of the scene's preference."""
         return self.values[6]
@@ -58,7 +70,7 @@ class FeatureWeights(NamedTuple):
     @property
     def candidate(self) -> Tensor:
         """The (1 + F,) weights of `ScoreFeatures.candidate_features`."""
-        return self.values[7:]
+        return self.values[7:TEXT_WEIGHTS]
 
     @property
     def affinity(self) -> Tensor:
@@ -84,6 +96,8 @@ class SceneEncoding(NamedTuple):
         support_kernels: (4, K, C) between the support's interactions and the candidates: 1 where one took the other,
             and similarity kernels of their vectors, their words, and their texts' fields.
         candidate_vectors: (C, d) the candidates' vectors.
+        popularity: (C,) how popular each candidate is elsewhere, weighed beside a user's own past; (0,) where scenes
+            share no items.
     """
 
     candidate_features: Tensor
@@ -91,18 +105,23 @@ class SceneEncoding(NamedTuple):
     history_match: Tensor
     support_kernels: Tensor
     candidate_vectors: Tensor
+    popularity: Tensor
 
-    def score_features(self, history: Tensor, visible: Tensor) -> ScoreFeatures:
+    def score_features(self, history: Tensor, visible: Tensor, past: Tensor | None = None) -> ScoreFeatures:
         """Return the features of the scores of R users.
 
         Args:
             history: (R, H) how often each item is in a user's history.
             visible: (R, K) 1 where a support interaction counts for the user, else 0.
+            past: (R, C) each candidate's part of what the user took; of nothing if left out.
         """
         affinity, match = self.history_features(history)
         by_support = (visible @ self.support_kernels).log1p()
         user_features = torch.cat([affinity[None], match[None], by_support])
-        return ScoreFeatures(self.candidate_features, user_features, self.candidate_vectors)
+        elsewhere = self.popularity.expand(len(history), -1)
+        if past is not None and len(self.popularity):
+            elsewhere = elsewhere + past.to(history)
+        return ScoreFeatures(self.candidate_features, user_features, self.candidate_vectors, elsewhere.log())
 
     def history_features(self, history: Tensor) -> tuple[Tensor, Tensor]:
         """Return (R, C) affinity and (R, C) history match: the features that depend on the history, zero without any.
@@ -123,11 +142,14 @@ class ScoreFeatures(NamedTuple):
         candidate_features: (C, 1 + F) those that do not depend on the user.
         user_features: (6, R, C) affinity, history match, and the four kinds of similarity to the support.
         candidate_vectors: (C, d) the candidates' vectors.
+        elsewhere: (R, C) logarithm of how likely the user takes the candidate by what is known elsewhere: by its
+            popularity, and by the user's own past; (R, 0) where scenes share no items.
     """
 
     candidate_features: Tensor
     user_features: Tensor
     candidate_vectors: Tensor
+    elsewhere: Tensor
 
     def scores(self, weights: FeatureWeights, preference: Tensor, bias: Tensor) -> Tensor:
         """Return the (R, C) scores: the features weighed and summed.
@@ -139,7 +161,8 @@ class ScoreFeatures(NamedTuple):
         """
         by_features = self.candidate_features @ weights.candidate
         by_candidate = by_features + 5 * weights.preference * (self.candidate_vectors @ preference) + bias
-        return torch.einsum("t,trc->rc", weights.user, self.user_features) + by_candidate
+        scores = torch.einsum("t,trc->rc", weights.user, self.user_features) + by_candidate
+        return scores + weights.elsewhere * self.elsewhere if self.elsewhere.shape[-1] else scores
 
 
 @dataclass(frozen=True)
@@ -160,22 +183,34 @@ class AdaptedScene:
     bias: Tensor
     head: Mapping[str, Tensor] = field(default_factory=dict)
 
-    def scores(self, history: Tensor, visible: Tensor | None = None) -> Tensor:
+    def scores(self, history: Tensor, visible: Tensor | None = None, past: Tensor | None = None) -> Tensor:
         """Return (R, C) scores of the candidates.
 
         Args:
             history: (R, H) how often each item is in a user's history.
             visible: (R, K) 1 where a support interaction counts for the user, else 0; all ones if left out. In the
                 inner loop a support user must not see their own interaction, which is the label there.
+            past: (R, C) each candidate's part of what the user took; of nothing if left out.
         """
         if visible is None:
             visible = history.new_ones(len(history), self.encoding.support_kernels.shape[1])
         weights = FeatureWeights(self.feature_weights)
-        return self.encoding.score_features(history, visible).scores(weights, self.preference, self.bias)
+        return self.encoding.score_features(history, visible, past).scores(weights, self.preference, self.bias)
 
     def predict(self, episode: Episode, vectors: Tensor) -> Tensor:
         """Return (Q, C) scores for an episode's queries; its items' vectors are in the encoding already."""
-        return self.scores(episode.query_history)
+        return self.scores(episode.query_history, past=episode.query_share)
+
+    def repurchase_scores(self, candidates: Tensor, past: Tensor) -> Tensor:
+        """Return (n,) what a user's own past adds to the scores of candidates.
+
+        Args:
+            candidates: (n,) positions of the candidates.
+            past: (n,) part of each in what the user took.
+        """
+        popularity = self.encoding.popularity[candidates]
+        weight = FeatureWeights(self.feature_weights).elsewhere
+        return weight * ((popularity + past.to(popularity)).log() - popularity.log())
 
     def history_scores(self, encoding: SceneEncoding, history: Tensor) -> Tensor:
         """Return (R, C) what histories add to the scores of a user who has none.

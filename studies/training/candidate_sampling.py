@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from studies.episodes.episode import Episode
 
@@ -47,7 +48,14 @@ def sample_candidates(episode: Episode, most: int, rng: np.random.Generator) -> 
         relevant=episode.relevant[:, kept],
         excluded=episode.excluded[:, kept],
         elsewhere=episode.elsewhere[kept],
+        support_past=_columns(episode.support_past, kept),
+        query_past=_columns(episode.query_past, kept),
         overlap=episode.overlap[:, kept],
         fields=episode.fields[:, kept],
         terms=episode.terms[kept],
     )
+
+
+def _columns(past: Tensor, kept: Tensor) -> Tensor:
+    """Return the columns of the kept candidates; a matrix without columns has none of them."""
+    return past[:, kept] if past.shape[1] else past

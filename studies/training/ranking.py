@@ -17,16 +17,18 @@ from studies.config.ranking import RankingDefinition
 from studies.data.dataset import Dataset
 from studies.episodes.audit import Finding, audit_data, audit_episodes, refuse_leaks
 from studies.episodes.coverage import Reselect
+from studies.episodes.elsewhere import shares_items
 from studies.episodes.episode import Episode
 from studies.episodes.sampler import EpisodeSampler
 from studies.episodes.scene_texts import visible_items
 from studies.episodes.split import Split, SplitName, split_scenes
 from studies.episodes.tfidf import Lexicon
 from studies.evaluation import trec
-from studies.evaluation.baselines import POPULARITY, TEXT_FREE, SupportPopularity, build_baselines
+from studies.evaluation.baselines import KNN, POPULARITY, TEXT_FREE, SupportPopularity, build_baselines, item_knn
 from studies.evaluation.evaluate import Adapted, ItemVectors, RunWriter, System, Unadapted, evaluate
 from studies.evaluation.figures import DataFacts
 from studies.evaluation.metrics import Evaluation
+from studies.evaluation.mixtures import MIXTURES, Mixture, choose_weight
 from studies.evaluation.scene_facts import count_queries, scene_facts
 from studies.evaluation.trec import TrecDump
 from studies.learners.base import Learner
@@ -66,6 +68,11 @@ class RankingProblem(Problem):
     def visible_items(self) -> Tensor:
         """(N,) items whose texts training may read, ascending, on the device."""
         return torch.from_numpy(visible_items(self.data, self.split, self.spec.protocol)).to(device())
+
+    @cached_property
+    def shares_items(self) -> bool:
+        """Whether a candidate of one scene can have been taken in another."""
+        return shares_items(self.data, self.spec.protocol)
 
     @property
     def lexicon(self) -> Lexicon:
@@ -123,8 +130,25 @@ class RankingProblem(Problem):
     def baselines(self, split_name: SplitName) -> Mapping[str, System]:
         """Return the baselines of a split by name; they know the training scenes up to the split's period."""
         until, training = self.split.period[split_name][0], self.split.scenes["train"]
-        products = self.spec.protocol.products
-        return build_baselines(self.data, training, until, self.cache.pooled(), products=products)
+        found = build_baselines(
+            self.data,
+            training,
+            until,
+            self.cache.pooled(),
+            products=self.spec.protocol.products,
+            elsewhere=self.shares_items,
+        )
+        if not self.shares_items:
+            return found
+        mixed = {name: Mixture(name, found[KNN], weight) for name, weight in self._mixing_weights.items()}
+        return {**found, **mixed}
+
+    @cached_property
+    def _mixing_weights(self) -> Mapping[str, float]:
+        """The weight of each mixture that is best on validation, whatever is scored with it later."""
+        knn = item_knn(self.data, self.split.scenes["train"], self.split.period["validation"][0])
+        names, k = self.data.scenes, self.spec.protocol.k
+        return {name: choose_weight(name, knn, self.validation, names, k) for name in MIXTURES}
 
     def adapted(self, learner: Learner, vectors: ItemVectors) -> System:
         """Return a learner that adapts to each episode."""
@@ -169,7 +193,7 @@ class RankingProblem(Problem):
 
     def head(self, hyperparameters: Hyperparameters) -> Head:
         """Return a head of random weights for a learner with these values."""
-        return scene_head(self.encoder.width, hyperparameters)
+        return scene_head(self.encoder.width, hyperparameters, elsewhere=self.shares_items)
 
     def _learner(self, tower: nn.Module, hyperparameters: Hyperparameters, micro_batch_size: int | None) -> Learner:
         head = self.head(hyperparameters)

@@ -16,6 +16,7 @@ from hpo.status.console import Console
 from storage.database.postgres import connect
 from storage.errors import InputError
 from studies.config.spec import load_spec
+from studies.evaluation.mixtures import MIXTURES
 from tests.damages import DAMAGES
 from tests.mini import call, hpo
 from tests.synthetic import planted_dataset, tiny_encoder, write_shop
@@ -202,14 +203,20 @@ def test_a_planted_leak_stops_the_check_and_the_study(shop, database_url):
 
 @pytest.mark.slow
 def test_a_users_files_become_a_student_and_a_report(shop, database_url, tmp_path):
-    """The promise to a stranger with a parquet pair; and rankings that another evaluator scores the same."""
+    """The promise to a stranger with a parquet pair; and rankings that another evaluator scores the same.
+
+    Every item of the shop is a candidate, so that what was taken in other scenes counts on the whole way.
+    """
     study = shop / "study.toml"
+    study.write_text(study.read_text().replace("[protocol]\n", '[protocol]\ncandidates = "all"\n'))
     run = ("run", study, "--json", "--workers", "1")
     done = hpo(*run, "--trec", "rankings", cwd=tmp_path, HPO_DATABASE_URL=database_url)
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
     systems = result["evaluation"]["systems"]
     assert {"random", "support popularity", "BM25", "item-kNN", "student"} <= systems.keys()
+    assert {"popularity anywhere", *MIXTURES} <= systems.keys()
+    assert (Path(result["export"]) / "popularity.safetensors").is_file()
     assert any(name.endswith("not adapted") for name in systems)
     # Plain fine-tuning is scored whether it wins the search or not.
     assert any(name.endswith("(finetune)") for name in systems)

@@ -8,6 +8,7 @@ import polars as pl
 import pytest
 
 import distill.export.writer as exporting
+from hpo.serving.recommend import read_taken
 from studies.config.hyperparameters import Hyperparameters
 from studies.training.prepare import prepare
 from tests.mini import call, hpo
@@ -109,3 +110,17 @@ def test_a_bad_catalogue_or_export_is_named(files: dict[str, Path], tmp_path: Pa
     none = call("recommend", tmp_path, *arguments(files))
     assert none.returncode == 2
     assert "is not an export" in none.stderr
+
+
+def test_what_was_taken_elsewhere_comes_from_a_table(exported: Path, files: dict[str, Path], tmp_path: Path) -> None:
+    """Counts of rows that were misread would be served in silence; a student that reads none must not pretend to."""
+    path = tmp_path / "log.csv"
+    pl.DataFrame({"title": TEXTS[:2], "time": ["2026-01-30", "2026-01-31 12:00"]}).write_csv(path)
+    assert read_taken(path, "title") == [(TEXTS[0], 1769731200.0), (TEXTS[1], 1769860800.0)]
+    refused = call("recommend", exported, *arguments(files), "--popularity", path)
+    assert refused.returncode == 2
+    assert "was trained on scenes that share no items" in refused.stderr
+    pl.DataFrame({"title": TEXTS[:2], "time": ["2026-01-30", "soon"]}).write_csv(path)
+    bad = call("recommend", "no-export", *arguments(files), "--popularity", path)
+    assert bad.returncode == 2
+    assert "log.csv row 3 has the time 'soon'; give dates" in bad.stderr

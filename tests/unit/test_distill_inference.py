@@ -15,8 +15,11 @@ import torch
 import distill.export.writer as exporting
 import distill.serving.backends as backends
 import distill.serving.scene as scenes
-from distill.inference import StudentRecommender, load_export
+from distill.export.tasks.popularity import read_popularity
+from distill.export.tasks.ranking import RankingExport, _as_texts
+from distill.inference import Popularity, StudentRecommender, load_export
 from distill.serving.scene import best
+from distill.student import Student
 from storage.errors import InputError
 from studies.config.hyperparameters import Hyperparameters
 from studies.data.coding import build_dataset
@@ -114,6 +117,48 @@ def test_serving_ranks_as_the_evaluation_does(problem: Problem, tmp_path: Path, 
         assert ranking.items.shape == wanted.shape
         torch.testing.assert_close(ranking.scores, wanted.gather(1, ranking.items), atol=1e-4, rtol=1e-4)
         assert bool((ranking.scores.diff(dim=1) <= 0).all())
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Problem:
+    """A study in which every item is a candidate everywhere: what is known elsewhere counts."""
+    folder = tmp_path_factory.mktemp("shared")
+    spec = tiny_spec(tiny_encoder(folder / "bert"), protocol={"candidates": "all", "history": 2})
+    return prepare(spec, folder / "cache", data=planted_dataset())
+
+
+def _vectors(student: Student, episode: Episode) -> torch.Tensor:
+    with full_precision(), torch.no_grad():
+        return student.tower(episode.items)
+
+
+@pytest.mark.parametrize("name", ["protonet", "fomaml"])
+def test_what_is_known_elsewhere_is_served_as_it_was_trained(shared: Problem, tmp_path: Path, name: str) -> None:
+    """Histories reach further back than the student encodes; counts are fresh, or those of the export."""
+    student = untrained(shared, FOMAML if name == "fomaml" else Hyperparameters(learner=name))
+    folder, episode = tmp_path / "out", max(shared.validation, key=lambda each: int(each.query_past.sum()))
+    served = StudentRecommender.load(export_to(shared, student, folder))
+    request = _as_texts(shared, episode)  # type: ignore[arg-type]
+    assert max(len(history) for history in request["histories"]) > 2
+    fresh = Popularity.of(request["candidates"], request["popularity"])
+    scene = served.adapt(request["candidates"], request["support"], request["products"], fresh)
+    ranking = scene.rank(request["histories"], k=len(request["candidates"]))
+    wanted = RankingExport.of(shared).scores(student, episode, _vectors(student, episode))
+    assert float(wanted.std()) > 0.1
+    torch.testing.assert_close(ranking.scores, wanted.gather(1, ranking.items), atol=1e-4, rtol=1e-4)
+    # The export's own counts are of all scenes and all days, as a shop that gives its log counts them.
+    data = shared.data
+    log = [(data.texts[item], float(time)) for item, time in zip(data.item, data.time, strict=True)]
+    counted, brought = Popularity.count(log), read_popularity(folder)
+    known = [*data.texts, "never sold"]
+    assert counted.counts_of(known) == pytest.approx(brought.counts_of(known), rel=1e-6)
+    assert counted.counts_of(known)[0].min() > 0
+    assert not counted.counts_of(known)[-1].any()
+    own, given = (
+        served.adapt(request["candidates"], request["support"], request["products"], p) for p in (None, counted)
+    )
+    assert torch.equal(own.rank([[]]).items, given.rank([[]]).items)
+    assert not torch.equal(own.rank([[]], 99).items, scene.rank([[]], 99).items)
 
 
 def test_added_tokens_reach_the_served_student(tmp_path: Path) -> None:

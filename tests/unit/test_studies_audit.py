@@ -16,7 +16,7 @@ from studies.data.source import Tables
 from studies.episodes.audit import Finding, audit_data, audit_episodes, refuse_leaks
 from studies.episodes.episode import Episode
 from studies.episodes.sampler import EpisodeSampler
-from studies.episodes.split import SPLIT_NAMES, Split, split_scenes
+from studies.episodes.split import DAY, SPLIT_NAMES, Split, split_scenes
 from studies.training.prepare import prepare
 from tests.synthetic import planted_dataset, tiny_encoder, tiny_spec
 
@@ -42,10 +42,10 @@ def leaks(findings: list[Finding]) -> set[str]:
     return {finding.check for finding in findings if finding.status == "leak"}
 
 
-@pytest.mark.parametrize("repeat", ["allow", "exclude"])
-def test_honest_data_and_episodes_pass(data: Dataset, repeat: str) -> None:
+@pytest.mark.parametrize(("repeat", "candidates"), [("allow", "scene"), ("exclude", "scene"), ("allow", "all")])
+def test_honest_data_and_episodes_pass(data: Dataset, repeat: str, candidates: str) -> None:
     """An audit that cries wolf is switched off."""
-    protocol = PROTOCOL.model_copy(update={"repeat": repeat})
+    protocol = PROTOCOL.model_copy(update={"repeat": repeat, "candidates": candidates})
     shop = keep_first_interactions(data) if repeat == "exclude" else data
     parts = split_scenes(shop, protocol)
     sampler = EpisodeSampler(shop, parts, protocol)
@@ -53,7 +53,7 @@ def test_honest_data_and_episodes_pass(data: Dataset, repeat: str) -> None:
     for part in SPLIT_NAMES:
         found = audit_episodes(shop, parts, protocol, part, sampler.sample(part))
         assert leaks(found) == set()
-        assert len({finding.check for finding in found}) == 5
+        assert len({finding.check for finding in found}) == 6
         for nested in sampler.nested(part, [1, 4]).values():
             assert leaks(audit_episodes(shop, parts, protocol, part, nested)) == set()
 
@@ -61,7 +61,12 @@ def test_honest_data_and_episodes_pass(data: Dataset, repeat: str) -> None:
 def fewer_shots(episode: Episode, data: Dataset) -> Episode:
     """Drops the first support interaction, so that the support is not what came first."""
     return replace(
-        episode, support=episode.support[1:], rows=episode.rows[1:], support_history=episode.support_history[1:]
+        episode,
+        support=episode.support[1:],
+        rows=episode.rows[1:],
+        support_history=episode.support_history[1:],
+        support_past=episode.support_past[1:],
+        support_past_total=episode.support_past_total[1:],
     )
 
 
@@ -81,7 +86,15 @@ def support_as_answers(episode: Episode, data: Dataset) -> Episode:
     relevant[torch.arange(len(episode.support)), episode.support] = True
     users = torch.from_numpy(data.user[episode.rows.numpy()])
     nothing = torch.zeros_like(relevant)
-    return replace(episode, relevant=relevant, excluded=nothing, users=users, query_history=episode.support_history)
+    return replace(
+        episode,
+        relevant=relevant,
+        excluded=nothing,
+        users=users,
+        query_history=episode.support_history,
+        query_past=episode.support_past,
+        query_past_total=episode.support_past_total,
+    )
 
 
 def answers_in_history(episode: Episode, data: Dataset) -> Episode:
@@ -152,6 +165,32 @@ def test_a_leak_planted_in_episodes_is_found(
     assert check in leaks(found)
     with pytest.raises(InputError, match=r"leakage audit: .* hpo data check"):
         refuse_leaks(found)
+
+
+def taken_on(rows: np.ndarray, episode: Episode, data: Dataset) -> Episode:
+    """Counts some interactions more elsewhere."""
+    more = np.bincount(data.item[rows], minlength=len(data.texts))[episode.items[: episode.candidates].numpy()]
+    return replace(episode, elsewhere=episode.elsewhere + torch.from_numpy(more)[:, None])
+
+
+def test_a_leak_planted_in_what_is_known_elsewhere_is_found(data: Dataset, parts: Split) -> None:
+    """What sells after the opening, in the scene itself or in other test scenes, is what the queries ask for."""
+    protocol = PROTOCOL.model_copy(update={"candidates": "all"})
+    honest = EpisodeSampler(data, parts, protocol).sample("test")[0]
+
+    def found(episode: Episode) -> set[str]:
+        return leaks(audit_episodes(data, parts, protocol, "test", [episode]))
+
+    assert found(honest) == set()
+    before = data.time < honest.opened // DAY * DAY
+    train = np.isin(data.scene, parts.scenes["train"])
+    today = (data.time // DAY == honest.opened // DAY) & train
+    assert today.any()
+    for rows in (today, before & (data.scene == honest.scene), before & np.isin(data.scene, parts.held_out)):
+        assert found(taken_on(np.flatnonzero(rows), honest, data)) == {"popularity reaching past an opening"}
+    for role in ("support_past", "query_past"):
+        later = getattr(honest, role) + 1
+        assert found(replace(honest, **{role: later})) == {"history reaching past an interaction"}
 
 
 def test_a_scene_written_two_ways_in_two_parts_is_a_leak(data: Dataset, parts: Split) -> None:

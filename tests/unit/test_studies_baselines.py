@@ -26,9 +26,11 @@ from studies.evaluation.baselines import (
     TfidfNeighbours,
     ZeroShot,
     build_baselines,
+    item_knn,
 )
 from studies.evaluation.evaluate import evaluate
 from studies.evaluation.metrics import compare
+from studies.evaluation.mixtures import MIXTURES, WEIGHTS, Mixture, choose_weight
 from tests.synthetic import planted_dataset
 from tests.unit.test_studies_metrics import make_episode
 
@@ -112,17 +114,33 @@ def stores() -> Dataset:
     return build_dataset(Tables(log, items, count))
 
 
-def test_popularity_anywhere_counts_other_scenes_too_and_is_the_supports_own_where_nothing_is_shared(
-    stores: Dataset, episodes: list[Episode]
-) -> None:
+def test_popularity_anywhere_counts_other_scenes_too(stores: Dataset, episodes: list[Episode]) -> None:
     """In a new store the bar is what sells in all stores, not what five customers took."""
     for episode in EpisodeSampler(stores, split_scenes(stores, PROTOCOL), PROTOCOL).sample("test"):
         scores = Popularity().scores(episode)
         more = scores - SupportPopularity().scores(episode)
-        torch.testing.assert_close(more, episode.elsewhere.expand_as(scores), rtol=1e-4, atol=1e-3)
+        torch.testing.assert_close(more, episode.elsewhere[:, 0].expand_as(scores), rtol=1e-4, atol=1e-3)
         assert episode.elsewhere.sum() > 100
-    for episode in episodes:
-        assert torch.equal(Popularity().scores(episode), SupportPopularity().scores(episode))
+    assert all(episode.elsewhere.shape[1] == 0 for episode in episodes)
+
+
+def test_a_mixture_has_the_weight_that_is_best_on_validation(stores: Dataset) -> None:
+    """A rival with a weight from nowhere is a rival that is easily beaten."""
+    parts = split_scenes(stores, PROTOCOL)
+    episodes = EpisodeSampler(stores, parts, PROTOCOL).sample("validation")
+    knn = item_knn(stores, parts.scenes["train"], parts.period["validation"][0])
+    for name in MIXTURES:
+        recalls = {
+            weight: evaluate(Mixture(name, knn, weight), episodes, stores.scenes, 5).mean() for weight in WEIGHTS
+        }
+        assert recalls[choose_weight(name, knn, episodes, stores.scenes, 5)] == max(recalls.values())
+        for part in Mixture(name, knn).parts(episodes[0]):
+            torch.testing.assert_close(part.sum(1), (part.sum(1) > 0).float())
+    # Of one weight: counts of other stores, and of the user's own past.
+    one = episodes[0]
+    own, anywhere = one.query_past.double().log1p().numpy(), one.elsewhere[:, 0].double().numpy()
+    expected = anywhere / anywhere.sum() + 0.3 * own / np.maximum(own.sum(1, keepdims=True), 1e-9)
+    assert Mixture("popularity anywhere + own past", knn, 0.3).scores(one).numpy() == pytest.approx(expected, rel=1e-4)
 
 
 def test_bm25_ranks_as_bm25s_does(data: Dataset, episodes: list[Episode]) -> None:
@@ -238,7 +256,8 @@ def test_every_baseline_ranks_every_query_without_its_answers(data: Dataset, epi
     parts = split_scenes(data, PROTOCOL)
     systems = build_baselines(data, parts.scenes["train"], parts.period["validation"][0], vectors)
     # No scenes share items, and no products a text: these would be the same as another.
-    assert set(TEXT_FREE) - set(systems) == {"popularity anywhere", "products per item", "popularity + products"}
+    absent = {"popularity anywhere", "products per item", "popularity + products", *MIXTURES}
+    assert set(TEXT_FREE) - set(systems) == absent
     for episode in episodes[:3]:
         blind = replace(episode, relevant=torch.zeros_like(episode.relevant))
         for system in systems.values():

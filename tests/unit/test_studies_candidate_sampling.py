@@ -11,7 +11,10 @@ from studies.episodes.split import split_scenes
 from studies.training.candidate_sampling import sample_candidates
 from tests.synthetic import planted_dataset
 
-PROTOCOL = RankingProtocol(shots=3, history=8, queries=6, train_queries=2, split=(0.5, 0.25, 0.25), k=5)
+# Every item is a candidate, so that what is known elsewhere has columns too.
+PROTOCOL = RankingProtocol(
+    shots=3, history=8, queries=6, train_queries=2, split=(0.5, 0.25, 0.25), k=5, candidates="all"
+)
 
 
 @pytest.fixture(scope="module")
@@ -43,9 +46,12 @@ def test_positions_histories_and_texts_follow_their_items(episodes: list[Episode
         assert kept == sorted(kept)
         assert max(kept) < episode.candidates
         assert torch.equal(sampled.items[sampled.support], episode.items[episode.support])
-        for name in ("relevant", "excluded", "overlap", "fields"):
+        for name in ("relevant", "excluded", "overlap", "fields", "support_past", "query_past"):
             assert torch.equal(getattr(sampled, name), getattr(episode, name)[:, kept]), name
-        assert torch.equal(sampled.terms, episode.terms[kept])
+        for name in ("terms", "elsewhere"):
+            assert torch.equal(getattr(sampled, name), getattr(episode, name)[kept]), name
+        for name in ("elsewhere_total", "support_past_total", "query_past_total"):
+            assert torch.equal(getattr(sampled, name), getattr(episode, name)), name
         places = [episode.items.tolist().index(item) for item in sampled.items.tolist()]
         for name in ("support_history", "query_history"):
             assert torch.equal(getattr(sampled, name), getattr(episode, name)[:, places]), name

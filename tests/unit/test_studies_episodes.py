@@ -72,6 +72,38 @@ class BruteForce:
         """The last of these."""
         return self.visible(user, before, scene, opened)[-self.protocol.history :]
 
+    @property
+    def shared(self) -> bool:
+        """Whether a candidate of one scene can be taken in another."""
+        texts = [text for _, text in self.catalogue]
+        return self.protocol.candidates == "all" or len(set(texts)) < len(texts)
+
+    def past(self, candidates: list[str], user: int, before: int, scene: str, opened: int) -> list[int]:
+        """How often the user had taken each candidate; nothing where no candidate can have been taken elsewhere."""
+        seen = self.visible(user, before, scene, opened)
+        return [seen.count(text) for text in candidates] if self.shared else []
+
+    def check_elsewhere(self, episode: Episode, scene: str, candidates: list[str]) -> None:
+        """The decayed counts are of days before the opening, in other training scenes."""
+        if not self.shared:
+            assert episode.elsewhere.shape == (len(candidates), 0)
+            return
+        today = episode.opened // DAY
+        known = [
+            row
+            for row in self.rows
+            if row.time // DAY < today and row.scene != scene and row.scene not in self.held_out
+        ]
+        for column, half_life in enumerate((None, 28, 7)):
+            counts = [
+                sum(1.0 if half_life is None else 0.5 ** ((today - row.time // DAY) / half_life) for row in own)
+                for own in ([row for row in known if row.item == text] for text in candidates)
+            ]
+            found = episode.elsewhere[:, column].tolist()
+            assert found == pytest.approx(counts, rel=1e-5, abs=1e-6)
+            assert all((one == 0) == (other == 0) for one, other in zip(found, counts, strict=True))
+            assert float(episode.elsewhere_total[column]) == pytest.approx(sum(counts), rel=1e-5, abs=1e-6)
+
     def check(
         self, episode: Episode, scene: str, limit: int, shots: int | None = None, after: int | None = None
     ) -> None:
@@ -90,14 +122,9 @@ class BruteForce:
         assert [named[i] for i in episode.support.tolist()] == [row.item for row in support]
         for row, counts in zip(support, episode.support_history.tolist(), strict=True):
             assert bag(named, counts) == sorted(self.history(row.user, row.time, scene, opened))
-        elsewhere = [
-            sum(
-                row.item == text and row.time <= last and row.scene != scene and row.scene not in self.held_out
-                for row in self.rows
-            )
-            for text in candidates
-        ]
-        assert episode.elsewhere.tolist() == elsewhere
+        for row, past in zip(support, episode.support_past.tolist(), strict=True):
+            assert past == self.past(candidates, row.user, row.time, scene, opened)
+        self.check_elsewhere(episode, scene, candidates)
         users = episode.users.tolist()
         possible = sorted({row.user for row in later})
         assert users == sorted(set(users) & set(possible))
@@ -106,6 +133,8 @@ class BruteForce:
             users, episode.query_history.tolist(), episode.relevant.numpy(), episode.excluded.numpy(), strict=True
         ):
             assert bag(named, counts) == sorted(self.history(user, last + 1, scene, opened))
+            past = episode.query_past[users.index(user)].tolist()
+            assert past == self.past(candidates, user, last + 1, scene, opened)
             taken = {row.item for row in later if row.user == user}
             assert {candidates[i] for i in np.flatnonzero(relevant)} == taken
             had = set(self.visible(user, last + 1, scene, opened)) if self.protocol.repeat == "exclude" else set()

@@ -1,6 +1,7 @@
 """Learners against their definitions: gradients by finite differences and by hand, and what they may not look at."""
 
 import copy
+import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
@@ -16,6 +17,7 @@ from torch.nn import functional
 from studies.config.definition import TeacherSection
 from studies.config.hyperparameters import Hyperparameters
 from studies.episodes.catalogue_terms import TERMS
+from studies.episodes.elsewhere import HALF_LIVES
 from studies.episodes.episode import Episode
 from studies.learners.base import Learner
 from studies.learners.finetune import FineTune
@@ -31,7 +33,7 @@ from studies.learners.tasks.scene_tasks import SceneTasks, scene_learner
 from studies.model.activation_cache import ActivationCache
 from studies.model.device import device_settings, full_precision
 from studies.model.encoder import load, tokenize
-from studies.model.recommender import Head, Recommender
+from studies.model.recommender import UNKNOWN, Head, Recommender
 from studies.model.scene_encoding import AdaptedScene, EpisodeTexts, episode_texts
 from studies.model.towers import FrozenTower, build_tower
 from tests.synthetic import BRANDS, COLOURS, SCENES, tiny_encoder
@@ -54,7 +56,7 @@ def learner_of(name: str, seed: int = 0, inner_steps: int = 2) -> Learner:
     generator = torch.Generator().manual_seed(seed)
     table = functional.normalize(torch.randn(ITEMS, WIDTH, generator=generator, dtype=torch.float64), dim=1)
     hyperparameters = values(name, inner_steps=inner_steps)
-    head = Head(WIDTH, SIZE, learned_rates=hyperparameters.entry.learns_inner_rates).double()
+    head = Head(WIDTH, SIZE, learned_rates=hyperparameters.entry.learns_inner_rates, elsewhere=True).double()
     with torch.no_grad():
         for parameter in head.parameters():
             parameter.copy_(torch.randn(parameter.shape, generator=generator, dtype=torch.float64) * 0.5)
@@ -70,6 +72,7 @@ def episode_of(seed: int = 0, shots: int = 3, candidates: int = 6, others: int =
 
     relevant = torch.rand(queries, candidates, generator=generator) < 0.4
     relevant[:, int(torch.randint(candidates, (), generator=generator))] = True
+    past = torch.Generator().manual_seed(seed + 100)
     rest = torch.randperm(ITEMS - candidates, generator=generator)[:others].sort().values + candidates
     return Episode(
         scene=seed,
@@ -81,7 +84,12 @@ def episode_of(seed: int = 0, shots: int = 3, candidates: int = 6, others: int =
         query_history=counts(queries),
         relevant=relevant,
         excluded=torch.zeros_like(relevant),
-        elsewhere=torch.zeros(candidates),
+        elsewhere=(elsewhere := torch.rand(candidates, len(HALF_LIVES), generator=past).double()),
+        elsewhere_total=0.2 * elsewhere.sum(0),
+        support_past=torch.randint(3, (shots, candidates), generator=past).to(torch.uint8),
+        query_past=torch.randint(3, (queries, candidates), generator=past).to(torch.uint8),
+        support_past_total=torch.rand(shots, generator=past).double() + 1,
+        query_past_total=torch.rand(queries, generator=past).double() + 1,
         overlap=torch.rand(shots, candidates, generator=generator).double(),
         fields=torch.rand(shots, candidates, generator=generator).double(),
         terms=torch.rand(candidates, len(TERMS), generator=generator).double(),
@@ -101,7 +109,7 @@ def adapt(learner: Learner, episode: Episode, training: bool = False) -> Adapted
 
 
 def query_scores(learner: Learner, episode: Episode) -> Tensor:
-    return adapt(learner, episode).scores(episode.query_history)
+    return adapt(learner, episode).scores(episode.query_history, past=episode.query_share)
 
 
 def gradients(learner: Learner, episodes: list[Episode]) -> dict[str, Tensor]:
@@ -151,7 +159,9 @@ def test_second_order_terms_matter_to_the_gradient(name: str) -> None:
     adapted = adapt(learner, episode)
     preference = adapted.preference.clone().requires_grad_()
     loss = ranking_loss(
-        replace(adapted, preference=preference).scores(episode.query_history), episode.relevant, episode.excluded
+        replace(adapted, preference=preference).scores(episode.query_history, past=episode.query_share),
+        episode.relevant,
+        episode.excluded,
     )
     first_order = torch.autograd.grad(loss, preference)[0]
     assert not torch.allclose(full["head.scene_preference"], first_order, rtol=0.05)
@@ -182,7 +192,9 @@ def by_hand(learner: Learner, episode: Episode) -> dict[str, Tensor]:
         for shot, item in enumerate(episode.support.tolist()):
             visible = torch.ones(1, len(episode.support), dtype=bias.dtype)
             visible[0, shot] = 0
-            scores = scene().scores(episode.support_history[shot : shot + 1], visible)[0]
+            scores = scene().scores(
+                episode.support_history[shot : shot + 1], visible, episode.support_share[shot : shot + 1]
+            )[0]
             rows.append(torch.logsumexp(scores, 0) - scores[item])
         fresh_backward(sum(rows) / len(rows))
         with torch.no_grad():
@@ -191,7 +203,11 @@ def by_hand(learner: Learner, episode: Episode) -> dict[str, Tensor]:
                     parameter -= settings_.inner_lr * parameter.grad
             bias -= rate * bias.grad
             moved -= rate * bias.grad
-    fresh_backward(ranking_loss(scene().scores(episode.query_history), episode.relevant, episode.excluded))
+    fresh_backward(
+        ranking_loss(
+            scene().scores(episode.query_history, past=episode.query_share), episode.relevant, episode.excluded
+        )
+    )
     found = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
     return found | {"head.bias_rate": (bias.grad * moved).sum()}
 
@@ -213,15 +229,17 @@ def functional_maml(learner: Learner, episode: Episode) -> dict[str, Tensor]:
     model, values_ = learner.model, learner.hyperparameters
     shots = len(episode.support)
 
-    def scores(weights: dict[str, Tensor], bias: Tensor, history: Tensor, visible: Tensor) -> Tensor:
+    def scores(weights: dict[str, Tensor], bias: Tensor, history: Tensor, visible: Tensor, past: Tensor) -> Tensor:
         inputs = (model.tower(episode.items), episode.candidates, episode.support, episode_texts(episode))
         encoding = torch.func.functional_call(model.head, weights, inputs)
         scene = AdaptedScene(encoding, weights["scene_preference"], weights["feature_weights"], bias)
-        return scene.scores(history, visible)
+        return scene.scores(history, visible, past)
 
     def support(weights: dict[str, Tensor], bias: Tensor) -> Tensor:
         visible = 1 - torch.eye(shots, dtype=torch.float64)
-        return functional.cross_entropy(scores(weights, bias, episode.support_history, visible), episode.support)
+        return functional.cross_entropy(
+            scores(weights, bias, episode.support_history, visible, episode.support_share), episode.support
+        )
 
     def query(weights: dict[str, Tensor]) -> Tensor:
         moved, bias = weights, torch.zeros(episode.candidates, dtype=torch.float64)
@@ -230,7 +248,7 @@ def functional_maml(learner: Learner, episode: Episode) -> dict[str, Tensor]:
             moved = {n: w - values_.inner_lr * by_weight[n] if n != "bias_rate" else w for n, w in moved.items()}
             bias = bias - values_.inner_lr * weights["bias_rate"].exp() * by_bias
         everyone = torch.ones(len(episode.users), shots, dtype=torch.float64)
-        found = scores(moved, bias, episode.query_history, everyone).log_softmax(1)
+        found = scores(moved, bias, episode.query_history, everyone, episode.query_share).log_softmax(1)
         share = episode.relevant.double() / episode.relevant.sum(1, keepdim=True)
         return -(found * share).sum(1).mean()
 
@@ -444,9 +462,9 @@ def test_the_support_loss_hides_each_users_own_interaction() -> None:
     losses = []
     for shot, item in enumerate(episode.support):
         rest = [other for other in range(len(episode.support)) if other != shot]
-        texts = EpisodeTexts(episode.overlap[rest], episode.fields[rest], episode.terms)
+        texts = episode_texts(episode)._replace(overlap=episode.overlap[rest], fields=episode.fields[rest])
         without = scene(episode.support[rest], texts)
-        scores = without.scores(episode.support_history[shot : shot + 1])
+        scores = without.scores(episode.support_history[shot : shot + 1], past=episode.support_share[shot : shot + 1])
         losses.append(functional.cross_entropy(scores, item[None]))
     torch.testing.assert_close(task.support_loss({"bias": bias}), torch.stack(losses).mean())
 
@@ -458,7 +476,12 @@ def test_adapting_never_reads_the_relevance_nor_the_queries(name: str, training:
     learner, episode = learner_of(name), episode_of()
     other = replace(episode, relevant=~episode.relevant, query_history=episode.query_history.flip(0, 1) + 1)
     a, b = adapt(learner, episode, training), adapt(learner, other, training)
-    torch.testing.assert_close(a.scores(episode.query_history), b.scores(episode.query_history), rtol=0, atol=1e-12)
+    torch.testing.assert_close(
+        a.scores(episode.query_history, past=episode.query_share),
+        b.scores(episode.query_history, past=episode.query_share),
+        rtol=0,
+        atol=1e-12,
+    )
 
 
 @pytest.mark.parametrize("name", EVERY)
@@ -478,7 +501,7 @@ def test_evaluation_leaves_no_graph_no_gradient_and_the_weights_as_they_were(nam
     tensors = [adapted.preference, adapted.feature_weights, adapted.bias, *adapted.head.values()]
     tensors += [*adapted.encoding]
     assert not any(tensor.requires_grad for tensor in tensors)
-    first = adapted.scores(episode.query_history)
+    first = adapted.scores(episode.query_history, past=episode.query_share)
     assert all(torch.equal(value, before[key]) for key, value in learner.model.state_dict().items())
     assert all(parameter.grad is None for parameter in learner.model.parameters())
     assert all(parameter.requires_grad for parameter in learner.model.parameters())
@@ -489,7 +512,7 @@ def test_evaluation_leaves_no_graph_no_gradient_and_the_weights_as_they_were(nam
 def test_training_and_evaluation_adapt_alike(name: str) -> None:
     """Two paths to one adaptation drift apart easily, and then what is trained is not what is measured."""
     learner, episode = learner_of(name), episode_of()
-    trained = adapt(learner, episode, training=True).scores(episode.query_history)
+    trained = adapt(learner, episode, training=True).scores(episode.query_history, past=episode.query_share)
     torch.testing.assert_close(trained.detach(), query_scores(learner, episode), rtol=1e-10, atol=1e-12)
 
 
@@ -529,8 +552,9 @@ def test_scores_equal_their_definition_term_by_term() -> None:
     weights = head.feature_weights.tolist()
     points = [functional.normalize(head.project.weight @ vector, dim=0) for vector in vectors]
     sharp_history, sharp_support, sharp_words, sharp_fields = head.sharpness.exp().tolist()
-    scores = found.scores(episode.query_history).tolist()
-    for row, history in enumerate(episode.query_history.int().tolist()):
+    scores = found.scores(episode.query_history, past=episode.query_share).tolist()
+    parts, totals = head.elsewhere[:-1].softmax(0), episode.elsewhere_total
+    for user, history in enumerate(episode.query_history.int().tolist()):
         bag = [item for item, count in enumerate(history) for _ in range(count)]
         for c in range(episode.candidates):
             affinity = sum(float((head.user.weight @ points[i]) @ points[c]) for i in bag) / max(1, len(bag))
@@ -542,9 +566,14 @@ def test_scores_equal_their_definition_term_by_term() -> None:
             logs = torch.tensor([match, shots.count(c), near, words, fields], dtype=torch.float64).log1p().tolist()
             expected = weights[7] * float(encoding.candidate_features[c, 0]) + 5 * weights[0] * affinity
             expected += sum(weight * log for weight, log in zip(weights[1:6], logs, strict=True))
-            expected += sum(w * term for w, term in zip(weights[8:], episode.terms[c].tolist(), strict=True))
+            expected += sum(w * term for w, term in zip(weights[8:-1], episode.terms[c].tolist(), strict=True))
+            popular = sum(
+                float(part) * n / total for part, n, total in zip(parts, episode.elsewhere[c], totals, strict=True)
+            )
+            own = math.log1p(int(episode.query_past[user, c])) / float(episode.query_past_total[user])
+            expected += weights[-1] * math.log(own + math.exp(head.elsewhere[-1]) * popular + UNKNOWN)
             expected += 5 * weights[6] * float(head.scene_preference @ points[c]) + float(bias[c])
-            assert scores[row][c] == pytest.approx(expected, rel=1e-9)
+            assert scores[user][c] == pytest.approx(expected, rel=1e-9)
 
 
 def test_the_ranking_loss_averages_over_relevant_items_then_queries() -> None:

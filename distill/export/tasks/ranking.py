@@ -14,9 +14,12 @@ from distill.export.card import CardWords
 from distill.export.fresh_process import run_script
 from distill.export.layout import save_tensors
 from distill.export.task_export import TaskExport
-from distill.export.tasks.registry import LEXICON
+from distill.export.tasks.popularity import Popularity, total
+from distill.export.tasks.registry import LEXICON, POPULARITY
 from distill.student import Student
+from studies.data.dataset import Dataset
 from studies.episodes.episode import Episode
+from studies.episodes.split import DAY
 from studies.episodes.tfidf import Lexicon
 from studies.evaluation.metrics import top_k
 from studies.model.device import device, full_precision
@@ -35,33 +38,38 @@ class RankingExport(TaskExport):
 
     Args:
         lexicon: The words of the texts that the student was trained on.
+        popularity: What was taken in all scenes by the end of the log; None where scenes share no items.
     """
 
     answers = "lists"
     differs = "ranks otherwise"
 
-    def __init__(self, lexicon: Lexicon) -> None:
-        self._lexicon = lexicon
+    def __init__(self, lexicon: Lexicon, popularity: Popularity | None = None) -> None:
+        self._lexicon, self._popularity = lexicon, popularity
 
     @classmethod
     def of(cls, problem: Problem) -> RankingExport:
         """Return the export of a study's students."""
         assert isinstance(problem, RankingProblem)
-        return cls(problem.lexicon)
+        return cls(problem.lexicon, _popularity(problem.data) if problem.shares_items else None)
 
     def write(self, student: Student, draft: Path) -> None:
-        """Write the lexicon."""
+        """Write the lexicon, and the popularity of items where scenes share them."""
         # Only the buckets that hold a word: a small part of all.
         used = torch.from_numpy(self._lexicon.frequency.nonzero()[0])
         frequency = torch.from_numpy(self._lexicon.frequency.astype(np.int64))[used]
         texts = torch.tensor([self._lexicon.texts])
         save_tensors({"texts": texts, "buckets": used, "frequency": frequency}, draft / LEXICON)
+        if self._popularity is not None:
+            known = {name: torch.from_numpy(array) for name, array in vars(self._popularity).items()}
+            save_tensors(known, draft / POPULARITY)
 
     def scores(self, student: Student, episode: Episode, vectors: Tensor) -> Tensor:
         """Return (Q, C) scores of the candidates."""
         with full_precision():
             adapted: AdaptedScene = student.learner.adapt(episode, vectors.to(device()))
-            return adapted.scores(episode.query_history[:QUERIES]).detach()
+            past = episode.query_share[:QUERIES]
+            return adapted.scores(episode.query_history[:QUERIES], past=past).detach()
 
     def answer(self, scores: Tensor) -> Tensor:
         """Return the (Q, k) lists of (Q, C) scores."""
@@ -86,19 +94,33 @@ class RankingExport(TaskExport):
         return [lists[str(number)] for number in range(len(scenes))]
 
 
+def _popularity(data: Dataset) -> Popularity:
+    """Return how often each item was taken in any scene, as of the day after the log's last."""
+    days = data.time // DAY
+    return Popularity.of(data.texts, total(data.item, days[-1] + 1 - days, len(data.texts)))
+
+
 def _as_texts(problem: RankingProblem, episode: Episode) -> dict[str, Any]:
     """Return an episode as `StudentRecommender.adapt` and `rank` take it; the order within a history is arbitrary."""
     texts = [problem.data.texts[item] for item in episode.items.tolist()]
 
-    def histories(counts: Tensor) -> list[list[str]]:
+    def listed(counts: Tensor) -> list[list[str]]:
         return [[texts[place] for place, n in enumerate(row) for _ in range(int(n))] for row in counts.tolist()]
+
+    def histories(counts: Tensor, past: Tensor) -> list[list[str]]:
+        # What the student counts but does not encode lies further back.
+        earlier = (past - counts[:, : past.shape[1]]).clamp(min=0)
+        return [[*old, *last] for old, last in zip(listed(earlier), listed(counts), strict=True)]
 
     candidates = episode.items[: episode.candidates].cpu().numpy()
     return {
         "candidates": texts[: episode.candidates],
-        "support": list(zip(histories(episode.support_history), episode.support.tolist(), strict=True)),
+        "support": list(
+            zip(histories(episode.support_history, episode.support_past), episode.support.tolist(), strict=True)
+        ),
         "products": problem.data.products[candidates].tolist(),
-        "histories": histories(episode.query_history[:QUERIES]),
+        "histories": histories(episode.query_history[:QUERIES], episode.query_past[:QUERIES]),
+        "popularity": episode.elsewhere.tolist() if episode.elsewhere.shape[1] else None,
     }
 
 

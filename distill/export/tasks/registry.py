@@ -12,6 +12,8 @@ from typing import Any
 from studies.config.definition import StudyDefinition
 
 LEXICON = "lexicon.safetensors"
+# Of a student of scenes that share items.
+POPULARITY = "popularity.safetensors"
 
 
 @dataclass(frozen=True)
@@ -40,15 +42,16 @@ class ExportedTask:
     verb: str
     opens_with: str = ""
 
-    def blank_head(self, width: int, learner: Any, labels: tuple[str, ...] = ()) -> Any:
+    def blank_head(self, width: int, learner: Any, labels: tuple[str, ...] = (), *, elsewhere: bool = False) -> Any:
         """Return a head of random weights, with all those that adapting needs.
 
         Args:
             width: Size of a vector.
             learner: The hyperparameters by which it adapts.
             labels: Names of the classes that it knows, where it does not adapt to others.
+            elsewhere: Whether it reads what is known of items elsewhere.
         """
-        known = {"labels": labels} if labels else {}
+        known = ({"labels": labels} if labels else {}) | ({"elsewhere": True} if elsewhere else {})
         return self.part("head")(width, learner, **known)
 
     def part(self, name: str) -> Any:

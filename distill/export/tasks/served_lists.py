@@ -13,7 +13,7 @@ from pathlib import Path
 
 from safetensors.torch import save_file
 
-from distill.inference import StudentRecommender
+from distill.inference import Popularity, StudentRecommender
 
 
 def main(export: Path, request: Path, out: Path) -> None:
@@ -23,7 +23,9 @@ def main(export: Path, request: Path, out: Path) -> None:
     lists = {}
     for number, scene in enumerate(wanted["scenes"]):
         support = [(history, taken) for history, taken in scene["support"]]
-        adapted = student.adapt(scene["candidates"], support, scene["products"])
+        counts = scene["popularity"]
+        popularity = Popularity.of(scene["candidates"], counts) if counts is not None else None
+        adapted = student.adapt(scene["candidates"], support, scene["products"], popularity)
         lists[str(number)] = adapted.rank(scene["histories"], wanted["k"]).items.contiguous()
     save_file(lists, out)
 

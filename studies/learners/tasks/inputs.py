@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_map
 
 from studies.episodes.episode import Episode
-from studies.model.scene_encoding import EpisodeTexts
+from studies.model.scene_encoding import EpisodeTexts, episode_texts
 
 # The users of an episode, by the field of `Inputs` that holds them.
 UserRole = Literal["support_users", "query_users"]
@@ -26,10 +26,12 @@ class Users(NamedTuple):
         history: (R, C + O) how often each candidate, then each other item, is in a user's history; (R, O) where an
             episode lists the items of histories apart.
         others: (O, D) vectors of the items behind the candidates.
+        past: (R, C) the candidate's part of what each user took; (R, 0) where scenes share no items.
     """
 
     history: Tensor
     others: Tensor
+    past: Tensor
 
 
 class Inputs(NamedTuple):
@@ -71,17 +73,24 @@ def gather(episodes: Sequence[Episode], vectors: Callable[[int, Tensor], Tensor]
     candidates = max(episode.candidates for episode in episodes)
     queries = max(len(episode.users) for episode in episodes)
     shape, shots = (queries, candidates), len(episodes[0].support)
+    texts = [episode_texts(episode) for episode in episodes]
     gathered = Inputs(
-        present=_padded([torch.ones_like(e.elsewhere, dtype=torch.bool) for e in episodes], (candidates,)),
+        present=_padded([torch.ones_like(e.items[: e.candidates], dtype=torch.bool) for e in episodes], (candidates,)),
         support=torch.stack([e.support for e in episodes]),
         texts=EpisodeTexts(
-            overlap=_padded([e.overlap for e in episodes], (shots, candidates)),
-            fields=_padded([e.fields for e in episodes], (shots, candidates)),
-            terms=_padded([e.terms for e in episodes], (candidates, episodes[0].terms.shape[1])),
+            overlap=_padded([each.overlap for each in texts], (shots, candidates)),
+            fields=_padded([each.fields for each in texts], (shots, candidates)),
+            terms=_padded([each.terms for each in texts], (candidates, texts[0].terms.shape[1])),
+            popularity=_padded([each.popularity for each in texts], (candidates, texts[0].popularity.shape[1])),
         ),
-        support_users=_users([(e.support_history, e.support_others) for e in episodes], episodes, candidates, vectors),
+        support_users=_users(
+            [(e.support_history, e.support_others, e.support_share) for e in episodes], episodes, candidates, vectors
+        ),
         query_users=_users(
-            [(e.query_history, torch.arange(e.candidates, len(e.items), device=e.items.device)) for e in episodes],
+            [
+                (e.query_history, torch.arange(e.candidates, len(e.items), device=e.items.device), e.query_share)
+                for e in episodes
+            ],
             episodes,
             candidates,
             vectors,
@@ -101,24 +110,25 @@ def repeat_first(rows: Sequence[Tensor]) -> Tensor:
 
 
 def _users(
-    users: Sequence[tuple[Tensor, Tensor]],
+    users: Sequence[tuple[Tensor, Tensor, Tensor]],
     episodes: Sequence[Episode],
     candidates: int,
     vectors: Callable[[int, Tensor], Tensor],
 ) -> Users:
-    others = [vectors(number, positions) for number, (_, positions) in enumerate(users)]
-    rows, most = max(len(history) for history, _ in users), max(len(positions) for _, positions in users)
+    others = [vectors(number, positions) for number, (_, positions, _) in enumerate(users)]
+    rows, most = max(len(history) for history, _, _ in users), max(len(positions) for _, positions, _ in users)
     # An episode that lists the items of histories apart is never put side by side with others.
     shared = 0 if episodes[0].first_held else candidates
     history = users[0][0].new_zeros(len(users), rows, shared + most)
-    for number, ((counts, positions), episode) in enumerate(zip(users, episodes, strict=True)):
+    for number, ((counts, positions, _), episode) in enumerate(zip(users, episodes, strict=True)):
         if shared:
             history[number, : len(counts), : episode.candidates] = counts[:, : episode.candidates]
         history[number, : len(counts), shared : shared + len(positions)] = counts[:, positions - episode.first_held]
     # A vector of zeros has no direction, and a gradient of its own that is not finite: padding repeats a real one.
     places = [torch.arange(most, device=v.device).clamp(max=max(0, len(v) - 1)) for v in others]
     filled = [v[place] if len(v) else v.new_ones(most, v.shape[1]) for v, place in zip(others, places, strict=True)]
-    return Users(history, torch.stack(filled))
+    past = _padded([past for _, _, past in users], (rows, candidates if users[0][2].shape[1] else 0))
+    return Users(history, torch.stack(filled), past)
 
 
 def _padded(tensors: Sequence[Tensor], shape: tuple[int, ...], fill: bool = False) -> Tensor:

@@ -11,9 +11,15 @@ from studies.model.device import device
 from studies.model.recommender import Head, Recommender
 
 
-def scene_head(width: int, hyperparameters: Hyperparameters) -> Head:
-    """Return a head of random weights for a learner with these values, over vectors of a width."""
-    return Head(width, learned_rates=hyperparameters.entry.learns_inner_rates)
+def scene_head(width: int, hyperparameters: Hyperparameters, *, elsewhere: bool = False) -> Head:
+    """Return a head of random weights for a learner with these values, over vectors of a width.
+
+    Args:
+        width: Size of a vector.
+        hyperparameters: The learner's values.
+        elsewhere: Whether scenes share items.
+    """
+    return Head(width, learned_rates=hyperparameters.entry.learns_inner_rates, elsewhere=elsewhere)
 
 
 def head_learner(head: Head, learner: Hyperparameters) -> Learner:

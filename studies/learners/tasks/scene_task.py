@@ -132,17 +132,17 @@ class SceneTask(ABC):
 
         def features(weights: Weights, inputs: Inputs, vectors: Tensor) -> ScoreFeatures:
             encoding = self._encode(weights, inputs, role, vectors)
-            history, shots = inputs.users(role).history, encoding.support_kernels.shape[1]
+            (history, _, past), shots = inputs.users(role), encoding.support_kernels.shape[1]
             visible = torch.ones(len(history), shots, dtype=history.dtype, device=history.device)
             if role == "support_users":
                 visible.fill_diagonal_(0)
-            return encoding.score_features(history, visible)
+            return encoding.score_features(history, visible, past)
 
         return self._each(features)(weights, self.inputs, self._candidate_vectors(weights))
 
     def _encode(self, weights: Weights, inputs: Inputs, role: UserRole, vectors: Tensor) -> SceneEncoding:
         """Return the head's encoding of one episode."""
-        history, others = inputs.users(role)
+        history, others, _ = inputs.users(role)
         everything = torch.cat([vectors, others])
         first_held = len(everything) - history.shape[1]
         arguments = (everything, len(vectors), inputs.support, inputs.texts, inputs.present, first_held)
