@@ -525,6 +525,8 @@ def test_the_order_of_the_support_does_not_matter(name: str, seed: int, order: l
         episode,
         support=episode.support[order],
         support_history=episode.support_history[order],
+        support_past=episode.support_past[order],
+        support_past_total=episode.support_past_total[order],
         overlap=episode.overlap[order],
         fields=episode.fields[order],
     )
