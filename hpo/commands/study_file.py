@@ -126,9 +126,13 @@ def _common(kinds: list[Any]) -> Any:
 def _section(spec: Any, key: str, model: Any, usual: Any) -> Iterator[Table]:
     """Yield the tables of a section; of a further task only the keys that differ from the usual model's."""
     spaces = {name: _BELOW for name in ("space", "learners") if name in model.model_fields}
+    inner = {name: kind for name in model.model_fields for kind in _models(model.model_fields[name].annotation)}
     keys = [name for name in model.model_fields if model is usual or _differs(name, model, usual)]
     if keys:
         yield Table(f"[{key}]{_of(spec)}", _summary(model), _rows(model, keys, spaces))
+    for name, kind in inner.items():
+        if name in keys and name not in spaces:
+            yield Table(f"[{key}.{name}]{_of(spec)}", _summary(kind), _rows(kind, list(kind.model_fields)))
     if key == "search":
         parameters, learners = model.parameters(), model.known_learners()
         words = meanings(Hyperparameters)

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+
+from studies.adaptation.corpus import Corpus, Labels
 from studies.classification.data.dataset import LabelledTexts
 from studies.classification.definition import ClassificationDefinition
 from studies.classification.known.problem import KnownClassesProblem
-from studies.classification.plan import plan
+from studies.classification.plan import Plan, plan
 from studies.classification.problem import ClassificationProblem
 from studies.classification.scenes.problem import KnownScenesProblem
 from studies.episodes.audit import refuse_leaks
@@ -18,7 +21,7 @@ from studies.training.encoder_setup import cache_activations, load_encoder
 def build_problem(
     spec: ClassificationDefinition, data: LabelledTexts, cache: Path, *, reporter: ProgressReporter = SILENT
 ) -> ClassificationProblem:
-    """Read a study's encoder, and cache the activations of its frozen layers unless they are cached already.
+    """Read or adapt a study's encoder, and cache the activations of its frozen layers unless they are cached already.
 
     Args:
         spec: The study.
@@ -33,7 +36,8 @@ def build_problem(
     refuse_leaks(planned.audit())
     for note in planned.notes:
         reporter.note(f"warning: {note}")
-    problem = _kind(spec)(spec, data, planned, load_encoder(spec), cache, reporter)
+    encoder = load_encoder(spec, lambda: labelled_corpus(planned), cache, reporter)
+    problem = _kind(spec)(spec, data, planned, encoder, cache, reporter)
     cache_activations(problem)
     return problem
 
@@ -42,3 +46,12 @@ def _kind(spec: ClassificationDefinition) -> type[ClassificationProblem]:
     if spec.protocol.scenes:
         return KnownScenesProblem
     return KnownClassesProblem if spec.protocol.known else ClassificationProblem
+
+
+def labelled_corpus(planned: Plan) -> Corpus:
+    """Return what training may see of labelled texts: those that students may read, and the labels of training."""
+    data, items = planned.data, planned.readable()
+    # A text has one label, whatever scenes it is in.
+    rows = planned.rows("train")[np.unique(data.text[planned.rows("train")], return_index=True)[1]]
+    labels = Labels(data.text[rows], data.label[rows], data.group[rows])
+    return Corpus(tuple(data.texts[item] for item in items.tolist()), items, labels=labels)

@@ -6,9 +6,10 @@ from typing import Any, Literal
 
 from pydantic import model_validator
 
+from studies.adaptation.section import ClassificationAdapt
 from studies.classification.protocol import ClassificationProtocol
 from studies.classification.search_space import SEARCHED, default_space
-from studies.config.definition import StudyDefinition
+from studies.config.definition import StudyDefinition, TeacherSection
 from studies.config.distill_section import DistillSection
 from studies.config.hyperparameters import INNER_LOOP
 from studies.config.search_domains import Domain, Parameters, values_of
@@ -39,11 +40,18 @@ class ClassificationDistill(DistillSection):
     labels_alone: bool = True
 
 
+class ClassificationTeacher(TeacherSection):
+    """The pretrained encoder of the teachers."""
+
+    adapt: ClassificationAdapt | None = None
+
+
 class ClassificationDefinition(StudyDefinition):
     """A classification study without its data."""
 
     task: Literal["classification"] = "classification"
     protocol: ClassificationProtocol = ClassificationProtocol()
+    teacher: ClassificationTeacher = ClassificationTeacher()
     search: ClassificationSearch = ClassificationSearch()
     distill: ClassificationDistill = ClassificationDistill()
 

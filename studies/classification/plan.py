@@ -14,7 +14,7 @@ from studies.classification.data.dataset import LabelledTexts
 from studies.classification.episode import LabelledEpisode
 from studies.classification.known.audit import audit_batches, audit_rows
 from studies.classification.known.batches import evaluation_batch, training_batches
-from studies.classification.known.row_split import split_rows
+from studies.classification.known.row_split import RowSplit, split_rows
 from studies.classification.protocol import ClassificationProtocol
 from studies.classification.sampling.audit import audit_labelled, audit_labelled_episodes
 from studies.classification.sampling.sampler import LabelledSampler
@@ -48,6 +48,10 @@ class Plan(ABC):
     @abstractmethod
     def rows(self, split_name: SplitName) -> Ints:
         """Return the numbers of the labelled rows of a part."""
+
+    @abstractmethod
+    def readable(self) -> Ints:
+        """Return the texts that a student may read, without their labels: item codes, ascending."""
 
     @abstractmethod
     def sample(self, split_name: SplitName, draw: int, progress: Progress) -> list[LabelledEpisode]:
@@ -86,6 +90,10 @@ class NewClasses(Plan):
         """Return the rows of the part's classes."""
         return np.flatnonzero(np.isin(self.data.label, self.split.classes[split_name]))
 
+    def readable(self) -> Ints:
+        """Return the texts of rows, and the names of training classes."""
+        return np.union1d(self.data.text, self.data.names[self.split.classes["train"]])
+
     def sample(self, split_name: SplitName, draw: int, progress: Progress) -> list[LabelledEpisode]:
         """Return the episodes of a draw."""
         return self._sampler.sample(split_name, draw, progress)
@@ -118,6 +126,10 @@ class KnownClasses(Plan):
     def rows(self, split_name: SplitName) -> Ints:
         """Return the rows of the part."""
         return self.row_split.rows[split_name]
+
+    def readable(self) -> Ints:
+        """Return the texts of training and those without a label; of the latter, none from after training."""
+        return _readable(self.data, self.row_split)
 
     def sample(self, split_name: SplitName, draw: int, progress: Progress) -> list[LabelledEpisode]:
         """Return the batches of training, or the one batch with every row of another part, whatever the draw."""
@@ -155,6 +167,10 @@ class KnownScenes(Plan):
         """Return the rows of the part."""
         return self.scene_split.rows[split_name]
 
+    def readable(self) -> Ints:
+        """Return the texts of training and those without a label; of the latter, none from after training."""
+        return _readable(self.data, self.scene_split)
+
     def scene_rows(self, split_name: SplitName) -> Mapping[str, Ints]:
         """Return the rows of each scene of a part, by its name."""
         rows, scene = self.rows(split_name), self.data.scene
@@ -179,6 +195,11 @@ class KnownScenes(Plan):
     ) -> list[Finding]:
         """Return the findings on episodes."""
         return audit_scene_episodes(self.data, self.scene_split, split_name, episodes, progress)
+
+
+def _readable(data: LabelledTexts, split: RowSplit) -> Ints:
+    unlabelled = data.label < 0 if split.until is None else (data.label < 0) & (data.time < split.until)
+    return np.unique(data.text[np.concatenate([split.rows["train"], np.flatnonzero(unlabelled)])])
 
 
 def _many(classes: int) -> tuple[str, ...]:

@@ -8,7 +8,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -58,9 +57,8 @@ class ClassificationProblem(Problem):
 
     @cached_property
     def visible_items(self) -> Tensor:
-        """(N,) texts of rows, ascending, which a student may read without their labels; names of training classes."""
-        names = self.data.names[self.split.classes["train"]]
-        return torch.from_numpy(np.union1d(self.data.text, names)).to(device())
+        """(N,) texts that a student may read, without their labels, ascending."""
+        return torch.from_numpy(self.plan.readable()).to(device())
 
     @property
     def reference(self) -> str:

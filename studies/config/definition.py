@@ -13,6 +13,7 @@ from pydantic import Field, PositiveInt, ValidationInfo, field_validator, model_
 
 from storage.errors import InputError
 from storage.home import check_study_name
+from studies.adaptation.section import AdaptSection
 from studies.config.distill_section import DistillSection
 from studies.config.protocol_section import ProtocolSection, increasing
 from studies.config.search_domains import Section, values_of
@@ -51,6 +52,7 @@ class TeacherSection(Section):
             Without it, what the encoder's sentence-transformers files say, else "mean".
         prefix: What stands before every text, such as "query: ". Without it, the default prompt of the encoder's
             sentence-transformers files, else nothing.
+        adapt: The shop's own training of the encoder, before the search; none without this table.
     """
 
     encoder: str = "minilm"
@@ -60,6 +62,7 @@ class TeacherSection(Section):
     max_tokens: Annotated[int, Field(ge=4, le=512)] = 48
     pooling: Pooling | None = None
     prefix: Annotated[str, Field(max_length=1000)] | None = None
+    adapt: AdaptSection | None = None
 
     @field_validator("encoder")
     @classmethod

@@ -4,8 +4,15 @@ from __future__ import annotations
 
 from typing import Literal
 
-from studies.config.definition import StudyDefinition
+from studies.adaptation.section import RankingAdapt
+from studies.config.definition import StudyDefinition, TeacherSection
 from studies.config.protocol_section import RankingProtocol
+
+
+class RankingTeacher(TeacherSection):
+    """The pretrained encoder of the teachers."""
+
+    adapt: RankingAdapt | None = None
 
 
 class RankingDefinition(StudyDefinition):
@@ -13,3 +20,4 @@ class RankingDefinition(StudyDefinition):
 
     task: Literal["ranking"] = "ranking"
     protocol: RankingProtocol = RankingProtocol()
+    teacher: RankingTeacher = RankingTeacher()

@@ -125,6 +125,32 @@ class SceneFacts(Figures):
     nearest: Figure
 
 
+class AdaptationFacts(Figures):
+    """What an encoder was adapted on, before a search.
+
+    Attributes:
+        encoder: Name of the pretrained one.
+        sha256: Digest of its weights.
+        objectives: What it was trained with.
+        steps: Updates of all of these together.
+        texts: Number of texts that were read.
+        interactions: Number of interactions that pairs were drawn from; 0 where no objective reads them.
+        labelled: Number of labelled texts whose labels were read; 0 where no objective reads them.
+        losses: By objective its mean loss in the first and in the last tenth of its steps.
+        seconds: What the training took.
+    """
+
+    encoder: str
+    sha256: str
+    objectives: tuple[str, ...]
+    steps: int
+    texts: int
+    interactions: int
+    labelled: int
+    losses: dict[str, tuple[float, float]]
+    seconds: float
+
+
 class DataFacts(Figures):
     """The data of a study: how many there are of what, and the UTC dates of the first and the last of them.
 

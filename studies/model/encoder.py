@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from storage.errors import InputError
 from studies.config.definition import TeacherSection
+from studies.evaluation.figures import AdaptationFacts
 from studies.model.device import Attention
 from studies.model.pooling import Pooling
 from studies.model.pretrained.architectures import (
@@ -66,6 +67,7 @@ class Encoder:
         read: Reads and returns the model.
         pooling: How its states become a text's vector.
         prefix: What stands before every text, such as "query: ".
+        adaptation: What it was adapted on; None where it is as it was pretrained.
     """
 
     tokenizer: PreTrainedTokenizerBase
@@ -75,6 +77,7 @@ class Encoder:
     read: Callable[[], PreTrainedModel]
     pooling: Pooling = "mean"
     prefix: str = ""
+    adaptation: AdaptationFacts | None = None
 
     @cached_property
     def model(self) -> PreTrainedModel:

@@ -1,24 +1,39 @@
-"""The encoder of a study: loaded, checked against what its trials and students ask of it, its activations cached."""
+"""The encoder of a study: loaded, checked against what trials and students need, adapted, its activations cached."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+
 from storage.errors import InputError
+from studies.adaptation.corpus import Corpus
+from studies.adaptation.stage import adapt
 from studies.config.definition import StudyDefinition
 from studies.config.distill_section import DistillSection
 from studies.config.search_domains import Range, values_of
 from studies.config.search_section import SearchSection
 from studies.model import encoder as encoders
+from studies.model.bf16_speed import share_choice
 from studies.model.encoder import Encoder
 from studies.model.pretrained.architectures import unlike
 from studies.model.pretrained.vocabulary import tokenizer_state, trimming_refused
+from studies.progress import SILENT, ProgressReporter
 from studies.training.problem import Problem
 
 
-def load_encoder(spec: StudyDefinition) -> Encoder:
-    """Load a study's encoder, and check that its trials and students can be built on it.
+def load_encoder(
+    spec: StudyDefinition, corpus: Callable[[], Corpus], folder: Path, reporter: ProgressReporter = SILENT
+) -> Encoder:
+    """Load a study's encoder, check that its trials and students can be built on it, and adapt it if the study says so.
+
+    Args:
+        spec: The study.
+        corpus: Returns what it may be adapted on.
+        folder: Of the caches that all processes share.
+        reporter: Receives the progress of adapting.
 
     Raises:
-        InputError: It cannot be loaded, or has fewer layers or less width than the study asks for.
+        InputError: It cannot be loaded, has fewer layers or less width than the study asks for, or cannot be adapted.
     """
     encoder = encoders.load(spec.teacher)
     trainable = trainable_choices(spec.search)
@@ -28,7 +43,10 @@ def load_encoder(spec: StudyDefinition) -> Encoder:
             "layers; lower it in [search.space]"
         )
     _check_student(spec.distill, encoder)
-    return encoder
+    if spec.teacher.adapt is None:
+        return encoder
+    share_choice(folder)  # training asks for it
+    return adapt(encoder, corpus(), spec.teacher, reporter)
 
 
 def cache_activations(problem: Problem) -> None:

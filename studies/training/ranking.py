@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from studies.adaptation.corpus import log_corpus
 from studies.config.hyperparameters import Hyperparameters
 from studies.config.ranking import RankingDefinition
 from studies.data.dataset import Dataset
@@ -225,7 +226,7 @@ def build_problem(
     reporter: ProgressReporter = SILENT,
     reselect: Reselect | None = None,
 ) -> RankingProblem:
-    """Read a study's encoder, and cache the activations of its frozen layers unless they are cached already.
+    """Read or adapt a study's encoder, and cache the activations of its frozen layers unless they are cached already.
 
     Args:
         spec: The study.
@@ -239,6 +240,7 @@ def build_problem(
     """
     parts = split_scenes(data, spec.protocol)
     refuse_leaks(audit_data(data, parts))
-    problem = RankingProblem(spec, data, parts, load_encoder(spec), cache, reporter, reselect)
+    encoder = load_encoder(spec, lambda: log_corpus(data, parts, spec.protocol), cache, reporter)
+    problem = RankingProblem(spec, data, parts, encoder, cache, reporter, reselect)
     cache_activations(problem)
     return problem

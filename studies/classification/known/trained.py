@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import cached_property
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -22,14 +21,6 @@ class TrainedClasses(ClassificationProblem):
     """A problem whose classes all have training rows: evaluation classifies among the classes of training."""
 
     split: RowSplit
-
-    @cached_property
-    def visible_items(self) -> Tensor:
-        """(N,) the texts of training and those without a label, ascending; of the latter, none from after training."""
-        data, until = self.data, self.split.until
-        unlabelled = data.label < 0 if until is None else (data.label < 0) & (data.time < until)
-        rows = np.concatenate([self.split.rows["train"], np.flatnonzero(unlabelled)])
-        return torch.from_numpy(np.unique(data.text[rows])).to(device())
 
     @cached_property
     def training_rows(self) -> LabelledEpisode:
