@@ -15,7 +15,7 @@ from typing import Annotated
 
 import typer
 
-from hpo.commands import classify, dashboard, distill, recommend, students, studies
+from hpo.commands import adapt, classify, dashboard, distill, recommend, students, studies
 from hpo.commands import database as database_verbs
 from hpo.commands.options import (
     Address,
@@ -95,6 +95,7 @@ def run(
     console.note(f"took {duration(time.monotonic() - started)}{running}")
 
 
+app.add_typer(adapt.app)
 app.add_typer(studies.app)
 app.add_typer(distill.app)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from distill.export.manifest import HEAD, PROJECTION, Manifest
 from distill.student import Student
 from studies.config.definition import Precision
+from studies.model.encoder import Encoder
 from studies.model.pooling import Pooling
 
 DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -53,18 +55,8 @@ def write_sentence_transformers(student: Student, draft: Path, precision: Precis
     """
     projection = student.tower.projection
     modules = ["Transformer", "Pooling", *(["Dense"] if projection is not None else []), "Normalize"]
-    layout: dict[str, Any] = {
-        "modules.json": [_module(place, kind) for place, kind in enumerate(modules)],
-        "sentence_bert_config.json": {"max_seq_length": student.max_tokens, "do_lower_case": False},
-        "config_sentence_transformers.json": {
-            "__version__": {},
-            "prompts": {"default": student.prefix} if student.prefix else {},
-            "default_prompt_name": "default" if student.prefix else None,
-            "similarity_fn_name": "cosine",
-        },
-        "1_Pooling/config.json": _pooling(student.tower.model.config.hidden_size, student.tower.pooling),
-        f"{len(modules) - 1}_Normalize/config.json": {},
-    }
+    pooling = _pooling(student.tower.model.config.hidden_size, student.tower.pooling)
+    layout = _layout(modules, pooling, student.max_tokens, student.prefix)
     if projection is not None:
         layout["2_Dense/config.json"] = {
             "in_features": projection.in_features,
@@ -72,12 +64,45 @@ def write_sentence_transformers(student: Student, draft: Path, precision: Precis
             "bias": False,
             "activation_function": "torch.nn.modules.linear.Identity",
         }
+    _write(layout, draft)
+    if projection is not None:
+        save_tensors({"linear.weight": projection.weight.to(DTYPES[precision])}, draft / PROJECTION)
+
+
+def write_encoder_folder(encoder: Encoder, max_tokens: int, draft: Path) -> None:
+    """Write a teacher's encoder as transformers and sentence-transformers open it.
+
+    Args:
+        encoder: The encoder.
+        max_tokens: Most tokens of a text.
+        draft: The folder.
+    """
+    encoder.model.save_pretrained(draft)
+    encoder.tokenizer.save_pretrained(draft)
+    _write(_layout(["Transformer", "Pooling", "Normalize"], _pooling(encoder.width, encoder.pooling), max_tokens, encoder.prefix), draft)
+
+
+def _layout(modules: Sequence[str], pooling: dict[str, Any], max_tokens: int, prefix: str) -> dict[str, Any]:
+    """Return the files that sentence-transformers reads, by name."""
+    return {
+        "modules.json": [_module(place, kind) for place, kind in enumerate(modules)],
+        "sentence_bert_config.json": {"max_seq_length": max_tokens, "do_lower_case": False},
+        "config_sentence_transformers.json": {
+            "__version__": {},
+            "prompts": {"default": prefix} if prefix else {},
+            "default_prompt_name": "default" if prefix else None,
+            "similarity_fn_name": "cosine",
+        },
+        "1_Pooling/config.json": pooling,
+        f"{len(modules) - 1}_Normalize/config.json": {},
+    }
+
+
+def _write(layout: Mapping[str, Any], draft: Path) -> None:
     for name, content in layout.items():
         path = draft / name
         path.parent.mkdir(exist_ok=True)
         path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    if projection is not None:
-        save_tensors({"linear.weight": projection.weight.to(DTYPES[precision])}, draft / PROJECTION)
 
 
 def _module(place: int, kind: str) -> dict[str, Any]:

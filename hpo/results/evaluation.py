@@ -240,4 +240,5 @@ def _summarise(spec: StudySpec, problem: Problem, part: SplitName, results: Mapp
         curve=summary.curve(reference.by_shots, wanted, facts.left_out),
         scene_facts=facts.scene_facts,
         data=problem.data_facts().model_copy(update={"source": spec.data.source}),
+        adaptation=problem.encoder.adaptation,
     )

@@ -123,7 +123,8 @@ def evaluate_export(
         raise InputError(f"{folder} was exported without an evaluation; export it from an evaluated study")
     spec = parse_spec(manifest.spec, f"the manifest of {folder}")
     check_rankings(spec, dump)
-    spec = spec if data is None else spec.model_copy(update={"data": data})
+    # A student has an encoder of its own: the teachers' need not be adapted again.
+    spec = (spec if data is None else spec.model_copy(update={"data": data})).with_pretrained_encoder()
     problem = prepare(spec, cache_folder(), reporter=reporter)
     if problem.data.fingerprint != manifest.data_fingerprint:
         raise InputError(

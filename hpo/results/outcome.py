@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from distill.evaluation import StudyEvaluation
-from studies.evaluation.figures import Figure, Figures, Settings
+from studies.evaluation.figures import AdaptationFacts, Figure, Figures, Settings
+from studies.evaluation.intervals import Interval
 
 
 class SearchFigures(Figures):
@@ -62,6 +63,34 @@ class SearchHistory(SearchFigures):
     """What a search took, with all of its trials."""
 
     history: tuple[TrialFigures, ...]
+
+
+class AdaptResult(Figures):
+    """What `hpo adapt` prints.
+
+    Attributes:
+        study: Name of the study file.
+        task: The study's.
+        metric: The name of the recall.
+        adaptation: What the encoder was adapted on.
+        sha256: Digest of the adapted weights.
+        baseline: The untrained system that ranks by the encoder alone.
+        before: Its validation recall with the pretrained encoder.
+        after: The same with the adapted one.
+        gain: The difference, paired by scene.
+        folder: Where the encoder was written, if it was.
+    """
+
+    study: str
+    task: str
+    metric: str
+    adaptation: AdaptationFacts
+    sha256: str
+    baseline: str
+    before: Interval
+    after: Interval
+    gain: Interval
+    folder: str | None
 
 
 class JobResult(Figures):

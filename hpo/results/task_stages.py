@@ -21,11 +21,13 @@ class Stages:
         check: `hpo data check`: what is in the data.
         print_check: Prints that.
         rankings: Whether what it predicts are rankings, which TREC's formats hold.
+        frozen: The baseline that knows nothing but what the frozen encoder says.
     """
 
     check: str
     print_check: str
     rankings: bool
+    frozen: str
 
 
 STAGES: dict[str, Stages] = {
@@ -33,11 +35,13 @@ STAGES: dict[str, Stages] = {
         check="hpo.data_check.check:check",
         print_check="hpo.reporting.sections.data_check:print_check",
         rankings=True,
+        frozen="zero-shot encoder",
     ),
     "classification": Stages(
         check="hpo.data_check.labelled:check",
         print_check="hpo.reporting.sections.labelled_check:print_check",
         rankings=False,
+        frozen="frozen encoder centroids",
     ),
 }
 

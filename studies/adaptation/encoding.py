@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -28,7 +28,7 @@ class AdaptingEncoder(nn.Module):
     def __init__(self, encoder: Encoder, tokens: Ragged, dropout: float) -> None:
         super().__init__()
         self.tokens = tokens
-        self.model: Any = encoder.read()
+        self.model = cast("Any", encoder.read())
         self.model.requires_grad_(True)
         self.model.to(device())
         self.model.get_input_embeddings().requires_grad_(False)

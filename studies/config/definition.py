@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Literal, Self, get_args
 
 from pydantic import Field, PositiveInt, ValidationInfo, field_validator, model_validator
 
@@ -204,6 +204,10 @@ class StudyDefinition(Section):
     def finalist_count(self) -> int:
         """Return the number of trials to re-evaluate; the teachers are chosen among them."""
         return max(self.finalists.count, self.distill.teachers)
+
+    def with_pretrained_encoder(self) -> Self:
+        """Return the study with its encoder as it was pretrained."""
+        return self.model_copy(update={"teacher": self.teacher.model_copy(update={"adapt": None})})
 
     def export_folder(self) -> Path:
         """Return the folder that `hpo run` exports the student to."""

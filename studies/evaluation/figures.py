@@ -188,6 +188,7 @@ class SystemsEvaluation(Figures):
         curve: What the figures by shots cover.
         scene_facts: Each scene, by its name.
         data: The data.
+        adaptation: What the encoder was adapted on before the search; None where it was not.
     """
 
     task: str
@@ -203,3 +204,4 @@ class SystemsEvaluation(Figures):
     curve: Curve
     scene_facts: dict[str, SceneFacts]
     data: DataFacts
+    adaptation: AdaptationFacts | None = None

@@ -9,7 +9,9 @@ from hpo.reporting.blocks import Block, Cell, Commands, Row, Section, Table, Ter
 from hpo.reporting.document import StudyDocument
 from hpo.reporting.results import SIGNED
 from hpo.reporting.task_words import data_size
+from hpo.status.console import duration
 from studies.config.protocol_section import SplitBy
+from studies.evaluation.figures import AdaptationFacts
 from studies.evaluation.intervals import Interval
 
 # How scenes were split, in words.
@@ -70,6 +72,16 @@ def _kept(value: float, interval: Interval | None, form: str) -> str:
     return f"{value:{form}}{bounds}"
 
 
+def adaptation_sentence(found: AdaptationFacts) -> str:
+    """Return what an encoder was trained on before the search."""
+    rows = [(found.interactions, "interactions"), (found.labelled, "labelled texts")]
+    read = ", ".join([f"{found.texts:,} texts", *(f"{count:,} {what}" for count, what in rows if count)])
+    return (
+        f"The encoder, {found.encoder}, was trained on {read} of the shop before the search: "
+        f"{' and '.join(found.objectives)}, {found.steps:,} steps in {duration(found.seconds)}."
+    )
+
+
 def data_and_protocol(document: StudyDocument) -> Section:
     """Return the data, and how they were split."""
     data = document.data
@@ -82,7 +94,9 @@ def data_and_protocol(document: StudyDocument) -> Section:
     ]  # fmt: skip
     rows = [[name, _setting(value)] for name, value in document.protocol.items()]
     protocol = Table("The protocol, as the study file sets it", ["setting", "value"], rows)
-    return Section("data", "Data and protocol", [Terms(pairs), protocol])
+    adaptation = document.evaluation.adaptation
+    said = [] if adaptation is None else [Text(adaptation_sentence(adaptation))]
+    return Section("data", "Data and protocol", [Terms(pairs), *said, protocol])
 
 
 def reproduction(document: StudyDocument) -> Section:

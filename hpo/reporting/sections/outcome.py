@@ -1,4 +1,4 @@
-"""What commands print of results: `hpo run`, `hpo baselines`, `hpo distill` and `hpo evaluate`."""
+"""What commands print of results: `hpo adapt`, `run`, `baselines`, `distill` and `evaluate`."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from distill.evaluation import ExportEvaluation, StudentRow
 from hpo.reporting.blocks import Table, Text, spelled
 from hpo.reporting.results import Results
-from hpo.reporting.sections.background import inference_table, retention_sentence
+from hpo.reporting.sections.background import adaptation_sentence, inference_table, retention_sentence
 from hpo.reporting.sections.report import verdicts
 from hpo.reporting.sections.scoring import overview
 from hpo.reporting.sections.search import control_group_sentence, finalists_sentence, search_sentence
 from hpo.reporting.sections.students import students_table, undertrained_sentences, varied_students
 from hpo.reporting.task_words import TaskWords, words_for
-from hpo.results.outcome import JobResult
+from hpo.results.outcome import AdaptResult, JobResult
 from studies.evaluation.figures import SystemsEvaluation
 
 
@@ -37,6 +37,19 @@ def job_outcome(result: JobResult) -> list[Text | Table]:
         _students(evaluation.students, results.recall, results.words),
         *map(Text, sentences),
     ]
+
+
+def adapt_outcome(result: AdaptResult) -> list[Text | Table]:
+    """Return what the encoder was trained on, how far its losses fell, and what that changes on validation."""
+    adaptation = result.adaptation
+    losses = [[name, f"{first:.3f}", f"{last:.3f}"] for name, (first, last) in adaptation.losses.items()]
+    change = (
+        f"validation {result.metric} of the baseline {result.baseline!r}: {spelled(result.before, '{:.3f}')} before, "
+        f"{spelled(result.after, '{:.3f}')} after, {spelled(result.gain, '{:+.3f}')} paired"
+    )
+    written = [] if result.folder is None else [Text(f"encoder: {result.folder}")]
+    table = Table("", ["objective", "loss at the start", "at the end"], losses)
+    return [table, Text(adaptation_sentence(adaptation)), Text(change), *written]
 
 
 def baselines_outcome(evaluation: SystemsEvaluation) -> Table:
