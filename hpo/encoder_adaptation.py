@@ -7,8 +7,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
-
 from distill.export.layout import write_encoder_folder
 from hpo.results.outcome import AdaptResult
 from hpo.results.task_stages import STAGES
@@ -20,7 +18,7 @@ from storage.files.store import check_store
 from storage.home import cache_folder
 from studies.config.spec import StudySpec
 from studies.evaluation.intervals import bootstrap
-from studies.evaluation.metrics import Evaluation
+from studies.evaluation.metrics import Evaluation, compare
 from studies.model.device import full_precision
 from studies.training.prepare import prepare
 from studies.training.problem import Problem
@@ -57,7 +55,6 @@ def adapt_encoder(spec: StudySpec, console: Console, out: Path | None = None) ->
     general = prepare(spec.with_pretrained_encoder(), cache_folder(), reporter=console, data=problem.data)
     name = STAGES[spec.task].frozen
     before, after = (_score(each, name) for each in (general, problem))
-    gains = [scene.recall - before.scenes[key].recall for key, scene in after.scenes.items()]
     return AdaptResult(
         study=spec.name,
         task=spec.task,
@@ -67,7 +64,7 @@ def adapt_encoder(spec: StudySpec, console: Console, out: Path | None = None) ->
         baseline=name,
         before=bootstrap(before.values()),
         after=bootstrap(after.values()),
-        gain=bootstrap(np.array(gains)),
+        gain=compare(after, before),
         folder=None if out is None else str(out),
     )
 

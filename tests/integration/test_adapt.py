@@ -1,0 +1,76 @@
+"""The encoder trained on the shop by the commands that a user types, and the search that takes it from there."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModel, AutoTokenizer
+
+from hpo.ownership import load_record
+from storage.database.postgres import Database
+from storage.home import home
+from studies.adaptation import stage
+from studies.config.spec import load_spec
+from studies.model import encoder as encoders
+from studies.model.pooling import pool
+from tests.mini import call, mini
+
+ADAPT = """
+[teacher.adapt]
+objectives = ["mlm", "cooccurrence"]
+steps = 6
+batch_size = 16
+within_days = 7
+"""
+
+
+def test_a_search_starts_from_the_encoder_that_was_trained_on_the_shop(
+    database: Database, database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is trained once: what `hpo adapt` was interrupted in, it resumes, and what it ended, workers take."""
+    study, out = mini(tmp_path, trials=2, extra=ADAPT), tmp_path / "encoder"
+    without = call("adapt", mini(tmp_path, name="plain"))
+    assert (without.returncode, "has no table [teacher.adapt]" in without.stderr) == (2, True), without.stderr
+
+    saved = stage.checkpoints.save
+    with monkeypatch.context() as patch:
+
+        def interrupt(folder: Path, step: int, *rest: object) -> None:
+            saved(folder, step, *rest)  # type: ignore[arg-type]
+            if step == 4:
+                raise KeyboardInterrupt
+
+        patch.setattr(stage, "SECONDS", 0.0)
+        patch.setattr(stage.checkpoints, "save", interrupt)
+        interrupted = call("adapt", study)
+    assert (interrupted.returncode, "nothing finished is lost" in interrupted.stderr) == (130, True)
+
+    done = call("adapt", study, "--out", out, "--json")
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert result["adaptation"]["steps"] == 6
+    assert result["gain"]["mean"] == pytest.approx(result["after"]["mean"] - result["before"]["mean"])
+    again = call("adapt", study, "--out", out)
+    assert (again.returncode, "exists already: name another folder" in again.stderr) == (2, True), again.stderr
+
+    # The folder gives the vectors of the weights that were trained, mean-pooled, and other ones than before.
+    teacher = load_spec(study).teacher
+    (stored,) = (home() / "artifacts" / "encoders").glob("*/adapted/*/weights.safetensors")
+    opened, tokens = (
+        AutoModel.from_pretrained(out),
+        AutoTokenizer.from_pretrained(out)(["red lamp"], return_tensors="pt"),
+    )
+    assert (out / "1_Pooling" / "config.json").is_file()
+    ours = encoders.load(teacher).read()
+    general = pool(ours(**tokens).last_hidden_state, tokens["attention_mask"])
+    ours.load_state_dict(stage.checkpoints.load(stored.parent)[0])
+    vectors = pool(ours(**tokens).last_hidden_state, tokens["attention_mask"])
+    torch.testing.assert_close(pool(opened(**tokens).last_hidden_state, tokens["attention_mask"]), vectors)
+    assert not torch.allclose(general, vectors, atol=1e-4)
+
+    before = stored.stat().st_mtime_ns
+    launched = call("launch", study, "--workers", "1", "--json", HPO_DATABASE_URL=database_url)
+    assert launched.returncode == 0, launched.stderr
+    assert load_record(database, "mini").encoder == result["sha256"]
+    assert stored.stat().st_mtime_ns == before
