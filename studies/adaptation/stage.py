@@ -21,7 +21,7 @@ from filelock import FileLock, Timeout
 
 from storage.errors import InputError
 from storage.files import checkpoints, store
-from storage.files.atomic import discard, sha256
+from storage.files.atomic import discard
 from storage.home import home
 from studies.adaptation.corpus import Corpus
 from studies.adaptation.registry import OBJECTIVES, Reads
@@ -69,10 +69,10 @@ def adapt(encoder: Encoder, corpus: Corpus, teacher: TeacherSection, reporter: P
             _train(encoder, corpus, section, teacher, folder, reporter)
             stored = checkpoints.last(result)
     facts = AdaptationFacts.model_validate(stored[1])
-    weights = checkpoints.last_folder(result) / checkpoints.WEIGHTS
+    manifest = json.loads((checkpoints.last_folder(result) / checkpoints.MANIFEST).read_bytes())
     return replace(
         encoder,
-        identity=sha256(weights),
+        identity=manifest["sha256"],
         name=f"{encoder.name}, adapted",
         read=partial(_read, encoder, result),
         adaptation=facts,

@@ -22,11 +22,15 @@ from hpo.reporting.renderers import markdown
 from hpo.reporting.renderers.page import render
 from hpo.reporting.renderers.terminal import print_blocks
 from hpo.reporting.results import Results
+from hpo.reporting.sections.outcome import adapt_outcome
 from hpo.reporting.sections.report import verdicts
 from hpo.reporting.svg import COMPLETE, OTHER, STOPPED, STYLES, shorten
+from hpo.results.outcome import AdaptResult
+from hpo.results.task_stages import STAGES
 from hpo.status.console import Console
+from studies.classification.scoring.baselines import FROZEN_CENTROIDS
 from studies.escaping import markdown_code, markdown_text, visible
-from studies.evaluation.intervals import bootstrap
+from studies.evaluation.intervals import Interval, bootstrap
 from tests.report_document import HOSTILE, SHOTS, TEACHER, as_classification, document, interval, write
 
 ROOT = Path(__file__).parents[2]
@@ -378,9 +382,40 @@ def test_fine_tuning_is_judged_beside_adapting(tmp_path):
     assert all(len(row) == len(rows[0]) for rows in markdown_tables(text) for row in rows)
 
 
+ADAPTATION = {
+    "encoder": "minilm",
+    "sha256": "53aa" * 16,
+    "objectives": ["mlm", "cooccurrence"],
+    "steps": 300,
+    "texts": 8580,
+    "interactions": 540_364,
+    "labelled": 0,
+    "losses": {"mlm": [7.25, 3.5], "cooccurrence": [2.5, 2.25]},
+    "seconds": 150.0,
+}
+
+
+def test_what_an_encoder_was_adapted_on_is_printed_with_what_it_changed(capsys):
+    """The gain is paired, and what was compared is a baseline that the task has."""
+    result = AdaptResult(
+        study="tea", task="ranking", metric="recall@10", adaptation=ADAPTATION, sha256="ab12" * 16,
+        baseline=STAGES["ranking"].frozen, before=Interval(0.25, 0.2, 0.3), after=Interval(0.3, 0.25, 0.35),
+        gain=Interval(0.05, 0.02, 0.08), folder="/there",
+    )  # fmt: skip
+    print_blocks(adapt_outcome(result), Console())
+    lines = " ".join(capsys.readouterr().out.split())
+    assert "cooccurrence 2.500 2.250" in lines
+    assert "300 steps in 2 min 30 s." in lines
+    assert "'zero-shot encoder': 0.250 [0.200, 0.300] before, 0.300 [0.250, 0.350] after, +0.050" in lines
+    assert "encoder: /there" in lines
+    assert STAGES["classification"].frozen == FROZEN_CENTROIDS
+
+
 def test_baselines_alone_make_a_page(tmp_path):
     """`hpo baselines` has no teacher, no student and no search."""
-    page, text = pages(document(baselines_only=True), tmp_path)
+    found = document(baselines_only=True)
+    found["evaluation"]["adaptation"] = ADAPTATION
+    page, text = pages(found, tmp_path)
     titles = re.findall("^## (.*)", text, re.MULTILINE)
     assert titles == [
         "All systems", "Recall by number of interactions", "Each against each", "Data and protocol",
@@ -390,6 +425,10 @@ def test_baselines_alone_make_a_page(tmp_path):
     assert page.tags.count("svg") == 2
     assert "hpo baselines STUDY.toml" in text
     assert "None" not in text
+    trained = (
+        "trained on 8,580 texts, 540,364 interactions of the shop before the search: mlm and cooccurrence, 300 steps"
+    )
+    assert trained in text
 
 
 @pytest.mark.parametrize(

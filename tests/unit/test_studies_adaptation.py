@@ -227,6 +227,18 @@ def test_an_encoder_is_adapted_once_and_resumed_where_it_was_killed(
     assert remade.steps == list(range(8))
 
 
+def test_other_machines_take_the_encoder_from_the_store(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Trained again elsewhere it would not be the same to the last bit, and its workers would be refused."""
+    monkeypatch.setenv("HPO_ARTIFACTS", f"file://{tmp_path / 'store'}")
+    here = adapted(model, Reporter())
+    monkeypatch.setenv("HPO_HOME", str(tmp_path / "elsewhere"))
+    there = Reporter()
+    assert adapted(model, there).identity == here.identity
+    assert there.steps == []
+
+
 def test_of_two_that_ask_at_once_one_trains(model: Path) -> None:
     """All workers of a study start at the same time."""
     reporters = [Reporter(), Reporter()]
