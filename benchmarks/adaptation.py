@@ -29,7 +29,7 @@ from rich.table import Table
 from hpo.results.task_stages import STAGES
 from storage.files.atomic import atomic_write
 from storage.home import cache_folder
-from studies.config.hyperparameters import Hyperparameters
+from studies.config.hyperparameters import ENCODER, Hyperparameters
 from studies.config.spec import StudySpec, load_spec, parse_spec
 from studies.episodes.split import SplitName
 from studies.evaluation.metrics import Evaluation, compare
@@ -58,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     chosen = parser.parse_args(arguments)
     if chosen.quick:
         chosen.steps, chosen.updates = 10, 10
-    spec = study(chosen.study, chosen.shots)
+    spec = study(chosen.study, chosen.shots, chosen.layers)
     data = load_data(spec, cache_folder())
     found: dict[str, dict[str, Evaluation]] = {}
     minutes: dict[str, float] = {}
@@ -77,14 +77,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
         atomic_write(chosen.json, json.dumps(rows, indent=2).encode())
 
 
-def study(name: str, shots: int) -> StudySpec:
-    """The study, at a number of shots of its own."""
+def study(name: str, shots: int, layers: int) -> StudySpec:
+    """The study, at a number of shots of its own, with no more activations cached than are read."""
     if name == "online_retail":
         if not (folder := os.environ.get("ONLINE_RETAIL")):
             sys.exit("ONLINE_RETAIL names no folder with shop.toml, purchases.parquet and items.parquet")
         name = f"{folder}/shop.toml"
     raw = load_spec(Path(name)).model_dump(mode="json")
     raw["protocol"]["shots"] = shots
+    space = raw["search"]["space"]
+    raw["search"]["space"] = {name: domain for name, domain in space.items() if name not in ENCODER}
+    raw["search"]["space"]["trainable_layers"] = [0, layers] if layers else 0
     return parse_spec(raw)
 
 
