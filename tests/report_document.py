@@ -72,6 +72,7 @@ def document(seed: int = 0, scenes: int = 24, baselines_only: bool = False) -> d
             for name in names
         },
         "data": DATA,
+        "adaptation": None,
         "transfer": [_group(rng, *group) for group in GROUPS],
         "retention": {
             "baseline": "support popularity",
