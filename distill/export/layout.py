@@ -79,7 +79,15 @@ def write_encoder_folder(encoder: Encoder, max_tokens: int, draft: Path) -> None
     """
     encoder.model.save_pretrained(draft)
     encoder.tokenizer.save_pretrained(draft)
-    _write(_layout(["Transformer", "Pooling", "Normalize"], _pooling(encoder.width, encoder.pooling), max_tokens, encoder.prefix), draft)
+    _write(
+        _layout(
+            ["Transformer", "Pooling", "Normalize"],
+            _pooling(encoder.width, encoder.pooling),
+            max_tokens,
+            encoder.prefix,
+        ),
+        draft,
+    )
 
 
 def _layout(modules: Sequence[str], pooling: dict[str, Any], max_tokens: int, prefix: str) -> dict[str, Any]:

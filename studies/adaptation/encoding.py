@@ -27,7 +27,7 @@ class AdaptingEncoder(nn.Module):
 
     def __init__(self, encoder: Encoder, tokens: Ragged, dropout: float) -> None:
         super().__init__()
-        self.tokens = tokens
+        self.tokens, self._pooling = tokens, encoder.pooling
         self.model = cast("Any", encoder.read())
         self.model.requires_grad_(True)
         self.model.to(device())
@@ -44,12 +44,12 @@ class AdaptingEncoder(nn.Module):
             (group, *self.tokens.padded(rows[group], device()))
             for group in by_length(lengths, device_settings().distil_tokens)
         ]
-        return in_groups(lambda ids, mask: pool(self.states(ids, mask), mask), groups)
+        return in_groups(lambda ids, mask: pool(self.states(ids, mask), mask, self._pooling), groups)
 
     def states(self, ids: Tensor, mask: Tensor) -> Tensor:
         """Return the (R, L, D) states after the last layer of (R, L) token ids."""
         with autocast():
-            found: Tensor = self.model(input_ids=ids, attention_mask=mask).last_hidden_state
+            found: Tensor = self.model(input_ids=ids, attention_mask=mask.long()).last_hidden_state
         return found
 
 

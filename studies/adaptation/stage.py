@@ -72,7 +72,7 @@ def adapt(encoder: Encoder, corpus: Corpus, teacher: TeacherSection, reporter: P
     manifest = json.loads((checkpoints.last_folder(result) / checkpoints.MANIFEST).read_bytes())
     return replace(
         encoder,
-        identity=manifest["sha256"],
+        weights=manifest["sha256"],
         name=f"{encoder.name}, adapted",
         read=partial(_read, encoder, result),
         adaptation=facts,

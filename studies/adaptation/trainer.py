@@ -52,7 +52,8 @@ class AdaptationTrainer:
         progress: Progress | None = None,
     ) -> None:
         self._section = section
-        tokens = tokenize(encoder.tokenizer, corpus.texts, teacher.max_tokens, progress)
+        length, prefix = teacher.max_tokens, encoder.prefix
+        tokens = tokenize(encoder.tokenizer, corpus.texts, length, progress, prefix=prefix)
         self.adapting = AdaptingEncoder(encoder, tokens, section.dropout)
         training = Training(encoder, self.adapting, corpus, section, teacher)
         self._objectives: list[Objective] = [OBJECTIVES[name].load()(training) for name in section.objectives]
