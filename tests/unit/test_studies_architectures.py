@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -22,6 +23,11 @@ from distill.initialisation import init_encoder
 from distill.student import TokenTower
 from distill.vocabulary import can_trim, needed_tokens, trim
 from storage.errors import InputError
+from studies.adaptation.corpus import Corpus
+from studies.adaptation.objectives.base import Training
+from studies.adaptation.objectives.mlm import IGNORED, MaskedWords
+from studies.adaptation.section import RankingAdapt
+from studies.adaptation.trainer import AdaptationTrainer
 from studies.config.definition import TeacherSection
 from studies.config.hyperparameters import Hyperparameters
 from studies.model.activation_cache import ActivationCache
@@ -281,3 +287,27 @@ def test_a_student_of_another_encoder_is_exported_with_its_pooling_and_prefix(tm
         wanted = student.tower(torch.arange(5))
     torch.testing.assert_close(held._embedder.embed(problem.data.texts[:5]), wanted, rtol=0, atol=1e-5)
     assert held.manifest.formats["hf"].sentence_transformers_cosine == pytest.approx(1, abs=1e-5)
+
+
+def test_every_architecture_is_adapted_by_whole_words_and_in_its_own_pooling(encoder: Encoder) -> None:
+    """Each kind of tokenizer marks the pieces of a word in its own way, and each head reads states in its own."""
+    section = RankingAdapt(objectives=["mlm", "contrastive"], steps=4, batch_size=4, mask=0.5)
+    teacher, corpus = TeacherSection(encoder=encoder.name), Corpus(tuple(TEXTS), np.arange(len(TEXTS)))
+    before = {name: tensor.clone() for name, tensor in encoder.read().state_dict().items()}
+    trainer = AdaptationTrainer(encoder, corpus, section, teacher)
+    trainer.train_to(4)
+    changed = {name for name, tensor in trainer.weights().items() if not torch.equal(tensor, before[name])}
+    assert len(changed) > len(before) / 2
+    assert not any("word_embeddings" in name or "tok_embeddings" in name for name in changed)
+    assert np.isfinite(trainer.losses).all()
+    objective = MaskedWords(Training(encoder, trainer.adapting, corpus, section, teacher))
+    words = encoder.tokenizer(TEXTS)
+    ids, mask = trainer.adapting.tokens.padded(torch.arange(len(TEXTS)), torch.device("cpu"))
+    for seed in range(8):
+        _, wanted = objective.hide(ids, mask, np.random.default_rng(seed))
+        for row in range(len(TEXTS)):
+            of_word: dict[int | None, set[bool]] = {}
+            for place, word in enumerate(words.word_ids(row)):
+                of_word.setdefault(word, set()).add(bool(wanted[row, place] != IGNORED))
+            assert all(len(taken) == 1 for taken in of_word.values())
+            assert of_word.get(None, {False}) == {False}
