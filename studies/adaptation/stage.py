@@ -17,6 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from filelock import FileLock, Timeout
 
 from storage.errors import InputError
@@ -158,16 +159,17 @@ def _facts(
     encoder: Encoder, corpus: Corpus, section: AdaptSection, trainer: AdaptationTrainer, seconds: float
 ) -> AdaptationFacts:
     reads = {OBJECTIVES[name].reads for name in section.objectives}
-    rows = (corpus.log, corpus.labels)
-    used = {kind: len(each.item) for kind, each in zip(("log", "labels"), rows, strict=True) if each and kind in reads}
+    rows = {"log": corpus.log, "labels": corpus.labels}
+    used = {kind: each.item for kind, each in rows.items() if each is not None and kind in reads}
+    read = corpus.items if "texts" in reads else np.unique(np.concatenate(list(used.values())))
     return AdaptationFacts(
         encoder=encoder.name,
         sha256=encoder.identity,
         objectives=tuple(section.objectives),
         steps=section.steps,
-        texts=len(corpus.texts),
-        interactions=used.get("log", 0),
-        labelled=used.get("labels", 0),
+        texts=len(read),
+        interactions=len(used.get("log", ())),
+        labelled=len(used.get("labels", ())),
         losses=trainer.mean_losses(),
         seconds=seconds,
     )

@@ -74,8 +74,8 @@ def _kept(value: float, interval: Interval | None, form: str) -> str:
 
 def adaptation_sentence(found: AdaptationFacts) -> str:
     """Return what an encoder was trained on before the search."""
-    rows = [(found.interactions, "interactions"), (found.labelled, "labelled texts")]
-    read = ", ".join([f"{found.texts:,} texts", *(f"{count:,} {what}" for count, what in rows if count)])
+    rows = [(found.interactions, "{:,} interactions"), (found.labelled, "the labels of {:,} texts")]
+    read = ", ".join([f"{found.texts:,} texts", *(words.format(count) for count, words in rows if count)])
     return (
         f"The encoder, {found.encoder}, was trained on {read} of the shop before the search: "
         f"{' and '.join(found.objectives)}, {found.steps:,} steps in {duration(found.seconds)}."
