@@ -1,6 +1,7 @@
 """Classification against SetFit and against transformers' Trainer, on Complete Journey's products.
 
     python benchmarks/classification.py [--quick] [--peers] [--only new|known] [--folder DIR] [--json FILE]
+    python benchmarks/classification.py --export DIR [--shots K ...] [--peers] ...    an export of the study alone
 
 New classes: 10-way episodes of test classes at 1, 5 and 20 shots, the same for every system; support and query of a
 class hold different types of product. Ours: the best trial of the search of studies/products.toml, of the same search
@@ -44,6 +45,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--peers", action="store_true", help="SetFit and the Trainer too: hours on two cores")
     parser.add_argument("--only", choices=["new", "known"], help="one of the two parts")
     parser.add_argument("--study", type=Path, default=Path("studies/products.toml"), help="of the new classes")
+    parser.add_argument("--export", type=Path, help="an exported student of the study; instead of all searches")
+    parser.add_argument("--shots", type=int, nargs="+", default=[1, 5, 20], help="of the new classes; ascending")
     parser.add_argument("--episodes", type=int, default=30, help="of the test, at each number of shots")
     parser.add_argument("--budget", type=float, default=150, help="CPU seconds of each search of known classes")
     parser.add_argument("--folder", type=Path, help="keeps searches and records; a temporary one if left out")
@@ -60,10 +63,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if chosen.only != "known":
             if not chosen.so_far:
                 episodes = 10 if chosen.quick else chosen.episodes
-                setup = new_classes.setup(chosen.study, folder / "new", episodes, quick=chosen.quick)
-                new_classes.run(setup, peers=chosen.peers)
+                setup = new_classes.setup(chosen.study, folder / "new", chosen.shots, episodes, quick=chosen.quick)
+                new_classes.run(setup, chosen.export, peers=chosen.peers)
             rows += compared(new_classes.records(folder / "new"), new_classes.COMPARED)
-        if chosen.only != "new" and not chosen.so_far:
+        if chosen.only != "new" and chosen.export is None and not chosen.so_far:
             budget = 10.0 if chosen.quick else chosen.budget
             rows += known_classes.run(folder / "known", budget, quick=chosen.quick, peers=chosen.peers)
     show(rows)

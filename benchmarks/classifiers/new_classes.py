@@ -21,9 +21,9 @@ from studies.config.spec import load_spec, parse_spec
 from studies.model.device import uses_bf16
 from studies.training.prepare import prepare
 
-SHOTS = (1, 5, 20)
-# Test episodes at 20 shots, each of which takes a peer minutes, and validation episodes that its settings are tried on.
-LONG, TRIED = 10, 4
+# From so many shots on an episode takes a peer minutes: `LONG` are of the test. A peer's settings are tried on `TRIED`
+# of the validation.
+MANY_SHOTS, LONG, TRIED = 20, 10, 4
 STRENGTHS = (0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 1000.0)
 SEARCHES: Mapping[str, Mapping[str, Domain]] = {
     "search": {},
@@ -46,28 +46,31 @@ class Setup:
     Attributes:
         problem: The study's data.
         folder: Of searches and records; what is there already is not done again.
+        shots: Labelled texts of each class.
         episodes: Test episodes at each number of shots.
         quick: Whether the searches are cut short.
     """
 
     problem: ClassificationProblem
     folder: Path
+    shots: Sequence[int]
     episodes: int
     quick: bool
 
     def test(self, shots: int) -> Sequence[Any]:
         """The test episodes."""
-        return self.problem.by_shots("test")[shots][: self.episodes if shots < SHOTS[-1] else min(LONG, self.episodes)]
+        count = self.episodes if shots < MANY_SHOTS else min(LONG, self.episodes)
+        return self.problem.by_shots("test")[shots][:count]
 
     def validation(self, shots: int, count: int) -> Sequence[Any]:
         """The first validation episodes."""
         return self.problem.by_shots("validation")[shots][:count]
 
 
-def setup(study: Path, folder: Path, episodes: int, *, quick: bool) -> Setup:
+def setup(study: Path, folder: Path, shots: Sequence[int], episodes: int, *, quick: bool) -> Setup:
     """Read the study and its data."""
     raw = load_spec(study).model_dump(mode="json")
-    raw["protocol"]["report_shots"] = list(SHOTS)
+    raw["protocol"]["report_shots"] = list(shots)
     if quick:
         raw["protocol"]["episodes"] = 20
         raw["search"]["trials"] = 3
@@ -76,19 +79,29 @@ def setup(study: Path, folder: Path, episodes: int, *, quick: bool) -> Setup:
         raw["distill"] |= {"trials": 1, "embed_steps": 10, "rank_steps": 2}
     problem = prepare(parse_spec(raw), cache_folder())
     assert isinstance(problem, ClassificationProblem)
-    return Setup(problem, folder, episodes, quick)
+    return Setup(problem, folder, shots, episodes, quick)
 
 
-def run(setup: Setup, *, peers: bool) -> None:
-    """Search, choose, and adapt to every test episode; `records` has what comes of it."""
+def run(setup: Setup, export: Path | None = None, *, peers: bool) -> None:
+    """Search, choose, and adapt to every test episode; `records` has what comes of it.
+
+    Args:
+        setup: What is compared.
+        export: A student that is there already: nothing is searched, and it alone is compared.
+        peers: Whether SetFit is compared too.
+    """
     journal = records(setup.folder)
-    shown = [shots for shots in SHOTS if shots in setup.problem.by_shots("test")]
-    bests = searches(setup)
-    for name, best in bests.items():
-        print(f"{name}: {best.recall:.4f} on validation, {best.trials} trials in {best.cost:.0f} s; {best.params}")
-    ours = our_systems(setup, bests, shown)
+    shown = [shots for shots in setup.shots if shots in setup.problem.by_shots("test")]
+    ours: Mapping[str, FewShot]
+    if export is None:
+        bests = searches(setup)
+        for name, best in bests.items():
+            print(f"{name}: {best.recall:.4f} on validation, {best.trials} trials in {best.cost:.0f} s; {best.params}")
+        ours = our_systems(setup, bests, shown)
+    else:
+        ours = {"student": Student(setup.problem.data, export)}
     for shots in shown:
-        systems = ours | frozen_systems(setup, journal, shots)
+        systems = dict(ours) | frozen_systems(setup, journal, shots)
         if peers:
             systems |= peer_systems(setup, journal, shots)
         record(journal, "test", shots, systems, setup.test(shots))
@@ -140,12 +153,12 @@ def peer_systems(setup: Setup, journal: Journal, shots: int) -> dict[str, FewSho
     """SetFit at its defaults, and with what is best on validation episodes; with names and without.
 
     With names its defaults take a minute and a half for five shots, so that they are tried at one shot alone. At 20
-    shots they would take minutes, and what was best at five shots stands for both.
+    shots all defaults would take minutes, and what was best at five shots stands for both.
     """
     data, bf16 = setup.problem.data, uses_bf16()
     found: dict[str, FewShot] = {}
     for reads, suffix in ((False, ""), (True, " + names")):
-        if shots == 1:
+        if shots == 1 or (shots < MANY_SHOTS and not reads):
             found[f"SetFit{suffix}, defaults"] = SetFit(data, setfit_peer.defaults(names=reads), bf16=bf16)
         at = min(shots, 5)
         tried = {str(each): SetFit(data, each, bf16=bf16) for each in setfit_peer.grid(at, names=reads)}
