@@ -53,7 +53,7 @@ class StudentParts(NamedTuple):
     counted: bool
     products: bool
     longest_history: int
-    popularity: Popularity | None
+    popularity: Popularity | None = None
 
 
 class _TextFeatures(NamedTuple):
