@@ -26,11 +26,12 @@ from tests.synthetic import planted_dataset, tiny_encoder, write_shop
 EXAMPLES = {name: example(command) for name, command in verbs().items()}
 # The dashboard serves until it is interrupted, so it comes last but one; `db restore` wants a home of its own.
 ORDER = (
-    "db up, data check, baselines, launch, stop, resume, worker, status, distill, run, report, export, evaluate, "
-    "recommend, classify, db url, db upgrade, db backup, db restore, dashboard, delete, db down"
+    "db up, data check, baselines, adapt, launch, stop, resume, worker, status, distill, run, report, export, "
+    "evaluate, recommend, classify, db url, db upgrade, db backup, db restore, dashboard, delete, db down"
 )
-# What only the reader knows: where their database is, and which tool shall read it.
+# What only the reader knows: where their database is, and their study file.
 READERS = {
+    " shop.toml": " studies/shop.toml",
     "postgresql://scenetune@db/scenetune": '"$(hpo db url)"',
 }
 
@@ -43,6 +44,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     text = (STUDY + SMALL.format(encoder=tiny_encoder(tmp_path / "encoder"))).replace('"shop"', '"quickstart"')
     text = text.replace('sampler = "grid"', 'sampler = "random"\ntrials = 20').replace("inner_lr = 0.1", INNER_LR)
     (tmp_path / "studies" / "quickstart.toml").write_text(text)
+    (tmp_path / "studies" / "shop.toml").write_text(f"{text}\n[teacher.adapt]\nsteps = 2\nbatch_size = 8\n")
     # The files that `hpo recommend` takes are as its example shows them.
     support, users = (line.partition(": ")[2] for line in EXAMPLES["hpo recommend"][1:])
     (tmp_path / "first.jsonl").write_text(support + "\n")

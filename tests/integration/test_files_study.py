@@ -91,7 +91,7 @@ def test_the_check_says_what_is_in_the_files_and_that_nothing_leaks(shop):
     assert report["rows_read"] == report["interactions"] + sum(report["dropped"].values())
     assert sum(row["scenes"] for row in report["histogram"]) == report["scenes"] == 12
     assert report["error"] is None
-    assert len(report["audit"]) == 9
+    assert len(report["audit"]) == 10
     assert {finding["status"] for finding in report["audit"]} <= {"ok", "note"}
     assert [part["scenes"] for part in report["parts"].values()] == [6, 3, 3]
     cold = {name: part["without_history"] for name, part in report["parts"].items()}
