@@ -26,7 +26,8 @@ def normalise_url(url: str) -> str:
     if "@" in (parsed.host or ""):
         # The rest of the password would be taken for the host, and shown as one when it is not found.
         raise InputError(f"database URL {hide_password(url)!r} has two @: write %40 for one in a password")
-    return parsed.set(drivername=DRIVER).render_as_string(hide_password=False)
+    # SQLAlchemy leaves spaces as they are, and one at the end would be lost when the URL is read again.
+    return parsed.set(drivername=DRIVER).render_as_string(hide_password=False).replace(" ", "%20")
 
 
 def hide_password(url: str) -> str:

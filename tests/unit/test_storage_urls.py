@@ -42,6 +42,7 @@ def test_parameters_of_the_url_reach_the_driver_and_win() -> None:
 
 
 @given(user=text, password=text, database=text, value=text)
+@example(user="", password="", database=" ", value="")
 def test_normalising_twice_changes_nothing(user: str, password: str, database: str, value: str) -> None:
     """URLs pass through several hands; one quoted twice would hold another password."""
     user, password, database, value = (quote(part, safe="") for part in (user, password, database, value))
