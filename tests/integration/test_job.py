@@ -248,7 +248,7 @@ def test_a_dead_workers_trial_is_continued_from_its_checkpoint_by_the_next_launc
     """
     study, calm = (mini(tmp_path, name, trials=1, layers="1\ndropout = 0.1") for name in ("mini", "calm"))
     for file in (study, calm):
-        text = file.read_text().replace("rungs = [2, 4]", "rungs = [2, 100]")
+        text = file.read_text().replace("rungs = [2, 4]", "rungs = [2, 300]")
         file.write_text(text.replace('learner = ["protonet", "anil", "fomaml"]', 'learner = "anil"'))
     undisturbed = start("launch", calm, "--workers", "1", cwd=tmp_path, HPO_DATABASE_URL=database_url)
     process = start("launch", study, "--workers", "1", cwd=tmp_path, HPO_DATABASE_URL=database_url)
@@ -269,7 +269,7 @@ def test_a_dead_workers_trial_is_continued_from_its_checkpoint_by_the_next_launc
     assert done.returncode == 0, done.stderr
     (trial,) = trials_of(database_url)
     assert trial.state == TrialState.COMPLETE
-    assert trial.intermediate_values.keys() == {2, 100}
+    assert trial.intermediate_values.keys() == {2, 300}
     assert trial.user_attrs[LOST] == [1]
     rungs = records.rung_results("mini")
     assert [(r.trial, r.rung) for r in rungs] == [(0, 0), (0, 1)]
@@ -278,7 +278,7 @@ def test_a_dead_workers_trial_is_continued_from_its_checkpoint_by_the_next_launc
     assert undisturbed.returncode == 0, errors
     assert trials_of(database_url, "calm")[0].values == trial.values
     home = Path(os.environ["HPO_HOME"])
-    resumed, whole = (list(home.glob(f"artifacts/{name}*/*/step-000100/*.safetensors")) for name in ("mini", "calm"))
+    resumed, whole = (list(home.glob(f"artifacts/{name}*/*/step-000300/*.safetensors")) for name in ("mini", "calm"))
     assert [file.read_bytes() for file in resumed] == [file.read_bytes() for file in whole] != []
 
 
