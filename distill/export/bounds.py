@@ -71,11 +71,12 @@ def parse_definition(spec: dict[str, Any]) -> StudyDefinition:
         ValueError: A value is none that a study file may have.
     """
     task = task_of(spec)
-    model: type[StudyDefinition] = task.part(task.definition)  # type: ignore[assignment]
+    model: Any = task.part(task.definition)
     try:
-        return model.model_validate({key: value for key, value in spec.items() if key != "data"})
+        found: StudyDefinition = model.model_validate({key: value for key, value in spec.items() if key != "data"})
     except ValidationError as error:
         raise ValueError(misfit(error)) from error
+    return found
 
 
 def _definition(spec: dict[str, Any]) -> dict[str, Any]:

@@ -72,7 +72,7 @@ def with_sentence_transformers(folder: Path, texts: list[Text]) -> torch.Tensor:
 def with_pipeline(folder: Path, texts: list[Text]) -> torch.Tensor:
     """Return the probabilities of transformers' pipeline, in the order of the model's labels."""
     classify = pipeline("text-classification", str(folder), truncation=True, device="cpu")
-    labels: dict[str, int] = classify.model.config.label2id  # type: ignore[assignment]
+    labels: Any = classify.model.config.label2id
     probabilities = torch.empty(len(texts), len(labels))
     asked = [{"text": text} if isinstance(text, str) else {"text": text[0], "text_pair": text[1]} for text in texts]
     found: Any = classify(asked, top_k=None, batch_size=SIZES[-1])

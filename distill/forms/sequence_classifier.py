@@ -73,7 +73,7 @@ class SequenceClassifierForm(StudentForm):
         config.problem_type = "single_label_classification"
         whole = DistilBertForSequenceClassification(config)
         width, passes = config.dim, math.sqrt(config.dim)
-        whole.distilbert = copy.deepcopy(model).cpu()  # type: ignore[assignment]
+        whole.distilbert.load_state_dict(model.state_dict())
         with torch.no_grad():
             scale = head.log_scale.double().exp().cpu()
             weight = scale / passes * head.classifier.weight.double().cpu()

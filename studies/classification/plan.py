@@ -78,7 +78,23 @@ class Plan(ABC):
         """Return the findings on the episodes of a part."""
 
 
-class NewClasses(Plan):
+class SampledPlan(Plan):
+    """A plan whose episodes have a support, drawn by a sampler."""
+
+    _sampler: LabelledSampler | SceneSampler
+
+    def sample(self, split_name: SplitName, draw: int, progress: Progress) -> list[LabelledEpisode]:
+        """Return the episodes of a draw."""
+        return self._sampler.sample(split_name, draw, progress)
+
+    def nested(
+        self, split_name: SplitName, shots: Sequence[int], progress: Progress
+    ) -> dict[int, list[LabelledEpisode]]:
+        """Return nested episodes."""
+        return self._sampler.nested(split_name, shots, progress)
+
+
+class NewClasses(SampledPlan):
     """N-way K-shot episodes of classes that training has not seen."""
 
     def __init__(self, data: LabelledTexts, protocol: ClassificationProtocol) -> None:
@@ -93,16 +109,6 @@ class NewClasses(Plan):
     def readable(self) -> Ints:
         """Return the texts of rows, and the names of training classes."""
         return np.union1d(self.data.text, self.data.names[self.split.classes["train"]])
-
-    def sample(self, split_name: SplitName, draw: int, progress: Progress) -> list[LabelledEpisode]:
-        """Return the episodes of a draw."""
-        return self._sampler.sample(split_name, draw, progress)
-
-    def nested(
-        self, split_name: SplitName, shots: Sequence[int], progress: Progress
-    ) -> dict[int, list[LabelledEpisode]]:
-        """Return nested episodes."""
-        return self._sampler.nested(split_name, shots, progress)
 
     def audit(self) -> list[Finding]:
         """Return the findings on classes and texts."""
@@ -154,7 +160,7 @@ class KnownClasses(Plan):
         return audit_batches(self.data, self.row_split, split_name, episodes)
 
 
-class KnownScenes(Plan):
+class KnownScenes(SampledPlan):
     """Episodes of one scene each, of classes that training, validation and test share."""
 
     def __init__(self, data: LabelledTexts, protocol: ClassificationProtocol) -> None:
@@ -175,16 +181,6 @@ class KnownScenes(Plan):
         """Return the rows of each scene of a part, by its name."""
         rows, scene = self.rows(split_name), self.data.scene
         return {self.data.scenes[code]: rows[scene[rows] == code] for code in self.scene_split.scenes[split_name]}
-
-    def sample(self, split_name: SplitName, draw: int, progress: Progress) -> list[LabelledEpisode]:
-        """Return the episodes of a draw."""
-        return self._sampler.sample(split_name, draw, progress)
-
-    def nested(
-        self, split_name: SplitName, shots: Sequence[int], progress: Progress
-    ) -> dict[int, list[LabelledEpisode]]:
-        """Return nested episodes."""
-        return self._sampler.nested(split_name, shots, progress)
 
     def audit(self) -> list[Finding]:
         """Return the findings on what the parts share."""
