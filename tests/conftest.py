@@ -20,7 +20,6 @@ from tests.mini import end_all
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 # The models of the tests are so small that threads would only wait for each other, here and in what the tests start.
-torch.set_num_threads(1)
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Where the tests run in the background, as under some CI, SIGINT is ignored and every process they start inherits that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -33,7 +32,8 @@ _numbers = count()
 
 @pytest.fixture(autouse=True)
 def _own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Point every test at a home of its own: the developer's studies must survive the tests."""
+    """Point every test at a home of its own, as the developer's studies must survive the tests, and at one thread."""
+    torch.set_num_threads(1)  # a test that runs a worker in its own process has set others, and with them other bits
     monkeypatch.setenv("HPO_HOME", str(tmp_path / "hpo"))
     monkeypatch.delenv("HPO_DATABASE_URL", raising=False)
     monkeypatch.delenv("HPO_CACHE_GIB", raising=False)

@@ -10,13 +10,18 @@ from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from hpo.search.trial_chains import ERROR, LOST
-from storage.database.leases import Leases
+from storage.database.leases import Leases, Worker
 
 log = logging.getLogger(__name__)
 
 
-def requeue_stale(study: optuna.Study, storage: RDBStorage, leases: Leases, retries: int) -> list[FrozenTrial]:
+def requeue_stale(
+    study: optuna.Study, storage: RDBStorage, leases: Leases, worker: Worker, retries: int
+) -> list[FrozenTrial]:
     """Requeue a study's stale trials; only while holding the study's lock.
+
+    The lock is lost with its connection, so another worker may hold it too. Each trial is therefore requeued under
+    its own lease: one that is leased to a worker meanwhile is left to that worker.
 
     A trial whose worker was lost is retried from its last checkpoint, a limited number of times. A running trial
     without any lease was asked for but never leased: both happen under one lock, which an outage of the database may
@@ -26,6 +31,7 @@ def requeue_stale(study: optuna.Study, storage: RDBStorage, leases: Leases, retr
         study: The study.
         storage: Its storage.
         leases: Leases on its trials.
+        worker: This process.
         retries: How often a trial that lost its worker is retried from the same rung before it fails.
 
     Returns:
@@ -35,12 +41,14 @@ def requeue_stale(study: optuna.Study, storage: RDBStorage, leases: Leases, retr
     trials = study.get_trials(deepcopy=False)
     stale = [trial for trial in trials if trial.state == TrialState.RUNNING and trial.number not in workers.live]
     for trial in stale:
-        if trial.number in workers.lost:
-            _retry_or_fail(storage, trial, retries)
-        else:
+        lost = workers.lost.get(trial.number)
+        if lost is None and leases.acquire(trial.number, worker):
             requeue(storage, trial._trial_id)
-    if workers.lost:
-        leases.release(workers.lost)
+        elif lost is not None and leases.take_over(trial.number, worker, lost):
+            _retry_or_fail(storage, trial, retries)
+    # Of finished trials too: a worker may have been lost between the end of its trial and the release.
+    if ended := workers.lost | {trial.number: worker.name for trial in stale}:
+        leases.release(ended)
     return study.get_trials(deepcopy=False) if stale else trials
 
 

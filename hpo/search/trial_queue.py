@@ -75,12 +75,13 @@ class TrialQueue:
                     if not promoted and budget.spent(trials):
                         return None
                     trial = self.study.ask()
-                    if self._leases.acquire(trial.number, self._worker):
+                    if self._leases.acquire(trial.number, self._worker) and self._is_running(trial):
                         return trial
             except LockLost:
                 log.warning("the study's lock was lost with its connection; asking again")
             if trial is not None:
-                # Another worker may have held the lock too: the budget may be overspent, or the trial leased to it.
+                # Another worker may have held the lock too: the budget may be overspent, the trial leased to it, or
+                # requeued by it before we had the lease.
                 with contextlib.suppress(LeaseLost):
                     self.requeue(trial)
 
@@ -149,5 +150,8 @@ class TrialQueue:
                 raise LeaseLost(f"trial {trial.number} was given to another worker")
             write()
 
+    def _is_running(self, trial: optuna.Trial) -> bool:
+        return self._storage.get_trial(trial._trial_id).state == TrialState.RUNNING
+
     def _requeue_stale(self) -> list[FrozenTrial]:
-        return requeue_stale(self.study, self._storage, self._leases, self._retries)
+        return requeue_stale(self.study, self._storage, self._leases, self._worker, self._retries)

@@ -181,6 +181,22 @@ class Leases:
         return workers
 
     @retry_transient
+    def take_over(self, trial: int, worker: Worker, lost: str) -> bool:
+        """Give the lease of a lost worker to another; return whether that one holds it now.
+
+        Args:
+            trial: Number of the trial.
+            worker: The next holder.
+            lost: Name of the worker that is lost.
+        """
+        values = {"worker": worker.name, "host": worker.host, "pid": worker.pid, "started": worker.started}
+        values |= {"acquired_at": sa.func.now(), "renewed_at": sa.func.now(), "suspected_at": None, "progress": None}
+        with self._engine.begin() as connection:
+            connection.execute(sa.update(lease_table).where(*self._key(trial), _columns.worker == lost).values(values))
+            holder = connection.scalar(sa.select(_columns.worker).where(*self._key(trial)))
+        return bool(holder == worker.name)
+
+    @retry_transient
     def release(self, lost: Mapping[int, str]) -> None:
         """Release leases, each if that worker still holds it.
 

@@ -15,6 +15,7 @@ from hpo.ownership import owned_search
 from hpo.registry import register
 from hpo.search.budget import Budget
 from hpo.search.space import suggest
+from hpo.search.stale_trials import requeue_stale
 from hpo.search.trial_chains import COST, ERROR, LOST, REASON, spends_budget
 from hpo.search.trial_queue import TrialQueue
 from hpo.search.trial_run import Paused, run_all, run_next
@@ -291,6 +292,55 @@ def test_a_lock_lost_while_asking_leaves_one_trial_with_one_lease(database, stud
     assert not workers.lost
     assert queue.ask(Budget(1)) is None
     assert queue.any_running()
+
+
+@pytest.mark.parametrize("lost", [False, True])
+def test_a_trial_that_is_leased_meanwhile_is_not_requeued(database, study, queue, lost, monkeypatch):
+    """A worker that had lost the lock requeued it under the one that ran it: 'Cannot tell a WAITING trial'."""
+    cut_off = TrialQueue(database, study, "s", retries=3)
+    running = []
+    if lost:
+        queue.ask(Budget(2))
+        lose_workers(database)
+    else:
+        study.ask()
+    listed = Leases.workers
+
+    def workers(leases):
+        found = listed(leases)
+        if not running:
+            running.append(None)
+            running[0] = queue.ask(Budget(2))
+        return found
+
+    monkeypatch.setattr(Leases, "workers", workers)
+    requeue_stale(study, database.storage, Leases(database.engine, "s"), other_worker(), retries=3)
+    (trial,) = running
+    assert trial.number == 0
+    assert [t.state for t in study.trials] == [TrialState.RUNNING]
+    assert Leases(database.engine, "s").workers().live.keys() == {0}
+    assert cut_off.ask(Budget(2)).number == 1
+    queue.tell(trial, 1.0)
+    assert study.trials[0].state == TrialState.COMPLETE
+
+
+def test_a_trial_that_is_requeued_before_it_is_leased_is_asked_for_again(database, study, queue, monkeypatch):
+    """The same race, the other way round."""
+    acquire, cut = Leases.acquire, []
+
+    def late(leases, number, worker):
+        if not cut:
+            cut.append(number)
+            requeue_stale(study, database.storage, Leases(database.engine, "s"), other_worker(), retries=3)
+        return acquire(leases, number, worker)
+
+    monkeypatch.setattr(Leases, "acquire", late)
+    trial = queue.ask(Budget(1))
+    assert trial.number == 0
+    assert cut == [0]
+    assert [t.state for t in study.trials] == [TrialState.RUNNING]
+    queue.tell(trial, 1.0)
+    assert study.trials[0].state == TrialState.COMPLETE
 
 
 def test_nothing_begins_after_a_stop_until_it_is_withdrawn(database, study, queue):
