@@ -132,11 +132,14 @@ def cores() -> int:
 def share_cores(workers: int, threads: int | None = None) -> None:
     """Set the number of torch's threads so that all worker processes together have one per core.
 
+    Where `OMP_NUM_THREADS` is set, as by a scheduler that gives a container fewer cores than it sees, it is the most.
+
     Args:
         workers: Number of worker processes on this machine.
         threads: Number of threads of this process, where it is given.
     """
-    torch.set_num_threads(threads or max(1, cores() // workers))
+    part, most = max(1, cores() // workers), os.environ.get("OMP_NUM_THREADS", "")
+    torch.set_num_threads(threads or (min(part, int(most)) if most.isdecimal() and int(most) else part))
 
 
 def free_memory() -> int:

@@ -3,16 +3,19 @@
 from contextlib import suppress
 from dataclasses import asdict
 
+import pytest
 import torch
 
 from studies.model.device import (
     CPU,
     CUDA,
     autocast,
+    cores,
     device,
     device_settings,
     full_precision,
     override_settings,
+    share_cores,
     uses_bf16,
 )
 
@@ -48,3 +51,16 @@ def test_bf16_is_overridden_and_full_precision_overrules_it() -> None:
             assert product() == torch.float32
     with override_settings(bf16=False):
         assert product() == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("said", "workers", "threads", "wanted"),
+    [("", 1, None, cores()), ("1", 1, None, 1), ("999", 1, None, cores()), ("1", 1, 3, 3), ("2,1", cores(), None, 1)],
+)
+def test_threads_are_a_part_of_the_cores_and_no_more_than_the_environment_allows(
+    monkeypatch: pytest.MonkeyPatch, said: str, workers: int, threads: int | None, wanted: int
+) -> None:
+    """A container sees all cores of its machine, whatever part of them is its own; `--threads` overrules both."""
+    monkeypatch.setenv("OMP_NUM_THREADS", said)
+    share_cores(workers, threads)
+    assert torch.get_num_threads() == wanted
