@@ -1,6 +1,6 @@
-"""Checks an export before it becomes visible: fresh processes must get the student's vectors and answers from it.
+"""Checks an export before it becomes visible: a fresh process must get the student's vectors and answers from it.
 
-`check` compares every format, opened in fresh processes without a network, with the student in this one, and measures
+`check` compares every format, opened in a fresh process without a network, with the student in this one, and measures
 recall and speed with 8-bit weights. What it measures goes into the manifest.
 """
 
@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
-from distill.export.fresh_process import run_script
+from distill.export.fresh_process import Asked, run_scripts
 from distill.export.manifest import GRAPHS, FormatFigures, Manifest
 from distill.export.task_export import TaskExport
 from distill.objective import evaluate
@@ -66,8 +66,10 @@ def check(student: Student, draft: Path, manifest: Manifest, task: TaskExport, p
     texts = [*PROBES, *(problem.data.texts[item] for item in items.tolist())] if problem else list(PROBES)
     ours = _own_vectors(student, texts)
     reporter = problem.reporter if problem is not None else SILENT
-    reporter.note(f"comparing vectors in a fresh process: {', '.join(formats)}")
-    found = fresh_process(draft, texts, list(formats), student.tower.form.knows_classes, student.prefix)
+    what = f"vectors and {task.answers}" if episodes else "vectors"
+    reporter.note(f"comparing {what} in a fresh process: {', '.join(formats)}")
+    asked = task.asked(problem, episodes) if problem is not None and episodes else None
+    found = fresh_process(draft, texts, list(formats), student.tower.form.knows_classes, student.prefix, asked)
     _check_probabilities(student, task, manifest, ours, found)
     for opener, vectors in found.vectors.items():
         name = cast("Format", "hf" if opener == "sentence-transformers" else opener)
@@ -82,9 +84,7 @@ def check(student: Student, draft: Path, manifest: Manifest, task: TaskExport, p
             answers = [task.answer(task.scores(student, e, t)) for e, t in zip(episodes, tables, strict=True)]
             formats[name].agreement = _compare_answers(opener, precision, student, task, episodes, answers)
     if problem is not None and episodes:
-        reporter.note(f"comparing {task.answers} in a fresh process")
-        answers = task.served(draft, problem, episodes)
-        served = _compare_answers("served", manifest.precision, student, task, episodes, answers)
+        served = _compare_answers("served", manifest.precision, student, task, episodes, found.answers)
         formats["hf"].served_agreement = served
         if "onnx-int8" in formats:
             compared, weighed = formats["onnx-int8"].to_json(), measure_int8(student, draft, problem).to_json()
@@ -116,19 +116,27 @@ def measure_int8(student: Student, draft: Path, problem: Problem) -> FormatFigur
 
 
 class Found(NamedTuple):
-    """What a fresh process that imports none of our modules gets of some texts from an export.
+    """What a fresh process gets from an export.
 
     Attributes:
-        vectors: (n, D) by format, and by "sentence-transformers" where that is installed.
-        probabilities: (n, N) by format, where the export classifies by itself.
+        vectors: (n, D) by format, and by "sentence-transformers" where that is installed, of some texts; before any of
+            our modules is imported.
+        probabilities: (n, N) by format, where the export classifies by itself; of the same texts, and as early.
+        answers: Of our library, for each episode.
     """
 
     vectors: Mapping[str, Tensor]
     probabilities: Mapping[str, Tensor]
+    answers: Sequence[Tensor] = ()
 
 
 def fresh_process(
-    draft: Path, texts: Sequence[str], formats: Sequence[str], classifies: bool = False, prefix: str = ""
+    draft: Path,
+    texts: Sequence[str],
+    formats: Sequence[str],
+    classifies: bool = False,
+    prefix: str = "",
+    asked: Asked | None = None,
 ) -> Found:
     """Open a draft in a fresh process.
 
@@ -138,16 +146,19 @@ def fresh_process(
         formats: Those of the export that are opened.
         classifies: Whether the export classifies by itself.
         prefix: What the encoder wants before every text.
+        asked: What our library is asked afterwards.
 
     Raises:
         ScenetuneError: It could not open the draft.
     """
     parts = [split_pair(text) for text in texts]
-    asked = [list(each) if len(each) == 2 else each[0] for each in parts]
-    request = {"texts": asked, "formats": formats, "classifies": classifies, "prefix": prefix}
-    tensors = run_script(Path(__file__).with_name("parity.py"), draft, request)
+    said = [list(each) if len(each) == 2 else each[0] for each in parts]
+    request = {"texts": said, "formats": formats, "classifies": classifies, "prefix": prefix}
+    first = Asked(Path(__file__).with_name("parity.py"), request)
+    tensors, *served = run_scripts(draft, [first] if asked is None else [first, asked])
     probabilities = {name: tensors.pop(f"{name} probabilities") for name in formats if classifies}
-    return Found(tensors, probabilities)
+    answers = [each[str(number)] for each in served for number in range(len(each))]
+    return Found(tensors, probabilities, answers)
 
 
 def _check_probabilities(student: Student, task: TaskExport, manifest: Manifest, ours: Tensor, found: Found) -> None:

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
+from distill.export.fresh_process import Asked
 from distill.student import Student
 from studies.training.problem import Problem
 
@@ -65,9 +66,8 @@ class TaskExport(ABC):
         """
 
     @abstractmethod
-    def served(self, draft: Path, problem: Problem, episodes: Sequence[Any]) -> list[Tensor]:
-        """Return the answers to the first few queries of each episode that our library gives in a fresh process.
+    def asked(self, problem: Problem, episodes: Sequence[Any]) -> Asked:
+        """Return the script that serves with our library, asked for the first few queries of each episode.
 
-        Raises:
-            ScenetuneError: It could not open the draft.
+        It writes the answers to each episode under its number.
         """

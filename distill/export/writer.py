@@ -1,6 +1,6 @@
 """Writes a student as one folder that transformers, sentence-transformers, ONNX Runtime and scenetune open.
 
-Last step of the path; the folder appears whole, or not at all. Fresh processes open the draft and must get the same
+Last step of the path; the folder appears whole, or not at all. A fresh process opens the draft and must get the same
 vectors and answers before it becomes visible under its name.
 """
 

@@ -18,9 +18,7 @@ import distill.export.fresh_process as fresh_process
 import distill.export.writer as exporting
 from distill.evaluation import StudyEvaluation
 from distill.export.card import model_card
-from distill.export.int8_graph import write_int8
 from distill.export.manifest import FORMAT, GRAPHS, EncoderReference, Manifest, Origin
-from distill.export.onnx_graph import write_onnx
 from distill.export.tasks.ranking import RankingExport
 from distill.export.writer import export
 from distill.hyperparameters import StudentHyperparameters
@@ -85,7 +83,9 @@ def origin(problem: Problem) -> Origin:
 @pytest.fixture(scope="module")
 def exported(problem: Problem, student: Student, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("exports") / "student"
-    return export(student, RankingExport.of(problem), folder, origin(problem))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(exporting, "_check_parity", lambda *_: None)  # slow, and shown with every format
+        return export(student, RankingExport.of(problem), folder, origin(problem))
 
 
 @pytest.fixture(scope="module")
@@ -209,16 +209,12 @@ def test_the_cards_examples_run(with_graphs: Path, problem: Problem, narrow: Stu
 
 
 def test_8_bit_weights_that_cost_recall_are_refused(
-    problem: Problem, narrow: Student, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    problem: Problem, narrow: Student, with_graphs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A faster student that recommends worse must be somebody's decision."""
     monkeypatch.setattr(export_checks, "MAX_LOSS", -1.0)
-    draft = tmp_path / "draft"
-    (draft / "onnx").mkdir(parents=True)
-    write_onnx(narrow, draft / GRAPHS["onnx"])
-    write_int8(draft / GRAPHS["onnx"], draft / GRAPHS["onnx-int8"])
     with pytest.raises(ScenetuneError, match=r"falls from 0\.\d+ to 0\.\d+.*--format hf,onnx"):
-        export_checks.measure_int8(narrow, draft, problem)
+        export_checks.measure_int8(narrow, with_graphs, problem)
 
 
 def test_a_format_brings_along_what_it_is_made_from(problem: Problem) -> None:
@@ -403,9 +399,6 @@ def test_lists_of_another_head_leave_nothing(
         write(other, *rest)
 
     monkeypatch.setattr(exporting, "write_head", wrong)
-    monkeypatch.setattr(
-        export_checks, "fresh_process", lambda *_: export_checks.Found({}, {})
-    )  # slow, and shown elsewhere
     with pytest.raises(ScenetuneError, match="ranks otherwise"):
         export(student, RankingExport.of(problem), tmp_path / "out", origin(problem), problem=problem)
     assert list(tmp_path.iterdir()) == []

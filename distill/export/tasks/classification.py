@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from distill.export.card import CardWords
-from distill.export.fresh_process import run_script
+from distill.export.fresh_process import Asked
 from distill.export.task_export import TaskExport
 from distill.student import Student
 from studies.classification.episode import LabelledEpisode
@@ -54,11 +54,9 @@ class ClassificationExport(TaskExport):
             return (answers - scores).abs() <= self.rounding
         return answers.argmax(1, keepdim=True) == scores.argmax(1, keepdim=True)
 
-    def served(self, draft: Path, problem: Problem, episodes: Sequence[LabelledEpisode]) -> list[Tensor]:
-        """Return the (Q, N) probabilities of each episode that `StudentClassifier` gives in a fresh process."""
-        asked = [_as_texts(problem, episode) for episode in episodes]
-        found = run_script(_SCRIPT, draft, {"episodes": asked})
-        return [found[str(number)] for number in range(len(asked))]
+    def asked(self, problem: Problem, episodes: Sequence[LabelledEpisode]) -> Asked:
+        """Return what asks `StudentClassifier` for the (Q, N) probabilities of each episode."""
+        return Asked(_SCRIPT, {"episodes": [_as_texts(problem, episode) for episode in episodes]})
 
 
 def _as_texts(problem: Problem, episode: LabelledEpisode) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from distill.export.card import CardWords
-from distill.export.fresh_process import run_script
+from distill.export.fresh_process import Asked
 from distill.export.layout import save_tensors
 from distill.export.task_export import TaskExport
 from distill.export.tasks.popularity import Popularity, total
@@ -86,12 +86,11 @@ class RankingExport(TaskExport):
         span = (scores.amax(1) - scores.amin(1))[:, None]
         return (scores.gather(1, answers) - scores.gather(1, own)).abs() <= TIE * span
 
-    def served(self, draft: Path, problem: Problem, episodes: Sequence[Any]) -> list[Tensor]:
-        """Return the (Q, k) lists of each episode's scene that `StudentRecommender` gives in a fresh process."""
+    def asked(self, problem: Problem, episodes: Sequence[Any]) -> Asked:
+        """Return what asks `StudentRecommender` for the (Q, k) lists of each episode's scene."""
         assert isinstance(problem, RankingProblem)
         scenes = [_as_texts(problem, episode) for episode in episodes]
-        lists = run_script(_SCRIPT, draft, {"scenes": scenes, "k": LIST})
-        return [lists[str(number)] for number in range(len(scenes))]
+        return Asked(_SCRIPT, {"scenes": scenes, "k": LIST})
 
 
 def _popularity(data: Dataset) -> Popularity:
