@@ -16,6 +16,7 @@ import torch
 
 from storage.database.embedded import NAME, SUPERUSER, EmbeddedPostgres
 from storage.database.postgres import Database, connect
+from tests.forked import PRELOADED
 from tests.mini import end_all
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -25,7 +26,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 signal.signal(signal.SIGINT, signal.default_int_handler)
 # There is one such server in a process, which takes what it loads from whoever asks first.
 multiprocessing.get_context("forkserver").set_forkserver_preload(
-    ["tests.cache_builder", "tests.checkpoint_writer", "transformers.models.bert.modeling_bert"]
+    ["tests.cache_builder", "tests.checkpoint_writer", "tests.forked", *PRELOADED]
 )
 _numbers = count()
 

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from typer.testing import CliRunner
 
@@ -19,12 +20,13 @@ from tests.labelled import planted_rows
 from tests.synthetic import planted_dataset, tiny_encoder, write_shop
 
 HPO = Path(sys.executable).parent / "hpo"
-_started: list[subprocess.Popen[str]] = []
+# Processes that run, maybe: each a `subprocess.Popen`, or a `tests.forked.Forked`.
+started: list[Any] = []
 
 # What a study reads: real purchases and the real MiniLM, or files and an encoder as small as a test needs.
 REAL = """
 source = "completejourney"
-max_scenes = 16
+max_scenes = 12
 min_interactions = 500
 min_users = 100
 min_items = 40
@@ -203,14 +205,14 @@ def start(*arguments: str | Path, cwd: Path | None = None, **environment: str) -
         stderr=subprocess.PIPE,
         text=True,
     )
-    _started.append(process)
+    started.append(process)
     return process
 
 
 def end_all() -> None:
     """Kill what was started and still runs: a test that failed must not take the machine from the next."""
-    while _started:
-        process = _started.pop()
+    while started:
+        process = started.pop()
         if process.poll() is None:
             process.kill()
             process.communicate()

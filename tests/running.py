@@ -8,8 +8,10 @@ from typing import Any
 
 import psutil
 
+from tests.forked import Forked
 
-def wait_for(condition: Callable[[], Any], process: subprocess.Popen[str], seconds: float = 300) -> None:
+
+def wait_for(condition: Callable[[], Any], process: subprocess.Popen[str] | Forked, seconds: float = 300) -> None:
     """Polls until the condition holds; the process must not end before. Other tests may hold the machine up."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:

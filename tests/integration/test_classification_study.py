@@ -14,7 +14,8 @@ from optuna.trial import TrialState
 from optuna_dashboard._custom_plot_data import get_plotly_graph_objects
 from optuna_dashboard._note import get_note
 
-from tests.mini import call, mini_labels, start
+from tests.forked import fork, worker
+from tests.mini import call, mini_labels
 from tests.running import children, wait_for
 
 pytestmark = pytest.mark.usefixtures("shared_caches")
@@ -36,10 +37,10 @@ def test_a_classification_is_killed_and_stopped_and_ends_as_one_that_was_not(dat
     """Whoever sorts a feed has the same promises as whoever ranks: nothing lost, everything said in its words."""
     rungs = "[2, 30]"
     study, calm = mini_labels(tmp_path, rungs=rungs), mini_labels(tmp_path, "calm", rungs)
-    undisturbed = start("launch", calm, "--workers", "1", cwd=tmp_path, HPO_DATABASE_URL=database_url)
+    undisturbed = fork("launch", calm, "--workers", "1", cwd=tmp_path, HPO_DATABASE_URL=database_url)
     refused = call("run", study, "--trec", tmp_path / "trec", cwd=tmp_path, HPO_DATABASE_URL=database_url)
     assert (refused.returncode, "gives no rankings; leave --trec out" in refused.stderr) == (2, True), refused.stderr
-    process = start("run", study, "--workers", "2", cwd=tmp_path, HPO_DATABASE_URL=database_url)
+    process = fork("run", study, "--workers", "2", cwd=tmp_path, HPO_DATABASE_URL=database_url)
 
     def some_at_work() -> bool:
         with contextlib.suppress(KeyError):
@@ -54,7 +55,8 @@ def test_a_classification_is_killed_and_stopped_and_ends_as_one_that_was_not(dat
     assert (process.returncode, "nothing finished is lost" in errors) == (130, True), errors
     assert in_own_words(errors)
 
-    done = call("run", study, "--workers", "1", "--json", cwd=tmp_path, HPO_DATABASE_URL=database_url)
+    with worker("labels", HPO_DATABASE_URL=database_url):
+        done = call("run", study, "--engine", "external", "--json", cwd=tmp_path, HPO_DATABASE_URL=database_url)
     assert done.returncode == 0, done.stderr
     assert in_own_words(done.stderr)
     result = json.loads(done.stdout)

@@ -14,6 +14,7 @@ from distill.inference import StudentRecommender
 from hpo.registry import register
 from storage.database.postgres import connect
 from studies.config.spec import load_spec
+from tests.forked import worker
 from tests.mini import call, mini
 
 TEXTS = ["milk", "WHOLE MILK 1 L", "crème brûlée 北京", "dark chocolate with hazelnuts " * 60, "corn flakes", "x"]
@@ -66,7 +67,8 @@ def strangers(folder: Path, scratch: Path) -> dict[str, torch.Tensor]:
 def test_a_study_exports_every_format_and_strangers_open_it(database_url: str, tmp_path: Path) -> None:
     """What the study measured is what a user must get, by whatever tool the folder is opened."""
     study = mini(tmp_path, trials=2, extra='width = 16\n[export]\nformats = ["onnx"]\n')
-    done = call("run", study, "--workers", "1", "--json", cwd=tmp_path, HPO_DATABASE_URL=database_url)
+    with worker("mini", HPO_DATABASE_URL=database_url):
+        done = call("run", study, "--engine", "external", "--json", cwd=tmp_path, HPO_DATABASE_URL=database_url)
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
     folder = Path(result["export"])

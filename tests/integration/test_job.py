@@ -27,6 +27,7 @@ from storage.database.postgres import connect, create_engine
 from storage.database.records import Records
 from storage.home import cache_folder
 from studies.training.prepare import prepare
+from tests.forked import fork, worker
 from tests.mini import call, mini, start
 from tests.running import children, wait_for
 
@@ -150,8 +151,8 @@ def test_the_job_goes_from_data_to_a_student_that_transformers_opens(database_ur
 @pytest.mark.slow
 def test_ctrl_c_stops_in_order_and_the_same_command_goes_on(database_url, tmp_path):
     """Ctrl-C must lose nothing finished, leave nothing running, and cost no trial of the budget."""
-    study = mini(tmp_path, trials=6)
-    study.write_text(study.read_text().replace("rungs = [2, 4]", "rungs = [2, 150]").replace("eta = 2", "eta = 9"))
+    study = mini(tmp_path, trials=4)
+    study.write_text(study.read_text().replace("rungs = [2, 4]", "rungs = [2, 100]").replace("eta = 2", "eta = 9"))
     process = start("launch", study, "--workers", "2", cwd=tmp_path, HPO_DATABASE_URL=database_url)
 
     def some_finished_some_running():
@@ -183,16 +184,17 @@ def test_ctrl_c_stops_in_order_and_the_same_command_goes_on(database_url, tmp_pa
     before = {t.number: t for t in trials_of(database_url)}
     assert TrialState.RUNNING not in {t.state for t in before.values()}
 
-    done = call("launch", study, "--json", cwd=tmp_path, HPO_DATABASE_URL=database_url)
+    with worker("mini", HPO_DATABASE_URL=database_url):
+        done = call("launch", study, "--engine", "external", "--json", cwd=tmp_path, HPO_DATABASE_URL=database_url)
     assert done.returncode == 0, done.stderr
     after = {t.number: t for t in trials_of(database_url)}
     finished = [n for n, t in before.items() if t.state == TrialState.COMPLETE]
     assert all(after[n].datetime_complete == before[n].datetime_complete for n in finished)
     last = [chain[-1] for chain in chains(after.values()).values()]
     ended = [t for t in last if t.state in (TrialState.COMPLETE, TrialState.PRUNED)]
-    assert len(ended) == 6
+    assert len(ended) == 4
     configurations = [json.dumps(t.params, sort_keys=True) for t in ended]
-    assert len(set(configurations)) == 6
+    assert len(set(configurations)) == 4
     assert json.loads(done.stdout)["finished"]
 
 
@@ -200,7 +202,7 @@ def test_ctrl_c_stops_in_order_and_the_same_command_goes_on(database_url, tmp_pa
 def test_killed_workers_and_servers_are_replaced_and_a_killed_launcher_leaves_no_workers(own_server, tmp_path):
     """SIGKILL gives no chance to clean up: a lost worker must not end the search, nor orphans train for nobody."""
     study = mini(tmp_path, trials=50)
-    process = start("launch", study, "--workers", "2", cwd=tmp_path)
+    process = fork("launch", study, "--workers", "2", cwd=tmp_path)
     wait_for(lambda: len(children(process.pid)) == 2, process)
     victim = children(process.pid)[0]
     os.kill(victim.pid, signal.SIGKILL)
@@ -248,10 +250,9 @@ def test_a_dead_workers_trial_is_continued_from_its_checkpoint_by_the_next_launc
     """
     study, calm = (mini(tmp_path, name, trials=1, layers="1\ndropout = 0.1") for name in ("mini", "calm"))
     for file in (study, calm):
-        text = file.read_text().replace("rungs = [2, 4]", "rungs = [2, 300]")
+        text = file.read_text().replace("rungs = [2, 4]", "rungs = [2, 200]")
         file.write_text(text.replace('learner = ["protonet", "anil", "fomaml"]', 'learner = "anil"'))
-    undisturbed = start("launch", calm, "--workers", "1", cwd=tmp_path, HPO_DATABASE_URL=database_url)
-    process = start("launch", study, "--workers", "1", cwd=tmp_path, HPO_DATABASE_URL=database_url)
+    process = fork("launch", study, "--workers", "1", cwd=tmp_path, HPO_DATABASE_URL=database_url)
     records = Records(database.engine)
 
     def rung_reported():
@@ -259,17 +260,18 @@ def test_a_dead_workers_trial_is_continued_from_its_checkpoint_by_the_next_launc
             return [trial for trial in trials_of(database_url) if trial.intermediate_values]
 
     wait_for(rung_reported, process)
-    worker = children(process.pid)[0]
+    victim = children(process.pid)[0]
     process.kill()
-    worker.kill()
+    victim.kill()
     process.wait()
     first = records.rung_results("mini")[0]
+    undisturbed = fork("launch", calm, "--workers", "1", cwd=tmp_path, HPO_DATABASE_URL=database_url)
     # As many workers, hence threads: sums in another number of them may differ in their last bit.
     done = call("launch", study, "--workers", "1", cwd=tmp_path, HPO_DATABASE_URL=database_url)
     assert done.returncode == 0, done.stderr
     (trial,) = trials_of(database_url)
     assert trial.state == TrialState.COMPLETE
-    assert trial.intermediate_values.keys() == {2, 300}
+    assert trial.intermediate_values.keys() == {2, 200}
     assert trial.user_attrs[LOST] == [1]
     rungs = records.rung_results("mini")
     assert [(r.trial, r.rung) for r in rungs] == [(0, 0), (0, 1)]
@@ -278,18 +280,18 @@ def test_a_dead_workers_trial_is_continued_from_its_checkpoint_by_the_next_launc
     assert undisturbed.returncode == 0, errors
     assert trials_of(database_url, "calm")[0].values == trial.values
     home = Path(os.environ["HPO_HOME"])
-    resumed, whole = (list(home.glob(f"artifacts/{name}*/*/step-000300/*.safetensors")) for name in ("mini", "calm"))
+    resumed, whole = (list(home.glob(f"artifacts/{name}*/*/step-000200/*.safetensors")) for name in ("mini", "calm"))
     assert [file.read_bytes() for file in resumed] == [file.read_bytes() for file in whole] != []
 
 
 @pytest.mark.slow
 def test_a_study_is_stopped_from_elsewhere_and_resumed_by_its_name(database_url, tmp_path):
     """Whoever stops it has another terminal, and maybe not the study file."""
-    study = mini(tmp_path, trials=6)
+    study = mini(tmp_path, trials=3)
     study.write_text(
-        study.read_text().replace("rungs = [2, 4]", "rungs = [2, 100, 200, 300]").replace("eta = 2", 'kind = "none"')
+        study.read_text().replace("rungs = [2, 4]", "rungs = [2, 100, 200]").replace("eta = 2", 'kind = "none"')
     )
-    process = start("launch", study, "--workers", "2", cwd=tmp_path, HPO_DATABASE_URL=database_url)
+    process = fork("launch", study, "--workers", "2", cwd=tmp_path, HPO_DATABASE_URL=database_url)
 
     def some_run():
         with contextlib.suppress(KeyError):
@@ -308,15 +310,15 @@ def test_a_study_is_stopped_from_elsewhere_and_resumed_by_its_name(database_url,
     assert TrialState.RUNNING not in {t.state for t in before.values()}
 
     study.unlink()
-    done = call("resume", "mini", "--json", cwd=tmp_path, HPO_DATABASE_URL=database_url)
+    done = call("resume", "mini", "--workers", "1", "--json", cwd=tmp_path, HPO_DATABASE_URL=database_url)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["finished"]
     after = trials_of(database_url)
-    assert [t.number for t in after] == list(range(6))
+    assert [t.number for t in after] == list(range(3))
     assert all(after[number].params == t.params for number, t in before.items() if t.params)
     again = call("resume", "mini", HPO_DATABASE_URL=database_url)
     assert again.returncode == 2
-    assert "has ended: 6 trials; give it a larger budget" in again.stderr
+    assert "has ended: 3 trials; give it a larger budget" in again.stderr
 
     artifacts = Path(os.environ["HPO_HOME"]) / "artifacts"
     assert list(artifacts.glob("mini-*"))
@@ -330,17 +332,17 @@ def test_a_study_is_stopped_from_elsewhere_and_resumed_by_its_name(database_url,
 @pytest.mark.slow
 def test_workers_started_elsewhere_do_the_work_of_a_launch_that_starts_none(database_url, tmp_path):
     """Compose, SLURM and Kubernetes start workers in any order, some before the study is there."""
-    early = start("worker", "mini", "--wait", cwd=tmp_path, HPO_DATABASE_URL=database_url)
+    early = fork("worker", "mini", "--wait", cwd=tmp_path, HPO_DATABASE_URL=database_url)
     study = mini(tmp_path, trials=3)
-    launched = start("launch", study, "--engine", "external", "--json", cwd=tmp_path, HPO_DATABASE_URL=database_url)
-    late = start("worker", "mini", "--wait", cwd=tmp_path, HPO_DATABASE_URL=database_url)
+    launched = fork("launch", study, "--engine", "external", "--json", cwd=tmp_path, HPO_DATABASE_URL=database_url)
+    late = fork("worker", "mini", "--wait", cwd=tmp_path, HPO_DATABASE_URL=database_url)
     output, errors = launched.communicate(timeout=400)
     assert launched.returncode == 0, errors
     assert json.loads(output)["finished"]
     assert "waiting for workers: hpo worker mini" in errors
-    for worker in (early, late):
-        _, said = worker.communicate(timeout=60)
-        assert worker.returncode == 0, said
+    for each in (early, late):
+        _, said = each.communicate(timeout=60)
+        assert each.returncode == 0, said
     assert len(chains(trials_of(database_url))) == 3
 
 
@@ -352,7 +354,7 @@ def test_two_launches_at_once_share_one_search(database_url, tmp_path):
         connection.exec_driver_sql("CREATE SCHEMA team")
     database_url += "&options=-csearch_path%3Dteam,public"
     study = mini(tmp_path, trials=4)
-    both = [start("launch", study, "--workers", "1", cwd=tmp_path, HPO_DATABASE_URL=database_url) for _ in range(2)]
+    both = [fork("launch", study, "--workers", "1", cwd=tmp_path, HPO_DATABASE_URL=database_url) for _ in range(2)]
     for process in both:
         _, errors = process.communicate(timeout=400)
         assert process.returncode == 0, errors

@@ -10,6 +10,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from tests.forked import worker
 from tests.labelled import planted_rows, planted_scenes
 from tests.mini import call
 from tests.synthetic import tiny_encoder
@@ -69,7 +70,8 @@ def test_texts_are_classified_among_the_classes_of_a_file(folder: Path) -> None:
     assert checked.returncode == 0, checked.stderr
     parts = json.loads(checked.stdout)["parts"]
     assert {name: part["classes"] for name, part in parts.items()} == {"train": 6, "validation": 6, "test": 6}
-    done = call("run", "study.toml", "--workers", "1", "--out", "export", "--json", cwd=folder)
+    with worker("departments"):
+        done = call("run", "study.toml", "--engine", "external", "--out", "export", "--json", cwd=folder)
     assert done.returncode == 0, done.stderr
     evaluation = json.loads(done.stdout)["evaluation"]
     assert evaluation["metric"] == "macro recall"
@@ -128,7 +130,8 @@ def test_a_student_of_known_classes_adapts_to_a_new_store(folder: Path) -> None:
     scenes = {part: {row["scene"] for row in found["by_scene"] if row["part"] == part} for part in found["parts"]}
     assert [len(names) for names in scenes.values()] == [6, 3, 3]
     assert re.search(r"store 11 +test +48 +8", call("data", "check", "study.toml", cwd=folder).stdout)
-    done = call("run", "study.toml", "--workers", "1", "--out", "export", "--json", cwd=folder)
+    with worker("departments"):
+        done = call("run", "study.toml", "--engine", "external", "--out", "export", "--json", cwd=folder)
     assert done.returncode == 0, done.stderr
     evaluation = json.loads(done.stdout)["evaluation"]
     assert (evaluation["shots"], evaluation["scenes"], evaluation["data"]["split_by"]) == (2, 3, "opening")
