@@ -14,6 +14,7 @@ from studies.adaptation import stage
 from studies.config.spec import load_spec
 from studies.model import encoder as encoders
 from studies.model.pooling import pool
+from tests.forked import worker
 from tests.mini import call, mini
 
 ADAPT = """
@@ -70,7 +71,8 @@ def test_a_search_starts_from_the_encoder_that_was_trained_on_the_shop(
     assert not torch.allclose(general, vectors, atol=1e-4)
 
     before = stored.stat().st_mtime_ns
-    launched = call("launch", study, "--workers", "1", "--json", HPO_DATABASE_URL=database_url)
+    with worker("mini", HPO_DATABASE_URL=database_url):
+        launched = call("launch", study, "--engine", "external", "--json", HPO_DATABASE_URL=database_url)
     assert launched.returncode == 0, launched.stderr
     assert load_record(database, "mini").encoder == result["sha256"]
     assert stored.stat().st_mtime_ns == before

@@ -18,7 +18,8 @@ from storage.errors import InputError
 from studies.config.spec import load_spec
 from studies.evaluation.mixtures import MIXTURES
 from tests.damages import DAMAGES
-from tests.mini import call, hpo
+from tests.forked import worker
+from tests.mini import call
 from tests.synthetic import planted_dataset, tiny_encoder, write_shop
 
 STUDY = """
@@ -209,8 +210,9 @@ def test_a_users_files_become_a_student_and_a_report(shop, database_url, tmp_pat
     """
     study = shop / "study.toml"
     study.write_text(study.read_text().replace("[protocol]\n", '[protocol]\ncandidates = "all"\n'))
-    run = ("run", study, "--json", "--workers", "1")
-    done = hpo(*run, "--trec", "rankings", cwd=tmp_path, HPO_DATABASE_URL=database_url)
+    run = ("run", study, "--json", "--engine", "external")
+    with worker("shop", HPO_DATABASE_URL=database_url):
+        done = call(*run, "--trec", "rankings", cwd=tmp_path, HPO_DATABASE_URL=database_url)
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
     systems = result["evaluation"]["systems"]

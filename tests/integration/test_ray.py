@@ -15,8 +15,9 @@ from optuna.trial import TrialState
 
 from hpo.search.trial_chains import LOST, chains
 from hpo.workers.supervisor import STOP_SECONDS
+from tests.forked import fork
 from tests.integration.test_job import trials_of, wait_for
-from tests.mini import hpo, mini, start
+from tests.mini import hpo, mini
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("shared_caches")]
 ray = pytest.importorskip("ray")
@@ -85,7 +86,7 @@ def longer(study: Path) -> Path:
 
 
 def launched(study: Path, cluster, url: str, *flags: str):
-    return start(
+    return fork(
         "launch", study, "--engine", "ray", "--address", cluster.address, *flags, cwd=study.parent, HPO_DATABASE_URL=url
     )
 
@@ -183,14 +184,13 @@ def test_a_killed_launcher_leaves_no_workers_on_the_nodes(cluster, database_url,
     assert gone(30)
 
 
-def error_of(study: Path, address: str, url: str, **environment: str) -> str:
+def error_of(study: Path, address: str, url: str) -> str:
     began = time.monotonic()
-    done = hpo(
-        "launch", study, "--engine", "ray", "--address", address, cwd=study.parent, HPO_DATABASE_URL=url, **environment
-    )
-    assert done.returncode == 2, done.stderr
+    process = fork("launch", study, "--engine", "ray", "--address", address, cwd=study.parent, HPO_DATABASE_URL=url)
+    _, errors = process.communicate(timeout=400)
+    assert process.returncode == 2, errors
     assert time.monotonic() - began < 60
-    (line,) = done.stderr.splitlines()
+    (line,) = errors.splitlines()
     assert line.startswith("error: ")
     return line
 
@@ -215,4 +215,9 @@ def test_without_ray_the_error_says_what_to_install(database_url, tmp_path):
     without = tmp_path / "without"
     without.mkdir()
     (without / "ray.py").write_text("raise ImportError('no module named ray')\n")
-    assert "scenetune[ray]" in error_of(mini(tmp_path), "127.0.0.1:1", database_url, PYTHONPATH=str(without))
+    run = ("launch", mini(tmp_path), "--engine", "ray", "--address", "127.0.0.1:1")
+    done = hpo(*run, cwd=tmp_path, HPO_DATABASE_URL=database_url, PYTHONPATH=str(without))
+    assert done.returncode == 2, done.stderr
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: ")
+    assert "scenetune[ray]" in line
