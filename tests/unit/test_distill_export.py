@@ -44,7 +44,7 @@ FORMATS: tuple[Format, ...] = ("hf", "onnx", "onnx-int8")
 @pytest.fixture(scope="module")
 def problem(tmp_path_factory: pytest.TempPathFactory) -> Problem:
     folder = tmp_path_factory.mktemp("study")
-    spec = tiny_spec(tiny_encoder(folder / "bert"))
+    spec = tiny_spec(tiny_encoder(folder / "bert"), distill={"embed_steps": 1, "rank_steps": 1})
     return prepare(spec, folder / "cache", data=planted_dataset())
 
 
