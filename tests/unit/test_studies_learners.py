@@ -34,7 +34,15 @@ from studies.model.activation_cache import ActivationCache
 from studies.model.device import device_settings, full_precision
 from studies.model.encoder import load, tokenize
 from studies.model.recommender import Head, Recommender
-from studies.model.scene_encoding import MOST_BY_TEXT, UNKNOWN, AdaptedScene, EpisodeTexts, episode_texts
+from studies.model.scene_encoding import (
+    MOST_BY_TEXT,
+    UNKNOWN,
+    AdaptedScene,
+    EpisodeTexts,
+    FeatureWeights,
+    ScoreFeatures,
+    episode_texts,
+)
 from studies.model.towers import FrozenTower, build_tower
 from tests.synthetic import BRANDS, COLOURS, SCENES, tiny_encoder
 
@@ -577,6 +585,23 @@ def test_scores_equal_their_definition_term_by_term() -> None:
             expected += weights[-1] * math.log(own + math.exp(head.elsewhere[-1]) * popular + unknown)
             expected += 5 * weights[6] * float(head.scene_preference @ points[c]) + float(bias[c])
             assert scores[user][c] == pytest.approx(expected, rel=1e-9)
+
+
+@torch.no_grad()
+def test_texts_say_how_well_an_item_sells_that_nobody_has_taken_and_hardly_of_others() -> None:
+    """As a factor, what suits the thousands of items in the tail reorders the few at the top, which everybody took."""
+    text, known = torch.tensor([0.0, 4.0, 0.0, 4.0]), torch.tensor([[0.0, 0.0, 0.02, 0.01]])
+    weights = FeatureWeights(torch.tensor([*[0.0] * 7, 1.0, *[0.0] * len(TERMS), 1.0]))
+    features = torch.cat([text[:, None], torch.zeros(4, len(TERMS))], dim=1)
+    nothing = torch.zeros(6, 1, 4)
+
+    def order(elsewhere: torch.Tensor) -> list[int]:
+        made = ScoreFeatures(features, nothing, torch.zeros(4, 2), elsewhere)
+        scores: torch.Tensor = made.scores(weights, torch.zeros(2), torch.zeros(4))
+        return scores[0].argsort(descending=True, stable=True).tolist()
+
+    assert order(known) == [2, 3, 1, 0]
+    assert order(torch.zeros(1, 0)) == [1, 3, 0, 2]
 
 
 def test_the_ranking_loss_averages_over_relevant_items_then_queries() -> None:
