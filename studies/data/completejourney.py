@@ -9,6 +9,7 @@ weeks, and the text of a coupon joins what its products are.
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
@@ -83,7 +84,7 @@ _PURCHASE = {
     "product": pl.col("product_id"),
     "time": pl.col("transaction_timestamp").dt.epoch("s"),
 }
-_READ = {"purchases": _read_purchases, "stores": _read_stores, "coupons": _read_coupons}
+_READ: dict[str, Callable[..., Tables]] = {"purchases": _read_purchases, "stores": _read_stores, "coupons": _read_coupons}
 
 
 def _joined(columns: list[str]) -> pl.Expr:

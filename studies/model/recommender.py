@@ -34,8 +34,8 @@ assert len(TERM_WEIGHTS) == len(TERMS)
 START = (0.1, 0.1, 1.0, 0.1, 1.0, 0.3, 1.0, 1.0, *TERM_WEIGHTS)
 # Where scenes share items, what is known elsewhere says more than a support and the catalogue do: these start low.
 START_ELSEWHERE = (0.1, 0.1, 0.1, 0.1, 0.1, 0.1, 1.0, 1.0, 0.0, 0.0, 0.0, 0.0, 1.0)
-# Where m starts: popularity elsewhere counts about twenty times as much as a user's own past.
-POPULARITY = 3.0
+# Where m starts: popularity elsewhere counts about ten times as much as a user's own past.
+POPULARITY = 2.3
 
 
 class Head(nn.Module):
