@@ -84,7 +84,11 @@ _PURCHASE = {
     "product": pl.col("product_id"),
     "time": pl.col("transaction_timestamp").dt.epoch("s"),
 }
-_READ: dict[str, Callable[..., Tables]] = {"purchases": _read_purchases, "stores": _read_stores, "coupons": _read_coupons}
+_READ: dict[str, Callable[..., Tables]] = {
+    "purchases": _read_purchases,
+    "stores": _read_stores,
+    "coupons": _read_coupons,
+}
 
 
 def _joined(columns: list[str]) -> pl.Expr:
