@@ -25,6 +25,8 @@ class StudentHyperparameters:
         layers: Transformer layers of the student; at most the teacher's.
         width: Size of its hidden states, a multiple of that of an attention head; 0 for the teacher's. A narrower
             student ends in a learned projection to the teacher's width.
+        feed_forward: Hidden units of its feed-forward networks, which take two thirds of a layer's time; those of the
+            teacher's that write most are kept. 0 for the teacher's number, in proportion to the width.
         vocabulary: Whether it keeps the teacher's whole vocabulary, or the tokens of the training texts, all single
             characters and the special tokens (of WordPiece and Unigram; others are kept whole).
         subword_dropout: Rate at which tokens of half of a batch are split into smaller ones, so that the student learns
@@ -39,6 +41,7 @@ class StudentHyperparameters:
 
     layers: int = 2
     width: int = 0
+    feed_forward: int = 0
     vocabulary: Vocabulary = "catalogue"
     subword_dropout: float = 0.3
     init: Init = "alternate"

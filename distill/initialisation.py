@@ -42,7 +42,7 @@ def student_config(encoder: Encoder, values: StudentHyperparameters, kept: Tenso
         kept: (V,) the encoder's ids of the student's tokens, ascending; all of them if left out.
 
     Raises:
-        InputError: It has more layers or a greater width than the encoder.
+        InputError: It has more layers, a greater width or larger feed-forward networks than the encoder.
     """
     from transformers import DistilBertConfig
 
@@ -50,6 +50,11 @@ def student_config(encoder: Encoder, values: StudentHyperparameters, kept: Tenso
         raise InputError(
             f"a student of {values.layers} layers cannot start from {encoder.name!r}, which has {encoder.layers}; "
             f"set distill.space.layers to at most {encoder.layers}"
+        )
+    if values.feed_forward > encoder.feed_forward:
+        raise InputError(
+            f"a student with feed-forward networks of {values.feed_forward} cannot start from {encoder.name!r}, whose "
+            f"have {encoder.feed_forward}; set distill.space.feed_forward to at most that, or 0"
         )
     width = values.width or encoder.width
     if width > encoder.width:
@@ -65,7 +70,7 @@ def student_config(encoder: Encoder, values: StudentHyperparameters, kept: Tenso
         n_layers=values.layers,
         n_heads=encoder.heads * width // encoder.width,
         dim=width,
-        hidden_dim=encoder.feed_forward * width // encoder.width,
+        hidden_dim=values.feed_forward or encoder.feed_forward * width // encoder.width,
         dropout=setting(config, "dropout"),
         attention_dropout=setting(config, "attention_dropout"),
         activation=setting(config, "activation"),
@@ -97,7 +102,7 @@ def init_encoder(
         The encoder, and the projection from its width to the teacher's where it is narrower.
 
     Raises:
-        InputError: It has more layers or a greater width than the encoder.
+        InputError: It has more layers, a greater width or larger feed-forward networks than the encoder.
     """
     from transformers import DistilBertModel
 
@@ -113,9 +118,10 @@ def init_encoder(
     for place, source in enumerate(chosen_layers(len(layers), values.layers, values.init) if layers else []):
         weights |= {f"transformer.layer.{place}.{name}": weight for name, weight in layers[source].items()}
     projection = None
-    if config.dim < encoder.width:
+    if config.dim < encoder.width or config.hidden_dim < encoder.feed_forward:
         components = strongest_components(layers, embeddings, config.dim)
         weights = _narrow(weights, components, config)
+    if config.dim < encoder.width:
         projection = nn.Linear(config.dim, encoder.width, bias=False)
         projection.load_state_dict({"weight": torch.eye(encoder.width)[:, components]})
     # Layers without a counterpart keep the random weights that they are made with.

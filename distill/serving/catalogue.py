@@ -268,7 +268,7 @@ def _episode(features: _TextFeatures, taken: Ints, counts: Tensor, known: tuple[
         elsewhere_total=popularity.sum(0),
         support_past=known[1].to(here),
         query_past=known[1][:0].to(here),
-        support_past_total=known[1].to(here).float().log1p().sum(1),
+        support_past_total=known[1].to(here).float().sum(1),
         query_past_total=torch.empty(0, device=here),
         overlap=torch.from_numpy(overlap(features.words, taken)).to(here),
         fields=torch.from_numpy(overlap(features.fields, taken)).to(here),

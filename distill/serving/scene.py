@@ -102,9 +102,8 @@ class Scene:
         scores = self._shared_scores + self._adapted.history_scores(encoding, counts)
         if self._place is not None:
             users, taken, times = count_taken(whole, self._place).to(scores.device)
-            logs = times.float().log1p()
-            total = logs.new_zeros(len(whole)).index_add(0, users, logs)
-            scores[users, taken] += self._adapted.repurchase_scores(taken, logs / total[users])
+            total = scores.new_zeros(len(whole)).index_add(0, users, times.to(scores))
+            scores[users, taken] += self._adapted.repurchase_scores(taken, times / total[users])
         scores = _finite(scores)
         items = best(scores, k)
         return Ranking(items, scores.gather(1, items))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from studies.data.scene_minima import derive_minima
 from studies.data.scene_selection import select_scenes, small_scenes
 from studies.episodes.audit import audit_data, audit_episodes, refuse_leaks
 from studies.episodes.coverage import Coverage, enough_for_a_mean
+from studies.episodes.episode import Episode
 from studies.episodes.sampler import EpisodeSampler
 from studies.episodes.split import DAY, MINIMUM_SCENES, SPLIT_NAMES, Split, SplitName, split_scenes
 from studies.model.text_coverage import check_texts
@@ -26,6 +28,8 @@ from studies.progress import SILENT, ProgressReporter
 
 # Intervals over fewer test scenes than this are too wide to tell systems apart.
 FEW_SCENES = 10
+# The recall of a scene with fewer queries than this is mostly chance.
+FEW_QUERIES = 5
 # Where more of the validation or test scenes than this have no episode, recall is that of a minority of the scenes.
 MOST_WITHOUT = 0.5
 # More than this are worth a warning.
@@ -136,6 +140,7 @@ def _sample(
             without_episodes=tuple(data.scenes[s] for s in parts.scenes[part] if int(s) not in used),
         )
         found.warnings += _coverage_warnings(part, len(used), len(parts.scenes[part]))
+        found.warnings += _query_warnings(part, episodes)
         if cold > queries / 2:
             found.warnings.append(
                 f"{cold:,} of {queries:,} meta-{part} queries come from users without a history: there a recommender "
@@ -157,6 +162,18 @@ def _coverage_warnings(part: SplitName, covered: int, scenes: int) -> list[str]:
             f"{scenes - covered:,} of {scenes:,} meta-{part} scenes have no episode, so they count for nothing"
         )
     return found
+
+
+def _query_warnings(part: SplitName, episodes: Sequence[Episode]) -> list[str]:
+    scenes, place = np.unique([episode.scene for episode in episodes], return_inverse=True)
+    queries = np.bincount(place, weights=[len(episode.users) for episode in episodes])
+    few = int((queries < FEW_QUERIES).sum())
+    if part == "train" or not few or np.median(queries) < 4 * FEW_QUERIES:
+        return []
+    return [
+        f"{few:,} of {len(scenes):,} meta-{part} scenes have fewer than {FEW_QUERIES} queries in all, and each counts "
+        "as much as one with many: protocol.min_queries leaves such openings out"
+    ]
 
 
 def _enough(part: SplitName, covered: int, scenes: int) -> bool:

@@ -28,6 +28,7 @@ Objective = Literal["recall", "latency", "size"]
 STUDENT: Parameters = {
     "layers": Numbers(int, 1, True),
     "width": Numbers(int, 0, True),
+    "feed_forward": Numbers(int, 0, True),
     "vocabulary": Words(("catalogue", "full")),
     "spelling": Numbers(float, 0, True),
     "init": Words(("alternate", "first", "last")),
@@ -40,6 +41,7 @@ STUDENT: Parameters = {
 DEFAULT_STUDENT: dict[str, Domain] = {
     "layers": 2,
     "width": 0,
+    "feed_forward": 0,
     "vocabulary": "catalogue",
     "spelling": 0.3,
     "init": ["alternate", "first", "last"],

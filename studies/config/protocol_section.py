@@ -87,6 +87,8 @@ class RankingProtocol(ProtocolSection):
         window_days: Length of an episode, from its opening on, in days.
         history: Most items of a user's history.
         queries: Most queries of an evaluation episode, of one user each.
+        min_queries: Fewest queries of an episode; an opening with fewer gives none. A mean over scenes counts each
+            alike, so one with a single query is mostly chance.
         openings: Openings of a scene in evaluation; each gives an episode.
         train_queries: Most queries of a training episode.
         train_openings: Openings of a training scene.
@@ -103,6 +105,7 @@ class RankingProtocol(ProtocolSection):
     window_days: Annotated[int | float, Field(gt=0)] = 28
     history: PositiveInt = 32
     queries: PositiveInt = 64
+    min_queries: PositiveInt = 1
     openings: Annotated[int, Field(ge=5)] = 5
     train_queries: PositiveInt = 24
     train_openings: PositiveInt = 12
@@ -122,6 +125,15 @@ class RankingProtocol(ProtocolSection):
             f"{'scene' if self.candidates == 'scene' else 'shop'}, split {' / '.join(map(str, self.split))} of the "
             f"scenes by {self.split_by}, timeline {' / '.join(map(str, self.timeline))}"
         )
+
+    @model_validator(mode="after")
+    def _queries_fit(self) -> RankingProtocol:
+        if self.min_queries > (most := min(self.queries, self.train_queries)):
+            raise ValueError(
+                f"min_queries = {self.min_queries} is more than an episode has: queries = {self.queries}, "
+                f"train_queries = {self.train_queries}; set it to {most} or less"
+            )
+        return self
 
     @model_validator(mode="after")
     def _timeline_increases(self) -> RankingProtocol:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -69,12 +70,12 @@ class Coverage:
     def _has_episode(self, name: SplitName, scene: int) -> bool:
         rng = np.random.default_rng([self._protocol.seed, scene])  # the sampler's, hence the same openings
         openings = draw_openings(self._protocol, self._split, name, self._interactions.life(scene), rng)
-        return any(
-            self._interactions.support_and_later(
-                scene, opened, closing_time(self._protocol, self._split, scene, opened), self._protocol.shots
-            )
-            for opened in openings
-        )
+        closings = [closing_time(self._protocol, self._split, scene, opened) for opened in openings]
+        return any(map(partial(self._is_episode, scene), openings, closings))
+
+    def _is_episode(self, scene: int, opened: int, closes: int) -> bool:
+        shots, users = self._protocol.shots, self._protocol.min_queries
+        return self._interactions.support_and_later(scene, opened, closes, shots, users) is not None
 
     def suffices(self, enough: Enough) -> bool:
         """Return whether every split has enough scenes with an episode."""
@@ -91,13 +92,14 @@ class Coverage:
         """
         protocol, total = self._protocol, len(self._split.scenes[split_name])
         window = f"{protocol.window_days:g} days"
+        users = f" of each of {protocol.min_queries} users" if protocol.min_queries > 1 else ""
         helps = "; or ".join(remedies) or (
             "neither another protocol.split_by nor fewer shots nor a wider window helps: use scenes with more "
             "interactions, by another column in data.scene or by higher minima in [data]"
         )
         return (
-            f"only {found} of {total} meta-{split_name} scenes see {_count(protocol.shots, 'interaction')} and a later "
-            f"query within {window} of an opening, and {needed}: {self._cause(split_name)}; {helps}"
+            f"only {found} of {total} meta-{split_name} scenes see {_count(protocol.shots, 'interaction')} and "
+            f"a later query{users} within {window} of an opening, and {needed}: {self._cause(split_name)}; {helps}"
         )
 
     def _cause(self, split_name: SplitName) -> str:
@@ -119,7 +121,7 @@ class Coverage:
 
     def _would_have_one_at_its_start(self, scene: int) -> bool:
         start, window = self._interactions.life(scene)[0], round(self._protocol.window_days * DAY)
-        return self._interactions.support_and_later(scene, start, start + window, self._protocol.shots) is not None
+        return self._is_episode(scene, start, start + window)
 
     def remedies(self, reselect: Reselect | None = None, enough: Enough = enough_for_a_mean) -> list[str]:
         """Return changes of the study file that help, each by itself; where none does, one of two together.
@@ -131,6 +133,8 @@ class Coverage:
         other = "hash" if self._split.by == "opening" else "opening"
         shots, windows = list(self._fewer_shots()), list(self._wider_windows())
         kinds = [[{"split_by": other}], shots, windows, list(self._higher_minima()) if reselect else []]
+        if self._protocol.min_queries > 1:
+            kinds.append([{"min_queries": 1}])
         helpful = (self._first(kind, reselect, enough) for kind in kinds)
         if single := [change for change in helpful if change]:
             return [_setting(change) for change in single]

@@ -40,7 +40,7 @@ class Episode:
         support_past: (K, C) how often each support user took the candidate before the interaction, in all that the
             episode may know of them, as bytes; (K, 0) where scenes share no items.
         query_past: (Q, C) the same of each query user as of the last support interaction; or (Q, 0).
-        support_past_total: (K,) sums of `log1p(support_past)` over all candidates, also those that training leaves out.
+        support_past_total: (K,) sums of `support_past` over all candidates, also those that training leaves out.
         query_past_total: (Q,) the same of the query users.
         overlap: (K, C) cosine of the words of each support item and each candidate, in [0, 1].
         fields: (K, C) cosine of their texts' fields, in [0, 1].
@@ -104,10 +104,10 @@ class Episode:
 
 
 def past_share(past: Tensor, total: Tensor) -> Tensor:
-    """Return each candidate's part of what a user took: ten takings are not ten times as likely to be repeated as one.
+    """Return each candidate's part of what a user took.
 
     Args:
         past: (R, C) how often.
-        total: (R,) sums of `log1p(past)`.
+        total: (R,) sums of `past`.
     """
-    return past.to(total).log1p() / total.clamp(min=1e-9)[:, None]
+    return past.to(total) / total.clamp(min=1e-9)[:, None]

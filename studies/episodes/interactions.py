@@ -30,20 +30,23 @@ class InteractionIndex:
         rows, times = self._rows_of_scene(scene), self._data.time
         return rows[np.searchsorted(times[rows], start) : np.searchsorted(times[rows], end)]
 
-    def support_and_later(self, scene: int, start: int, end: int, count: int) -> tuple[Ints, Ints] | None:
-        """Return the rows of a window, and those later than its `count`-th; None where there are no such.
+    def support_and_later(
+        self, scene: int, start: int, end: int, count: int, users: int = 1
+    ) -> tuple[Ints, Ints] | None:
+        """Return the rows of a window, and those later than its `count`-th; None where there are too few of these.
 
         Args:
             scene: Scene code.
             start: Of the window, UTC seconds.
             end: Of the window, UTC seconds.
             count: Number of interactions that the queries come after.
+            users: Fewest users of the later rows.
         """
         times, window = self._data.time, self.window(scene, start, end)
         if len(window) <= count:
             return None
         later = window[np.searchsorted(times[window], times[window[count - 1]], side="right") :]
-        return (window, later) if len(later) else None
+        return (window, later) if len(later) and len(np.unique(self._data.user[later])) >= users else None
 
     def life(self, scene: int) -> tuple[int, int]:
         """Return the times of a scene's first and last interaction, UTC seconds; the log's end if it has none."""

@@ -136,7 +136,7 @@ class EpisodeSampler:
         shots: int | None = None,
         queries_after: int | None = None,
     ) -> Episode | None:
-        """Return the episode of one opening of a scene, or None if its window holds no query.
+        """Return the episode of one opening of a scene, or None if its window holds too few queries.
 
         Args:
             scene: Scene code.
@@ -149,7 +149,8 @@ class EpisodeSampler:
         shots = shots or self._protocol.shots
         queries_after = queries_after or shots
         closes = closing_time(self._protocol, self._split, scene, opened)
-        if (found := self._interactions.support_and_later(scene, opened, closes, queries_after)) is None:
+        fewest = self._protocol.min_queries
+        if (found := self._interactions.support_and_later(scene, opened, closes, queries_after, fewest)) is None:
             return None
         window, later = found
         users = np.unique(self._data.user[later])
@@ -190,8 +191,8 @@ class EpisodeSampler:
             elsewhere_total=popularity.sum(0),
             support_past=(support_past := torch.from_numpy(self._past(before, candidates))),
             query_past=(query_past := torch.from_numpy(self._past(known, candidates))),
-            support_past_total=support_past.float().log1p().sum(1),
-            query_past_total=query_past.float().log1p().sum(1),
+            support_past_total=support_past.float().sum(1),
+            query_past_total=query_past.float().sum(1),
             overlap=torch.from_numpy(overlap(texts.words, places)),
             fields=torch.from_numpy(overlap(texts.fields, places)),
             terms=torch.from_numpy(texts.terms),

@@ -1,9 +1,10 @@
 """The recommender that learners adapt: an item tower, and a head that scores a scene's candidates.
 
-    score(user, item) = ⟨preference + user, item⟩ + appeal(text) + catalogue + history match + support
-                        + elsewhere(user, item) + bias[item]
+    score(user, item) = ⟨preference + user, item⟩ + history match + support + bias[item] + text(item)
 
-    elsewhere(user, item) = log(own past(user, item) + e^m · Σ_b π_b popularity_b(item) + ε)
+    text(item) = appeal + catalogue; where scenes share items, in its place
+
+    elsewhere(user, item) = log(own past(user, item) + e^m · Σ_b π_b popularity_b(item) + ε · e^text(item))
 
 The item tower turns texts into vectors; everything else is the head, small and cheap enough to adapt in an inner loop.
 What the head makes of a scene, and the scores that follow from it, are in `studies/model/scene_encoding.py`.
@@ -33,10 +34,8 @@ assert len(TERM_WEIGHTS) == len(TERMS)
 START = (0.1, 0.1, 1.0, 0.1, 1.0, 0.3, 1.0, 1.0, *TERM_WEIGHTS)
 # Where scenes share items, what is known elsewhere says more than a support and the catalogue do: these start low.
 START_ELSEWHERE = (0.1, 0.1, 0.1, 0.1, 0.1, 0.1, 1.0, 1.0, 0.0, 0.0, 0.0, 0.0, 1.0)
-# Where m starts: popularity elsewhere counts about three times as much as a user's own past.
-POPULARITY = 1.2
-# Of an item that nobody took: far below one of thousands that are taken alike.
-UNKNOWN = 1e-5
+# Where m starts: popularity elsewhere counts about ten times as much as a user's own past.
+POPULARITY = 2.3
 
 
 class Head(nn.Module):
@@ -138,7 +137,7 @@ class Head(nn.Module):
         if self.elsewhere is None:
             return parts.new_empty(0)
         mixed: Tensor = parts @ self.elsewhere[:-1].softmax(0)
-        return self.elsewhere[-1].exp() * mixed + UNKNOWN
+        return self.elsewhere[-1].exp() * mixed
 
     def _project(self, vectors: Tensor) -> Tensor:
         return functional.normalize(self.project(vectors), dim=-1)

@@ -19,6 +19,9 @@ from studies.episodes.episode import Episode
 
 # Weights of a head where scenes share no items; the weight of what is known elsewhere is behind them.
 TEXT_WEIGHTS = 8 + len(TERMS)
+# Part of all takings that an item of an average text has before anybody took it: far below one of thousands that are
+# taken alike. A text makes it at most e^10 times as much.
+UNKNOWN, MOST_BY_TEXT = 1e-5, 10.0
 
 
 class EpisodeTexts(NamedTuple):
@@ -121,7 +124,7 @@ class SceneEncoding(NamedTuple):
         elsewhere = self.popularity.expand(len(history), -1)
         if past is not None and len(self.popularity):
             elsewhere = elsewhere + past.to(history)
-        return ScoreFeatures(self.candidate_features, user_features, self.candidate_vectors, elsewhere.log())
+        return ScoreFeatures(self.candidate_features, user_features, self.candidate_vectors, elsewhere)
 
     def history_features(self, history: Tensor) -> tuple[Tensor, Tensor]:
         """Return (R, C) affinity and (R, C) history match: the features that depend on the history, zero without any.
@@ -142,8 +145,8 @@ class ScoreFeatures(NamedTuple):
         candidate_features: (C, 1 + F) those that do not depend on the user.
         user_features: (6, R, C) affinity, history match, and the four kinds of similarity to the support.
         candidate_vectors: (C, d) the candidates' vectors.
-        elsewhere: (R, C) logarithm of how likely the user takes the candidate by what is known elsewhere: by its
-            popularity, and by the user's own past; (R, 0) where scenes share no items.
+        elsewhere: (R, C) how likely the user takes the candidate by what is known elsewhere: by its popularity, and by
+            the user's own past; (R, 0) where scenes share no items.
     """
 
     candidate_features: Tensor
@@ -159,10 +162,17 @@ class ScoreFeatures(NamedTuple):
             preference: (d,) direction that the scene prefers.
             bias: (C,) per-candidate bias.
         """
-        by_features = self.candidate_features @ weights.candidate
-        by_candidate = by_features + 5 * weights.preference * (self.candidate_vectors @ preference) + bias
+        by_text = self.candidate_features @ weights.candidate
+        by_candidate = 5 * weights.preference * (self.candidate_vectors @ preference) + bias
         scores = torch.einsum("t,trc->rc", weights.user, self.user_features) + by_candidate
-        return scores + weights.elsewhere * self.elsewhere if self.elsewhere.shape[-1] else scores
+        if not self.elsewhere.shape[-1]:
+            return scores + by_text
+        return scores + weights.elsewhere * (self.elsewhere + unknown(by_text)).log()
+
+
+def unknown(by_text: Tensor) -> Tensor:
+    """Return (C,) what candidates have of all takings before anybody took them: what their texts say of it."""
+    return UNKNOWN * by_text.clamp(max=MOST_BY_TEXT).exp()
 
 
 @dataclass(frozen=True)
@@ -208,9 +218,9 @@ class AdaptedScene:
             candidates: (n,) positions of the candidates.
             past: (n,) part of each in what the user took.
         """
-        popularity = self.encoding.popularity[candidates]
-        weight = FeatureWeights(self.feature_weights).elsewhere
-        return weight * ((popularity + past.to(popularity)).log() - popularity.log())
+        weights, encoding = FeatureWeights(self.feature_weights), self.encoding
+        others = encoding.popularity[candidates] + unknown(encoding.candidate_features[candidates] @ weights.candidate)
+        return weights.elsewhere * ((others + past.to(others)).log() - others.log())
 
     def history_scores(self, encoding: SceneEncoding, history: Tensor) -> Tensor:
         """Return (R, C) what histories add to the scores of a user who has none.

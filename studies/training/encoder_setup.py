@@ -76,12 +76,18 @@ def _check_student(section: DistillSection, encoder: Encoder) -> None:
     """Refuse, before anything is searched, students that the encoder cannot have.
 
     Raises:
-        InputError: They are deeper or wider than it, or their width is no multiple of its attention heads'.
+        InputError: They are deeper or wider than it, their width is no multiple of its attention heads', or they have
+            larger feed-forward networks.
     """
     if (layers := max(values_of(section.space["layers"]))) > encoder.layers:
         raise InputError(
             f"distill.space.layers goes up to {layers}, but the encoder {encoder.name!r} has {encoder.layers} layers; "
             "a student cannot have more layers than its teacher"
+        )
+    if (units := max(values_of(section.space["feed_forward"]))) > encoder.feed_forward:
+        raise InputError(
+            f"distill.space.feed_forward goes up to {units}, but the feed-forward networks of {encoder.name!r} have "
+            f"{encoder.feed_forward} units; give at most that, or 0 for all of them"
         )
     head = encoder.width // encoder.heads
     for width in values_of(section.space["width"]):

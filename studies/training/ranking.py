@@ -29,7 +29,7 @@ from studies.evaluation.baselines import KNN, POPULARITY, TEXT_FREE, SupportPopu
 from studies.evaluation.evaluate import Adapted, ItemVectors, RunWriter, System, Unadapted, evaluate
 from studies.evaluation.figures import DataFacts
 from studies.evaluation.metrics import Evaluation
-from studies.evaluation.mixtures import MIXTURES, Mixture, choose_weight
+from studies.evaluation.mixtures import MIXTURES, Mix, Mixture, choose_mix
 from studies.evaluation.scene_facts import count_queries, scene_facts
 from studies.evaluation.trec import TrecDump
 from studies.learners.base import Learner
@@ -141,15 +141,15 @@ class RankingProblem(Problem):
         )
         if not self.shares_items:
             return found
-        mixed = {name: Mixture(name, found[KNN], weight) for name, weight in self._mixing_weights.items()}
+        mixed = {name: Mixture(name, found[KNN], mix) for name, mix in self._mixes.items()}
         return {**found, **mixed}
 
     @cached_property
-    def _mixing_weights(self) -> Mapping[str, float]:
-        """The weight of each mixture that is best on validation, whatever is scored with it later."""
+    def _mixes(self) -> Mapping[str, Mix]:
+        """How each mixture is best on validation, whatever is scored with it later."""
         knn = item_knn(self.data, self.split.scenes["train"], self.split.period["validation"][0])
         names, k = self.data.scenes, self.spec.protocol.k
-        return {name: choose_weight(name, knn, self.validation, names, k) for name in MIXTURES}
+        return {name: choose_mix(name, knn, self.validation, names, k) for name in MIXTURES}
 
     def adapted(self, learner: Learner, vectors: ItemVectors) -> System:
         """Return a learner that adapts to each episode."""

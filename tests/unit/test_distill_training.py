@@ -13,7 +13,7 @@ from torch import nn
 
 from distill.episode_draws import subsample
 from distill.hyperparameters import StudentHyperparameters
-from distill.initialisation import init_encoder
+from distill.initialisation import init_encoder, student_config
 from distill.losses.batches import VectorBatch
 from distill.losses.embedding import embedding_loss
 from distill.objective import Distillation, Teacher, evaluate, load_student
@@ -235,19 +235,25 @@ def test_a_subsampled_episode_scores_its_queries_the_same(problem: Problem) -> N
     assert torch.equal(small.relevant, episode.relevant[queries])
 
 
-def test_a_narrower_student_starts_close_to_its_teacher() -> None:
+@pytest.mark.parametrize(
+    ("smaller", "close"),
+    [({"width": 352}, 0.7), ({"feed_forward": 768}, 0.7), ({"width": 352, "feed_forward": 1280}, 0.6)],
+)
+def test_a_narrower_student_starts_close_to_its_teacher(smaller: dict[str, int], close: float) -> None:
     """Rows of the wrong components, heads or neurons start as noise, which training hides well enough to ship."""
     encoder: Encoder = encoders.load(TeacherSection())
     nouns, kinds = ("milk", "shampoo", "dog food", "batteries", "apples"), ("organic", "family size", "cheap")
     tokens = tokenize(encoder.tokenizer, [f"{kind} {noun}" for noun in nouns for kind in kinds], 48)
-    values = StudentHyperparameters(layers=6, width=352, vocabulary="full")
+    values = StudentHyperparameters(layers=6, vocabulary="full", **smaller)  # type: ignore[arg-type]
     model, projection = init_encoder(encoder, None, None, values)
-    assert projection is not None
+    assert (projection is not None) == ("width" in smaller)
+    units = smaller.get("feed_forward", 1536 * 352 // 384)
+    assert model.transformer.layer[0].ffn.lin1.out_features == model.config.hidden_dim == units
     items = torch.arange(len(tokens))
     with full_precision(), torch.no_grad():
         ours = TokenTower(model, tokens, projection)(items)
         theirs = TokenTower(encoder.model, tokens)(items)
-    assert float((ours * theirs).sum(1).mean()) > 0.7
+    assert float((ours * theirs).sum(1).mean()) > close
 
 
 def test_a_narrow_students_heads_and_neurons_follow_its_width(problem: Problem) -> None:
@@ -256,6 +262,8 @@ def test_a_narrow_students_heads_and_neurons_follow_its_width(problem: Problem) 
     assert (student.config.n_heads, student.config.hidden_dim) == (2, 32)
     with pytest.raises(InputError, match="40 wide cannot start"):
         encoder_of(problem.encoder, None, 2, "first", width=40)
+    with pytest.raises(InputError, match=r"networks of 1000 cannot start.*distill\.space\.feed_forward"):
+        student_config(problem.encoder, StudentHyperparameters(feed_forward=1000))
 
 
 @pytest.mark.parametrize("trained", [0, 1, 2])

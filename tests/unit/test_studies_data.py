@@ -476,6 +476,17 @@ def test_complete_journeys_coupons_load_by_campaign_with_all_that_a_campaign_off
     assert all(text == text.lower() and text.strip() for text in data.texts)
 
 
+def test_complete_journeys_stores_share_types_of_products() -> None:
+    """A product of one size and brand is sold in few stores; its type is sold in all."""
+    data = build_dataset(CompleteJourney(source="completejourney", log="stores").read())
+    assert data.rows_read == 1_469_307 == len(data.time) + sum(data.dropped.values())
+    assert len(data.scenes) == 457
+    assert data.scenes_share_items
+    assert all(name.startswith("store ") for name in data.scenes)
+    assert len(data.texts) == 3_866
+    assert "fluid milk white only, fluid milk products" in data.texts
+
+
 def test_without_the_data_package_the_user_learns_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     """An ImportError would not say that the data are an extra of this very project."""
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)

@@ -404,6 +404,32 @@ def test_episodes_of_short_lived_scenes_begin_with_their_start_and_end_with_thei
     assert len({episode.scene for episode in episodes}) >= len(parts.scenes[part]) - 1
 
 
+def test_openings_with_fewer_customers_than_the_protocol_asks_for_give_no_episode(
+    data: Dataset, parts: Split, sampler: EpisodeSampler
+) -> None:
+    """A scene whose only query has one answer is 0 or 1, and would count as much as one of a hundred customers."""
+    episodes = sampler.sample("test")
+    sizes = [len(np.unique(data.user[later_rows(data, parts, episode)])) for episode in episodes]
+    fewest = int(np.median(sizes)) + 1
+    # More users than an episode holds come later: the number that is asked for is not of those that are drawn.
+    protocol = PROTOCOL.model_copy(update={"min_queries": fewest})
+    kept = EpisodeSampler(data, parts, protocol).draw("test")
+    assert equal(kept, [episode for episode, size in zip(episodes, sizes, strict=True) if size >= fewest])
+    assert 0 < len(kept) < len(episodes)
+    covered = Coverage(data, parts, protocol).covered["test"]
+    assert covered.tolist() == sorted({episode.scene for episode in kept})
+    protocol = PROTOCOL.model_copy(update={"min_queries": 1000})
+    with pytest.raises(InputError, match=r"a later query of each of 1000 users.*set protocol\.min_queries = 1"):
+        EpisodeSampler(data, parts, protocol).sample("test")
+
+
+def later_rows(data: Dataset, parts: Split, episode: Episode) -> np.ndarray:
+    """The rows of an episode's scene after its support, while it is open."""
+    closes = min(episode.opened + round(PROTOCOL.window_days * DAY), parts.period["test"][1])
+    last = int(data.time[episode.rows[-1]])
+    return np.flatnonzero((data.scene == episode.scene) & (data.time > last) & (data.time < closes))
+
+
 @pytest.mark.parametrize(
     ("rows", "split_by", "short_lived"), [(80, "hash", True), (6, "hash", False), (6, "opening", False)]
 )

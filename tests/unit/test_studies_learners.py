@@ -33,8 +33,16 @@ from studies.learners.tasks.scene_tasks import SceneTasks, scene_learner
 from studies.model.activation_cache import ActivationCache
 from studies.model.device import device_settings, full_precision
 from studies.model.encoder import load, tokenize
-from studies.model.recommender import UNKNOWN, Head, Recommender
-from studies.model.scene_encoding import AdaptedScene, EpisodeTexts, episode_texts
+from studies.model.recommender import Head, Recommender
+from studies.model.scene_encoding import (
+    MOST_BY_TEXT,
+    UNKNOWN,
+    AdaptedScene,
+    EpisodeTexts,
+    FeatureWeights,
+    ScoreFeatures,
+    episode_texts,
+)
 from studies.model.towers import FrozenTower, build_tower
 from tests.synthetic import BRANDS, COLOURS, SCENES, tiny_encoder
 
@@ -566,16 +574,34 @@ def test_scores_equal_their_definition_term_by_term() -> None:
             words = sum(float(((row[c] - 1) * sharp_words).exp()) for row in episode.overlap)
             fields = sum(float(((row[c] - 1) * sharp_fields).exp()) for row in episode.fields)
             logs = torch.tensor([match, shots.count(c), near, words, fields], dtype=torch.float64).log1p().tolist()
-            expected = weights[7] * float(encoding.candidate_features[c, 0]) + 5 * weights[0] * affinity
-            expected += sum(weight * log for weight, log in zip(weights[1:6], logs, strict=True))
-            expected += sum(w * term for w, term in zip(weights[8:-1], episode.terms[c].tolist(), strict=True))
+            expected = 5 * weights[0] * affinity + sum(w * log for w, log in zip(weights[1:6], logs, strict=True))
+            text = weights[7] * float(encoding.candidate_features[c, 0])
+            text += sum(w * term for w, term in zip(weights[8:-1], episode.terms[c].tolist(), strict=True))
             popular = sum(
                 float(part) * n / total for part, n, total in zip(parts, episode.elsewhere[c], totals, strict=True)
             )
-            own = math.log1p(int(episode.query_past[user, c])) / float(episode.query_past_total[user])
-            expected += weights[-1] * math.log(own + math.exp(head.elsewhere[-1]) * popular + UNKNOWN)
+            own = int(episode.query_past[user, c]) / float(episode.query_past_total[user])
+            unknown = UNKNOWN * math.exp(min(text, MOST_BY_TEXT))
+            expected += weights[-1] * math.log(own + math.exp(head.elsewhere[-1]) * popular + unknown)
             expected += 5 * weights[6] * float(head.scene_preference @ points[c]) + float(bias[c])
             assert scores[user][c] == pytest.approx(expected, rel=1e-9)
+
+
+@torch.no_grad()
+def test_texts_say_how_well_an_item_sells_that_nobody_has_taken_and_hardly_of_others() -> None:
+    """As a factor, what suits the thousands of items in the tail reorders the few at the top, which everybody took."""
+    text, known = torch.tensor([0.0, 4.0, 0.0, 4.0]), torch.tensor([[0.0, 0.0, 0.02, 0.01]])
+    weights = FeatureWeights(torch.tensor([*[0.0] * 7, 1.0, *[0.0] * len(TERMS), 1.0]))
+    features = torch.cat([text[:, None], torch.zeros(4, len(TERMS))], dim=1)
+    nothing = torch.zeros(6, 1, 4)
+
+    def order(elsewhere: torch.Tensor) -> list[int]:
+        made = ScoreFeatures(features, nothing, torch.zeros(4, 2), elsewhere)
+        scores: torch.Tensor = made.scores(weights, torch.zeros(2), torch.zeros(4))
+        return scores[0].argsort(descending=True, stable=True).tolist()
+
+    assert order(known) == [2, 3, 1, 0]
+    assert order(torch.zeros(1, 0)) == [1, 3, 0, 2]
 
 
 def test_the_ranking_loss_averages_over_relevant_items_then_queries() -> None:

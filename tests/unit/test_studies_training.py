@@ -415,6 +415,10 @@ def test_thinned_training_stays_a_function_of_the_step(problem: Problem) -> None
             r"distill\.space\.width = 40: .* is 32 wide, with attention heads of 8",
         ),
         ({"distill": {"space": {"width": [0, 12]}}}, "give a multiple of 8 up to 32, or 0 for all of it"),
+        (
+            {"distill": {"space": {"feed_forward": [0, 65]}}},
+            r"distill\.space\.feed_forward goes up to 65, .* have 64 units; give at most that, or 0",
+        ),
     ],
 )
 def test_more_layers_than_the_encoder_has_are_refused_before_anything_is_computed(
