@@ -5,7 +5,7 @@ and counting the support does not help much. Everything is a function of its see
 """
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,20 +24,30 @@ BRANDS = ("acme", "bolt", "corvo", "delta", "elba", "fjord")
 SIZES = ("small", "medium", "large")
 ROOMS = ("kitchen", "garden", "office", "bath", "attic", "hall", "porch", "cellar")
 NOUNS = ("lamp", "chair", "towel", "brush", "clock", "basket", "kettle", "mirror")
+WORDS = (*COLOURS, *BRANDS, *SIZES, *ROOMS, *NOUNS)
+_CHINESE = (
+    "红色蓝色绿色黑色白色黄色顶点闪电乌鸦三角易北峡湾小号中号大号"
+    "厨房花园办公浴室阁楼门厅走廊地窖台灯椅子毛巾刷子时钟篮子水壶镜子"
+)
 SCENES = tuple(f"{room} {noun}" for noun, room in itertools.product(NOUNS, ROOMS))
 
 START = 1_577_836_800  # 2020-01-01, UTC seconds
 DAY = 86_400
 
 
-def tiny_encoder(folder: Path) -> Path:
-    """Saves a random BERT (32 wide, 4 layers) with a WordPiece tokenizer of the synthetic words; returns `folder`."""
+def in_chinese(text: str) -> str:
+    """A text of the planted shop as a Chinese shop writes it: words of two characters, without spaces."""
+    places = [WORDS.index(word) for word in text.split()]
+    return "".join(_CHINESE[2 * place : 2 * place + 2] for place in places)
+
+
+def tiny_encoder(folder: Path, words: Iterable[str] = WORDS) -> Path:
+    """Saves a random BERT (32 wide, 4 layers) with a WordPiece tokenizer of these words; returns `folder`."""
     from transformers import BertConfig, BertModel, BertTokenizer
     from transformers.utils import logging
 
     logging.disable_progress_bar()
 
-    words = [*COLOURS, *BRANDS, *SIZES, *ROOMS, *NOUNS]
     letters = [chr(code) for code in range(ord("a"), ord("z") + 1)]
     tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", ",", *words, *letters, *(f"##{c}" for c in letters)]
     folder.mkdir(parents=True, exist_ok=True)

@@ -20,7 +20,7 @@ from studies.evaluation.mixtures import MIXTURES
 from tests.damages import DAMAGES
 from tests.forked import worker
 from tests.mini import call
-from tests.synthetic import planted_dataset, tiny_encoder, write_shop
+from tests.synthetic import in_chinese, planted_dataset, tiny_encoder, write_shop
 
 STUDY = """
 name = "shop"
@@ -206,9 +206,14 @@ def test_a_planted_leak_stops_the_check_and_the_study(shop, database_url):
 def test_a_users_files_become_a_student_and_a_report(shop, database_url, tmp_path):
     """The promise to a stranger with a parquet pair; and rankings that another evaluator scores the same.
 
-    Every item of the shop is a candidate, so that what was taken in other scenes counts on the whole way.
+    Every item of the shop is a candidate, so that what was taken in other scenes counts on the whole way. The shop is
+    Chinese, under an encoder whose tokens are characters.
     """
     study = shop / "study.toml"
+    items = pl.read_csv(shop / "catalogue.csv", separator=";")
+    titles = [in_chinese(title) for title in items["title"]]
+    items.with_columns(title=pl.Series(titles)).write_csv(shop / "catalogue.csv", separator=";")
+    tiny_encoder(tmp_path / "encoder", sorted(set("".join(titles))))
     study.write_text(study.read_text().replace("[protocol]\n", '[protocol]\ncandidates = "all"\n'))
     run = ("run", study, "--json", "--engine", "external")
     with worker("shop", HPO_DATABASE_URL=database_url):
@@ -247,6 +252,15 @@ def test_a_users_files_become_a_student_and_a_report(shop, database_url, tmp_pat
     assert scored.returncode == 0, scored.stderr
     assert json.loads(scored.stdout)["recall"] == pytest.approx(systems["student"]["recall"], abs=1e-6)
     assert (dump / "qrels.txt").read_bytes() == (tmp_path / "rankings" / "qrels.txt").read_bytes()
+
+    (tmp_path / "first.jsonl").write_text("\n".join(json.dumps({"history": [], "item": titles[0]}) for _ in range(3)))
+    (tmp_path / "users.jsonl").write_text(json.dumps({"user": "客户", "history": [titles[1]]}, ensure_ascii=False))
+    files = ("--support", tmp_path / "first.jsonl", "--histories", tmp_path / "users.jsonl", "--text", "title")
+    listed = call("recommend", result["export"], "--catalogue", moved / "catalogue.csv", *files, "--k", "3", "--json")
+    assert listed.returncode == 0, listed.stderr
+    recommended = json.loads(listed.stdout)
+    assert recommended["user"] == "客户"
+    assert len(set(recommended["items"]) & set(titles)) == 3
 
     report = call("report", "shop", cwd=moved, HPO_DATABASE_URL=database_url)
     assert report.returncode == 0, report.stderr
