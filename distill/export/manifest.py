@@ -28,7 +28,7 @@ from studies.config.definition import Format, Pooling, Precision, StudyDefinitio
 from studies.config.hyperparameters import Hyperparameters
 from studies.evaluation.figures import Figures, misfit
 
-FORMAT = 5
+FORMAT = 6
 MANIFEST = "manifest.json"
 HEAD = "head.safetensors"
 # Of a student narrower than its teacher; where sentence-transformers looks for a Dense module.
