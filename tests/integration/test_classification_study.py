@@ -35,7 +35,7 @@ def in_own_words(text: str) -> bool:
 @pytest.mark.slow
 def test_a_classification_is_killed_and_stopped_and_ends_as_one_that_was_not(database, database_url, tmp_path):
     """Whoever sorts a feed has the same promises as whoever ranks: nothing lost, everything said in its words."""
-    rungs = "[2, 30]"
+    rungs = "[2, 100]"
     study, calm = mini_labels(tmp_path, rungs=rungs), mini_labels(tmp_path, "calm", rungs)
     undisturbed = fork("launch", calm, "--workers", "1", cwd=tmp_path, HPO_DATABASE_URL=database_url)
     refused = call("run", study, "--trec", tmp_path / "trec", cwd=tmp_path, HPO_DATABASE_URL=database_url)
@@ -45,7 +45,7 @@ def test_a_classification_is_killed_and_stopped_and_ends_as_one_that_was_not(dat
     def some_at_work() -> bool:
         with contextlib.suppress(KeyError):
             states = [trial.state for trial in trials_of(database_url)]
-            return TrialState.RUNNING in states and len(children(process.pid)) == 2
+            return TrialState.RUNNING in states and bool(children(process.pid))
         return False
 
     wait_for(some_at_work, process)
