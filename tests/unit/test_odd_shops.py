@@ -13,6 +13,7 @@ from storage.errors import InputError
 from studies.config.spec import StudySpec, parse_spec
 from studies.data.dataset import Dataset
 from studies.data.loading import load_data, read_source
+from studies.episodes.split import split_scenes
 from tests.heard import Heard
 from tests.synthetic import planted_dataset
 
@@ -316,3 +317,23 @@ def test_warnings_are_stored_with_the_data_and_shown_by_every_command_that_reads
     heard = Heard()
     load_data(spec.data, spec.protocol, tmp_path / "cache", heard)
     assert heard.notes == [f"warning: {found.warnings[0]}"]
+
+
+def test_scenes_that_one_customer_decides_are_a_warning(shop: Shop, tmp_path: Path) -> None:
+    """The recall of such a scene is 0 or 1, and counts as much as that of a scene with a hundred customers."""
+    spec = study(tmp_path, shop)
+    assert not any("queries in all" in warning for warning in check(spec, tmp_path / "cache").warnings)
+    data = load_data(spec.data, spec.protocol, tmp_path / "cache")
+    parts = split_scenes(data, spec.protocol)
+    begin, end = parts.period["test"]
+    lonely = data.scenes[int(parts.scenes["test"][0])]
+    # In the test's period of this scene one customer is left, and that for two of five openings.
+    there = pl.col("item_id").is_in(shop.items.filter(category=lonely)["item_id"].implode())
+    there &= pl.col("timestamp") >= begin
+    kept = shop.log.filter(~there | (pl.col("timestamp") < begin + 0.4 * (end - begin)))
+    log = kept.with_columns(user_id=pl.when(there).then(pl.lit("u1")).otherwise("user_id"))
+    (tmp_path / "lonely").mkdir()
+    warnings = check(study(tmp_path / "lonely", shop._replace(log=log)), tmp_path / "cache").warnings
+    (said,) = [warning for warning in warnings if "queries in all" in warning]
+    assert said.startswith("1 of 3 meta-test scenes have fewer than 5 queries in all")
+    assert "protocol.min_queries" in said

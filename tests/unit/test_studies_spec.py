@@ -133,6 +133,7 @@ BAD: list[tuple[dict[str, Any], list[str]]] = [
     ({"protocol": {"split": [0.5, 0.5]}}, ["protocol.split", "takes 3 fractions", "[0.5, 0.5]"]),
     ({"protocol": {"timeline": [0.2, 0.5, 0.7]}}, ["protocol.timeline", "takes 2 fractions", "[0.2, 0.5, 0.7]"]),
     ({"protocol": {"timeline": [0.8, 0.6]}}, ["protocol", "timeline must increase", "[0.8, 0.6]"]),
+    ({"protocol": {"min_queries": 30}}, ["protocol", "min_queries = 30", "train_queries = 24", "set it to 24 or less"]),
     ({"protocol": {"openings": 4}}, ["protocol.openings", "greater than or equal to 5", "got 4"]),
     ({"protocol": {"window_days": "28"}}, ["protocol.window_days", "a number", "got '28'"]),
     ({"protocol": {"window_days": float("inf")}}, ["protocol.window_days", "finite number", "got inf"]),
