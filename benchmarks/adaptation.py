@@ -1,11 +1,12 @@
 """Does the shop's own training of the encoder pay? Cheap learners over the pretrained and over adapted encoders.
 
-    python benchmarks/adaptation.py [STUDY.toml] [--quick] [--recipes NAME+NAME ...] [--steps N] [--lr X] [--shots K]
-        [--part validation|test] [--layers N] [--updates N] [--json FILE]
+    python benchmarks/adaptation.py [STUDY.toml] [--quick] [--recipes NAME+NAME ...] [--steps N] [--lr X]
+        [--shots K ...] [--part validation|test] [--layers N] [--updates N] [--json FILE]
 
 STUDY.toml is a file of any task; by default studies/products.toml. A recipe is the objectives of `[teacher.adapt]`,
 joined by "+", with its other keys behind a colon: "labels:lr=1e-4,steps=100". Each encoder is scored with the baseline
 that knows nothing else, with a prototypical network over frozen vectors, and with --layers over trained layers.
+Learners train on the first of --shots and are scored on all of them, the same queries under each.
 Differences are paired bootstraps over scenes, or episodes, against the pretrained encoder under the same learner.
 Choose on validation; score the chosen ones on test once. Online Retail: ONLINE_RETAIL names the folder that holds
 shop.toml, purchases.parquet and items.parquet, and "online_retail" in place of a file reads it.
@@ -50,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--recipes", nargs="+", help="by default every objective of the task alone")
     parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--lr", type=float, default=1e-4)
-    parser.add_argument("--shots", type=int, default=1)
+    parser.add_argument("--shots", type=int, nargs="+", default=[1])
     parser.add_argument("--part", choices=["validation", "test"], default="validation")
     parser.add_argument("--updates", type=int, default=90, help="of the prototypical network")
     parser.add_argument("--layers", type=int, default=0, help="also with so many trained layers")
@@ -60,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         chosen.steps, chosen.updates = 10, 10
     spec = study(chosen.study, chosen.shots, chosen.layers)
     data = load_data(spec, cache_folder())
-    found: dict[str, dict[str, Evaluation]] = {}
+    found: dict[str, dict[tuple[str, int], Evaluation]] = {}
     minutes: dict[str, float] = {}
     for recipe in [PRETRAINED, *(chosen.recipes or DEFAULT[spec.task])]:
         settings = None if recipe == PRETRAINED else settings_of(recipe, chosen.steps, chosen.lr)
@@ -69,22 +70,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
         minutes[recipe] = 0.0 if adaptation is None else adaptation.seconds / 60
         layers = [0, chosen.layers] if chosen.layers else [0]
         found[recipe] = scores(problem, chosen.part, layers, chosen.updates)
-        for name, evaluation in found[recipe].items():
-            print(f"{recipe}, {name}: {evaluation.mean():.4f}", file=sys.stderr, flush=True)
+        for (name, shots), evaluation in found[recipe].items():
+            print(f"{recipe}, {name}, {shots} shots: {evaluation.mean():.4f}", file=sys.stderr, flush=True)
     rows = rows_of(spec, found, minutes, chosen)
     show(rows)
     if chosen.json:
         atomic_write(chosen.json, json.dumps(rows, indent=2).encode())
 
 
-def study(name: str, shots: int, layers: int) -> StudySpec:
-    """The study, at a number of shots of its own, with no more activations cached than are read."""
+def study(name: str, shots: Sequence[int], layers: int) -> StudySpec:
+    """The study, at numbers of shots of its own, with no more activations cached than are read."""
     if name == "online_retail":
         if not (folder := os.environ.get("ONLINE_RETAIL")):
             sys.exit("ONLINE_RETAIL names no folder with shop.toml, purchases.parquet and items.parquet")
         name = f"{folder}/shop.toml"
     raw = load_spec(Path(name)).model_dump(mode="json")
-    raw["protocol"]["shots"] = shots
+    raw["protocol"]["shots"] = shots[0]
+    raw["protocol"]["report_shots"] = sorted(shots)
     space = raw["search"]["space"]
     raw["search"]["space"] = {name: domain for name, domain in space.items() if name not in ENCODER}
     raw["search"]["space"]["trainable_layers"] = [0, layers] if layers else 0
@@ -105,11 +107,13 @@ def prepared(spec: StudySpec, data: TaskData, settings: dict[str, Any] | None) -
     return prepare(parse_spec(raw), cache_folder(), data=data)
 
 
-def scores(problem: Problem, part: SplitName, layers: Sequence[int], updates: int) -> dict[str, Evaluation]:
-    """The encoder alone, and prototypical networks over so many trained layers of it."""
-    episodes, frozen = problem.episodes(part), STAGES[problem.spec.task].frozen
+def scores(problem: Problem, part: SplitName, layers: Sequence[int], updates: int) -> dict[tuple[str, int], Evaluation]:
+    """The encoder alone, and prototypical networks over so many trained layers of it, at each number of shots."""
+    by_shots, frozen = problem.by_shots(part), STAGES[problem.spec.task].frozen
+    found = {}
     with full_precision():
-        found = {frozen: problem.score(problem.baselines(part)[frozen], episodes)}
+        for shots, episodes in by_shots.items():
+            found[frozen, shots] = problem.score(problem.baselines(part)[frozen], episodes)
     for count in layers:
         learner = problem.learner(values(problem.spec.task, count))
         started = time.process_time()
@@ -117,7 +121,8 @@ def scores(problem: Problem, part: SplitName, layers: Sequence[int], updates: in
         name = f"protonet, {count} layers trained" if count else "protonet, frozen encoder"
         print(f"{name}: {time.process_time() - started:.0f} CPU s of training", file=sys.stderr, flush=True)
         with full_precision():
-            found[name] = problem.evaluate(learner, episodes)
+            for shots, episodes in by_shots.items():
+                found[name, shots] = problem.evaluate(learner, episodes)
     return found
 
 
@@ -132,19 +137,23 @@ def values(task: str, layers: int) -> Hyperparameters:
 
 
 def rows_of(
-    spec: StudySpec, found: dict[str, dict[str, Evaluation]], minutes: dict[str, float], chosen: argparse.Namespace
+    spec: StudySpec,
+    found: dict[str, dict[tuple[str, int], Evaluation]],
+    minutes: dict[str, float],
+    chosen: argparse.Namespace,
 ) -> list[dict[str, Any]]:
     """One row for each recipe and learner, against the pretrained encoder."""
     rows = []
     for recipe, systems in found.items():
-        for name, ours in systems.items():
-            theirs = found[PRETRAINED][name]
+        for (name, shots), ours in systems.items():
+            theirs = found[PRETRAINED][name, shots]
             gain = compare(ours, theirs)
             rows.append(
                 {
-                    "measure": f"{spec.name}, {chosen.part} {spec.metric}, {chosen.shots} shots, {name}, {recipe}",
+                    "measure": f"{spec.name}, {chosen.part} {spec.metric}, {shots} shots, {name}, {recipe}",
                     "recipe": recipe,
                     "learner": name,
+                    "shots": shots,
                     "ours": ours.mean(),
                     "peer": PRETRAINED,
                     "peer_value": theirs.mean(),
@@ -159,11 +168,13 @@ def rows_of(
 
 def show(rows: list[dict[str, Any]]) -> None:
     """The table."""
-    table = Table("recipe", "minutes", "learner", "recall", "over the pretrained encoder", box=None)
+    table = Table("recipe", "minutes", "learner", "shots", "recall", "over the pretrained encoder", box=None)
     for row in rows:
         mean, low, high = row["difference"]
         paired = "" if row["recipe"] == PRETRAINED else f"{mean:+.4f} [{low:+.4f}, {high:+.4f}]"
-        table.add_row(row["recipe"], f"{row['minutes']:.1f}", row["learner"], f"{row['ours']:.4f}", paired)
+        table.add_row(
+            row["recipe"], f"{row['minutes']:.1f}", row["learner"], str(row["shots"]), f"{row['ours']:.4f}", paired
+        )
     Console(width=160).print(table)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from distill.evaluation import StudyEvaluation
 from studies.evaluation.figures import AdaptationFacts, Figure, Figures, Settings
 from studies.evaluation.intervals import Interval
@@ -91,6 +93,50 @@ class AdaptResult(Figures):
     after: Interval
     gain: Interval
     folder: str | None
+
+
+class AdaptTrial(Figures):
+    """One setting of `[teacher.adapt]` that was tried.
+
+    Attributes:
+        objectives: What the encoder was trained with.
+        steps: Updates.
+        lr: Peak learning rate.
+        recall: Validation recall, the mean over the cheap learners.
+        gain: The difference from the pretrained encoder's, paired by scene.
+        seconds: What training the encoder took.
+    """
+
+    objectives: tuple[str, ...]
+    steps: int
+    lr: float
+    recall: float
+    gain: Interval
+    seconds: float
+
+
+class AdaptSearchResult(Figures):
+    """What `hpo adapt --trials` prints.
+
+    Attributes:
+        study: Name of the study file.
+        metric: The name of the recall.
+        learners: The cheap learners.
+        before: Their mean validation recall with the pretrained encoder.
+        trials: The settings, best first.
+        failed: Why others could not be trained.
+        redrawn: The best one's gain on other draws of the validation episodes.
+        table: The best one's keys for `[teacher.adapt]`.
+    """
+
+    study: str
+    metric: str
+    learners: tuple[str, ...]
+    before: float
+    trials: tuple[AdaptTrial, ...]
+    failed: tuple[str, ...]
+    redrawn: Interval
+    table: dict[str, Any]
 
 
 class JobResult(Figures):

@@ -7,6 +7,8 @@ import pytest
 import torch
 from transformers import AutoModel, AutoTokenizer
 
+from hpo.adaptation import search
+from hpo.adaptation.search import with_table
 from hpo.ownership import load_record
 from storage.database.postgres import Database
 from storage.home import home
@@ -76,3 +78,46 @@ def test_a_search_starts_from_the_encoder_that_was_trained_on_the_shop(
     assert launched.returncode == 0, launched.stderr
     assert load_record(database, "mini").encoder == result["sha256"]
     assert stored.stat().st_mtime_ns == before
+
+
+def test_a_search_for_the_table_resumes_and_prints_what_the_study_file_then_takes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its first setting is the study file's own; an interrupted one is tried again, and no setting twice."""
+    monkeypatch.setattr(search, "STEPS", (2, 8))
+    monkeypatch.setattr(search, "UPDATES", 2)
+    study = mini(tmp_path, trials=2, extra=ADAPT)
+    both = call("adapt", study, "--trials", "2", "--out", tmp_path / "encoder")
+    assert (both.returncode, "--trials and --out do not go together" in both.stderr) == (2, True), both.stderr
+
+    trained: list[tuple[list[str], int]] = []
+    train = stage.AdaptationTrainer.train_to
+
+    def interrupt(self: stage.AdaptationTrainer, step: int) -> None:
+        if step == 1:
+            trained.append((self._section.objectives, self._section.steps))
+        if len(trained) == 2:
+            raise KeyboardInterrupt
+        train(self, step)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(stage.AdaptationTrainer, "train_to", interrupt)
+        interrupted = call("adapt", study, "--trials", "2")
+    assert (interrupted.returncode, "nothing finished is lost" in interrupted.stderr) == (130, True), interrupted.stderr
+    assert trained[0] == (["mlm", "cooccurrence"], 6)
+
+    done = call("adapt", study, "--trials", "2", "--json")
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert {(tuple(each["objectives"]), each["steps"]) for each in result["trials"]} == {
+        (tuple(objectives), steps) for objectives, steps in trained
+    }
+    best = result["trials"][0]
+    assert best["recall"] - result["before"] == pytest.approx(best["gain"]["mean"])
+    assert best["recall"] >= result["trials"][1]["recall"]
+    assert result["table"]["objectives"] == best["objectives"]
+    assert with_table(load_spec(study), result["table"]).teacher.adapt is not None
+
+    shown = call("adapt", study, "--trials", "2")
+    assert "setting" not in shown.stderr  # nothing is trained again
+    assert "on other draws of the episodes" in shown.stdout

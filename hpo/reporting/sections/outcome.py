@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 
 from distill.evaluation import ExportEvaluation, StudentRow
@@ -13,7 +14,7 @@ from hpo.reporting.sections.scoring import overview
 from hpo.reporting.sections.search import control_group_sentence, finalists_sentence, search_sentence
 from hpo.reporting.sections.students import students_table, undertrained_sentences, varied_students
 from hpo.reporting.task_words import TaskWords, words_for
-from hpo.results.outcome import AdaptResult, JobResult
+from hpo.results.outcome import AdaptResult, AdaptSearchResult, JobResult
 from studies.evaluation.figures import SystemsEvaluation
 
 
@@ -50,6 +51,30 @@ def adapt_outcome(result: AdaptResult) -> list[Text | Table]:
     written = [] if result.folder is None else [Text(f"encoder: {result.folder}")]
     table = Table("", ["objective", "loss at the start", "at the end"], losses)
     return [table, Text(adaptation_sentence(adaptation)), Text(change), *written]
+
+
+def adapt_search_outcome(result: AdaptSearchResult) -> list[Text | Table]:
+    """Return the settings that were tried, whether the best one gains, and the table for the study file."""
+    rows = [
+        [
+            " + ".join(trial.objectives),
+            str(trial.steps),
+            f"{trial.lr:.2g}",
+            f"{trial.recall:.4f}",
+            spelled(trial.gain, "{:+.4f}"),
+            f"{trial.seconds / 60:.1f}",
+        ]
+        for trial in result.trials
+    ]
+    head = ["objectives", "steps", "lr", "recall", "over the pretrained encoder", "minutes"]
+    title = f"Validation {result.metric}, mean of {' and '.join(result.learners)}; pretrained: {result.before:.4f}"
+    again = f"the best one on other draws of the episodes: {spelled(result.redrawn, '{:+.4f}')}"
+    if result.redrawn.low > 0:
+        table = "".join(f"\n  {name} = {json.dumps(value)}" for name, value in result.table.items())
+        advice = f"to train the encoder so before the search, put this into the study file:\n  [teacher.adapt]{table}"
+    else:
+        advice = "no setting is surely better than the pretrained encoder: leave [teacher.adapt] out"
+    return [Table(title, head, rows), *map(Text, (*result.failed, again, advice))]
 
 
 def baselines_outcome(evaluation: SystemsEvaluation) -> Table:

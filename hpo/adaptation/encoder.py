@@ -1,4 +1,4 @@
-"""`hpo adapt`: the shop's own training of the encoder alone, what it changes, and its folder.
+"""`hpo adapt`: the shop's own training of the encoder, what it changes, and its folder.
 
 `hpo run` and `hpo launch` do the same training when they prepare a study, unless it is done already.
 """

@@ -1,0 +1,1 @@
+"""`hpo adapt`: the shop's own training of the encoder, and the search for how to do it."""
