@@ -159,6 +159,11 @@ class Distillation:
         return states if states.layers else None  # no cached states: the teacher trained these layers itself
 
 
+def untrained(problem: Problem, teacher: Teacher, values: StudentHyperparameters) -> Student:
+    """Return a student before its first step: layers and head are its teacher's."""
+    return start(problem, teacher.learner, texts_in(problem, values.vocabulary), values)
+
+
 def load_student(problem: Problem, folder: Path) -> Student:
     """Return the student that a distillation trial saved in `folder`: of its last checkpoint, never of an earlier one.
 
@@ -226,5 +231,6 @@ __all__ = [
     "latency",
     "load_student",
     "size",
+    "untrained",
     "validation_recalls",
 ]

@@ -131,9 +131,7 @@ def distil_and_evaluate(
     distilled = distil(database, spec, problem, winners.teachers, console)
     students = student_rows(open_distillation(database, spec), spec)
     start = search_start(database, spec, problem)
-    evaluation = evaluate_all(
-        spec, problem, winners, distilled.student, students, trec, start=start, alone=distilled.alone
-    )
+    evaluation = evaluate_all(spec, problem, winners, distilled, students, trec, start=start)
     Records(database.engine).finish_stage(spec.name, EVALUATION, evaluation.to_json())
     Page(database, spec).write()
     return check_evaluated(database, spec.name)

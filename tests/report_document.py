@@ -176,7 +176,8 @@ def as_classification(found: dict[str, Any], classes: Sequence[str]) -> dict[str
     for figures in evaluation["systems"].values():
         known = {name: interval(0.5) for name in metrics} | {"roc_auc": None, "average_precision": None}
         figures |= {"metrics": known, "pooled": pooled}
-    evaluation["systems"]["student, labels alone"] = evaluation["systems"]["student"] | {"kind": "labels alone"}
+    for name in ("labels alone", "untrained"):
+        evaluation["systems"][f"student, {name}"] = evaluation["systems"]["student"] | {"kind": name}
     evaluation |= {"task": "classification", "kind": "new classes", "metric": "macro recall"}
     evaluation |= {"query_counts": {"classes": len(classes)}}
     evaluation |= {"scene_facts": {}, "transfer": [], "curve": evaluation["curve"] | {"left_out": []}}

@@ -64,6 +64,11 @@ class Results:
         return next((name for name in self.systems if self.kind(name) == "student"), None)
 
     @cached_property
+    def untrained(self) -> str | None:
+        """Return the same student before its first step, if there is one."""
+        return next((name for name in self.systems if self.kind(name) == "untrained"), None)
+
+    @cached_property
     def alone(self) -> str | None:
         """Return the same student trained without a teacher, if there is one."""
         return next((name for name in self.systems if self.kind(name) == "labels alone"), None)

@@ -9,7 +9,6 @@ import functools
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import optuna
 from optuna.study import StudyDirection
@@ -17,10 +16,19 @@ from optuna.trial import FrozenTrial
 
 from distill.evaluation import Finalists, StudentRow
 from distill.hyperparameters import StudentHyperparameters
-from distill.objective import Distillation, Student, Teacher, latency, load_student, size, validation_recalls
+from distill.objective import (
+    Distillation,
+    Student,
+    Teacher,
+    latency,
+    load_student,
+    size,
+    untrained,
+    validation_recalls,
+)
 from hpo.dashboard.page import Page
 from hpo.ownership import OwnedStudy, owned_distillation, owned_search
-from hpo.results.evaluation import Winners, text_free_recalls
+from hpo.results.evaluation import Distilled, Winners, text_free_recalls
 from hpo.results.students import TRAINING, choose_student, student_rows
 from hpo.results.undertraining import student_progress
 from hpo.search.asha import Decision
@@ -45,20 +53,6 @@ from studies.training.objective import load_teacher
 from studies.training.prepare import prepare
 from studies.training.problem import Problem
 from studies.training.rungs import RungReport
-
-
-class Distilled(NamedTuple):
-    """What a distillation found.
-
-    Attributes:
-        student: The student to export.
-        trial: Its trial.
-        alone: The same student trained without a teacher; None where the study does not ask for it.
-    """
-
-    student: Student
-    trial: int
-    alone: Student | None
 
 
 def choose(database: Database, spec: StudySpec, problem: Problem, console: Console) -> Winners:
@@ -103,7 +97,10 @@ def distil(
     work.run()
     chosen = choose_student(work.study, spec)
     student = load_student(problem, work.owned.trial_folder(chosen.number))
-    return Distilled(student, chosen.number, work.without_teacher(student) if spec.distill.labels_alone else None)
+    best = min(teachers, key=lambda teacher: (-teacher.recall, teacher.trial))
+    before = untrained(problem, best, student.hyperparameters)
+    alone = work.without_teacher(student) if spec.distill.labels_alone else None
+    return Distilled(student, chosen.number, before, alone)
 
 
 def distil_study(database: Database, spec: StudySpec, console: Console) -> tuple[StudentRow, ...]:

@@ -36,8 +36,9 @@ from studies.training.problem import Problem
 # A system with its kind, as in `Scored`.
 Entry = tuple[str, Any]
 FINE_TUNING = "fine-tuning"
-# The student that was trained on the labels, from the same start and for as many steps.
-LABELS_ALONE = "student, labels alone"
+# What the student is compared with: itself before its first step, and trained on the labels from the same start and for
+# as many steps.
+UNTRAINED, LABELS_ALONE = "student, untrained", "student, labels alone"
 
 
 class Winners(NamedTuple):
@@ -54,16 +55,31 @@ class Winners(NamedTuple):
     finalists: Finalists
 
 
+class Distilled(NamedTuple):
+    """What a distillation found.
+
+    Attributes:
+        student: The student to export.
+        trial: Its trial.
+        untrained: The same student before its first step: layers and head of its teacher.
+        alone: The same student trained without a teacher; None where the study does not ask for it.
+    """
+
+    student: Student
+    trial: int
+    untrained: Student
+    alone: Student | None
+
+
 def evaluate_all(
     spec: StudySpec,
     problem: Problem,
     winners: Winners,
-    student: Student,
+    distilled: Distilled,
     students: Sequence[StudentRow],
     dump: Path | None = None,
     *,
     start: SearchStart | None = None,
-    alone: Student | None = None,
 ) -> StudyEvaluation:
     """Score baselines, teachers and student on the test scenes.
 
@@ -71,17 +87,16 @@ def evaluate_all(
         spec: The study.
         problem: The study's data; its reporter receives the number of systems scored.
         winners: The search's.
-        student: The student that is exported.
+        distilled: The student that is exported, and what it is compared with.
         students: The distillation's trials; one of them is this student's.
         dump: Folder for the rankings in TREC formats; must not exist.
         start: Where the search started, to compare its best trial with.
-        alone: The same student trained without a teacher.
     """
     teachers, start = winners.teachers, start or SearchStart()
     learned = _trials(winners, start)
     labels = {teacher.trial: label for label, (_, teacher) in learned.items()}
     with full_precision():
-        entries = _baselines(problem, "test") | _learned(problem, learned, student, alone)
+        entries = _baselines(problem, "test") | _learned(problem, learned, distilled)
         results = _score(problem, "test", entries, "scoring test episodes", dump)
     best = _label(teachers[0])
     direct = f"{best}, not adapted"
@@ -99,7 +114,7 @@ def evaluate_all(
         students=tuple(students),
         finalists=winners.finalists,
         search_gain=search_gain(results, teachers[0], start, labels),
-        inference=inference_figures(problem, teachers[0], student),
+        inference=inference_figures(problem, teachers[0], distilled.student),
         unlike=unlike(problem.encoder.config),
     )
 
@@ -167,9 +182,7 @@ def _trials(winners: Winners, start: SearchStart) -> dict[str, tuple[str, Teache
     return {label: (kind, teacher) for kind, label, teacher in trials.values()}
 
 
-def _learned(
-    problem: Problem, trials: Mapping[str, tuple[str, Teacher]], student: Student, alone: Student | None
-) -> dict[str, Entry]:
+def _learned(problem: Problem, trials: Mapping[str, tuple[str, Teacher]], distilled: Distilled) -> dict[str, Entry]:
     # Each text is encoded once for all sizes of the support.
     episodes = list(chain(problem.test, *problem.by_shots("test").values()))
     lengths = problem.tokens.lengths
@@ -185,11 +198,14 @@ def _learned(
         if not entries and (direct := problem.unadapted(learner, vectors)) is not None:
             entries[f"{label}, not adapted"] = ("direct transfer", direct)
         entries[label] = (kind, problem.adapted(learner, vectors))
-    vectors = encoded("the student", student.tower)
-    entries["student"] = ("student", problem.adapted(student.learner, vectors))
-    if alone is not None:
-        vectors = encoded("the student without a teacher", alone.tower)
-        entries[LABELS_ALONE] = ("labels alone", problem.adapted(alone.learner, vectors))
+    students = {
+        "student": ("student", "the student", distilled.student),
+        UNTRAINED: ("untrained", "the untrained student", distilled.untrained),
+        LABELS_ALONE: ("labels alone", "the student without a teacher", distilled.alone),
+    }
+    for name, (kind, called, student) in students.items():
+        if student is not None:
+            entries[name] = (kind, problem.adapted(student.learner, encoded(called, student.tower)))
     return entries
 
 

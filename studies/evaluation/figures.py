@@ -78,8 +78,8 @@ class SystemFigures(Figures):
     """The figures of one system, with intervals over scenes; None where no scene has the figure.
 
     Attributes:
-        kind: "baseline", "teacher", "direct transfer", "fine-tuning", "start of the search", "student" or
-            "labels alone".
+        kind: "baseline", "teacher", "direct transfer", "fine-tuning", "start of the search", "student",
+            "untrained" or "labels alone".
         recall: See the metrics of the task, such as `studies.evaluation.metrics.SceneMetrics`.
         metrics: The task's other metrics, by name.
         over_reference: Difference of recall from the reference, paired by scene.

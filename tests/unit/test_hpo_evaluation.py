@@ -10,7 +10,7 @@ from distill.evaluation import Finalist, Finalists, StudentRow, StudyEvaluation
 from distill.export.manifest import EncoderReference, Lineage, Origin
 from distill.objective import Teacher
 from hpo.ownership import OwnedStudy
-from hpo.results.evaluation import Winners, evaluate_all
+from hpo.results.evaluation import Distilled, Winners, evaluate_all
 from hpo.results.exported import origin
 from hpo.results.search_start import SearchStart, _unfinished
 from hpo.search.trial_chains import DEFAULT, ERROR, REASON
@@ -41,7 +41,8 @@ def evaluated(tmp_path_factory: pytest.TempPathFactory) -> tuple[StudyEvaluation
     students = [StudentRow(trial=n, front=n == 1, taken=n == 1, **row) for n in range(2)]
     student = untrained(problem, VALUES)
     start = SearchStart(Teacher(0, 0.2, problem.learner(START)), Teacher(2, 0.3, problem.learner(PLAIN)))
-    evaluation = evaluate_all(spec, problem, winners, student, students, start=start)
+    distilled = Distilled(student, 1, untrained(problem, VALUES), None)
+    evaluation = evaluate_all(spec, problem, winners, distilled, students, start=start)
     # Its database is not asked.
     students_study = OwnedStudy(None, "tiny-distill", "tiny", id=STUDY_ID, files="fedcba98")
     return evaluation, origin(spec, problem, evaluation, students_study, student)
@@ -56,6 +57,9 @@ def test_every_system_is_scored_and_the_json_is_read_back_as_it_was(evaluated: t
     assert kinds["teacher 4 (anil), not adapted"] == "direct transfer"
     assert kinds["trial 2 (finetune)"] == "fine-tuning"
     assert kinds["student"] == "student"
+    assert kinds["student, untrained"] == "untrained"
+    recalls = {name: system.scene_recalls for name, system in evaluation.systems.items()}
+    assert recalls["student, untrained"] == recalls["student"]  # of this study nothing was trained
     assert evaluation.student_trial == 1
     assert evaluation.systems["support popularity"].over_reference.mean == 0
     assert {len(system.scene_recalls) for system in evaluation.systems.values()} == {evaluation.scenes}

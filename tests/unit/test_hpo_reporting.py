@@ -523,6 +523,7 @@ def test_a_classification_is_reported_class_by_class_in_its_own_words(tmp_path):
     reliance = {row[0]: row[1:] for row in page.table("system", "calibration error")}
     assert reliance["student"] == ["0.032", "62%", "41%"]
     assert "the same student trained on the labels alone" in text
+    assert "the same student before its training" in text
     assert "4 episodes of completejourney, with classes that neither" in text
     assert "labelled texts of each class in the support (K)" in (tmp_path / "report.html").read_text("utf-8")
     assert not re.findall(r"ROC-AUC|(?i:scene\b|scenes|interaction|recall@|catalogue)", text)

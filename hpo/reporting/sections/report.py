@@ -59,6 +59,9 @@ def verdicts(results: Results) -> list[str]:
     if results.student is not None:
         paired = results.difference(results.student, results.teacher)
         said.append(results.verdict("The student", "its best teacher", paired))
+    if results.untrained is not None:
+        paired = results.difference(results.student, results.untrained)
+        said.append(results.verdict("It", "the same student before its training", paired))
     if results.alone is not None:
         paired = results.difference(results.student, results.alone)
         said.append(results.verdict("It", "the same student trained on the labels alone", paired))
