@@ -57,7 +57,7 @@ from studies.training.rungs import RungReport
 RUNGS = {"ranking": [6, 18, 54, 162], "classification": [3, 6, 12, 25, 50]}
 SEED = 20261125
 COSTLY = ("maml", "metasgd", "reptile")
-MOST_LAYERS = 48
+MOST_LAYERS = 24
 
 
 @dataclass(frozen=True)
@@ -108,9 +108,10 @@ def too_costly(values: Hyperparameters) -> bool:
     """Whether a configuration takes many minutes, which a recording of hundreds cannot spend."""
     if values.learner in COSTLY and values.meta_batch_size == 16:
         return True
-    # Layers that train, for every episode of an update, and for every step that adapts them, in evaluations too.
-    steps = values.inner_steps or 0 if values.entry.adapts_encoder else 0
-    return values.trainable_layers * max(values.meta_batch_size, 2 * steps) > MOST_LAYERS
+    # Layers that train, in every episode of an update; where episodes adapt them, for every step, in evaluations too.
+    steps = 4 * (values.inner_steps or 0) if values.entry.adapts_encoder else 0
+    second = 2 if values.entry.needs_eager_attention else 1
+    return second * values.trainable_layers * max(values.meta_batch_size, steps) > MOST_LAYERS
 
 
 def configuration(search: SearchSection, number: int) -> Hyperparameters:

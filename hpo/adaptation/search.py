@@ -12,13 +12,16 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import optuna
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
@@ -71,7 +74,7 @@ def search_adaptation(spec: StudySpec, trials: int, console: Console) -> AdaptSe
     search = _Search(spec, problem, console)
     journal = cache_folder() / "adaptation" / f"{search.digest}.log"
     journal.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(journal.with_suffix(".lock")):
+    with _alone(journal):
         study = optuna.create_study(
             storage=JournalStorage(JournalFileBackend(str(journal))),
             sampler=optuna.samplers.TPESampler(seed=spec.search.seed, n_startup_trials=5),
@@ -86,6 +89,27 @@ def search_adaptation(spec: StudySpec, trials: int, console: Console) -> AdaptSe
                 search.run(study, f"setting {done + 1} of {trials}")
             progress(trials, trials)
         return search.result(_ended(study)[:trials])
+
+
+@contextmanager
+def _alone(journal: Path) -> Iterator[None]:
+    """Hold a search's lock within the block.
+
+    Raises:
+        InputError: Another process has it.
+    """
+    lock = FileLock(journal.with_suffix(".lock"))
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise InputError(
+            "another process searches the training of this study's encoder: wait until it has ended, then repeat the "
+            "command, which takes over its settings"
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def with_table(spec: StudySpec, keys: dict[str, Any]) -> StudySpec:
