@@ -35,6 +35,8 @@ def adapt(
     hpo run and hpo launch do this themselves before the search, unless it is done already. Needs no database.
     """
     spec = load(study)
+    import optuna
+
     from hpo.adaptation.encoder import adapt_encoder
     from hpo.adaptation.search import search_adaptation
     from hpo.reporting.renderers.terminal import print_blocks
@@ -45,6 +47,7 @@ def adapt(
         raise InputError(
             "--trials and --out do not go together: put the best table into the study file, then use --out"
         )
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
     console = Console()
     if trials is not None:
         searched = search_adaptation(spec, trials, console)
