@@ -54,7 +54,7 @@ from studies.training.objective import load_teacher, run_trial
 from studies.training.prepare import prepare
 from studies.training.rungs import RungReport
 
-RUNGS = {"ranking": [6, 18, 54, 162], "classification": [3, 6, 12, 25, 50]}
+RUNGS = {"ranking": [6, 18, 54, 162], "classification": [3, 6, 12, 24, 48]}
 SEED = 20261125
 COSTLY = ("maml", "metasgd", "reptile")
 MOST_LAYERS = 24

@@ -52,6 +52,9 @@ class StudentRecommender(ServedStudent):
     torch.Size([2, 2])
     >>> scene.candidates[ranking.items[0, 0]] in catalogue.texts
     True
+    >>> reasons = scene.explain(["muesli", "corn flakes"], ranking.items[0].tolist())
+    >>> abs(sum(reason.value for reason in reasons[0]) - float(ranking.scores[0, 0])) < 1e-4
+    True
     >>> catalogue.add(["rice drink"])  # embeds this one alone; the scene stays what it is
     >>> catalogue.adapt(support=[([], "rice drink")], candidates=[0, 2, 3]).rank([[]]).items.shape
     torch.Size([1, 3])

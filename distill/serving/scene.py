@@ -16,11 +16,28 @@ from torch import Tensor
 from distill.export.tasks.popularity import count_taken
 from storage.errors import InputError
 from studies.evaluation.metrics import top_k
+from studies.model.explanation import HISTORY, SUPPORT, Term, explain
 from studies.model.recommender import Head
 from studies.model.scene_encoding import AdaptedScene
 from studies.text_form import normalise_text
 
 History = Sequence[str]
+
+
+class Reason(NamedTuple):
+    """A term of a score, of `studies.model.explanation`.
+
+    Attributes:
+        name: What it is.
+        value: What it adds to the score.
+        items: What each text of the history, or each item of the support, has of it; empty where none brought it.
+    """
+
+    name: str
+    value: float
+    items: tuple[tuple[str, float], ...]
+
+
 # Returns the (n, D) vectors of texts.
 Lookup = Callable[[Sequence[str]], Tensor]
 # Most elements of a ranking's largest tensors: more users are ranked in several parts.
@@ -96,6 +113,39 @@ class Scene:
         )
         return Ranking(*(torch.cat(columns) for columns in zip(empty, *parts, strict=True)))
 
+    @torch.no_grad()
+    def explain(self, history: History, items: Sequence[int]) -> list[list[Reason]]:
+        """Return why candidates have their scores for a user: terms that add up to the score, the largest first.
+
+        Args:
+            history: The user's.
+            items: Positions among the candidates, such as a row of a ranking.
+
+        Raises:
+            InputError: There is no such candidate, the history is one text instead of a list, or a text is blank.
+        """
+        if outside := [item for item in items if not 0 <= item < len(self.candidates)]:
+            raise InputError(f"the scene has {len(self.candidates)} candidates and no item {outside[0]}")
+        (cut,) = shorten([history], self._longest)
+        held, counts = Vectors([cut], self._lookup).count([cut])
+        encoding = self._head.with_history_items(self._adapted.encoding, held)
+        texts = {HISTORY: list(dict.fromkeys(cut)), SUPPORT: self._support()}
+        past = self._past([history])[0] if self._place is not None else None
+        found = explain(self._adapted, encoding, counts[0], past, items)
+        return [sorted((_reason(term, texts) for term in terms), key=lambda each: -abs(each.value)) for terms in found]
+
+    def _support(self) -> list[str]:
+        """Return the texts of the support's items."""
+        return [self.candidates[place] for place in self._adapted.encoding.support_kernels[0].argmax(1).tolist()]
+
+    def _past(self, histories: Sequence[History]) -> Tensor:
+        """Return (R, C) each candidate's part of what the users took."""
+        assert self._place is not None, "the student reads what users took"
+        users, taken, times = count_taken(histories, self._place).to(self._shared_scores.device)
+        counts = self._shared_scores.new_zeros(len(histories), len(self.candidates))
+        counts[users, taken] = times.to(counts)
+        return counts / counts.sum(1, keepdim=True).clamp(min=1)
+
     def _rank(self, histories: Sequence[History], vectors: Vectors, k: int, whole: Sequence[History]) -> Ranking:
         held, counts = vectors.count(histories)
         encoding = self._head.with_history_items(self._adapted.encoding, held)
@@ -107,6 +157,14 @@ class Scene:
         scores = _finite(scores)
         items = best(scores, k)
         return Ranking(items, scores.gather(1, items))
+
+
+def _reason(term: Term, texts: Mapping[str, Sequence[str]]) -> Reason:
+    """Return a term with the texts of its parts; equal texts of a support are one."""
+    parts: dict[str, float] = {}
+    for text, part in zip(texts.get(term.source, ()), term.parts, strict=True):
+        parts[text] = parts.get(text, 0.0) + part
+    return Reason(term.name, term.value, tuple(sorted(parts.items(), key=lambda each: -abs(each[1]))))
 
 
 class Vectors:

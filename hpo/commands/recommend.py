@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -62,6 +61,9 @@ def recommend(
             show_default=False,
         ),
     ] = None,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Say why each item has its score: the terms that add up to it.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON lines: user, items, scores.")] = False,
 ) -> None:
     """Adapt an exported student to a scene and rank a catalogue for users."""
@@ -76,10 +78,11 @@ def recommend(
             k=k,
             backend=backend.value,
             taken=taken,
+            explain=explain,
             progress=report,
         )
     if as_json:
         for entry in lists:
-            typer.echo(visible(json.dumps(asdict(entry), ensure_ascii=False)))
+            typer.echo(visible(json.dumps(entry.to_json(), ensure_ascii=False)))
     else:
         print_lists(lists, console)

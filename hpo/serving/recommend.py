@@ -8,7 +8,7 @@ from __future__ import annotations
 import difflib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,8 +23,11 @@ from studies.text_form import normalise_text
 # torch is imported with the student, after the files were checked.
 if TYPE_CHECKING:
     from distill.serving.backends import Backend
+    from distill.serving.scene import Reason
 
 PRODUCTS, TIME = "products", "time"
+# What the terminal shows of why an item has its score; JSON has everything.
+MOST_REASONS, MOST_ITEMS = 3, 2
 
 
 @dataclass(frozen=True)
@@ -64,11 +67,20 @@ class RankedList:
         user: As the file of histories names the user.
         items: Texts, best first.
         scores: Of the items.
+        reasons: Why each item has its score, where that was asked for.
     """
 
     user: str | int | None
     items: list[str]
     scores: list[float]
+    reasons: list[list[Reason]] = field(default_factory=list)
+
+    def to_json(self) -> dict[str, object]:
+        """Return the values of a line of JSON."""
+        found: dict[str, object] = {"user": self.user, "items": self.items, "scores": self.scores}
+        if not self.reasons:
+            return found
+        return found | {"reasons": [[reason._asdict() for reason in reasons] for reasons in self.reasons]}
 
 
 def recommend(
@@ -81,6 +93,7 @@ def recommend(
     k: int = 10,
     backend: Backend = "torch",
     taken: Path | None = None,
+    explain: bool = False,
     progress: Progress | None = None,
 ) -> list[RankedList]:
     """Return the best items of a catalogue for each user, after adapting to a support.
@@ -94,6 +107,7 @@ def recommend(
         k: Length of the lists.
         backend: What runs the encoder.
         taken: File of `read_taken`: what was taken in other scenes; as of the export if left out.
+        explain: Whether to say why each item has its score.
         progress: Called with (texts embedded, texts in all).
 
     Raises:
@@ -110,10 +124,11 @@ def recommend(
     embedded = student.catalogue(listing.texts, listing.products, progress, popularity)
     scene = embedded.adapt([(each.history, each.item) for each in interactions])
     ranking = scene.rank([user.history for user in users], k)
-    return [
-        RankedList(user.user, [listing.texts[item] for item in items], scores)
-        for user, items, scores in zip(users, ranking.items.tolist(), ranking.scores.tolist(), strict=True)
-    ]
+    lists = []
+    for user, items, scores in zip(users, ranking.items.tolist(), ranking.scores.tolist(), strict=True):
+        reasons = scene.explain(user.history, items) if explain else []
+        lists.append(RankedList(user.user, [listing.texts[item] for item in items], scores, reasons))
+    return lists
 
 
 def read_catalogue(path: Path, text: str = "text") -> Listing:
@@ -229,4 +244,15 @@ def print_lists(lists: Sequence[RankedList], console: Console) -> None:
         for rank, (item, score) in enumerate(zip(entry.items, entry.scores, strict=True), start=1):
             cells = [name if rank == 1 else "", str(rank), item, f"{score:.3f}"]
             table.add_row(*map(plain, cells))
+            if entry.reasons:
+                table.add_row("", "", plain(in_words(entry.reasons[rank - 1])), "")
     console.out.print(table)
+
+
+def in_words(reasons: Sequence[Reason]) -> str:
+    """Return the largest terms of a score, those that items brought with the largest of these."""
+    said = []
+    for reason in reasons[:MOST_REASONS]:
+        brought = [f"{text} {part:+.2f}" for text, part in reason.items[:MOST_ITEMS] if abs(part) >= 0.005]
+        said.append(f"{reason.name} {reason.value:+.2f}" + (f" ({', '.join(brought)})" if brought else ""))
+    return "  because " + "; ".join(said)

@@ -68,6 +68,21 @@ def test_lists_go_to_stdout_and_progress_to_stderr(exported: Path, files: dict[s
         assert not re.search("[\x1b\x9b]", hostile)
 
 
+def test_a_list_says_why_each_item_is_on_it(exported: Path, files: dict[str, Path]) -> None:
+    """The item that the support took leads by the support; a user's history brings what is like it."""
+    done = call("recommend", exported, *arguments(files), "--k", "3", "--explain", "--json")
+    assert done.returncode == 0, done.stderr
+    for line in map(json.loads, done.stdout.splitlines()):
+        for score, reasons in zip(line["scores"], line["reasons"], strict=True):
+            assert sum(reason["value"] for reason in reasons) == pytest.approx(score, abs=1e-5)
+            sizes = [abs(reason["value"]) for reason in reasons]
+            assert sizes == sorted(sizes, reverse=True)
+    own = next(reason for reason in line["reasons"][0] if reason["name"] == "support counts")
+    assert own["items"] == [[TEXTS[2], pytest.approx(own["value"])]]
+    shown = call("recommend", exported, *arguments(files), "--k", "2", "--explain").stdout
+    assert f"support counts {own['value']:+.2f} ({TEXTS[2]} {own['value']:+.2f})" in " ".join(shown.split())
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [

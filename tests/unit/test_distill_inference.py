@@ -1,5 +1,6 @@
 """Serving ranks as the evaluation does, on every backend, from catalogues that grow while they are read."""
 
+import itertools
 import re
 import sys
 import threading
@@ -17,7 +18,7 @@ import distill.serving.backends as backends
 import distill.serving.scene as scenes
 from distill.export.tasks.popularity import read_popularity
 from distill.export.tasks.ranking import RankingExport, _as_texts
-from distill.inference import Popularity, StudentRecommender, load_export
+from distill.inference import Popularity, Ranking, Scene, StudentRecommender, load_export
 from distill.serving.scene import best
 from distill.student import Student
 from storage.errors import InputError
@@ -83,6 +84,20 @@ def asked(problem: Problem, episode: Episode) -> tuple[list[str], list[tuple[lis
     return candidates, support, [in_words(problem, episode, counts) for counts in episode.query_history]
 
 
+def check_reasons(scene: Scene, histories: list[list[str]], ranking: Ranking) -> None:
+    """Every score is the sum of its terms, and every term that items brought is the sum of its parts."""
+    seen = set()
+    for history, items, scores in zip([*histories, []], ranking.items.tolist(), ranking.scores, strict=False):
+        explained = scene.explain(history, items[:5])
+        totals = torch.tensor([sum(reason.value for reason in reasons) for reasons in explained])
+        torch.testing.assert_close(totals, scores[:5], atol=1e-5, rtol=1e-5)
+        for reason in itertools.chain(*explained):
+            assert not reason.items or sum(part for _, part in reason.items) == pytest.approx(reason.value, abs=1e-5)
+            seen |= {(reason.name, text) for text, part in reason.items if abs(part) > 1e-6}
+    assert {"history match", "support neighbours"} <= {name for name, _ in seen}
+    assert {text for name, text in seen if name == "history match"} <= set(itertools.chain(*histories))
+
+
 def test_the_documented_example_runs(exported: Path) -> None:
     """An example that does not run is worse than none."""
     run_example(StudentRecommender, exported)
@@ -117,6 +132,7 @@ def test_serving_ranks_as_the_evaluation_does(problem: Problem, tmp_path: Path, 
         assert ranking.items.shape == wanted.shape
         torch.testing.assert_close(ranking.scores, wanted.gather(1, ranking.items), atol=1e-4, rtol=1e-4)
         assert bool((ranking.scores.diff(dim=1) <= 0).all())
+        check_reasons(scene, histories, ranking)
 
 
 @pytest.fixture(scope="module")
@@ -145,6 +161,7 @@ def test_what_is_known_elsewhere_is_served_as_it_was_trained(shared: Problem, tm
     ranking = scene.rank(request["histories"], k=len(request["candidates"]))
     wanted = RankingExport.of(shared).scores(student, episode, _vectors(student, episode))
     assert float(wanted.std()) > 0.1
+    check_reasons(scene, request["histories"], ranking)
     torch.testing.assert_close(ranking.scores, wanted.gather(1, ranking.items), atol=1e-4, rtol=1e-4)
     # The export's own counts are of all scenes and all days, as a shop that gives its log counts them.
     data = shared.data
