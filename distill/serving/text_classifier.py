@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from storage.errors import InputError
 from studies.classification.episode import LabelledEpisode
@@ -18,6 +20,32 @@ from studies.text_form import normalise_text
 # Returns the (n, D) vectors of texts, and reports progress.
 Embed = Callable[[Sequence[str], Progress | None], Tensor]
 _DIVERGED = "the student gives no finite numbers: adapting its head diverged; export another student of the study"
+
+
+class Neighbour(NamedTuple):
+    """A labelled text that is near another text.
+
+    Attributes:
+        text: The labelled text.
+        label: Its label.
+        similarity: Cosine of their vectors.
+    """
+
+    text: str
+    label: str
+    similarity: float
+
+
+class Explained(NamedTuple):
+    """Texts that were classified, and why.
+
+    Attributes:
+        probabilities: (n, N) of the classes.
+        nearest: The labelled texts that are nearest to each, the nearest first.
+    """
+
+    probabilities: Tensor
+    nearest: list[list[Neighbour]]
 
 
 class TextClassifier:
@@ -49,6 +77,7 @@ class TextClassifier:
             [classes[label] for label in labelled.values()], [places[name] for name in names], len(classes)
         )
         vectors = embed(texts, None)
+        self._labelled, self._vectors = labelled, vectors[: len(labelled)]
         try:
             self._adapted: ClassifiesVectors = learner.adapt(episode, vectors)
         except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]  # documented there
@@ -70,15 +99,51 @@ class TextClassifier:
             InputError: `texts` is one text instead of a list, a text is blank or no text, or probabilities are not
                 finite numbers.
         """
+        return self._probabilities(*self._embedded(texts, progress))
+
+    @torch.no_grad()
+    def explain(self, texts: Sequence[str], k: int = 3, progress: Progress | None = None) -> Explained:
+        """Return the probabilities of texts with the labelled texts that are nearest to each.
+
+        Args:
+            texts: The texts to classify; a repeated one is embedded once.
+            k: How many labelled texts; fewer where there are fewer.
+            progress: Called with (texts embedded, texts in all).
+
+        Raises:
+            InputError: As of `probabilities`; or the student adapted to no labelled texts.
+        """
+        if not self._labelled:
+            raise InputError(
+                "this classifier adapted to no labelled texts, so none can be nearest: give it some, or ask for no "
+                "explanation"
+            )
+        vectors, rows = self._embedded(texts, progress)
+        known, labels = list(self._labelled), list(self._labelled.values())
+        ours, theirs = (functional.normalize(each, dim=1) for each in (vectors, self._vectors))
+        best = (ours @ theirs.T).sort(dim=1, descending=True, stable=True)
+        found = [
+            [Neighbour(known[place], labels[place], cosine) for place, cosine in zip(places, cosines, strict=True)]
+            for places, cosines in zip(best.indices[:, :k].tolist(), best.values[:, :k].tolist(), strict=True)
+        ]
+        return Explained(self._probabilities(vectors, rows), [found[row] for row in rows.tolist()])
+
+    def _probabilities(self, vectors: Tensor, rows: Tensor) -> Tensor:
+        """Return the (n, N) probabilities of texts, whose vectors are at (n,) rows."""
+        found = self._adapted.probabilities(vectors)
+        # A NaN or an infinity anywhere makes the sum one.
+        if not bool(found.sum().isfinite()):
+            raise InputError(_DIVERGED)
+        return found[rows]
+
+    def _embedded(self, texts: Sequence[str], progress: Progress | None) -> tuple[Tensor, Tensor]:
+        """Return the vectors of the distinct texts, and each text's (n,) row among them."""
         if isinstance(texts, str):
             raise InputError(f"texts are a list, got the text {texts!r}; pass [{texts!r}]")
         normal = [_checked(text, position) for position, text in enumerate(texts)]
         place = {text: row for row, text in enumerate(dict.fromkeys(normal))}
-        found = self._adapted.probabilities(self._embed(list(place), progress))
-        # A NaN or an infinity anywhere makes the sum one.
-        if not bool(found.sum().isfinite()):
-            raise InputError(_DIVERGED)
-        return found[torch.tensor([place[text] for text in normal], dtype=torch.int64, device=found.device)]
+        vectors = self._embed(list(place), progress)
+        return vectors, torch.tensor([place[text] for text in normal], dtype=torch.int64, device=vectors.device)
 
 
 def _checked(text: str, position: int) -> str:

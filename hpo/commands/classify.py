@@ -13,6 +13,7 @@ from hpo.commands.verb import verb
 from hpo.serving.classify import check_out, print_table, summary, write_csv
 from hpo.serving.classify import classify as run
 from hpo.status.console import Console
+from storage.errors import InputError
 from studies.escaping import visible
 
 app = typer.Typer()
@@ -58,12 +59,18 @@ def classify(
     probabilities: Annotated[
         bool, typer.Option("--probabilities", help="Give the probability of every label too.")
     ] = False,
+    explain: Annotated[
+        bool,
+        typer.Option("--explain", help="Give the labelled texts that are nearest to each text too; not with --out."),
+    ] = False,
     backend: Annotated[BackendName, typer.Option(help="Runtime of the encoder.")] = BackendName.torch,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON lines: text, label, probability.")] = False,
 ) -> None:
     """Adapt an exported student to a few labelled texts of each class and classify other texts."""
     console = Console()
     if out is not None:
+        if explain:
+            raise InputError("--explain is shown or printed with --json, and no column of --out: leave one of them out")
         check_out(out)
     with console.progress("embedding the texts") as report:
         found = run(
@@ -75,6 +82,7 @@ def classify(
             support_text=support_text,
             pair=pair,
             every=probabilities,
+            explain=explain,
             backend=backend.value,
             progress=report,
             note=lambda remark: console.note(f"note: {remark}"),

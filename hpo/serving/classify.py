@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.table import Column, Table
+from rich.text import Text
 
 from hpo.serving.text_files import read_rows, read_texts
 from hpo.status.console import Console, plain
@@ -27,6 +28,7 @@ from studies.text_form import PAIR, join_pair, normalise_text
 # torch is imported with the student, after the files were checked.
 if TYPE_CHECKING:
     from distill.serving.backends import Backend
+    from distill.serving.text_classifier import Neighbour
 
 # Classes from which on there is a note: no student has been trained to tell so many apart.
 MANY = 1000
@@ -41,17 +43,21 @@ class Classified:
         label: The most probable one.
         probability: Of the label.
         probabilities: Of every label, where they were asked for.
+        nearest: The labelled texts that are nearest to it, where they were asked for.
     """
 
     text: str
     label: str
     probability: float
     probabilities: Mapping[str, float] = field(default_factory=dict)
+    nearest: Sequence[Neighbour] = ()
 
     def to_json(self) -> dict[str, object]:
         """Return the values of a line of JSON."""
         found = {"text": self.text, "label": self.label, "probability": self.probability}
-        return found | ({"probabilities": dict(self.probabilities)} if self.probabilities else {})
+        every = {"probabilities": dict(self.probabilities)} if self.probabilities else {}
+        nearest = {"nearest": [each._asdict() for each in self.nearest]} if self.nearest else {}
+        return found | every | nearest
 
 
 def classify(
@@ -64,6 +70,7 @@ def classify(
     support_text: str | None = None,
     pair: str | None = None,
     every: bool = False,
+    explain: bool = False,
     backend: Backend = "torch",
     progress: Progress | None = None,
     note: Callable[[str], None] = lambda _: None,
@@ -79,6 +86,7 @@ def classify(
         support_text: The support's column of texts, where it has another name.
         pair: The column of second texts in both files, where the student reads pairs.
         every: Whether to return the probabilities of every label too.
+        explain: Whether to return the labelled texts that are nearest to each text too.
         backend: What runs the encoder.
         progress: Called with (texts embedded, texts in all).
         note: Takes remarks on the files.
@@ -100,14 +108,25 @@ def classify(
     if (cut := student.count_cut(given)) > 0:
         most = student.manifest.max_tokens
         note(f"{cut:,} of {len(given):,} texts are longer than the {most} tokens that the student reads of a text")
-    found = classifier.probabilities(given, progress)
+    if explain:
+        found, nearest = classifier.explain(given, progress=progress)
+    else:
+        found, nearest = classifier.probabilities(given, progress), [[]] * len(given)
     best = found.max(1)
-    rows = zip(given, best.indices.tolist(), best.values.tolist(), strict=True)
-    classified = [Classified(each.replace(PAIR, "|"), classifier.labels[place], top) for each, place, top in rows]
+    rows = zip(given, best.indices.tolist(), best.values.tolist(), nearest, strict=True)
+    classified = [
+        Classified(each.replace(PAIR, "|"), classifier.labels[place], top, nearest=_shown(near))
+        for each, place, top, near in rows
+    ]
     if not every:
         return classified
     named = (dict(zip(classifier.labels, each, strict=True)) for each in found.tolist())
     return [replace(row, probabilities=each) for row, each in zip(classified, named, strict=True)]
+
+
+def _shown(nearest: Sequence[Neighbour]) -> list[Neighbour]:
+    """Return labelled texts as they are shown: pairs in one line."""
+    return [each._replace(text=each.text.replace(PAIR, "|")) for each in nearest]
 
 
 def _check_pairs(folder: Path, pair: str | None, *, pairs: bool) -> None:
@@ -224,11 +243,17 @@ def check_out(path: Path) -> None:
 
 def print_table(classified: Sequence[Classified], console: Console) -> None:
     """Print the rows as a table."""
-    labels = list(classified[0].probabilities)
+    labels, explained = list(classified[0].probabilities), bool(classified[0].nearest)
     table = Table("text", "label", "probability", *(Column(plain(label)) for label in labels), box=None)
+    if explained:
+        table.add_column("nearest labelled texts")
     for row in classified:
         others = [f"{row.probabilities[label]:.3f}" for label in labels]
-        table.add_row(plain(row.text), plain(row.label), f"{row.probability:.3f}", *others)
+        nearest = [f"{each.text} ({each.label}, {each.similarity:.2f})" for each in row.nearest]
+        cells: list[Text | str] = [plain(row.text), plain(row.label), f"{row.probability:.3f}", *others]
+        if explained:
+            cells.append(plain("; ".join(nearest)))
+        table.add_row(*cells)
     console.out.print(table)
 
 

@@ -68,6 +68,15 @@ def test_labels_go_to_stdout_or_a_file_and_notes_to_stderr(
         assert set(row["probabilities"]) == {"lamps", "chairs"}
         assert row["probability"] == row["probabilities"][row["label"]] == max(row["probabilities"].values())
     assert "labelled.csv: 1 row has no label in column 'label'" in done.stderr.replace('"', "'")
+    explained = call("classify", exports["classifier"], *own, "--json", "--explain")
+    assert explained.returncode == 0, explained.stderr
+    nearest = [json.loads(line)["nearest"] for line in explained.stdout.splitlines()]
+    assert all(each["label"] in ("lamps", "chairs") for row in nearest for each in row)
+    assert all(row[0]["similarity"] >= row[-1]["similarity"] for row in nearest)
+    table = call("classify", exports["classifier"], *own, "--explain").stdout
+    assert f"{nearest[0][0]['text']} ({nearest[0][0]['label']}, {nearest[0][0]['similarity']:.2f})" in table
+    both = call("classify", exports["classifier"], *own, "--explain", "--out", tmp_path / "none.csv")
+    assert (both.returncode, "leave one of them out" in both.stderr) == (2, True)
     out = tmp_path / "sorted" / "labels.csv"
     written = call("classify", exports["classifier"], *own, "--probabilities", "--out", out)
     assert written.returncode == 0, written.stderr

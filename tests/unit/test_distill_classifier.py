@@ -257,6 +257,15 @@ def test_labels_are_found_and_each_text_is_embedded_once(
         found[:3],
     )
     assert classifier.predict([]) == []
+    seen.clear()
+    explained = classifier.explain([*TEXTS, LABELLED[1][0]], k=2)
+    assert seen == [*TEXTS[:2], LABELLED[1][0]]
+    torch.testing.assert_close(explained.probabilities[:3], found[:3])
+    assert [len(each) for each in explained.nearest] == [2, 2, 2, 2]
+    own, other = explained.nearest[3]
+    assert (own.text, own.label, own.similarity) == (*LABELLED[1], pytest.approx(1, abs=1e-5))
+    vectors = served.embed([LABELLED[1][0], other.text])
+    assert other.similarity == pytest.approx(float(vectors[0] @ vectors[1]), abs=1e-5)
     assert served.count_cut([*TEXTS, "red " * 400]) == 1
 
 
