@@ -1,7 +1,7 @@
 """Does the shop's own training of the encoder pay? Cheap learners over the pretrained and over adapted encoders.
 
     python benchmarks/adaptation.py [STUDY.toml] [--quick] [--recipes NAME+NAME ...] [--steps N] [--lr X]
-        [--shots K ...] [--part validation|test] [--layers N] [--updates N] [--json FILE]
+        [--shots K ...] [--part validation|test] [--layers N] [--updates N] [--encoder-lr X] [--json FILE]
 
 STUDY.toml is a file of any task; by default studies/products.toml. A recipe is the objectives of `[teacher.adapt]`,
 joined by "+", with its other keys behind a colon: "labels:lr=1e-4,steps=100". Each encoder is scored with the baseline
@@ -55,6 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--part", choices=["validation", "test"], default="validation")
     parser.add_argument("--updates", type=int, default=90, help="of the prototypical network")
     parser.add_argument("--layers", type=int, default=0, help="also with so many trained layers")
+    parser.add_argument("--encoder-lr", type=float, default=1e-4, help="of trained layers")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
     chosen = parser.parse_args(arguments)
     if chosen.quick:
@@ -69,7 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         adaptation = problem.encoder.adaptation
         minutes[recipe] = 0.0 if adaptation is None else adaptation.seconds / 60
         layers = [0, chosen.layers] if chosen.layers else [0]
-        found[recipe] = scores(problem, chosen.part, layers, chosen.updates)
+        found[recipe] = scores(problem, layers, chosen)
         for (name, shots), evaluation in found[recipe].items():
             print(f"{recipe}, {name}, {shots} shots: {evaluation.mean():.4f}", file=sys.stderr, flush=True)
     rows = rows_of(spec, found, minutes, chosen)
@@ -107,15 +108,16 @@ def prepared(spec: StudySpec, data: TaskData, settings: dict[str, Any] | None) -
     return prepare(parse_spec(raw), cache_folder(), data=data)
 
 
-def scores(problem: Problem, part: SplitName, layers: Sequence[int], updates: int) -> dict[tuple[str, int], Evaluation]:
+def scores(problem: Problem, layers: Sequence[int], chosen: argparse.Namespace) -> dict[tuple[str, int], Evaluation]:
     """The encoder alone, and prototypical networks over so many trained layers of it, at each number of shots."""
+    part, updates = chosen.part, chosen.updates
     by_shots, frozen = problem.by_shots(part), STAGES[problem.spec.task].frozen
     found = {}
     with full_precision():
         for shots, episodes in by_shots.items():
             found[frozen, shots] = problem.score(problem.baselines(part)[frozen], episodes)
     for count in layers:
-        learner = problem.learner(values(problem.spec.task, count))
+        learner = problem.learner(values(problem.spec.task, count, chosen.encoder_lr))
         started = time.process_time()
         Trainer(learner, problem.train, updates, seed=0).train_to(updates)
         name = f"protonet, {count} layers trained" if count else "protonet, frozen encoder"
@@ -126,11 +128,11 @@ def scores(problem: Problem, part: SplitName, layers: Sequence[int], updates: in
     return found
 
 
-def values(task: str, layers: int) -> Hyperparameters:
+def values(task: str, layers: int, encoder_lr: float) -> Hyperparameters:
     """What the prototypical networks train with, the same over every encoder."""
     own: dict[str, Any] = {"outer_lr": 3e-4, "meta_batch_size": 4, "trainable_layers": layers}
     if layers:
-        own |= {"encoder_lr": 3e-5, "dropout": 0.0, "head": "scalars"}
+        own |= {"encoder_lr": encoder_lr, "dropout": 0.0, "head": "scalars"}
     if task == "classification":
         own |= {"temperature": 0.1, "label_smoothing": 0.0, "class_names": "ignore", "head": "projection"}
     return Hyperparameters(learner="protonet", **own)
