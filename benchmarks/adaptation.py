@@ -32,7 +32,6 @@ from storage.files.atomic import atomic_write
 from storage.home import cache_folder
 from studies.config.hyperparameters import ENCODER, Hyperparameters
 from studies.config.spec import StudySpec, load_spec, parse_spec
-from studies.episodes.split import SplitName
 from studies.evaluation.metrics import Evaluation, compare
 from studies.model.device import full_precision
 from studies.training.outer_loop import Trainer
