@@ -75,6 +75,7 @@ class StudentRecommender(ServedStudent):
             products=protocol.products,
             longest_history=protocol.history,
             popularity=read_popularity(exported.folder) if exported.manifest.elsewhere else None,
+            excludes=protocol.repeat == "exclude",
         )
 
     @property

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from threading import Lock
 from typing import Any, NamedTuple
 
@@ -45,6 +45,7 @@ class StudentParts(NamedTuple):
         products: Whether the student was trained with the number of products that a text stands for.
         longest_history: How many of a user's last items are encoded.
         popularity: What was taken in other scenes, as the export knows it; None where the student does not read it.
+        excludes: Whether users take an item only once, so that lists leave out what they took.
     """
 
     embed: Callable[[Sequence[str], Progress | None], Tensor]
@@ -54,6 +55,7 @@ class StudentParts(NamedTuple):
     products: bool
     longest_history: int
     popularity: Popularity | None = None
+    excludes: bool = False
 
 
 class _TextFeatures(NamedTuple):
@@ -222,13 +224,14 @@ class Catalogue:
         if learner.entry.takes_gradient_steps:
             # The inner loop writes adapted weights into the learner's own head: each thread needs a copy.
             learner = copy.deepcopy(learner)
-        popularity, place = choose(items.popularity, popularity), None
-        if popularity is not None:
+        popularity, place, excludes = choose(items.popularity, popularity), None, self._student.excludes
+        if popularity is not None or excludes:
             place = items.place if rows is None else {text: position for position, text in enumerate(texts)}
         episode = _episode(features, taken, counts, known_elsewhere(popularity, texts, support, place))
         adapted = learner.adapt(episode, torch.cat([vectors, held]))
         learner.model.head.load_state_dict(dict(adapted.head), strict=False)
-        return Scene(texts, adapted, learner.model.head, self._vectors, self._student.longest_history, place)
+        scene = partial(Scene, texts, adapted, learner.model.head, self._vectors, self._student.longest_history)
+        return scene(place, repurchases=popularity is not None, excludes=excludes)
 
     def _vectors(self, texts: Sequence[str]) -> Tensor:
         """Return the (n, D) vectors of any texts; only those outside the catalogue are embedded."""

@@ -5,6 +5,7 @@ Most of a score is the same for all users and is computed once; a ranking adds t
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
 from typing import NamedTuple
@@ -49,7 +50,8 @@ class Ranking(NamedTuple):
 
     Attributes:
         items: (R, k) positions among the candidates, best first; equal scores in the candidates' order.
-        scores: (R, k) their scores, comparable within a row.
+        scores: (R, k) their scores, comparable within a row; -inf of items that the user took already, which end a list
+            where the study excludes them and too few others are left.
     """
 
     items: Tensor
@@ -67,7 +69,9 @@ class Scene:
         head: Its head, with the weights adapted to the scene.
         lookup: Gives the vectors of histories.
         longest_history: How many of a user's last items are encoded.
-        place: Each candidate's position, where scores depend on how often a user took it in all of their history.
+        place: Each candidate's position, where it matters what a user took in all of their history.
+        repurchases: Whether scores depend on how often the user took an item.
+        excludes: Whether a user's list has no items that they took.
 
     Attributes:
         candidates: The texts of its candidates; a ranking holds positions among them.
@@ -81,8 +85,12 @@ class Scene:
         lookup: Lookup,
         longest_history: int,
         place: Mapping[str, int] | None = None,
+        *,
+        repurchases: bool = False,
+        excludes: bool = False,
     ) -> None:
-        self.candidates, self._place = candidates, place
+        self.candidates, self._place = candidates, place or {}
+        self._repurchases, self._excludes = repurchases, excludes
         self._adapted, self._head, self._lookup, self._longest = adapted, head, lookup, longest_history
         match = adapted.encoding.history_match
         self._shared_scores = _finite(adapted.scores(match.new_zeros(1, len(match))))
@@ -130,7 +138,7 @@ class Scene:
         held, counts = Vectors([cut], self._lookup).count([cut])
         encoding = self._head.with_history_items(self._adapted.encoding, held)
         texts = {HISTORY: list(dict.fromkeys(cut)), SUPPORT: self._support()}
-        past = self._past([history])[0] if self._place is not None else None
+        past = self._past(history) if self._repurchases else None
         found = explain(self._adapted, encoding, counts[0], past, items)
         return [sorted((_reason(term, texts) for term in terms), key=lambda each: -abs(each.value)) for terms in found]
 
@@ -138,23 +146,25 @@ class Scene:
         """Return the texts of the support's items."""
         return [self.candidates[place] for place in self._adapted.encoding.support_kernels[0].argmax(1).tolist()]
 
-    def _past(self, histories: Sequence[History]) -> Tensor:
-        """Return (R, C) each candidate's part of what the users took."""
-        assert self._place is not None, "the student reads what users took"
-        users, taken, times = count_taken(histories, self._place).to(self._shared_scores.device)
-        counts = self._shared_scores.new_zeros(len(histories), len(self.candidates))
-        counts[users, taken] = times.to(counts)
-        return counts / counts.sum(1, keepdim=True).clamp(min=1)
+    def _past(self, history: History) -> Tensor:
+        """Return (C,) each candidate's part of what a user took."""
+        _, taken, times = count_taken([history], self._place).to(self._shared_scores.device)
+        counts = self._shared_scores.new_zeros(len(self.candidates))
+        counts[taken] = times.to(counts)
+        return counts / counts.sum().clamp(min=1)
 
     def _rank(self, histories: Sequence[History], vectors: Vectors, k: int, whole: Sequence[History]) -> Ranking:
         held, counts = vectors.count(histories)
         encoding = self._head.with_history_items(self._adapted.encoding, held)
         scores = self._shared_scores + self._adapted.history_scores(encoding, counts)
-        if self._place is not None:
+        if self._repurchases or self._excludes:
             users, taken, times = count_taken(whole, self._place).to(scores.device)
+        if self._repurchases:
             total = scores.new_zeros(len(whole)).index_add(0, users, times.to(scores))
             scores[users, taken] += self._adapted.repurchase_scores(taken, times / total[users])
         scores = _finite(scores)
+        if self._excludes:
+            scores[users, taken] = -math.inf
         items = best(scores, k)
         return Ranking(items, scores.gather(1, items))
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -125,7 +126,10 @@ def recommend(
     scene = embedded.adapt([(each.history, each.item) for each in interactions])
     ranking = scene.rank([user.history for user in users], k)
     lists = []
-    for user, items, scores in zip(users, ranking.items.tolist(), ranking.scores.tolist(), strict=True):
+    for user, places, values in zip(users, ranking.items.tolist(), ranking.scores.tolist(), strict=True):
+        # What a user took already has no finite score, where the study excludes it.
+        kept = [(item, score) for item, score in zip(places, values, strict=True) if math.isfinite(score)]
+        items, scores = [item for item, _ in kept], [score for _, score in kept]
         reasons = scene.explain(user.history, items) if explain else []
         lists.append(RankedList(user.user, [listing.texts[item] for item in items], scores, reasons))
     return lists

@@ -1,6 +1,7 @@
 """Serving ranks as the evaluation does, on every backend, from catalogues that grow while they are read."""
 
 import itertools
+import json
 import re
 import sys
 import threading
@@ -21,9 +22,11 @@ from distill.export.tasks.ranking import RankingExport, _as_texts
 from distill.inference import Popularity, Ranking, Scene, StudentRecommender, load_export
 from distill.serving.scene import best
 from distill.student import Student
+from hpo.serving.recommend import recommend
 from storage.errors import InputError
 from studies.config.hyperparameters import Hyperparameters
 from studies.data.coding import build_dataset
+from studies.data.dataset import keep_first_interactions
 from studies.data.source import Tables
 from studies.episodes.catalogue_terms import TERMS
 from studies.episodes.episode import Episode
@@ -176,6 +179,40 @@ def test_what_is_known_elsewhere_is_served_as_it_was_trained(shared: Problem, tm
     )
     assert torch.equal(own.rank([[]]).items, given.rank([[]]).items)
     assert not torch.equal(own.rank([[]], 99).items, scene.rank([[]], 99).items)
+
+
+@pytest.mark.parametrize("candidates", ["scene", "all"])
+def test_what_a_user_took_is_not_on_the_list_where_the_study_excludes_it(tmp_path: Path, candidates: str) -> None:
+    """All of a history counts, also what lies further back than the student encodes."""
+    protocol = {"repeat": "exclude", "candidates": candidates, "history": 2}
+    spec = tiny_spec(tiny_encoder(tmp_path / "bert"), protocol=protocol)
+    problem = prepare(spec, tmp_path / "cache", data=keep_first_interactions(planted_dataset()))
+    student, task = untrained(problem, Hyperparameters(learner="protonet")), RankingExport.of(problem)
+    served = StudentRecommender.load(export_to(problem, student, tmp_path / "out"))
+    episode = max(problem.validation, key=lambda each: int(each.excluded[:8].sum()))
+    assert int(episode.excluded[:8].sum(1).max()) > (2 if candidates == "all" else 0)
+    request = _as_texts(problem, episode)  # type: ignore[arg-type]
+    counts = request["popularity"]
+    elsewhere = None if counts is None else Popularity.of(request["candidates"], counts)
+    scene = served.adapt(request["candidates"], request["support"], request["products"], elsewhere)
+    ranking = scene.rank(request["histories"], k=len(request["candidates"]))
+    wanted = task.scores(student, episode, _vectors(student, episode))
+    assert torch.equal(ranking.scores.isinf(), wanted.gather(1, ranking.items).isinf())
+    assert torch.equal(wanted.isinf(), episode.excluded[:8])
+    assert bool(task.same(wanted, ranking.items[:, :10], exact=True).all())
+    assert not bool(task.same(wanted, ranking.items.flip(1)[:, :10], exact=True).all())
+    # From files, a list ends where only items that the user took are left.
+    (tmp_path / "items.txt").write_text("\n".join(request["candidates"]))
+    first = [json.dumps({"history": had, "item": request["candidates"][item]}) for had, item in request["support"]]
+    (tmp_path / "first.jsonl").write_text("\n".join(first))
+    users = [json.dumps({"user": row, "history": had}) for row, had in enumerate(request["histories"])]
+    (tmp_path / "users.jsonl").write_text("\n".join(users))
+    lists = recommend(
+        tmp_path / "out", *(tmp_path / name for name in ("items.txt", "first.jsonl", "users.jsonl")), k=1000
+    )
+    for row, entry in enumerate(lists):
+        assert set(entry.items) == set(request["candidates"]) - set(request["histories"][row])
+        assert len(entry.items) == len(entry.scores)
 
 
 def test_added_tokens_reach_the_served_student(tmp_path: Path) -> None:

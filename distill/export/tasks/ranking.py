@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -65,11 +66,12 @@ class RankingExport(TaskExport):
             save_tensors(known, draft / POPULARITY)
 
     def scores(self, student: Student, episode: Episode, vectors: Tensor) -> Tensor:
-        """Return (Q, C) scores of the candidates."""
+        """Return (Q, C) scores of the candidates; -inf of those that are not ranked for a user."""
         with full_precision():
             adapted: AdaptedScene = student.learner.adapt(episode, vectors.to(device()))
             past = episode.query_share[:QUERIES]
-            return adapted.scores(episode.query_history[:QUERIES], past=past).detach()
+            scores = adapted.scores(episode.query_history[:QUERIES], past=past).detach()
+            return scores.masked_fill(episode.excluded[:QUERIES].to(scores.device), -math.inf)
 
     def answer(self, scores: Tensor) -> Tensor:
         """Return the (Q, k) lists of (Q, C) scores."""
@@ -83,8 +85,11 @@ class RankingExport(TaskExport):
         own = top_k(scores, LIST)
         if not exact:
             return (answers[:, :, None] == own[:, None]).any(2)
-        span = (scores.amax(1) - scores.amin(1))[:, None]
-        return (scores.gather(1, answers) - scores.gather(1, own)).abs() <= TIE * span
+        ranked = scores.isfinite()
+        least = scores.masked_fill(~ranked, math.inf).amin(1)
+        span = (scores.amax(1) - least)[:, None]
+        theirs, ours = scores.gather(1, answers), scores.gather(1, own)
+        return (theirs == ours) | ((theirs - ours).abs() <= TIE * span)
 
     def asked(self, problem: Problem, episodes: Sequence[Any]) -> Asked:
         """Return what asks `StudentRecommender` for the (Q, k) lists of each episode's scene."""
@@ -107,19 +112,22 @@ def _as_texts(problem: RankingProblem, episode: Episode) -> dict[str, Any]:
         return [[texts[place] for place, n in enumerate(row) for _ in range(int(n))] for row in counts.tolist()]
 
     def histories(counts: Tensor, past: Tensor) -> list[list[str]]:
-        # What the student counts but does not encode lies further back.
+        # What the student counts or leaves out, but does not encode, lies further back.
         earlier = (past - counts[:, : past.shape[1]]).clamp(min=0)
         return [[*old, *last] for old, last in zip(listed(earlier), listed(counts), strict=True)]
 
-    candidates = episode.items[: episode.candidates].cpu().numpy()
+    candidates, elsewhere = episode.items[: episode.candidates].cpu().numpy(), bool(episode.elsewhere.shape[1])
     return {
         "candidates": texts[: episode.candidates],
         "support": list(
             zip(histories(episode.support_history, episode.support_past), episode.support.tolist(), strict=True)
         ),
         "products": problem.data.products[candidates].tolist(),
-        "histories": histories(episode.query_history[:QUERIES], episode.query_past[:QUERIES]),
-        "popularity": episode.elsewhere.tolist() if episode.elsewhere.shape[1] else None,
+        "histories": histories(
+            episode.query_history[:QUERIES],
+            episode.query_past[:QUERIES] if elsewhere else episode.excluded[:QUERIES].int(),
+        ),
+        "popularity": episode.elsewhere.tolist() if elsewhere else None,
     }
 
 
