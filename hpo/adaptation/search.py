@@ -174,11 +174,14 @@ class _Search:
     def run(self, study: optuna.Study, label: str) -> None:
         """Train and score one setting; one that cannot be trained fails, with the reason."""
         trial = study.ask()
-        objectives = trial.suggest_categorical("objectives", self._objectives()).split("+")
-        steps = trial.suggest_int("steps", *STEPS, log=True)
-        lr = trial.suggest_float("lr", *RATES, log=True)
-        keys = self.keys(objectives, steps, lr)
-        self.console.note(f"{label}: {', '.join(objectives)}; {steps} steps, lr = {lr:.2g}")
+        trial.suggest_categorical("objectives", self._objectives())
+        trial.suggest_int("steps", *STEPS, log=True)
+        trial.suggest_float("lr", *RATES, log=True)
+        setting = _setting(trial.params)
+        keys = self.keys(**setting)
+        self.console.note(
+            f"{label}: {', '.join(setting['objectives'])}; {setting['steps']} steps, lr = {setting['lr']}"
+        )
         try:
             adapted = self._adapted(keys)
         except InputError as error:
@@ -213,10 +216,10 @@ class _Search:
         found = sorted((trial for trial in trials if trial.value is not None), key=lambda trial: -(trial.value or 0))
         if not found:
             raise InputError(f"no setting could be trained; the last: {trials[-1].user_attrs['error']}")
-        keys = [self.keys(**_setting(trial)) for trial in found]
+        keys = self.keys(**_setting(found[0].params))
         redrawn = self.problem.redrawn("validation", REDRAWS)
         with self.console.progress("comparing the best on other draws") as progress:
-            best = self._recalls(self._adapted(keys[0]), redrawn)
+            best = self._recalls(self._adapted(keys), redrawn)
             progress(1, 2)
             before = self._recalls(self.problem, redrawn)
             progress(2, 2)
@@ -228,13 +231,13 @@ class _Search:
             trials=tuple(self._row(trial) for trial in found),
             failed=tuple(trial.user_attrs["error"] for trial in trials if trial.value is None),
             redrawn=_gain(best, before),
-            table={name: value for name, value in keys[0].items() if value != self._default(name)},
+            table={name: value for name, value in keys.items() if value != self._default(name)},
         )
 
     def _row(self, trial: FrozenTrial) -> AdaptTrial:
         recalls = trial.user_attrs["recalls"]
         gain, seconds = _gain(recalls, self._pretrained), trial.user_attrs["seconds"]
-        return AdaptTrial(**_setting(trial), recall=_mean(recalls), gain=gain, seconds=seconds)
+        return AdaptTrial(**_setting(trial.params), recall=_mean(recalls), gain=gain, seconds=seconds)
 
     def _default(self, name: str) -> Any:
         """Return the default of a key; of those that were searched nothing, so that they are always written."""
@@ -273,8 +276,9 @@ def _ended(study: optuna.Study) -> list[FrozenTrial]:
     return [each for each in study.get_trials(deepcopy=False) if each.value is not None or "error" in each.user_attrs]
 
 
-def _setting(trial: FrozenTrial) -> dict[str, Any]:
-    return trial.params | {"objectives": trial.params["objectives"].split("+")}
+def _setting(params: dict[str, Any]) -> dict[str, Any]:
+    """Return a trial's parameters as keys of the table; a rate with the two digits that it is printed with."""
+    return params | {"objectives": params["objectives"].split("+"), "lr": float(f"{params['lr']:.2g}")}
 
 
 def _mean(recalls: Recalls) -> float:

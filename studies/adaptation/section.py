@@ -118,4 +118,7 @@ class ClassificationAdapt(AdaptSection):
     data: ClassVar[tuple[Reads, ...]] = ("texts", "labels")
 
     objectives: Annotated[list[str], Field(min_length=1)] = _LABELS
+    # Of six settings that `hpo adapt --trials` tried on Complete Journey's products (docs/benchmarks.md).
+    steps: PositiveInt = 200
+    lr: Annotated[int | float, Field(gt=0)] = 1.4e-5
     per_class: Annotated[int, Field(ge=2)] = 4
