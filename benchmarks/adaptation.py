@@ -54,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--part", choices=["validation", "test"], default="validation")
     parser.add_argument("--updates", type=int, default=90, help="of the prototypical network")
     parser.add_argument("--layers", type=int, default=0, help="also with so many trained layers")
-    parser.add_argument("--encoder-lr", type=float, default=1e-4, help="of trained layers")
+    parser.add_argument("--encoder-lr", type=float, default=3e-5, help="of trained layers")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
     chosen = parser.parse_args(arguments)
     if chosen.quick:
