@@ -228,6 +228,7 @@ def _search(rng):
         "false_prunes": [9],
         "best": 4,
         "history": history,
+        "importance": {"step": 30, "trials": 60, "shares": {"learner": 0.75, "outer_lr": 0.25}},
     }
 
 

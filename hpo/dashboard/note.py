@@ -8,7 +8,7 @@ import shlex
 import numpy as np
 
 from hpo import artifacts
-from hpo.dashboard.study_facts import ENOUGH_TRIALS, Reached, StudyFacts
+from hpo.dashboard.study_facts import Reached, StudyFacts
 from hpo.ownership import distillation_name
 from hpo.reporting.blocks import (
     Cell,
@@ -28,7 +28,12 @@ from hpo.reporting.blocks import (
 from hpo.reporting.renderers.markdown import render_sections
 from hpo.reporting.results import Results
 from hpo.reporting.sections.scoring import recall_table
-from hpo.reporting.sections.search import control_group_sentence, gain_sentences, search_sentence
+from hpo.reporting.sections.search import (
+    control_group_sentence,
+    gain_sentences,
+    importance_sentence,
+    search_sentence,
+)
 from hpo.reporting.sections.students import students_table, undertrained_sentences
 from hpo.reporting.study_report import search_figures
 from hpo.reporting.task_words import TaskWords, words_for
@@ -153,13 +158,7 @@ def behind(reached: Reached, best: Reached) -> str:
 
 
 def _importance(facts: StudyFacts) -> str:
-    if not facts.importance:
-        return f"What matters: {len(facts.ranked)} finished trials are too few to tell; {ENOUGH_TRIALS} are enough."
-    weights = ", ".join(f"{name} {weight:.0%}" for name, weight in facts.importance.items())
-    return (
-        f"What matters (PED-ANOVA over {plural(len(facts.ranked), 'finished trial')}): {weights}. Stopped trials are "
-        "not in it."
-    )
+    return f"What matters: {importance_sentence(facts.importance)}"
 
 
 def _pruning(facts: StudyFacts) -> Section | None:

@@ -15,8 +15,8 @@ from optuna.storages import BaseStorage
 
 from hpo import artifacts
 from hpo.dashboard import note, plots
-from hpo.dashboard.imports import without_scikit_learn
 from hpo.dashboard.study_facts import Gatherer, StudyFacts
+from hpo.light_imports import without_scikit_learn
 from hpo.ownership import TrialsMissing
 from storage.database.postgres import Database
 from storage.database.records import Records

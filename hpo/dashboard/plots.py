@@ -157,15 +157,17 @@ def _scenes(facts: StudyFacts) -> Figure:
 
 
 def _importance(facts: StudyFacts) -> Figure:
-    names = list(facts.importance)[::-1]
+    found = facts.importance
+    assert found is not None
+    names = list(found.shares)[::-1]
     bars = {
         "type": "bar",
         "orientation": "h",
-        "x": [round(facts.importance[name], 3) for name in names],
+        "x": [round(found.shares[name], 3) for name in names],
         "y": names,
         "marker": {"color": PALETTE[0]},
     }
-    layout = _layout(f"What matters, by PED-ANOVA over {len(facts.ranked)} finished trials", "importance", "")
+    layout = _layout(f"What matters, by PED-ANOVA over {found.trials} trials at {found.step} updates", "importance", "")
     return Figure([bars], layout)
 
 

@@ -26,8 +26,8 @@ from optuna.storages._cached_storage import _CachedStorage
 
 from hpo.dashboard.downloads import HEADERS, ToBrowsers
 from hpo.dashboard.guard import Guard
-from hpo.dashboard.imports import without_scikit_learn
 from hpo.dashboard.page import SECONDS_BETWEEN_WRITES, Page
+from hpo.light_imports import without_scikit_learn
 from hpo.ownership import load_record, owned_search
 from hpo.registry import load_spec_of
 from hpo.status.console import Console

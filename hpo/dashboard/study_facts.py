@@ -12,8 +12,9 @@ from optuna.storages import BaseStorage
 
 from distill.evaluation import StudentRow, StudyEvaluation
 from hpo.artifacts import attached_checkpoints
-from hpo.dashboard.imports import without_scikit_learn
 from hpo.ownership import OwnedStudy, TrialsMissing, distillation_of, load_record, search_of
+from hpo.results.importance import importance
+from hpo.results.outcome import Importance
 from hpo.results.students import student_rows
 from hpo.stages import EVALUATION, exported_folders, parse_evaluation
 from hpo.status.snapshot import Snapshot, summarise
@@ -21,10 +22,6 @@ from hpo.status.trial_view import TrialView
 from storage.database.postgres import Database
 from storage.database.records import Records, RungResult, StudyRecord
 from studies.config.spec import StudySpec
-
-# PED-ANOVA looks at the best tenth: of fewer finished trials that is one or two.
-ENOUGH_TRIALS = 30
-MEASURED_PARAMETERS = ("inner_lr", "outer_lr", "inner_steps", "meta_batch_size", "learner")
 
 
 @dataclass(frozen=True)
@@ -55,7 +52,7 @@ class StudyFacts:
         students_owned: The same of its distillation.
         shot: Its trials.
         finished: The trials that reached the last rung, in that order.
-        importance: Share of each parameter in what distinguishes the best tenth of finished trials from the others.
+        importance: Of the parameters; None while too few trials have been evaluated.
         evaluation: On the test scenes, once there is one.
         students: Of the distillation.
         distillation: Optuna's id of that study; None while there is none.
@@ -71,7 +68,7 @@ class StudyFacts:
     students_owned: OwnedStudy
     shot: Snapshot
     finished: tuple[Reached, ...]
-    importance: Mapping[str, float]
+    importance: Importance | None
     evaluation: StudyEvaluation | None
     students: tuple[StudentRow, ...]
     distillation: int | None
@@ -120,15 +117,15 @@ class Gatherer:
         """Return the study as it is now."""
         self._read_results()
         stages = self._records.stage_results(self._spec.name)
-        distillation = self._open_distillation()
+        distillation, trials = self._open_distillation(), self._study.get_trials(deepcopy=False)
         return StudyFacts(
             spec=self._spec,
             record=self._record,
             owned=self._owned,
             students_owned=self._distillation,
-            shot=summarise(self._spec, self._study.get_trials(deepcopy=False)),
+            shot=summarise(self._spec, trials),
             finished=tuple(self._finished.values()),
-            importance=importance(self._study),
+            importance=importance(trials, self._spec.pruner.rungs),
             evaluation=parse_evaluation(self._spec.name, stages.get(EVALUATION)),
             students=() if distillation is None else student_rows(distillation, self._spec),
             distillation=None if distillation is None else distillation._study_id,
@@ -158,20 +155,3 @@ class Gatherer:
         if result.rung == len(self._spec.pruner.rungs) - 1 and math.isfinite(result.recall):
             scenes = {name: recall for name, recall in result.scene_recalls.items() if math.isfinite(recall)}
             self._finished[result.trial] = Reached(result.trial, result.recall, self._spent, scenes)
-
-
-def importance(study: optuna.Study) -> dict[str, float]:
-    """Return PED-ANOVA's importance of parameters, most important first; nothing while too few trials have finished.
-
-    A parameter with a range of its own for one learner is named after the learner too. Stopped trials do not count.
-    """
-    states = (optuna.trial.TrialState.COMPLETE,)
-    finished = study.get_trials(deepcopy=False, states=states)
-    names = {name for trial in finished for name in trial.params if name.split(".")[-1] in MEASURED_PARAMETERS}
-    varied = [name for name in sorted(names) if len({trial.params.get(name) for trial in finished}) > 1]
-    if len(finished) < ENOUGH_TRIALS or not varied:
-        return {}
-    # Without scikit-learn, which Optuna's importance would import at the top of this module.
-    with without_scikit_learn():
-        from optuna.importance import get_param_importances
-    return get_param_importances(study, params=varied)

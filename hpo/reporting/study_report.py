@@ -9,9 +9,10 @@ from pathlib import Path
 
 from distill.evaluation import StudyEvaluation
 from distill.export.manifest import owner
-from hpo.ownership import load_record
+from hpo.ownership import load_record, owned_search
 from hpo.reporting.document import StudyDocument
 from hpo.reporting.renderers.page import PAGE, REPORT_JSON, write
+from hpo.results.importance import importance
 from hpo.results.outcome import RungFigures, SearchFigures, SearchHistory, TrialFigures
 from hpo.stages import check_evaluated
 from hpo.status.snapshot import Snapshot, snapshot
@@ -73,7 +74,11 @@ def study_document(
     """
     shot = snapshot(database, spec)
     rungs = Records(database.engine).rung_results(spec.name)
-    search = SearchHistory(**dict(search_figures(shot, spec.finalist_count())), history=_history(shot, rungs))
+    search = SearchHistory(
+        **dict(search_figures(shot, spec.finalist_count())),
+        history=_history(shot, rungs),
+        importance=importance(owned_search(database, spec.name).open().get_trials(deepcopy=False), spec.pruner.rungs),
+    )
     found = {"study_id": load_record(database, spec.name).id, "search": search}
     return _document(spec, evaluation).model_copy(update=found | {"export": str(export) if export else None})
 

@@ -8,6 +8,9 @@ from distill.evaluation import StudyEvaluation
 from studies.evaluation.figures import AdaptationFacts, Figure, Figures, Settings
 from studies.evaluation.intervals import Interval
 
+# Trials of which importance is told: five in the best tenth, which Optuna's documentation asks for.
+ENOUGH_TRIALS = 50
+
 
 class SearchFigures(Figures):
     """What a search took.
@@ -61,10 +64,26 @@ class TrialFigures(Figures):
     reason: str
 
 
+class Importance(Figures):
+    """How much each parameter matters.
+
+    Attributes:
+        step: Updates after which the trials are compared.
+        trials: How many were.
+        shares: Each parameter's part of the whole, most important first. One with a range of its own for a learner is
+            named after the learner too.
+    """
+
+    step: int
+    trials: int
+    shares: dict[str, float]
+
+
 class SearchHistory(SearchFigures):
-    """What a search took, with all of its trials."""
+    """What a search took, with all of its trials, and how much each parameter matters, where there are enough."""
 
     history: tuple[TrialFigures, ...]
+    importance: Importance | None = None
 
 
 class AdaptResult(Figures):

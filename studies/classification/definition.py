@@ -10,7 +10,6 @@ from studies.adaptation.section import ClassificationAdapt
 from studies.classification.protocol import ClassificationProtocol
 from studies.classification.search_space import SEARCHED, default_space
 from studies.config.definition import StudyDefinition, TeacherSection
-from studies.config.distill_section import DistillSection
 from studies.config.hyperparameters import INNER_LOOP
 from studies.config.search_domains import Domain, Parameters, values_of
 from studies.config.search_section import SearchSection
@@ -34,12 +33,6 @@ class ClassificationSearch(SearchSection):
         return default_space()
 
 
-class ClassificationDistill(DistillSection):
-    """The distillation of a classifier, beside a student that learns from the labels alone."""
-
-    labels_alone: bool = True
-
-
 class ClassificationTeacher(TeacherSection):
     """The pretrained encoder of the teachers."""
 
@@ -53,7 +46,6 @@ class ClassificationDefinition(StudyDefinition):
     protocol: ClassificationProtocol = ClassificationProtocol()
     teacher: ClassificationTeacher = ClassificationTeacher()
     search: ClassificationSearch = ClassificationSearch()
-    distill: ClassificationDistill = ClassificationDistill()
 
     @property
     def student(self) -> str:

@@ -88,7 +88,7 @@ class DistillSection(Section):
     rank_steps: Annotated[int, Field(ge=0)] = 60
     objectives: Annotated[list[Objective], Field(min_length=1)] = _RECALL
     retain: Annotated[int | float, Field(gt=0, le=1)] = 0.99
-    labels_alone: bool = False
+    labels_alone: bool = True
     seed: Annotated[int, Field(ge=0)] = 0
     space: dict[str, Domain] = Field(default_factory=default_student_space)
 

@@ -29,7 +29,7 @@ def study(database, folder, search=2, **distill):
         search={"trials": 2, "space": {"learner": ["protonet"], "trainable_layers": 0}},
         pruner={"kind": "recall", "eta": 2, "keep": 0.0, "rungs": [1, 2]},
         finalists={"count": 2, "draws": 1},
-        distill={"embed_steps": 4, "rank_steps": 2} | distill,
+        distill={"embed_steps": 4, "rank_steps": 2, "labels_alone": False} | distill,
     )
     data = planted_dataset()
     problem = prepare(spec, folder / "cache", data=data)

@@ -82,8 +82,9 @@ def test_files_are_called_what_files_may_be_called_and_exports_differ() -> None:
             "torch matplotlib transformers sklearn pandas",
         ),
         (
-            "import optuna; from hpo.dashboard.study_facts import importance; s = optuna.create_study(); "
-            "s.optimize(lambda trial: trial.suggest_float('outer_lr', 0, 1), 30); assert importance(s)",
+            "import optuna; from hpo.results.importance import importance; s = optuna.create_study(); "
+            "s.optimize(lambda trial: trial.report(trial.suggest_float('outer_lr', 0, 1), 1) or 0.0, 50); "
+            "assert importance(s.get_trials(), [1])",
             "torch matplotlib sklearn pandas",
         ),
         (

@@ -246,6 +246,7 @@ def test_trials_teachers_inference_and_protocol_are_the_documents(found, page):
         "95.7%",
         "86% [78%, 94%] of its lift",
         "pruning saved 67%",
+        "What matters: learner 75%, outer_lr 25%.",
         "ab12" * 16,
         "hpo evaluate exports/quickstart",
     ):

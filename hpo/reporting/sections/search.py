@@ -23,7 +23,7 @@ from hpo.reporting.blocks import (
 )
 from hpo.reporting.document import StudyDocument
 from hpo.reporting.results import Results
-from hpo.results.outcome import SearchFigures, TrialFigures
+from hpo.results.outcome import ENOUGH_TRIALS, Importance, SearchFigures, TrialFigures
 from hpo.status.console import duration, state_counts
 
 # Each unit of cost with its seconds, and the longest search that is drawn in it.
@@ -44,6 +44,7 @@ def search(document: StudyDocument) -> Section | None:
         Text(search_sentence(found)),
         Text(control_group_sentence(found)),
         *_progress(found.history, metric),
+        Text(f"What matters: {importance_sentence(found.importance)}"),
         _trial_table(found.history, metric),
         Text(finalists_sentence(evaluation.finalists, evaluation.reference)),
         _finalist_table(evaluation.finalists, metric),
@@ -72,6 +73,17 @@ def control_group_sentence(found: SearchFigures) -> str:
     return (
         f"{plural(len(group), 'trial')} of the control group ran to the end although {rank}, to measure what pruning "
         f"loses: {would} ended among the best {found.best}."
+    )
+
+
+def importance_sentence(found: Importance | None) -> str:
+    """Return how much each parameter matters."""
+    if found is None:
+        return f"too few trials were evaluated to tell; {ENOUGH_TRIALS} at one rung are enough."
+    shares = ", ".join(f"{name} {share:.0%}" for name, share in found.shares.items())
+    return (
+        f"{shares}. These are shares of what sets the best tenth apart from the others (PED-ANOVA), of "
+        f"{plural(found.trials, 'trial')} after {plural(found.step, 'update')}, those stopped there too."
     )
 
 
