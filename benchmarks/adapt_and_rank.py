@@ -36,7 +36,8 @@ from distill.export.writer import export
 from distill.hyperparameters import StudentHyperparameters
 from distill.inference import StudentRecommender, load_export
 from distill.serving.backends import Embedder, open_encoder
-from distill.serving.catalogue import Catalogue, StudentParts
+from distill.serving.ranking.catalogue import Catalogue
+from distill.serving.ranking.items import StudentParts
 from distill.student import start, texts_in
 from storage.files.atomic import atomic_write
 from storage.home import cache_folder

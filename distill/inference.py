@@ -11,11 +11,14 @@ from collections.abc import Mapping, Sequence
 
 from distill.export.tasks.popularity import Popularity, read_popularity
 from distill.serving.backends import Backend, Precision
-from distill.serving.catalogue import Catalogue, StudentParts
 from distill.serving.labelled import Labelled, check_labelled
-from distill.serving.lexicon_file import read_lexicon
 from distill.serving.loader import ExportedStudent, as_student, load_export
-from distill.serving.scene import History, Ranking, Scene
+from distill.serving.ranking.catalogue import Catalogue
+from distill.serving.ranking.histories import History
+from distill.serving.ranking.items import StudentParts
+from distill.serving.ranking.lexicon_file import read_lexicon
+from distill.serving.ranking.nearest import NearItem, Profile
+from distill.serving.ranking.scene import Ranking, Scene
 from distill.serving.served_student import ServedStudent
 from distill.serving.text_classifier import TextClassifier
 from storage.errors import InputError
@@ -26,7 +29,9 @@ from studies.progress import Progress
 __all__ = [
     "Catalogue",
     "ExportedStudent",
+    "NearItem",
     "Popularity",
+    "Profile",
     "Ranking",
     "Scene",
     "StudentClassifier",

@@ -15,7 +15,7 @@ from typing import Annotated
 
 import typer
 
-from hpo.commands import adapt, classify, dashboard, distill, recommend, students, studies
+from hpo.commands import adapt, dashboard, distill, students, studies
 from hpo.commands import database as database_verbs
 from hpo.commands.options import (
     Address,
@@ -31,6 +31,7 @@ from hpo.commands.options import (
     connect,
     load,
 )
+from hpo.commands.serving import classify, nearest, recommend
 from hpo.commands.verb import settings, verb
 from hpo.signals import interrupts
 from hpo.status.console import Console, duration
@@ -103,6 +104,7 @@ app.add_typer(distill.app)
 app.add_typer(dashboard.app)
 app.add_typer(students.app)
 app.add_typer(recommend.app)
+app.add_typer(nearest.app)
 app.add_typer(classify.app)
 
 

@@ -13,7 +13,8 @@ from torch import nn
 from card.figures import Figures
 from card.roofline import synchronise
 from card.trace import top_operators
-from distill.serving.catalogue import Catalogue, StudentParts
+from distill.serving.ranking.catalogue import Catalogue
+from distill.serving.ranking.items import StudentParts
 from studies.config.hyperparameters import Hyperparameters
 from studies.learners.registry import LEARNERS
 from studies.learners.tasks.scene_tasks import scene_learner

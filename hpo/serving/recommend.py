@@ -24,7 +24,7 @@ from studies.text_form import normalise_text
 # torch is imported with the student, after the files were checked.
 if TYPE_CHECKING:
     from distill.serving.backends import Backend
-    from distill.serving.scene import Reason
+    from distill.serving.ranking.scene import Reason
 
 PRODUCTS, TIME = "products", "time"
 # What the terminal shows of why an item has its score; JSON has everything.
@@ -42,6 +42,10 @@ class Listing:
 
     texts: list[str]
     products: list[int]
+
+    def nearest(self, text: str) -> str:
+        """Return the text whose letters are nearest to an unknown one's."""
+        return difflib.get_close_matches(text, self.texts, n=1, cutoff=0)[0]
 
 
 @dataclass(frozen=True)
@@ -166,8 +170,8 @@ def read_support(path: Path, listing: Listing) -> list[Interaction]:
             raise InputError(f'{place} has no "item"; {_form("item")}')
         item = normalise_text(taken)
         if item not in known:
-            near = difflib.get_close_matches(item, listing.texts, n=1, cutoff=0)
-            raise InputError(f"{place} takes {taken!r}, which the catalogue lacks; the nearest it has is {near[0]!r}")
+            near = listing.nearest(item)
+            raise InputError(f"{place} takes {taken!r}, which the catalogue lacks; the nearest it has is {near!r}")
         interactions.append(Interaction(_history(place, entry, "item"), item))
     if not interactions:
         raise InputError(f"the support {path} is empty; {_form('item')}, at least one")

@@ -110,7 +110,7 @@ class Head(nn.Module):
             present: (C,) false for padding, whose scores mean nothing; all true if left out.
             first_held: Position of the first item that histories count.
         """
-        items = self._project(vectors)
+        items = self.directions(vectors)
         candidate_vectors = items[:candidates]
         distance = items[support] @ candidate_vectors.T - 1
         taken = support[:, None] == torch.arange(candidates, device=support.device)
@@ -129,8 +129,24 @@ class Head(nn.Module):
 
     def with_history_items(self, encoding: SceneEncoding, vectors: Tensor) -> SceneEncoding:
         """Return the encoding for histories of other items, whose (H, D) vectors these are; the candidates stay."""
-        profiles, match = self._encode_histories(self._project(vectors), encoding.candidate_vectors)
+        profiles, match = self._encode_histories(self.directions(vectors), encoding.candidate_vectors)
         return encoding._replace(profiles=profiles, history_match=match)
+
+    def directions(self, vectors: Tensor) -> Tensor:
+        """Return the (n, d) directions of items, of length 1, in the space where users and items meet."""
+        return functional.normalize(self.project(vectors), dim=-1)
+
+    def profiles(self, vectors: Tensor, history: Tensor) -> Tensor:
+        """Return the (R, d) directions of users, of length 1 and comparable with those of items; 0 without a history.
+
+        Args:
+            vectors: (H, D) vectors of items.
+            history: (R, H) how often each of them is in a user's history.
+        """
+        items = self.directions(vectors)
+        # A matrix that training left as it was drawn turns every user into a random direction (docs/decisions.md).
+        profiles = self.user(items) if self.user.weight.requires_grad else items
+        return functional.normalize(history @ profiles, dim=-1)
 
     def _popularity(self, parts: Tensor) -> Tensor:
         """Return the (C,) popularity of (C, B) parts of all takings; (0,) where scenes share no items."""
@@ -138,9 +154,6 @@ class Head(nn.Module):
             return parts.new_empty(0)
         mixed: Tensor = parts @ self.elsewhere[:-1].softmax(0)
         return self.elsewhere[-1].exp() * mixed
-
-    def _project(self, vectors: Tensor) -> Tensor:
-        return functional.normalize(self.project(vectors), dim=-1)
 
     def _encode_histories(self, items: Tensor, candidates: Tensor) -> tuple[Tensor, Tensor]:
         return self.user(items), ((items @ candidates.T - 1) * self.sharpness[0].exp()).exp()

@@ -27,7 +27,8 @@ EXAMPLES = {name: example(command) for name, command in verbs().items()}
 # The dashboard serves until it is interrupted, so it comes last but one; `db restore` wants a home of its own.
 ORDER = (
     "db up, data check, baselines, adapt, launch, stop, resume, worker, status, distill, run, report, export, "
-    "evaluate, recommend, classify, db url, db upgrade, db backup, db restore, dashboard, delete, db down"
+    "evaluate, recommend, similar, find, profile, classify, db url, db upgrade, db backup, db restore, "
+    "dashboard, delete, db down"
 )
 # What only the reader knows: where their database is, and their study file.
 READERS = {

@@ -16,11 +16,11 @@ import torch
 
 import distill.export.writer as exporting
 import distill.serving.backends as backends
-import distill.serving.scene as scenes
+import distill.serving.ranking.scene as scenes
 from distill.export.tasks.popularity import read_popularity
 from distill.export.tasks.ranking import RankingExport, _as_texts
 from distill.inference import Popularity, Ranking, Scene, StudentRecommender, load_export
-from distill.serving.scene import best
+from distill.serving.ranking.nearest import best
 from distill.student import Student
 from hpo.serving.recommend import recommend
 from storage.errors import InputError
@@ -328,7 +328,12 @@ def test_mistakes_in_serving_are_named(served: StudentRecommender) -> None:
         with pytest.raises(InputError, match="give one whole number of at least 1 for each"):
             served.adapt(["a", "b"], taken, products)
     catalogue = served.catalogue(["a", "b"])
-    for part, message in (([], "no candidates"), (["c"], "no 'c'"), ([2], "no item 2"), ([1, 1], "more than once")):
+    for part, message in (
+        ([], "no candidates"),
+        (["c"], 'no "c"; the nearest it has is "'),
+        ([2], "no item 2"),
+        ([1, 1], "more than once"),
+    ):
         with pytest.raises(InputError, match=message):
             catalogue.adapt(taken, part)  # type: ignore[arg-type]
     with pytest.raises(InputError, match="position 0"):

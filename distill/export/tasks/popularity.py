@@ -97,13 +97,13 @@ def known_elsewhere(
     popularity: Popularity | None,
     texts: Sequence[str],
     support: Sequence[tuple[Sequence[str], int | str]],
-    place: Mapping[str, int] | None,
+    place: Mapping[str, int],
 ) -> tuple[Tensor, Tensor]:
     """Return the (C, B) counts of candidates elsewhere, and (K, C) how often each support user took them.
 
     Both without columns where the student does not read them.
     """
-    if popularity is None or place is None:
+    if popularity is None:
         return torch.empty(len(texts), 0), torch.empty(len(support), 0, dtype=torch.uint8)
     past = torch.zeros(len(support), len(texts), dtype=torch.uint8)
     users, taken, times = count_taken([history for history, _ in support], place)

@@ -6,23 +6,20 @@ Most of a score is the same for all users and is computed once; a ranking adds t
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from itertools import chain
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from distill.export.tasks.popularity import count_taken
+from distill.serving.ranking.given import check_count, places_of
+from distill.serving.ranking.histories import History, Lookup, Vectors, shorten
+from distill.serving.ranking.nearest import NearItem, Profile, best, nearest, profiles
 from storage.errors import InputError
-from studies.evaluation.metrics import top_k
 from studies.model.explanation import HISTORY, SUPPORT, Term, explain
 from studies.model.recommender import Head
 from studies.model.scene_encoding import AdaptedScene
-from studies.text_form import normalise_text
-
-History = Sequence[str]
 
 
 class Reason(NamedTuple):
@@ -39,8 +36,6 @@ class Reason(NamedTuple):
     items: tuple[tuple[str, float], ...]
 
 
-# Returns the (n, D) vectors of texts.
-Lookup = Callable[[Sequence[str]], Tensor]
 # Most elements of a ranking's largest tensors: more users are ranked in several parts.
 _MAX_ELEMENTS = 2**23
 
@@ -65,33 +60,35 @@ class Scene:
 
     Args:
         candidates: The texts of its candidates.
+        place: The position of each.
         adapted: What ranks them.
         head: Its head, with the weights adapted to the scene.
-        lookup: Gives the vectors of histories.
+        lookup: Gives the vectors of any texts.
         longest_history: How many of a user's last items are encoded.
-        place: Each candidate's position, where it matters what a user took in all of their history.
         repurchases: Whether scores depend on how often the user took an item.
         excludes: Whether a user's list has no items that they took.
 
     Attributes:
         candidates: The texts of its candidates; a ranking holds positions among them.
+        moves_vectors: Whether adapting moved the vectors that items are compared by.
     """
 
     def __init__(
         self,
         candidates: Sequence[str],
+        place: Mapping[str, int],
         adapted: AdaptedScene,
         head: Head,
         lookup: Lookup,
         longest_history: int,
-        place: Mapping[str, int] | None = None,
         *,
         repurchases: bool = False,
         excludes: bool = False,
     ) -> None:
-        self.candidates, self._place = candidates, place or {}
+        self.candidates, self._place = candidates, place
         self._repurchases, self._excludes = repurchases, excludes
         self._adapted, self._head, self._lookup, self._longest = adapted, head, lookup, longest_history
+        self.moves_vectors = "project.weight" in adapted.head
         match = adapted.encoding.history_match
         self._shared_scores = _finite(adapted.scores(match.new_zeros(1, len(match))))
 
@@ -107,8 +104,7 @@ class Scene:
             InputError: `k` is below 1, a history is one text instead of a list, a text is blank, or scores are not
                 finite numbers.
         """
-        if k < 1:
-            raise InputError(f"k = {k}: a list has at least 1 item; pass k of 1 or more")
+        check_count(k)
         cut = shorten(histories, self._longest)
         vectors = Vectors(cut, self._lookup)
         count = len(self.candidates)
@@ -141,6 +137,41 @@ class Scene:
         past = self._past(history) if self._repurchases else None
         found = explain(self._adapted, encoding, counts[0], past, items)
         return [sorted((_reason(term, texts) for term in terms), key=lambda each: -abs(each.value)) for terms in found]
+
+    def similar(self, items: Sequence[int] | Sequence[str], k: int = 10) -> list[list[NearItem]]:
+        """Return the other candidates that are nearest to each item, the nearest first.
+
+        By the head's directions where adapting moved them (`moves_vectors`), else as `Catalogue.similar`.
+
+        Args:
+            items: By position among the candidates, or by text.
+            k: How many for each; fewer where there are fewer.
+
+        Raises:
+            InputError: `k` is below 1, `items` is one text instead of a list, or an item is no candidate.
+        """
+        check_count(k)
+        own = places_of(items, self._place, self._near, "scene")
+        vectors = self._adapted.encoding.candidate_vectors if self.moves_vectors else self._lookup(self.candidates)
+        return nearest(self.candidates, vectors, vectors[own], k, own)
+
+    def profiles(self, histories: Sequence[History], k: int = 10) -> list[Profile]:
+        """Return what the adapted student makes of each user's history, and the candidates nearest to that.
+
+        Args:
+            histories: One per user, oldest item first; empty for a user without a history.
+            k: How many of the nearest candidates, those of the history among them.
+
+        Raises:
+            InputError: `k` is below 1, a history is one text instead of a list, or a text is blank.
+        """
+        check_count(k)
+        directions = self._adapted.encoding.candidate_vectors
+        return profiles(self._head, histories, self._lookup, self._longest, self.candidates, directions, k)
+
+    def _near(self, text: str) -> str:
+        """Return the candidate that is nearest to an unknown text."""
+        return self.candidates[int((self._lookup(self.candidates) @ self._lookup([text])[0]).argmax())]
 
     def _support(self) -> list[str]:
         """Return the texts of the support's items."""
@@ -177,45 +208,6 @@ def _reason(term: Term, texts: Mapping[str, Sequence[str]]) -> Reason:
     return Reason(term.name, term.value, tuple(sorted(parts.items(), key=lambda each: -abs(each[1]))))
 
 
-class Vectors:
-    """The vectors of all texts that some histories hold, each looked up once.
-
-    Args:
-        histories: What `shorten` returned.
-        lookup: Returns the vectors.
-    """
-
-    def __init__(self, histories: Sequence[History], lookup: Lookup) -> None:
-        texts = dict.fromkeys(text for history in histories for text in history)
-        self._row = {text: row for row, text in enumerate(texts)}
-        self._vectors = lookup(list(texts))
-
-    def count(self, histories: Sequence[History]) -> tuple[Tensor, Tensor]:
-        """Return the (H, D) vectors of the distinct texts of some histories, and the (R, H) counts of each."""
-        rows = dict.fromkeys(self._row[text] for history in histories for text in history)
-        place = {row: number for number, row in enumerate(rows)}
-        counts = np.zeros((len(histories), len(rows)), dtype=np.float32)
-        for user, history in enumerate(histories):
-            for text in history:
-                counts[user, place[self._row[text]]] += 1
-        return self._vectors[list(rows)], torch.from_numpy(counts).to(self._vectors.device)
-
-
-def shorten(histories: Sequence[History], longest: int) -> list[History]:
-    """Return the last items of each history, each text in its one form.
-
-    Raises:
-        InputError: A history is one text instead of a list, or holds something else than texts.
-    """
-    if isinstance(lone := next((history for history in histories if isinstance(history, str)), None), str):
-        raise InputError(f"a history is a list of texts, got the text {lone!r}; pass [{lone!r}]")
-    cut = [history[-longest:] for history in histories]
-    for item in chain.from_iterable(cut):
-        if not isinstance(item, str):
-            raise InputError(f"a history holds {item!r}, which is not a text; give the texts of the user's items")
-    return [[normalise_text(text) for text in history] for history in cut]
-
-
 def _finite(scores: Tensor) -> Tensor:
     """Return the scores; refuse them where one is NaN or infinite, which the sum of all then is as well."""
     if not bool(scores.sum().isfinite()):
@@ -224,13 +216,3 @@ def _finite(scores: Tensor) -> Tensor:
             "student of the study"
         )
     return scores
-
-
-def best(scores: Tensor, k: int) -> Tensor:
-    """Return `metrics.top_k` of (R, C) scores, sorting only the highest where there are many candidates."""
-    if k >= scores.shape[1] or len(scores) == 0:
-        return top_k(scores, k)
-    least = scores.topk(k, dim=1).values[:, -1:]
-    # At least k of each row, in the candidates' order; more where scores are equal.
-    rows = [row.nonzero()[:, 0] for row in scores >= least]
-    return torch.stack([own[top_k(row[None, own], k)[0]] for own, row in zip(rows, scores, strict=True)])

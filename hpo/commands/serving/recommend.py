@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from hpo.commands.options import BackendName
+from hpo.commands.serving.options import Backend, CatalogueFile, Export, Histories, Support, Text
 from hpo.commands.verb import verb
 from hpo.serving.recommend import print_lists
 from hpo.serving.recommend import recommend as run
@@ -25,32 +26,13 @@ app = typer.Typer()
     'A line of users.jsonl: {"user": "u17", "history": ["granola, 400 g"]}'
 )
 def recommend(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="An exported student.", show_default=False)],
-    catalogue: Annotated[
-        Path,
-        typer.Option(
-            metavar="FILE",
-            help="The items to rank: CSV, TSV or parquet with a column of texts and, optionally, a column of products "
-            "(how many share the text); or .txt with one text per line. Equal texts are one item.",
-            show_default=False,
-        ),
-    ],
-    support: Annotated[
-        Path,
-        typer.Option(
-            metavar="FILE",
-            help="The scene's first interactions as JSON lines, oldest first: the item taken, and the user's history "
-            "before it (texts, oldest first).",
-            show_default=False,
-        ),
-    ],
-    histories: Annotated[
-        Path,
-        typer.Option(metavar="FILE", help="The users to rank for as JSON lines: user and history.", show_default=False),
-    ],
-    text: Annotated[str, typer.Option(metavar="COLUMN", help="Column of the catalogue that holds the texts.")] = "text",
+    folder: Export,
+    catalogue: CatalogueFile,
+    support: Support,
+    histories: Histories,
+    text: Text = "text",
     k: Annotated[int, typer.Option("--k", min=1, metavar="N", help="Number of items per user.")] = 10,
-    backend: Annotated[BackendName, typer.Option(help="Runtime of the encoder.")] = BackendName.torch,
+    backend: Backend = BackendName.torch,
     taken: Annotated[
         Path | None,
         typer.Option(

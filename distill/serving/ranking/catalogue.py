@@ -7,119 +7,26 @@ behind the catalogue's terms. A scene is the whole catalogue or any part of it.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import cached_property, partial
+from collections.abc import Sequence
 from threading import Lock
-from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import scipy.sparse as sp
 import torch
 from torch import Tensor
 
 from distill.export.tasks.popularity import Popularity, choose, known_elsewhere
-from distill.serving.given import check_texts, position_of
-from distill.serving.scene import History, Scene, Vectors, shorten
+from distill.serving.ranking.given import check_count, check_queries, check_texts, position_of
+from distill.serving.ranking.histories import History, Vectors, shorten
+from distill.serving.ranking.items import Ints, Items, StudentParts, TextFeatures
+from distill.serving.ranking.nearest import NearItem, Profile, nearest, profiles
+from distill.serving.ranking.scene import Scene
 from storage.errors import InputError
-from studies.episodes.catalogue_terms import CodedTexts, TextCoder
+from studies.episodes.catalogue_terms import TextCoder
 from studies.episodes.episode import Episode
-from studies.episodes.tfidf import Lexicon, count_words, overlap
-from studies.learners.base import Learner
+from studies.episodes.tfidf import count_words, overlap
 from studies.model.device import device
 from studies.progress import Progress
-from studies.text_form import normalise_text
-
-Ints = npt.NDArray[np.int64]
-
-
-class StudentParts(NamedTuple):
-    """The parts of a student that a catalogue uses.
-
-    Attributes:
-        embed: Returns the (n, D) vectors of texts, and reports progress.
-        learner: Adapts the head; it is copied, never changed.
-        lexicon: The words of the texts that the student was trained on.
-        counted: Whether the catalogue's texts are among these.
-        products: Whether the student was trained with the number of products that a text stands for.
-        longest_history: How many of a user's last items are encoded.
-        popularity: What was taken in other scenes, as the export knows it; None where the student does not read it.
-        excludes: Whether users take an item only once, so that lists leave out what they took.
-    """
-
-    embed: Callable[[Sequence[str], Progress | None], Tensor]
-    learner: Learner
-    lexicon: Lexicon
-    counted: bool
-    products: bool
-    longest_history: int
-    popularity: Popularity | None = None
-    excludes: bool = False
-
-
-class _TextFeatures(NamedTuple):
-    """Features of some candidates' texts, which `scene_encoding.EpisodeTexts` compares with a support."""
-
-    words: Any
-    fields: Any
-    terms: Tensor
-
-
-@dataclass(frozen=True)
-class _Items:
-    """The catalogue at one moment; adding makes another.
-
-    Attributes:
-        student: What embeds and adapts.
-        place: Each text's position, in order.
-        vectors: (N, D).
-        words: (N, BUCKETS) counts.
-        coded: Codes of words and fields.
-        products: (N,) how many products each text stands for.
-        whole: Features of all items' texts.
-        popularity: What was taken in other scenes; None where the student does not read it.
-    """
-
-    student: StudentParts
-    place: dict[str, int]
-    vectors: Tensor
-    words: Any
-    coded: CodedTexts
-    products: Ints
-    whole: _TextFeatures
-    popularity: Popularity | None
-
-    @classmethod
-    def of(
-        cls,
-        student: StudentParts,
-        place: dict[str, int],
-        vectors: Tensor,
-        words: Any,
-        coded: CodedTexts,
-        products: Ints,
-        popularity: Popularity | None,
-    ) -> _Items:
-        """Return the items with everything that is computed before a scene is adapted to."""
-        whole = _weighed(student, words, coded, products)
-        return cls(student, place, vectors, words, coded, products, whole, popularity)
-
-    @cached_property
-    def texts(self) -> tuple[str, ...]:
-        """The items' texts, in order."""
-        return tuple(self.place)
-
-    def features(self, rows: Ints) -> _TextFeatures:
-        """Return the features of the items at (C,) positions; rarity is counted among them alone."""
-        return _weighed(self.student, self.words[rows], self.coded.take(rows), self.products[rows])
-
-
-def _weighed(student: StudentParts, words: Any, coded: CodedTexts, products: Ints) -> _TextFeatures:
-    # A study without numbers of products has a zero in their place.
-    terms = coded.terms(products if student.products else None)
-    weighed = student.lexicon.weigh(words, counted=student.counted)
-    return _TextFeatures(weighed, coded.weigh_fields(), torch.from_numpy(terms).to(device()))
 
 
 class Catalogue:
@@ -151,7 +58,7 @@ class Catalogue:
         vectors = student.embed(list(place), progress)
         popularity = choose(student.popularity, popularity)
         coded = self._coder.code(texts)
-        self._items = _Items.of(student, place, vectors, count_words(texts), coded, counted, popularity)
+        self._items = Items.of(student, place, vectors, count_words(texts), coded, counted, popularity)
 
     def __len__(self) -> int:
         return len(self._items.place)
@@ -181,7 +88,7 @@ class Catalogue:
             if not rows:
                 return
             new = [texts[row] for row in rows]
-            self._items = _Items.of(
+            self._items = Items.of(
                 self._student,
                 old.place | {text: len(old.place) + number for number, text in enumerate(new)},
                 torch.cat([old.vectors, self._student.embed(new, progress)]),
@@ -213,7 +120,7 @@ class Catalogue:
         items = self._items
         if len(support) == 0:
             raise InputError("the support is empty; give at least one (history, taken candidate)")
-        rows = None if candidates is None else _rows(items, candidates)
+        rows = None if candidates is None else items.rows(candidates)
         texts = items.texts if rows is None else tuple(items.texts[row] for row in rows.tolist())
         taken = np.array([position_of(item, texts) for _, item in support])
         histories = shorten([history for history, _ in support], self._student.longest_history)
@@ -224,14 +131,68 @@ class Catalogue:
         if learner.entry.takes_gradient_steps:
             # The inner loop writes adapted weights into the learner's own head: each thread needs a copy.
             learner = copy.deepcopy(learner)
-        popularity, place, excludes = choose(items.popularity, popularity), None, self._student.excludes
-        if popularity is not None or excludes:
-            place = items.place if rows is None else {text: position for position, text in enumerate(texts)}
+        popularity = choose(items.popularity, popularity)
+        place = items.place if rows is None else {text: position for position, text in enumerate(texts)}
         episode = _episode(features, taken, counts, known_elsewhere(popularity, texts, support, place))
         adapted = learner.adapt(episode, torch.cat([vectors, held]))
         learner.model.head.load_state_dict(dict(adapted.head), strict=False)
-        scene = partial(Scene, texts, adapted, learner.model.head, self._vectors, self._student.longest_history)
-        return scene(place, repurchases=popularity is not None, excludes=excludes)
+        return Scene(
+            texts,
+            place,
+            adapted,
+            learner.model.head,
+            self._vectors,
+            self._student.longest_history,
+            repurchases=popularity is not None,
+            excludes=self._student.excludes,
+        )
+
+    def similar(self, items: Sequence[int] | Sequence[str], k: int = 10) -> list[list[NearItem]]:
+        """Return the other items that are nearest to each item by the student's vectors, the nearest first.
+
+        Args:
+            items: By position, or by text.
+            k: How many for each; fewer where there are fewer.
+
+        Raises:
+            InputError: `k` is below 1, `items` is one text instead of a list, or an item is not in the catalogue.
+        """
+        check_count(k)
+        known = self._items
+        own = known.places(items)
+        return nearest(known.texts, known.vectors, known.vectors[own], k, own)
+
+    def find(self, queries: Sequence[str], k: int = 10) -> list[list[NearItem]]:
+        """Return the items that are nearest to each query by the student's vectors, the nearest first.
+
+        Args:
+            queries: Any texts; all that are not in the catalogue are embedded together.
+            k: How many for each; fewer where there are fewer.
+
+        Raises:
+            InputError: `k` is below 1, `queries` is one text instead of a list, or one of them is blank, longer than
+                65,536 characters or no text.
+        """
+        check_count(k)
+        known, normal = self._items, check_queries(queries)
+        row = {query: number for number, query in enumerate(dict.fromkeys(normal))}
+        wanted = self._vectors(list(row))
+        return nearest(known.texts, known.vectors, wanted[[row[query] for query in normal]], k)
+
+    def profiles(self, histories: Sequence[History], k: int = 10) -> list[Profile]:
+        """Return what the student makes of each user's history before it adapts, and the items nearest to that.
+
+        Args:
+            histories: One per user, oldest item first; empty for a user without a history.
+            k: How many of the nearest items, those of the history among them.
+
+        Raises:
+            InputError: `k` is below 1, a history is one text instead of a list, or a text is blank.
+        """
+        check_count(k)
+        known, student = self._items, self._student
+        head, longest = student.learner.model.head, student.longest_history
+        return profiles(head, histories, self._vectors, longest, known.texts, known.directions, k)
 
     def _vectors(self, texts: Sequence[str]) -> Tensor:
         """Return the (n, D) vectors of any texts; only those outside the catalogue are embedded."""
@@ -246,7 +207,7 @@ class Catalogue:
         return vectors
 
 
-def _episode(features: _TextFeatures, taken: Ints, counts: Tensor, known: tuple[Tensor, Tensor]) -> Episode:
+def _episode(features: TextFeatures, taken: Ints, counts: Tensor, known: tuple[Tensor, Tensor]) -> Episode:
     """Return the scene with its (K,) support as an episode.
 
     Args:
@@ -279,22 +240,3 @@ def _episode(features: _TextFeatures, taken: Ints, counts: Tensor, known: tuple[
         users=torch.empty(0, dtype=torch.int64, device=here),
         rows=torch.empty(0, dtype=torch.int64, device=here),
     )
-
-
-def _rows(items: _Items, candidates: Sequence[int] | Sequence[str]) -> Ints:
-    """Return the (C,) positions of a scene's candidates in the catalogue."""
-    if len(candidates) == 0:
-        raise InputError("there are no candidates; give the positions or texts of the scene's items")
-    places = [items.place.get(normalise_text(item)) if isinstance(item, str) else item for item in candidates]
-    if None in places:
-        raise InputError(
-            f"the catalogue has no {candidates[places.index(None)]!r}; add it first, or give one of its texts"
-        )
-    rows = np.array(places, dtype=np.int64)
-    if len(outside := rows[(rows < 0) | (rows >= len(items.place))]):
-        raise InputError(f"the catalogue of {len(items.place)} items has no item {outside[0]}; positions count from 0")
-    codes, counts = np.unique(rows, return_counts=True)
-    if len(codes) < len(rows):
-        twice = items.texts[codes[counts > 1][0]]
-        raise InputError(f"candidates hold {twice!r} more than once; give each item once")
-    return rows

@@ -1,0 +1,1 @@
+"""The verbs that serve an export, from files."""
