@@ -29,12 +29,14 @@ Layers = Annotated[int, Field(ge=1, le=MAX_LAYERS)]
 Width = Annotated[int, Field(ge=1, le=MAX_WIDTH)]
 VocabularyRows = Annotated[int, Field(ge=1, le=MAX_VOCABULARY)]
 Tokens = Annotated[int, *TeacherSection.model_fields["max_tokens"].metadata]
+# A program that opens the folder, or how that was checked.
+Words = Annotated[str, StringConstraints(max_length=1000)]
 Prefix = Annotated[str, StringConstraints(max_length=1000)]
 StudyId = Annotated[str, StringConstraints(pattern="^[0-9a-f]{32}$")]
 Digest = Annotated[str, StringConstraints(pattern="^[0-9a-f]{64}$")]
-# A file of the folder or of a folder in it: no "..", no absolute path, nothing hidden, nothing a terminal interprets.
+# A file, at most three folders deep: no "..", no absolute path, nothing hidden, nothing a terminal interprets.
 _NAME = "[A-Za-z0-9_][A-Za-z0-9_.-]*"
-FileName = Annotated[str, StringConstraints(max_length=200, pattern=f"^({_NAME}/){{0,2}}{_NAME}$")]
+FileName = Annotated[str, StringConstraints(max_length=200, pattern=f"^({_NAME}/){{0,3}}{_NAME}$")]
 
 
 def read_json(path: Path) -> Any:

@@ -71,7 +71,7 @@ Distilled by [scenetune](https://pypi.org/project/scenetune/) from the best {tea
 ## What is in this folder
 
 {formats}
-Every format was opened in a fresh process and compared with the student before this folder appeared.
+{checked}
 
 ## How to open it
 
@@ -150,6 +150,7 @@ def model_card(manifest: Manifest) -> str:
         max_tokens=manifest.max_tokens,
         metrics=_metrics(manifest.metrics, words) if manifest.metrics else "It was not evaluated.\n",
         formats=_formats(manifest, words),
+        checked=_checked(manifest),
         use=words.use,
         example=words.example,
         classifies=words.classifies_pairs if manifest.reads_pairs else words.classifies,
@@ -207,6 +208,8 @@ def _formats(manifest: Manifest, words: CardWords) -> str:
         "hf": f"`model.safetensors` ({manifest.precision}), for transformers and sentence-transformers",
         "onnx": "`onnx/model.onnx` (fp32), for ONNX Runtime",
         "onnx-int8": "`onnx/model_int8.onnx` (8-bit weights), for ONNX Runtime",
+        "triton": "`triton/` (fp32), a model repository of Triton",
+        "pt2": "`torch/model.pt2` (fp32), for torch.export",
     }
     lines = []
     for name, found in manifest.formats.items():
@@ -227,6 +230,13 @@ def _formats(manifest: Manifest, words: CardWords) -> str:
             "torch.",
         ]
     return "\n".join(lines) + "\n"
+
+
+def _checked(manifest: Manifest) -> str:
+    """Return how it was checked that the folder opens."""
+    lines = ["Before this folder appeared, a fresh process opened it and compared what it got with the student:", ""]
+    lines += [f"- {program}: {how}." for program, how in manifest.checks.items()]
+    return "\n".join(lines)
 
 
 def _metrics(metrics: StudyEvaluation, words: CardWords) -> str:

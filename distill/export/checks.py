@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from distill.export.fresh_process import Asked, run_scripts
 from distill.export.manifest import GRAPHS, FormatFigures, Manifest
+from distill.export.stacks.tei import broken_rules
 from distill.export.task_export import TaskExport
 from distill.objective import evaluate
 from distill.serving.onnx_tower import OnnxTower, through
@@ -67,9 +68,10 @@ def check(student: Student, draft: Path, manifest: Manifest, task: TaskExport, p
     ours = _own_vectors(student, texts)
     reporter = problem.reporter if problem is not None else SILENT
     what = f"vectors and {task.answers}" if episodes else "vectors"
-    reporter.note(f"comparing {what} in a fresh process: {', '.join(formats)}")
+    opened = [name for name in formats if name != "triton"]
+    reporter.note(f"comparing {what} in a fresh process: {', '.join(opened)}")
     asked = task.asked(problem, episodes) if problem is not None and episodes else None
-    found = fresh_process(draft, texts, list(formats), student.tower.form.knows_classes, student.prefix, asked)
+    found = fresh_process(draft, texts, opened, student.tower.form.knows_classes, student.prefix, asked)
     _check_probabilities(student, task, manifest, ours, found)
     for opener, vectors in found.vectors.items():
         name = cast("Format", "hf" if opener == "sentence-transformers" else opener)
@@ -89,6 +91,20 @@ def check(student: Student, draft: Path, manifest: Manifest, task: TaskExport, p
         if "onnx-int8" in formats:
             compared, weighed = formats["onnx-int8"].to_json(), measure_int8(student, draft, problem).to_json()
             formats["onnx-int8"] = FormatFigures.model_validate(compared | weighed)
+    manifest.checks.update(_programs(draft, opened, found))
+    if "triton" in formats:
+        manifest.checks["Triton"] = "not run; its encoder is onnx/model.onnx, which ONNX Runtime opened"
+
+
+def _programs(draft: Path, opened: Sequence[Format], found: Found) -> dict[str, str]:
+    """Return how it was checked that programs open a draft."""
+    names = {"hf": "transformers", "onnx": "ONNX Runtime", "pt2": "torch.export"}
+    checks = dict.fromkeys((program for name, program in names.items() if name in opened), "opened")
+    served = {"sentence-transformers": "sentence-transformers" in found.vectors, "scenetune": bool(found.answers)}
+    checks |= {name: "opened" if done else "not run" for name, done in served.items()}
+    broken = broken_rules(draft)
+    rules = f"it breaks rules of its sources: {'; '.join(broken)}" if broken else "by the rules of its sources it fits"
+    return checks | {"text-embeddings-inference": f"not run; {rules}"}
 
 
 def measure_int8(student: Student, draft: Path, problem: Problem) -> FormatFigures:

@@ -34,12 +34,20 @@ def write_encoder(student: Student, draft: Path, precision: Precision = "fp32") 
         model = copy.deepcopy(model)
         nn.Module.to(model, DTYPES[precision])
     model.save_pretrained(draft)
+    _name_sizes(draft / "config.json")
     # A copy, since the student keeps its own. DistilBERT takes no token types.
     copied = copy.deepcopy(student.tokenizer)
     copied.model_max_length = student.max_tokens
     # The attribute is saved only where it was an argument of the tokenizer: hence both.
     copied.model_input_names = copied.init_kwargs["model_input_names"] = ["input_ids", "attention_mask"]
     copied.save_pretrained(draft)
+
+
+def _name_sizes(config: Path) -> None:
+    """Add width and layers by the names that other models have: without these TEI does not open the ONNX graph."""
+    said = json.loads(config.read_text(encoding="utf-8"))
+    said |= {"hidden_size": said["dim"], "num_hidden_layers": said["n_layers"]}
+    config.write_text(json.dumps(said, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def write_sentence_transformers(student: Student, draft: Path, precision: Precision = "fp32") -> None:

@@ -35,6 +35,8 @@ HEAD = "head.safetensors"
 PROJECTION = "2_Dense/model.safetensors"
 # Paths of the ONNX graphs, by format.
 GRAPHS: dict[Format, str] = {"onnx": "onnx/model.onnx", "onnx-int8": "onnx/model_int8.onnx"}
+# Of torch.export; and a folder, Triton's model repository.
+TORCH_PACKAGE, TRITON = "torch/model.pt2", "triton"
 # Files without which no export can be served: every manifest must list them, and those of its task.
 SERVED = ("config.json", "model.safetensors", "tokenizer.json", HEAD)
 _REMEDY = "export the study again, or restore the folder from a copy"
@@ -155,6 +157,8 @@ class Manifest(Origin):
         parameters: Of encoder and head.
         precision: Of the stored weights.
         formats: What the export holds, with what was measured of each.
+        checks: How it was checked that a program opens the folder, by the program's name: "opened" in a fresh process,
+            or what was done instead where it was not run.
         versions: Of the packages that wrote it.
         bytes: Size of all other files.
         files: Their SHA-256, by path.
@@ -177,6 +181,7 @@ class Manifest(Origin):
     parameters: ParameterCounts
     precision: Precision
     formats: dict[Format, FormatFigures]
+    checks: dict[bounds.Words, bounds.Words] = Field(default_factory=dict)
     versions: dict[str, str]
     bytes: int = 0
     files: dict[bounds.FileName, bounds.Digest] = Field(default_factory=dict)
@@ -241,8 +246,8 @@ def verify(folder: Path) -> Manifest:
     """
     manifest = read(folder)
     files = manifest.files
-    graphs = [GRAPHS[name] for name in manifest.formats if name in GRAPHS]
-    for name in dict.fromkeys((*SERVED, *manifest.kind.files, *graphs, *files)):
+    parts = [path for name, path in (GRAPHS | {"pt2": TORCH_PACKAGE}).items() if name in manifest.formats]
+    for name in dict.fromkeys((*SERVED, *manifest.kind.files, *parts, *files)):
         path = folder / name
         if name not in files or not path.is_file():
             raise InputError(f"the export {folder} has no {name}: {_REMEDY}")

@@ -61,26 +61,28 @@ def write_onnx(student: Student, path: Path) -> None:
         InputError: A package of the extra `export` is missing.
     """
     check_packages()
-    known = copy.deepcopy(student.head) if student.tower.form.knows_classes else None
-    model, projection = copy.deepcopy(student.tower.model), copy.deepcopy(student.tower.projection)
-    graph = _Graph(model, projection, student.tower.pooling, known).cpu().float().eval()
-    # Two rows of three tokens, the last of them padding: nothing of the example may become a constant.
-    ids = torch.zeros(2, 3, dtype=torch.int64)
-    mask = torch.tensor([[1, 1, 1], [1, 1, 0]])
-    sizes = {0: torch.export.Dim("batch"), 1: torch.export.Dim("tokens")}
+    graph = EncoderGraph.of(student)
     with quiet_exporter(), torch.no_grad():
         torch.onnx.export(
             graph,
-            (ids, mask),
+            example(),
             path,
             dynamo=True,
             input_names=INPUTS,
-            output_names=OUTPUTS if known is None else (*OUTPUTS, LOGITS),
-            dynamic_shapes=(sizes, sizes),
+            output_names=graph.outputs,
+            dynamic_shapes=graph.sizes(),
             external_data=False,
             verbose=False,
         )
     _strip(path)
+
+
+def example() -> tuple[Tensor, Tensor]:
+    """Return token ids and mask for an exporter: two rows of three tokens, the last of them padding.
+
+    Nothing of them may become a constant of the graph.
+    """
+    return torch.zeros(2, 3, dtype=torch.int64), torch.tensor([[1, 1, 1], [1, 1, 0]])
 
 
 def _strip(path: Path) -> None:
@@ -95,14 +97,34 @@ def _strip(path: Path) -> None:
     onnx.save(model, path)
 
 
-class _Graph(nn.Module):
-    """What the ONNX graph computes."""
+class EncoderGraph(nn.Module):
+    """What a graph computes.
+
+    Attributes:
+        outputs: Names of what it returns.
+    """
 
     def __init__(self, model: PreTrainedModel, projection: nn.Linear | None, pooling: Pooling, known: Any) -> None:
         super().__init__()
         self.model, self.projection, self.pooling, self.known = model, projection, pooling, known
+        self.outputs = OUTPUTS if known is None else (*OUTPUTS, LOGITS)
+
+    @classmethod
+    def of(cls, student: Student) -> EncoderGraph:
+        """Return the graph of a copy of a student's encoder, in fp32 on the CPU."""
+        tower = student.tower
+        known = copy.deepcopy(student.head) if tower.form.knows_classes else None
+        graph = cls(copy.deepcopy(tower.model), copy.deepcopy(tower.projection), tower.pooling, known)
+        return graph.cpu().float().eval()
+
+    def sizes(self) -> tuple[dict[int, Any], dict[int, Any]]:
+        """Return for an exporter that both inputs may have any batch, and any length that there are positions for."""
+        most = int(self.model.config.max_position_embeddings)
+        sizes = {0: torch.export.Dim("batch"), 1: torch.export.Dim("tokens", max=most)}
+        return sizes, sizes
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, ...]:
+        """Return what `outputs` names."""
         hidden = self.model(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
         vectors = project(pool(hidden, attention_mask, self.pooling), self.projection)
         return (hidden, vectors) if self.known is None else (hidden, vectors, self.known.joint_logits(vectors))

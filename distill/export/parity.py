@@ -113,6 +113,23 @@ def with_int8(folder: Path, texts: list[Text]) -> torch.Tensor:
     return with_onnx(folder, texts, "onnx/model_int8.onnx")
 
 
+def with_torch_package(folder: Path, texts: list[Text], output: str = "sentence_embedding") -> torch.Tensor:
+    """Return the sentence vectors of the package of torch.export, or another of its outputs."""
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    encoder = torch.export.load(folder / "torch/model.pt2").module()
+    vectors = []
+    for batch in batches(texts):
+        inputs = tokenizer(*columns(batch), padding=True, truncation=True, return_tensors="pt")
+        with torch.inference_mode():
+            vectors.append(encoder(inputs["input_ids"], inputs["attention_mask"])[output])
+    return torch.cat(vectors)
+
+
+def with_torch_logits(folder: Path, texts: list[Text]) -> torch.Tensor:
+    """Return the probabilities of the package's logits."""
+    return with_torch_package(folder, texts, "logits").softmax(1)
+
+
 def columns(batch: list[Text]) -> list[list[Text]]:
     """Return what a tokenizer takes: the texts, or the first and the second ones of pairs."""
     return [list(part) for part in zip(*batch, strict=True)] if isinstance(batch[0], list) else [batch]
@@ -130,8 +147,18 @@ def in_kinds(opener: Opener, export: Path, texts: list[Text]) -> torch.Tensor:
     return torch.cat(found)[torch.tensor(kinds[0] + kinds[1]).argsort()]
 
 
-OPENERS: dict[str, Opener] = {"hf": with_transformers, "onnx": with_onnx, "onnx-int8": with_int8}
-CLASSIFIERS: dict[str, Opener] = {"hf": with_pipeline, "onnx": with_logits, "onnx-int8": with_int8_logits}
+OPENERS: dict[str, Opener] = {
+    "hf": with_transformers,
+    "onnx": with_onnx,
+    "onnx-int8": with_int8,
+    "pt2": with_torch_package,
+}
+CLASSIFIERS: dict[str, Opener] = {
+    "hf": with_pipeline,
+    "onnx": with_logits,
+    "onnx-int8": with_int8_logits,
+    "pt2": with_torch_logits,
+}
 
 
 def main(export: Path, request: Path, out: Path) -> None:

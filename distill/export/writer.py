@@ -14,8 +14,10 @@ from distill.export.checks import check as _check_parity
 from distill.export.description import describe
 from distill.export.int8_graph import write_int8
 from distill.export.layout import DTYPES, write_encoder, write_head, write_sentence_transformers
-from distill.export.manifest import GRAPHS, Manifest, Origin, is_export, seal
+from distill.export.manifest import GRAPHS, TORCH_PACKAGE, Manifest, Origin, is_export, seal
 from distill.export.onnx_graph import check_packages, write_onnx
+from distill.export.stacks.torch_package import write_torch_package
+from distill.export.stacks.triton import write_triton
 from distill.export.task_export import TaskExport
 from distill.student import Student
 from storage.errors import InputError
@@ -44,7 +46,7 @@ def export(
         task: What an export has of the study's task.
         folder: The export; must not exist.
         origin: Where the student comes from, and its figures.
-        formats: "hf", and with it "onnx", and with that "onnx-int8".
+        formats: "hf", and with it "onnx" and "pt2", and with "onnx" "onnx-int8" and "triton".
         precision: In which model.safetensors is stored; graphs and head stay fp32.
         replace: Put the export in the place of an older one.
         problem: The study's data, on which answers are compared and 8-bit weights are measured; its reporter shows
@@ -69,6 +71,8 @@ def export(
         write_head(student.head, described, draft)
         task.write(student, draft)
         _write_graphs(student, draft, formats, reporter)
+        if "triton" in formats:
+            write_triton(draft, described)
         seal(draft, described)  # so that the draft opens
         _check_parity(student, draft, described, task, problem)
         (draft / "README.md").write_text(model_card(described), encoding="utf-8")
@@ -89,11 +93,17 @@ def check_replaceable(folder: Path, *, replace: bool) -> None:
 def _bytes(manifest: Manifest) -> int:
     """Return about how many bytes an export takes: those of its weights, once per format."""
     encoder, formats = manifest.parameters.encoder, manifest.formats
-    sizes = [DTYPES[manifest.precision].itemsize, 4 * ("onnx" in formats), 1 * ("onnx-int8" in formats)]
+    sizes = [DTYPES[manifest.precision].itemsize, 1 * ("onnx-int8" in formats)]
+    sizes += [4 * (name in formats) for name in ("onnx", "pt2")]
     return encoder * sum(sizes) + 4 * manifest.parameters.head
 
 
 def _write_graphs(student: Student, draft: Path, formats: Sequence[Format], reporter: ProgressReporter) -> None:
+    if "pt2" in formats:
+        package = draft / TORCH_PACKAGE
+        package.parent.mkdir()
+        reporter.note("writing the package of torch.export")
+        write_torch_package(student, package)
     if "onnx" not in formats:
         return
     graph = draft / GRAPHS["onnx"]

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from studies.config.definition import Format
 
 app = typer.Typer()
-_FORMATS = "hf, onnx, onnx-int8"
+# What an export may hold, and those of it that are encoders of their own.
+_FORMATS, _ENCODERS = "hf, onnx, onnx-int8, triton, pt2", "hf, onnx, onnx-int8"
 
 
 @app.command()
@@ -77,13 +78,13 @@ def evaluate(
     study: Annotated[
         Path | None, typer.Option(metavar="STUDY.toml", help="Read the data from where this file's [data] says.")
     ] = None,
-    format: Annotated[str, typer.Option(metavar="NAME", help=f"Encoder to evaluate: {_FORMATS}.")] = "hf",
+    format: Annotated[str, typer.Option(metavar="NAME", help=f"Encoder to evaluate: {_ENCODERS}.")] = "hf",
     trec: Trec = None,
     as_json: Json = False,
 ) -> None:
     """Evaluate an export on its study's test episodes again and compare the figures with its manifest."""
-    if format not in _FORMATS.split(", "):
-        raise InputError(f"--format {format} is unknown; one of {_FORMATS}")
+    if format not in _ENCODERS.split(", "):
+        raise InputError(f"--format {format} is no encoder that is evaluated; one of {_ENCODERS}")
     from hpo.results.exported import evaluate_export
     from hpo.status.console import Console
 

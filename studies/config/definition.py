@@ -21,7 +21,7 @@ from studies.config.search_section import SearchSection
 from studies.learners.registry import LEARNERS
 
 # The formats of an export, and the precision of its weights.
-Format = Literal["hf", "onnx", "onnx-int8"]
+Format = Literal["hf", "onnx", "onnx-int8", "triton", "pt2"]
 Precision = Literal["fp32", "fp16", "bf16"]
 # How the states of a text's tokens become its vector, as sentence-transformers names it.
 Pooling = Literal["mean", "cls", "max"]
@@ -136,7 +136,7 @@ class ExportSection(Section):
 
     Attributes:
         folder: Folder of the export; relative ones start at the working directory. Without it, exports/NAME.
-        formats: What the export holds; "hf" is always added, and "onnx" to "onnx-int8".
+        formats: What the export holds; "hf" is always added, and "onnx" to "onnx-int8" and "triton".
         precision: Precision of the weights in model.safetensors.
     """
 
@@ -147,7 +147,7 @@ class ExportSection(Section):
     @field_validator("formats")
     @classmethod
     def _implied(cls, formats: list[Format]) -> list[Format]:
-        wanted = {"hf", *formats, *(["onnx"] if "onnx-int8" in formats else [])}
+        wanted = {"hf", *formats, *(["onnx"] if {"onnx-int8", "triton"} & {*formats} else [])}
         return [name for name in get_args(Format) if name in wanted]
 
 
