@@ -15,7 +15,8 @@ from torch import Tensor
 import distill.export.checks as export_checks
 import distill.export.writer as exporting
 from distill.export.manifest import read
-from distill.export.parity import with_int8_logits, with_logits, with_pipeline
+from distill.export.parity import with_int8_logits, with_logits, with_pipeline, with_torch_logits
+from distill.export.stacks.tei import broken_rules
 from distill.inference import StudentClassifier
 from distill.objective import Distillation, StudentHyperparameters, Teacher, evaluate, load_student
 from storage.errors import InputError, ScenetuneError
@@ -41,6 +42,7 @@ from studies.training.prepare import prepare
 from tests.labelled import planted_texts
 from tests.served import export_to, untrained
 from tests.synthetic import tiny_encoder
+from tests.triton import Server
 
 KNOWN = ClassificationProtocol(classes="known", train_episodes=12)
 DATA = planted_texts(classes=8, per_class=24)
@@ -241,7 +243,8 @@ def test_a_student_is_distilled_exported_and_serves_its_classes(
     student = load_student(problem, tmp_path / "trial")
     student.head.labels = ODD
     monkeypatch.setattr(exporting, "_check_parity", lambda *_: None)  # slow, and shown elsewhere
-    folder = export_to(problem, student, tmp_path / "export", formats=["hf", "onnx", "onnx-int8"])
+    formats = ["hf", "onnx", "onnx-int8", "triton", "pt2"]
+    folder = export_to(problem, student, tmp_path / "export", formats=formats)
     served = StudentClassifier.load(folder)
     classifier = served.trained()
     assert classifier.labels == ODD
@@ -254,8 +257,11 @@ def test_a_student_is_distilled_exported_and_serves_its_classes(
     assert np.mean(right) == pytest.approx(found.mean("accuracy"))
     assert "classifies texts among the classes" in (folder / "README.md").read_text()
     wanted = classifier.probabilities(texts)
-    for opener, atol in ((with_pipeline, 1e-5), (with_logits, 1e-5), (with_int8_logits, 0.2)):
+    exact = (with_pipeline, with_logits, with_torch_logits, on_triton)
+    for opener, atol in (*((each, 1e-5) for each in exact), (with_int8_logits, 0.2)):
         torch.testing.assert_close(opener(folder, list(texts)), wanted, atol=atol, rtol=0)
+    assert (folder / "triton/tiny-encoder/labels.txt").read_text().splitlines() == list(ODD)
+    assert broken_rules(folder) == []
     with pytest.raises(InputError, match="classifies among the 8 classes that it was trained on"):
         served.adapt({"a": ["x"], "b": ["y"]})
     manifest = json.loads((folder / "manifest.json").read_text())
@@ -263,6 +269,12 @@ def test_a_student_is_distilled_exported_and_serves_its_classes(
         (folder / "manifest.json").write_text(json.dumps(manifest | {"labels": labels}))
         with pytest.raises(InputError, match=said):
             StudentClassifier.load(folder).trained().predict(texts)
+
+
+def on_triton(folder: Path, texts: list[Any]) -> torch.Tensor:
+    """The probabilities of the logits of an export's Triton repository."""
+    (found,) = Server(folder / "triton", "tiny").infer([[[text] for text in texts]])
+    return torch.from_numpy(found["logits"]).softmax(1)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])

@@ -133,10 +133,10 @@ def _broken_rules(folder: Path) -> Iterator[str]:
     for module in modules:
         if module.type.endswith(".Dense"):
             dense = _parsed(folder, f"{module.path}/config.json", Dense)
-            weights = {"linear.weight": (dense.out_features, dense.in_features)}
-            weights |= {"linear.bias": (dense.out_features,)} if dense.bias else {}
+            weights = _linear(dense.out_features, dense.in_features)
+            wanted = {f"linear.{name}": shape for name, shape in weights.items() if dense.bias or name == "weight"}
             path = f"{module.path}/model.safetensors"
-            yield from _lacking(path, _shapes(folder / path), weights)
+            yield from _lacking(path, _shapes(folder / path), wanted)
     if (folder / GRAPHS["onnx"]).is_file():
         yield from _graph(folder, config)
 

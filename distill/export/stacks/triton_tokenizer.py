@@ -25,7 +25,8 @@ class TritonPythonModel:
     def initialize(self, args: dict[str, str]) -> None:
         """Read tokenizer.json, and what `config.pbtxt` says of the texts."""
         said = json.loads(args["model_config"])["parameters"]
-        self.prefix: str = said["prefix"]["string_value"]
+        # Protobuf may leave out an empty string.
+        self.prefix: str = said["prefix"].get("string_value", "")
         self.max_tokens = int(said["max_tokens"]["string_value"])
         folder = Path(args["model_repository"], args["model_version"])
         self.tokenizer: Any = Tokenizer.from_file(str(folder / "tokenizer.json"))
