@@ -31,12 +31,9 @@ from studies.evaluation.figures import Figures, misfit
 FORMAT = 6
 MANIFEST = "manifest.json"
 HEAD = "head.safetensors"
-# Of a student narrower than its teacher; where sentence-transformers looks for a Dense module.
-PROJECTION = "2_Dense/model.safetensors"
+PROJECTION = "2_Dense/model.safetensors"  # of a narrow student; where sentence-transformers looks for a Dense module
 # Paths of the ONNX graphs, by format.
 GRAPHS: dict[Format, str] = {"onnx": "onnx/model.onnx", "onnx-int8": "onnx/model_int8.onnx"}
-# Of torch.export; and a folder, Triton's model repository.
-TORCH_PACKAGE, TRITON = "torch/model.pt2", "triton"
 # Files without which no export can be served: every manifest must list them, and those of its task.
 SERVED = ("config.json", "model.safetensors", "tokenizer.json", HEAD)
 _REMEDY = "export the study again, or restore the folder from a copy"
@@ -99,8 +96,7 @@ class FormatFigures(Figures, frozen=False):
     Attributes:
         cosine: Least cosine of a text's vector to the student's own.
         sentence_transformers_cosine: The same, opened by sentence-transformers.
-        agreement: Share of the student's answers that the format gives as well: of the items in the top 10 of its
-            lists, or of its labels.
+        agreement: Share of the student's answers that the format gives as well: of items in a top 10, or of labels.
         served_agreement: The same of the answers that our library gives.
         classifier_agreement: The same of the labels that transformers' pipeline or a graph's logits give, if they do.
         recall: Recall on the validation scenes with 8-bit weights.
@@ -157,8 +153,7 @@ class Manifest(Origin):
         parameters: Of encoder and head.
         precision: Of the stored weights.
         formats: What the export holds, with what was measured of each.
-        checks: How it was checked that a program opens the folder, by the program's name: "opened" in a fresh process,
-            or what was done instead where it was not run.
+        checks: How programs opened the folder, by name: "opened" in a fresh process, or what was done instead.
         versions: Of the packages that wrote it.
         bytes: Size of all other files.
         files: Their SHA-256, by path.
@@ -246,8 +241,8 @@ def verify(folder: Path) -> Manifest:
     """
     manifest = read(folder)
     files = manifest.files
-    parts = [path for name, path in (GRAPHS | {"pt2": TORCH_PACKAGE}).items() if name in manifest.formats]
-    for name in dict.fromkeys((*SERVED, *manifest.kind.files, *parts, *files)):
+    graphs = [GRAPHS[name] for name in manifest.formats if name in GRAPHS]
+    for name in dict.fromkeys((*SERVED, *manifest.kind.files, *graphs, *files)):
         path = folder / name
         if name not in files or not path.is_file():
             raise InputError(f"the export {folder} has no {name}: {_REMEDY}")

@@ -45,7 +45,7 @@ def check_packages() -> None:
     missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
         raise InputError(
-            f"the formats onnx and onnx-int8 need {' and '.join(missing)}, not installed here; "
+            f"the formats onnx, onnx-int8 and triton need {' and '.join(missing)}, not installed here; "
             "run: pip install 'scenetune[export]'"
         )
 

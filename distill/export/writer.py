@@ -1,4 +1,4 @@
-"""Writes a student as one folder that transformers, sentence-transformers, ONNX Runtime and scenetune open.
+"""Writes a student as one folder that transformers, sentence-transformers, serving stacks and scenetune open.
 
 Last step of the path; the folder appears whole, or not at all. A fresh process opens the draft and must get the same
 vectors and answers before it becomes visible under its name.
@@ -14,9 +14,9 @@ from distill.export.checks import check as _check_parity
 from distill.export.description import describe
 from distill.export.int8_graph import write_int8
 from distill.export.layout import DTYPES, write_encoder, write_head, write_sentence_transformers
-from distill.export.manifest import GRAPHS, TORCH_PACKAGE, Manifest, Origin, is_export, seal
+from distill.export.manifest import GRAPHS, Manifest, Origin, is_export, seal
 from distill.export.onnx_graph import check_packages, write_onnx
-from distill.export.stacks.torch_package import write_torch_package
+from distill.export.stacks.torch_package import TORCH_PACKAGE, write_torch_package
 from distill.export.stacks.triton import write_triton
 from distill.export.task_export import TaskExport
 from distill.student import Student

@@ -218,9 +218,15 @@ def test_8_bit_weights_that_cost_recall_are_refused(
 
 
 def test_a_format_brings_along_what_it_is_made_from(problem: Problem) -> None:
-    """8-bit weights are made from the fp32 graph, and nothing opens without the plain files."""
+    """8-bit weights and Triton's repository are made from the fp32 graph, and nothing opens without the plain files."""
     raw = problem.spec.model_dump(mode="json")
-    for given, wanted in ((["onnx-int8"], FORMATS), (["onnx", "hf"], FORMATS[:2]), ([], FORMATS[:1])):
+    for given, wanted in (
+        (["onnx-int8"], FORMATS),
+        (["onnx", "hf"], FORMATS[:2]),
+        (["triton"], ("hf", "onnx", "triton")),
+        (["pt2"], ("hf", "pt2")),
+        ([], FORMATS[:1]),
+    ):
         assert tuple(parse_spec(raw | {"export": {"formats": given}}).export.formats) == wanted
     assert (
         parse_spec(raw | {"export": {"formats": ["onnx"], "precision": "bf16"}}).identity() == problem.spec.identity()

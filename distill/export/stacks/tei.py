@@ -1,7 +1,7 @@
 """The rules by which text-embeddings-inference (TEI) opens a folder, applied to an export.
 
 TEI is a server in Rust that is not run here. These are the rules of its sources of 2026-07-24 (commit 0d124dc, after
-version 1.9): `router/src/lib.rs`, `backends/src/lib.rs`, and what its two backends read of a DistilBERT: `candle` on
+version 1.9.3): `router/src/lib.rs`, `backends/src/lib.rs`, and what its two backends read of a DistilBERT: `candle` on
 GPUs and CPUs, and `ort` on CPUs where there is an ONNX graph.
 """
 

@@ -13,6 +13,9 @@ from torch import Tensor, nn
 from distill.export.onnx_graph import EncoderGraph, example, quiet_exporter
 from distill.student import Student
 
+# Its path in an export.
+TORCH_PACKAGE = "torch/model.pt2"
+
 
 def write_torch_package(student: Student, path: Path) -> None:
     """Write the encoder in fp32.

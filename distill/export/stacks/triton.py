@@ -17,13 +17,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from distill.export.manifest import GRAPHS, TRITON, Manifest
+from distill.export.manifest import GRAPHS, Manifest
 from distill.export.onnx_graph import LOGITS, OUTPUTS, check_packages
 
 # ONNX is an optional package: it is imported where a graph is read.
 if TYPE_CHECKING:
     from onnx import ValueInfoProto
 
+# The repository's folder in an export.
+TRITON = "triton"
 MAX_BATCH = 64
 LABELS = "labels.txt"
 _TOKENIZER = Path(__file__).with_name("triton_tokenizer.py")
