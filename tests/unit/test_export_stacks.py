@@ -107,7 +107,7 @@ def test_the_graph_is_on_the_disk_once(exported: Path) -> None:
 
 @pytest.mark.parametrize(
     ("study", "model"),
-    [("stores", "stores"), ("my shop, 2026", "my_shop_2026"), ("../x", "x"), ("北京", "student")],
+    [("my-stores", "my-stores"), ("my shop, 2026", "my_shop_2026"), ("../x", "x"), ("北京", "student")],
 )
 def test_a_models_name_fits_into_a_url(study: str, model: str) -> None:
     """Triton's paths are /v2/models/NAME/infer, and its folders have the same name."""

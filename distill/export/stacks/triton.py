@@ -58,7 +58,7 @@ class Port(NamedTuple):
 
 def model_name(study: str) -> str:
     """Return what Triton calls a study's student: a study's name may have characters that a path in a URL may not."""
-    return re.sub(r"[^A-Za-z0-9_]+", "_", study).strip("_")[:100] or "student"
+    return re.sub(r"[^A-Za-z0-9_.-]+", "_", study).strip("._-")[:100] or "student"
 
 
 def write_triton(draft: Path, manifest: Manifest) -> None:
