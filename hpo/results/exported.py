@@ -116,9 +116,11 @@ def evaluate_export(
         check_dump(dump)
     exported = load_export(folder)
     manifest = exported.manifest
-    if format not in manifest.formats:
-        held = ", ".join(manifest.formats)
-        raise InputError(f"{folder} has no format {format}, it has {held}; export it with --format {format}")
+    held = [name for name in manifest.formats if name in ("hf", *GRAPHS)]
+    if format not in held:
+        raise InputError(
+            f"{folder} has no format {format} to evaluate, it has {', '.join(held)}; export it with --format {format}"
+        )
     if (recorded := manifest.metrics) is None:
         raise InputError(f"{folder} was exported without an evaluation; export it from an evaluated study")
     spec = parse_spec(manifest.spec, f"the manifest of {folder}")
