@@ -7,10 +7,10 @@ student.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from distill.export.tasks.popularity import Popularity, read_popularity
-from distill.serving.backends import Backend, Precision
+from distill.serving.backends import Backend, Embed, Precision
 from distill.serving.labelled import Labelled, check_labelled
 from distill.serving.loader import ExportedStudent, as_student, load_export
 from distill.serving.ranking.catalogue import Catalogue
@@ -67,8 +67,14 @@ class StudentRecommender(ServedStudent):
 
     task = "ranking"
 
-    def __init__(self, exported: ExportedStudent, backend: Backend = "torch", precision: Precision = "fp32") -> None:
-        super().__init__(exported, backend, precision)
+    def __init__(
+        self,
+        exported: ExportedStudent,
+        backend: Backend = "torch",
+        precision: Precision = "fp32",
+        wrap: Callable[[Embed], Embed] | None = None,
+    ) -> None:
+        super().__init__(exported, backend, precision, wrap)
         protocol = exported.manifest.definition.protocol
         assert isinstance(protocol, RankingProtocol)
         self._parts = StudentParts(
@@ -157,8 +163,14 @@ class StudentClassifier(ServedStudent):
 
     task = "classification"
 
-    def __init__(self, exported: ExportedStudent, backend: Backend = "torch", precision: Precision = "fp32") -> None:
-        super().__init__(exported, backend, precision)
+    def __init__(
+        self,
+        exported: ExportedStudent,
+        backend: Backend = "torch",
+        precision: Precision = "fp32",
+        wrap: Callable[[Embed], Embed] | None = None,
+    ) -> None:
+        super().__init__(exported, backend, precision, wrap)
         self._learner = exported.head_learner()
 
     def adapt(self, labelled: Labelled | Mapping[str, Sequence[str]]) -> TextClassifier:

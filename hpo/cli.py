@@ -31,7 +31,7 @@ from hpo.commands.options import (
     connect,
     load,
 )
-from hpo.commands.serving import classify, nearest, recommend
+from hpo.commands.serving import classify, nearest, recommend, serve
 from hpo.commands.verb import settings, verb
 from hpo.signals import interrupts
 from hpo.status.console import Console, duration
@@ -106,6 +106,7 @@ app.add_typer(students.app)
 app.add_typer(recommend.app)
 app.add_typer(nearest.app)
 app.add_typer(classify.app)
+app.add_typer(serve.app)
 
 
 @app.command()

@@ -6,7 +6,7 @@ Texts are tokenized together, sorted by length, and padded only within a batch.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Literal, Protocol, cast, get_args
 
@@ -35,6 +35,8 @@ log = logging.getLogger(__name__)
 
 Backend = Literal["torch", "onnx", "onnx-int8"]
 Precision = Literal["fp32", "bf16", "fp16", "auto"]
+# Returns the (n, D) vectors of texts, and reports progress.
+Embed = Callable[[Sequence[str], Progress | None], Tensor]
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 # Texts that are tokenized at a time: the tokenizer's records of a whole catalogue take more memory than its vectors.
 _TOKENIZED = 8192
@@ -115,9 +117,13 @@ class Embedder:
     Args:
         exported: Its tokenizer is used.
         encoder: Reads the tokens.
+        wrap: Given what embeds texts, returns what does so in its place; as it is if left out.
     """
 
-    def __init__(self, exported: ExportedStudent, encoder: Encoder) -> None:
+    def __init__(
+        self, exported: ExportedStudent, encoder: Encoder, wrap: Callable[[Embed], Embed] | None = None
+    ) -> None:
+        self._through: Embed = self._embed if wrap is None else wrap(self._embed)
         self._encoder, self._source = encoder, f"the encoder of {exported.folder}"
         self._exported, self._warned = exported, False
         self.width = exported.manifest.dimensions
@@ -155,6 +161,9 @@ class Embedder:
         Raises:
             InputError: The encoder does not give a vector of finite numbers for each text.
         """
+        return self._through(texts, progress)
+
+    def _embed(self, texts: Sequence[str], progress: Progress | None) -> Tensor:
         vectors = torch.empty(len(texts), self.width, device=device())
         if not texts:
             return vectors

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import ClassVar, Self
 
 from torch import Tensor
 
 from distill.export.tasks.registry import EXPORTED
-from distill.serving.backends import Backend, Embedder, Precision, open_encoder
+from distill.serving.backends import Backend, Embed, Embedder, Precision, open_encoder
 from distill.serving.loader import ExportedStudent, load_export
 from storage.errors import InputError
 from studies.progress import Progress
@@ -22,6 +22,8 @@ class ServedStudent:
         exported: What `load_export` returned.
         backend: What runs the encoder.
         precision: Of the encoder in torch.
+        wrap: Given what embeds texts, returns what does so in its place, such as one that joins what several threads
+            ask for; as it is if left out.
 
     Attributes:
         task: The task that it serves.
@@ -33,7 +35,13 @@ class ServedStudent:
 
     task: ClassVar[str]
 
-    def __init__(self, exported: ExportedStudent, backend: Backend = "torch", precision: Precision = "fp32") -> None:
+    def __init__(
+        self,
+        exported: ExportedStudent,
+        backend: Backend = "torch",
+        precision: Precision = "fp32",
+        wrap: Callable[[Embed], Embed] | None = None,
+    ) -> None:
         manifest = exported.manifest
         if manifest.task != self.task:
             raise InputError(
@@ -41,7 +49,7 @@ class ServedStudent:
                 f"{EXPORTED[manifest.task].server}, or use {EXPORTED[manifest.task].verb}"
             )
         self.manifest = manifest
-        self._embedder = Embedder(exported, open_encoder(exported, backend, precision))
+        self._embedder = Embedder(exported, open_encoder(exported, backend, precision), wrap)
 
     @classmethod
     def load(cls, folder: Path | str, backend: Backend = "torch", precision: Precision = "fp32") -> Self:

@@ -40,7 +40,8 @@ def read_tensors(
             for name, shape in shapes.items():
                 stored_as = _WEIGHTS if dtypes[name] == torch.float32 else ("I64",)
                 _check_layout(path, name, found[name].get_dtype(), found[name].get_shape(), shape, stored_as)
-            tensors = {name: file.get_tensor(name).to(dtypes[name]) for name in shapes}
+            # A copy: the file's own pages would change with it, or end the process where it is cut.
+            tensors = {name: file.get_tensor(name).to(dtypes[name], copy=True) for name in shapes}
     except (OSError, SafetensorError) as error:
         raise InputError(f"{path} cannot be read ({error}): export the study again") from error
     for name, tensor in tensors.items():

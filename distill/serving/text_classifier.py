@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from distill.serving.backends import Embed
 from storage.errors import InputError
 from studies.classification.episode import LabelledEpisode
 from studies.classification.learning.adapted import ClassifiesVectors
@@ -17,8 +18,6 @@ from studies.model.device import device
 from studies.progress import Progress
 from studies.text_form import normalise_text
 
-# Returns the (n, D) vectors of texts, and reports progress.
-Embed = Callable[[Sequence[str], Progress | None], Tensor]
 _DIVERGED = "the student gives no finite numbers: adapting its head diverged; export another student of the study"
 
 

@@ -6,12 +6,11 @@ can read the answers if its name resolves to this machine (DNS rebinding), but t
 
 from __future__ import annotations
 
-import ipaddress
 import re
 from collections.abc import Collection
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
+from hpo.host_names import HostNames, hostname
 from storage.errors import InputError
 
 if TYPE_CHECKING:
@@ -41,13 +40,13 @@ class Guard:
 
     def __init__(self, host: str = "", allowed_hosts: Collection[str] = (), *, read_only: bool = False) -> None:
         self._further = {_checked(name) for name in allowed_hosts}
-        self._names = {"localhost", _plain(host)} | self._further
+        self._names = HostNames(host, self._further)
         self._read_only = read_only
 
     def refusal(self, environ: WSGIEnvironment) -> str | None:
         """Return why a request is refused; None where it is not."""
         host, method = environ.get("HTTP_HOST", ""), environ["REQUEST_METHOD"]
-        if not self._serves(host):
+        if not self._names.serve(host):
             return (
                 f"{host[:100]!r} is no name of this dashboard: accepted are addresses, localhost and the names given "
                 "to hpo dashboard with --host and --allowed-host"
@@ -60,11 +59,6 @@ class Guard:
             return "this request comes from a page of another site"
         return None if _WRITES.fullmatch(f"{method} {environ['PATH_INFO']}") else _REFUSED_WRITE
 
-    def _serves(self, host: str) -> bool:
-        """Return whether a Host header is one of ours; an address is, since no site can let it resolve elsewhere."""
-        name = _hostname(host)
-        return name is not None and (name in self._names or _is_address(name))
-
     def _is_own_page(self, environ: WSGIEnvironment, host: str) -> bool:
         """Return whether a request comes from a page of ours, or from no browser: those send at least one header."""
         if environ.get("HTTP_SEC_FETCH_SITE", "same-origin") not in ("same-origin", "none"):
@@ -74,32 +68,10 @@ class Guard:
             return True
         # The scheme is the proxy's where there is one.
         _, found, netloc = origin.partition("://")
-        return bool(found) and (netloc.lower() == host.lower() or _hostname(netloc) in self._further)
-
-
-def _hostname(netloc: str) -> str | None:
-    """Return the name or address in `name`, `name:port` or `[address]:port`; None if it is malformed."""
-    try:
-        name = urlsplit(f"//{netloc}").hostname
-    except ValueError:
-        return None
-    return _plain(name) if name else None
+        return bool(found) and (netloc.lower() == host.lower() or hostname(netloc) in self._further)
 
 
 def _checked(name: str) -> str:
-    if (found := _hostname(name)) is None or "/" in name:
+    if (found := hostname(name)) is None or "/" in name:
         raise InputError(f"--allowed-host {name} is no host name: accepted is one such as hpo.example.org")
     return found
-
-
-def _plain(name: str) -> str:
-    """Return a name as names are compared: in lower case, without the dot that may end it."""
-    return name.lower().removesuffix(".")
-
-
-def _is_address(name: str) -> bool:
-    try:
-        ipaddress.ip_address(name)
-    except ValueError:
-        return False
-    return True

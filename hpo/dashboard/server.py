@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import ipaddress
 import json
 import logging
 import socket
@@ -27,6 +26,7 @@ from optuna.storages._cached_storage import _CachedStorage
 from hpo.dashboard.downloads import HEADERS, ToBrowsers
 from hpo.dashboard.guard import Guard
 from hpo.dashboard.page import SECONDS_BETWEEN_WRITES, Page
+from hpo.host_names import is_loopback
 from hpo.light_imports import without_scikit_learn
 from hpo.ownership import load_record, owned_search
 from hpo.registry import load_spec_of
@@ -83,7 +83,7 @@ def serve(
         server.set_app(application(storage, ToBrowsers(database), guard))
         shown = f"[{host}]" if ":" in host else host
         url = f"http://{shown}:{server.server_port}{path}"
-        if not _is_loopback(host):
+        if not is_loopback(host):
             console.note(
                 f"{host} is reached from other machines and there is no login: anyone who reaches it "
                 f"sees all studies{'' if read_only else ', and may write into their notes unless --read-only is given'}"
@@ -166,13 +166,6 @@ def listen(host: str, port: int, console: Console) -> _Server:
             console.note(f"port {port} is in use; {candidate} is taken instead")
         return server
     raise InputError(f"ports {port} to {last} are all in use; name another with --port, or 0 for any free one")
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _study_id(database: Database, name: str) -> int:

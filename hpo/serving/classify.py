@@ -28,7 +28,7 @@ from studies.text_form import PAIR, join_pair, normalise_text
 # torch is imported with the student, after the files were checked.
 if TYPE_CHECKING:
     from distill.serving.backends import Backend
-    from distill.serving.text_classifier import Neighbour
+    from distill.serving.text_classifier import Neighbour, TextClassifier
 
 # Classes from which on there is a note: no student has been trained to tell so many apart.
 MANY = 1000
@@ -108,12 +108,35 @@ def classify(
     if (cut := student.count_cut(given)) > 0:
         most = student.manifest.max_tokens
         note(f"{cut:,} of {len(given):,} texts are longer than the {most} tokens that the student reads of a text")
+    return labelled_texts(classifier, given, every=every, explain=explain, progress=progress)
+
+
+def labelled_texts(
+    classifier: TextClassifier,
+    texts: Sequence[str],
+    *,
+    every: bool = False,
+    explain: bool = False,
+    progress: Progress | None = None,
+) -> list[Classified]:
+    """Return the label of each text.
+
+    Args:
+        classifier: What the student adapted to, or was trained on.
+        texts: To classify; pairs are joined.
+        every: Whether to return the probabilities of every label too.
+        explain: Whether to return the labelled texts that are nearest to each text too.
+        progress: Called with (texts embedded, texts in all).
+
+    Raises:
+        InputError: See `distill.serving.text_classifier.TextClassifier.explain`.
+    """
     if explain:
-        found, nearest = classifier.explain(given, progress=progress)
+        found, nearest = classifier.explain(texts, progress=progress)
     else:
-        found, nearest = classifier.probabilities(given, progress), [[]] * len(given)
+        found, nearest = classifier.probabilities(texts, progress), [[]] * len(texts)
     best = found.max(1)
-    rows = zip(given, best.indices.tolist(), best.values.tolist(), nearest, strict=True)
+    rows = zip(texts, best.indices.tolist(), best.values.tolist(), nearest, strict=True)
     classified = [
         Classified(each.replace(PAIR, "|"), classifier.labels[place], top, nearest=_shown(near))
         for each, place, top, near in rows

@@ -24,7 +24,7 @@ from studies.text_form import normalise_text
 # torch is imported with the student, after the files were checked.
 if TYPE_CHECKING:
     from distill.serving.backends import Backend
-    from distill.serving.ranking.scene import Reason
+    from distill.serving.ranking.scene import Reason, Scene
 
 PRODUCTS, TIME = "products", "time"
 # What the terminal shows of why an item has its score; JSON has everything.
@@ -128,14 +128,29 @@ def recommend(
     student = StudentRecommender.load(folder, backend)
     embedded = student.catalogue(listing.texts, listing.products, progress, popularity)
     scene = embedded.adapt([(each.history, each.item) for each in interactions])
+    return ranked(scene, users, k, explain=explain)
+
+
+def ranked(scene: Scene, users: Sequence[User], k: int, *, explain: bool = False) -> list[RankedList]:
+    """Return the best items of a scene for each user.
+
+    Args:
+        scene: What the student adapted to.
+        users: To rank for.
+        k: Length of the lists.
+        explain: Whether to say why each item has its score.
+
+    Raises:
+        InputError: See `distill.serving.scene.Scene.rank`.
+    """
     ranking = scene.rank([user.history for user in users], k)
     lists = []
     for user, places, values in zip(users, ranking.items.tolist(), ranking.scores.tolist(), strict=True):
         # What a user took already has no finite score, where the study excludes it.
         kept = [(item, score) for item, score in zip(places, values, strict=True) if math.isfinite(score)]
         items, scores = [item for item, _ in kept], [score for _, score in kept]
-        reasons = scene.explain(user.history, items) if explain else []
-        lists.append(RankedList(user.user, [listing.texts[item] for item in items], scores, reasons))
+        reasons = scene.explain(user.history, items) if explain and items else []
+        lists.append(RankedList(user.user, [scene.candidates[item] for item in items], scores, reasons))
     return lists
 
 

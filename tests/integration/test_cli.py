@@ -30,7 +30,7 @@ def test_help_loads_neither_torch_nor_optuna():
         "from hpo.cli import main\n"
         "try: main()\n"
         "except SystemExit: pass\n"
-        "print([m for m in ('torch', 'optuna', 'transformers', 'sqlalchemy', 'polars') if m in sys.modules])"
+        "print([m for m in ('torch', 'optuna', 'transformers', 'sqlalchemy', 'polars', 'fastapi') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "[]"

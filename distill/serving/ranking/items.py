@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -13,13 +13,13 @@ import torch
 from torch import Tensor
 
 from distill.export.tasks.popularity import Popularity
+from distill.serving.backends import Embed
 from distill.serving.ranking.given import places_of
 from storage.errors import InputError
 from studies.episodes.catalogue_terms import CodedTexts
 from studies.episodes.tfidf import Lexicon
 from studies.learners.base import Learner
 from studies.model.device import device
-from studies.progress import Progress
 
 Ints = npt.NDArray[np.int64]
 
@@ -38,7 +38,7 @@ class StudentParts(NamedTuple):
         excludes: Whether users take an item only once, so that lists leave out what they took.
     """
 
-    embed: Callable[[Sequence[str], Progress | None], Tensor]
+    embed: Embed
     learner: Learner
     lexicon: Lexicon
     counted: bool

@@ -1,0 +1,1 @@
+"""What the students of each task answer."""
