@@ -40,6 +40,7 @@ bench: $(READY)
 	$(BIN)/python benchmarks/many_workers.py --quick
 	$(BIN)/python benchmarks/student.py --quick
 	$(BIN)/python benchmarks/adapt_and_rank.py --quick
+	$(BIN)/python benchmarks/serving.py --quick
 	$(BIN)/python benchmarks/dashboard.py --quick
 	$(BIN)/python benchmarks/classification.py --quick
 

@@ -10,7 +10,7 @@ from fastapi import FastAPI, Response, Security
 from fastapi.responses import HTMLResponse, JSONResponse
 from fastapi.security import HTTPBearer
 
-from hpo.host_names import HostNames
+from hpo.host_names import HostNames, is_loopback
 from hpo.service.batcher import Batcher
 from hpo.service.folder import Folder
 from hpo.service.front.answers import DOCUMENTED, install
@@ -58,6 +58,7 @@ def build(opened: Opened, token: str | None = None, host: str = "127.0.0.1") -> 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         yield
+        opened.batcher.close()
         workers.close()
 
     study = service.student.manifest.study
@@ -73,7 +74,8 @@ def build(opened: Opened, token: str | None = None, host: str = "127.0.0.1") -> 
         docs_url=None,
         redoc_url=None,
     )
-    app.add_middleware(Gate, service.limits, metrics, token, HostNames(host))
+    hosts = HostNames(host) if token is None and is_loopback(host) else None
+    app.add_middleware(Gate, service.limits, metrics, token, hosts)
     install(app)
     _add_state(app, service, opened.folder, metrics)
     _add_texts(app, service, workers)

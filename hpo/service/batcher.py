@@ -10,12 +10,13 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from itertools import chain
 from queue import Empty, SimpleQueue
-from threading import Thread
+from threading import Lock, Thread
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
 
+from hpo.service.refusals import Refusal
 from studies.model.device import device_settings
 from studies.progress import Progress
 
@@ -46,6 +47,7 @@ class Batcher:
         self._threads = torch.get_num_threads()
         self._observe, self._most = observe, device_settings().serve_tokens // _TOKENS_PER_TEXT
         self._thread: Thread | None = None
+        self._closed, self._closing = False, Lock()
 
     def wrap(self, embed: Embed) -> Embed:
         """Return what embeds in the place of `embed`; for `distill.serving.served_student.ServedStudent`."""
@@ -54,9 +56,11 @@ class Batcher:
         return self.embed
 
     def close(self) -> None:
-        """End the thread, after what waits."""
-        if self._thread is not None:
+        """End the thread, after what waits; what comes later is refused."""
+        with self._closing:
+            self._closed = True
             self._waiting.put(None)
+        if self._thread is not None:
             self._thread.join()
 
     def embed(self, texts: Sequence[str], progress: Progress | None = None) -> Tensor:
@@ -77,7 +81,10 @@ class Batcher:
 
     def _ask(self, texts: Sequence[str]) -> Tensor:
         call = _Call(texts, Future())
-        self._waiting.put(call)
+        with self._closing:
+            if self._closed:
+                raise Refusal(503, "stopping", "the service is stopping; ask another, or later")
+            self._waiting.put(call)
         return call.vectors.result()
 
     def _run(self, embed: Embed) -> None:

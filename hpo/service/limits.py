@@ -25,6 +25,7 @@ class Limits:
         characters: Of a text.
         items: Of a catalogue.
         scenes: That are kept.
+        scene_items: Candidates of all scenes that are kept; the last one is kept whatever it has.
         values: Numbers of an answer.
         pairs: Candidates times the texts that are compared with each.
         running: Requests at a time.
@@ -36,6 +37,7 @@ class Limits:
     characters: int = 10_000
     items: int = 200_000
     scenes: int = 100
+    scene_items: int = 2_000_000
     values: int = 1_000_000
     pairs: int = 20_000_000
     running: int = 256

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Generic, NamedTuple, TypeVar
 from fastapi import Path
 from fastapi.responses import JSONResponse
 
+from hpo.service.limits import Limits
 from hpo.service.refusals import Refusal
 from hpo.service.tasks.bodies import SceneFacts
 from storage.errors import quoted
@@ -35,10 +36,12 @@ class Kept(NamedTuple, Generic[T]):
 
     Attributes:
         scene: What answers.
+        size: How much memory it takes: its candidates, or labels.
         facts: What of it is listed.
     """
 
     scene: T
+    size: int
     facts: dict[str, Any]
 
 
@@ -46,28 +49,29 @@ class Scenes(Generic[T]):
     """A bounded cache; several threads may use it.
 
     Args:
-        most: How many are kept.
+        limits: How many are kept, and how large they may be together.
         observe: Called with what happened: "adapted", "hit", "unknown", "evicted" or "removed".
     """
 
-    def __init__(self, most: int, observe: Callable[[str], None] = lambda event: None) -> None:
+    def __init__(self, limits: Limits, observe: Callable[[str], None] = lambda event: None) -> None:
         self._kept: OrderedDict[str, Kept[T]] = OrderedDict()
-        self._most, self._observe, self._lock = most, observe, Lock()
+        self._limits, self._observe, self._lock = limits, observe, Lock()
 
     def __len__(self) -> int:
         return len(self._kept)
 
-    def put(self, name: str, scene: T, facts: dict[str, Any]) -> JSONResponse:
+    def put(self, name: str, scene: T, size: int, facts: dict[str, Any]) -> JSONResponse:
         """Keep a scene, in the place of one of the same name; return the answer, which says whether there was none."""
         with self._lock:
             new = name not in self._kept
-            self._kept[name] = Kept(scene, facts)
+            self._kept[name] = Kept(scene, size, facts)
             self._kept.move_to_end(name)
-            evicted = len(self._kept) > self._most
-            if evicted:
-                self._kept.popitem(last=False)
+            before, size = len(self._kept), sum(kept.size for kept in self._kept.values())
+            while len(self._kept) > self._limits.scenes or (size > self._limits.scene_items and len(self._kept) > 1):
+                size -= self._kept.popitem(last=False)[1].size
+            evicted = before - len(self._kept)
         self._observe("adapted")
-        if evicted:
+        for _ in range(evicted):
             self._observe("evicted")
         return JSONResponse({"name": name, **facts}, 201 if new else 200)
 
@@ -112,5 +116,5 @@ class Scenes(Generic[T]):
             404,
             "unknown scene",
             f"there is no scene {quoted(name)}; {there}: adapt to it with PUT /scenes/{name}. The service keeps the "
-            f"{self._most:,} scenes used last (--scenes)",
+            f"{self._limits.scenes:,} scenes used last (--scenes), with {self._limits.scene_items:,} candidates in all",
         )

@@ -90,7 +90,6 @@ def serve(
 
         url = f"http://{f'[{host}]' if ':' in host else host}:{bound.getsockname()[1]}"
         _run(bound, build(opened, token, host), url, _about(opened, url, token is not None), console)
-        opened.batcher.close()
 
 
 def _check_installed() -> None:

@@ -40,7 +40,9 @@ LABELLED = [
     {"text": "blue bolt kitchen lamp", "label": "lamps"},
     {"text": "green acme attic chair", "label": "chairs"},
 ]
-LIMITS = Limits(body=20_000, texts=50, characters=200, items=30, scenes=3, values=1000, pairs=200, body_seconds=1)
+LIMITS = Limits(
+    body=20_000, texts=50, characters=200, items=30, scenes=3, scene_items=20, values=1000, pairs=200, body_seconds=1
+)
 JSON = {"Content-Type": "application/json"}
 
 
@@ -92,7 +94,6 @@ def shop(exports: dict[str, Path], items: Path) -> Iterator[TestClient]:
     service = opened(exports["recommender"], items)
     with TestClient(build(service), "http://localhost") as client:
         yield client
-    service.batcher.close()
 
 
 def test_lists_are_those_of_python_and_say_why(shop: TestClient, exports: dict[str, Path]) -> None:
@@ -225,10 +226,14 @@ def test_the_scenes_used_last_are_kept(shop: TestClient) -> None:
     assert shop.post("/scenes/a/rank", json={"users": [{}]}).status_code == 200
     shop.put("/scenes/d", json={"support": SUPPORT})
     assert [each["name"] for each in shop.get("/scenes").json()["scenes"]] == ["d", "a", "c"]
+    large = {"support": SUPPORT[1:], "catalogue": {"texts": [*TEXTS, *map(str, range(9))]}}
+    assert shop.put("/scenes/c", json=large).status_code == 200
+    assert [each["name"] for each in shop.get("/scenes").json()["scenes"]] == ["c", "d"], "17 candidates of 20"
+    shop.put("/scenes/a", json={"support": SUPPORT, "candidates": TEXTS[::2]})
     assert shop.delete("/scenes/a").status_code == 204
     metrics = shop.get("/metrics").text
     for line in (
-        'scene_events_total{event="evicted"} 1.0',
+        'scene_events_total{event="evicted"} 2.0',
         "scenes 2.0",
         'route="/scenes/{name}/rank",status="200"} 1.0',
         "batch_texts_count",
@@ -250,7 +255,6 @@ def test_a_token_is_asked_for_where_there_is_one(exports: dict[str, Path]) -> No
         assert all(client.get(path).is_success for path in ("/health", "/docs", "/openapi.json"))
         assert client.get("/openapi.json").json()["components"]["securitySchemes"]["HTTPBearer"]["scheme"] == "bearer"
         assert "http" not in client.get("/docs").text.replace("HTTP", ""), "nothing of another site"
-    service.batcher.close()
 
 
 def test_a_classifier_answers_what_it_can_and_only_that(exports: dict[str, Path]) -> None:
@@ -272,7 +276,6 @@ def test_a_classifier_answers_what_it_can_and_only_that(exports: dict[str, Path]
         assert (one.status_code, "at least two labels" in one.json()["error"]) == (422, True)
         twice = client.put("/scenes/feed", json={"labelled": [*LABELLED, {**LABELLED[0], "label": "chairs"}]})
         assert (twice.status_code, "is labelled" in twice.json()["error"]) == (422, True)
-    service.batcher.close()
     service, student = opened(exports["known"]), StudentClassifier.load(exports["known"])
     with TestClient(build(service), "http://localhost") as client:
         assert sorted(client.get("/openapi.json").json()["paths"]) == ["/classify", "/embed", "/health", "/metrics"]
@@ -280,7 +283,6 @@ def test_a_classifier_answers_what_it_can_and_only_that(exports: dict[str, Path]
         assert [row["label"] for row in rows] == student.trained().predict(texts)
         blank = client.post("/classify", json={"texts": ["a", " "]})
         assert (blank.status_code, "position 1" in blank.json()["error"]) == (422, True)
-    service.batcher.close()
 
 
 def test_an_export_that_is_overwritten_is_served_as_it_was_read(
@@ -307,7 +309,6 @@ def test_an_export_that_is_overwritten_is_served_as_it_was_read(
                 path.open("r+b").truncate(0)
         assert client.get("/health").json()["folder_changed"] is True
         assert answers() == before
-    service.batcher.close()
 
 
 def test_sixty_four_clients_at_once_are_answered_without_errors(exports: dict[str, Path], items: Path) -> None:
@@ -331,7 +332,6 @@ def test_sixty_four_clients_at_once_are_answered_without_errors(exports: dict[st
         assert found == [[(200, number)] * 4 for number in range(64)]
         lines = dict(line.rsplit(" ", 1) for line in client.get("/metrics").text.splitlines() if line[0] != "#")
         assert float(lines["hpo_serve_batch_requests_sum"]) > float(lines["hpo_serve_batch_requests_count"])
-    service.batcher.close()
 
 
 def of_dairy(case: schemathesis.Case) -> schemathesis.Case:
@@ -381,7 +381,6 @@ def test_its_own_description_holds(exports: dict[str, Path], items: Path, name: 
                 bounded(given(case=cases)(holds))()
     paths = {"recommender": "/scenes/{name}/rank", "classifier": "/scenes/{name}/classify", "known": "/classify"}
     assert {(paths[name], 2), (paths[name], 4), ("/embed", 2), ("/embed", 4)} <= served
-    service.batcher.close()
 
 
 def test_the_process_ends_what_it_has_begun_and_exits_with_0(exports: dict[str, Path], items: Path) -> None:

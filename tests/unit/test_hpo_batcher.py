@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from hpo.service.batcher import Batcher
+from hpo.service.refusals import Refusal
 from storage.errors import InputError
 
 
@@ -56,6 +57,8 @@ def test_what_waits_is_read_in_one_batch_and_a_bad_text_fails_its_own_call_alone
         with pytest.raises(InputError, match="a bad text"):
             bad.result()
     batcher.close()
+    with pytest.raises(Refusal, match="the service is stopping"):
+        embed(["a"], None)
 
 
 def test_many_texts_go_in_parts_and_come_back_in_order() -> None:

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from hpo.commands.options import BackendName
+from hpo.commands.serving.options import Backend, Export, Text
 from hpo.commands.verb import verb
 
 # Verbs import what they run inside the function: `hpo --help` loads neither torch nor FastAPI.
@@ -26,7 +27,7 @@ class DeviceName(StrEnum):
 @app.command()
 @verb("hpo serve exports/quickstart --catalogue items.csv --port 8000")
 def serve(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="An exported student.", show_default=False)],
+    folder: Export,
     catalogue: Annotated[
         Path | None,
         typer.Option(
@@ -35,7 +36,7 @@ def serve(
             show_default=False,
         ),
     ] = None,
-    text: Annotated[str, typer.Option(metavar="COLUMN", help="Column of the catalogue that holds the texts.")] = "text",
+    text: Text = "text",
     taken: Annotated[
         Path | None,
         typer.Option(
@@ -58,7 +59,7 @@ def serve(
         ),
     ] = None,
     no_token: Annotated[bool, typer.Option("--no-token", help="Let other machines ask without a token.")] = False,
-    backend: Annotated[BackendName, typer.Option(help="Runtime of the encoder.")] = BackendName.torch,
+    backend: Backend = BackendName.torch,
     device: Annotated[DeviceName, typer.Option(help="Where it runs; auto is CUDA if there is one.")] = DeviceName.auto,
     threads: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="Threads of torch; by default one per core.")

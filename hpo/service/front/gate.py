@@ -53,11 +53,13 @@ class Gate:
         limits: Of requests.
         metrics: Count them.
         token: The bearer token; None where none is needed.
-        hosts: The names that it serves under where no token is needed: a browser's page of another site could resolve
-            to this machine (DNS rebinding).
+        hosts: The names that it serves under, where it serves this machine alone and needs no token: the name of
+            another site, whose page a browser here shows, could resolve to it (DNS rebinding). None where all do.
     """
 
-    def __init__(self, app: ASGIApp, limits: Limits, metrics: Metrics, token: str | None, hosts: HostNames) -> None:
+    def __init__(
+        self, app: ASGIApp, limits: Limits, metrics: Metrics, token: str | None, hosts: HostNames | None
+    ) -> None:
         self._app, self._limits, self._metrics, self._hosts = app, limits, metrics, hosts
         self._token = None if token is None else token.encode()
         self._running = 0
@@ -108,10 +110,10 @@ class Gate:
             raise Refusal(503, "busy", words, {"Retry-After": "1"})
         if path in OPEN:
             return
+        if self._hosts is not None and not self._hosts.serve(host := headers.get("host", "")):
+            words = f"{quoted(host)} is no name of this service; use its address, or start it with a token"
+            raise Refusal(403, "unknown host", words)
         if self._token is None:
-            if not self._hosts.serve(host := headers.get("host", "")):
-                words = f"{quoted(host)} is no name of this service; use its address, or start it with a token"
-                raise Refusal(403, "unknown host", words)
             return
         kind, _, given = headers.get("authorization", "").partition(" ")
         if kind.lower() != "bearer" or not hmac.compare_digest(given.strip().encode(), self._token):

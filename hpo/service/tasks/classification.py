@@ -31,7 +31,7 @@ class ClassificationService:
 
     def __init__(self, student: StudentClassifier, limits: Limits, metrics: Metrics) -> None:
         self.student, self.limits = student, limits
-        self.scenes: Scenes[TextClassifier] = Scenes(limits.scenes, metrics.scene)
+        self.scenes: Scenes[TextClassifier] = Scenes(limits, metrics.scene)
         self._trained = student.trained() if student.manifest.labels else None
         self.adapts = not student.manifest.form.knows_classes
 
@@ -47,7 +47,7 @@ class ClassificationService:
         self.limits.check_texts(chain(texts, labels), 2 * self.limits.texts)
         classifier = self.student.adapt(list(zip(texts, labels, strict=True)))
         facts = {"support": len(texts), "labels": list(classifier.labels)}
-        return self.scenes.put(name, classifier, facts)
+        return self.scenes.put(name, classifier, len(texts) + len(classifier.labels), facts)
 
     def classify(self, name: str | None, body: ClassifyRequest) -> JSONResponse:
         """Return the labels of some texts, among those of a scene, or of the training where there is no name."""

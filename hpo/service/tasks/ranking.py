@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from itertools import chain
 from threading import Lock
@@ -44,7 +44,7 @@ class RankingService:
         popularity: Popularity | None = None,
     ) -> None:
         self.student, self.limits, self._popularity = student, limits, popularity
-        self.scenes: Scenes[Scene] = Scenes(limits.scenes, metrics.scene)
+        self.scenes: Scenes[Scene] = Scenes(limits, metrics.scene)
         self._catalogue, self._adding = catalogue, Lock()
 
     @property
@@ -90,10 +90,15 @@ class RankingService:
         count = len(catalogue) if body.candidates is None else len(body.candidates)
         read = len(support) + sum(min(len(each.history), longest) for each in support)
         self.limits.check_pairs(read, max(count, 1), "texts in its support: give fewer, or shorter histories")
-        _check_known(body.candidates or (), catalogue.texts, catalogue, "the catalogue")
-        _check_known([each.item for each in support], body.candidates or catalogue.texts, catalogue, "the scene")
-        scene = catalogue.adapt([(each.history, each.item) for each in support], body.candidates)
-        return self.scenes.put(name, scene, {"support": len(support), "candidates": count})
+        texts = catalogue.texts
+        place = {text: position for position, text in enumerate(texts)}
+        chosen = None
+        if body.candidates is not None:
+            chosen = _positions(body.candidates, place, catalogue, "the catalogue")
+            place = {texts[row]: position for position, row in enumerate(chosen)}
+        taken = _positions([each.item for each in support], place, catalogue, "the scene")
+        scene = catalogue.adapt([(each.history, at) for each, at in zip(support, taken, strict=True)], chosen)
+        return self.scenes.put(name, scene, count, {"support": len(support), "candidates": count})
 
     def rank(self, name: str, body: RankRequest) -> JSONResponse:
         """Return the lists of some users."""
@@ -119,14 +124,18 @@ class RankingService:
         return self.student.catalogue(items.texts, items.products, popularity=self._popularity)
 
 
-def _check_known(items: Sequence[str], texts: Sequence[str], catalogue: Catalogue, where: str) -> None:
-    """Refuse an item that is not among some texts, and say which item of the catalogue is nearest."""
-    known = {normalise_text(text) for text in texts} if items else set()
+def _positions(items: Sequence[str], place: Mapping[str, int], catalogue: Catalogue, where: str) -> list[int]:
+    """Return the position of each item; of an unknown one, say which item of the catalogue is nearest."""
+    found = []
     for item in items:
-        if (text := normalise_text(item)) and text not in known:
+        if not (text := normalise_text(item)):
+            raise InputError(f"an item of {where} is {item!r}, which is blank; give its text")
+        if (position := place.get(text)) is None:
             near = catalogue.find([text], 1)[0][0].item
             words = f"{where} has no item {quoted(item)}; the nearest in the catalogue is {quoted(near)}"
             raise Refusal(422, "unknown item", words)
+        found.append(position)
+    return found
 
 
 def add_routes(app: FastAPI, service: RankingService, workers: Workers) -> None:
