@@ -116,5 +116,8 @@ class Batcher:
                 self._encode([call], embed)
             return
         self._observe(len(calls), len(place))
+        if len(calls) == 1 and len(place) == len(calls[0].texts):
+            calls[0].vectors.set_result(vectors)
+            return
         for call in calls:
             call.vectors.set_result(vectors[[place[text] for text in call.texts]])
