@@ -68,13 +68,18 @@ def normalise_rows(rows: Any, weights: npt.NDArray[np.float64]) -> Any:
     return sp.csr_matrix((scaled, rows.indices, rows.indptr), shape=rows.shape)
 
 
-def overlap(weighed: Any, support: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+def overlap(weighed: Any, support: npt.NDArray[np.int64], texts_of: Any = None) -> npt.NDArray[np.float32]:
     """Return the (K, C) cosine of each support item and each candidate, in [0, 1].
 
     Args:
         weighed: (C, W) sparse rows of length 1, such as those of `Lexicon.weigh`.
         support: (K,) positions of the support's items among the candidates.
+        texts_of: (W, C) `weighed.T.tocsr()`, worth keeping where many supports are compared: then only texts that share
+            a term with the support are read.
     """
+    if texts_of is not None:
+        shared: npt.NDArray[np.float64] = (weighed[support] @ texts_of).toarray()
+        return shared.astype(np.float32)
     cosine: npt.NDArray[np.float64] = (weighed @ weighed[support].T).toarray()
     return np.ascontiguousarray(cosine.T, dtype=np.float32)
 

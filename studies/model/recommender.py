@@ -13,6 +13,7 @@ What the head makes of a scene, and the scores that follow from it, are in `stud
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -23,7 +24,7 @@ from studies.config.hyperparameters import HeadPart
 from studies.episodes.catalogue_terms import TERMS
 from studies.episodes.elsewhere import HALF_LIVES
 from studies.model.adapting_model import AdaptingModel, inner_rates
-from studies.model.scene_encoding import EpisodeTexts, SceneEncoding
+from studies.model.scene_encoding import EpisodeTexts, SceneEncoding, history_match, mixed_popularity, support_kernels
 
 # Weights of the head that are scalars or stand for one direction; they train at a rate of their own.
 HEAD_SCALARS = ("scene_preference", "feature_weights", "sharpness", "bias_rate", "elsewhere")
@@ -112,24 +113,32 @@ class Head(nn.Module):
         """
         items = self.directions(vectors)
         candidate_vectors = items[:candidates]
-        distance = items[support] @ candidate_vectors.T - 1
-        taken = support[:, None] == torch.arange(candidates, device=support.device)
-        alike = torch.stack([distance, texts.overlap.to(vectors) - 1, texts.fields.to(vectors) - 1])
-        kernels = (alike * self.sharpness[1:].exp()[:, None, None]).exp()
-        profiles, history_match = self._encode_histories(items[first_held:], candidate_vectors)
+        kernels = support_kernels(items[support], candidate_vectors, support, texts, self.sharpness)
+        profiles, match = self._encode_histories(items[first_held:], candidate_vectors)
         appeal = self._appeal(vectors[:candidates], present)
         return SceneEncoding(
             candidate_features=torch.cat([appeal[:, None], texts.terms.to(vectors)], dim=1),
             profiles=profiles,
-            history_match=history_match,
-            support_kernels=torch.cat([taken.to(vectors)[None], kernels]),
+            history_match=match,
+            support_kernels=kernels,
             candidate_vectors=candidate_vectors,
-            popularity=self._popularity(texts.popularity.to(vectors)),
+            popularity=mixed_popularity(texts.popularity.to(vectors), self.elsewhere),
         )
 
-    def with_history_items(self, encoding: SceneEncoding, vectors: Tensor) -> SceneEncoding:
-        """Return the encoding for histories of other items, whose (H, D) vectors these are; the candidates stay."""
-        profiles, match = self._encode_histories(self.directions(vectors), encoding.candidate_vectors)
+    def with_history_items(
+        self, encoding: SceneEncoding, vectors: Tensor, adapted: Mapping[str, Tensor] | None = None
+    ) -> SceneEncoding:
+        """Return the encoding for histories of other items; the candidates stay.
+
+        Args:
+            encoding: The scene's.
+            vectors: (H, D) the items' vectors.
+            adapted: Weights by name in the place of the head's own.
+        """
+        weights = {**dict(self.named_parameters()), **(adapted or {})}
+        items = functional.normalize(functional.linear(vectors, weights["project.weight"]), dim=-1)
+        profiles = functional.linear(items, weights["user.weight"])
+        match = history_match(items, encoding.candidate_vectors, weights["sharpness"])
         return encoding._replace(profiles=profiles, history_match=match)
 
     def directions(self, vectors: Tensor) -> Tensor:
@@ -148,15 +157,8 @@ class Head(nn.Module):
         profiles = self.user(items) if self.user.weight.requires_grad else items
         return functional.normalize(history @ profiles, dim=-1)
 
-    def _popularity(self, parts: Tensor) -> Tensor:
-        """Return the (C,) popularity of (C, B) parts of all takings; (0,) where scenes share no items."""
-        if self.elsewhere is None:
-            return parts.new_empty(0)
-        mixed: Tensor = parts @ self.elsewhere[:-1].softmax(0)
-        return self.elsewhere[-1].exp() * mixed
-
     def _encode_histories(self, items: Tensor, candidates: Tensor) -> tuple[Tensor, Tensor]:
-        return self.user(items), ((items @ candidates.T - 1) * self.sharpness[0].exp()).exp()
+        return self.user(items), history_match(items, candidates, self.sharpness)
 
     def _appeal(self, vectors: Tensor, present: Tensor | None) -> Tensor:
         # The text, and how it differs from the scene's other texts. Unit vectors have components near D^-1/2: scale

@@ -46,6 +46,43 @@ def episode_texts(episode: Episode) -> EpisodeTexts:
     return EpisodeTexts(episode.overlap, episode.fields, episode.terms, popularity.to(episode.terms))
 
 
+def history_match(items: Tensor, candidates: Tensor, sharpness: Tensor) -> Tensor:
+    """Return the (H, C) similarity kernel between (H, d) items of histories and (C, d) candidates."""
+    return ((items @ candidates.T - 1) * sharpness[0].exp()).exp()
+
+
+def support_kernels(
+    items: Tensor, candidates: Tensor, support: Tensor, texts: EpisodeTexts, sharpness: Tensor
+) -> Tensor:
+    """Return the (4, K, C) kernels between the support's interactions and the candidates.
+
+    Args:
+        items: (K, d) vectors of the support's items.
+        candidates: (C, d) the candidates' vectors.
+        support: (K,) positions of the support's items among the candidates.
+        texts: Features of the candidates' texts.
+        sharpness: (4,) of `Head.sharpness`.
+    """
+    distance = items @ candidates.T - 1
+    taken = support[:, None] == torch.arange(len(candidates), device=support.device)
+    alike = torch.stack([distance, texts.overlap.to(candidates) - 1, texts.fields.to(candidates) - 1])
+    kernels = (alike * sharpness[1:].exp()[:, None, None]).exp()
+    return torch.cat([taken.to(candidates)[None], kernels])
+
+
+def mixed_popularity(parts: Tensor, elsewhere: Tensor | None) -> Tensor:
+    """Return the (C,) popularity of (C, B) parts of all takings; (0,) where scenes share no items.
+
+    Args:
+        parts: Each candidate's part of what was taken elsewhere, by half-life.
+        elsewhere: (B + 1,) of `Head.elsewhere`.
+    """
+    if elsewhere is None:
+        return parts.new_empty(0)
+    mixed: Tensor = parts @ elsewhere[:-1].softmax(0)
+    return elsewhere[-1].exp() * mixed
+
+
 class FeatureWeights(NamedTuple):
     """The weights of the score's features, by name.
 

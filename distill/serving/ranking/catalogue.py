@@ -6,7 +6,6 @@ behind the catalogue's terms. A scene is the whole catalogue or any part of it.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from threading import Lock
 
@@ -23,9 +22,13 @@ from distill.serving.ranking.nearest import NearItem, Profile, nearest, profiles
 from distill.serving.ranking.scene import Scene
 from storage.errors import InputError
 from studies.episodes.catalogue_terms import TextCoder
-from studies.episodes.episode import Episode
-from studies.episodes.tfidf import count_words, overlap
+from studies.episodes.episode import past_share
+from studies.episodes.tfidf import count_words
+from studies.learners.tasks.inputs import Users
+from studies.learners.tasks.served_task import ServedScene
 from studies.model.device import device
+from studies.model.projected_items import ProjectedItems
+from studies.model.scene_encoding import EpisodeTexts
 from studies.progress import Progress
 
 
@@ -56,9 +59,11 @@ class Catalogue:
         texts, counted = check_texts(texts, products)
         place = {text: position for position, text in enumerate(texts)}
         vectors = student.embed(list(place), progress)
+        head = {name: weight.detach() for name, weight in student.learner.model.head.named_parameters()}
+        projected = ProjectedItems.of(vectors, vectors.mean(0), head)
         popularity = choose(student.popularity, popularity)
         coded = self._coder.code(texts)
-        self._items = Items.of(student, place, vectors, count_words(texts), coded, counted, popularity)
+        self._items = Items.of(student, place, projected, count_words(texts), coded, counted, popularity)
 
     def __len__(self) -> int:
         return len(self._items.place)
@@ -91,7 +96,7 @@ class Catalogue:
             self._items = Items.of(
                 self._student,
                 old.place | {text: len(old.place) + number for number, text in enumerate(new)},
-                torch.cat([old.vectors, self._student.embed(new, progress)]),
+                old.projected.followed_by(self._student.embed(new, progress)),
                 sp.vstack([old.words, count_words(new)], format="csr"),
                 old.coded.concatenate(self._coder.code(new)),
                 np.concatenate([old.products, counted[rows]]),
@@ -126,16 +131,13 @@ class Catalogue:
         histories = shorten([history for history, _ in support], self._student.longest_history)
         held, counts = Vectors(histories, self._vectors).count(histories)
         features = items.whole if rows is None else items.features(rows)
-        vectors = items.vectors if rows is None else items.vectors[rows]
-        learner = self._student.learner
-        if learner.entry.takes_gradient_steps:
-            # The inner loop writes adapted weights into the learner's own head: each thread needs a copy.
-            learner = copy.deepcopy(learner)
+        projected = items.projected if rows is None else items.projected.take(torch.from_numpy(rows).to(device()))
         popularity = choose(items.popularity, popularity)
         place = items.place if rows is None else {text: position for position, text in enumerate(texts)}
-        episode = _episode(features, taken, counts, known_elsewhere(popularity, texts, support, place))
-        adapted = learner.adapt(episode, torch.cat([vectors, held]))
-        learner.model.head.load_state_dict(dict(adapted.head), strict=False)
+        elsewhere, past = (each.to(device()) for each in known_elsewhere(popularity, texts, support, place))
+        users = Users(counts, held, past_share(past, past.float().sum(1)))
+        learner = self._student.learner
+        adapted = learner.adapt(_scene(projected, features, taken, users, elsewhere), projected.vectors)
         return Scene(
             texts,
             place,
@@ -197,9 +199,7 @@ class Catalogue:
     def _vectors(self, texts: Sequence[str]) -> Tensor:
         """Return the (n, D) vectors of any texts; only those outside the catalogue are embedded."""
         items = self._items
-        vectors = items.vectors.new_empty(len(texts), items.vectors.shape[1])
-        known = [row for row, text in enumerate(texts) if text in items.place]
-        vectors[known] = items.vectors[torch.tensor([items.place[texts[row]] for row in known], dtype=torch.int64)]
+        vectors = items.vectors[torch.tensor([items.place.get(text, -1) for text in texts], dtype=torch.int64)]
         if unknown := [row for row, text in enumerate(texts) if text not in items.place]:
             if blank := [texts[row] for row in unknown if not texts[row].strip()]:
                 raise InputError(f"a history holds the text {blank[0]!r}, which is blank; leave such items out")
@@ -207,36 +207,16 @@ class Catalogue:
         return vectors
 
 
-def _episode(features: TextFeatures, taken: Ints, counts: Tensor, known: tuple[Tensor, Tensor]) -> Episode:
-    """Return the scene with its (K,) support as an episode.
+def _scene(items: ProjectedItems, features: TextFeatures, taken: Ints, users: Users, elsewhere: Tensor) -> ServedScene:
+    """Return the scene with its (K,) support.
 
     Args:
-        features: Of the candidates' texts.
+        items: The candidates.
+        features: Of their texts.
         taken: Positions of the support's items.
-        counts: The support users' histories.
-        known: Of `distill.export.tasks.popularity.known_elsewhere`.
+        users: The support's.
+        elsewhere: (C, B) how often each candidate was taken elsewhere.
     """
-    here, candidates = device(), len(features.terms)
-    no_queries = torch.zeros(0, candidates, dtype=torch.bool, device=here)
-    return Episode(
-        scene=0,
-        opened=0,
-        items=torch.arange(candidates + counts.shape[1], device=here),
-        candidates=candidates,
-        support=torch.from_numpy(taken).to(here),
-        support_history=counts,
-        query_history=counts[:0],
-        relevant=no_queries,
-        excluded=no_queries,
-        elsewhere=(popularity := known[0].to(here)),
-        elsewhere_total=popularity.sum(0),
-        support_past=known[1].to(here),
-        query_past=known[1][:0].to(here),
-        support_past_total=known[1].to(here).float().sum(1),
-        query_past_total=torch.empty(0, device=here),
-        overlap=torch.from_numpy(overlap(features.words, taken)).to(here),
-        fields=torch.from_numpy(overlap(features.fields, taken)).to(here),
-        terms=features.terms,
-        users=torch.empty(0, dtype=torch.int64, device=here),
-        rows=torch.empty(0, dtype=torch.int64, device=here),
-    )
+    popularity = elsewhere / elsewhere.sum(0).clamp(min=1e-9)
+    texts = EpisodeTexts(*features.overlaps(taken), features.terms, popularity)
+    return ServedScene.of(items, torch.from_numpy(taken).to(device()), texts, users)

@@ -38,7 +38,8 @@ class Vectors:
         for user, history in enumerate(histories):
             for text in history:
                 counts[user, place[self._row[text]]] += 1
-        return self._vectors[list(rows)], torch.from_numpy(counts).to(self._vectors.device)
+        vectors = self._vectors if len(rows) == len(self._row) else self._vectors[list(rows)]
+        return vectors, torch.from_numpy(counts).to(vectors.device)
 
 
 def shorten(histories: Sequence[History], longest: int) -> list[History]:

@@ -17,9 +17,10 @@ from distill.serving.backends import Embed
 from distill.serving.ranking.given import places_of
 from storage.errors import InputError
 from studies.episodes.catalogue_terms import CodedTexts
-from studies.episodes.tfidf import Lexicon
+from studies.episodes.tfidf import Lexicon, overlap
 from studies.learners.base import Learner
 from studies.model.device import device
+from studies.model.projected_items import ProjectedItems
 
 Ints = npt.NDArray[np.int64]
 
@@ -29,7 +30,7 @@ class StudentParts(NamedTuple):
 
     Attributes:
         embed: Returns the (n, D) vectors of texts, and reports progress.
-        learner: Adapts the head; it is copied, never changed.
+        learner: Adapts the head, which stays as it is.
         lexicon: The words of the texts that the student was trained on.
         counted: Whether the catalogue's texts are among these.
         products: Whether the student was trained with the number of products that a text stands for.
@@ -49,11 +50,25 @@ class StudentParts(NamedTuple):
 
 
 class TextFeatures(NamedTuple):
-    """Features of some candidates' texts, which `scene_encoding.EpisodeTexts` compares with a support."""
+    """Features of some candidates' texts, which `scene_encoding.EpisodeTexts` compares with a support.
+
+    Attributes:
+        words: (C, W) weighed words.
+        fields: (C, F) weighed fields.
+        terms: (C, T) the catalogue's terms.
+        indexes: Of words and of fields, the texts that have each; None where they are compared only once.
+    """
 
     words: Any
     fields: Any
     terms: Tensor
+    indexes: tuple[Any, Any] = (None, None)
+
+    def overlaps(self, support: Ints) -> tuple[Tensor, Tensor]:
+        """Return the (K, C) overlaps of words and of fields with a support, given by position."""
+        kinds = zip((self.words, self.fields), self.indexes, strict=True)
+        words, fields = (torch.from_numpy(overlap(kind, support, index)).to(device()) for kind, index in kinds)
+        return words, fields
 
 
 @dataclass(frozen=True)
@@ -63,7 +78,7 @@ class Items:
     Attributes:
         student: What embeds and adapts.
         place: Each text's position, in order.
-        vectors: (N, D).
+        projected: The items' vectors, under the head's own weights.
         words: (N, BUCKETS) counts.
         coded: Codes of words and fields.
         products: (N,) how many products each text stands for.
@@ -73,7 +88,7 @@ class Items:
 
     student: StudentParts
     place: dict[str, int]
-    vectors: Tensor
+    projected: ProjectedItems
     words: Any
     coded: CodedTexts
     products: Ints
@@ -85,7 +100,7 @@ class Items:
         cls,
         student: StudentParts,
         place: dict[str, int],
-        vectors: Tensor,
+        projected: ProjectedItems,
         words: Any,
         coded: CodedTexts,
         products: Ints,
@@ -93,19 +108,23 @@ class Items:
     ) -> Items:
         """Return the items with everything that is computed before a scene is adapted to."""
         whole = _weighed(student, words, coded, products)
-        return cls(student, place, vectors, words, coded, products, whole, popularity)
+        whole = whole._replace(indexes=(whole.words.T.tocsr(), whole.fields.T.tocsr()))
+        return cls(student, place, projected, words, coded, products, whole, popularity)
 
     @cached_property
     def texts(self) -> tuple[str, ...]:
         """The items' texts, in order."""
         return tuple(self.place)
 
-    @cached_property
+    @property
+    def vectors(self) -> Tensor:
+        """The (N, D) vectors of the items."""
+        return self.projected.vectors
+
+    @property
     def directions(self) -> Tensor:
         """The (N, d) directions of the items where users and items meet, before the head adapts."""
-        with torch.no_grad():
-            found: Tensor = self.student.learner.model.head.directions(self.vectors)
-        return found
+        return self.projected.directions
 
     def features(self, rows: Ints) -> TextFeatures:
         """Return the features of the items at (C,) positions; rarity is counted among them alone."""

@@ -5,6 +5,7 @@ Most of a score is the same for all users and is computed once; a ranking adds t
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -62,7 +63,7 @@ class Scene:
         candidates: The texts of its candidates.
         place: The position of each.
         adapted: What ranks them.
-        head: Its head, with the weights adapted to the scene.
+        head: Its head as it was trained; weights that adapted to the scene are in `adapted`.
         lookup: Gives the vectors of any texts.
         longest_history: How many of a user's last items are encoded.
         repurchases: Whether scores depend on how often the user took an item.
@@ -132,7 +133,7 @@ class Scene:
             raise InputError(f"the scene has {len(self.candidates)} candidates and no item {outside[0]}")
         (cut,) = shorten([history], self._longest)
         held, counts = Vectors([cut], self._lookup).count([cut])
-        encoding = self._head.with_history_items(self._adapted.encoding, held)
+        encoding = self._head.with_history_items(self._adapted.encoding, held, self._adapted.head)
         texts = {HISTORY: list(dict.fromkeys(cut)), SUPPORT: self._support()}
         past = self._past(history) if self._repurchases else None
         found = explain(self._adapted, encoding, counts[0], past, items)
@@ -167,7 +168,9 @@ class Scene:
         """
         check_count(k)
         directions = self._adapted.encoding.candidate_vectors
-        return profiles(self._head, histories, self._lookup, self._longest, self.candidates, directions, k)
+        head = copy.deepcopy(self._head)
+        head.load_state_dict(dict(self._adapted.head), strict=False)
+        return profiles(head, histories, self._lookup, self._longest, self.candidates, directions, k)
 
     def _near(self, text: str) -> str:
         """Return the candidate that is nearest to an unknown text."""
@@ -186,7 +189,7 @@ class Scene:
 
     def _rank(self, histories: Sequence[History], vectors: Vectors, k: int, whole: Sequence[History]) -> Ranking:
         held, counts = vectors.count(histories)
-        encoding = self._head.with_history_items(self._adapted.encoding, held)
+        encoding = self._head.with_history_items(self._adapted.encoding, held, self._adapted.head)
         scores = self._shared_scores + self._adapted.history_scores(encoding, counts)
         if self._repurchases or self._excludes:
             users, taken, times = count_taken(whole, self._place).to(scores.device)

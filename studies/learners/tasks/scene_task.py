@@ -78,13 +78,11 @@ class SceneTask(ABC):
         Each support user sees all interactions but their own: their own is the label, and seeing it would leave
         nothing to learn.
         """
-        shots = self.inputs.support.shape[-1]
-        size = min(self.support_batch_size or shots, shots)
-        rows = (torch.arange(size, device=self.inputs.support.device) + step * size) % shots
+        shots, rows = self.inputs.support.shape[-1], self._batch(step)
 
         def loss(weights: Weights, inputs: Inputs, features: ScoreFeatures) -> Tensor:
             scores, chosen = self._scores(weights, inputs, features), inputs.support
-            if size < shots:
+            if len(rows) < shots:
                 scores, chosen = scores[rows], chosen[rows]
             return choice_loss(scores, chosen, inputs.present)
 
@@ -116,7 +114,7 @@ class SceneTask(ABC):
             preference=self._head_weight(weights, "scene_preference"),
             feature_weights=self._head_weight(weights, "feature_weights"),
             bias=self._bias(weights, self.inputs),
-            head=_of_head(weights),
+            head=of_head(weights),
         )
 
     @abstractmethod
@@ -146,8 +144,14 @@ class SceneTask(ABC):
         everything = torch.cat([vectors, others])
         first_held = len(everything) - history.shape[1]
         arguments = (everything, len(vectors), inputs.support, inputs.texts, inputs.present, first_held)
-        encoding: SceneEncoding = functional_call(self.model.head, _of_head(weights), arguments)
+        encoding: SceneEncoding = functional_call(self.model.head, of_head(weights), arguments)
         return encoding
+
+    def _batch(self, step: int) -> Tensor:
+        """Return the numbers of the support's interactions in a step's batch."""
+        shots = self.inputs.support.shape[-1]
+        size = min(self.support_batch_size or shots, shots)
+        return (torch.arange(size, device=self.inputs.support.device) + step * size) % shots
 
     def _scores(self, weights: Weights, inputs: Inputs, features: ScoreFeatures) -> Tensor:
         """Return the (R, C) scores of some users of one episode."""
@@ -174,7 +178,8 @@ def only_score_weights(weights: Weights) -> bool:
     return weights.keys() <= {*SCORE_WEIGHTS, "bias"}
 
 
-def _of_head(weights: Weights) -> Weights:
+def of_head(weights: Weights) -> Weights:
+    """Return the adapted weights of the head, by their names there."""
     return {name.removeprefix("head."): w for name, w in weights.items() if name.startswith("head.")}
 
 

@@ -19,6 +19,7 @@ from studies.learners.tasks.frozen_encoder import FrozenEncoderTask
 from studies.learners.tasks.inputs import gather
 from studies.learners.tasks.meta_batch import MetaBatchVectors, side_by_side
 from studies.learners.tasks.scene_task import SceneTask
+from studies.learners.tasks.served_task import ServedScene, ServedTask
 from studies.learners.tasks.token_states import encoder_adapts, largest_state, token_states, top_layers_tower
 from studies.model.recommender import Recommender
 
@@ -36,9 +37,26 @@ class SceneTasks:
     vmap_episodes: int | None = None
 
     def single(
-        self, model: Recommender, episode: Episode, vectors: Tensor, adapts: AdaptedParameters, *, training: bool
+        self,
+        model: Recommender,
+        episode: Episode | ServedScene,
+        vectors: Tensor,
+        adapts: AdaptedParameters,
+        *,
+        training: bool,
     ) -> SceneTask:
-        """Return the task of one episode whose items' vectors are known; arguments as of `Tasks.single`."""
+        """Return the task of one episode, or scene in service, whose items' vectors are known; see `Tasks.single`."""
+        if isinstance(episode, ServedScene):
+            return ServedTask(
+                model=model,
+                inputs=episode.inputs,
+                unadapted=lambda: vectors,
+                adapts=adapts,
+                training=training,
+                support_batch_size=self.support_batch_size,
+                episodes=None,
+                items=episode.items,
+            )
         return self._task(
             model,
             [episode],
