@@ -94,21 +94,25 @@ def choose(own: Popularity | None, given: Popularity | None) -> Popularity | Non
 
 
 def known_elsewhere(
-    popularity: Popularity | None,
-    texts: Sequence[str],
+    counts: Floats | None,
     support: Sequence[tuple[Sequence[str], int | str]],
     place: Mapping[str, int],
 ) -> tuple[Tensor, Tensor]:
     """Return the (C, B) counts of candidates elsewhere, and (K, C) how often each support user took them.
 
     Both without columns where the student does not read them.
+
+    Args:
+        counts: Of the candidates, in the order of their positions; None where the student does not read them.
+        support: Its users' histories are read.
+        place: Position of each candidate.
     """
-    if popularity is None:
-        return torch.empty(len(texts), 0), torch.empty(len(support), 0, dtype=torch.uint8)
-    past = torch.zeros(len(support), len(texts), dtype=torch.uint8)
+    if counts is None:
+        return torch.empty(len(place), 0), torch.empty(len(support), 0, dtype=torch.uint8)
+    past = torch.zeros(len(support), len(place), dtype=torch.uint8)
     users, taken, times = count_taken([history for history, _ in support], place)
     past[users, taken] = times.to(torch.uint8)
-    return torch.from_numpy(popularity.counts_of(texts)), past
+    return torch.from_numpy(counts), past
 
 
 def count_taken(histories: Sequence[Sequence[str]], place: Mapping[str, int]) -> Tensor:

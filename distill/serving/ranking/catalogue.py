@@ -134,7 +134,8 @@ class Catalogue:
         projected = items.projected if rows is None else items.projected.take(torch.from_numpy(rows).to(device()))
         popularity = choose(items.popularity, popularity)
         place = items.place if rows is None else {text: position for position, text in enumerate(texts)}
-        elsewhere, past = (each.to(device()) for each in known_elsewhere(popularity, texts, support, place))
+        taken_elsewhere = None if popularity is None else items.counts(popularity, rows)
+        elsewhere, past = (each.to(device()) for each in known_elsewhere(taken_elsewhere, support, place))
         users = Users(counts, held, past_share(past, past.float().sum(1)))
         learner = self._student.learner
         adapted = learner.adapt(_scene(projected, features, taken, users, elsewhere), projected.vectors)

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from distill.export.tasks.popularity import Popularity
+from distill.export.tasks.popularity import Floats, Popularity
 from distill.serving.backends import Embed
 from distill.serving.ranking.given import places_of
 from storage.errors import InputError
@@ -129,6 +129,22 @@ class Items:
     def features(self, rows: Ints) -> TextFeatures:
         """Return the features of the items at (C,) positions; rarity is counted among them alone."""
         return _weighed(self.student, self.words[rows], self.coded.take(rows), self.products[rows])
+
+    def counts(self, popularity: Popularity, rows: Ints | None) -> Floats:
+        """Return how often the items at (C,) positions were taken elsewhere; of all items without positions.
+
+        Args:
+            popularity: Where the counts are; those of the catalogue's own are looked up once.
+            rows: The positions.
+        """
+        if popularity is self.popularity:
+            return self._counts if rows is None else self._counts[rows]
+        return popularity.counts_of(self.texts if rows is None else [self.texts[row] for row in rows.tolist()])
+
+    @cached_property
+    def _counts(self) -> Floats:
+        assert self.popularity is not None
+        return self.popularity.counts_of(self.texts)
 
     def places(self, items: Sequence[int] | Sequence[str]) -> list[int]:
         """Return the positions of items, given by position or by text.
