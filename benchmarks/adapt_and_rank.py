@@ -41,7 +41,7 @@ from distill.serving.ranking.items import StudentParts
 from distill.student import start, texts_in
 from storage.files.atomic import atomic_write
 from storage.home import cache_folder
-from studies.config.hyperparameters import Hyperparameters
+from studies.config.hyperparameters import HEAD_PARTS, HeadPart, Hyperparameters
 from studies.config.spec import load_spec
 from studies.learners.registry import RANKING_LEARNERS
 from studies.learners.tasks.scene_tasks import scene_learner
@@ -49,7 +49,7 @@ from studies.model.device import device
 from studies.model.recommender import Head, Recommender
 from studies.training.prepare import prepare
 
-SHOTS, HISTORY, TARGET_MS = 5, 20, 20.0
+SHOTS, HISTORY, TARGET_MS = 5, 20, 5.0
 
 
 def untrained(folder: Path) -> Path:
@@ -86,10 +86,10 @@ def grown(texts: Sequence[str], count: int) -> list[str]:
     return [text if n == 0 else f"{text}, no. {n}" for n in range(rounds) for text in texts][:count]
 
 
-def other_learner(name: str, width: int) -> Any:
-    """A learner of that name with an untrained head."""
+def other_learner(name: str, width: int, part: HeadPart = "all") -> Any:
+    """A learner of that name with an untrained head, of which a part trains and adapts."""
     inner = {"inner_lr": 0.05, "inner_steps": 3} if RANKING_LEARNERS[name].takes_gradient_steps else {}
-    values = Hyperparameters(name, **inner)
+    values = Hyperparameters(name, head=part, **inner)
     head = Head(width, learned_rates=values.entry.learns_inner_rates)
     head.train_only(values.head)
     return scene_learner(Recommender(nn.Identity(), head).to(device()), values)
@@ -164,6 +164,7 @@ def main() -> None:
     parser.add_argument("--items", type=int, nargs="+", default=[1_000, 100_000], help="sizes of the catalogue")
     some = ["anil", "metasgd"]
     parser.add_argument("--learners", nargs="*", default=some, choices=RANKING_LEARNERS, help="besides its own")
+    parser.add_argument("--head", choices=HEAD_PARTS, default="all", help="what of the other learners' heads adapts")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
@@ -208,7 +209,11 @@ def run(folder: Path, texts: list[str], arguments: argparse.Namespace) -> Any:
         known = StudentRecommender(copy.copy(exported), backend)._parts
         rate = encode_rate(embedder, sample)
         for learner in [own, *(arguments.learners if number == 0 else [])]:
-            chosen = known if learner == own else known._replace(learner=other_learner(learner, embedder.width))
+            chosen = (
+                known
+                if learner == own
+                else known._replace(learner=other_learner(learner, embedder.width, arguments.head))
+            )
             for count in arguments.items:
                 times = (20 if arguments.quick else 200) if count < 10_000 else (5 if arguments.quick else 20)
                 figures = measure(chosen, embedder, grown(texts, count), times)

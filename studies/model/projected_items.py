@@ -16,6 +16,8 @@ from torch.nn import functional
 
 # As in `torch.nn.functional.normalize`.
 _SHORTEST = 1e-12
+# The weights of a head that items depend on.
+_READ = ("project.weight", "appeal.0.weight", "appeal.0.bias", "appeal.2.weight", "appeal.2.bias")
 
 
 @dataclass(frozen=True)
@@ -50,10 +52,11 @@ class ProjectedItems:
 
     def under(self, head: Mapping[str, Tensor]) -> ProjectedItems:
         """Return the items under other weights; what only depends on equal ones is kept."""
-        if head["appeal.0.weight"] is not self.head["appeal.0.weight"]:
+        moved = {name for name in _READ if head[name] is not self.head[name]}
+        if "appeal.0.weight" in moved:
             return self.of(self.vectors, self.centre, head)
-        if head["project.weight"] is self.head["project.weight"]:
-            return replace(self, head=head)
+        if "project.weight" not in moved:
+            return replace(self, head=head) if moved else self
         lengths, directions = directions_of(self.vectors @ head["project.weight"].T)
         return replace(self, head=head, lengths=lengths, directions=directions)
 

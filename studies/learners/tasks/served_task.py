@@ -7,6 +7,7 @@ leave as it was is computed again, and there are no queries, graphs and padding.
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -93,7 +94,7 @@ class ServedTask(SceneTask):
     def loss_and_slopes(self, weights: Weights, step: int) -> tuple[Tensor, Tensor, SceneState]:
         """Return the loss of the support, (K, C) its gradient with respect to the scores, and the scene."""
         state = self._unadapted if only_score_weights(weights) else self._state(weights)
-        head, bias = {**state.items.head, **of_head(weights)}, self._bias(weights, self.inputs)
+        head, bias = {**state.head, **of_head(weights)}, self._bias(weights, self.inputs)
         scores = state.features.scores(FeatureWeights(head["feature_weights"]), head["scene_preference"], bias)
         logs, taken, rows = scores.log_softmax(1), state.encoding.support_kernels[0], self._batch(step)
         share = logs.new_zeros(len(logs), 1).index_fill_(0, rows, 1 / len(rows))
@@ -101,20 +102,20 @@ class ServedTask(SceneTask):
 
     def gradients(self, weights: Weights, slopes: Tensor, state: SceneState) -> Weights:
         """Return the gradient of the loss with respect to each weight, given what `loss_and_slopes` returned."""
-        head = {**state.items.head, **of_head(weights)}
+        head = {**state.head, **of_head(weights)}
         found, by_text, popularity = score_gradients(state.features, head, slopes)
         if not only_score_weights(weights):
-            found |= self._head_gradients(state, slopes, by_text, popularity)
+            found |= head_gradients(state, self.inputs, slopes, by_text, popularity, of_head(weights).keys())
         return {name: found[name.removeprefix("head.")] for name in weights}
 
     def adapted(self, weights: Weights) -> AdaptedScene:
         """See `SceneTask.adapted`; histories are encoded with each request."""
         if not of_head(weights).keys() <= WRITTEN_OUT:
             return self._by_autograd.adapted(weights)
-        items, bias = self._items(weights), self._bias(weights, self.inputs)
-        encoding = self._unadapted_encoding if only_score_weights(weights) else self._encoding(items)
-        preference, score_weights = items.head["scene_preference"], items.head["feature_weights"]
-        return AdaptedScene(encoding, preference, score_weights, bias, of_head(weights))
+        head = self._head(weights)
+        encoding = self._encoding(head, self.items.under(head))
+        preference, bias = head["scene_preference"], self._bias(weights, self.inputs)
+        return AdaptedScene(encoding, preference, head["feature_weights"], bias, of_head(weights))
 
     def _candidate_vectors(self, weights: Weights) -> Tensor:
         return self.items.vectors
@@ -134,54 +135,47 @@ class ServedTask(SceneTask):
 
     @cached_property
     def _unadapted_encoding(self) -> SceneEncoding:
-        return self._encoding(self.items)
+        return self._encode_candidates(self.items.head, self.items)
 
     @cached_property
     def _unadapted(self) -> SceneState:
         return self._state({})
 
-    def _items(self, weights: Weights) -> ProjectedItems:
-        """Return the candidates under some weights."""
+    def _head(self, weights: Weights) -> Weights:
+        """Return all weights of the head; of those that did not move yet, its own tensors."""
         moved = {name: w for name, w in weights.items() if w is not self._start.get(name)}
-        return self.items.under({**self.items.head, **of_head(moved)}) if moved else self.items
+        return {**self.items.head, **of_head(moved)}
 
     def _state(self, weights: Weights) -> SceneState:
         """Return the scene under some weights."""
-        items, users = self._items(weights), self.inputs.support_users
-        lengths, held = directions_of(users.others @ items.head["project.weight"].T)
-        encoding = self._unadapted_encoding if items is self.items else self._encoding(items)
-        encoding = encoding._replace(
-            profiles=functional.linear(held, items.head["user.weight"]),
-            history_match=history_match(held, items.directions, items.head["sharpness"]),
+        head, users = self._head(weights), self.inputs.support_users
+        items = self.items.under(head)
+        lengths, held = directions_of(users.others @ head["project.weight"].T)
+        encoding = self._encoding(head, items)._replace(
+            profiles=functional.linear(held, head["user.weight"]),
+            history_match=history_match(held, items.directions, head["sharpness"]),
         )
         # No user sees their own interaction.
         visible = 1 - torch.eye(len(users.history), dtype=held.dtype, device=held.device)
         features = encoding.score_features(users.history, visible, users.past)
-        return SceneState(items, lengths, held, encoding, features)
+        return SceneState(head, items, lengths, held, encoding, features)
 
-    def _encoding(self, items: ProjectedItems) -> SceneEncoding:
-        """Return the scene's encoding without histories."""
+    def _encoding(self, head: Weights, items: ProjectedItems) -> SceneEncoding:
+        """Return the scene's encoding without histories, which is made once while it stays as it was."""
+        own = self.items.head
+        same = items is self.items and all(head.get(name) is own.get(name) for name in ("sharpness", "elsewhere"))
+        return self._unadapted_encoding if same else self._encode_candidates(head, items)
+
+    def _encode_candidates(self, head: Mapping[str, Tensor], items: ProjectedItems) -> SceneEncoding:
         support, texts, directions = self.inputs.support, self.inputs.texts, items.directions
         return SceneEncoding(
             candidate_features=torch.cat([items.appeal, texts.terms], dim=1),
             profiles=directions[:0],
             history_match=directions.new_empty(0, len(directions)),
-            support_kernels=support_kernels(directions[support], directions, support, texts, items.head["sharpness"]),
+            support_kernels=support_kernels(directions[support], directions, support, texts, head["sharpness"]),
             candidate_vectors=directions,
-            popularity=mixed_popularity(texts.popularity, items.head.get("elsewhere")),
+            popularity=mixed_popularity(texts.popularity, head.get("elsewhere")),
         )
-
-    def _head_gradients(self, state: SceneState, slopes: Tensor, by_text: Tensor, popularity: Tensor) -> Weights:
-        """Return the gradients of the head's weights that the features depend on."""
-        found, candidates, held, texts = head_gradients(state, self.inputs, slopes, by_text, popularity)
-        if self.model.head.project.weight.requires_grad:
-            both = torch.cat([candidates, texts], dim=1).T @ self.items.vectors
-            project, own = both[: candidates.shape[1]], both[candidates.shape[1] :]
-            found["project.weight"] = project + held.T @ self.inputs.support_users.others
-            own *= self.items.appeal_scale
-            centred = own - torch.outer(self.items.appeal_scale * texts.sum(0), self.items.centre)
-            found["appeal.0.weight"] = torch.cat([own, centred], dim=1)
-        return found
 
 
 class _SupportLoss(torch.autograd.Function):

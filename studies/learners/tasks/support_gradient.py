@@ -10,6 +10,7 @@ rows of one matrix (users, items of histories, items of the support, the prefere
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import NamedTuple
 
 import torch
@@ -27,18 +28,16 @@ from studies.model.scene_encoding import (
 )
 
 # The weights of a head whose gradients are written out here.
-WRITTEN_OUT = frozenset(
-    (
-        "project.weight", "user.weight", "appeal.0.weight", "appeal.0.bias", "appeal.2.weight", "appeal.2.bias",
-        "scene_preference", "feature_weights", "elsewhere", "sharpness",
-    )
-)  # fmt: skip
+_PROJECTION = frozenset(("project.weight", "user.weight"))
+_APPEAL = frozenset(("appeal.0.weight", "appeal.0.bias", "appeal.2.weight", "appeal.2.bias"))
+WRITTEN_OUT = _PROJECTION | _APPEAL | {"scene_preference", "feature_weights", "elsewhere", "sharpness"}
 
 
 class SceneState(NamedTuple):
     """A scene under some weights of a head.
 
     Attributes:
+        head: The weights by name.
         items: The candidates.
         held_lengths: (H, 1) lengths of the histories' projected items.
         held: (H, d) their directions.
@@ -46,6 +45,7 @@ class SceneState(NamedTuple):
         features: Of the scores of the support's users.
     """
 
+    head: Weights
     items: ProjectedItems
     held_lengths: Tensor
     held: Tensor
@@ -88,9 +88,9 @@ def score_gradients(features: ScoreFeatures, head: Weights, slopes: Tensor) -> t
 
 
 def head_gradients(
-    state: SceneState, inputs: Inputs, slopes: Tensor, by_text: Tensor, popularity: Tensor
-) -> tuple[Weights, Tensor, Tensor, Tensor]:
-    """Return the gradients of the head's other weights but its two large matrices, and what those are made of.
+    state: SceneState, inputs: Inputs, slopes: Tensor, by_text: Tensor, popularity: Tensor, names: Collection[str]
+) -> Weights:
+    """Return the gradients of the head's other weights.
 
     Args:
         state: The scene.
@@ -98,46 +98,81 @@ def head_gradients(
         slopes: (R, C) ∂L/∂scores.
         by_text: (C,) ∂L/∂by_text.
         popularity: (C,) ∂L/∂popularity.
-
-    Returns:
-        The gradients by name; (C, d) and (H, d) ∂L/∂projected vectors of candidates and of histories' items; (C, 64)
-        ∂L/∂hidden, of `ProjectedItems`.
+        names: The weights that adapt; what none of them needs is left out.
     """
-    head, encoding, weights = state.items.head, state.encoding, FeatureWeights(state.items.head["feature_weights"])
-    directions, history = state.items.directions, inputs.support_users.history
-    # ∂L/∂x of the features log1p(x), all of a user's but the first, times the sharpness of x.
+    found, products = {}, []
+    if "elsewhere" in names:
+        found["elsewhere"] = _popularity_gradient(state.head["elsewhere"], inputs.texts.popularity, popularity)
+    moves, judges = not _PROJECTION.isdisjoint(names), not _APPEAL.isdisjoint(names)
+    projection, projected = _projection_gradients(state, inputs, slopes, moves)
+    if moves:
+        products.append(projected)
+    if judges:
+        appeal, hidden = _appeal_gradients(state, FeatureWeights(state.head["feature_weights"]).candidate[0] * by_text)
+        found |= appeal
+        products.append(hidden)
+    found |= projection
+    if products:
+        # One product of both is faster than two.
+        large = torch.cat(products, dim=1).T @ state.items.vectors
+        if moves:
+            found["project.weight"] += large[: projected.shape[1]]
+        if judges:
+            scale = state.items.appeal_scale
+            own = scale * large[-hidden.shape[1] :]
+            context = own - torch.outer(scale * found["appeal.0.bias"], state.items.centre)
+            found["appeal.0.weight"] = torch.cat([own, context], dim=1)
+    return found
+
+
+def _projection_gradients(state: SceneState, inputs: Inputs, slopes: Tensor, moves: bool) -> tuple[Weights, Tensor]:
+    """Return the gradients that pass through similarities, and (C, d) that of the projected vectors of candidates.
+
+    Both but the sharpness's only if the projection or the users' matrix `moves`.
+    """
+    head, weights, directions = state.head, FeatureWeights(state.head["feature_weights"]), state.items.directions
+    history, sharpness = inputs.support_users.history, head["sharpness"].exp()[:, None, None]
+    # ∂L/∂x of the features log1p(x), all of a user's but the first.
     sums = (-state.features.user_features[1:]).exp_().mul_(weights.user[1:, None, None] * slopes)
-    sharpness = head["sharpness"].exp()[:, None, None]
-    match = (history.T @ (sharpness[0] * sums[0])).mul_(encoding.history_match)
+    match = (history.T @ (sharpness[0] * sums[0])).mul_(state.encoding.history_match)
     # No user sees their own interaction.
-    kernels = sharpness[1:] * (sums[2:].sum(1, keepdim=True) - sums[2:]) * encoding.support_kernels[1:]
+    kernels = sharpness[1:] * (sums[2:].sum(1, keepdim=True) - sums[2:]) * state.encoding.support_kernels[1:]
     share = history / history.sum(1, keepdim=True).clamp(min=1)
-    rows = [share @ encoding.profiles, state.held, directions[inputs.support], head["scene_preference"][None]]
+    rows = [share @ state.encoding.profiles, state.held, directions[inputs.support], head["scene_preference"][None]]
     preferred = 5 * weights.preference * slopes.sum(0, keepdim=True)
     similarities = torch.cat([5 * weights.affinity * slopes, match, kernels[0], preferred])
-    moved = torch.split(similarities @ directions, [len(part) for part in rows])
-    profiles = share.T @ moved[0]
-    towards = (similarities.T @ torch.cat(rows)).index_add_(0, inputs.support, moved[2])
-    appeal = weights.candidate[0] * by_text
-    hidden = torch.ops.aten.gelu_backward(torch.outer(appeal, head["appeal.2.weight"][0]), state.items.hidden)
+    users, held, support, _ = torch.split(similarities @ directions, [len(part) for part in rows])
     # Of an exponent sharpness · (similarity - 1): what similarities give, less what the ones do.
     sharpened = [
-        (moved[1] * rows[1]).sum() - match.sum(),
-        (moved[2] * rows[2]).sum() - kernels[0].sum(),
+        (held * rows[1]).sum() - match.sum(),
+        (support * rows[2]).sum() - kernels[0].sum(),
         (kernels[1] * (inputs.texts.overlap - 1)).sum(),
         (kernels[2] * (inputs.texts.fields - 1)).sum(),
     ]
-    found = {
-        "user.weight": profiles.T @ state.held,
-        "sharpness": torch.stack(sharpened),
+    found = {"sharpness": torch.stack(sharpened)}
+    if not moves:
+        return found, directions
+    profiles = share.T @ users
+    held = _through_length(held + profiles @ head["user.weight"], state.held, state.held_lengths)
+    found |= {"user.weight": profiles.T @ state.held, "project.weight": held.T @ inputs.support_users.others}
+    towards = (similarities.T @ torch.cat(rows)).index_add_(0, inputs.support, support)
+    return found, _through_length(towards, directions, state.items.lengths)
+
+
+def _appeal_gradients(state: SceneState, appeal: Tensor) -> tuple[Weights, Tensor]:
+    """Return the gradients of the appeal's small weights, and (C, 64) that of what enters its activation.
+
+    Args:
+        state: The scene.
+        appeal: (C,) ∂L/∂appeal.
+    """
+    hidden = torch.ops.aten.gelu_backward(torch.outer(appeal, state.head["appeal.2.weight"][0]), state.items.hidden)
+    gradients = {
         "appeal.0.bias": hidden.sum(0),
         "appeal.2.weight": appeal[None] @ state.items.activated,
         "appeal.2.bias": appeal.sum()[None],
     }
-    if "elsewhere" in head:
-        found["elsewhere"] = _popularity_gradient(head["elsewhere"], inputs.texts.popularity, popularity)
-    held = _through_length(moved[1] + profiles @ head["user.weight"], state.held, state.held_lengths)
-    return found, _through_length(towards, directions, state.items.lengths), held, hidden
+    return gradients, hidden
 
 
 def _through_length(gradient: Tensor, directions: Tensor, lengths: Tensor) -> Tensor:
