@@ -139,7 +139,7 @@ def test_a_scene_compares_items_by_what_adapting_moved(exports: dict[str, Path])
     moving, fixed = (StudentRecommender.load(exports[name]).catalogue(TEXTS) for name in ("moving", "fixed"))
     scene = moving.adapt(SUPPORT)
     assert scene.moves_vectors
-    vectors = normalize(scene._head.project(moving._items.vectors), dim=1).detach()
+    vectors = normalize(moving._items.vectors @ scene._adapted.head["project.weight"].T, dim=1).detach()
     assert scene.similar([1, TEXTS[4]], k=4) == [by_hand(TEXTS, vectors, vectors[own], 4, own) for own in (1, 4)]
     before = moving._items.directions
     assert not torch.allclose(before, vectors, atol=1e-4)
