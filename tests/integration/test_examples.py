@@ -24,10 +24,11 @@ from tests.served import export_to, untrained
 from tests.synthetic import planted_dataset, tiny_encoder, write_shop
 
 EXAMPLES = {name: example(command) for name, command in verbs().items()}
-# The dashboard serves until it is interrupted, so it comes last but one; `db restore` wants a home of its own.
+# What serves until it is interrupted; the dashboard comes last but two. `db restore` wants a home of its own.
+SERVING = ("hpo serve", "hpo dashboard")
 ORDER = (
     "db up, data check, baselines, adapt, launch, stop, resume, worker, status, distill, run, report, export, "
-    "evaluate, recommend, similar, find, profile, classify, db url, db upgrade, db backup, db restore, "
+    "evaluate, recommend, similar, find, profile, classify, serve, db url, db upgrade, db backup, db restore, "
     "dashboard, delete, db down"
 )
 # What only the reader knows: where their database is, and their study file.
@@ -107,8 +108,8 @@ def test_every_example_of_the_help_runs(folder: Path) -> None:
         command = EXAMPLES[name][0]
         for theirs, ours in READERS.items():
             command = command.replace(theirs, ours)
-        said = served(command) if name == "hpo dashboard" else run(command)
-        if name == "hpo dashboard":
+        said = served(command) if name in SERVING else run(command)
+        if name in SERVING:
             assert said.startswith("http://127.0.0.1:")
         if name == "hpo status":
             assert '"finished": true' in said

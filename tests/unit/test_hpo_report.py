@@ -24,7 +24,7 @@ def result(low, high, lift):
     evaluation["systems"][TEACHER]["over_reference"] = {"mean": (low + high) / 2, "low": low, "high": high}
     bounds = {"recall": interval(0.957), "lift": lift and interval(lift)}
     evaluation["retention"] |= {"lift": lift, "teacher_lift": interval(0.0, 0.1), "intervals": bounds}
-    del search["history"]
+    del search["history"], search["importance"]
     return {
         "study": "quickstart",
         "evaluation": evaluation,
