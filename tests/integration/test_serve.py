@@ -335,9 +335,11 @@ def test_sixty_four_clients_at_once_are_answered_without_errors(exports: dict[st
 
 
 def of_dairy(case: schemathesis.Case) -> schemathesis.Case:
-    """A request for a scene that is there."""
+    """A request for a scene that is there, of single texts: most examples are pairs, which these students do not read."""
     if "name" in case.path_parameters:
         case.path_parameters["name"] = "dairy"
+    if isinstance(case.body, dict) and "texts" in case.body:
+        case.body["texts"] = [text if isinstance(text, str) else text[0] for text in case.body["texts"]]
     return case
 
 
@@ -359,7 +361,7 @@ def test_its_own_description_holds(exports: dict[str, Path], items: Path, name: 
         served: set[tuple[str, int]] = set()
         phases = [Phase.explicit, Phase.generate]
         bounded = settings(
-            max_examples=40 if name == "known" else 10,  # most of its texts are pairs, which it does not read
+            max_examples=20,
             derandomize=True,
             deadline=None,
             database=None,
