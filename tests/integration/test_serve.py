@@ -335,7 +335,7 @@ def test_sixty_four_clients_at_once_are_answered_without_errors(exports: dict[st
 
 
 def of_dairy(case: schemathesis.Case) -> schemathesis.Case:
-    """A request for a scene that is there, of single texts: most examples are pairs, which these students do not read."""
+    """A request for a scene that is there, of single texts: most examples are pairs, which are not read here."""
     if "name" in case.path_parameters:
         case.path_parameters["name"] = "dairy"
     if isinstance(case.body, dict) and "texts" in case.body:
