@@ -48,28 +48,14 @@ class Nearest:
         return {self.kind: self.of} | vector | {"nearest": [each._asdict() for each in self.nearest]}
 
 
-@dataclass(frozen=True)
-class Opened:
-    """An export with a catalogue, before its items are embedded.
+def _open(
+    folder: Path, listing: Listing, backend: Backend, progress: Progress | None
+) -> tuple[StudentRecommender, Catalogue]:
+    """Return the student of an export, and a catalogue with its items embedded."""
+    from distill.inference import StudentRecommender
 
-    Attributes:
-        folder: The export.
-        listing: The catalogue.
-        backend: What runs the encoder.
-        progress: Called with (texts embedded, texts in all).
-    """
-
-    folder: Path
-    listing: Listing
-    backend: Backend
-    progress: Progress | None
-
-    def embed(self) -> tuple[StudentRecommender, Catalogue]:
-        """Open the student and embed the catalogue."""
-        from distill.inference import StudentRecommender
-
-        student = StudentRecommender.load(self.folder, self.backend)
-        return student, student.catalogue(self.listing.texts, self.listing.products, self.progress)
+    student = StudentRecommender.load(folder, backend)
+    return student, student.catalogue(listing.texts, listing.products, progress)
 
 
 def similar(
@@ -116,7 +102,7 @@ def similar(
             )
         wanted.append(item)
     interactions = None if support is None else read_support(support, listing)
-    student, embedded = Opened(folder, listing, backend, progress).embed()
+    student, embedded = _open(folder, listing, backend, progress)
     if interactions is None:
         found = embedded.similar(wanted, k)
     else:
@@ -159,7 +145,7 @@ def find(
     """
     listing = read_catalogue(catalogue, text)
     wanted = [query for _, query in _texts(queries, queries_file, "query", text)]
-    student, embedded = Opened(folder, listing, backend, progress).embed()
+    student, embedded = _open(folder, listing, backend, progress)
     if (cut := student.count_cut(wanted)) > 0:
         most = student.manifest.max_tokens
         note(f"{cut:,} of {len(wanted):,} queries are longer than the {most} tokens that the student reads of a text")
@@ -195,7 +181,7 @@ def profile(
     """
     listing, users = read_catalogue(catalogue, text), read_histories(histories)
     interactions = None if support is None else read_support(support, listing)
-    _, embedded = Opened(folder, listing, backend, progress).embed()
+    _, embedded = _open(folder, listing, backend, progress)
     given = [user.history for user in users]
     if interactions is None:
         found = embedded.profiles(given, k)

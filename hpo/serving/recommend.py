@@ -141,7 +141,7 @@ def ranked(scene: Scene, users: Sequence[User], k: int, *, explain: bool = False
         explain: Whether to say why each item has its score.
 
     Raises:
-        InputError: See `distill.serving.scene.Scene.rank`.
+        InputError: See `distill.serving.ranking.scene.Scene.rank`.
     """
     ranking = scene.rank([user.history for user in users], k)
     lists = []
