@@ -1,4 +1,4 @@
-"""What runs while a test watches: the workers of a command, and waiting for what they do."""
+"""What runs while a test watches: the workers of a command, its trials, and waiting for what they do."""
 
 import contextlib
 import subprocess
@@ -6,8 +6,10 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import optuna
 import psutil
 
+from storage.database.postgres import connect
 from tests.forked import Forked
 
 
@@ -20,6 +22,15 @@ def wait_for(condition: Callable[[], Any], process: subprocess.Popen[str] | Fork
         assert process.poll() is None, process.communicate()[1]
         time.sleep(0.2)
     raise AssertionError("it never happened")
+
+
+def trials_of(url: str, name: str = "mini") -> list[optuna.trial.FrozenTrial]:
+    """A study's trials; the tables may be missing, and another process may be creating them."""
+    database = connect(url)
+    try:
+        return optuna.load_study(study_name=name, storage=database.storage).trials
+    finally:
+        database.engine.dispose()
 
 
 def children(pid: int) -> list[psutil.Process]:

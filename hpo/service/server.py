@@ -234,9 +234,16 @@ def _run(bound: socket.socket, app: FastAPI, url: str, about: list[str], console
         bound.listen(_WAITING)
     except OSError as error:
         raise InputError(f"cannot listen on {url} ({error.strerror}); name a free port with --port") from error
-    console.out.print(url, soft_wrap=True)
-    for line in about:
-        console.note(line)
+
+    class Server(uvicorn.Server):
+        """Gives the address once requests are answered and signals heard."""
+
+        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+            await super().startup(sockets)
+            console.out.print(url, soft_wrap=True)
+            for line in about:
+                console.note(line)
+
     with suppress(KeyboardInterrupt):  # raised by our own handler once the server has ended
-        uvicorn.Server(config).run([bound])
+        Server(config).run([bound])
     console.note("stopped")

@@ -16,7 +16,7 @@ from optuna_dashboard._note import get_note
 
 from tests.forked import fork, worker
 from tests.mini import call, mini_labels
-from tests.running import children, wait_for
+from tests.running import children, trials_of, wait_for
 
 pytestmark = pytest.mark.usefixtures("shared_caches")
 # What a study of ranking would say.
@@ -44,7 +44,7 @@ def test_a_classification_is_killed_and_stopped_and_ends_as_one_that_was_not(dat
 
     def some_at_work() -> bool:
         with contextlib.suppress(KeyError):
-            states = [trial.state for trial in trials_of(database_url)]
+            states = [trial.state for trial in trials_of(database_url, "labels")]
             return TrialState.RUNNING in states and bool(children(process.pid))
         return False
 
@@ -71,10 +71,6 @@ def test_a_classification_is_killed_and_stopped_and_ends_as_one_that_was_not(dat
     _check_figures(result["evaluation"])
     _check_pages(database, result, database_url)
     _check_export(Path(result["export"]), tmp_path)
-
-
-def trials_of(url: str, name: str = "labels") -> list[optuna.trial.FrozenTrial]:
-    return optuna.load_study(study_name=name, storage=url).trials
 
 
 def _check_figures(evaluation) -> None:

@@ -29,7 +29,7 @@ from storage.home import cache_folder
 from studies.training.prepare import prepare
 from tests.forked import fork, worker
 from tests.mini import call, mini, start
-from tests.running import children, wait_for
+from tests.running import children, trials_of, wait_for
 
 pytestmark = pytest.mark.usefixtures("shared_caches")
 
@@ -41,10 +41,6 @@ def own_server():
     yield server
     server.stop()
     shutil.rmtree(server.folder, ignore_errors=True)
-
-
-def trials_of(url: str, name: str = "mini") -> list[optuna.trial.FrozenTrial]:
-    return optuna.load_study(study_name=name, storage=url).trials
 
 
 @pytest.mark.slow

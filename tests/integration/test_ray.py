@@ -16,8 +16,8 @@ from optuna.trial import TrialState
 from hpo.search.trial_chains import LOST, chains
 from hpo.workers.supervisor import STOP_SECONDS
 from tests.forked import fork
-from tests.integration.test_job import trials_of, wait_for
 from tests.mini import hpo, mini
+from tests.running import trials_of, wait_for
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("shared_caches")]
 ray = pytest.importorskip("ray")
