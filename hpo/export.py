@@ -6,12 +6,14 @@ from pathlib import Path
 
 from distill.export.manifest import owner, read
 from distill.export.onnx_graph import check_packages
+from distill.export.tasks.explained import Explanations
+from distill.export.tasks.registry import exported_as
 from distill.export.writer import check_replaceable
 from distill.objective import load_student
 from hpo.dashboard.page import Page
 from hpo.ownership import owned_distillation
 from hpo.results.exported import write_student
-from hpo.stages import EVALUATION, check_evaluated, export_stage
+from hpo.stages import EVALUATION, EXPLANATIONS, check_evaluated, export_stage, exported_folders
 from hpo.status.console import Console
 from hpo.workers.study_lease import study_lease
 from storage.database.postgres import Database
@@ -26,6 +28,8 @@ def export(
     database: Database, spec: StudySpec, problem: Problem, folder: Path, console: Console, *, force: bool = False
 ) -> Path:
     """Write the best student's folder in the formats of the spec, unless it is written already; return the folder.
+
+    A few of its answers are explained from the folder, once for all exports of the study; the report shows them.
 
     Args:
         database: Where the study lives.
@@ -51,17 +55,29 @@ def _export(
     records = Records(database.engine)
     evaluation = check_evaluated(database, spec.name)
     check_export(records, spec, folder, force=force)
-    if not force and is_exported(records, spec, folder):
-        return folder
-    # Its checkpoint is enough: an evaluated study can be exported even if Optuna's part of it is gone.
-    owned = owned_distillation(database, spec.name)
-    student = load_student(problem, owned.trial_folder(evaluation.student_trial))
-    console.note(f"exporting to {folder}, and checking it in a fresh process")
-    write_student(spec, problem, evaluation, owned, student, folder, replace=force)
-    _note_slow_int8(folder, console)
+    if force or not is_exported(records, spec, folder):
+        # Its checkpoint is enough: an evaluated study can be exported even if Optuna's part of it is gone.
+        owned = owned_distillation(database, spec.name)
+        student = load_student(problem, owned.trial_folder(evaluation.student_trial))
+        console.note(f"exporting to {folder}, and checking it in a fresh process")
+        write_student(spec, problem, evaluation, owned, student, folder, replace=force)
+        _note_slow_int8(folder, console)
+    if records.stage_result(spec.name, EXPLANATIONS) is None:
+        console.note("explaining a few of the student's answers")
+        found: Explanations = exported_as(spec).part("explain")(problem, folder)
+        records.finish_stage(spec.name, EXPLANATIONS, found.to_json())
     record_export(records, spec.name, folder)
     Page(database, spec).write()
     return folder
+
+
+def is_finished(records: Records, spec: StudySpec, folder: Path) -> bool:
+    """Tell whether a job has nothing left to export: the folder is written, and what follows it.
+
+    Exports that were finished before answers were explained stay as they are; exporting them again explains.
+    """
+    stages = records.stage_results(spec.name)
+    return is_exported(records, spec, folder) and (EXPLANATIONS in stages or bool(exported_folders(stages)))
 
 
 def is_exported(records: Records, spec: StudySpec, folder: Path) -> bool:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from distill.evaluation import StudyEvaluation
 from hpo.dashboard.page import Page
-from hpo.export import check_export, export, is_exported, record_export
+from hpo.export import check_export, export, is_finished, record_export
 from hpo.ownership import load_record
 from hpo.registry import check_launch, register
 from hpo.reporting.study_report import check_report_folder, default_folder, report_folder, search_figures, write_report
@@ -89,7 +89,7 @@ def _run(
         raise InputError(_scored_already(spec.name))
     check_rankings(spec, trec)
     check_report_folder(spec.name, default_folder(spec.name))
-    if evaluation is None or not is_exported(records, spec, folder):
+    if evaluation is None or not is_finished(records, spec, folder):
         workers_engine = make_engine(engine, database, spec, workers, address)
         spec, problem = begin(database, spec, console, workers)
         if evaluation is None:

@@ -1,4 +1,4 @@
-"""Stages of a job that are recorded when they are finished (`storage.database.records`): evaluation, exports."""
+"""Stages of a job that are recorded when finished (`storage.database.records`): evaluation, explanations, exports."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -7,12 +7,15 @@ from typing import Any
 from pydantic import ValidationError
 
 from distill.evaluation import StudyEvaluation
+from distill.export.tasks.explained import Explanations
 from storage.database.postgres import Database
 from storage.database.records import Records
 from storage.errors import InputError
 from studies.evaluation.figures import misfit
 
 EVALUATION = "evaluation"
+# Of its student, whatever it is exported to. A changed form needs another name: what is stored stays as it is.
+EXPLANATIONS = "explanations"
 _EXPORT = "export "
 # The JSON of finished stages by name, of `Records.stage_results`.
 Stages = Mapping[str, Mapping[str, Any]]
@@ -51,6 +54,12 @@ def parse_evaluation(name: str, stored: Mapping[str, Any] | None) -> StudyEvalua
             f"the stored evaluation of study {name!r} does not fit this version of scenetune ({misfit(error)}); "
             "use the version that evaluated it, or run the study under a new name"
         ) from error
+
+
+def load_explanations(records: Records, name: str) -> Explanations | None:
+    """Return a study's stored explanations; None before an export has stored them."""
+    stored = records.stage_result(name, EXPLANATIONS)
+    return None if stored is None else Explanations.model_validate(stored)
 
 
 def check_evaluated(database: Database, name: str) -> StudyEvaluation:

@@ -184,7 +184,9 @@ def as_classification(found: dict[str, Any], classes: Sequence[str]) -> dict[str
     counts = {"texts": 19_312, "classes": len(classes)}
     data = DATA | {"split_by": None, "counts": counts, "from": None, "until": None}
     evaluation["data"] = data
-    return found | {"data": data, "protocol": {"classes": "new", "ways": 4, "shots": 5}}
+    explained = {"lists": [], "episodes": [_episode(name, classes) for name in ("episode 0", "episode 3")]}
+    protocol = {"classes": "new", "ways": 4, "shots": 5}
+    return found | {"data": data, "protocol": protocol, "explanations": explained}
 
 
 def _group(rng, grouping, group, scenes, gain):
@@ -232,6 +234,42 @@ def _search(rng):
     }
 
 
+def _list(scene):
+    """A list of two items; the second score has one term more than a table shows, and brings texts and words."""
+    own = {"name": "support counts", "value": 1.25, "parts": [{"text": "whole milk", "value": 1.25, "shared": []}]}
+    parts = [
+        {"text": "a|b <i>milk</i> " * 20, "value": 0.5, "shared": ["milk", "<b>", "a|b", "4th"]},
+        {"text": "*oat* drink", "value": -0.25, "shared": []},
+        {"text": "a third", "value": 0.001, "shared": []},
+    ]
+    words = {"name": "support words", "value": 0.251, "parts": parts}
+    bare = {"name": "appeal", "value": -0.125, "parts": []}
+    more = {"name": "adapted bias", "value": 0.0625, "parts": []}
+    items = [
+        {"text": "whole milk", "score": 1.25, "taken": True, "terms": [own]},
+        {"text": "skim milk", "score": 1.4385, "taken": False, "terms": [own, words, bare, more]},
+    ]
+    history = ["corn flakes", *HOSTILE, "corn flakes", *map(str, range(5))]
+    return {
+        "scene": scene,
+        "candidates": 1212,
+        "support": ["whole milk", "a|b"],
+        "history": history,
+        "taken": 3,
+        "items": items,
+    }
+
+
+def _episode(name, classes):
+    """Two texts, the second with a wrong label."""
+    nearest = [
+        {"text": text, "label": label, "similarity": 0.875} for text, label in zip(HOSTILE, classes, strict=False)
+    ]
+    text = {"text": "skim milk", "label": classes[0], "probability": 0.625, "right": classes[0], "nearest": nearest[:1]}
+    wrong = text | {"text": HOSTILE[0], "right": classes[1], "nearest": nearest[1:3]}
+    return {"name": name, "classes": len(classes), "labelled": 12, "texts": [text, wrong]}
+
+
 def _study(evaluation, search, baselines_only):
     return {
         "study": "quickstart",
@@ -244,4 +282,5 @@ def _study(evaluation, search, baselines_only):
         "search": search,
         "baselines_only": baselines_only,
         "export": None if baselines_only else "exports/quickstart",
+        "explanations": None if baselines_only else {"lists": [_list(name) for name in HOSTILE[:3]], "episodes": []},
     }

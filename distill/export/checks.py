@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from distill.export.fresh_process import Asked, run_scripts
 from distill.export.manifest import GRAPHS, FormatFigures, Manifest
 from distill.export.stacks.tei import broken_rules
-from distill.export.task_export import TaskExport
+from distill.export.task_export import TaskExport, spread
 from distill.objective import evaluate
 from distill.serving.onnx_tower import OnnxTower, through
 from distill.student import Student
@@ -60,7 +60,7 @@ def check(student: Student, draft: Path, manifest: Manifest, task: TaskExport, p
             more recall than they may.
     """
     formats = manifest.formats
-    episodes = _some(problem.validation) if problem is not None else []
+    episodes = spread(problem.validation, EPISODES) if problem is not None else []
     items = (
         torch.unique(torch.cat([e.items.cpu() for e in episodes])) if episodes else torch.empty(0, dtype=torch.int64)
     )
@@ -234,12 +234,6 @@ def _different(opener: str, task: TaskExport) -> ScenetuneError:
         f"the exported model ({opener}) {task.differs} than the student in a fresh process; nothing was "
         "exported: check the versions of torch, transformers and onnxruntime"
     )
-
-
-def _some(episodes: Sequence[Any]) -> list[Any]:
-    """Return a few episodes, spread evenly."""
-    spread = dict.fromkeys(round(place) for place in torch.linspace(0, len(episodes) - 1, EPISODES).tolist())
-    return [episodes[place] for place in spread] if episodes else []
 
 
 def _own_table(student: Student, episode: Any) -> Tensor:

@@ -5,13 +5,16 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
+import torch
 from torch import Tensor
 
 from distill.export.fresh_process import Asked
 from distill.student import Student
 from studies.training.problem import Problem
+
+T = TypeVar("T")
 
 
 class TaskExport(ABC):
@@ -71,3 +74,9 @@ class TaskExport(ABC):
 
         It writes the answers to each episode under its number.
         """
+
+
+def spread(found: Sequence[T], count: int) -> list[T]:
+    """Return at most so many of a sequence, spread evenly over it."""
+    places = dict.fromkeys(round(place) for place in torch.linspace(0, len(found) - 1, count).tolist())
+    return [found[place] for place in places] if found else []

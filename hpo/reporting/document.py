@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from distill.evaluation import StudyEvaluation
+from distill.export.tasks.explained import Explanations
 from hpo.results.outcome import SearchHistory
 from studies.evaluation.figures import DataFacts, Figures, SystemsEvaluation
 
@@ -23,6 +24,7 @@ class StudyDocument(Figures):
         baselines_only: Whether `hpo baselines` wrote it.
         search: Of a whole study.
         export: The student's folder, where there is one.
+        explanations: Answers of the student with what brought them; None where no export has stored any.
     """
 
     study: str
@@ -35,6 +37,7 @@ class StudyDocument(Figures):
     baselines_only: bool = False
     search: SearchHistory | None = None
     export: str | None = None
+    explanations: Explanations | None = None
 
     @property
     def finished(self) -> StudyEvaluation | None:

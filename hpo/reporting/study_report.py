@@ -14,7 +14,7 @@ from hpo.reporting.document import StudyDocument
 from hpo.reporting.renderers.page import PAGE, REPORT_JSON, write
 from hpo.results.importance import importance
 from hpo.results.outcome import RungFigures, SearchFigures, SearchHistory, TrialFigures
-from hpo.stages import check_evaluated
+from hpo.stages import check_evaluated, load_explanations
 from hpo.status.snapshot import Snapshot, snapshot
 from storage.database.postgres import Database
 from storage.database.records import Records, RungResult
@@ -73,14 +73,19 @@ def study_document(
         export: The student's folder, where there is one.
     """
     shot = snapshot(database, spec)
-    rungs = Records(database.engine).rung_results(spec.name)
+    records = Records(database.engine)
     search = SearchHistory(
         **dict(search_figures(shot, spec.finalist_count())),
-        history=_history(shot, rungs),
+        history=_history(shot, records.rung_results(spec.name)),
         importance=importance(owned_search(database, spec.name).open().get_trials(deepcopy=False), spec.pruner.rungs),
     )
-    found = {"study_id": load_record(database, spec.name).id, "search": search}
-    return _document(spec, evaluation).model_copy(update=found | {"export": str(export) if export else None})
+    found = {
+        "study_id": load_record(database, spec.name).id,
+        "search": search,
+        "export": str(export) if export else None,
+        "explanations": load_explanations(records, spec.name),
+    }
+    return _document(spec, evaluation).model_copy(update=found)
 
 
 def baselines_document(spec: StudySpec, evaluation: SystemsEvaluation) -> StudyDocument:

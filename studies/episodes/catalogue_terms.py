@@ -114,7 +114,7 @@ class TextCoder:
 
     def code(self, texts: Sequence[str]) -> CodedTexts:
         """Return the codes of some texts."""
-        fields = [_split_fields(text) for text in texts]
+        fields = [split_fields(text) for text in texts]
         rests = [_codes(self._rests, _without_one(own)) for own in fields]
         return CodedTexts(
             words=CodeLists.of([_codes(self._words, set(split_words(text)) or {""}) for text in texts]),
@@ -124,7 +124,8 @@ class TextCoder:
         )
 
 
-def _split_fields(text: str) -> list[str]:
+def split_fields(text: str) -> list[str]:
+    """Return the fields of a text in their order."""
     return text.split(SEPARATOR) if text.isascii() else _SEPARATORS.split(text)
 
 

@@ -10,10 +10,14 @@ from pathlib import Path
 import optuna
 import polars as pl
 import pytest
+import sqlalchemy as sa
 from optuna.trial import TrialState
 from optuna_dashboard._custom_plot_data import get_plotly_graph_objects
 from optuna_dashboard._note import get_note
 
+from hpo.stages import EXPLANATIONS, export_stage
+from storage.database.records import Records, stage_table
+from storage.files.atomic import sha256
 from tests.forked import fork, worker
 from tests.mini import call, mini_labels
 from tests.running import children, trials_of, wait_for
@@ -71,6 +75,7 @@ def test_a_classification_is_killed_and_stopped_and_ends_as_one_that_was_not(dat
     _check_figures(result["evaluation"])
     _check_pages(database, result, database_url)
     _check_export(Path(result["export"]), tmp_path)
+    _check_explanations(database, result, study, database_url)
 
 
 def _check_figures(evaluation) -> None:
@@ -139,6 +144,32 @@ def _check_export(folder: Path, tmp_path: Path) -> None:
     assert [row["text"] for row in found] == rest["text"].to_list()
     assert {row["label"] for row in found} <= set(support["label"])
     assert in_own_words(sorted_.stderr)
+
+
+def _check_explanations(database, result, study, url) -> None:
+    """The report needs the database alone; what a kill or an earlier version left out is made up for."""
+    report, export = Path(result["report"]).with_name("report.json"), export_stage(Path(result["export"]))
+    told = json.loads(report.read_text("utf-8"))["explanations"]
+    assert [len(each["texts"]) for each in told["episodes"]] == [4, 4, 4]
+    assert all(len(text["nearest"]) == 3 for each in told["episodes"] for text in each["texts"])
+
+    def forget(*stages: str) -> None:
+        with database.engine.begin() as connection:
+            connection.execute(sa.delete(stage_table).where(stage_table.c.name.in_(stages)))
+
+    def does(*command: object) -> object:
+        done = call(*command, cwd=study.parent, HPO_DATABASE_URL=url)
+        assert done.returncode == 0, done.stderr
+        return json.loads(report.read_text("utf-8"))["explanations"]
+
+    forget(EXPLANATIONS, export)
+    assert does("run", study) == told, "killed after the folder was written"
+    forget(EXPLANATIONS)
+    assert does("run", study) is None, "exported by an earlier version"
+    written = sha256(Path(result["export"], "manifest.json"))
+    does("export", "labels", "--out", result["export"])
+    assert Records(database.engine).stage_result("labels", EXPLANATIONS) == told
+    assert sha256(Path(result["export"], "manifest.json")) == written
 
 
 def test_data_check_and_baselines_of_a_feed_speak_of_classes(tmp_path):

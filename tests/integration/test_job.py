@@ -19,6 +19,7 @@ from optuna_dashboard._note import get_note
 import distill.export.writer as exporting
 from hpo.export import export
 from hpo.registry import load_spec_of
+from hpo.reporting.renderers.markdown import escape
 from hpo.search.trial_chains import LOST, chains
 from hpo.stages import EVALUATION
 from hpo.status.console import Console
@@ -71,6 +72,13 @@ def test_the_job_goes_from_data_to_a_student_that_transformers_opens(database_ur
     assert inference["student"]["parameters"] < inference["teacher"]["parameters"]
     assert result["search"]["trials"] == 5
     assert result["evaluation"]["search_gain"]["default"]["trial"] == 0
+    report = Path(result["report"])
+    lists = json.loads(report.with_name("report.json").read_text("utf-8"))["explanations"]["lists"]
+    scores = [(item["score"], [term["value"] for term in item["terms"]]) for each in lists for item in each["items"]]
+    assert len(scores) == 3 * 5
+    assert all(sum(terms) == pytest.approx(score, abs=1e-5) for score, terms in scores)
+    text = report.with_suffix(".md").read_text("utf-8").partition("## Why an item is on the list")[2]
+    assert all(escape(f"{each['scene']}: the first 5 of {each['candidates']} items") in text for each in lists)
 
     from transformers import AutoModel, AutoTokenizer
 

@@ -19,6 +19,7 @@ import distill.export.checks as export_checks
 import distill.export.writer as exporting
 import distill.serving.backends as backends
 from distill.export.tasks.classification import ClassificationExport
+from distill.export.tasks.explained_texts import explain
 from distill.inference import StudentClassifier, StudentRecommender, as_student, load_export
 from distill.objective import Student, evaluate
 from distill.serving.text_classifier import TextClassifier
@@ -267,6 +268,32 @@ def test_labels_are_found_and_each_text_is_embedded_once(
     vectors = served.embed([LABELLED[1][0], other.text])
     assert other.similarity == pytest.approx(float(vectors[0] @ vectors[1]), abs=1e-5)
     assert served.count_cut([*TEXTS, "red " * 400]) == 1
+
+
+def test_a_few_texts_are_explained_by_what_is_near_them(
+    problem: Problem, exported: Path, served: StudentClassifier
+) -> None:
+    """A label beside the wrong text, or a neighbour from elsewhere, would explain what never happened."""
+    episodes = {problem.scene_name(episode): episode for episode in problem.test}
+    explained = explain(problem, exported).episodes
+    assert len(explained) == 3
+    for found in explained:
+        episode = episodes[found.name]
+        texts = [problem.data.texts[item] for item in episode.items.tolist()]
+        labels = [problem.data.labels[code] for code in episode.classes.tolist()]
+        places = zip(episode.support.tolist(), episode.support_labels.tolist(), strict=True)
+        support = {texts[place]: labels[label] for place, label in places}
+        places = zip(episode.query.tolist(), episode.query_labels.tolist(), strict=True)
+        right = {texts[place]: labels[label] for place, label in places}
+        assert (found.classes, found.labelled, len(found.texts)) == (3, len(support), 4)
+        classifier = served.adapt(list(support.items()))
+        wanted = classifier.explain([each.text for each in found.texts])
+        for row, near, each in zip(wanted.probabilities, wanted.nearest, found.texts, strict=True):
+            assert each.right == right[each.text]
+            assert each.label == classifier.labels[int(row.argmax())]
+            assert each.probability == pytest.approx(float(row.max()), abs=1e-5)
+            assert [(n.text, n.label) for n in each.nearest] == [(n.text, n.label) for n in near]
+            assert all(support[n.text] == n.label for n in each.nearest)
 
 
 @pytest.mark.parametrize("backend", ["onnx", "onnx-int8"])

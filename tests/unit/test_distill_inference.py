@@ -17,8 +17,9 @@ import torch
 import distill.export.writer as exporting
 import distill.serving.backends as backends
 import distill.serving.ranking.scene as scenes
+from distill.export.tasks.explained_lists import explain
 from distill.export.tasks.popularity import read_popularity
-from distill.export.tasks.ranking import RankingExport, _as_texts
+from distill.export.tasks.ranking import RankingExport, as_texts
 from distill.inference import Popularity, Ranking, Scene, StudentRecommender, load_export
 from distill.serving.ranking.nearest import best
 from distill.student import Student
@@ -101,6 +102,43 @@ def check_reasons(scene: Scene, histories: list[list[str]], ranking: Ranking) ->
     assert {text for name, text in seen if name == "history match"} <= set(itertools.chain(*histories))
 
 
+def check_explained(problem: Problem, folder: Path) -> None:
+    """The stored lists are those of the first users with a history, and each score is the sum of its terms."""
+    lists = explain(problem, folder).lists
+    assert len({each.scene for each in lists}) == len(lists) == 3
+    for found in lists:
+        episodes = [each for each in problem.test if problem.scene_name(each) == found.scene]
+        episode = next(each for each in episodes if each.query_history.any())
+        query = int(episode.query_history.any(1).nonzero()[0])
+        assert sorted(found.history) == sorted(in_words(problem, episode, episode.query_history[query]))
+        taken = [problem.data.texts[item] for item in episode.items[: episode.candidates][episode.relevant[query]]]
+        assert found.taken == len(taken)
+        assert found.support == tuple(problem.data.texts[item] for item in episode.items[episode.support].tolist())
+        assert [item.taken for item in found.items] == [item.text in taken for item in found.items]
+        assert [item.score for item in found.items] == sorted((item.score for item in found.items), reverse=True)
+        for item in found.items:
+            assert sum(term.value for term in item.terms) == pytest.approx(item.score, abs=1e-5)
+
+
+def test_a_few_lists_are_explained_by_what_brought_them(problem: Problem, exported: Path) -> None:
+    """What the report says must be what is served: a term's texts, and the words that they share with the item."""
+    check_explained(problem, exported)
+    found = explain(problem, exported).lists[0]
+    served = StudentRecommender.load(exported)
+    candidates, support, _ = asked(problem, next(e for e in problem.test if problem.scene_name(e) == found.scene))
+    scene = served.adapt(candidates, support)
+    ranking = scene.rank([list(found.history)], k=5)
+    assert [item.text for item in found.items] == [candidates[place] for place in ranking.items[0].tolist()]
+    torch.testing.assert_close(torch.tensor([item.score for item in found.items]), ranking.scores[0])
+    parts = {(term.name, part.text): part for term in found.items[0].terms for part in term.parts}
+    assert {text for name, text in parts if name.startswith("support")} <= set(found.support)
+    assert {text for name, text in parts if name.startswith("history")} <= set(found.history)
+    for (name, text), part in parts.items():
+        both = set(text.split()) & set(found.items[0].text.split())
+        assert set(part.shared) == (both if name == "support words" else set()) or name == "support fields"
+    assert any(part.shared for part in parts.values())
+
+
 def test_the_documented_example_runs(exported: Path) -> None:
     """An example that does not run is worse than none."""
     run_example(StudentRecommender, exported)
@@ -157,7 +195,7 @@ def test_what_is_known_elsewhere_is_served_as_it_was_trained(shared: Problem, tm
     student = untrained(shared, FOMAML if name == "fomaml" else Hyperparameters(learner=name))
     folder, episode = tmp_path / "out", max(shared.validation, key=lambda each: int(each.query_past.sum()))
     served = StudentRecommender.load(export_to(shared, student, folder))
-    request = _as_texts(shared, episode)  # type: ignore[arg-type]
+    request = as_texts(shared, episode)  # type: ignore[arg-type]
     assert max(len(history) for history in request["histories"]) > 2
     fresh = Popularity.of(request["candidates"], request["popularity"])
     scene = served.adapt(request["candidates"], request["support"], request["products"], fresh)
@@ -165,6 +203,7 @@ def test_what_is_known_elsewhere_is_served_as_it_was_trained(shared: Problem, tm
     wanted = RankingExport.of(shared).scores(student, episode, _vectors(student, episode))
     assert float(wanted.std()) > 0.1
     check_reasons(scene, request["histories"], ranking)
+    check_explained(shared, folder)
     torch.testing.assert_close(ranking.scores, wanted.gather(1, ranking.items), atol=1e-4, rtol=1e-4)
     # The export's own counts are of all scenes and all days, as a shop that gives its log counts them.
     data = shared.data
@@ -191,13 +230,16 @@ def test_what_a_user_took_is_not_on_the_list_where_the_study_excludes_it(tmp_pat
     served = StudentRecommender.load(export_to(problem, student, tmp_path / "out"))
     episode = max(problem.validation, key=lambda each: int(each.excluded[:8].sum()))
     assert int(episode.excluded[:8].sum(1).max()) > (2 if candidates == "all" else 0)
-    request = _as_texts(problem, episode)  # type: ignore[arg-type]
+    request = as_texts(problem, episode)  # type: ignore[arg-type]
     counts = request["popularity"]
     elsewhere = None if counts is None else Popularity.of(request["candidates"], counts)
     scene = served.adapt(request["candidates"], request["support"], request["products"], elsewhere)
     ranking = scene.rank(request["histories"], k=len(request["candidates"]))
     wanted = task.scores(student, episode, _vectors(student, episode))
     assert torch.equal(ranking.scores.isinf(), wanted.gather(1, ranking.items).isinf())
+    for found in explain(problem, tmp_path / "out").lists:
+        assert found.items
+        assert not {item.text for item in found.items} & set(found.history)
     assert torch.equal(wanted.isinf(), episode.excluded[:8])
     assert bool(task.same(wanted, ranking.items[:, :10], exact=True).all())
     assert not bool(task.same(wanted, ranking.items.flip(1)[:, :10], exact=True).all())

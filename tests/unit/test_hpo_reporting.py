@@ -23,6 +23,7 @@ from hpo.reporting.renderers.page import render
 from hpo.reporting.renderers.terminal import print_blocks
 from hpo.reporting.results import Results
 from hpo.reporting.sections.outcome import adapt_outcome
+from hpo.reporting.sections.reasons import MEANINGS, reasons
 from hpo.reporting.sections.report import verdicts
 from hpo.reporting.svg import COMPLETE, OTHER, STOPPED, STYLES, shorten
 from hpo.results.outcome import AdaptResult
@@ -31,6 +32,7 @@ from hpo.status.console import Console
 from studies.classification.scoring.baselines import FROZEN_CENTROIDS
 from studies.escaping import markdown_code, markdown_text, visible
 from studies.evaluation.intervals import Interval, bootstrap
+from studies.model.explanation import CANDIDATE_TERMS, USER_TERMS
 from tests.report_document import HOSTILE, SHOTS, TEACHER, as_classification, document, interval, write
 
 ROOT = Path(__file__).parents[2]
@@ -263,6 +265,37 @@ def test_students_are_shown_with_their_front_and_the_one_chosen(page, folder):
     for figure in ("0.3840", "0.33×", "0.17×", "on the front", "chosen", "pruned"):
         assert figure in text
     assert 'id="front-' in folder.joinpath("report.html").read_text()
+
+
+def test_a_few_lists_are_shown_with_the_terms_that_put_items_on_them(found, page):
+    """A reader must find what brought an item, with its sign; long texts are cut, and all of them are only shown."""
+    lists = [caption for caption in page.captions if ": the first 2 of 1,212 items" in caption]
+    assert lists == [f"{scene}: the first 2 of 1,212 items" for scene in HOSTILE[:3]]
+    first, second = page.table("item", "score", "taken")
+    assert first == ["whole milk", "1.250", "yes", "support counts +1.25 (itself +1.25)"]
+    own, words, *rest = second[3].split("; ")
+    assert (second[:3], own) == (["skim milk", "1.438", "no"], "support counts +1.25 (whole milk +1.25)")
+    brought = "a|b <i>milk</i> a|b <i>milk</i> a|b <i>… +0.50 [milk, <b>, a|b], *oat* drink -0.25"
+    assert words == f"support words +0.25 ({brought})"
+    assert rest == ["appeal -0.12", "1 other +0.06"]
+    assert "corn flakes ×2; " in page.text
+    assert "two lines & [a](b); 0; 4 more" in page.text
+    assert "3 items, 1 of them below" in page.text
+    assert "the support took this very item" in page.text
+    assert MEANINGS["adapted bias"] not in page.text  # no table shows it
+
+
+def test_every_term_of_a_score_has_a_meaning():
+    """A report with a word that nothing explains would be a riddle."""
+    assert set(MEANINGS) >= {*USER_TERMS, *CANDIDATE_TERMS, "scene preference", "adapted bias"}
+    named = (ROOT / "studies/model/explanation.py").read_text("utf-8")
+    assert all(f'"{name}"' in named or name in CANDIDATE_TERMS for name in MEANINGS)
+
+
+def test_without_explained_answers_there_is_no_such_section(found):
+    """Exports of earlier versions stored none, and of known classes there are none."""
+    for explanations in (None, {"lists": [], "episodes": []}):
+        assert reasons(StudyDocument.model_validate(found | {"explanations": explanations})) is None
 
 
 def test_markdown_has_the_same_tables(folder, page):
@@ -527,6 +560,10 @@ def test_a_classification_is_reported_class_by_class_in_its_own_words(tmp_path):
     assert "the same student before its training" in text
     assert "4 episodes of completejourney, with classes that neither" in text
     assert "labelled texts of each class in the support (K)" in (tmp_path / "report.html").read_text("utf-8")
+    rows = page.table("text", "label", "right label")
+    assert rows[0] == ["skim milk", HOSTILE[0], HOSTILE[0], "0.62", f"{HOSTILE[0]} ({HOSTILE[0]}, 0.88)"]
+    assert rows[1][:3] == [HOSTILE[0], HOSTILE[0], HOSTILE[1]]
+    assert page.captions.count("episode 3: 6 classes, 12 labelled texts to adapt to") == 1
     assert not re.findall(r"ROC-AUC|(?i:scene\b|scenes|interaction|recall@|catalogue)", text)
 
 

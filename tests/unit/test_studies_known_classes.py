@@ -17,6 +17,8 @@ import distill.export.writer as exporting
 from distill.export.manifest import read
 from distill.export.parity import with_int8_logits, with_logits, with_pipeline, with_torch_logits
 from distill.export.stacks.tei import broken_rules
+from distill.export.tasks.explained import Explanations
+from distill.export.tasks.explained_texts import explain
 from distill.inference import StudentClassifier
 from distill.objective import Distillation, StudentHyperparameters, Teacher, evaluate, load_student
 from storage.errors import InputError, ScenetuneError
@@ -262,6 +264,7 @@ def test_a_student_is_distilled_exported_and_serves_its_classes(
         torch.testing.assert_close(opener(folder, list(texts)), wanted, atol=atol, rtol=0)
     assert (folder / "triton/tiny-encoder/labels.txt").read_text().splitlines() == list(ODD)
     assert broken_rules(folder) == []
+    assert explain(problem, folder) == Explanations()  # it adapts to no labelled texts that could be near
     with pytest.raises(InputError, match="classifies among the 8 classes that it was trained on"):
         served.adapt({"a": ["x"], "b": ["y"]})
     manifest = json.loads((folder / "manifest.json").read_text())

@@ -14,6 +14,7 @@ import torch
 from sklearn.linear_model import LogisticRegression
 
 import distill.export.writer as exporting
+from distill.export.tasks.explained_texts import explain
 from distill.inference import StudentClassifier
 from distill.objective import Distillation, StudentHyperparameters, Teacher
 from storage.errors import InputError
@@ -317,6 +318,9 @@ def test_a_student_adapts_to_a_scene_from_its_folder_alone(
         vectors = ItemVectors(student.tower, [episode], problem.tokens.lengths)
         expected = problem.adapted(student.learner, vectors).logits(episode).softmax(1)
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
+    explained = explain(problem, folder).episodes
+    assert {each.name for each in explained} <= set(DATA.scenes)
+    assert all(len(each.texts[0].nearest) == min(3, each.labelled) for each in explained)
     assert served.trained().labels == DATA.labels
     one = served.adapt([(support[0], labels[0])])
     assert one.labels == DATA.labels

@@ -56,10 +56,10 @@ class ClassificationExport(TaskExport):
 
     def asked(self, problem: Problem, episodes: Sequence[LabelledEpisode]) -> Asked:
         """Return what asks `StudentClassifier` for the (Q, N) probabilities of each episode."""
-        return Asked(_SCRIPT, {"episodes": [_as_texts(problem, episode) for episode in episodes]})
+        return Asked(_SCRIPT, {"episodes": [as_texts(problem, episode) for episode in episodes]})
 
 
-def _as_texts(problem: Problem, episode: LabelledEpisode) -> dict[str, Any]:
+def as_texts(problem: Problem, episode: LabelledEpisode) -> dict[str, Any]:
     """Return an episode as `StudentClassifier.adapt` and `probabilities` take it, with the names of its classes."""
     texts = [problem.data.texts[item] for item in episode.items.tolist()]
     labels = [texts[place] for place in episode.names.tolist()]

@@ -94,7 +94,7 @@ class RankingExport(TaskExport):
     def asked(self, problem: Problem, episodes: Sequence[Any]) -> Asked:
         """Return what asks `StudentRecommender` for the (Q, k) lists of each episode's scene."""
         assert isinstance(problem, RankingProblem)
-        scenes = [_as_texts(problem, episode) for episode in episodes]
+        scenes = [as_texts(problem, episode) for episode in episodes]
         return Asked(_SCRIPT, {"scenes": scenes, "k": LIST})
 
 
@@ -104,8 +104,11 @@ def _popularity(data: Dataset) -> Popularity:
     return Popularity.of(data.texts, total(data.item, days[-1] + 1 - days, len(data.texts)))
 
 
-def _as_texts(problem: RankingProblem, episode: Episode) -> dict[str, Any]:
-    """Return an episode as `StudentRecommender.adapt` and `rank` take it; the order within a history is arbitrary."""
+def as_texts(problem: RankingProblem, episode: Episode, queries: slice = slice(QUERIES)) -> dict[str, Any]:
+    """Return an episode with some queries as `StudentRecommender.adapt` and `rank` take it.
+
+    The order within a history is arbitrary.
+    """
     texts = [problem.data.texts[item] for item in episode.items.tolist()]
 
     def listed(counts: Tensor) -> list[list[str]]:
@@ -124,8 +127,8 @@ def _as_texts(problem: RankingProblem, episode: Episode) -> dict[str, Any]:
         ),
         "products": problem.data.products[candidates].tolist(),
         "histories": histories(
-            episode.query_history[:QUERIES],
-            episode.query_past[:QUERIES] if elsewhere else episode.excluded[:QUERIES].int(),
+            episode.query_history[queries],
+            episode.query_past[queries] if elsewhere else episode.excluded[queries].int(),
         ),
         "popularity": episode.elsewhere.tolist() if elsewhere else None,
     }

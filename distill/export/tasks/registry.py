@@ -24,6 +24,7 @@ class ExportedTask:
         files: What such an export holds beside the encoder, its tokenizer and the head.
         export: Its `distill.export.task_export.TaskExport`.
         card: Its `distill.export.card.CardWords`.
+        explain: The function from the study's data and an export to the `distill.export.tasks.explained.Explanations`.
         form: Its `distill.forms.form.StudentForm`.
         head: The function from the width of vectors and a learner's hyperparameters to a head of random weights.
         head_learner: The function from a head and the hyperparameters to the learner that adapts it over given vectors.
@@ -35,6 +36,7 @@ class ExportedTask:
     files: tuple[str, ...]
     export: str
     card: str
+    explain: str
     form: str
     head: str
     head_learner: str
@@ -65,6 +67,7 @@ EXPORTED: dict[str, ExportedTask] = {
         files=(LEXICON,),
         export="distill.export.tasks.ranking:RankingExport",
         card="distill.export.tasks.ranking:CARD",
+        explain="distill.export.tasks.explained_lists:explain",
         form="distill.forms.form:StudentForm",
         head="studies.learners.tasks.scene_head:scene_head",
         head_learner="studies.learners.tasks.scene_head:head_learner",
@@ -75,6 +78,7 @@ EXPORTED: dict[str, ExportedTask] = {
         files=(),
         export="distill.export.tasks.classification:ClassificationExport",
         card="distill.export.tasks.classification:CARD",
+        explain="distill.export.tasks.explained_texts:explain",
         form="distill.forms.form:StudentForm",
         head="studies.classification.learning.tasks:classifier_head",
         head_learner="studies.classification.learning.tasks:head_learner",
@@ -85,6 +89,7 @@ EXPORTED: dict[str, ExportedTask] = {
         files=(),
         export="distill.export.tasks.classification:ClassificationExport",
         card="distill.export.tasks.classification:SCENES_CARD",
+        explain="distill.export.tasks.explained_texts:explain",
         form="distill.forms.form:StudentForm",
         head="studies.classification.learning.tasks:classifier_head",
         head_learner="studies.classification.learning.tasks:head_learner",
@@ -95,6 +100,7 @@ EXPORTED: dict[str, ExportedTask] = {
         files=(),
         export="distill.export.tasks.known_classes:KnownClassesExport",
         card="distill.export.tasks.known_classes:CARD",
+        explain="distill.export.tasks.explained_texts:explain",
         form="distill.forms.sequence_classifier:SequenceClassifierForm",
         head="studies.classification.learning.linear_head:linear_head",
         head_learner="studies.classification.learning.linear_head:KnownClassesLearner",

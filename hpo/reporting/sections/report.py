@@ -8,6 +8,7 @@ from hpo.reporting.blocks import Report, plural, spelled
 from hpo.reporting.document import StudyDocument
 from hpo.reporting.results import Results
 from hpo.reporting.sections import adaptation, background, classes, scoring
+from hpo.reporting.sections.reasons import reasons
 from hpo.reporting.sections.search import gain_sentences, search
 from hpo.reporting.sections.students import students
 from hpo.reporting.task_words import words_of
@@ -28,6 +29,7 @@ def report(document: StudyDocument) -> Report:
         scoring.pairs(results),
         search(document),
         students(document),
+        reasons(document),
         background.inference(document),
         background.data_and_protocol(document),
         background.reproduction(document),
