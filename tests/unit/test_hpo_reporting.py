@@ -275,7 +275,7 @@ def test_a_few_lists_are_shown_with_the_terms_that_put_items_on_them(found, page
     assert first == ["whole milk", "1.250", "yes", "support counts +1.25 (itself +1.25)"]
     own, words, *rest = second[3].split("; ")
     assert (second[:3], own) == (["skim milk", "1.438", "no"], "support counts +1.25 (whole milk +1.25)")
-    brought = "a|b <i>milk</i> a|b <i>milk</i> a|b <i>… +0.50 [milk, <b>, a|b], *oat* drink -0.25"
+    brought = "a|b <i>milk</i> a|b <i>milk</i> a|b <i>milk</i> a… +0.50 [milk, <b>, a|b], *oat* drink -0.25"
     assert words == f"support words +0.25 ({brought})"
     assert rest == ["appeal -0.12", "1 other +0.06"]
     assert "corn flakes ×2; " in page.text

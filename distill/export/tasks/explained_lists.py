@@ -134,5 +134,6 @@ def _shared(term: str, item: str, text: str, counts: Counts) -> tuple[str, ...]:
         # One term each, and so one bucket.
         frequency = counts[count_words(words).indices].tolist() if words else []
         ranked = sorted(zip(frequency, words, strict=True), key=lambda each: each[0])
-        return tuple(cut(word.rstrip(",")) for _, word in ranked)[:SHARED]
+        # The model tells "tea," from "tea"; to a reader they are one word.
+        return tuple(dict.fromkeys(cut(word.rstrip(",")) for _, word in ranked))[:SHARED]
     return ()

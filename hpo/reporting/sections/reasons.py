@@ -14,7 +14,7 @@ from hpo.reporting.task_words import words_of
 # Terms of a score in the table, texts of a term, words that these share with the item, and texts in one line.
 TERMS, PARTS, SHARED, LISTED = 3, 2, 3, 8
 # Columns of an item or a support's text, and of a text behind a term.
-WIDE, NARROW = 60, 40
+WIDE, NARROW = 60, 50
 # A part that is shown as zero says nothing.
 LEAST = 0.005
 # What each term of a score says; of `studies.model.explanation`.
