@@ -560,9 +560,9 @@ def test_a_classification_is_reported_class_by_class_in_its_own_words(tmp_path):
     assert "the same student before its training" in text
     assert "4 episodes of completejourney, with classes that neither" in text
     assert "labelled texts of each class in the support (K)" in (tmp_path / "report.html").read_text("utf-8")
-    rows = page.table("text", "label", "right label")
-    assert rows[0] == ["skim milk", HOSTILE[0], HOSTILE[0], "0.62", f"{HOSTILE[0]} ({HOSTILE[0]}, 0.88)"]
-    assert rows[1][:3] == [HOSTILE[0], HOSTILE[0], HOSTILE[1]]
+    rows = page.table("text", "label", "probability")
+    assert rows[0] == ["skim milk", HOSTILE[0], "0.62", HOSTILE[0], f"{HOSTILE[0]} ({HOSTILE[0]}, 0.88)"]
+    assert rows[1][:4] == [HOSTILE[0], HOSTILE[0], "0.62", HOSTILE[1]]
     assert page.captions.count("episode 3: 6 classes, 12 labelled texts to adapt to") == 1
     assert not re.findall(r"ROC-AUC|(?i:scene\b|scenes|interaction|recall@|catalogue)", text)
 

@@ -54,10 +54,10 @@ def reasons(document: StudyDocument) -> Section | None:
 def _about_lists(scenes: int) -> Text:
     return Text(
         f"The first items of the student's list for one user in each of {plural(scenes, 'test scene')}. The scenes are "
-        "spread evenly over all, the user is the first with a history; whether the list is right played no part. A "
-        "score is the sum of its terms. The largest are shown with their sign, behind each the texts of the support or "
-        "of the history that brought most of it, in brackets the words or fields that these share with the item. A "
-        "term that all items have alike does not order them. report.json has all terms."
+        "spread evenly over all, the user is the first with a history, if any has one; whether a list is right played "
+        "no part. A score is the sum of its terms. The largest are shown with their sign, behind each the texts of the "
+        "support or of the history that brought most of it, in brackets the words or fields that these share with the "
+        "item. A term that all items have alike does not order them. report.json has all terms."
     )
 
 
@@ -124,7 +124,7 @@ def _episode(found: ExplainedEpisode) -> Table:
     rows: list[Row] = []
     for each in found.texts:
         nearest = [f"{shorten(n.text, NARROW)} ({shorten(n.label, NARROW)}, {n.similarity:.2f})" for n in each.nearest]
-        labels = (shorten(label, NARROW) for label in (each.label, each.right))
-        rows.append([shorten(each.text, WIDE), *labels, Cell(f"{each.probability:.2f}"), "; ".join(nearest)])
+        label, right = (shorten(name, NARROW) for name in (each.label, each.right))
+        rows.append([shorten(each.text, WIDE), label, Cell(f"{each.probability:.2f}"), right, "; ".join(nearest)])
     caption = f"{found.name}: {found.classes:,} classes, {plural(found.labelled, 'labelled text')} to adapt to"
-    return Table(caption, ["text", "label", "right label", "probability", "nearest labelled texts"], rows)
+    return Table(caption, ["text", "label", "probability", "right label", "nearest labelled texts"], rows)
