@@ -68,6 +68,7 @@ def draw_episode(scene: int) -> Episode:
         opened=0,
         items=torch.arange(scene * CANDIDATES, (scene + 1) * CANDIDATES),
         candidates=CANDIDATES,
+        held=torch.arange(CANDIDATES),
         support=torch.randint(CANDIDATES, (SHOTS,)),
         support_history=(torch.rand(SHOTS, CANDIDATES) < 0.04).float(),
         query_history=seen.float(),

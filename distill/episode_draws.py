@@ -51,14 +51,15 @@ def subsample(whole: Episode, queries: Tensor, rng: np.random.Generator) -> tupl
     )
     small = sample_candidates(some, CANDIDATES, rng)
     kept = torch.searchsorted(whole.items[: whole.candidates], small.items[: small.candidates])
-    read = small.support_history.any(0) | small.query_history.any(0)
-    read[: small.candidates] = True
-    needed = read.nonzero().squeeze(1)
+    columns = (small.support_history.any(0) | small.query_history.any(0)).nonzero().squeeze(1)
+    needed = torch.zeros_like(small.items, dtype=torch.bool)
+    needed[: small.candidates] = needed[small.held[columns]] = True
     return replace(
         small,
         items=small.items[needed],
-        support_history=small.support_history[:, needed],
-        query_history=small.query_history[:, needed],
+        held=needed.cumsum(0)[small.held[columns]] - 1,
+        support_history=small.support_history[:, columns],
+        query_history=small.query_history[:, columns],
     ), kept
 
 

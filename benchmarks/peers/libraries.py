@@ -101,14 +101,16 @@ def with_others(tower: Tower, episode: Episode, candidates: Tensor) -> Tensor:
 
 def encode(head: Head, vectors: Tensor, episode: Episode) -> SceneEncoding:
     """The head's encoding of an episode."""
-    return head(vectors, episode.candidates, episode.support, episode_texts(episode))
+    return head(vectors, episode.candidates, episode.support, episode_texts(episode), episode.held)
 
 
 def of_support(episode: Episode) -> Episode:
     """The episode without the items that only its queries' histories hold."""
-    held = episode.support_history.any(dim=0)
-    held[: episode.candidates] = True
-    return replace(episode, items=episode.items[held], support_history=episode.support_history[:, held])
+    held = episode.held[episode.support_columns]
+    needed = torch.zeros_like(episode.items, dtype=torch.bool)
+    needed[: episode.candidates] = needed[held] = True
+    history = episode.support_history[:, episode.support_columns]
+    return replace(episode, items=episode.items[needed], held=needed.cumsum(0)[held] - 1, support_history=history)
 
 
 class Peer(ABC):

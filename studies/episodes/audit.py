@@ -254,18 +254,18 @@ class _Log:
     def histories_are_past(self, episode: Episode) -> bool:
         """Return whether every history has only earlier items of its user, and none of another held-out scene."""
         data = self._data
-        items = episode.items.cpu().numpy()
+        items, held = episode.items.cpu().numpy(), episode.held.cpu().numpy()
         rows = episode.rows.tolist()
         # A support user's history ends before the interaction, a query user's with the last support interaction.
         moments = [(int(data.user[row]), int(data.time[row])) for row in rows]
         adapted = int(data.time[rows[-1]]) + 1
         moments += [(user, adapted) for user in episode.users.tolist()]
-        for counted in (
-            (episode.support_history, episode.query_history),
-            (episode.support_past, episode.query_past),
+        for columns, *counted in (
+            (items[held], episode.support_history, episode.query_history),
+            (items[: episode.candidates], episode.support_past, episode.query_past),
         ):
             rows = [row for part in counted for row in part.cpu().numpy()]
-            if not all(self._holds(*moment, episode, items, row) for moment, row in zip(moments, rows, strict=True)):
+            if not all(self._holds(*moment, episode, columns, row) for moment, row in zip(moments, rows, strict=True)):
                 return False
         return True
 

@@ -18,19 +18,18 @@ from torch import Tensor
 class Episode:
     """One opening of one scene with its support and queries.
 
-    Shapes: C candidates, K support interactions, Q queries (one user each), M distinct items ≥ C, of which the last H
-    are the columns of the histories. Sampled episodes have H = M. In serving, histories have columns of their own
-    behind the candidates (H = M - C; a candidate in a history is listed twice), so that no matrix over all pairs of a
-    large catalogue's items is made.
+    Shapes: C candidates, K support interactions, Q queries (one user each), M distinct items ≥ C, H of which somebody
+    had before: a user's history is short, a catalogue is not.
 
     Attributes:
         scene: Scene code.
         opened: Time of the opening, UTC seconds.
         items: (M,) item codes of the episode; the first C are the candidates, ascending.
         candidates: C.
+        held: (H,) position in `items` of each item that a history holds, ascending: the columns of the histories.
         support: (K,) position in `items` of each support interaction's item, in order of time.
-        support_history: (K, H) counts of each item in the support user's history just before the interaction.
-        query_history: (Q, H) counts of each item in the query user's history as of the last support interaction.
+        support_history: (K, H) counts of each held item in the support user's history just before the interaction.
+        query_history: (Q, H) counts of each held item in the query user's history as of the last support interaction.
         relevant: (Q, C) whether the user takes the candidate after the support and before the window closes.
         excluded: (Q, C) whether the candidate is not ranked for the user, who had it before the query
             (`protocol.repeat = "exclude"`); never relevant.
@@ -53,6 +52,7 @@ class Episode:
     opened: int
     items: Tensor
     candidates: int
+    held: Tensor
     support: Tensor
     support_history: Tensor
     query_history: Tensor
@@ -76,11 +76,6 @@ class Episode:
         return self.candidates
 
     @property
-    def first_held(self) -> int:
-        """Return the position in `items` of the histories' first column: 0, or C in serving."""
-        return len(self.items) - self.support_history.shape[1]
-
-    @property
     def support_share(self) -> Tensor:
         """Return (K, C) each candidate's part of what the support's users took, of logarithms; (K, 0) like the past."""
         return past_share(self.support_past, self.support_past_total)
@@ -91,10 +86,9 @@ class Episode:
         return past_share(self.query_past, self.query_past_total)
 
     @cached_property
-    def support_others(self) -> Tensor:
-        """Return the (O,) positions of the items in any support user's history that are not candidates."""
-        others = self.support_history[:, self.candidates - self.first_held :]
-        return others.any(dim=0).nonzero().squeeze(1) + self.candidates
+    def support_columns(self) -> Tensor:
+        """Return the (H',) columns of the histories that a support user's history fills."""
+        return self.support_history.any(dim=0).nonzero().squeeze(1)
 
     def to(self, device: torch.device) -> Episode:
         """Return the same episode with its tensors on `device`."""

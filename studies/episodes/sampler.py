@@ -167,7 +167,7 @@ class EpisodeSampler:
         length = self._protocol.history
         before = [history(data.user[row], int(data.time[row]), scene, opened) for row in support]
         known = [history(user, adapted + 1, scene, opened) for user in users]
-        items, counts = _count_items(candidates, [taken[-length:] for taken in (*before, *known)])
+        items, held, counts = _count_items(candidates, [taken[-length:] for taken in (*before, *known)])
         relevant = np.zeros((len(users), len(candidates)), dtype=bool)
         answers = later[np.isin(data.user[later], users)]
         relevant[np.searchsorted(users, data.user[answers]), np.searchsorted(candidates, data.item[answers])] = True
@@ -182,6 +182,7 @@ class EpisodeSampler:
             opened=opened,
             items=torch.from_numpy(items),
             candidates=len(candidates),
+            held=torch.from_numpy(held),
             support=torch.from_numpy(places),
             support_history=torch.from_numpy(counts[: len(support)]),
             query_history=torch.from_numpy(counts[len(support) :]),
@@ -216,12 +217,21 @@ class EpisodeSampler:
         return counts
 
 
-def _count_items(candidates: Ints, histories: list[Ints]) -> tuple[Ints, npt.NDArray[np.float32]]:
-    """Return an episode's (M,) distinct items, candidates first, and each of R histories as (R, M) counts of them."""
-    others = np.setdiff1d(np.concatenate(histories), candidates)
-    items = np.concatenate([candidates, others])
+def _count_items(candidates: Ints, histories: list[Ints]) -> tuple[Ints, Ints, npt.NDArray[np.float32]]:
+    """Return an episode's (M,) distinct items, candidates first, and histories as counts of those that they hold.
+
+    Args:
+        candidates: (C,) item codes, ascending.
+        histories: The item codes of each of R users.
+
+    Returns:
+        The items, the (H,) positions of those that a history holds, ascending, and the (R, H) counts.
+    """
+    known, columns = np.unique(np.concatenate(histories), return_inverse=True)
+    items = np.concatenate([candidates, np.setdiff1d(known, candidates)])
     sorter = np.argsort(items)
-    counts = np.zeros((len(histories), len(items)), dtype=np.float32)
-    for row, history in enumerate(histories):
-        np.add.at(counts[row], sorter[np.searchsorted(items, history, sorter=sorter)], 1)
-    return items, counts
+    places = sorter[np.searchsorted(items, known, sorter=sorter)]
+    counts = np.zeros((len(histories), len(known)), dtype=np.float32)
+    np.add.at(counts, (np.repeat(np.arange(len(histories)), [len(history) for history in histories]), columns), 1)
+    order = np.argsort(places)
+    return items, places[order], counts[:, order]

@@ -179,15 +179,18 @@ class ItemKNN:
         """Return (Q, C) scores; a user whose history shares no user with any candidate has the support as history."""
         items, support = episode.items.cpu().numpy(), episode.support.cpu().numpy()
         known = self._taken[:, items]
-        had = (episode.support_history.cpu().numpy() > 0).astype(np.float64)
+        held = episode.held.cpu().numpy()
+        had = np.zeros((len(support), len(items)))
+        had[:, held] = episode.support_history.cpu().numpy() > 0
         had[np.arange(len(support)), support] = 1
         users = sp.vstack([known, sp.csc_matrix(had)]).tocsc()
         norms = np.sqrt(np.maximum(np.asarray(users.sum(axis=0)).ravel(), 1))
         users = users @ sp.diags(1 / norms)
-        similar = users.T @ users[:, : episode.candidates]
+        candidates = users[:, : episode.candidates]
         history = sp.csr_matrix(episode.query_history.cpu().numpy() > 0, dtype=np.float64)
-        scores = (history @ similar).toarray()
-        scores[~scores.any(1)] = similar[np.unique(support)].sum(0)
+        # Rows of similarities are made for items that somebody holds, not for a whole catalogue.
+        scores = (history @ (users[:, held].T @ candidates)).toarray()
+        scores[~scores.any(1)] = (users[:, np.unique(support)].T @ candidates).sum(0)
         return torch.as_tensor(scores, dtype=torch.float32).to(episode.items.device)
 
 
@@ -207,9 +210,9 @@ class ZeroShot:
         """Return (Q, C) scores."""
         items = self._vectors[episode.items.to(self._vectors.device)].to(episode.items.device)
         history = episode.query_history
-        support = torch.bincount(episode.support, minlength=history.shape[1]).to(history)
-        history = torch.where(history.any(1, keepdim=True), history, support)
-        return history @ items @ items[: episode.candidates].T
+        profiles = history @ items[episode.held]
+        support = items[episode.support].sum(0)
+        return torch.where(history.any(1, keepdim=True), profiles, support) @ items[: episode.candidates].T
 
 
 def _support_counts(episode: Episode) -> Tensor:

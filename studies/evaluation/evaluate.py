@@ -105,7 +105,7 @@ class Unadapted:
     def scores(self, episode: Episode) -> Tensor:
         """Return (Q, C) scores that do not depend on the support."""
         head, vectors, history = self._head, self._vectors.of(episode), episode.query_history
-        encoding = head(vectors, episode.candidates, episode.support, episode_texts(episode))
+        encoding = head(vectors, episode.candidates, episode.support, episode_texts(episode), episode.held)
         bias = vectors.new_zeros(episode.candidates)
         scene = AdaptedScene(encoding, head.scene_preference, head.feature_weights, bias)
         visible = history.new_zeros(len(history), len(episode.support))

@@ -38,13 +38,16 @@ def sample_candidates(episode: Episode, most: int, rng: np.random.Generator) -> 
     order = torch.cat([kept, dropped, others[episode.candidates :]])
     place = torch.empty_like(order)
     place[order] = torch.arange(len(order), device=device)
+    held = place[episode.held]
+    columns = held.argsort()
     return replace(
         episode,
         items=episode.items[order],
         candidates=len(kept),
+        held=held[columns],
         support=place[episode.support],
-        support_history=episode.support_history[:, order],
-        query_history=episode.query_history[:, order],
+        support_history=episode.support_history[:, columns],
+        query_history=episode.query_history[:, columns],
         relevant=episode.relevant[:, kept],
         excluded=episode.excluded[:, kept],
         elsewhere=episode.elsewhere[kept],

@@ -1,19 +1,19 @@
 """The memory that a trial takes, by formula, so that one which cannot fit is refused before it starts.
 
 Elements of four bytes that are held between a forward and its backward pass, for an episode of M items of which C are
-candidates, Q query users, T padded tokens of candidates of at most L each; vectors of size W, a head of size d, n
-trained layers with a feed-forward size I and h attention heads:
+candidates and H in a history, Q query users, T padded tokens of candidates of at most L each; vectors of size W, a head
+of size d, n trained layers with a feed-forward size I and h attention heads:
 
-    head(M, Q)  = M·W + 4·M·d + 5·M·C + C·(6·W + 192) + Q·(M + 12·C)
+    head(M, H, Q) = M·W + 4·(M + H)·d + 5·H·C + C·(6·W + 192) + Q·(H + 12·C)
     tower       = n·T·(12·W + 2·I + 3·h·L), and n·T·(W + 2·h·L) more with dropout; relative positions and gates more
-    first order = head(M, Q) + tower
-    second order, S inner steps = head(M, Q) + tower + 2·S·(head(M', K) + tower) + S·(adapted weights)
+    first order = head(M, H, Q) + tower
+    second order, S inner steps = head(M, H, Q) + tower + 2·S·(head(M', H', K) + tower) + S·(adapted weights)
 
-where M' counts candidates and the items that the K users of the support had. A second-order step holds its forward pass
-and the backward pass that it is differentiated through: hence twice. Where the encoder does not adapt, its tower runs
-once for the whole meta-batch: its term is outside the steps and counts every episode's texts. Weights, gradient,
-AdamW's two moments and the adapted weights are added: 20 bytes per weight. It is an upper bound, checked against the
-tensors that autograd really holds (tests/unit/test_studies_memory.py).
+where M' counts candidates and the items that the K users of the support had, H' the latter alone. A second-order step
+holds its forward pass and the backward pass that it is differentiated through: hence twice. Where the encoder does not
+adapt, its tower runs once for the whole meta-batch: its term is outside the steps and counts every episode's texts.
+Weights, gradient, AdamW's two moments and the adapted weights are added: 20 bytes per weight. It is an upper bound,
+checked against the tensors that autograd really holds (tests/unit/test_studies_memory.py).
 """
 
 from __future__ import annotations
@@ -39,11 +39,13 @@ GIB = 2**30
 
 @dataclass(frozen=True)
 class Shape:
-    """Sizes of an episode: see the module's formula; `support_items` is M', `longest` is L, `tokens` T."""
+    """Sizes of an episode; in the formula `support_items` is M', `support_held` H', `longest` L, `tokens` T."""
 
     candidates: int
     items: int
+    held: int
     support_items: int
+    support_held: int
     queries: int
     shots: int
     tokens: int
@@ -53,11 +55,13 @@ class Shape:
     def of(cls, episode: Episode, lengths: Tensor) -> Shape:
         """Return the shape of an episode whose items' texts have (items,) `lengths`."""
         own = lengths[episode.items[: episode.candidates].cpu()]
-        longest = int(own.max())
+        longest, columns = int(own.max()), episode.support_columns
         return cls(
             candidates=episode.candidates,
             items=len(episode.items),
-            support_items=episode.candidates + len(episode.support_others),
+            held=len(episode.held),
+            support_items=episode.candidates + int((episode.held[columns] >= episode.candidates).sum()),
+            support_held=len(columns),
             queries=len(episode.users),
             shots=len(episode.support),
             tokens=episode.candidates * longest,
@@ -86,8 +90,8 @@ def trial_bytes(values: Hyperparameters, shape: Shape, encoder: Encoder, vmap_ep
         vmap_episodes: Episodes side by side, where the study file says so.
     """
     tower = tower_elements(values, shape.tokens, shape.longest, encoder)
-    query = _head(shape.items, shape.candidates, shape.queries, encoder.width)
-    support = _head(shape.support_items, shape.candidates, shape.shots, encoder.width)
+    query = _head(shape.items, shape.held, shape.candidates, shape.queries, encoder.width)
+    support = _head(shape.support_items, shape.support_held, shape.candidates, shape.shots, encoder.width)
     inner = values.adapts_encoder
     steps = (values.inner_steps or 0) if values.entry.second_order else 0
     weights = tower_weights(values, encoder)
@@ -96,7 +100,8 @@ def trial_bytes(values: Hyperparameters, shape: Shape, encoder: Encoder, vmap_ep
     one = query + (tower if inner else 0) + 2 * steps * (support + (tower if inner else 0)) + steps * adapted
     if values.entry.descends_on_query:
         one += support
-    vmap_episodes = vmap_episodes or max(1, device_settings().vmap_elements // (shape.items * shape.candidates))
+    largest_tensor = max(shape.held, shape.queries) * shape.candidates
+    vmap_episodes = vmap_episodes or max(1, device_settings().vmap_elements // largest_tensor)
     side_by_side = min(vmap_episodes, values.meta_batch_size)
     shared = 0 if inner else tower * values.meta_batch_size
     return BYTES_PER_ELEMENT * (one * side_by_side + shared + 4 * (weights + head) + adapted)
@@ -117,10 +122,11 @@ def tower_weights(values: Hyperparameters, encoder: Encoder) -> int:
     return sum(p.numel() for p in encoder.parts.layers[:layers].parameters()) if layers else 0
 
 
-def _head(items: int, candidates: int, users: int, width: int) -> int:
+def _head(items: int, held: int, candidates: int, users: int, width: int) -> int:
     size = 64
-    pairs = items * candidates
-    return items * (width + 4 * size) + 5 * pairs + candidates * (6 * width + 192) + users * (items + 12 * candidates)
+    pairs = held * candidates
+    by_item = items * (width + 4 * size) + 4 * held * size
+    return by_item + 5 * pairs + candidates * (6 * width + 192) + users * (held + 12 * candidates)
 
 
 def refuse_too_large(search: SearchSection, bytes_of: Callable[[Hyperparameters], int], available: int) -> None:

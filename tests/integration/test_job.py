@@ -26,6 +26,7 @@ from hpo.status.console import Console
 from storage.database.embedded import EmbeddedPostgres
 from storage.database.postgres import connect, create_engine
 from storage.database.records import Records
+from storage.errors import DatabaseUnreachable
 from storage.home import cache_folder
 from studies.training.prepare import prepare
 from tests.forked import fork, worker
@@ -215,7 +216,7 @@ def test_killed_workers_and_servers_are_replaced_and_a_killed_launcher_leaves_no
     def ended():
         try:
             return sum(trial.state.is_finished() for trial in trials_of(own_server.url))
-        except (KeyError, sa.exc.OperationalError):
+        except (KeyError, sa.exc.OperationalError, DatabaseUnreachable):
             return -1
 
     wait_for(lambda: ended() > 0, process)

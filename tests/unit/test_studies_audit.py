@@ -97,18 +97,27 @@ def support_as_answers(episode: Episode, data: Dataset) -> Episode:
     )
 
 
+def over_all_items(episode: Episode) -> Episode:
+    """The episode with a column of histories for each of its items."""
+    wide = {
+        name: torch.zeros(len(counts), len(episode.items)).index_copy_(1, episode.held, counts)
+        for name, counts in {"support_history": episode.support_history, "query_history": episode.query_history}.items()
+    }
+    return replace(episode, held=torch.arange(len(episode.items)), **wide)
+
+
 def answers_in_history(episode: Episode, data: Dataset) -> Episode:
     """Shows each query's answers in its history."""
-    history = episode.query_history.clone()
-    history[:, : episode.candidates] += episode.relevant
-    return replace(episode, query_history=history)
+    whole = over_all_items(episode)
+    whole.query_history[:, : episode.candidates] += episode.relevant
+    return whole
 
 
 def label_in_history(episode: Episode, data: Dataset) -> Episode:
     """Shows each support user what they are about to take."""
-    history = episode.support_history.clone()
-    history[torch.arange(len(history)), episode.support] += 1
-    return replace(episode, support_history=history)
+    whole = over_all_items(episode)
+    whole.support_history[torch.arange(len(episode.support)), episode.support] += 1
+    return whole
 
 
 def another_held_out_scene(episode: Episode, data: Dataset) -> Episode:
@@ -123,6 +132,7 @@ def another_held_out_scene(episode: Episode, data: Dataset) -> Episode:
     return replace(
         episode,
         items=torch.cat([episode.items, torch.tensor([foreign])]),
+        held=torch.cat([episode.held, torch.tensor([len(episode.items)])]),
         query_history=torch.cat([episode.query_history, column], dim=1),
         support_history=torch.cat([episode.support_history, torch.zeros(len(episode.support), 1)], dim=1),
     )

@@ -78,7 +78,11 @@ def test_zero_shot_is_the_cosine_with_the_users_mean_history(data: Dataset, epis
         codes = episode.items.numpy()
         scores = system.scores(episode).numpy()
         for row, history in zip(scores, episode.query_history.numpy(), strict=True):
-            bag = [vectors[code] for code, count in zip(codes, history, strict=True) for _ in range(int(count))]
+            bag = [
+                vectors[code]
+                for code, count in zip(codes[episode.held], history, strict=True)
+                for _ in range(int(count))
+            ]
             bag = bag or [vectors[code] for code in codes[episode.support.numpy()]]
             mean = np.mean(bag, axis=0)
             cosines = vectors[codes[: episode.candidates]] @ mean
@@ -177,15 +181,15 @@ def test_item_knn_equals_the_cosines_of_user_sets(stores: Dataset) -> None:
     for user, item in zip(stores.user[known].tolist(), stores.item[known].tolist(), strict=True):
         baskets.setdefault(user, set()).add(item)
     for episode in EpisodeSampler(stores, parts, PROTOCOL).sample("test")[:3]:
-        codes = episode.items.tolist()
+        codes, held = episode.items.tolist(), episode.items[episode.held].tolist()
         sets = list(baskets.values())
         for position, had in zip(episode.support.tolist(), episode.support_history.tolist(), strict=True):
-            sets.append({codes[i] for i, count in enumerate(had) if count} | {codes[position]})
+            sets.append({held[i] for i, count in enumerate(had) if count} | {codes[position]})
         takers = {code: {n for n, basket in enumerate(sets) if code in basket} for code in codes}
         scores = system.scores(episode)
         assert scores.shape == episode.relevant.shape
         for row, history in zip(scores.tolist(), episode.query_history.tolist(), strict=True):
-            had = [code for code, count in zip(codes, history, strict=True) if count]
+            had = [code for code, count in zip(held, history, strict=True) if count]
             expected = [
                 sum(len(takers[a] & takers[b]) / max(1, len(takers[a]) * len(takers[b])) ** 0.5 for a in had)
                 for b in codes[: episode.candidates]
@@ -206,9 +210,10 @@ def small_shop() -> tuple[Dataset, Episode]:
     )
     items = pl.DataFrame({"product": range(5), "text": [f"thing {n}" for n in range(5)]})
     relevant = torch.zeros(3, 4, dtype=torch.bool)
-    episode = make_episode(relevant, support=(0, 0), items=torch.arange(5), support_history=torch.zeros(2, 5))
-    had = torch.tensor([[0.0, 0, 0, 0, 0], [0, 0, 1, 0, 0], [0, 0, 0, 0, 1]])
-    return build_dataset(Tables(log, items, len(log))), replace(episode, query_history=had)
+    had = torch.tensor([[0.0, 0], [1, 0], [0, 1]])
+    known = {"held": torch.tensor([2, 4]), "support_history": torch.zeros(2, 2), "query_history": had}
+    episode = make_episode(relevant, support=(0, 0), items=torch.arange(5), **known)
+    return build_dataset(Tables(log, items, len(log))), episode
 
 
 def test_a_user_without_history_gets_what_the_support_says() -> None:

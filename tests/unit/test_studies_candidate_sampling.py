@@ -52,7 +52,10 @@ def test_positions_histories_and_texts_follow_their_items(episodes: list[Episode
             assert torch.equal(getattr(sampled, name), getattr(episode, name)[kept]), name
         for name in ("elsewhere_total", "support_past_total", "query_past_total"):
             assert torch.equal(getattr(sampled, name), getattr(episode, name)), name
-        places = [episode.items.tolist().index(item) for item in sampled.items.tolist()]
+        held = episode.items[episode.held].tolist()
+        places = [held.index(item) for item in sampled.items[sampled.held].tolist()]
+        assert sorted(places) == list(range(len(held)))
+        assert sampled.held.tolist() == sorted(sampled.held.tolist())
         for name in ("support_history", "query_history"):
             assert torch.equal(getattr(sampled, name), getattr(episode, name)[:, places]), name
 

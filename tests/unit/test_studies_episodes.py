@@ -115,13 +115,14 @@ class BruteForce:
         later = [row for row in window if row.time > settled]
         named = [self.texts[code] for code in episode.items.tolist()]
         candidates = named[: episode.candidates]
+        held = [named[i] for i in episode.held.tolist()]
         assert len(set(named)) == len(named)
         everything = self.protocol.candidates == "all"
         assert candidates == [text for text in self.texts if everything or (scene, text) in self.catalogue]
         assert [self.rows[row] for row in episode.rows.tolist()] == support
         assert [named[i] for i in episode.support.tolist()] == [row.item for row in support]
         for row, counts in zip(support, episode.support_history.tolist(), strict=True):
-            assert bag(named, counts) == sorted(self.history(row.user, row.time, scene, opened))
+            assert bag(held, counts) == sorted(self.history(row.user, row.time, scene, opened))
         for row, past in zip(support, episode.support_past.tolist(), strict=True):
             assert past == self.past(candidates, row.user, row.time, scene, opened)
         self.check_elsewhere(episode, scene, candidates)
@@ -132,7 +133,7 @@ class BruteForce:
         for user, counts, relevant, excluded in zip(
             users, episode.query_history.tolist(), episode.relevant.numpy(), episode.excluded.numpy(), strict=True
         ):
-            assert bag(named, counts) == sorted(self.history(user, last + 1, scene, opened))
+            assert bag(held, counts) == sorted(self.history(user, last + 1, scene, opened))
             past = episode.query_past[users.index(user)].tolist()
             assert past == self.past(candidates, user, last + 1, scene, opened)
             taken = {row.item for row in later if row.user == user}
@@ -140,7 +141,8 @@ class BruteForce:
             had = set(self.visible(user, last + 1, scene, opened)) if self.protocol.repeat == "exclude" else set()
             assert {candidates[i] for i in np.flatnonzero(excluded)} == had & set(candidates)
         used = {i for row in (*episode.support_history, *episode.query_history) for i in np.flatnonzero(row)}
-        assert set(range(episode.candidates, len(named))) <= used
+        assert used == set(range(len(held)))
+        assert set(named[episode.candidates :]) <= set(held)
 
 
 def bag(named: list[str], counts: list[float]) -> list[str]:
@@ -535,4 +537,4 @@ def test_an_episode_moves_to_a_device_whole(sampler: EpisodeSampler) -> None:
     """A tensor left behind fails on the first GPU, where no test of a laptop looks."""
     moved = sampler.sample("test")[0].to(torch.device("meta"))
     assert {value.device.type for value in vars(moved).values() if isinstance(value, torch.Tensor)} == {"meta"}
-    assert sum(isinstance(value, torch.Tensor) for value in vars(moved).values()) == 17
+    assert sum(isinstance(value, torch.Tensor) for value in vars(moved).values()) == 18

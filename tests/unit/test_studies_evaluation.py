@@ -49,6 +49,7 @@ def opening(scene: int, opened: int, queries: int = 4, candidates: int = 8) -> E
         scene=scene,
         opened=opened,
         items=torch.randperm(ITEMS)[: candidates + 2],
+        held=torch.arange(candidates + 2),
         support_history=torch.randint(0, 2, (3, candidates + 2)).float(),
         query_history=torch.randint(0, 3, (queries, candidates + 2)).float(),
         excluded=~relevant & (torch.rand(queries, candidates) < 0.2),

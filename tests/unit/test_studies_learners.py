@@ -87,6 +87,7 @@ def episode_of(seed: int = 0, shots: int = 3, candidates: int = 6, others: int =
         opened=0,
         items=torch.cat([torch.arange(candidates), rest]),
         candidates=candidates,
+        held=torch.arange(candidates + others),
         support=torch.randint(candidates, (shots,), generator=generator),
         support_history=counts(shots),
         query_history=counts(queries),
@@ -187,7 +188,8 @@ def by_hand(learner: Learner, episode: Episode) -> dict[str, Tensor]:
     moved = torch.zeros_like(bias)
 
     def scene() -> AdaptedScene:
-        encoding = model.head(vectors_of(model, episode), episode.candidates, episode.support, episode_texts(episode))
+        vectors, texts = vectors_of(model, episode), episode_texts(episode)
+        encoding = model.head(vectors, episode.candidates, episode.support, texts, episode.held)
         return AdaptedScene(encoding, model.head.scene_preference, model.head.feature_weights, bias)
 
     def fresh_backward(loss: Tensor) -> None:
@@ -238,7 +240,8 @@ def functional_maml(learner: Learner, episode: Episode) -> dict[str, Tensor]:
     shots = len(episode.support)
 
     def scores(weights: dict[str, Tensor], bias: Tensor, history: Tensor, visible: Tensor, past: Tensor) -> Tensor:
-        inputs = (model.tower(episode.items), episode.candidates, episode.support, episode_texts(episode))
+        vectors, texts = model.tower(episode.items), episode_texts(episode)
+        inputs = (vectors, episode.candidates, episode.support, texts, episode.held)
         encoding = torch.func.functional_call(model.head, weights, inputs)
         scene = AdaptedScene(encoding, weights["scene_preference"], weights["feature_weights"], bias)
         return scene.scores(history, visible, past)
@@ -464,7 +467,10 @@ def test_the_support_loss_hides_each_users_own_interaction() -> None:
 
     def scene(support: Tensor, texts: EpisodeTexts) -> AdaptedScene:
         return AdaptedScene(
-            head(vectors, episode.candidates, support, texts), head.scene_preference, head.feature_weights, bias
+            head(vectors, episode.candidates, support, texts, episode.held),
+            head.scene_preference,
+            head.feature_weights,
+            bias,
         )
 
     losses = []
@@ -557,7 +563,7 @@ def test_scores_equal_their_definition_term_by_term() -> None:
     head = learner_of("anil").model.head
     vectors = learner_of("anil").model.tower(episode.items)
     bias = torch.linspace(-1, 1, episode.candidates, dtype=torch.float64)
-    encoding = head(vectors, episode.candidates, episode.support, episode_texts(episode))
+    encoding = head(vectors, episode.candidates, episode.support, episode_texts(episode), episode.held)
     found = AdaptedScene(encoding, head.scene_preference, head.feature_weights, bias)
     weights = head.feature_weights.tolist()
     points = [functional.normalize(head.project.weight @ vector, dim=0) for vector in vectors]

@@ -43,6 +43,7 @@ def make_episode(relevant: Tensor, support: tuple[int, ...] = (0,), **changes: A
         opened=0,
         items=torch.arange(100, 100 + candidates),
         candidates=candidates,
+        held=torch.arange(candidates),
         support=torch.tensor(support),
         support_history=torch.zeros(len(support), candidates),
         query_history=torch.zeros(queries, candidates),

@@ -115,9 +115,10 @@ def as_texts(problem: RankingProblem, episode: Episode, queries: slice = slice(Q
         return [[texts[place] for place, n in enumerate(row) for _ in range(int(n))] for row in counts.tolist()]
 
     def histories(counts: Tensor, past: Tensor) -> list[list[str]]:
+        last = counts.new_zeros(len(counts), len(texts)).index_copy_(1, episode.held, counts)
         # What the student counts or leaves out, but does not encode, lies further back.
-        earlier = (past - counts[:, : past.shape[1]]).clamp(min=0)
-        return [[*old, *last] for old, last in zip(listed(earlier), listed(counts), strict=True)]
+        earlier = (past - last[:, : past.shape[1]]).clamp(min=0)
+        return [[*old, *new] for old, new in zip(listed(earlier), listed(last), strict=True)]
 
     candidates, elsewhere = episode.items[: episode.candidates].cpu().numpy(), bool(episode.elsewhere.shape[1])
     return {

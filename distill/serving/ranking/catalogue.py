@@ -129,14 +129,15 @@ class Catalogue:
         texts = items.texts if rows is None else tuple(items.texts[row] for row in rows.tolist())
         taken = np.array([position_of(item, texts) for _, item in support])
         histories = shorten([history for history, _ in support], self._student.longest_history)
-        held, counts = Vectors(histories, self._vectors).count(histories)
+        others, counts = Vectors(histories, self._vectors).count(histories)
         features = items.whole if rows is None else items.features(rows)
         projected = items.projected if rows is None else items.projected.take(torch.from_numpy(rows).to(device()))
         popularity = choose(items.popularity, popularity)
         place = items.place if rows is None else {text: position for position, text in enumerate(texts)}
         taken_elsewhere = None if popularity is None else items.counts(popularity, rows)
         elsewhere, past = (each.to(device()) for each in known_elsewhere(taken_elsewhere, support, place))
-        users = Users(counts, held, past_share(past, past.float().sum(1)))
+        held = len(texts) + torch.arange(len(others), device=others.device)
+        users = Users(counts, held, others, past_share(past, past.float().sum(1)))
         learner = self._student.learner
         adapted = learner.adapt(_scene(projected, features, taken, users, elsewhere), projected.vectors)
         return Scene(

@@ -23,13 +23,14 @@ class Users(NamedTuple):
     """Users for whom the candidates are ranked, and their histories.
 
     Attributes:
-        history: (R, C + O) how often each candidate, then each other item, is in a user's history; (R, O) where an
-            episode lists the items of histories apart.
-        others: (O, D) vectors of the items behind the candidates.
+        history: (R, H) how often each item that a user holds is in a user's history.
+        held: (H,) positions of these items among the candidates, and the others behind them.
+        others: (O, D) vectors of those that are no candidates.
         past: (R, C) the candidate's part of what each user took; (R, 0) where scenes share no items.
     """
 
     history: Tensor
+    held: Tensor
     others: Tensor
     past: Tensor
 
@@ -84,13 +85,10 @@ def gather(episodes: Sequence[Episode], vectors: Callable[[int, Tensor], Tensor]
             popularity=_padded([each.popularity for each in texts], (candidates, texts[0].popularity.shape[1])),
         ),
         support_users=_users(
-            [(e.support_history, e.support_others, e.support_share) for e in episodes], episodes, candidates, vectors
+            [(e.support_history, e.support_columns, e.support_share) for e in episodes], episodes, candidates, vectors
         ),
         query_users=_users(
-            [
-                (e.query_history, torch.arange(e.candidates, len(e.items), device=e.items.device), e.query_share)
-                for e in episodes
-            ],
+            [(e.query_history, torch.arange(len(e.held), device=e.held.device), e.query_share) for e in episodes],
             episodes,
             candidates,
             vectors,
@@ -115,20 +113,36 @@ def _users(
     candidates: int,
     vectors: Callable[[int, Tensor], Tensor],
 ) -> Users:
-    others = [vectors(number, positions) for number, (_, positions, _) in enumerate(users)]
-    rows, most = max(len(history) for history, _, _ in users), max(len(positions) for _, positions, _ in users)
-    # An episode that lists the items of histories apart is never put side by side with others.
-    shared = 0 if episodes[0].first_held else candidates
-    history = users[0][0].new_zeros(len(users), rows, shared + most)
-    for number, ((counts, positions, _), episode) in enumerate(zip(users, episodes, strict=True)):
-        if shared:
-            history[number, : len(counts), : episode.candidates] = counts[:, : episode.candidates]
-        history[number, : len(counts), shared : shared + len(positions)] = counts[:, positions - episode.first_held]
-    # A vector of zeros has no direction, and a gradient of its own that is not finite: padding repeats a real one.
-    places = [torch.arange(most, device=v.device).clamp(max=max(0, len(v) - 1)) for v in others]
-    filled = [v[place] if len(v) else v.new_ones(most, v.shape[1]) for v, place in zip(others, places, strict=True)]
-    past = _padded([past for _, _, past in users], (rows, candidates if users[0][2].shape[1] else 0))
-    return Users(history, torch.stack(filled), past)
+    """Return the users of one role.
+
+    Args:
+        users: Of each episode: (R, H) histories, the (H',) columns of them that count, and shares of the past.
+        episodes: The episodes.
+        candidates: Of the largest episode.
+        vectors: As of `gather`.
+    """
+    places = [episode.held[columns] for (_, columns, _), episode in zip(users, episodes, strict=True)]
+    apart = [place >= episode.candidates for place, episode in zip(places, episodes, strict=True)]
+    others = [vectors(n, place[behind]) for n, (place, behind) in enumerate(zip(places, apart, strict=True))]
+    held = [place.where(~n, candidates - 1 + n.cumsum(0)) for place, n in zip(places, apart, strict=True)]
+    rows, most = max(len(history) for history, _, _ in users), max(map(len, places))
+    return Users(
+        history=_padded([history[:, columns] for history, columns, _ in users], (rows, most)),
+        held=_padded(held, (most,)),
+        others=_repeated(others),
+        past=_padded([past for _, _, past in users], (rows, candidates if users[0][2].shape[1] else 0)),
+    )
+
+
+def _repeated(vectors: Sequence[Tensor]) -> Tensor:
+    """Return (E, O, D): the vectors of each episode, padded with its last.
+
+    A vector of zeros has no direction, and a gradient of its own that is not finite.
+    """
+    most = max(map(len, vectors))
+    rows = [torch.arange(most, device=each.device).clamp(max=max(0, len(each) - 1)) for each in vectors]
+    ones = vectors[0].new_ones(most, vectors[0].shape[1])
+    return torch.stack([each[own] if len(each) else ones for each, own in zip(vectors, rows, strict=True)])
 
 
 def _padded(tensors: Sequence[Tensor], shape: tuple[int, ...], fill: bool = False) -> Tensor:

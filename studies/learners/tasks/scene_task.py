@@ -130,20 +130,19 @@ class SceneTask(ABC):
 
         def features(weights: Weights, inputs: Inputs, vectors: Tensor) -> ScoreFeatures:
             encoding = self._encode(weights, inputs, role, vectors)
-            (history, _, past), shots = inputs.users(role), encoding.support_kernels.shape[1]
-            visible = torch.ones(len(history), shots, dtype=history.dtype, device=history.device)
+            users, shots = inputs.users(role), encoding.support_kernels.shape[1]
+            visible = torch.ones(len(users.history), shots, dtype=users.history.dtype, device=users.history.device)
             if role == "support_users":
                 visible.fill_diagonal_(0)
-            return encoding.score_features(history, visible, past)
+            return encoding.score_features(users.history, visible, users.past)
 
         return self._each(features)(weights, self.inputs, self._candidate_vectors(weights))
 
     def _encode(self, weights: Weights, inputs: Inputs, role: UserRole, vectors: Tensor) -> SceneEncoding:
         """Return the head's encoding of one episode."""
-        history, others, _ = inputs.users(role)
-        everything = torch.cat([vectors, others])
-        first_held = len(everything) - history.shape[1]
-        arguments = (everything, len(vectors), inputs.support, inputs.texts, inputs.present, first_held)
+        users = inputs.users(role)
+        everything = torch.cat([vectors, users.others])
+        arguments = (everything, len(vectors), inputs.support, inputs.texts, users.held, inputs.present)
         encoding: SceneEncoding = functional_call(self.model.head, of_head(weights), arguments)
         return encoding
 

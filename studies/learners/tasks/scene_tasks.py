@@ -147,5 +147,5 @@ def scene_learner(
 def _elements(episode: Episode, model: Recommender, adapts: AdaptedParameters) -> int:
     """Return the elements in an operation's largest tensor: hidden states where the encoder adapts, else kernels."""
     if not encoder_adapts(model, adapts):
-        return len(episode.items) * episode.candidates
+        return max(len(episode.held), len(episode.users)) * episode.candidates
     return largest_state(model, episode.items[: episode.candidates])

@@ -62,7 +62,7 @@ class ServedScene(NamedTuple):
             users: The users of the support, whose histories list their items apart.
         """
         none = torch.zeros(0, len(items.lengths), dtype=torch.bool, device=support.device)
-        nobody = Users(users.history[:0], users.others[:0], users.past[:0])
+        nobody = users._replace(history=users.history[:0], past=users.past[:0])
         present = torch.ones(len(items.lengths), dtype=torch.bool, device=support.device)
         return cls(Inputs(present, support, texts, users, nobody, none, none, users.history.new_empty(0)), items)
 
