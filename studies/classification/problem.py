@@ -157,9 +157,6 @@ class ClassificationProblem(Problem):
         assert temperature is not None, "the search space of classification holds a temperature"
         return ClassifierHead(self.encoder.width, temperature, entry, joint, reads_names=hyperparameters.reads_names)
 
-    def start(self, learner: Learner) -> None:
-        """Leave the head as it is: it starts where it needs no episodes."""
-
     def _learner(self, tower: nn.Module, hyperparameters: Hyperparameters, micro_batch_size: int | None) -> Learner:
         head = self.head(hyperparameters)
         head.train_only(hyperparameters.head)

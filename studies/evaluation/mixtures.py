@@ -18,11 +18,10 @@ from studies.episodes.episode import Episode
 from studies.evaluation.evaluate import System
 from studies.evaluation.metrics import EpisodeMetrics, episode_metrics, rank, summarise
 
-OWN_PAST = "popularity anywhere + own past"
 # Their names, each with the name of its second part.
 MIXTURES = {
     "popularity anywhere + support": "support",
-    OWN_PAST: "own past",
+    "popularity anywhere + own past": "own past",
     "item-kNN + support": "support",
 }
 
@@ -47,11 +46,11 @@ class Mixture:
 
     Args:
         name: One of `MIXTURES`.
-        knn: Scores by item-kNN; needed by the mixtures that have it.
+        knn: Scores by item-kNN.
         mix: How they are mixed.
     """
 
-    def __init__(self, name: str, knn: System | None, mix: Mix) -> None:
+    def __init__(self, name: str, knn: System, mix: Mix) -> None:
         self._name, self._knn, self._mix = name, knn, mix
 
     def scores(self, episode: Episode) -> Tensor:
@@ -62,11 +61,7 @@ class Mixture:
     def parts(self, episode: Episode) -> tuple[Tensor, Tensor]:
         """Return both parts, (Q, C) each."""
         shape, elsewhere = episode.relevant.shape, episode.elsewhere[:, self._mix.half_life]
-        if self._name.startswith("item-kNN"):
-            assert self._knn is not None
-            first = self._knn.scores(episode)
-        else:
-            first = elsewhere.expand(shape)
+        first = self._knn.scores(episode) if self._name.startswith("item-kNN") else elsewhere.expand(shape)
         second = episode.query_share
         if MIXTURES[self._name] == "support":
             second = torch.bincount(episode.support, minlength=episode.candidates).float().expand(shape)
@@ -79,13 +74,13 @@ def mixes(name: str) -> list[Mix]:
     return [Mix(weight, half_life) for half_life in half_lives for weight in WEIGHTS]
 
 
-def choose_mix(name: str, knn: System | None, episodes: Sequence[Episode], scene_names: Sequence[str], k: int) -> Mix:
+def choose_mix(name: str, knn: System, episodes: Sequence[Episode], scene_names: Sequence[str], k: int) -> Mix:
     """Return how a mixture has the best recall.
 
     Args:
         name: One of `MIXTURES`.
-        knn: As for `Mixture`.
-        episodes: Of scenes that are not tested.
+        knn: Scores by item-kNN.
+        episodes: Of validation scenes.
         scene_names: Name of each scene code.
         k: Cut-off of recall.
     """

@@ -12,7 +12,6 @@ What the head makes of a scene, and the scores that follow from it, are in `stud
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -36,6 +35,8 @@ assert len(TERM_WEIGHTS) == len(TERMS)
 START = (0.1, 0.1, 1.0, 0.1, 1.0, 0.3, 1.0, 1.0, *TERM_WEIGHTS)
 # Where scenes share items, what is known elsewhere says more than a support and the catalogue do: these start low.
 START_ELSEWHERE = (0.1, 0.1, 0.1, 0.1, 0.1, 0.1, 1.0, 1.0, 0.0, 0.0, 0.0, 0.0, 1.0)
+# Where m starts: popularity elsewhere counts about ten times as much as a user's own past.
+POPULARITY = 2.3
 
 
 class Head(nn.Module):
@@ -64,7 +65,7 @@ class Head(nn.Module):
         # (docs/decisions.md). One parameter, so that the outer loop clips and updates them together.
         self.feature_weights = nn.Parameter(torch.tensor(START_ELSEWHERE if elsewhere else START))
         # Logarithms of π, which half-lives count, and m, which popularity is weighed with beside a user's own past.
-        self.elsewhere = nn.Parameter(torch.zeros(len(HALF_LIVES) + 1)) if elsewhere else None
+        self.elsewhere = nn.Parameter(torch.tensor([0.0] * len(HALF_LIVES) + [POPULARITY])) if elsewhere else None
         # Log sharpness of the similarity kernels: history match, support neighbours, their words, their fields.
         self.sharpness = nn.Parameter(torch.tensor([2.3, 2.3, 0.7, 0.7]))
         # Log of how many times inner_lr the per-candidate bias moves: its gradient is spread over K interactions.
@@ -90,12 +91,6 @@ class Head(nn.Module):
         directions = torch.linalg.eigh(centred.T @ centred).eigenvectors.flip(1).T
         rows = min(len(self.project.weight), len(directions))
         self.project.weight[:rows] = directions[:rows]
-
-    @torch.no_grad()
-    def weigh_popularity(self, weight: float) -> None:
-        """Start with popularity elsewhere counting `weight` times as much as a user's own past."""
-        assert self.elsewhere is not None
-        self.elsewhere[-1] = math.log(weight)
 
     def forward(
         self,

@@ -263,10 +263,6 @@ class Problem(ABC):
         """Return a head of random weights for a learner with these values."""
 
     @abstractmethod
-    def start(self, learner: Learner) -> None:
-        """Set what a fresh learner takes from the training episodes before its first update."""
-
-    @abstractmethod
     def _learner(self, tower: nn.Module, hyperparameters: Hyperparameters, micro_batch_size: int | None) -> Learner:
         """Return a learner over a tower, with a fresh head."""
 

@@ -29,7 +29,7 @@ from studies.evaluation.baselines import KNN, POPULARITY, TEXT_FREE, SupportPopu
 from studies.evaluation.evaluate import Adapted, ItemVectors, RunWriter, System, Unadapted, evaluate
 from studies.evaluation.figures import DataFacts
 from studies.evaluation.metrics import Evaluation
-from studies.evaluation.mixtures import MIXTURES, OWN_PAST, Mix, Mixture, choose_mix
+from studies.evaluation.mixtures import MIXTURES, Mix, Mixture, choose_mix
 from studies.evaluation.scene_facts import count_queries, scene_facts
 from studies.evaluation.trec import TrecDump
 from studies.learners.base import Learner
@@ -42,11 +42,6 @@ from studies.progress import SILENT, Progress, ProgressReporter
 from studies.training.encoder_setup import cache_activations, load_encoder
 from studies.training.memory import largest, refuse_too_large, trial_bytes
 from studies.training.problem import PartFacts, Problem
-
-# Training episodes that say how much popularity elsewhere counts beside a user's own past, at most.
-_EPISODES = 200
-# Where a user's own past says nothing.
-_LARGEST_WEIGHT = 100.0
 
 
 class RankingProblem(Problem):
@@ -155,17 +150,6 @@ class RankingProblem(Problem):
         knn = item_knn(self.data, self.split.scenes["train"], self.split.period["validation"][0])
         names, k = self.data.scenes, self.spec.protocol.k
         return {name: choose_mix(name, knn, self.validation, names, k) for name in MIXTURES}
-
-    def start(self, learner: Learner) -> None:
-        """Weigh what is known elsewhere, where scenes share items, as a count of training scenes does best."""
-        if self.shares_items:
-            learner.model.head.weigh_popularity(self._popularity_weight)
-
-    @cached_property
-    def _popularity_weight(self) -> float:
-        episodes = self.train[:: -(-len(self.train) // _EPISODES)]
-        weight = choose_mix(OWN_PAST, None, episodes, self.data.scenes, self.spec.protocol.k).weight
-        return 1 / weight if weight else _LARGEST_WEIGHT
 
     def adapted(self, learner: Learner, vectors: ItemVectors) -> System:
         """Return a learner that adapts to each episode."""

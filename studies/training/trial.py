@@ -109,8 +109,6 @@ class Trial:
         trainer = Trainer(learner, episodes, self._rungs[-1], seed)
         if stored:
             trainer.restore(*stored)
-        else:
-            self._problem.start(learner)
         self._trainer = trainer
         return trainer
 

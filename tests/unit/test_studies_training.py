@@ -6,8 +6,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-import polars as pl
 import pytest
 import torch
 from torch import Tensor, nn
@@ -15,9 +13,7 @@ from torch import Tensor, nn
 from storage.errors import CorruptArtifact, InputError
 from storage.files import checkpoints
 from studies.config.hyperparameters import Hyperparameters
-from studies.data.coding import build_dataset
 from studies.data.dataset import Dataset
-from studies.data.source import Tables
 from studies.episodes.sampler import EpisodeSampler
 from studies.episodes.split import SplitName
 from studies.evaluation.baselines import Random, SupportPopularity, ZeroShot
@@ -222,38 +218,6 @@ def test_what_is_dropped_out_is_a_function_of_seed_and_step_and_ends_with_an_int
     with pytest.raises(KeyboardInterrupt):
         Trainer(learner, problem.train[:1], 8, seed=0).backward(0)
     assert not any(module.training for module in learner.model.tower.modules())
-
-
-def stores(habit: float) -> Dataset:
-    """Stores that sell the same items; each user takes their own two with this probability, else one that sells."""
-    rng = np.random.default_rng(0)
-    count = 4000
-    user, favourite = rng.integers(0, 60, count), rng.integers(1, 31, (60, 2))
-    common = np.minimum(rng.geometric(0.15, count), 30)
-    own = favourite[user, rng.integers(0, 2, count)]
-    log = pl.DataFrame(
-        {
-            "user": user,
-            "product": np.where(rng.random(count) < habit, own, common),
-            "time": rng.integers(0, 365 * 86_400, count),
-            "scene": [f"store {n}" for n in rng.integers(0, 12, count)],
-        }
-    )
-    items = pl.DataFrame({"product": range(1, 31), "text": [f"thing {n}" for n in range(1, 31)]})
-    return build_dataset(Tables(log, items, count))
-
-
-def test_popularity_elsewhere_starts_with_the_weight_that_training_scenes_give_it(
-    encoder: Path, tmp_path: Path
-) -> None:
-    """Weighed alike in every shop, the counts that decide are drowned where customers take what they took before."""
-    found = {}
-    for habit in (0.0, 0.9):
-        shop = prepare(tiny_spec(encoder), encoder.parent / "cache", data=stores(habit))
-        # Updates that move nothing leave the start to be seen.
-        run_trial(shop, values("protonet", outer_lr=1e-12), tmp_path / str(habit), lambda _: None)
-        found[habit] = load_teacher(shop, tmp_path / str(habit)).model.head.elsewhere[-1].exp().item()
-    assert found[0.9] < 5 < found[0.0]
 
 
 def test_a_trial_says_after_each_update_how_much_of_it_is_done(problem: Problem, tmp_path: Path) -> None:
