@@ -7,13 +7,13 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from fastapi import FastAPI, Response, Security
-from fastapi.responses import HTMLResponse, JSONResponse
+from fastapi.responses import HTMLResponse
 from fastapi.security import HTTPBearer
 
 from hpo.host_names import HostNames, is_loopback
 from hpo.service.batcher import Batcher
 from hpo.service.folder import Folder
-from hpo.service.front.answers import DOCUMENTED, install
+from hpo.service.front.answers import DOCUMENTED, JsonAnswer, install
 from hpo.service.front.gate import Gate
 from hpo.service.front.page import page
 from hpo.service.metrics import Metrics
@@ -98,7 +98,7 @@ def _add_state(app: FastAPI, service: Service, folder: Folder, metrics: Metrics)
     async def health() -> Response:
         """Answered without a token. The service listens only when it is ready."""
         known = service.student.manifest
-        return JSONResponse(
+        return JsonAnswer(
             {
                 "status": "ok",
                 "ready": True,
@@ -129,7 +129,7 @@ def _add_texts(app: FastAPI, service: Service, workers: Workers) -> None:
         service.limits.check_texts(texts)
         values = len(texts) * service.student.manifest.dimensions
         service.limits.check_values(values, "numbers: embed fewer texts at a time")
-        return JSONResponse({"vectors": service.student.embed(texts).tolist()})
+        return JsonAnswer({"vectors": service.student.embed(texts).tolist()})
 
     @app.post("/embed", response_model=Vectors, summary="Embed texts", tags=["texts"])
     async def embed(body: EmbedRequest) -> Response:
@@ -143,7 +143,7 @@ def _add_scenes(app: FastAPI, service: Service) -> None:
     @app.get("/scenes", response_model=SceneList, summary="List the scenes", tags=["scenes"])
     async def scenes() -> Response:
         """Return the scenes that are kept, the one used last first."""
-        return JSONResponse({"scenes": service.scenes.listed(), "most": service.limits.scenes})
+        return JsonAnswer({"scenes": service.scenes.listed(), "most": service.limits.scenes})
 
     @app.delete("/scenes/{name}", status_code=204, summary="Forget a scene", tags=["scenes"])
     async def remove(name: SceneName) -> None:

@@ -8,8 +8,8 @@ from threading import Lock
 from typing import Annotated, Any, Generic, NamedTuple, TypeVar
 
 from fastapi import Path
-from fastapi.responses import JSONResponse
 
+from hpo.service.front.answers import JsonAnswer
 from hpo.service.limits import Limits
 from hpo.service.refusals import Refusal
 from hpo.service.tasks.bodies import SceneFacts
@@ -60,7 +60,7 @@ class Scenes(Generic[T]):
     def __len__(self) -> int:
         return len(self._kept)
 
-    def put(self, name: str, scene: T, size: int, facts: dict[str, Any]) -> JSONResponse:
+    def put(self, name: str, scene: T, size: int, facts: dict[str, Any]) -> JsonAnswer:
         """Keep a scene, in the place of one of the same name; return the answer, which says whether there was none."""
         with self._lock:
             new = name not in self._kept
@@ -73,7 +73,7 @@ class Scenes(Generic[T]):
         self._observe("adapted")
         for _ in range(evicted):
             self._observe("evicted")
-        return JSONResponse({"name": name, **facts}, 201 if new else 200)
+        return JsonAnswer({"name": name, **facts}, 201 if new else 200)
 
     def get(self, name: str) -> T:
         """Return a scene.

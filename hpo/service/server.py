@@ -30,7 +30,7 @@ TOKEN = "HPO_SERVE_TOKEN"
 # Requests that are being answered have this long to end when the service stops.
 SECONDS_TO_END = 30
 _WAITING = 2048
-_PACKAGES = ("fastapi", "prometheus_client", "uvicorn")
+_PACKAGES = ("fastapi", "orjson", "prometheus_client", "uvicorn")
 
 
 def serve(

@@ -13,6 +13,10 @@ Text = Annotated[
 ]
 
 
+# What an answer can hold as a number.
+Number = Annotated[int, Field(ge=-(2**63), lt=2**63)]
+
+
 class Body(BaseModel):
     """The base of what requests hold: unknown keys are refused, and no value is turned into another type."""
 
@@ -44,7 +48,7 @@ class RankingScene(Body):
 class User(Body):
     """A user to rank for."""
 
-    user: str | int | None = Field(None, description="A name or number, which the answer repeats.")
+    user: str | Number | None = Field(None, description="A name or number, which the answer repeats.")
     history: History = []
 
 

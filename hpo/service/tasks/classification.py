@@ -6,9 +6,10 @@ from functools import partial
 from itertools import chain
 
 from fastapi import FastAPI
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import Response
 
 from distill.inference import StudentClassifier, TextClassifier
+from hpo.service.front.answers import JsonAnswer
 from hpo.service.limits import EXPLAINED, Limits
 from hpo.service.metrics import Metrics
 from hpo.service.scenes import NEW, SceneName, Scenes
@@ -40,7 +41,7 @@ class ClassificationService:
         """Whether the student was trained on classes that it knows."""
         return self._trained is not None
 
-    def adapt(self, name: str, body: ClassificationScene) -> JSONResponse:
+    def adapt(self, name: str, body: ClassificationScene) -> JsonAnswer:
         """Adapt to labelled texts and keep the classifier."""
         texts = as_texts([each.text for each in body.labelled], self.student)
         labels = [each.label for each in body.labelled]
@@ -49,7 +50,7 @@ class ClassificationService:
         facts = {"support": len(texts), "labels": list(classifier.labels)}
         return self.scenes.put(name, classifier, len(texts) + len(classifier.labels), facts)
 
-    def classify(self, name: str | None, body: ClassifyRequest) -> JSONResponse:
+    def classify(self, name: str | None, body: ClassifyRequest) -> JsonAnswer:
         """Return the labels of some texts, among those of a scene, or of the training where there is no name."""
         classifier = self.scenes.get(name) if name is not None else self._trained
         assert classifier is not None
@@ -58,7 +59,7 @@ class ClassificationService:
         each = (len(classifier.labels) if body.probabilities else 1) + (EXPLAINED if body.explain else 0)
         self.limits.check_values(len(texts) * each, "values: classify fewer texts at a time")
         found = labelled_texts(classifier, texts, every=body.probabilities, explain=body.explain)
-        return JSONResponse({"texts": [row.to_json() for row in found]})
+        return JsonAnswer({"texts": [row.to_json() for row in found]})
 
 
 def add_routes(app: FastAPI, service: ClassificationService, workers: Workers) -> None:

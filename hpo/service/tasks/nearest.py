@@ -7,9 +7,10 @@ from functools import partial
 from itertools import chain
 
 from fastapi import FastAPI
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import Response
 
 from distill.inference import Catalogue, Scene
+from hpo.service.front.answers import JsonAnswer
 from hpo.service.tasks.bodies import FindRequest, NearestLists, ProfileRequest, SimilarRequest
 from hpo.service.tasks.ranking import RankingService
 from hpo.service.workers import Workers
@@ -32,7 +33,7 @@ def _check(service: RankingService, texts: Iterable[str], asked: int, each: int,
 
 
 def _answer(found: Iterable[Nearest]) -> Response:
-    return JSONResponse({"lists": [each.to_json() for each in found]})
+    return JsonAnswer({"lists": [each.to_json() for each in found]})
 
 
 def add_routes(app: FastAPI, service: RankingService, workers: Workers) -> None:

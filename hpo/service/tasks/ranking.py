@@ -8,9 +8,10 @@ from itertools import chain
 from threading import Lock
 
 from fastapi import FastAPI
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import Response
 
 from distill.inference import Catalogue, Popularity, Scene, StudentRecommender
+from hpo.service.front.answers import JsonAnswer
 from hpo.service.limits import EXPLAINED, Limits
 from hpo.service.metrics import Metrics
 from hpo.service.refusals import Refusal
@@ -68,7 +69,7 @@ class RankingService:
             )
         return self._catalogue
 
-    def add(self, items: Items) -> JSONResponse:
+    def add(self, items: Items) -> JsonAnswer:
         """Add the items that are new to the catalogue; scenes that were adapted before stay as they are."""
         self.limits.check_texts(items.texts, self.limits.items)
         with self._adding:
@@ -80,9 +81,9 @@ class RankingService:
                 self._catalogue = self._embedded(items)
             else:
                 self._catalogue.add(items.texts, items.products)
-            return JSONResponse({"added": self.items - before, "items": self.items})
+            return JsonAnswer({"added": self.items - before, "items": self.items})
 
-    def adapt(self, name: str, body: RankingScene) -> JSONResponse:
+    def adapt(self, name: str, body: RankingScene) -> JsonAnswer:
         """Adapt to a scene and keep it."""
         support, longest = body.support, self.student.longest_history
         self.limits.check_texts(chain.from_iterable((*each.history, each.item) for each in support))
@@ -100,7 +101,7 @@ class RankingService:
         scene = catalogue.adapt([(each.history, at) for each, at in zip(support, taken, strict=True)], chosen)
         return self.scenes.put(name, scene, count, {"support": len(support), "candidates": count})
 
-    def rank(self, name: str, body: RankRequest) -> JSONResponse:
+    def rank(self, name: str, body: RankRequest) -> JsonAnswer:
         """Return the lists of some users."""
         self.limits.check_texts(chain.from_iterable(user.history for user in body.users))
         scene = self.scenes.get(name)
@@ -109,7 +110,7 @@ class RankingService:
         each = k * (EXPLAINED if body.explain else 1)
         self.limits.check_values(len(body.users) * each, "items: rank fewer users at a time, or a smaller k")
         users = [User(user.user, user.history) for user in body.users]
-        return JSONResponse({"lists": [entry.to_json() for entry in ranked(scene, users, k, explain=body.explain)]})
+        return JsonAnswer({"lists": [entry.to_json() for entry in ranked(scene, users, k, explain=body.explain)]})
 
     def _catalogue_of(self, body: RankingScene) -> Catalogue:
         """Return what a scene is adapted from."""
