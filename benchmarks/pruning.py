@@ -1,13 +1,16 @@
-"""Does the pruner pay? Recorded and synthetic learning curves replayed under it, Optuna's pruners and Syne Tune's ASHA.
+"""Does the pruner pay? Learning curves, recorded and synthetic, replayed under it and its rivals.
+
+Rivals are Optuna's pruners, Syne Tune's ASHA with promotion, and a freeze-thaw search by a Gaussian process.
 
     python benchmarks/pruning.py [--quick] [--seeds N] [--curves FILE] [--json FILE]
 
 Every search draws the same configurations in the same order (by seed), pays for training and evaluation as recorded,
-and ends at the same total cost: that of training 40 configurations to the end. A search without a pruner is
+and ends at the same total cost: that of training 40 configurations to the end, or a fifth of a smaller table's. More
+workers than half of these are left out: their first configurations would be the search. A search without a pruner is
 evaluated, and pays, at the end of a trial alone. `reach` is the cost at which a search has a finished trial as good as
 the best of the search without pruning, over that search's whole cost: below 1 it is cheaper. The median over seeds
-stands with a bootstrap interval; `not` counts the seeds where it is not reached. A full run leaves a dated table in
-benchmarks/results/.
+stands with a bootstrap interval; `not` counts the seeds where it is not reached. The synthetic families are replayed
+beside the default curves. A full run leaves a dated table in benchmarks/results/.
 """
 
 from __future__ import annotations
@@ -31,7 +34,8 @@ from replay import syne
 from replay.clock import Trace, replay
 from replay.curves import Curves, late_bloomers, noisy, recorded
 from replay.finalists import finalists_table
-from replay.schedulers import NOTHING, OURS, SEEN, Factory, ablations, systems
+from replay.freeze_thaw import FreezeThaw
+from replay.schedulers import EARLIER, NOTHING, OURS, SEEN, Factory, ablations, systems
 from rich.console import Console
 from rich.table import Table
 from scipy.stats import spearmanr
@@ -39,7 +43,9 @@ from scipy.stats import spearmanr
 from storage.files.atomic import atomic_write
 
 CURVES = Path("benchmarks/curves/completejourney.parquet")
-SYNE = "Syne Tune ASHA"
+SYNE, THAW = "Syne Tune ASHA", "freeze-thaw process"
+# Systems that propose by themselves.
+PROPOSING = (SYNE, THAW)
 SHARES = (0.25, 0.5, 1.0)
 TRIALS = 40
 
@@ -78,6 +84,7 @@ def factories() -> dict[str, Factory]:
     found = systems()
     if syne.available():
         found[SYNE] = lambda curves, _, seed: syne.SynePromotion(SYNE, curves, seed)
+    found[THAW] = lambda curves, _, seed: FreezeThaw(THAW, curves, seed)
     return found | ablations()
 
 
@@ -91,9 +98,14 @@ def curves_of(family: str, seed: int, path: Path) -> Curves:
 
 
 def budget_of(curves: Curves) -> float:
-    """Seconds to train `TRIALS` average configurations (a fifth of a smaller table) and evaluate each at its end."""
+    """Seconds to train as many average configurations as `trials_of` says and evaluate each at its end."""
     whole = curves.training[:, -1] + curves.evaluation[:, -1]
-    return float(whole.mean() * min(TRIALS, len(curves.test) // 5))
+    return float(whole.mean() * trials_of(curves))
+
+
+def trials_of(curves: Curves) -> int:
+    """How many configurations a search without pruning affords on average."""
+    return min(TRIALS, len(curves.test) // 5)
 
 
 def outcome(curves: Curves, trace: Trace, wanted: float, budget: float) -> Outcome:
@@ -260,19 +272,25 @@ def main() -> None:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
     arguments = parser.parse_args()
     seeds = arguments.seeds or (6 if arguments.quick else 30)
-    families = ["recorded", "noise", "late bloomers"]
+    curves, shipped = recorded(arguments.curves), arguments.curves == CURVES
+    families = ["recorded", "noise", "late bloomers"] if shipped else ["recorded"]
     settings = [Setting(family, "random", workers) for family in families for workers in (1, 4, 16)]
     settings += [Setting("recorded", "tpe", workers) for workers in (1, 4, 16)]
     if arguments.quick:
         settings = [setting for setting in settings if (setting.sampler, setting.workers) == ("random", 4)]
+    if trials_of(curves) < 2 * min(setting.workers for setting in settings):
+        parser.error(f"{arguments.curves} holds {len(curves.test)} configurations: too few for a search")
+    settings = [each for each in settings if each.family != "recorded" or 2 * each.workers <= trials_of(curves)]
     console, rows = Console(width=150, record=True), []
     for family in families:
         console.print(correlations(curves_of(family, 0, arguments.curves)), "")
-    names = list(factories())
+    # Where searches are judged at every rung anyway, an earlier one is none.
+    names = [name for name in factories() if name != EARLIER or curves.shipped() is not curves]
     with multiprocessing.get_context("spawn").Pool(os.cpu_count()) as pool:
         for setting in settings:
-            # Syne Tune proposes by itself, at random.
-            compared = [name for name in names if setting.sampler == "random" or name != SYNE]
+            compared = [name for name in names if setting.sampler == "random" or name not in PROPOSING]
+            if setting.family != "recorded":
+                compared.remove(THAW)  # there are no parameters to model
             if (setting.sampler, setting.workers) != ("random", 4):
                 compared = [name for name in compared if name not in ablations()]
             search = partial(search_all, setting=setting, path=arguments.curves, names=compared)
@@ -280,12 +298,13 @@ def main() -> None:
             outcomes = {name: [each[name] for each in found] for name in compared}
             console.print(table_of(setting, outcomes), "")
             rows += rows_of(setting, outcomes)
-    curves = recorded(arguments.curves).shipped()
-    console.print(finalists_table(curves, seeds, budget_of(curves)), "")
+    console.print(finalists_table(curves.shipped(), seeds, budget_of(curves)), "")
     console.print(nested(arguments.curves, 4 if arguments.quick else 10))
     if not arguments.quick:
-        result = Path(f"benchmarks/results/pruning-{datetime.now(UTC).date()}.md")
-        atomic_write(result, f"# `python benchmarks/pruning.py`\n\n```\n{console.export_text()}```\n".encode())
+        stem, option = ("", "") if shipped else (f"{arguments.curves.stem}-", f" --curves {arguments.curves}")
+        result = Path(f"benchmarks/results/pruning-{stem}{datetime.now(UTC).date()}.md")
+        text = f"# `python benchmarks/pruning.py{option}`\n\n```\n{console.export_text()}```\n"
+        atomic_write(result, text.encode())
     if arguments.json:
         atomic_write(arguments.json, json.dumps(rows, indent=2).encode())
 
