@@ -31,10 +31,12 @@ from typing import Any
 import numpy as np
 import optuna
 from replay import syne
-from replay.clock import Trace, replay
+from replay.clock import replay
 from replay.curves import Curves, late_bloomers, noisy, recorded
 from replay.finalists import finalists_table
 from replay.freeze_thaw import FreezeThaw
+from replay.nested import nested
+from replay.outcomes import SHARES, Outcome, budget_of, median, outcome, trials_of
 from replay.schedulers import EARLIER, NOTHING, OURS, SEEN, Factory, ablations, systems
 from rich.console import Console
 from rich.table import Table
@@ -46,8 +48,6 @@ CURVES = Path("benchmarks/curves/completejourney.parquet")
 SYNE, THAW = "Syne Tune ASHA", "freeze-thaw process"
 # Systems that propose by themselves.
 PROPOSING = (SYNE, THAW)
-SHARES = (0.25, 0.5, 1.0)
-TRIALS = 40
 
 
 @dataclass(frozen=True)
@@ -57,26 +57,6 @@ class Setting:
     family: str
     sampler: str
     workers: int
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What one search reached.
-
-    Attributes:
-        reach: cost at which it was as good as no pruning, over the cost of that; infinite if never.
-        regret: of validation recall after each of `SHARES` of the cost: below the best of the table.
-        test: recall on the test scenes of what it chose.
-        started, finished: configurations.
-        lost: of the table's top 5 % that it began, the share that it stopped for good; NaN if it began none.
-    """
-
-    reach: float
-    regret: tuple[float, ...]
-    test: float
-    started: int
-    finished: int
-    lost: float
 
 
 def factories() -> dict[str, Factory]:
@@ -97,33 +77,6 @@ def curves_of(family: str, seed: int, path: Path) -> Curves:
     }[family]()
 
 
-def budget_of(curves: Curves) -> float:
-    """Seconds to train as many average configurations as `trials_of` says and evaluate each at its end."""
-    whole = curves.training[:, -1] + curves.evaluation[:, -1]
-    return float(whole.mean() * trials_of(curves))
-
-
-def trials_of(curves: Curves) -> int:
-    """How many configurations a search without pruning affords on average."""
-    return min(TRIALS, len(curves.test) // 5)
-
-
-def outcome(curves: Curves, trace: Trace, wanted: float, budget: float) -> Outcome:
-    """What a search reached, by its trace."""
-    final, best = curves.final, curves.final.max()
-    reach = next((each.cost / budget for each in trace.finished if final[each.row] >= wanted), math.inf)
-    regret = tuple(
-        best - max((final[each.row] for each in trace.finished if each.cost <= share * budget), default=0.0)
-        for share in SHARES
-    )
-    done = [each.row for each in trace.finished]
-    chosen = max(done, key=lambda row: final[row], default=None)
-    top = set(np.argsort(-final)[: max(1, len(final) // 20)]) & set(trace.started)
-    lost = len(top - set(done) - trace.running) / len(top) if top else math.nan
-    test = 0.0 if chosen is None else float(curves.test[chosen])
-    return Outcome(reach, regret, test, len(trace.started), len(done), lost)
-
-
 def search_all(seed: int, setting: Setting, path: Path, names: Sequence[str]) -> dict[str, Outcome]:
     """Every system's search of one seed."""
     _quiet()
@@ -140,14 +93,6 @@ def search_all(seed: int, setting: Setting, path: Path, names: Sequence[str]) ->
 def _quiet() -> None:
     warnings.simplefilter("ignore")
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-
-
-def median(values: Sequence[float]) -> tuple[float, float, float]:
-    """The median with its 95 % bootstrap interval; infinite values sort last."""
-    array = np.array(values)
-    drawn = np.sort(array[np.random.default_rng(0).integers(0, len(array), (2000, len(array)))], axis=1)
-    medians = np.sort(drawn[:, len(array) // 2])
-    return float(np.sort(array)[len(array) // 2]), float(medians[50]), float(medians[1949])
 
 
 def _figure(value: float) -> str:
@@ -231,37 +176,6 @@ def correlations(curves: Curves) -> Table:
     return table
 
 
-def nested(path: Path, seeds: int) -> str:
-    """Would the shipped settings have been chosen on configurations that they are not judged on?
-
-    The table is halved at random; on one half the best of ours and its ablations is chosen by mean regret, on the
-    other it is measured, both ways.
-    """
-    whole, candidates = recorded(path).shipped(), [OURS, *(name for name in ablations() if name not in SEEN)]
-    made = factories()
-    chosen: list[str] = []
-    regrets: dict[str, list[float]] = {"chosen": [], "shipped": [], "no pruning": []}
-    for repeat in range(3):
-        order = np.random.default_rng(repeat).permutation(len(whole.test))
-        halves = [whole.some(order[::2]), whole.some(order[1::2])]
-        for tune, judge in (halves, halves[::-1]):
-            best = min(candidates, key=lambda name: _regret(tune, made[name], seeds))
-            chosen.append(best)
-            for label, name in (("chosen", best), ("shipped", OURS), ("no pruning", NOTHING)):
-                regrets[label].append(_regret(judge, made[name], seeds))
-    figures = ", ".join(f"{label} {np.mean(values):.4f}" for label, values in regrets.items())
-    return f"nested halves, mean regret at the full cost on the other half: {figures}; chosen: {'; '.join(chosen)}"
-
-
-def _regret(curves: Curves, factory: Factory, seeds: int) -> float:
-    budget = budget_of(curves)
-    found = [
-        outcome(curves, replay(curves, factory(curves, "random", seed), 4, budget), 1.0, budget)
-        for seed in range(seeds)
-    ]
-    return float(np.mean([each.regret[-1] for each in found]))
-
-
 def main() -> None:
     """Replays everything."""
     _quiet()
@@ -299,7 +213,7 @@ def main() -> None:
             console.print(table_of(setting, outcomes), "")
             rows += rows_of(setting, outcomes)
     console.print(finalists_table(curves.shipped(), seeds, budget_of(curves)), "")
-    console.print(nested(arguments.curves, 4 if arguments.quick else 10))
+    console.print(nested(curves, factories(), 4 if arguments.quick else 10))
     if not arguments.quick:
         stem, option = ("", "") if shipped else (f"{arguments.curves.stem}-", f" --curves {arguments.curves}")
         result = Path(f"benchmarks/results/pruning-{stem}{datetime.now(UTC).date()}.md")

@@ -12,19 +12,22 @@ from hpo.search.asha import Promotion, RungHistory, completion, decide, promotio
 from hpo.search.pruner import in_control_group
 from replay.clock import Run
 from replay.curves import Curves
+from replay.gain import ByGain
 from replay.proposals import Proposals
 from studies.config.definition import PrunerSection
 
-NOTHING, OURS = "no pruning", "ours"
+NOTHING, OURS, GAIN = "no pruning", "ours", "ours, by gain per second"
 # How many finished trials a small search wants at least: `finalists.count`.
 WANTED = 4
 # Of both tasks.
 SHIPPED: dict[str, Any] = PrunerSection().model_dump(include={"eta", "keep"})
 # The ablations that see other curves than the rest do.
 EARLIER, FEWER = "ours, judged at an earlier rung too", "ours, a third of the scenes at the first rung"
+GAIN_FEWER = f"{GAIN}, a fifth of the scenes at the first rung"
 SEEN: dict[str, Callable[[Curves], Curves]] = {
     EARLIER: lambda curves: curves,
     FEWER: lambda curves: curves.shipped().on_fewer_scenes(),
+    GAIN_FEWER: lambda curves: curves.shipped().on_fewer_scenes(5),
 }
 
 
@@ -155,6 +158,11 @@ def third_and_end(curves: Curves) -> tuple[int, int]:
     return far.index(min(far)), last
 
 
+def first_and_end(curves: Curves) -> tuple[int, int]:
+    """The first rung and the last one."""
+    return 0, len(curves.updates) - 1
+
+
 # How a system is made: of curves, sampler and seed.
 Factory = Callable[[Curves, str, int], Any]
 
@@ -170,6 +178,11 @@ def ours(name: str, **settings: Any) -> Factory:
     return lambda curves, sampler, seed: Ours(name, curves, sampler, seed, **settings)
 
 
+def by_gain(name: str, **settings: Any) -> Factory:
+    """What would judge by cost in place of ranks."""
+    return lambda curves, sampler, seed: ByGain(name, curves, sampler, seed, **settings)
+
+
 def systems() -> dict[str, Factory]:
     """All that are compared, by name; "no pruning" first, which the others' costs are measured by."""
     pruners: dict[str, Callable[[Curves], optuna.pruners.BasePruner]] = {
@@ -181,7 +194,8 @@ def systems() -> dict[str, Factory]:
         "Hyperband": lambda curves: optuna.pruners.HyperbandPruner(curves.updates[0], curves.updates[-1], curves.ratio),
         "Wilcoxon": lambda _: optuna.pruners.WilcoxonPruner(),
     }
-    return {name: _optuna(name, make) for name, make in pruners.items()} | {OURS: ours(OURS, **SHIPPED)}
+    found = {name: _optuna(name, make) for name, make in pruners.items()}
+    return found | {OURS: ours(OURS, **SHIPPED), GAIN: by_gain(GAIN)}
 
 
 def ablations() -> dict[str, Factory]:
@@ -195,4 +209,11 @@ def ablations() -> dict[str, Factory]:
         "judged at a third of the end only": {"rungs": third_and_end},
     }
     found = {f"ours, {name}": ours(f"ours, {name}", **(SHIPPED | change)) for name, change in changes.items()}
-    return found | {name: ours(name, **SHIPPED) for name in SEEN}
+    found |= {name: ours(name, **SHIPPED) for name in (EARLIER, FEWER)}
+    gains: dict[str, dict[str, Any]] = {
+        "costs not told apart": {"by_cost": False},
+        "judged at the first rung and the end": {"rungs": first_and_end},
+        "judged at a third of the end only": {"rungs": third_and_end},
+    }
+    found |= {f"{GAIN}, {name}": by_gain(f"{GAIN}, {name}", **settings) for name, settings in gains.items()}
+    return found | {GAIN_FEWER: by_gain(GAIN_FEWER)}

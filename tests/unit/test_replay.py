@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 import optuna
 import pytest
-from pruning import budget_of, trials_of
 from replay.clock import Run, replay
 from replay.curves import Curves, late_bloomers, recorded
 from replay.freeze_thaw import FreezeThaw
+from replay.outcomes import budget_of, trials_of
 from replay.proposals import search_of
-from replay.schedulers import NOTHING, OURS, ablations, systems
+from replay.schedulers import GAIN, NOTHING, OURS, ablations, systems
 
 from hpo.search.space import suggest
 
@@ -123,6 +123,18 @@ def test_a_rung_ratio_is_that_of_every_pair():
     assert curves([0.5], (3, 6, 12, 24, 48)).ratio == 2
     with pytest.raises(ValueError, match="each needs to be as many times"):
         _ = curves([0.5], (3, 6, 18)).ratio
+
+
+def test_by_gain_the_cheapest_of_the_good_ends_first_and_the_hopeless_do_not():
+    """At equal recall the cheap configuration is the better buy; a hopeless one is none at any price."""
+    rng = np.random.default_rng(0)
+    table = curves(rng.permutation([0.8] * 20 + [0.2] * 10), (3, 6, 12))
+    table.training[:] *= rng.uniform(1, 50, len(table.training))[:, None]
+    trace = replay(table, systems()[GAIN](table, "random", 0), 1, 0.5 * (table.training[:, -1] + 30).sum())
+    good = [row for row in trace.started[:4] if table.final[row] > 0.5]
+    assert 1 < len(good) < 4
+    assert trace.finished[0].row == min(good, key=lambda row: table.training[row, -1])
+    assert sum(table.final[finish.row] < 0.5 for finish in trace.finished) <= 1 < len(trace.finished)
 
 
 def labelled(count=40) -> Curves:
