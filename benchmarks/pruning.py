@@ -200,7 +200,7 @@ def main() -> None:
         console.print(correlations(curves_of(family, 0, arguments.curves)), "")
     # Where searches are judged at every rung anyway, an earlier one is none.
     names = [name for name in factories() if name != EARLIER or curves.shipped() is not curves]
-    with multiprocessing.get_context("spawn").Pool(os.cpu_count()) as pool:
+    with multiprocessing.get_context("spawn").Pool(len(os.sched_getaffinity(0))) as pool:
         for setting in settings:
             compared = [name for name in names if setting.sampler == "random" or name not in PROPOSING]
             if setting.family != "recorded":
