@@ -1,13 +1,16 @@
-"""Does the pruner pay? Recorded and synthetic learning curves replayed under it, Optuna's pruners and Syne Tune's ASHA.
+"""Does the pruner pay? Learning curves, recorded and synthetic, replayed under it and its rivals.
+
+Rivals are Optuna's pruners, Syne Tune's ASHA with promotion, and a freeze-thaw search by a Gaussian process.
 
     python benchmarks/pruning.py [--quick] [--seeds N] [--curves FILE] [--json FILE]
 
 Every search draws the same configurations in the same order (by seed), pays for training and evaluation as recorded,
-and ends at the same total cost: that of training 40 configurations to the end. A search without a pruner is
+and ends at the same total cost: that of training 40 configurations to the end, or a fifth of a smaller table's. More
+workers than half of these are left out: their first configurations would be the search. A search without a pruner is
 evaluated, and pays, at the end of a trial alone. `reach` is the cost at which a search has a finished trial as good as
 the best of the search without pruning, over that search's whole cost: below 1 it is cheaper. The median over seeds
-stands with a bootstrap interval; `not` counts the seeds where it is not reached. A full run leaves a dated table in
-benchmarks/results/.
+stands with a bootstrap interval; `not` counts the seeds where it is not reached. The synthetic families are replayed
+beside the default curves. A full run leaves a dated table in benchmarks/results/.
 """
 
 from __future__ import annotations
@@ -28,10 +31,13 @@ from typing import Any
 import numpy as np
 import optuna
 from replay import syne
-from replay.clock import Trace, replay
+from replay.clock import replay
 from replay.curves import Curves, late_bloomers, noisy, recorded
 from replay.finalists import finalists_table
-from replay.schedulers import NOTHING, OURS, SEEN, Factory, ablations, systems
+from replay.freeze_thaw import FreezeThaw
+from replay.nested import nested
+from replay.outcomes import SHARES, Outcome, budget_of, median, outcome, trials_of
+from replay.schedulers import EARLIER, NOTHING, OURS, SEEN, Factory, ablations, systems
 from rich.console import Console
 from rich.table import Table
 from scipy.stats import spearmanr
@@ -39,9 +45,9 @@ from scipy.stats import spearmanr
 from storage.files.atomic import atomic_write
 
 CURVES = Path("benchmarks/curves/completejourney.parquet")
-SYNE = "Syne Tune ASHA"
-SHARES = (0.25, 0.5, 1.0)
-TRIALS = 40
+SYNE, THAW = "Syne Tune ASHA", "freeze-thaw process"
+# Systems that propose by themselves.
+PROPOSING = (SYNE, THAW)
 
 
 @dataclass(frozen=True)
@@ -53,31 +59,12 @@ class Setting:
     workers: int
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """What one search reached.
-
-    Attributes:
-        reach: cost at which it was as good as no pruning, over the cost of that; infinite if never.
-        regret: of validation recall after each of `SHARES` of the cost: below the best of the table.
-        test: recall on the test scenes of what it chose.
-        started, finished: configurations.
-        lost: of the table's top 5 % that it began, the share that it stopped for good; NaN if it began none.
-    """
-
-    reach: float
-    regret: tuple[float, ...]
-    test: float
-    started: int
-    finished: int
-    lost: float
-
-
 def factories() -> dict[str, Factory]:
     """Every system, ours and its ablations last."""
     found = systems()
     if syne.available():
         found[SYNE] = lambda curves, _, seed: syne.SynePromotion(SYNE, curves, seed)
+    found[THAW] = lambda curves, _, seed: FreezeThaw(THAW, curves, seed)
     return found | ablations()
 
 
@@ -88,28 +75,6 @@ def curves_of(family: str, seed: int, path: Path) -> Curves:
         "noise": lambda: noisy(seed),
         "late bloomers": lambda: late_bloomers(seed),
     }[family]()
-
-
-def budget_of(curves: Curves) -> float:
-    """Seconds to train `TRIALS` average configurations (a fifth of a smaller table) and evaluate each at its end."""
-    whole = curves.training[:, -1] + curves.evaluation[:, -1]
-    return float(whole.mean() * min(TRIALS, len(curves.test) // 5))
-
-
-def outcome(curves: Curves, trace: Trace, wanted: float, budget: float) -> Outcome:
-    """What a search reached, by its trace."""
-    final, best = curves.final, curves.final.max()
-    reach = next((each.cost / budget for each in trace.finished if final[each.row] >= wanted), math.inf)
-    regret = tuple(
-        best - max((final[each.row] for each in trace.finished if each.cost <= share * budget), default=0.0)
-        for share in SHARES
-    )
-    done = [each.row for each in trace.finished]
-    chosen = max(done, key=lambda row: final[row], default=None)
-    top = set(np.argsort(-final)[: max(1, len(final) // 20)]) & set(trace.started)
-    lost = len(top - set(done) - trace.running) / len(top) if top else math.nan
-    test = 0.0 if chosen is None else float(curves.test[chosen])
-    return Outcome(reach, regret, test, len(trace.started), len(done), lost)
 
 
 def search_all(seed: int, setting: Setting, path: Path, names: Sequence[str]) -> dict[str, Outcome]:
@@ -128,14 +93,6 @@ def search_all(seed: int, setting: Setting, path: Path, names: Sequence[str]) ->
 def _quiet() -> None:
     warnings.simplefilter("ignore")
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-
-
-def median(values: Sequence[float]) -> tuple[float, float, float]:
-    """The median with its 95 % bootstrap interval; infinite values sort last."""
-    array = np.array(values)
-    drawn = np.sort(array[np.random.default_rng(0).integers(0, len(array), (2000, len(array)))], axis=1)
-    medians = np.sort(drawn[:, len(array) // 2])
-    return float(np.sort(array)[len(array) // 2]), float(medians[50]), float(medians[1949])
 
 
 def _figure(value: float) -> str:
@@ -219,37 +176,6 @@ def correlations(curves: Curves) -> Table:
     return table
 
 
-def nested(path: Path, seeds: int) -> str:
-    """Would the shipped settings have been chosen on configurations that they are not judged on?
-
-    The table is halved at random; on one half the best of ours and its ablations is chosen by mean regret, on the
-    other it is measured, both ways.
-    """
-    whole, candidates = recorded(path).shipped(), [OURS, *(name for name in ablations() if name not in SEEN)]
-    made = factories()
-    chosen: list[str] = []
-    regrets: dict[str, list[float]] = {"chosen": [], "shipped": [], "no pruning": []}
-    for repeat in range(3):
-        order = np.random.default_rng(repeat).permutation(len(whole.test))
-        halves = [whole.some(order[::2]), whole.some(order[1::2])]
-        for tune, judge in (halves, halves[::-1]):
-            best = min(candidates, key=lambda name: _regret(tune, made[name], seeds))
-            chosen.append(best)
-            for label, name in (("chosen", best), ("shipped", OURS), ("no pruning", NOTHING)):
-                regrets[label].append(_regret(judge, made[name], seeds))
-    figures = ", ".join(f"{label} {np.mean(values):.4f}" for label, values in regrets.items())
-    return f"nested halves, mean regret at the full cost on the other half: {figures}; chosen: {'; '.join(chosen)}"
-
-
-def _regret(curves: Curves, factory: Factory, seeds: int) -> float:
-    budget = budget_of(curves)
-    found = [
-        outcome(curves, replay(curves, factory(curves, "random", seed), 4, budget), 1.0, budget)
-        for seed in range(seeds)
-    ]
-    return float(np.mean([each.regret[-1] for each in found]))
-
-
 def main() -> None:
     """Replays everything."""
     _quiet()
@@ -260,19 +186,25 @@ def main() -> None:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
     arguments = parser.parse_args()
     seeds = arguments.seeds or (6 if arguments.quick else 30)
-    families = ["recorded", "noise", "late bloomers"]
+    curves, shipped = recorded(arguments.curves), arguments.curves == CURVES
+    families = ["recorded", "noise", "late bloomers"] if shipped else ["recorded"]
     settings = [Setting(family, "random", workers) for family in families for workers in (1, 4, 16)]
     settings += [Setting("recorded", "tpe", workers) for workers in (1, 4, 16)]
     if arguments.quick:
         settings = [setting for setting in settings if (setting.sampler, setting.workers) == ("random", 4)]
+    if trials_of(curves) < 2 * min(setting.workers for setting in settings):
+        parser.error(f"{arguments.curves} holds {len(curves.test)} configurations: too few for a search")
+    settings = [each for each in settings if each.family != "recorded" or 2 * each.workers <= trials_of(curves)]
     console, rows = Console(width=150, record=True), []
     for family in families:
         console.print(correlations(curves_of(family, 0, arguments.curves)), "")
-    names = list(factories())
-    with multiprocessing.get_context("spawn").Pool(os.cpu_count()) as pool:
+    # Where searches are judged at every rung anyway, an earlier one is none.
+    names = [name for name in factories() if name != EARLIER or curves.shipped() is not curves]
+    with multiprocessing.get_context("spawn").Pool(len(os.sched_getaffinity(0))) as pool:
         for setting in settings:
-            # Syne Tune proposes by itself, at random.
-            compared = [name for name in names if setting.sampler == "random" or name != SYNE]
+            compared = [name for name in names if setting.sampler == "random" or name not in PROPOSING]
+            if setting.family != "recorded":
+                compared.remove(THAW)  # there are no parameters to model
             if (setting.sampler, setting.workers) != ("random", 4):
                 compared = [name for name in compared if name not in ablations()]
             search = partial(search_all, setting=setting, path=arguments.curves, names=compared)
@@ -280,12 +212,13 @@ def main() -> None:
             outcomes = {name: [each[name] for each in found] for name in compared}
             console.print(table_of(setting, outcomes), "")
             rows += rows_of(setting, outcomes)
-    curves = recorded(arguments.curves).shipped()
-    console.print(finalists_table(curves, seeds, budget_of(curves)), "")
-    console.print(nested(arguments.curves, 4 if arguments.quick else 10))
+    console.print(finalists_table(curves.shipped(), seeds, budget_of(curves)), "")
+    console.print(nested(curves, factories(), 4 if arguments.quick else 10))
     if not arguments.quick:
-        result = Path(f"benchmarks/results/pruning-{datetime.now(UTC).date()}.md")
-        atomic_write(result, f"# `python benchmarks/pruning.py`\n\n```\n{console.export_text()}```\n".encode())
+        stem, option = ("", "") if shipped else (f"{arguments.curves.stem}-", f" --curves {arguments.curves}")
+        result = Path(f"benchmarks/results/pruning-{stem}{datetime.now(UTC).date()}.md")
+        text = f"# `python benchmarks/pruning.py{option}`\n\n```\n{console.export_text()}```\n"
+        atomic_write(result, text.encode())
     if arguments.json:
         atomic_write(arguments.json, json.dumps(rows, indent=2).encode())
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -53,16 +54,33 @@ class Curves:
         """(N,) validation recall at the last rung; -1 where training diverged."""
         return np.nan_to_num(self.means[:, -1], nan=-1.0)
 
+    @property
+    def ratio(self) -> int:
+        """How many times the updates of the rung before a rung has.
+
+        Raises:
+            ValueError: the rungs are no geometric series, which successive halving wants.
+        """
+        found = self.updates[1] // self.updates[0]
+        if any(later != found * earlier for earlier, later in pairwise(self.updates)):
+            raise ValueError(f"rungs at {self.updates}: each needs to be as many times the one before")
+        return found
+
     def shipped(self) -> Curves:
-        """Without the first rung, which is earlier than the first one of the shipped study."""
+        """What searches are judged at: ranking's without the first rung, earlier than the first of the shipped study.
+
+        Classification's curves have every rung: early ranks say more there, and evaluations cost more than training.
+        """
+        if self.spec.get("task") == "classification":
+            return self
         arrays = {name: getattr(self, name)[:, 1:] for name in ("recalls", "training", "evaluation")}
         return replace(self, updates=self.updates[1:], **arrays)
 
-    def on_fewer_scenes(self) -> Curves:
-        """With a third of the scenes evaluated, and paid for, at the first rung."""
+    def on_fewer_scenes(self, every: int = 3) -> Curves:
+        """With one in `every` scenes evaluated, and paid for, at the first rung."""
         recalls, evaluation = self.recalls.copy(), self.evaluation.copy()
-        recalls[:, 0] = recalls[:, 0, ::3].mean(1, keepdims=True)
-        evaluation[:, 0] /= 3
+        recalls[:, 0] = recalls[:, 0, ::every].mean(1, keepdims=True)
+        evaluation[:, 0] /= every
         return replace(self, recalls=recalls, evaluation=evaluation)
 
     def some(self, rows: npt.NDArray[np.int64]) -> Curves:

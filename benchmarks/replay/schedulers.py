@@ -6,114 +6,29 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
 import optuna
-from optuna.trial import TrialState
 
 from hpo.search.asha import Promotion, RungHistory, completion, decide, promotion
 from hpo.search.pruner import in_control_group
-from hpo.search.space import proposer, suggest
-from hpo.search.trial_chains import continuation
 from replay.clock import Run
 from replay.curves import Curves
-from studies.config.search_domains import Range
-from studies.config.search_section import SearchSection
-from studies.config.spec import parse_spec
+from replay.gain import ByGain
+from replay.proposals import Proposals
+from studies.config.definition import PrunerSection
 
-NOTHING, OURS = "no pruning", "ours"
+NOTHING, OURS, GAIN = "no pruning", "ours", "ours, by gain per second"
 # How many finished trials a small search wants at least: `finalists.count`.
 WANTED = 4
-# As in studies/completejourney.toml.
-SHIPPED: dict[str, Any] = {"eta": 3, "keep": 0.05}
+# Of both tasks.
+SHIPPED: dict[str, Any] = PrunerSection().model_dump(include={"eta", "keep"})
 # The ablations that see other curves than the rest do.
 EARLIER, FEWER = "ours, judged at an earlier rung too", "ours, a third of the scenes at the first rung"
+GAIN_FEWER = f"{GAIN}, a fifth of the scenes at the first rung"
 SEEN: dict[str, Callable[[Curves], Curves]] = {
     EARLIER: lambda curves: curves,
     FEWER: lambda curves: curves.shipped().on_fewer_scenes(),
+    GAIN_FEWER: lambda curves: curves.shipped().on_fewer_scenes(5),
 }
-
-
-class Proposals:
-    """Which configuration comes next: at random, or the recorded one nearest to what TPE proposes. Each comes once.
-
-    Args:
-        curves: the configurations.
-        sampler: "random" or "tpe".
-        seed: of the order.
-        pruner: of the study that the proposals keep.
-    """
-
-    def __init__(self, curves: Curves, sampler: str, seed: int, pruner: optuna.pruners.BasePruner) -> None:
-        self._curves = curves
-        self._order = list(np.random.default_rng(seed).permutation(len(curves.test)))
-        self._search: SearchSection | None = None
-        made: optuna.samplers.BaseSampler = optuna.samplers.RandomSampler(seed)
-        if sampler == "tpe":
-            self._search = parse_spec(curves.spec).search
-            made = proposer(self._search.model_copy(update={"trials": len(curves.test)}), seed)
-            self._places = np.array([self._place(values) for values in curves.parameters])
-        self.study = optuna.create_study(direction="maximize", sampler=made, pruner=pruner)
-        self.trials: dict[int, optuna.Trial] = {}
-
-    def ask(self) -> Run | None:
-        """The next configuration, its trial now in `trials` by its row; None when every one has come."""
-        if not self._order:
-            return None
-        row = int(self._order.pop(0)) if self._search is None else self._nearest(self._search)
-        self.trials[row] = self.study.ask()
-        if self._search is not None:
-            suggest(self.trials[row], self._search)
-        return Run(row)
-
-    def take_up(self, row: int, rung: int, reason: str) -> None:
-        """Goes on with a stopped trial as the service does."""
-        stopped = self.study.get_trials(deepcopy=False)[self.trials[row].number]
-        self.study.add_trial(continuation(stopped, rung, reason))
-        self.trials[row] = self.study.ask()
-
-    def stop(self, row: int) -> None:
-        """Tells the study that a trial was stopped."""
-        self.study.tell(self.trials[row], state=TrialState.PRUNED)
-
-    def finish(self, row: int) -> None:
-        """Tells the study what a trial reached in the end."""
-        self.study.tell(self.trials[row], float(self._curves.means[row, -1]))
-
-    def _nearest(self, search: SearchSection) -> int:
-        """The row nearest to the sampler's proposal, queued as the study's next trial."""
-        drawn = self.study.ask()
-        wanted = self._place(suggest(drawn, search).to_dict())
-        self.study.tell(drawn, state=TrialState.FAIL)  # neither samplers nor pruners look at failed trials
-        left = np.array(self._order)
-        row = int(left[np.abs(self._places[left] - wanted).sum(1).argmin()])
-        self._order.remove(row)
-        self.study.enqueue_trial(self._named(row))
-        return row
-
-    def _named(self, row: int) -> dict[str, Any]:
-        """A configuration under the names that its parameters have in the study."""
-        assert self._search is not None
-        values = self._curves.parameters[row]
-        learner = values["learner"]
-        names = {name: self._search.domain(name, learner)[0] for name in self._search.space if name in values}
-        return {given: values[name] for name, given in names.items()}
-
-    def _place(self, values: dict[str, Any]) -> list[float]:
-        """A configuration's coordinates: ranges on [0, 1] in their own scale, choices far apart, learners farthest."""
-        assert self._search is not None
-        place: list[float] = []
-        for name, shared in self._search.space.items():
-            value = values.get(name)
-            domain = self._search.domain(name, values["learner"])[1] if name != "learner" else shared
-            if isinstance(domain, Range) and not isinstance(value, str):
-                low, high, here = (
-                    math.log(v) if domain.log else v for v in (domain.low, domain.high, value or domain.low)
-                )
-                place.append((here - low) / (high - low))
-            elif isinstance(domain, list):
-                far = 10.0 if name == "learner" else 1.0
-                place += [far * (value == choice) for choice in domain]
-        return place
 
 
 class WithPruner:
@@ -178,7 +93,7 @@ class Ours:
         eta: one in so many goes on.
         keep: fraction of trials that no rank stops.
         promote: whether stopped trials are taken up again.
-        rungs: positions of the rungs that are evaluated; all by default.
+        rungs: gives the positions of the rungs that are evaluated; all by default.
     """
 
     def __init__(
@@ -191,9 +106,9 @@ class Ours:
         eta: int = 3,
         keep: float = 0.0,
         promote: bool = True,
-        rungs: Sequence[int] | None = None,
+        rungs: Callable[[Curves], Sequence[int]] | None = None,
     ) -> None:
-        self.name, self.rungs = name, tuple(rungs or range(len(curves.updates)))
+        self.name, self.rungs = name, tuple(rungs(curves) if rungs else range(len(curves.updates)))
         self._curves, self._seed, self._eta, self._keep, self._promote = curves, seed, eta, keep, promote
         self._proposals = Proposals(curves, sampler, seed, optuna.pruners.NopPruner())
         self._history = RungHistory(len(self.rungs))
@@ -236,6 +151,18 @@ class Ours:
         self._proposals.finish(run.row)
 
 
+def third_and_end(curves: Curves) -> tuple[int, int]:
+    """The rung nearest to a third of the last one's updates, and the last one."""
+    last = len(curves.updates) - 1
+    far = [abs(math.log(3 * updates / curves.updates[-1])) for updates in curves.updates[:-1]]
+    return far.index(min(far)), last
+
+
+def first_and_end(curves: Curves) -> tuple[int, int]:
+    """The first rung and the last one."""
+    return 0, len(curves.updates) - 1
+
+
 # How a system is made: of curves, sampler and seed.
 Factory = Callable[[Curves, str, int], Any]
 
@@ -251,6 +178,11 @@ def ours(name: str, **settings: Any) -> Factory:
     return lambda curves, sampler, seed: Ours(name, curves, sampler, seed, **settings)
 
 
+def by_gain(name: str, **settings: Any) -> Factory:
+    """What would judge by cost in place of ranks."""
+    return lambda curves, sampler, seed: ByGain(name, curves, sampler, seed, **settings)
+
+
 def systems() -> dict[str, Factory]:
     """All that are compared, by name; "no pruning" first, which the others' costs are measured by."""
     pruners: dict[str, Callable[[Curves], optuna.pruners.BasePruner]] = {
@@ -258,11 +190,12 @@ def systems() -> dict[str, Factory]:
         "Median": lambda _: optuna.pruners.MedianPruner(),
         "Percentile(75)": lambda _: optuna.pruners.PercentilePruner(75),
         "Patient+Median": lambda _: optuna.pruners.PatientPruner(optuna.pruners.MedianPruner(), patience=1),
-        "SuccessiveHalving": lambda curves: optuna.pruners.SuccessiveHalvingPruner(curves.updates[0], 3),
-        "Hyperband": lambda curves: optuna.pruners.HyperbandPruner(curves.updates[0], curves.updates[-1], 3),
+        "SuccessiveHalving": lambda curves: optuna.pruners.SuccessiveHalvingPruner(curves.updates[0], curves.ratio),
+        "Hyperband": lambda curves: optuna.pruners.HyperbandPruner(curves.updates[0], curves.updates[-1], curves.ratio),
         "Wilcoxon": lambda _: optuna.pruners.WilcoxonPruner(),
     }
-    return {name: _optuna(name, make) for name, make in pruners.items()} | {OURS: ours(OURS, **SHIPPED)}
+    found = {name: _optuna(name, make) for name, make in pruners.items()}
+    return found | {OURS: ours(OURS, **SHIPPED), GAIN: by_gain(GAIN)}
 
 
 def ablations() -> dict[str, Factory]:
@@ -273,7 +206,14 @@ def ablations() -> dict[str, Factory]:
         "a tenth kept": {"keep": 0.1},
         "eta 2": {"eta": 2},
         "eta 4": {"eta": 4},
-        "judged at a third of the end only": {"rungs": (1, 2)},
+        "judged at a third of the end only": {"rungs": third_and_end},
     }
     found = {f"ours, {name}": ours(f"ours, {name}", **(SHIPPED | change)) for name, change in changes.items()}
-    return found | {name: ours(name, **SHIPPED) for name in SEEN}
+    found |= {name: ours(name, **SHIPPED) for name in (EARLIER, FEWER)}
+    gains: dict[str, dict[str, Any]] = {
+        "costs not told apart": {"by_cost": False},
+        "judged at the first rung and the end": {"rungs": first_and_end},
+        "judged at a third of the end only": {"rungs": third_and_end},
+    }
+    found |= {f"{GAIN}, {name}": by_gain(f"{GAIN}, {name}", **settings) for name, settings in gains.items()}
+    return found | {GAIN_FEWER: by_gain(GAIN_FEWER)}

@@ -19,7 +19,6 @@ from replay.clock import Run
 from replay.curves import Curves
 
 PACKAGES = {"syne-tune": ["syne-tune==0.14.2", "dill", "sortedcontainers"]}
-ETA = 3
 
 # Trials carry the time of their creation; a scheduler does not look at it, and the clock here is simulated.
 _CREATED = datetime(1970, 1, 1, tzinfo=UTC)
@@ -45,7 +44,7 @@ class SynePromotion:
         seed: of their order, which is that of the other random searches.
 
     Raises:
-        ValueError: the rungs are not a geometric series of `ETA`: the library would choose others.
+        ValueError: the rungs are no geometric series: the library would choose others.
     """
 
     def __init__(self, name: str, curves: Curves, seed: int) -> None:
@@ -64,13 +63,13 @@ class SynePromotion:
             max_resource_attr="max_updates",
             type="promotion",
             grace_period=curves.updates[0],
-            reduction_factor=ETA,
+            reduction_factor=curves.ratio,
             # The library's own way to fix an order; its searcher has nothing to draw that has not come already.
             points_to_evaluate=[{"row": int(row)} for row in order],
             random_seed=seed,
         )
         if (*self._scheduler.rung_levels, self._scheduler.max_resource_level) != tuple(curves.updates):
-            raise ValueError(f"rungs at {curves.updates}: {name} needs each to be {ETA} times the one before")
+            raise ValueError(f"rungs at {curves.updates}: {name} would judge at {self._scheduler.rung_levels}")
         self._trials: list[Any] = []
         self._numbers: dict[int, int] = {}
         self._reached: dict[int, int] = {}

@@ -2,13 +2,19 @@
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import optuna
 import pytest
 from replay.clock import Run, replay
 from replay.curves import Curves, late_bloomers, recorded
-from replay.schedulers import NOTHING, OURS, systems
+from replay.freeze_thaw import FreezeThaw
+from replay.outcomes import budget_of, trials_of
+from replay.proposals import search_of
+from replay.schedulers import GAIN, NOTHING, OURS, ablations, systems
+
+from hpo.search.space import suggest
 
 RECORDED = Path("benchmarks/curves/completejourney.parquet")
 
@@ -85,6 +91,105 @@ def test_ours_finishes_the_best_and_repeats_itself(workers):
     third = np.argsort(-table.means[:, 0])[:20]
     again = [row for row in third if table.means[row, 1] >= np.sort(table.means[third, 1])[-3]]
     assert rows & set(again), "whoever leads at both rungs ends"
+
+
+def test_workers_take_turns_by_their_clocks():
+    """The short runs of one worker must not wait for the long run of another."""
+    table = curves([0.5, 0.4, 0.3])
+    table.training[0] *= 10  # 90 + 30 seconds; the others 9 + 30 each
+    trace = replay(table, Script([Run(0), Run(1), Run(2)]), 2, 1e9)
+    assert [(finish.row, finish.cost) for finish in trace.finished] == [(1, 2 * 39), (2, 2 * 78), (0, 2 * 120)]
+
+
+def test_fewer_scenes_cost_less_where_they_are_evaluated():
+    """The ablation would be a gift if it changed later rungs, and no saving if it changed no cost."""
+    recalls = np.arange(12.0).reshape(1, 2, 6) / 12
+    table = dataclasses.replace(curves([0.5], (1, 3)), recalls=recalls)
+    fewer = table.on_fewer_scenes()
+    assert fewer.means[0, 0] == pytest.approx(np.mean([0, 3]) / 12)
+    assert fewer.means[0, 1] == table.means[0, 1]
+    assert fewer.evaluation.tolist() == [[10 / 3, 10.0]]
+
+
+def test_a_small_table_gives_a_small_search():
+    """With the budget of a large table every search would try every configuration, and all would tie."""
+    assert trials_of(curves([0.5] * 60)) == 12
+    assert budget_of(curves([0.5] * 60)) == 12 * (9 + 10)
+    assert trials_of(curves([0.5] * 300)) == 40
+
+
+def test_a_rung_ratio_is_that_of_every_pair():
+    """Successive halving at other rungs than the recorded ones would wait for results that never come."""
+    assert curves([0.5], (3, 6, 12, 24, 48)).ratio == 2
+    with pytest.raises(ValueError, match="each needs to be as many times"):
+        _ = curves([0.5], (3, 6, 18)).ratio
+
+
+def test_by_gain_the_cheapest_of_the_good_ends_first_and_the_hopeless_do_not():
+    """At equal recall the cheap configuration is the better buy; a hopeless one is none at any price."""
+    table = curves(np.tile([0.8, 0.8, 0.2], 10), (3, 6, 12))
+    table.training[:] *= np.random.default_rng(0).uniform(1, 50, 30)[:, None]
+    trace = replay(table, systems()[GAIN](table, "random", 2), 1, 0.5 * (table.training[:, -1] + 30).sum())
+    good = [row for row in trace.started[:4] if table.final[row] > 0.5]
+    assert 1 < len(good) < 4
+    assert trace.finished[0].row == min(good, key=lambda row: table.training[row, -1])
+    assert sum(table.final[finish.row] < 0.5 for finish in trace.finished) <= 1 < len(trace.finished)
+
+
+def labelled(count=40) -> Curves:
+    """Configurations of classification's space, which learn at paces and costs of their own, at doubling rungs."""
+    spec: dict[str, Any] = {"name": "hand", "task": "classification", "data": {"source": "completejourney"}}
+    blank = curves([0.5] * count, (3, 6, 12, 24, 48))
+    rng, study = np.random.default_rng(0), optuna.create_study(sampler=optuna.samplers.RandomSampler(0))
+    search = search_of(dataclasses.replace(blank, spec=spec))
+    parameters = [suggest(study.ask(), search).to_dict() for _ in range(count)]
+    ends, paces = rng.random(count), rng.uniform(1, 20, count)
+    means = ends[:, None] * (1 - 0.5 * np.exp(-np.array(blank.updates) / paces[:, None]))
+    return dataclasses.replace(
+        blank,
+        spec=spec,
+        parameters=parameters,
+        recalls=(means[:, :, None] + rng.normal(0, 0.02, (count, 5, 4))).clip(0, 1),
+        training=blank.training * np.exp(rng.normal(0, 1, count))[:, None],
+    )
+
+
+def others(table: Curves, known: dict[int, int]) -> Curves:
+    """The table with other recalls and costs wherever a search has not been: beyond `known` rungs of each row."""
+    recalls, training, evaluation = table.recalls.copy(), table.training.copy(), table.evaluation.copy()
+    steps = np.diff(training, axis=1, prepend=0)
+    for row in range(len(recalls)):
+        last = known.get(row, -1)
+        recalls[row, last + 1 :] = 1 - recalls[row, last + 1 :]
+        # What is in training has its price already: the clock is known to reach the next rung.
+        steps[row, last + 2 :] *= 3
+        evaluation[row, last + 2 :] *= 3
+    return dataclasses.replace(table, recalls=recalls, training=steps.cumsum(1), evaluation=evaluation)
+
+
+MADE = systems() | ablations() | {"thaw": lambda table, _, seed: FreezeThaw("thaw", table, seed)}
+
+
+@pytest.mark.parametrize("workers", [1, 4])
+@pytest.mark.parametrize("name", MADE)
+def test_no_system_sees_the_future(name, workers):
+    """A decision that rests on a result or a cost that has not come yet would win every comparison."""
+    table, known = labelled(), {}
+    scheduler = MADE[name](table, "random", 1)
+    heard = scheduler.report
+
+    def report(run):
+        known[run.row] = run.rung
+        return heard(run)
+
+    scheduler.report = report
+    budget = budget_of(table)
+    trace = replay(table, scheduler, workers, budget)
+    assert trace.finished
+    assert len(known) > len(trace.finished) or name == NOTHING
+    changed = others(table, known)
+    assert not np.array_equal(changed.recalls, table.recalls)
+    assert replay(changed, MADE[name](changed, "random", 1), workers, budget) == trace
 
 
 def test_the_recorded_curves_are_whole():
