@@ -10,7 +10,7 @@ from rich.table import Table
 from replay.clock import replay
 from replay.curves import Curves
 from replay.outcomes import budget_of, median, outcome, trials_of
-from replay.schedulers import EARLIER, GAIN, NOTHING, OURS, SEEN, Factory, ablations
+from replay.schedulers import EARLIER, GAIN, GAIN_FEWER, NOTHING, OURS, SEEN, Factory, ablations
 
 REPEATS = 3
 WORKERS = 4
@@ -23,7 +23,8 @@ def nested(whole: Curves, made: Mapping[str, Factory], seeds: int) -> Table:
     reach it counts with the whole cost. Small halves are searched by one worker.
     """
     candidates = [OURS, GAIN, *(name for name in ablations() if name != EARLIER)]
-    found: dict[str, list[tuple[float, float]]] = {"chosen": [], NOTHING: [], OURS: [], GAIN: []}
+    fixed = (NOTHING, OURS, GAIN, GAIN_FEWER)
+    found: dict[str, list[tuple[float, float]]] = {label: [] for label in ("chosen", *fixed)}
     chosen: list[str] = []
     for repeat in range(REPEATS):
         order = np.random.default_rng(repeat).permutation(len(whole.test))
@@ -31,7 +32,7 @@ def nested(whole: Curves, made: Mapping[str, Factory], seeds: int) -> Table:
         for tune, judge in (halves, halves[::-1]):
             best = min(candidates, key=lambda name: _measure(tune, made, name, seeds)[0])
             chosen.append(best)
-            for label, name in (("chosen", best), (NOTHING, NOTHING), (OURS, OURS), (GAIN, GAIN)):
+            for label, name in (("chosen", best), *((name, name) for name in fixed)):
                 found[label].append(_measure(judge, made, name, seeds))
     table = Table(
         "system", "mean cost to reach, median over halves [95 %]", "mean regret at 1, median [95 %]",

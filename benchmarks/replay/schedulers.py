@@ -23,11 +23,13 @@ WANTED = 4
 SHIPPED: dict[str, Any] = PrunerSection().model_dump(include={"eta", "keep"})
 # The ablations that see other curves than the rest do.
 EARLIER, FEWER = "ours, judged at an earlier rung too", "ours, a third of the scenes at the first rung"
-GAIN_FEWER = f"{GAIN}, a fifth of the scenes at the first rung"
+FIFTH = "a fifth of the scenes at the first rung"
+WIDE_FEWER, GAIN_FEWER = f"ours, {FIFTH}, every other rung, eta 4", f"{GAIN}, {FIFTH}"
+GAIN_FEWER_ENDS = f"{GAIN_FEWER}, judged there and at the end"
 SEEN: dict[str, Callable[[Curves], Curves]] = {
     EARLIER: lambda curves: curves,
     FEWER: lambda curves: curves.shipped().on_fewer_scenes(),
-    GAIN_FEWER: lambda curves: curves.shipped().on_fewer_scenes(5),
+    **{name: lambda curves: curves.shipped().on_fewer_scenes(5) for name in (WIDE_FEWER, GAIN_FEWER, GAIN_FEWER_ENDS)},
 }
 
 
@@ -163,6 +165,12 @@ def first_and_end(curves: Curves) -> tuple[int, int]:
     return 0, len(curves.updates) - 1
 
 
+def every_other(curves: Curves) -> tuple[int, ...]:
+    """The last rung, the last but two, and so on."""
+    last = len(curves.updates) - 1
+    return tuple(range(last % 2, last + 1, 2))
+
+
 # How a system is made: of curves, sampler and seed.
 Factory = Callable[[Curves, str, int], Any]
 
@@ -210,10 +218,12 @@ def ablations() -> dict[str, Factory]:
     }
     found = {f"ours, {name}": ours(f"ours, {name}", **(SHIPPED | change)) for name, change in changes.items()}
     found |= {name: ours(name, **SHIPPED) for name in (EARLIER, FEWER)}
+    found[WIDE_FEWER] = ours(WIDE_FEWER, **(SHIPPED | {"eta": 4, "rungs": every_other}))
     gains: dict[str, dict[str, Any]] = {
         "costs not told apart": {"by_cost": False},
         "judged at the first rung and the end": {"rungs": first_and_end},
         "judged at a third of the end only": {"rungs": third_and_end},
     }
     found |= {f"{GAIN}, {name}": by_gain(f"{GAIN}, {name}", **settings) for name, settings in gains.items()}
+    found[GAIN_FEWER_ENDS] = by_gain(GAIN_FEWER_ENDS, rungs=first_and_end)
     return found | {GAIN_FEWER: by_gain(GAIN_FEWER)}
