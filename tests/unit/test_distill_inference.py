@@ -74,7 +74,7 @@ def served(exported: Path) -> StudentRecommender:
 
 def in_words(problem: Problem, episode: Episode, counts: torch.Tensor) -> list[str]:
     """A history as texts; order does not matter to counts."""
-    items = episode.items.repeat_interleave(counts.long())
+    items = episode.items[episode.held].repeat_interleave(counts.long())
     return [problem.data.texts[item] for item in items.tolist()]
 
 
