@@ -97,7 +97,7 @@ def evaluate_all(
     labels = {teacher.trial: label for label, (_, teacher) in learned.items()}
     with full_precision():
         entries = _baselines(problem, "test") | _learned(problem, learned, distilled)
-        results = _score(problem, "test", entries, "scoring test episodes", dump)
+        results = _score(problem, "test", entries, dump)
     best = _label(teachers[0])
     direct = f"{best}, not adapted"
     scored = _summarise(spec, problem, "test", results)
@@ -136,7 +136,7 @@ def evaluate_baselines(
     check_rankings(spec, dump)
     problem = prepare(spec, cache_folder(), reporter=reporter)
     with full_precision():
-        results = _score(problem, part, _baselines(problem, part), "scoring baselines", dump)
+        results = _score(problem, part, _baselines(problem, part), dump)
     return _summarise(spec, problem, part, results)
 
 
@@ -218,24 +218,29 @@ def _label(teacher: Teacher) -> str:
     return f"teacher {teacher.trial} ({teacher.learner.hyperparameters.learner})"
 
 
-def _score(
-    problem: Problem, part: SplitName, entries: Mapping[str, Entry], label: str, dump: Path | None
-) -> dict[str, Scored]:
+def _score(problem: Problem, part: SplitName, entries: Mapping[str, Entry], dump: Path | None) -> dict[str, Scored]:
     """Score every system on a part's episodes, and on those with supports of several sizes."""
     episodes, by_shots = problem.episodes(part), problem.by_shots(part)
+
+    def scored(kind: str, system: Any, read: Any) -> Scored:
+        pool = problem.pool()
+        return Scored(
+            kind=kind,
+            main=problem.score(system, episodes, read or (None if pool is None else pool.add)),
+            by_shots={shots: problem.score(system, nested) for shots, nested in by_shots.items()},
+            pooled=None if pool is None else pool.figures(),
+        )
+
+    # What learned takes many times as long as a baseline: together they would have no common time left.
+    baselines = {name: entry for name, entry in entries.items() if entry[0] == "baseline"}
+    learned = {name: entry for name, entry in entries.items() if name not in baselines}
     results: dict[str, Scored] = {}
-    writing = problem.writing(dump, episodes) if dump else nullcontext()
-    with problem.reporter.progress(label) as progress, writing as writer:
-        for name, (kind, system) in entries.items():
-            pool = problem.pool()
-            read = writer.run(name) if writer else None if pool is None else pool.add
-            results[name] = Scored(
-                kind=kind,
-                main=problem.score(system, episodes, read),
-                by_shots={shots: problem.score(system, nested) for shots, nested in by_shots.items()},
-                pooled=None if pool is None else pool.figures(),
-            )
-            progress(len(results), len(entries))
+    with problem.writing(dump, episodes) if dump else nullcontext() as writer:
+        for label, chosen in (("scoring baselines", baselines), ("scoring trials and students", learned)):
+            with problem.reporter.progress(label) as progress:
+                for done, (name, (kind, system)) in enumerate(chosen.items(), start=1):
+                    results[name] = scored(kind, system, writer.run(name) if writer else None)
+                    progress(done, len(chosen))
     return results
 
 
