@@ -173,7 +173,7 @@ class Head(nn.Module):
         first: Any = self.appeal[0]
         own, context = first.weight.split(vectors.shape[1], dim=1)
         out: Tensor = functional.linear(vectors, own + context) - context @ centre
-        out = self.appeal[1:](out * (scale / 4) + first.bias)
+        out = self.appeal[2](self.appeal[1](out * (scale / 4) + first.bias))
         return out[:, 0]
 
 
