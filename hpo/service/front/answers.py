@@ -17,7 +17,7 @@ from storage.errors import InputError, quoted
 
 
 class JsonAnswer(Response):
-    """An answer as JSON. A vector of 384 numbers takes the standard library 0.7 ms, orjson 0.04."""
+    """An answer as JSON. A hundred vectors of 384 numbers take the standard library 20 ms, orjson 1."""
 
     media_type = "application/json"
 
