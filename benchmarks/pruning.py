@@ -37,7 +37,7 @@ from replay.finalists import finalists_table
 from replay.freeze_thaw import FreezeThaw
 from replay.nested import nested
 from replay.outcomes import SHARES, Outcome, budget_of, median, outcome, trials_of
-from replay.schedulers import EARLIER, NOTHING, OURS, SEEN, Factory, ablations, systems
+from replay.schedulers import NOTHING, OURS, SEEN, Factory, ablations, compared_on, systems
 from rich.console import Console
 from rich.table import Table
 from scipy.stats import spearmanr
@@ -198,8 +198,7 @@ def main() -> None:
     console, rows = Console(width=150, record=True), []
     for family in families:
         console.print(correlations(curves_of(family, 0, arguments.curves)), "")
-    # Where searches are judged at every rung anyway, an earlier one is none.
-    names = [name for name in factories() if name != EARLIER or curves.shipped() is not curves]
+    names = compared_on(curves, factories())
     with multiprocessing.get_context("spawn").Pool(len(os.sched_getaffinity(0))) as pool:
         for setting in settings:
             compared = [name for name in names if setting.sampler == "random" or name not in PROPOSING]
@@ -212,7 +211,7 @@ def main() -> None:
             outcomes = {name: [each[name] for each in found] for name in compared}
             console.print(table_of(setting, outcomes), "")
             rows += rows_of(setting, outcomes)
-    console.print(finalists_table(curves.shipped(), seeds, budget_of(curves)), "")
+    console.print(finalists_table(SEEN[OURS](curves), seeds, budget_of(curves)), "")
     console.print(nested(curves, factories(), 4 if arguments.quick else 10))
     if not arguments.quick:
         stem, option = ("", "") if shipped else (f"{arguments.curves.stem}-", f" --curves {arguments.curves}")

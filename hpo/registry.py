@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from optuna.trial import FrozenTrial
 
 from hpo.ownership import OwnedStudy, check_free, distillation_name, load_record, owned_search, search_of
 from hpo.search.loop import ended_by, ranked
+from hpo.search.pruner import recorded_history
 from hpo.search.space import grid
 from hpo.search.start_points import enqueue
 from hpo.stages import EVALUATION
@@ -95,7 +97,7 @@ def check_launch(database: Database, spec: StudySpec) -> None:
             "give the changed study a new name, or restore the old values to resume it"
         )
     if _scored(records, spec.name):
-        _check_closed(owned, old, _counted(spec))
+        _check_closed(records, owned, old, _counted(spec))
 
 
 def check_inputs(stored: StudyRecord, fingerprint: str, encoder: str, remedy: str) -> None:
@@ -129,12 +131,16 @@ def no_more_trials(name: str) -> str:
     )
 
 
-def _check_closed(owned: OwnedStudy, old: StudySpec, spec: StudySpec) -> None:
+def _check_closed(records: Records, owned: OwnedStudy, old: StudySpec, spec: StudySpec) -> None:
     """Refuse a budget that lets trials start which the old one did not."""
     if _budget(old) == _budget(spec):
         return
     trials = owned.open().get_trials(deepcopy=False)
-    if ended_by(spec, trials) is None and (ended_by(old, trials) is not None or spec.search.trials > old.search.trials):
+
+    def ended(budget: StudySpec) -> bool:
+        return ended_by(budget, trials, partial(recorded_history, records, budget)) is not None
+
+    if not ended(spec) and (ended(old) or spec.search.trials > old.search.trials):
         raise InputError(no_more_trials(spec.name))
 
 

@@ -10,7 +10,7 @@ from rich.table import Table
 from replay.clock import replay
 from replay.curves import Curves
 from replay.outcomes import budget_of, median, outcome, trials_of
-from replay.schedulers import EARLIER, GAIN, GAIN_FEWER, NOTHING, OURS, SEEN, Factory, ablations
+from replay.schedulers import ASHA, EARLIER, NOTHING, OURS, SEEN, Factory, ablations, compared_on
 
 REPEATS = 3
 WORKERS = 4
@@ -22,8 +22,8 @@ def nested(whole: Curves, made: Mapping[str, Factory], seeds: int) -> Table:
     Ours and its ablations are chosen from, by the mean cost to reach what no pruning reaches; a search that does not
     reach it counts with the whole cost. Small halves are searched by one worker.
     """
-    candidates = [OURS, GAIN, *(name for name in ablations() if name != EARLIER)]
-    fixed = (NOTHING, OURS, GAIN, GAIN_FEWER)
+    candidates = [name for name in compared_on(whole, (OURS, *ablations())) if name != EARLIER]
+    fixed = (NOTHING, OURS, ASHA)
     found: dict[str, list[tuple[float, float]]] = {label: [] for label in ("chosen", *fixed)}
     chosen: list[str] = []
     for repeat in range(REPEATS):

@@ -3,34 +3,25 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import optuna
 
-from hpo.search.asha import Promotion, RungHistory, completion, decide, promotion
-from hpo.search.pruner import in_control_group
+from hpo.pruning.rules import Promotion, completion, decide
+from hpo.pruning.rung_history import RungHistory
+from hpo.search.pruner import RuleName, in_control_group, rule_of
 from replay.clock import Run
 from replay.curves import Curves
-from replay.gain import ByGain
 from replay.proposals import Proposals
 from studies.config.definition import PrunerSection
 
-NOTHING, OURS, GAIN = "no pruning", "ours", "ours, by gain per second"
+NOTHING, OURS = "no pruning", "ours"
 # How many finished trials a small search wants at least: `finalists.count`.
 WANTED = 4
-# Of both tasks.
-SHIPPED: dict[str, Any] = PrunerSection().model_dump(include={"eta", "keep"})
-# The ablations that see other curves than the rest do.
-EARLIER, FEWER = "ours, judged at an earlier rung too", "ours, a third of the scenes at the first rung"
-FIFTH = "a fifth of the scenes at the first rung"
-WIDE_FEWER, GAIN_FEWER = f"ours, {FIFTH}, every other rung, eta 4", f"{GAIN}, {FIFTH}"
-GAIN_FEWER_ENDS = f"{GAIN_FEWER}, judged there and at the end"
-SEEN: dict[str, Callable[[Curves], Curves]] = {
-    EARLIER: lambda curves: curves,
-    FEWER: lambda curves: curves.shipped().on_fewer_scenes(),
-    **{name: lambda curves: curves.shipped().on_fewer_scenes(5) for name in (WIDE_FEWER, GAIN_FEWER, GAIN_FEWER_ENDS)},
-}
+# The one ablation that sees an earlier rung than the shipped study has.
+EARLIER = "ours, judged at an earlier rung too"
+FIFTH, ALL_SCENES, EVERY_RUNG = "a fifth of the scenes at the first rung", "all scenes at the first rung", "every rung"
 
 
 class WithPruner:
@@ -43,6 +34,7 @@ class WithPruner:
         seed: of the proposals.
         pruner: Optuna's.
         by_scene: report every scene's recall as a step of its own, as the Wilcoxon pruner wants it.
+        rungs: gives the positions of the rungs that are evaluated; all by default.
     """
 
     def __init__(
@@ -54,10 +46,13 @@ class WithPruner:
         pruner: optuna.pruners.BasePruner,
         *,
         by_scene: bool = False,
+        rungs: Callable[[Curves], Sequence[int]] | None = None,
     ) -> None:
         last = len(curves.updates) - 1
         self.name = name
         self.rungs = (last,) if isinstance(pruner, optuna.pruners.NopPruner) else tuple(range(last + 1))
+        if rungs is not None:
+            self.rungs = tuple(rungs(curves))
         self._curves, self._by_scene = curves, by_scene
         self._proposals = Proposals(curves, sampler, seed, pruner)
 
@@ -85,15 +80,16 @@ class WithPruner:
 
 
 class Ours:
-    """A search under the production decisions of `hpo.search.asha`.
+    """A search under the production rules of `hpo.pruning`.
 
     Args:
         name: what to call it.
         curves: the configurations.
         sampler: "random" or "tpe".
         seed: of the proposals and of the bracket that is kept.
-        eta: one in so many goes on.
-        keep: fraction of trials that no rank stops.
+        rule: "improvement" or "asha".
+        eta: of "asha", one in so many goes on.
+        keep: fraction of trials that no rule stops.
         promote: whether stopped trials are taken up again.
         rungs: gives the positions of the rungs that are evaluated; all by default.
     """
@@ -105,21 +101,23 @@ class Ours:
         sampler: str,
         seed: int,
         *,
+        rule: RuleName = "improvement",
         eta: int = 3,
         keep: float = 0.0,
         promote: bool = True,
         rungs: Callable[[Curves], Sequence[int]] | None = None,
     ) -> None:
         self.name, self.rungs = name, tuple(rungs(curves) if rungs else range(len(curves.updates)))
-        self._curves, self._seed, self._eta, self._keep, self._promote = curves, seed, eta, keep, promote
+        self._curves, self._seed, self._keep, self._promote = curves, seed, keep, promote
+        self._rule = rule_of(rule, eta, resumes=promote)
         self._proposals = Proposals(curves, sampler, seed, optuna.pruners.NopPruner())
-        self._history = RungHistory(len(self.rungs))
+        self._history = RungHistory([curves.updates[rung] for rung in self.rungs])
         self._paused: set[int] = set()
         self._going: set[int] = set()
 
     def next(self) -> Run | None:
-        """A stopped configuration that ranks high enough by now, else a new one, else one to finish with."""
-        if self._promote and (found := promotion(self._history, self._paused, eta=self._eta)):
+        """A stopped configuration that the rule promotes, else a new one, else one to finish with."""
+        if self._promote and (found := self._rule.promotion(self._history, self._paused, "recall")):
             return self._resume(found)
         asked = self._proposals.ask()
         if asked is not None:
@@ -136,15 +134,17 @@ class Ours:
 
     def report(self, run: Run) -> bool:
         """Adds the result to the history and decides."""
-        rung, value = self.rungs.index(run.rung), float(self._curves.means[run.row, run.rung])
-        self._history.add(run.row, rung, value)
-        self._proposals.trials[run.row].report(value, self._curves.updates[run.rung])
+        curves, rung = self._curves, self.rungs.index(run.rung)
+        value = float(curves.means[run.row, run.rung])
+        evaluations = curves.evaluation[run.row, list(self.rungs[: rung + 1])].sum()
+        self._history.add(run.row, rung, value, float(curves.training[run.row, run.rung] + evaluations))
+        self._proposals.trials[run.row].report(value, curves.updates[run.rung])
         control = in_control_group(run.row, self._keep, self._seed)
-        decision = decide(self._history, run.row, rung, eta=self._eta, control=control)
+        decision = decide(self._rule, self._history, run.row, rung, control=control)
         if decision.prune:
             self._proposals.stop(run.row)
             self._going.discard(run.row)
-            if decision.below_quota:
+            if decision.by_rule:
                 self._paused.add(run.row)
         return not decision.prune
 
@@ -171,24 +171,49 @@ def every_other(curves: Curves) -> tuple[int, ...]:
     return tuple(range(last % 2, last + 1, 2))
 
 
+def shipped_rungs(curves: Curves) -> tuple[int, ...]:
+    """As the shipped studies have them: of classification every other one that was recorded."""
+    return every_other(curves) if curves.classifies else tuple(range(len(curves.updates)))
+
+
+def shipped_scenes(curves: Curves) -> Curves:
+    """As the shipped studies evaluate the first rung: classification on a fifth of the episodes."""
+    return curves.shipped().on_fewer_scenes(5) if curves.classifies else curves.shipped()
+
+
 # How a system is made: of curves, sampler and seed.
 Factory = Callable[[Curves, str, int], Any]
+# What a system sees of the curves.
+Seen = Callable[[Curves], Curves]
 
 
-def _optuna(name: str, make: Callable[[Curves], optuna.pruners.BasePruner]) -> Factory:
+def _fifth(curves: Curves) -> Curves:
+    return curves.shipped().on_fewer_scenes(5)
+
+
+def _optuna(
+    name: str,
+    make: Callable[[Curves], optuna.pruners.BasePruner],
+    rungs: Callable[[Curves], Sequence[int]] | None = None,
+) -> Factory:
     return lambda curves, sampler, seed: WithPruner(
-        name, curves, sampler, seed, make(curves), by_scene=name == "Wilcoxon"
+        name, curves, sampler, seed, make(curves), by_scene=name == "Wilcoxon", rungs=rungs
     )
 
 
 def ours(name: str, **settings: Any) -> Factory:
     """Ours with other settings than it ships with."""
+    settings = {"keep": PrunerSection().keep, "rungs": shipped_rungs} | settings
     return lambda curves, sampler, seed: Ours(name, curves, sampler, seed, **settings)
 
 
-def by_gain(name: str, **settings: Any) -> Factory:
-    """What would judge by cost in place of ranks."""
-    return lambda curves, sampler, seed: ByGain(name, curves, sampler, seed, **settings)
+def _halving(ratio: int) -> Callable[[Curves], optuna.pruners.BasePruner]:
+    return lambda curves: optuna.pruners.SuccessiveHalvingPruner(curves.updates[0], ratio)
+
+
+ASHA = "ours, ASHA, eta 3"
+HALVING_OTHER = "SuccessiveHalving, every other rung"
+HALVING_FIFTH = f"{HALVING_OTHER}, {FIFTH}"
 
 
 def systems() -> dict[str, Factory]:
@@ -198,12 +223,14 @@ def systems() -> dict[str, Factory]:
         "Median": lambda _: optuna.pruners.MedianPruner(),
         "Percentile(75)": lambda _: optuna.pruners.PercentilePruner(75),
         "Patient+Median": lambda _: optuna.pruners.PatientPruner(optuna.pruners.MedianPruner(), patience=1),
-        "SuccessiveHalving": lambda curves: optuna.pruners.SuccessiveHalvingPruner(curves.updates[0], curves.ratio),
+        "SuccessiveHalving": lambda curves: _halving(curves.ratio)(curves),
         "Hyperband": lambda curves: optuna.pruners.HyperbandPruner(curves.updates[0], curves.updates[-1], curves.ratio),
         "Wilcoxon": lambda _: optuna.pruners.WilcoxonPruner(),
     }
     found = {name: _optuna(name, make) for name, make in pruners.items()}
-    return found | {OURS: ours(OURS, **SHIPPED), GAIN: by_gain(GAIN)}
+    for name in (HALVING_OTHER, HALVING_FIFTH):
+        found[name] = _optuna(name, lambda curves: _halving(curves.ratio**2)(curves), every_other)
+    return found | {OURS: ours(OURS)}
 
 
 def ablations() -> dict[str, Factory]:
@@ -211,19 +238,32 @@ def ablations() -> dict[str, Factory]:
     changes: dict[str, dict[str, Any]] = {
         "without promotion": {"promote": False},
         "nothing kept": {"keep": 0.0},
-        "a tenth kept": {"keep": 0.1},
-        "eta 2": {"eta": 2},
-        "eta 4": {"eta": 4},
+        ALL_SCENES: {},
+        EVERY_RUNG: {"rungs": None},
+        "judged at the first rung only": {"rungs": first_and_end},
         "judged at a third of the end only": {"rungs": third_and_end},
+        FIFTH: {},
     }
-    found = {f"ours, {name}": ours(f"ours, {name}", **(SHIPPED | change)) for name, change in changes.items()}
-    found |= {name: ours(name, **SHIPPED) for name in (EARLIER, FEWER)}
-    found[WIDE_FEWER] = ours(WIDE_FEWER, **(SHIPPED | {"eta": 4, "rungs": every_other}))
-    gains: dict[str, dict[str, Any]] = {
-        "costs not told apart": {"by_cost": False},
-        "judged at the first rung and the end": {"rungs": first_and_end},
-        "judged at a third of the end only": {"rungs": third_and_end},
-    }
-    found |= {f"{GAIN}, {name}": by_gain(f"{GAIN}, {name}", **settings) for name, settings in gains.items()}
-    found[GAIN_FEWER_ENDS] = by_gain(GAIN_FEWER_ENDS, rungs=first_and_end)
-    return found | {GAIN_FEWER: by_gain(GAIN_FEWER)}
+    changes |= {f"ASHA, eta {eta}": {"rule": "asha", "eta": eta} for eta in (2, 3, 4, 6)}
+    found = {f"ours, {name}": ours(f"ours, {name}", **change) for name, change in changes.items()}
+    return found | {EARLIER: ours(EARLIER)}
+
+
+# What those see that do not see the shipped rungs with all scenes.
+SEEN: dict[str, Seen] = {
+    **dict.fromkeys((OURS, *ablations()), shipped_scenes),
+    f"ours, {ALL_SCENES}": Curves.shipped,
+    EARLIER: lambda curves: curves,
+    f"ours, {FIFTH}": _fifth,
+    HALVING_OTHER: Curves.shipped,
+    HALVING_FIFTH: _fifth,
+}
+
+
+def compared_on(curves: Curves, names: Iterable[str]) -> list[str]:
+    """Those of the systems that differ from each other on these curves."""
+    same = {f"ours, {ALL_SCENES}", f"ours, {EVERY_RUNG}", HALVING_OTHER, HALVING_FIFTH}
+    if curves.classifies:
+        same = {f"ours, {FIFTH}"}
+    # Where searches are judged at every rung anyway, an earlier one is none.
+    return [name for name in names if name not in same and (name != EARLIER or curves.shipped() is not curves)]

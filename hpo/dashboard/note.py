@@ -38,6 +38,7 @@ from hpo.reporting.sections.students import students_table, undertrained_sentenc
 from hpo.reporting.study_report import search_figures
 from hpo.reporting.task_words import TaskWords, words_for
 from hpo.status.console import duration, state_counts
+from studies.config.spec import StudySpec
 from studies.evaluation.intervals import bootstrap
 from studies.learners.registry import LEARNERS
 
@@ -187,6 +188,13 @@ def _test(facts: StudyFacts) -> Section | None:
     return Section("test", f"Test {said.scene}s", [words, recall_table(results), gained])
 
 
+def _pruner(spec: StudySpec) -> str:
+    section = spec.pruner
+    if section.kind == "none":
+        return "none"
+    return f"asha, eta {section.eta}" if section.rule == "asha" else section.rule
+
+
 def _protocol(facts: StudyFacts) -> Section:
     spec, protocol = facts.spec, facts.spec.protocol
     taken = None if facts.evaluation is None else facts.evaluation.data.split_by
@@ -195,8 +203,8 @@ def _protocol(facts: StudyFacts) -> Section:
         (f"data: {spec.data.source}, fingerprint ", Code(facts.record.fingerprint[:16])),
         f"protocol: {protocol.words}{split_by}, seed {protocol.seed}",
         f"search: {spec.search.sampler}, seed {spec.search.seed}; encoder {spec.teacher.encoder}",
-        f"pruner: {spec.pruner.kind}, rungs at {', '.join(map(str, spec.pruner.rungs))} {spec.pruner.resource}, "
-        f"eta {spec.pruner.eta}; {spec.pruner.keep:.0%} of the trials are in the no-prune control group",
+        f"pruner: {_pruner(spec)}, rungs at {', '.join(map(str, spec.pruner.rungs))} {spec.pruner.resource}; "
+        f"{spec.pruner.keep:.0%} of the trials are in the no-prune control group",
         f"first launched {facts.record.created_at:%Y-%m-%d %H:%M %Z}",
     ]
     return Section("protocol", "Protocol", [Items(lines)])

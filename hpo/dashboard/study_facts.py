@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import optuna
@@ -16,6 +17,7 @@ from hpo.ownership import OwnedStudy, TrialsMissing, distillation_of, load_recor
 from hpo.results.importance import importance
 from hpo.results.outcome import Importance
 from hpo.results.students import student_rows
+from hpo.search.pruner import recorded_history
 from hpo.stages import EVALUATION, exported_folders, parse_evaluation
 from hpo.status.snapshot import Snapshot, summarise
 from hpo.status.trial_view import TrialView
@@ -123,7 +125,7 @@ class Gatherer:
             record=self._record,
             owned=self._owned,
             students_owned=self._distillation,
-            shot=summarise(self._spec, trials),
+            shot=summarise(self._spec, trials, history=partial(recorded_history, self._records, self._spec)),
             finished=tuple(self._finished.values()),
             importance=importance(trials, self._spec.pruner.rungs),
             evaluation=parse_evaluation(self._spec.name, stages.get(EVALUATION)),

@@ -28,10 +28,10 @@ from distill.objective import (
 )
 from hpo.dashboard.page import Page
 from hpo.ownership import OwnedStudy, owned_distillation, owned_search
+from hpo.pruning.rules import Decision
 from hpo.results.evaluation import Distilled, Winners, text_free_recalls
 from hpo.results.students import TRAINING, choose_student, student_rows
 from hpo.results.undertraining import student_progress
-from hpo.search.asha import Decision
 from hpo.search.budget import Budget
 from hpo.search.finalists import FinalistEvaluator, Recalls, searched_recalls
 from hpo.search.loop import ranked, winners
@@ -179,7 +179,10 @@ class _Work:
         # A front has a cheap end, which pruning by recall alone would cut off.
         if pruner.kind == "recall" and len(section.objectives) == 1:
             metric = spec.metric
-            self._pruner = RecallPruner(section.rungs, pruner.eta, pruner.keep, section.seed, metric=metric)
+            # Few students are tried, too few to forecast by.
+            self._pruner = RecallPruner(
+                section.rungs, pruner.eta, pruner.keep, section.seed, rule="asha", metric=metric
+            )
 
     @functools.cached_property
     def _distillation(self) -> Distillation:

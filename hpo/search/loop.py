@@ -13,10 +13,11 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from hpo.ownership import owned_search
+from hpo.pruning.rules import Decision, Promotion, completion
+from hpo.pruning.rung_history import RungHistory
 from hpo.reporting.task_words import words_for
-from hpo.search.asha import Decision, Promotion, RungHistory, completion, promotion
 from hpo.search.budget import Budget
-from hpo.search.pruner import RecallPruner, RecordedHistory
+from hpo.search.pruner import RecallPruner, RecordedHistory, rule_of
 from hpo.search.space import make_sampler, suggest
 from hpo.search.trial_chains import (
     CONTROL_GROUP,
@@ -61,12 +62,21 @@ class Search:
         self._records, self._spec, self._train = Records(database.engine), spec, train
         pruner, metric = spec.pruner, spec.metric
         scene = words_for(spec.task, spec.protocol.kind).scene
-        self._results = RecordedHistory(self._records, spec.name, len(pruner.rungs), scene)
+        self._results = RecordedHistory(self._records, spec.name, pruner.rungs, scene)
         self._results.read()
-        self._results.check_scenes(frozenset(scenes))
+        for rung in range(len(pruner.rungs)):
+            self._results.check_scenes(pruner.scenes_at(rung, scenes), rung)
         self._pruner = None
         if pruner.kind == "recall":
-            self._pruner = RecallPruner(pruner.rungs, pruner.eta, pruner.keep, spec.search.seed, metric=metric)
+            self._pruner = RecallPruner(
+                pruner.rungs,
+                pruner.eta,
+                pruner.keep,
+                spec.search.seed,
+                rule=pruner.rule,
+                resumes=True,
+                metric=metric,
+            )
         self._owned = owned_search(database, spec.name)
         self.study = self._owned.open(sampler=make_sampler(spec.search), pruner=self._pruner)
         self._storage = database.storage
@@ -122,7 +132,7 @@ class Search:
             InputError: It is on other scenes than the study's. Nothing was written, since no worker could read it.
         """
         if reached.scene_recalls:
-            self._results.check_scenes(frozenset(reached.scene_recalls))
+            self._results.check_scenes(frozenset(reached.scene_recalls), reached.rung)
         self._records.record_rung(
             RungResult(
                 study=self._spec.name,
@@ -143,7 +153,7 @@ class Search:
         if self._pruner is None or rung <= attributes.get(FROM_RUNG, -1):
             return None
         decision = self._pruner.decide(self._results.read(), number, rung, kept=DEFAULT in attributes)
-        if decision.below_quota and not decision.prune:
+        if decision.by_rule and not decision.prune:
             trial.set_user_attr(CONTROL_GROUP, rung)
         return decision
 
@@ -179,34 +189,39 @@ def next_promotion(
     if spec.pruner.kind != "recall":
         return None
     pruned, measured = pruned_trials(known), history()
-    found = promotion(measured, pruned, eta=spec.pruner.eta, metric=spec.metric)
+    rule = rule_of(spec.pruner.rule, spec.pruner.eta, resumes=True)
+    found = rule.promotion(measured, pruned, spec.metric)
     if found is None and sum(map(spends_budget, known.values())) >= spec.search.trials:
         finished = sum(chain[-1].state in (TrialState.COMPLETE, TrialState.RUNNING) for chain in known.values())
         found = completion(measured, pruned, finished=finished, wanted=spec.finalist_count())
     return found
 
 
-def ended_by(spec: StudySpec, trials: Sequence[FrozenTrial]) -> str | None:
+def ended_by(
+    spec: StudySpec, trials: Sequence[FrozenTrial], history: Callable[[], RungHistory] | None = None
+) -> str | None:
     """Return why no trial may begin or be promoted any more; None where one may.
 
     Args:
         spec: The study.
-        trials: All trials of its search, with their reported recalls.
+        trials: All trials of its search.
+        history: Returns what they reached, and at what cost, as the workers know it. Without it, the recalls that they
+            reported are taken, at the cost of their steps.
     """
     budget = search_budget(spec)
 
     def reported() -> RungHistory:
-        history = RungHistory(len(spec.pruner.rungs))
+        found = RungHistory(spec.pruner.rungs)
         for first, chain in chains(trials).items():
             for rung, step in enumerate(spec.pruner.rungs):
                 if (recall := chain[-1].intermediate_values.get(step)) is not None:
-                    history.add(first, rung, recall)
-        return history
+                    found.add(first, rung, recall)
+        return found
 
     reason = budget.spent(trials)
     if reason is None or budget.exhausted(trials) is not None:
         return reason
-    return None if next_promotion(spec, chains(trials), reported) else reason
+    return None if next_promotion(spec, chains(trials), history or reported) else reason
 
 
 def search_budget(spec: StudySpec) -> Budget:

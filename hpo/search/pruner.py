@@ -1,4 +1,4 @@
-"""`RecallPruner`: the decisions of `hpo.search.asha` as an ordinary Optuna pruner, for this service and for any script.
+"""`RecallPruner`: the rules of `hpo.pruning` as an ordinary Optuna pruner, for this service and for any script.
 
 With our tables (`records`) a retried or resumed trial counts once, pruned trials can be promoted later, and a decision
 reads only the results since the last one. Without them it works from Optuna's intermediate values: a retry under
@@ -11,14 +11,19 @@ import hashlib
 import itertools
 import math
 from collections.abc import Sequence
+from typing import Literal, get_args
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from hpo.search.asha import Decision, RungHistory, decide
+from hpo.pruning.asha import Asha
+from hpo.pruning.improvement import Improvement
+from hpo.pruning.rules import Decision, Rule, decide
+from hpo.pruning.rung_history import RungHistory
 from hpo.search.trial_chains import chain_of
 from storage.database.records import Records
 from storage.errors import InputError
+from studies.config.spec import StudySpec
 
 
 class RecordedHistory:
@@ -27,14 +32,14 @@ class RecordedHistory:
     Args:
         records: Our tables.
         study: Name of the study.
-        rungs: Number of rungs.
+        rungs: Steps at the rungs.
         scene: What the study's task calls what recalls are averaged over.
     """
 
-    def __init__(self, records: Records, study: str, rungs: int, scene: str = "scene") -> None:
+    def __init__(self, records: Records, study: str, rungs: Sequence[int], scene: str = "scene") -> None:
         self._records, self._study, self._scene = records, study, scene
         self._history, self._seen = RungHistory(rungs), 0
-        self._scenes: frozenset[str] | None = None
+        self._scenes: dict[int, frozenset[str]] = {}
 
     def read(self) -> RungHistory:
         """Return the history up to now.
@@ -44,29 +49,56 @@ class RecordedHistory:
         """
         for arrival, result in self._records.rung_results_since(self._study, self._seen):
             if result.scene_recalls:
-                self.check_scenes(frozenset(result.scene_recalls))
-            self._history.add(result.trial, result.rung, result.recall)
+                self.check_scenes(frozenset(result.scene_recalls), result.rung)
+            self._history.add(result.trial, result.rung, result.recall, result.cost_seconds)
             self._seen = arrival
         return self._history
 
-    def check_scenes(self, scenes: frozenset[str]) -> None:
-        """Refuse scenes that differ from those of the results so far; the first call sets them.
+    def check_scenes(self, scenes: frozenset[str], rung: int) -> None:
+        """Refuse scenes that differ from those of the results at the rung so far; the first call for it sets them.
 
         Raises:
             InputError: They differ; the message names a scene that only one side has.
         """
-        if self._scenes is None:
-            self._scenes = scenes
-        if different := sorted(scenes ^ self._scenes):
+        known = self._scenes.setdefault(rung, scenes)
+        if different := sorted(scenes ^ known):
             raise InputError(
-                f"study {self._study!r} holds recalls on {len(self._scenes)} validation {self._scene}s, these are on "
-                f"{len(scenes)} ({different[0]!r} is only in one): they cannot be compared; "
+                f"study {self._study!r} holds recalls on {len(known)} validation {self._scene}s at rung {rung + 1}, "
+                f"these are on {len(scenes)} ({different[0]!r} is only in one): they cannot be compared; "
                 "give the study a new name, or restore its data and protocol"
             )
 
 
+def recorded_history(records: Records, spec: StudySpec) -> RungHistory:
+    """Return what the trials of a study have reached, without the recalls of single scenes: read once, and small."""
+    history = RungHistory(spec.pruner.rungs)
+    for trial, rung, recall, seconds in records.rung_costs(spec.name):
+        history.add(trial, rung, recall, seconds)
+    return history
+
+
+RuleName = Literal["improvement", "asha"]
+
+
+def rule_of(name: RuleName, eta: int, *, resumes: bool) -> Rule:
+    """Return the rule of this name.
+
+    Args:
+        name: As in `[pruner] rule`.
+        eta: Of "asha".
+        resumes: Whether pruned trials can be promoted later.
+
+    Raises:
+        ValueError: There is none of this name, or `eta` is below 2.
+    """
+    if name not in get_args(RuleName):
+        raise ValueError(f"rule must be one of {', '.join(get_args(RuleName))}, got {name!r}")
+    asha = Asha(eta)
+    return asha if name == "asha" else Improvement(resumes=resumes)
+
+
 class RecallPruner(optuna.pruners.BasePruner):
-    """Prunes a trial at a rung where it is not among the best 1/eta of all that have reached the same rung.
+    """Prunes trials at rungs, by what the trials that have gone on say of the end.
 
     Example:
         >>> import optuna
@@ -84,14 +116,18 @@ class RecallPruner(optuna.pruners.BasePruner):
 
     Args:
         rungs: Increasing steps at which trials are compared; the last one ends a trial.
-        eta: One trial in `eta` is promoted from each rung.
-        keep: Fraction of trials in the control group, which is never pruned for its rank and shows what pruning loses.
+        eta: With the rule "asha", one trial in `eta` continues from each rung.
+        keep: Fraction of trials in the control group, which no rule prunes and which shows what pruning loses.
         seed: Chooses the control group, by trial number.
+        rule: "improvement": a trial continues if its chance to end above the best one is worth its seconds, or without
+            `records` its steps. "asha": if it is among the best 1/eta of all that have reached the rung.
+        resumes: Whether pruned trials can be promoted later, as this service does.
         metric: Name of the metric, for the reasons of decisions.
         records: Our tables, where rung results are recorded before they are reported to Optuna.
 
     Raises:
-        ValueError: `eta` is below 2, `rungs` is empty or does not increase, or `keep` lies outside [0, 1].
+        ValueError: The rule is unknown, `eta` is below 2, `rungs` is empty or does not increase, or `keep` lies outside
+            [0, 1].
     """
 
     def __init__(
@@ -101,16 +137,17 @@ class RecallPruner(optuna.pruners.BasePruner):
         keep: float = 0.0,
         seed: int = 0,
         *,
+        rule: RuleName = "improvement",
+        resumes: bool = False,
         metric: str = "recall",
         records: Records | None = None,
     ) -> None:
-        if eta < 2:
-            raise ValueError(f"eta must be at least 2, got {eta}: one trial in eta is promoted from each rung")
         if not rungs or any(later <= earlier for earlier, later in itertools.pairwise(rungs)):
             raise ValueError(f"rungs must be increasing steps, at least one, got {list(rungs)}")
         if not 0 <= keep <= 1:
             raise ValueError(f"keep must be between 0 and 1, got {keep}")
-        self._rungs, self._eta, self._keep, self._seed, self._metric = list(rungs), eta, keep, seed, metric
+        self._rungs, self._keep, self._seed, self._metric = list(rungs), keep, seed, metric
+        self._rule = rule_of(rule, eta, resumes=resumes)
         self._records = records
         self._recorded: dict[str, RecordedHistory] = {}
 
@@ -153,17 +190,17 @@ class RecallPruner(optuna.pruners.BasePruner):
             kept: Whether the trial belongs to the control group whatever its number.
         """
         control = kept or in_control_group(number, self._keep, self._seed)
-        return decide(history, number, rung, eta=self._eta, control=control, metric=self._metric)
+        return decide(self._rule, history, number, rung, control=control, metric=self._metric)
 
     def _recorded_history(self, study: str) -> RecordedHistory:
         assert self._records is not None
         if study not in self._recorded:
-            self._recorded[study] = RecordedHistory(self._records, study, len(self._rungs))
+            self._recorded[study] = RecordedHistory(self._records, study, self._rungs)
         return self._recorded[study]
 
 
 def _from_intermediate_values(study: optuna.Study, rungs: Sequence[int], trial: FrozenTrial) -> RungHistory:
-    history = RungHistory(len(rungs))
+    history = RungHistory(rungs)
     # A failed trial's values are repeated by its retry, if it has one.
     others = (t for t in study.get_trials(deepcopy=False) if t.state != TrialState.FAIL and t.number != trial.number)
     for each in (*others, trial):
@@ -174,7 +211,7 @@ def _from_intermediate_values(study: optuna.Study, rungs: Sequence[int], trial: 
 
 
 def in_control_group(number: int, fraction: float, seed: int) -> bool:
-    """Tell whether the trial of this number belongs to the control group that is never pruned for its rank."""
+    """Tell whether the trial of this number belongs to the control group that no rule prunes."""
     digest = hashlib.blake2b(f"{seed}\x1f{number}".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") < fraction * 2**64
 

@@ -17,7 +17,7 @@ import optuna
 from optuna.trial import TrialState
 
 from hpo.artifacts import attach_checkpoint
-from hpo.search.asha import Decision
+from hpo.pruning.rules import Decision
 from hpo.search.budget import Budget
 from hpo.search.trial_chains import COST, ERROR, REASON
 from hpo.search.trial_queue import LeaseLost, Promote, TrialQueue

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 
 from optuna import Study
 from optuna.trial import FrozenTrial
 
 from hpo.ownership import TrialsMissing, distillation_of, load_record, search_of
+from hpo.pruning.rung_history import RungHistory
 from hpo.search.loop import ended_by, search_budget
+from hpo.search.pruner import recorded_history
 from hpo.search.trial_chains import chains, cost, spends_budget
 from hpo.stages import EVALUATION
 from hpo.status.pace import mean_seconds, seconds_of_trials
@@ -147,7 +150,8 @@ class Observer:
     def read(self) -> Snapshot:
         """Return the study as it is now."""
         trials = self._study.get_trials(deepcopy=False)
-        shot = summarise(self._spec, trials, self._leases.all(), self._control.state())
+        measured = partial(recorded_history, Records(self._database.engine), self._spec)
+        shot = summarise(self._spec, trials, self._leases.all(), self._control.state(), measured)
         return replace(shot, students=self._distilled()) if shot.finished else shot
 
     def _distilled(self) -> Students | None:
@@ -175,6 +179,7 @@ def summarise(
     trials: Sequence[FrozenTrial],
     leases: Mapping[int, Lease] | None = None,
     orders: ControlState | None = None,
+    history: Callable[[], RungHistory] | None = None,
 ) -> Snapshot:
     """Return the snapshot of a list of trials.
 
@@ -183,6 +188,7 @@ def summarise(
         trials: All of them.
         leases: Of the running ones, by number.
         orders: To the workers.
+        history: As for `ended_by`.
     """
     known, limits, orders = chains(trials), search_budget(spec), orders or ControlState()
     spent = sum(map(spends_budget, known.values()))
@@ -203,7 +209,7 @@ def summarise(
         target=limits.target,
         patience=limits.patience,
         without_progress=limits.without_progress(trials),
-        ended_by=ended_by(spec, trials),
+        ended_by=ended_by(spec, trials, history),
         stopping=orders.stop is not None,
         states=states,
         rungs=rungs,

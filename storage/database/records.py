@@ -207,6 +207,13 @@ class Records:
         query = sa.select(*_RESULT).where(rung_table.c.study == study)
         return [_result(row) for row in self._read(query.order_by(rung_table.c.trial, rung_table.c.rung))]
 
+    def rung_costs(self, study: str) -> list[tuple[int, int, float, float]]:
+        """Return trial, rung, recall and cost in seconds of each of a study's results."""
+        columns = rung_table.c
+        query = sa.select(columns.trial, columns.rung, columns.recall, columns.cost_seconds)
+        rows = self._read(query.where(columns.study == study).order_by(columns.trial, columns.rung))
+        return [(row["trial"], row["rung"], row["recall"], row["cost_seconds"]) for row in rows]
+
     def rung_results_since(self, study: str, arrival: int) -> list[tuple[int, RungResult]]:
         """Return the results that arrived after the given arrival, in order, each with its own; 0 gives all of them."""
         columns = rung_table.c

@@ -5,7 +5,9 @@ Nothing here loads a source of data: a machine that trains needs no polars. `stu
 
 from __future__ import annotations
 
+import math
 import os
+from collections.abc import Collection
 from pathlib import Path
 from typing import Annotated, Literal, Self, get_args
 
@@ -95,6 +97,10 @@ class TeacherSection(Section):
         return path
 
 
+# Fewer scenes at the first rung say too little.
+FEWEST_SCENES = 10
+
+
 class PrunerSection(Section):
     """The pruner and its rungs; the last rung ends a trial.
 
@@ -102,21 +108,38 @@ class PrunerSection(Section):
         kind: Whether trials are pruned by validation recall, or each is trained to the end.
         resource: Unit of `rungs`: "updates" (meta-updates: the same search on any machine) or "seconds" (of training,
             by the measured seconds of the trial's own updates: learners compete at equal cost).
-        eta: At a rung, one in `eta` of the trials continues.
+        rule: Which trials continue from a rung: "improvement" (those whose chance to end above the best finished trial
+            is worth their seconds) or "asha" (the best one in `eta`).
+        eta: With the rule "asha", and always of students, one in `eta` continues.
         rungs: Where trials are compared, in `resource`; recall at a very early rung predicts little of the final one.
+        first_rung_scenes: Fraction of the validation scenes (of classification, episodes), ten at least, that are
+            evaluated at the first rung of several. Its recalls are only compared with each other.
         keep: Fraction of the trials in the no-prune control group; the report counts false prunes with it.
     """
 
     kind: Literal["recall", "none"] = "recall"
     resource: Literal["updates", "seconds"] = "updates"
+    rule: Literal["improvement", "asha"] = "improvement"
     eta: Annotated[int, Field(ge=2)] = 3
     rungs: list[PositiveInt] = Field(default_factory=lambda: [30, 90, 270], min_length=1)
+    first_rung_scenes: Annotated[float, Field(gt=0, le=1)] = 1.0
     keep: Annotated[float, Field(ge=0, le=1)] = 0.05
 
     @field_validator("rungs")
     @classmethod
     def _rungs_increase(cls, rungs: list[int]) -> list[int]:
         return increasing("rungs", rungs)
+
+    def scenes_at(self, rung: int, names: Collection[str]) -> frozenset[str]:
+        """Return those of the validation scenes of these names that are evaluated at a rung, the first being 0.
+
+        Those of the first one are spread evenly over the names.
+        """
+        ordered = sorted(set(names))
+        count = min(len(ordered), max(FEWEST_SCENES, math.ceil(self.first_rung_scenes * len(ordered))))
+        if rung > 0 or len(self.rungs) == 1:
+            count = len(ordered)
+        return frozenset(ordered[place * len(ordered) // count] for place in range(count))
 
 
 class FinalistsSection(Section):

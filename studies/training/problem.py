@@ -130,6 +130,11 @@ class Problem(ABC):
             self._episodes[split_name] = self._audited(split_name, self._sampled(split_name))
         return self._episodes[split_name]
 
+    def at_rung(self, rung: int) -> list[Any]:
+        """Return the validation episodes that a search evaluates at a rung."""
+        kept = self.spec.pruner.scenes_at(rung, self.scene_names("validation"))
+        return [episode for episode in self.validation if self.scene_name(episode) in kept]
+
     def redrawn(self, split_name: SplitName, draws: int) -> list[Any]:
         """Return a split's episodes with other supports and queries, `draws` times; none where there are no others."""
         drawn = [episode for draw in range(1, draws + 1) for episode in self._sampled(split_name, draw)]

@@ -75,7 +75,8 @@ class Trial:
             OutOfMemory: There is too little memory; smaller micro-batches would not help.
         """
         with recognised("evaluating ran out of memory: lower protocol.queries, or run fewer workers"):
-            return self._problem.evaluate(self._running().learner, self._problem.validation)
+            episodes = self._problem.at_rung(self._rungs.index(self.step))
+            return self._problem.evaluate(self._running().learner, episodes)
 
     def state(self) -> checkpoints.Checkpoint:
         """Return tensors and metadata of a checkpoint."""

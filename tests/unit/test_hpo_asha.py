@@ -1,4 +1,4 @@
-"""ASHA promotion rules: which trials are pruned at a rung, and which are promoted later."""
+"""What all rules of the pruner share, and ASHA: which trials are pruned at a rung, and which are promoted later."""
 
 import math
 
@@ -6,14 +6,28 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hpo.search.asha import RungHistory, completion, decide, promotion, quota
+from hpo.pruning.asha import Asha
+from hpo.pruning.rules import completion
+from hpo.pruning.rules import decide as decide_by
+from hpo.pruning.rung_history import RungHistory
+
+
+def decide(history, trial, rung, *, eta, **options):
+    """Decide by ASHA."""
+    return decide_by(Asha(eta), history, trial, rung, **options)
+
+
+def promotion(history, pruned, *, eta, metric="recall"):
+    """Promote by ASHA."""
+    return Asha(eta).promotion(history, pruned, metric)
+
 
 recalls = st.floats(0, 1, allow_nan=False)
 
 
 def history(values, rungs=3, rung=0):
     """Return a history of trials 0, 1, … with these recalls at one rung."""
-    made = RungHistory(rungs)
+    made = RungHistory(range(1, rungs + 1))
     for trial, value in enumerate(values):
         made.add(trial, rung, value)
     return made
@@ -24,7 +38,7 @@ def test_order_of_arrival_does_not_change_a_decision(values, eta, random):
     """A decision that depended on which trial came first would make searches with several workers unrepeatable."""
     shuffled = list(enumerate(values))
     random.shuffle(shuffled)
-    other = RungHistory(3)
+    other = RungHistory([1, 2, 3])
     for trial, value in shuffled:
         other.add(trial, 0, value)
     for trial in range(len(values)):
@@ -37,27 +51,27 @@ def test_exactly_the_best_one_in_eta_of_a_full_rung_is_promoted(values, eta):
     full = history(values)
     kept = [trial for trial in range(len(values)) if not decide(full, trial, 0, eta=eta).prune]
     order = sorted(range(len(values)), key=lambda trial: (-values[trial], trial))
-    assert kept == sorted(order[: quota(len(values), eta)])
+    assert kept == sorted(order[: Asha(eta).quota(len(values))])
     assert len(kept) == math.ceil(len(values) / eta)
 
 
 @given(st.lists(recalls, min_size=1, max_size=40), st.integers(2, 5))
 def test_pruning_on_arrival_and_promoting_later_keeps_the_same_trials_as_waiting_for_all(values, eta):
     """A trial that was pruned too early must be promoted later: otherwise the order of arrival decides the search."""
-    growing, promoted, pruned = RungHistory(2), set(), set()
+    growing, promoted, pruned = RungHistory([1, 2]), set(), set()
     for trial, value in enumerate(values):
         growing.add(trial, 0, value)
         (pruned if decide(growing, trial, 0, eta=eta).prune else promoted).add(trial)
     while found := promotion(growing, pruned, eta=eta):
         pruned.remove(found.trial)
         promoted.add(found.trial)
-    assert promoted >= set(growing.top(0, quota(len(values), eta)))
+    assert promoted >= set(growing.top(0, Asha(eta).quota(len(values))))
 
 
 @given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 2), recalls), max_size=40))
 def test_a_result_that_is_given_again_replaces_the_earlier_one(results):
     """A retried trial counted twice would push others out of the top."""
-    repeated, last = RungHistory(3), {}
+    repeated, last = RungHistory([1, 2, 3]), {}
     for trial, rung, value in results:
         repeated.add(trial, rung, value)
         last[trial, rung] = value
@@ -75,7 +89,7 @@ def test_a_diverged_trial_is_pruned_at_once_and_never_promoted(value):
     """NaN compares as neither better nor worse: without its own rule it would train on, or be promoted."""
     made = history([value, 0.2, 0.1])
     decision = decide(made, 0, 0, eta=3, control=True)
-    assert (decision.prune, decision.below_quota) == (True, False)
+    assert (decision.prune, decision.by_rule) == (True, False)
     assert decision.reason == f"recall is {value} at rung 1 of 3: training diverged"
     assert made.reached(0) == 2
     assert promotion(made, {0}, eta=2) is None
@@ -94,9 +108,9 @@ def test_reasons_give_figure_rank_and_how_many_are_promoted():
     made = history([0.5] * 3 + [0.31] + [0.4] * 8)
     reason = "recall@10 0.3100 ranks 12 of 12 at rung 1 of 3; the top 4 are promoted"
     assert decide(made, 3, 0, eta=3, metric="recall@10").reason == reason
-    assert decide(made, 3, 0, eta=3).below_quota
+    assert decide(made, 3, 0, eta=3).by_rule
     control = decide(made, 3, 0, eta=3, control=True)
-    assert (control.prune, control.below_quota) == (False, True)
+    assert (control.prune, control.by_rule) == (False, True)
     assert control.reason.endswith("; the top 4 are promoted; kept in the no-prune control group")
     assert decide(made, 0, 0, eta=3).reason == "recall 0.5000 ranks 1 of 12 at rung 1 of 3; the top 4 are promoted"
     two = history([0.5, 0.4])
@@ -106,7 +120,7 @@ def test_reasons_give_figure_rank_and_how_many_are_promoted():
 def test_nothing_is_pruned_at_the_last_rung():
     """A finished trial marked as pruned would be lost to the choice of winners."""
     last = decide(history([0.9, 0.1], rung=2), 1, 2, eta=2)
-    assert (last.prune, last.below_quota) == (False, False)
+    assert (last.prune, last.by_rule) == (False, False)
 
 
 def test_the_trial_nearest_to_its_end_is_promoted_first():

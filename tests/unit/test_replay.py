@@ -8,11 +8,11 @@ import numpy as np
 import optuna
 import pytest
 from replay.clock import Run, replay
-from replay.curves import Curves, late_bloomers, recorded
+from replay.curves import TEXTS, Curves, late_bloomers, recorded
 from replay.freeze_thaw import FreezeThaw
 from replay.outcomes import budget_of, trials_of
 from replay.proposals import search_of
-from replay.schedulers import GAIN, NOTHING, OURS, ablations, systems
+from replay.schedulers import NOTHING, OURS, ablations, systems
 
 from hpo.search.space import suggest
 
@@ -104,11 +104,15 @@ def test_workers_take_turns_by_their_clocks():
 def test_fewer_scenes_cost_less_where_they_are_evaluated():
     """The ablation would be a gift if it changed later rungs, and no saving if it changed no cost."""
     recalls = np.arange(12.0).reshape(1, 2, 6) / 12
-    table = dataclasses.replace(curves([0.5], (1, 3)), recalls=recalls)
-    fewer = table.on_fewer_scenes()
+    table = dataclasses.replace(curves([0.5], (1, 3)), recalls=recalls, parameters=[{"trainable_layers": 0}])
+    fewer = table.on_fewer_scenes(3)
     assert fewer.means[0, 0] == pytest.approx(np.mean([0, 3]) / 12)
     assert fewer.means[0, 1] == table.means[0, 1]
-    assert fewer.evaluation.tolist() == [[10 / 3, 10.0]]
+    assert fewer.evaluation == pytest.approx(np.array([[10 / 3, 10.0]]))
+    spec = {"task": "classification"}
+    read = dataclasses.replace(table, spec=spec, parameters=[{"trainable_layers": 1}]).on_fewer_scenes(3)
+    # Episodes share texts, which the encoder reads once.
+    assert read.evaluation == pytest.approx(np.array([[10 * TEXTS[3], 10.0]]))
 
 
 def test_a_small_table_gives_a_small_search():
@@ -123,17 +127,6 @@ def test_a_rung_ratio_is_that_of_every_pair():
     assert curves([0.5], (3, 6, 12, 24, 48)).ratio == 2
     with pytest.raises(ValueError, match="each needs to be as many times"):
         _ = curves([0.5], (3, 6, 18)).ratio
-
-
-def test_by_gain_the_cheapest_of_the_good_ends_first_and_the_hopeless_do_not():
-    """At equal recall the cheap configuration is the better buy; a hopeless one is none at any price."""
-    table = curves(np.tile([0.8, 0.8, 0.2], 10), (3, 6, 12))
-    table.training[:] *= np.random.default_rng(0).uniform(1, 50, 30)[:, None]
-    trace = replay(table, systems()[GAIN](table, "random", 2), 1, 0.5 * (table.training[:, -1] + 30).sum())
-    good = [row for row in trace.started[:4] if table.final[row] > 0.5]
-    assert 1 < len(good) < 4
-    assert trace.finished[0].row == min(good, key=lambda row: table.training[row, -1])
-    assert sum(table.final[finish.row] < 0.5 for finish in trace.finished) <= 1 < len(trace.finished)
 
 
 def labelled(count=40) -> Curves:

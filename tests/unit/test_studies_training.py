@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from storage.errors import CorruptArtifact, InputError
 from storage.files import checkpoints
+from studies.config.definition import FEWEST_SCENES, PrunerSection
 from studies.config.hyperparameters import Hyperparameters
 from studies.data.dataset import Dataset
 from studies.episodes.sampler import EpisodeSampler
@@ -275,6 +276,32 @@ def test_a_report_holds_the_recall_of_every_validation_scene_and_their_mean(prob
         assert report.recall == pytest.approx(sum(report.scene_recalls.values()) / len(report.scene_recalls))
     teacher = load_teacher(problem, tmp_path / "trial")
     assert problem.evaluate(teacher, problem.validation).mean() == recall
+
+
+def test_the_first_rung_reads_some_scenes_and_every_later_one_reads_all(tmp_path: Path) -> None:
+    """At the first rung most of a cheap trial's cost is its evaluation; the end is what trials are chosen by."""
+    encoder = tiny_encoder(tmp_path / "tiny")
+    spec = tiny_spec(encoder, pruner={"first_rung_scenes": 0.1})
+    problem = prepare(spec, tmp_path / "cache", data=planted_dataset(scenes=48, users=120))
+    names = problem.scene_names("validation")
+    assert len(names) > FEWEST_SCENES
+    reports, _ = heard(problem, values("protonet"), tmp_path / "trial")
+    assert set(reports[0].scene_recalls) == spec.pruner.scenes_at(0, names)
+    assert len(reports[0].scene_recalls) == FEWEST_SCENES
+    assert [set(report.scene_recalls) for report in reports[1:]] == [names, names]
+
+
+def test_the_scenes_of_the_first_rung_are_spread_over_all_and_depend_on_nothing_else() -> None:
+    """Workers compute them apart: with others, their recalls could not be compared."""
+    names = [f"scene {number:03}" for number in range(100)]
+
+    def of(share: float, names: list[str], rung: int = 0, rungs: tuple[int, ...] = (1, 2)) -> frozenset[str]:
+        return PrunerSection(first_rung_scenes=share, rungs=list(rungs)).scenes_at(rung, names)
+
+    assert of(0.2, names[::-1]) == set(names[::5])
+    assert of(0.02, names) == set(names[::10])
+    assert of(0.2, names[:4]) == set(names[:4])
+    assert of(1.0, names) == of(0.2, names, rung=1) == of(0.2, names, rungs=(1,)) == set(names)
 
 
 def test_a_search_never_samples_a_test_episode(
