@@ -7,7 +7,8 @@ Rivals are Optuna's pruners, Syne Tune's ASHA with promotion, and a freeze-thaw 
 Every search draws the same configurations in the same order (by seed), pays for training and evaluation as recorded,
 and ends at the same total cost: that of training 40 configurations to the end, or a fifth of a smaller table's. More
 workers than half of these are left out: their first configurations would be the search. A search without a pruner is
-evaluated, and pays, at the end of a trial alone. `reach` is the cost at which a search has a finished trial as good as
+evaluated, and pays, at the end of a trial alone. The bound is told at the first rung which configurations will be as
+good as that search's best, and evaluates as ours. `reach` is the cost at which a search has a finished trial as good as
 the best of the search without pruning, over that search's whole cost: below 1 it is cheaper. The median over seeds
 stands with a bootstrap interval; `not` counts the seeds where it is not reached. The synthetic families are replayed
 beside the default curves. A full run leaves a dated table in benchmarks/results/.
@@ -37,7 +38,7 @@ from replay.finalists import finalists_table
 from replay.freeze_thaw import FreezeThaw
 from replay.nested import nested
 from replay.outcomes import SHARES, Outcome, budget_of, median, outcome, trials_of
-from replay.schedulers import NOTHING, OURS, SEEN, Factory, ablations, compared_on, systems
+from replay.schedulers import NOTHING, OURS, SEEN, Factory, Told, ablations, compared_on, systems
 from rich.console import Console
 from rich.table import Table
 from scipy.stats import spearmanr
@@ -46,6 +47,7 @@ from storage.files.atomic import atomic_write
 
 CURVES = Path("benchmarks/curves/completejourney.parquet")
 SYNE, THAW = "Syne Tune ASHA", "freeze-thaw process"
+BOUND = "told at the first rung who wins"
 # Systems that propose by themselves.
 PROPOSING = (SYNE, THAW)
 
@@ -87,6 +89,9 @@ def search_all(seed: int, setting: Setting, path: Path, names: Sequence[str]) ->
         seen = SEEN.get(name, Curves.shipped)(curves)
         traces[name] = replay(seen, made[name](seen, setting.sampler, seed), setting.workers, budget)
     wanted = max((curves.final[each.row] for each in traces[NOTHING].finished), default=0.0)
+    seen = SEEN[OURS](curves)
+    told = Told(BOUND, seen, setting.sampler, seed, wanted)
+    traces[BOUND] = replay(seen, told, setting.workers, budget)
     return {name: outcome(curves, trace, wanted, budget) for name, trace in traces.items()}
 
 
@@ -208,7 +213,7 @@ def main() -> None:
                 compared = [name for name in compared if name not in ablations()]
             search = partial(search_all, setting=setting, path=arguments.curves, names=compared)
             found = pool.map(search, range(seeds), chunksize=1)
-            outcomes = {name: [each[name] for each in found] for name in compared}
+            outcomes = {name: [each[name] for each in found] for name in [*compared, BOUND]}
             console.print(table_of(setting, outcomes), "")
             rows += rows_of(setting, outcomes)
     console.print(finalists_table(SEEN[OURS](curves), seeds, budget_of(curves)), "")

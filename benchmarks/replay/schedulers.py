@@ -79,6 +79,38 @@ class WithPruner:
         self._proposals.finish(run.row)
 
 
+class Told:
+    """A search that is told at the first rung which configurations end well: what no pruner can fall below.
+
+    Args:
+        name: what to call it.
+        curves: the configurations.
+        sampler: "random" or "tpe".
+        seed: of the proposals.
+        wanted: the recall in the end from which a configuration goes on.
+    """
+
+    def __init__(self, name: str, curves: Curves, sampler: str, seed: int, wanted: float) -> None:
+        self.name, self.rungs = name, first_and_end(curves)
+        self._curves, self._wanted = curves, wanted
+        self._proposals = Proposals(curves, sampler, seed, optuna.pruners.NopPruner())
+
+    def next(self) -> Run | None:
+        """A new configuration."""
+        return self._proposals.ask()
+
+    def report(self, run: Run) -> bool:
+        """Goes on if it will be good enough."""
+        goes_on = bool(self._curves.final[run.row] >= self._wanted)
+        if not goes_on:
+            self._proposals.stop(run.row)
+        return goes_on
+
+    def finish(self, run: Run) -> None:
+        """Tells the sampler."""
+        self._proposals.finish(run.row)
+
+
 class Ours:
     """A search under the production rules of `hpo.pruning`.
 

@@ -25,7 +25,7 @@ from hpo.pruning.rung_history import RungHistory
 
 # Trials that have reached the first rung before any is judged.
 FIRST = 4
-# Seconds from the first rung to the end are not less.
+# Costs after the first rung are at least so much of those before.
 LEAST = 1e-9
 
 
@@ -105,9 +105,8 @@ class Chances:
         mean, deviation = self._forecast.ends(begun, 0)
         self.best = finished[0] if finished else float(mean.max())
         chances = -np.sort(-ndtr((mean - self.best) / deviation))
-        first, rest = _seconds(history)
-        # Diverged trials were paid for until the first rung too.
-        trials = len(history.seconds(0)) * first / rest + np.arange(1, len(chances) + 1)
+        # In whole costs from the first rung to the end: diverged trials were paid for until the first rung too.
+        trials = history.begun() / _rest(history) + np.arange(1, len(chances) + 1)
         self.needed = float((chances.cumsum() / trials).max())
 
     def of(self, recall: float, rung: int) -> float:
@@ -116,16 +115,13 @@ class Chances:
         return float(ndtr((mean - self.best) / deviation)[0])
 
 
-def _seconds(history: RungHistory) -> tuple[float, float]:
-    """Return the mean seconds to the first rung, and from there to the end."""
-    means: list[float] = []
-    steps = (0, 0, *history.steps)
-    for rung in range(history.rungs):
-        if found := history.seconds(rung):
-            means.append(float(np.mean(found)))
-        else:  # nobody has come so far: the pace of the rung before
-            means.append(means[-1] * (steps[rung + 2] - steps[rung + 1]) / (steps[rung + 1] - steps[rung]))
-    return means[0], max(sum(means[1:]), LEAST)
+def _rest(history: RungHistory) -> float:
+    """Return what a trial costs from the first rung to the end, over what it costs until the first rung."""
+    rest, growth = 0.0, 1.0
+    for rung in range(history.rungs - 1):
+        growth *= history.cost_growth(rung)
+        rest += growth
+    return max(rest, LEAST)
 
 
 def _standing(history: RungHistory, trial: int, rung: int, metric: str) -> str:

@@ -81,10 +81,23 @@ class RungHistory:
         found = ((before.get(trial, math.nan), -recall) for recall, trial in self._order[rung + 1])
         return [pair for pair in found if math.isfinite(pair[0])]
 
-    def seconds(self, rung: int) -> list[float]:
-        """Return what trials cost from the rung before, or from their start, to this one; diverged ones too."""
-        here = self._seconds[rung]
-        if rung == 0:
-            return list(here.values())
-        before = self._seconds[rung - 1]
-        return [spent - before[trial] for trial, spent in here.items() if trial in before]
+    def begun(self) -> int:
+        """Return how many trials have reached the first rung, those that diverged there too."""
+        return len(self._recalls[0])
+
+    def cost_growth(self, rung: int) -> float:
+        """Return what trials cost from the rung to the next one, over what they cost from the rung before to this one.
+
+        Of the trials that have gone on; where none has, in proportion to the steps.
+        """
+        before, here, after = (
+            ({} if rung == 0 else self._seconds[rung - 1]),
+            self._seconds[rung],
+            self._seconds[rung + 1],
+        )
+        both = [trial for trial in after if trial in here]
+        spent = sum(here[trial] - before.get(trial, 0.0) for trial in both)
+        if spent <= 0:
+            steps = (0, *self.steps)
+            return (steps[rung + 2] - steps[rung + 1]) / (steps[rung + 1] - steps[rung])
+        return sum(after[trial] - here[trial] for trial in both) / spent

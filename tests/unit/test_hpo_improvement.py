@@ -62,7 +62,7 @@ def test_a_new_trial_is_worth_what_those_so_far_would_be_if_they_began_again():
     made = history(*trials, seconds=[5.0, 9.0, 21.0])
     chances = Chances(made)
     of_each = sorted((chances.of(recalls[0], 0) for recalls in trials[:-1]), reverse=True)
-    # Six trials pay five seconds for the first rung; from there sixteen are left to the end.
+    # Six trials pay five seconds for the first rung; from there sixteen more lead to the end.
     tried = [sum(of_each[:count]) / (6 * 5 / 16 + count) for count in range(1, 6)]
     assert chances.needed == pytest.approx(max(tried))
 
@@ -156,3 +156,13 @@ def test_seconds_of_rungs_that_nobody_has_reached_follow_the_pace_so_far():
     # Ten steps take 5 s, so the eighty that are left take 40 s.
     tried = [sum(of_each[:count]) / (4 * 5 / 40 + count) for count in range(1, 5)]
     assert chances.needed == pytest.approx(max(tried))
+
+
+def test_what_is_left_is_told_by_the_pace_of_those_that_went_on_not_by_their_price():
+    """Those that go on may be the cheap ones: at their own seconds the rest would look cheap for all."""
+    made, alike = RungHistory(STEPS), RungHistory(STEPS)
+    for number, (price, recalls) in enumerate([(1, [0.3, 0.35, 0.4]), (1, [0.2, 0.3]), (20, [0.25]), (20, [0.1])]):
+        for rung, recall in enumerate(recalls):
+            made.add(number, rung, recall, price * [5.0, 9.0, 21.0][rung])
+            alike.add(number, rung, recall, [5.0, 9.0, 21.0][rung])
+    assert Chances(made).needed == pytest.approx(Chances(alike).needed)
