@@ -2,7 +2,7 @@
 
 Rivals are Optuna's pruners, Syne Tune's ASHA with promotion, and a freeze-thaw search by a Gaussian process.
 
-    python benchmarks/pruning.py [--quick] [--seeds N] [--curves FILE] [--json FILE]
+    python benchmarks/pruning.py [--quick] [--seeds N] [--curves FILE] [--systems NAME ...] [--json FILE]
 
 Every search draws the same configurations in the same order (by seed), pays for training and evaluation as recorded,
 and ends at the same total cost: that of training 40 configurations to the end, or a fifth of a smaller table's. More
@@ -188,6 +188,9 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="four workers, random proposals, six seeds")
     parser.add_argument("--seeds", type=int, metavar="N", help="searches per setting")
     parser.add_argument("--curves", type=Path, default=CURVES, metavar="FILE", help="what record_curves.py wrote")
+    parser.add_argument(
+        "--systems", nargs="+", metavar="NAME", help="these on recorded curves alone, beside none and ours"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
     arguments = parser.parse_args()
     seeds = arguments.seeds or (6 if arguments.quick else 30)
@@ -204,6 +207,9 @@ def main() -> None:
     for family in families:
         console.print(correlations(curves_of(family, 0, arguments.curves)), "")
     names = compared_on(curves, factories())
+    if arguments.systems:
+        names = [name for name in names if name in (NOTHING, OURS, *arguments.systems)]
+        settings = [setting for setting in settings if setting.family == "recorded"]
     with multiprocessing.get_context("spawn").Pool(len(os.sched_getaffinity(0))) as pool:
         for setting in settings:
             compared = [name for name in names if setting.sampler == "random" or name not in PROPOSING]
@@ -217,8 +223,9 @@ def main() -> None:
             console.print(table_of(setting, outcomes), "")
             rows += rows_of(setting, outcomes)
     console.print(finalists_table(SEEN[OURS](curves), seeds, budget_of(curves)), "")
-    console.print(nested(curves, factories(), 4 if arguments.quick else 10))
-    if not arguments.quick:
+    if not arguments.systems:
+        console.print(nested(curves, factories(), 4 if arguments.quick else 10))
+    if not (arguments.quick or arguments.systems):
         stem, option = ("", "") if shipped else (f"{arguments.curves.stem}-", f" --curves {arguments.curves}")
         result = Path(f"benchmarks/results/pruning-{stem}{datetime.now(UTC).date()}.md")
         text = f"# `python benchmarks/pruning.py{option}`\n\n```\n{console.export_text()}```\n"

@@ -2,7 +2,7 @@
 
 PED-ANOVA (Watanabe et al., "PED-ANOVA: Efficiently Quantifying Hyperparameter Importance in Arbitrary Subspaces", IJCAI
 2023) asks how far the parameters of the best tenth differ from those of all. Optuna's has it for finished trials, of
-which a pruned search has few and which all were selected by rank.
+which a pruned search has few and which all were selected by recall.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ CONTINUES = "continues trial"
 FROM_RUNG = "continues from rung"
 # Attribute of the trial of the default configuration.
 DEFAULT = "default configuration"
-# Attribute of a trial of the no-prune control group: the last rung at which its rank would have pruned it.
+# Attribute of a trial of the no-prune control group: the last rung at which the rule would have pruned it.
 CONTROL_GROUP = "control group at rung"
 
 

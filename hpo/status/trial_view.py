@@ -29,7 +29,7 @@ class TrialView:
         reason: The pruner's, or the error.
         params: The configuration.
         chain: Number of the first trial of its chain, under which its rung results are recorded.
-        control_group: Whether it ran on, as part of the no-prune control group, where its rank would have stopped it.
+        control_group: Whether it ran on, as part of the no-prune control group, where the rule would have stopped it.
         progress: Of a running trial, how much of its training is done, from 0 to 1, as of its worker's last heartbeat;
             None while unknown.
         silent_seconds: Of a running trial, since its worker's last heartbeat.

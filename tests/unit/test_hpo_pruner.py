@@ -78,6 +78,7 @@ def test_a_study_that_does_not_maximise_one_objective_is_refused(direction):
         ({"rungs": []}, "rungs"),
         ({"rungs": [3, 1]}, "rungs"),
         ({"rungs": [1], "keep": 2}, "keep"),
+        ({"rungs": [1], "rule": "best"}, "rule must be one of improvement, asha, got 'best'"),
     ],
 )
 def test_bad_settings_are_refused_at_the_start(arguments, message):

@@ -58,11 +58,11 @@ def test_it_says_what_pruning_may_have_lost_and_what_re_evaluating_the_finalists
     """False prunes and luck are what a user cannot see in any table."""
     found = result(0.01, 0.09, 0.9)
     shown = " ".join(printed(found, capsys).split())
-    assert "2 trials of the control group ran to the end although their rank would have stopped them" in shown
+    assert "2 trials of the control group ran to the end although the rule would have stopped them" in shown
     assert "trial 9 ended among the best 4" in shown
     assert "trial 4, no longer leads, trial 9 does; +0.0042 of its lead" in shown
     found["search"] |= {"control_group": [2], "false_prunes": []}
-    assert "although its rank would have stopped it, to measure what pruning loses: none ended" in printed(
+    assert "although the rule would have stopped it, to measure what pruning loses: none ended" in printed(
         found, capsys
     )
     found["search"]["control_group"] = []

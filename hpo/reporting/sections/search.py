@@ -69,10 +69,10 @@ def control_group_sentence(found: SearchFigures) -> str:
     if not group:
         return "No trial of the control group has finished, so nothing here says whether pruning lost a good one."
     would = ", ".join(f"trial {number}" for number in lost) if lost else "none"
-    rank = "its rank would have stopped it" if len(group) == 1 else "their rank would have stopped them"
+    stopped = "the rule would have stopped it" if len(group) == 1 else "the rule would have stopped them"
     return (
-        f"{plural(len(group), 'trial')} of the control group ran to the end although {rank}, to measure what pruning "
-        f"loses: {would} ended among the best {found.best}."
+        f"{plural(len(group), 'trial')} of the control group ran to the end although {stopped}, to measure what "
+        f"pruning loses: {would} ended among the best {found.best}."
     )
 
 
