@@ -123,7 +123,7 @@ class PrunerSection(Section):
     eta: Annotated[int, Field(ge=2)] = 3
     rungs: list[PositiveInt] = Field(default_factory=lambda: [30, 90, 270], min_length=1)
     first_rung_scenes: Annotated[float, Field(gt=0, le=1)] = 1.0
-    keep: Annotated[float, Field(ge=0, le=1)] = 0.05
+    keep: Annotated[float, Field(ge=0, le=1)] = 0.02
 
     @field_validator("rungs")
     @classmethod
