@@ -11,11 +11,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
-from hpo.pruning.rung_history import RungHistory
-
-Floats = npt.NDArray[np.float64]
+from hpo.pruning.rung_history import Floats, RungHistory
 
 PRIOR = 5.0
 # Variance between trials that are all alike.
@@ -42,7 +39,7 @@ class Forecast:
 
     def __init__(self, history: RungHistory) -> None:
         between = max(float(np.var(history.finite(0))), LEAST)
-        self._gains = [_fit(history.pairs(rung), between) for rung in range(history.rungs - 1)]
+        self._gains = [_fit(*history.pairs(rung), between) for rung in range(history.rungs - 1)]
 
     def ends(self, recalls: Floats, rung: int) -> tuple[Floats, Floats]:
         """Return mean and standard deviation, (N,) each, of the recall at the last rung.
@@ -59,13 +56,13 @@ class Forecast:
         return mean, np.sqrt(variance)
 
 
-def _fit(pairs: list[tuple[float, float]], between: float) -> _Gain:
-    """Fit the gain between two rungs, of variance `between` between trials."""
-    if not pairs:
+def _fit(before: Floats, after: Floats, between: float) -> _Gain:
+    """Fit the gain from recalls at a rung, (N,), to those at the next one; `between` is the variance between trials."""
+    count = len(before)
+    if not count:
         # Nobody has gone on: wherever a trial stands, it is as uncertain.
         return _Gain(0.0, 0.0, 0.0, between / 4, np.inf)
-    before, after = np.array(pairs).T
-    count, gains, centre = len(pairs), after - before, float(before.mean())
+    gains, centre = after - before, float(before.mean())
     centred = before - centre
     shift = gains.sum() / (count + PRIOR)
     weight = (centred**2).sum() + between

@@ -81,8 +81,7 @@ def _likeliest(history: RungHistory, chances: Chances, waits: Callable[[int], bo
     """Return the waiting trial with the highest chance, which is the best one of its rung; None where none waits."""
     found: list[_Waiting] = []
     for rung in range(history.rungs - 1):
-        ranked = history.top(rung, history.reached(rung))
-        trial = next((one for one in ranked if history.last_rung(one) == rung and waits(one)), None)
+        trial = next(filter(waits, history.waiting(rung)), None)
         if trial is not None:
             found.append(_Waiting(trial, rung, chances.of(history.recall(trial, rung), rung)))
     return max(found, key=lambda each: (each.chance, each.rung), default=None)
@@ -101,9 +100,9 @@ class Chances:
 
     def __init__(self, history: RungHistory) -> None:
         self._forecast = Forecast(history)
-        begun, finished = np.array(history.finite(0)), history.finite(history.rungs - 1)
+        begun, finished = history.finite(0), history.finite(history.rungs - 1)
         mean, deviation = self._forecast.ends(begun, 0)
-        self.best = finished[0] if finished else float(mean.max())
+        self.best = float(finished.max() if len(finished) else mean.max())
         chances = -np.sort(-ndtr((mean - self.best) / deviation))
         # In whole costs from the first rung to the end: diverged trials were paid for until the first rung too.
         trials = history.begun() / _rest(history) + np.arange(1, len(chances) + 1)
