@@ -157,7 +157,8 @@ def test_the_job_goes_from_data_to_a_student_that_transformers_opens(database_ur
 def test_ctrl_c_stops_in_order_and_the_same_command_goes_on(database_url, tmp_path):
     """Ctrl-C must lose nothing finished, leave nothing running, and cost no trial of the budget."""
     study = mini(tmp_path, trials=4)
-    study.write_text(study.read_text().replace("rungs = [2, 4]", "rungs = [2, 100]").replace("eta = 2", "eta = 9"))
+    text = study.read_text().replace("rungs = [2, 4]", "rungs = [2, 100]")
+    study.write_text(text.replace("eta = 2", 'rule = "asha"\neta = 9'))
     process = start("launch", study, "--workers", "2", cwd=tmp_path, HPO_DATABASE_URL=database_url)
 
     def some_finished_some_running():

@@ -81,7 +81,8 @@ def actors() -> list[psutil.Process]:
 
 
 def longer(study: Path) -> Path:
-    study.write_text(study.read_text().replace("rungs = [2, 4]", "rungs = [2, 40]").replace("eta = 2", "eta = 9"))
+    text = study.read_text().replace("rungs = [2, 4]", "rungs = [2, 40]")
+    study.write_text(text.replace("eta = 2", 'rule = "asha"\neta = 9'))
     return study
 
 
