@@ -76,6 +76,11 @@ class ClassificationDefinition(StudyDefinition):
                     f"search.space.learner: {other[0]} adapts to a support, and a study of known classes has none; "
                     f'accepted: {", ".join(_JOINT)}, or set protocol.classes = "new", or name scenes in data.scene'
                 )
+            if self.pruner.first_rung_scenes < 1:
+                raise ValueError(
+                    "pruner.first_rung_scenes has no use where classes are known: all rows are classified at once; "
+                    "leave it out"
+                )
             unused += INNER_LOOP
         for domains in (space, *self.search.learners.values()):
             for name in unused:

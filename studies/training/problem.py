@@ -132,7 +132,10 @@ class Problem(ABC):
 
     def at_rung(self, rung: int) -> list[Any]:
         """Return the validation episodes that a search evaluates at a rung."""
-        kept = self.spec.pruner.scenes_at(rung, self.scene_names("validation"))
+        names = self.scene_names("validation")
+        kept = self.spec.pruner.scenes_at(rung, names)
+        if len(kept) == len(names):
+            return self.validation
         return [episode for episode in self.validation if self.scene_name(episode) in kept]
 
     def redrawn(self, split_name: SplitName, draws: int) -> list[Any]:

@@ -317,6 +317,7 @@ def test_probabilities_that_only_our_library_gives_are_not_exported(
         ({"search": {"space": {"learner": ["finetune", "anil"]}}}, "anil adapts to a support, and a study of known"),
         ({"protocol": {"ways": 5}}, 'ways has no use where classes = "known"'),
         ({"protocol": {"shots": 3}}, "shots has no use where"),
+        ({"pruner": {"first_rung_scenes": 0.5}}, "first_rung_scenes has no use where classes are known"),
         ({"protocol": {"classes": "new", "batch": 32}}, 'batch has no use where classes = "new"; leave it out'),
     ],
 )
