@@ -238,7 +238,7 @@ def _budgets(shot: Snapshot) -> list[str]:
 def _why(view: TrialView) -> str:
     if view.state != "running":
         # The value has a column of its own.
-        return re.sub(r"^[\w@ ]*recall\S* \S+ (?=ranks)", "", view.reason)
+        return re.sub(r"^[\w@ ]*recall\S* \S+ (?=ranks|at rung)", "", view.reason)
     if view.silent_seconds is not None and view.silent_seconds > SILENT_SECONDS:
         return f"its worker is silent for {duration(view.silent_seconds)}"
     return "" if view.progress is None else f"{view.progress:.0%} trained"

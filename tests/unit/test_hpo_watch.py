@@ -217,12 +217,13 @@ def test_a_log_file_hears_of_each_trial_that_ends_and_never_of_a_control_code(ca
     assert said.splitlines()[-1].startswith("search: 4 of 4 trials (3 complete, 1 pruned); best recall@10 0.3800")
 
 
+@pytest.mark.parametrize("why", ["ranks 2 of 2", "at rung 1 of 3; a chance of 0.4% to end above 0.0600"])
 @pytest.mark.parametrize("metric", ["recall@10", "macro recall"])
-def test_a_log_gives_the_value_of_a_pruned_trial_once(metric):
-    """Of every task: the pruner's reason begins with the value, which the line has already."""
-    pruned = trial(1, TrialState.PRUNED, [0.05], 10.0, reason=f"{metric} 0.0500 ranks 2 of 2")
+def test_a_log_gives_the_value_of_a_pruned_trial_once(metric, why):
+    """Of every task and rule: the pruner's reason begins with the value, which the line has already."""
+    pruned = trial(1, TrialState.PRUNED, [0.05], 10.0, reason=f"{metric} 0.0500 {why}")
     shot = replace(summarise(SPEC, [TRIALS[0], pruned]), metric=metric)
-    assert event(shot.trials[1], shot) == f"trial 1 (anil) pruned; {metric} 0.0500; ranks 2 of 2"
+    assert event(shot.trials[1], shot) == f"trial 1 (anil) pruned; {metric} 0.0500; {why}"
 
 
 def test_why_workers_wait_is_shown_while_they_do(capsys, monkeypatch):
