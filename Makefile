@@ -43,6 +43,7 @@ bench: $(READY)
 	$(BIN)/python benchmarks/serving.py --quick
 	$(BIN)/python benchmarks/dashboard.py --quick
 	$(BIN)/python benchmarks/classification.py --quick
+	$(BIN)/python benchmarks/distillation.py --quick
 
 # What `make gpu` needs, for a machine with a GPU that may have neither a network nor this project's packages.
 gpu-pack: $(READY)
