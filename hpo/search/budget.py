@@ -69,5 +69,9 @@ def _best(trials: Sequence[FrozenTrial]) -> FrozenTrial | None:
 
 
 def _ended_after(best: FrozenTrial, trials: Sequence[FrozenTrial]) -> int:
-    """Return how many trials that began after the best one have ended; by number, since workers' clocks differ."""
-    return sum(trial.state.is_finished() and trial.number > best.number for trial in trials)
+    """Return how many trials that began after the best one have ended; by number, since workers' clocks differ.
+
+    A trial and its continuations count once, and not while one of them waits or runs.
+    """
+    found = chains(trials).items()
+    return sum(first > best.number and chain[-1].state.is_finished() for first, chain in found)

@@ -16,7 +16,7 @@ from hpo.registry import register
 from hpo.search.budget import Budget
 from hpo.search.space import suggest
 from hpo.search.stale_trials import requeue_stale
-from hpo.search.trial_chains import COST, ERROR, LOST, REASON, spends_budget
+from hpo.search.trial_chains import COST, ERROR, LOST, REASON, continuation, spends_budget
 from hpo.search.trial_queue import TrialQueue
 from hpo.search.trial_run import Paused, run_all, run_next
 from storage.database.control import Control
@@ -379,6 +379,17 @@ def test_a_search_ends_when_its_budget_says_so(study, queue, budget, recalls, en
     given = iter(recalls)
     assert list(run_all(queue, budget, lambda trial: next(given))) == [TrialState.COMPLETE] * len(recalls)
     assert ended_by in budget.spent(study.trials)
+
+
+def test_a_trial_that_was_pruned_and_continued_costs_patience_once(study):
+    """A trial that is promoted and pruned again is one that did not improve, not two."""
+    study.tell(study.ask(), 0.5)
+    study.tell(study.ask(), state=TrialState.PRUNED)
+    study.add_trial(continuation(study.trials[1], 0, "promoted"))
+    study.tell(study.ask(), state=TrialState.PRUNED)
+    assert Budget(10, patience=2).exhausted(study.trials) is None
+    study.tell(study.ask(), state=TrialState.PRUNED)
+    assert Budget(10, patience=2).exhausted(study.trials) == "2 trials without progress"
 
 
 GRID = {
