@@ -10,11 +10,11 @@ import optuna
 
 from hpo.pruning.rules import Promotion, completion, decide
 from hpo.pruning.rung_history import RungHistory
-from hpo.search.pruner import RuleName, in_control_group, rule_of
+from hpo.search.pruner import in_control_group, rule_of
 from replay.clock import Run
 from replay.curves import Curves
 from replay.proposals import Proposals
-from studies.config.definition import PrunerSection
+from studies.config.definition import PrunerSection, RuleName
 
 NOTHING, OURS = "no pruning", "ours"
 # How many finished trials a small search wants at least: `finalists.count`.
@@ -208,19 +208,20 @@ def shipped_rungs(curves: Curves) -> tuple[int, ...]:
     return every_other(curves) if curves.classifies else tuple(range(len(curves.updates)))
 
 
+def fifth(curves: Curves) -> Curves:
+    """With a fifth of the scenes at the first rung."""
+    return curves.shipped().on_fewer_scenes(5)
+
+
 def shipped_scenes(curves: Curves) -> Curves:
     """As the shipped studies evaluate the first rung: classification on a fifth of the episodes."""
-    return curves.shipped().on_fewer_scenes(5) if curves.classifies else curves.shipped()
+    return fifth(curves) if curves.classifies else curves.shipped()
 
 
 # How a system is made: of curves, sampler and seed.
 Factory = Callable[[Curves, str, int], Any]
 # What a system sees of the curves.
 Seen = Callable[[Curves], Curves]
-
-
-def _fifth(curves: Curves) -> Curves:
-    return curves.shipped().on_fewer_scenes(5)
 
 
 def _optuna(
@@ -286,9 +287,9 @@ SEEN: dict[str, Seen] = {
     **dict.fromkeys((OURS, *ablations()), shipped_scenes),
     f"ours, {ALL_SCENES}": Curves.shipped,
     EARLIER: lambda curves: curves,
-    f"ours, {FIFTH}": _fifth,
+    f"ours, {FIFTH}": fifth,
     HALVING_OTHER: Curves.shipped,
-    HALVING_FIFTH: _fifth,
+    HALVING_FIFTH: fifth,
 }
 
 

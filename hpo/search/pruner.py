@@ -11,7 +11,7 @@ import hashlib
 import itertools
 import math
 from collections.abc import Sequence
-from typing import Literal, get_args
+from typing import get_args
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
@@ -23,6 +23,7 @@ from hpo.pruning.rung_history import RungHistory
 from hpo.search.trial_chains import chain_of
 from storage.database.records import Records
 from storage.errors import InputError
+from studies.config.definition import RuleName
 from studies.config.spec import StudySpec
 
 
@@ -75,9 +76,6 @@ def recorded_history(records: Records, spec: StudySpec) -> RungHistory:
     for trial, rung, recall, seconds in records.rung_costs(spec.name):
         history.add(trial, rung, recall, seconds)
     return history
-
-
-RuleName = Literal["improvement", "asha"]
 
 
 def rule_of(name: RuleName, eta: int, *, resumes: bool) -> Rule:

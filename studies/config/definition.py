@@ -97,6 +97,8 @@ class TeacherSection(Section):
         return path
 
 
+# Rules of the pruner, of `hpo.pruning`.
+RuleName = Literal["improvement", "asha"]
 # Fewer scenes at the first rung say too little.
 FEWEST_SCENES = 10
 
@@ -119,7 +121,7 @@ class PrunerSection(Section):
 
     kind: Literal["recall", "none"] = "recall"
     resource: Literal["updates", "seconds"] = "updates"
-    rule: Literal["improvement", "asha"] = "improvement"
+    rule: RuleName = "improvement"
     eta: Annotated[int, Field(ge=2)] = 3
     rungs: list[PositiveInt] = Field(default_factory=lambda: [30, 90, 270], min_length=1)
     first_rung_scenes: Annotated[float, Field(gt=0, le=1)] = 1.0
