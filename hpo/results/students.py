@@ -29,6 +29,8 @@ class Objectives(NamedTuple):
 def choose_student(study: optuna.Study, spec: StudySpec) -> FrozenTrial:
     """Return the trial to export: of best validation recall, or of a front the fastest with enough of it.
 
+    Among students of equal recall the smallest is taken; latency would let the noise of its measurement choose.
+
     Raises:
         InputError: No student has finished.
     """
@@ -40,7 +42,7 @@ def choose_student(study: optuna.Study, spec: StudySpec) -> FrozenTrial:
         )
     best = max(trial.values[0] for trial in finished)
     if len(spec.distill.objectives) == 1:
-        return min(finished, key=lambda trial: (-trial.values[0], trial.number))
+        return min(finished, key=lambda trial: (-trial.values[0], trial.user_attrs.get("size", math.inf), trial.number))
     enough = [trial for trial in finished if trial.values[0] >= spec.distill.retain * best]
     return min(enough, key=lambda trial: (trial.values[1], -trial.values[0], trial.number))
 

@@ -4,6 +4,7 @@ import re
 from functools import partial
 
 import numpy as np
+import optuna
 import pytest
 from optuna.trial import TrialState
 
@@ -55,15 +56,15 @@ def test_students_are_pruned_by_their_recall_and_the_best_is_chosen(database, tm
     trials = open_distillation(database, spec).get_trials()
     assert len(trials) == 6
     complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
-    assert number == max(complete, key=lambda trial: (trial.value, -trial.number)).number
+    assert trials[number].value == max(trial.value for trial in complete)
     assert student.hyperparameters.layers == trials[number].params["layers"]
     assert any(trial.state == TrialState.PRUNED for trial in trials)
     for trial in trials:
         assert set(trial.intermediate_values) <= set(spec.distill.rungs)
         assert trial.user_attrs["reason"]
     rows = student_rows(open_distillation(database, spec), spec)
-    assert [row.taken for row in rows].index(True) == number
-    assert all(row.front for row in rows if row.taken)
+    assert [row.trial for row in rows if row.taken] == [number]
+    assert any(row.front and row.recall == rows[number].recall for row in rows)
     # Teachers answered once, and a rerun trains nothing more.
     assert len(list(owned_distillation(database, spec.name).folder.glob("targets-*"))) == 1
     assert run(database, spec, problem)[1] == number
@@ -166,6 +167,16 @@ def test_a_distillation_without_a_finished_student_says_so(database, tmp_path):
     with pytest.raises(InputError, match="has no finished student"):
         choose_student(found, spec)
     assert student_rows(found, spec) == ()
+
+
+def test_of_students_of_equal_recall_the_smallest_is_taken(database, tmp_path):
+    """A larger one that was tried first would be exported for nothing."""
+    spec, _ = study(database, tmp_path, search=0)
+    found = create_distillation(database, spec)
+    for recall, size in ((0.5, 0.4), (0.5, 0.2), (0.5, 0.2), (0.4, 0.1)):
+        found.add_trial(optuna.trial.create_trial(value=recall, user_attrs={"latency": 0.3, "size": size}))
+    assert choose_student(found, spec).number == 1
+    assert [row.taken for row in student_rows(found, spec)] == [False, True, False, False]
 
 
 def test_a_student_dominates_when_it_is_nowhere_worse_and_somewhere_better():
