@@ -2,7 +2,8 @@
 
 Rivals are Optuna's pruners, Syne Tune's ASHA with promotion, and a freeze-thaw search by a Gaussian process.
 
-    python benchmarks/pruning.py [--quick] [--seeds N] [--curves FILE] [--systems NAME ...] [--json FILE]
+    python benchmarks/pruning.py [--quick] [--seeds N] [--curves FILE] [--parts NAME ...] [--systems NAME ...]
+        [--json FILE]
 
 Every search draws the same configurations in the same order (by seed), pays for training and evaluation as recorded,
 and ends at the same total cost: that of training 40 configurations to the end, or a fifth of a smaller table's. More
@@ -11,7 +12,8 @@ evaluated, and pays, at the end of a trial alone. The bound is told at the first
 good as that search's best, and evaluates as ours. `reach` is the cost at which a search has a finished trial as good as
 the best of the search without pruning, over that search's whole cost: below 1 it is cheaper. The median over seeds
 stands with a bootstrap interval; `not` counts the seeds where it is not reached. The synthetic families are replayed
-beside the default curves. A full run leaves a dated table in benchmarks/results/.
+beside the default curves. Last, what would have been chosen on one half of the table is judged on the other. A full run
+leaves a dated table in benchmarks/results/.
 """
 
 from __future__ import annotations
@@ -48,6 +50,8 @@ from storage.files.atomic import atomic_write
 CURVES = Path("benchmarks/curves/completejourney.parquet")
 SYNE, THAW = "Syne Tune ASHA", "freeze-thaw process"
 BOUND = "told at the first rung who wins"
+FAMILIES = ("recorded", "noise", "late bloomers")
+PARTS = (*FAMILIES, "finalists", "halves")
 # Systems that propose by themselves.
 PROPOSING = (SYNE, THAW)
 
@@ -188,19 +192,19 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="four workers, random proposals, six seeds")
     parser.add_argument("--seeds", type=int, metavar="N", help="searches per setting")
     parser.add_argument("--curves", type=Path, default=CURVES, metavar="FILE", help="what record_curves.py wrote")
-    parser.add_argument(
-        "--systems", nargs="+", metavar="NAME", help="these on recorded curves alone, beside none and ours"
-    )
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, metavar="NAME", help=", ".join(PARTS))
+    parser.add_argument("--systems", nargs="+", metavar="NAME", help="these alone, beside none and ours")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
     arguments = parser.parse_args()
     seeds = arguments.seeds or (6 if arguments.quick else 30)
     curves, shipped = recorded(arguments.curves), arguments.curves == CURVES
-    families = ["recorded", "noise", "late bloomers"] if shipped else ["recorded"]
+    families = [name for name in FAMILIES if name in arguments.parts and (shipped or name == "recorded")]
     settings = [Setting(family, "random", workers) for family in families for workers in (1, 4, 16)]
-    settings += [Setting("recorded", "tpe", workers) for workers in (1, 4, 16)]
+    if "recorded" in families:
+        settings += [Setting("recorded", "tpe", workers) for workers in (1, 4, 16)]
     if arguments.quick:
         settings = [setting for setting in settings if (setting.sampler, setting.workers) == ("random", 4)]
-    if trials_of(curves) < 2 * min(setting.workers for setting in settings):
+    if trials_of(curves) < 2 * min((setting.workers for setting in settings), default=1):
         parser.error(f"{arguments.curves} holds {len(curves.test)} configurations: too few for a search")
     settings = [each for each in settings if each.family != "recorded" or 2 * each.workers <= trials_of(curves)]
     console, rows = Console(width=150, record=True), []
@@ -209,12 +213,11 @@ def main() -> None:
     names = compared_on(curves, factories())
     if arguments.systems:
         names = [name for name in names if name in (NOTHING, OURS, *arguments.systems)]
-        settings = [setting for setting in settings if setting.family == "recorded"]
     with multiprocessing.get_context("spawn").Pool(len(os.sched_getaffinity(0))) as pool:
         for setting in settings:
             compared = [name for name in names if setting.sampler == "random" or name not in PROPOSING]
             if setting.family != "recorded":
-                compared.remove(THAW)  # there are no parameters to model
+                compared = [name for name in compared if name != THAW]  # there are no parameters to model
             if (setting.sampler, setting.workers) != ("random", 4):
                 compared = [name for name in compared if name not in ablations()]
             search = partial(search_all, setting=setting, path=arguments.curves, names=compared)
@@ -222,10 +225,11 @@ def main() -> None:
             outcomes = {name: [each[name] for each in found] for name in [*compared, BOUND]}
             console.print(table_of(setting, outcomes), "")
             rows += rows_of(setting, outcomes)
-    console.print(finalists_table(SEEN[OURS](curves), seeds, budget_of(curves)), "")
-    if not arguments.systems:
+    if "finalists" in arguments.parts:
+        console.print(finalists_table(SEEN[OURS](curves), seeds, budget_of(curves)), "")
+    if "halves" in arguments.parts:
         console.print(nested(curves, factories(), 4 if arguments.quick else 10))
-    if not (arguments.quick or arguments.systems):
+    if not (arguments.quick or arguments.systems or arguments.parts != PARTS):
         stem, option = ("", "") if shipped else (f"{arguments.curves.stem}-", f" --curves {arguments.curves}")
         result = Path(f"benchmarks/results/pruning-{stem}{datetime.now(UTC).date()}.md")
         text = f"# `python benchmarks/pruning.py{option}`\n\n```\n{console.export_text()}```\n"
