@@ -193,7 +193,7 @@ class Students:
         steps = lever.steps or (spec.distill.embed_steps, spec.distill.rank_steps)
         section = spec.distill.model_copy(update={"embed_steps": steps[0], "rank_steps": steps[1]})
         problem.spec = spec.model_copy(update={"distill": section})
-        shared = Distillation(problem, [self._known[name] for name in lever.teachers])
+        shared = Distillation(problem, [self._known[name] for name in lever.teachers], self._folder)
         shared.targets = restricted(shared.targets, pool(problem, self._added, lever.texts))
         return shared
 

@@ -148,7 +148,7 @@ class StudentProgress(Figures):
         measure: What it is judged by: "lift" over the best baseline that reads no text, or "recall" where the interval
             of the best teacher's lift is not above zero.
         kept: How much of the best teacher's it keeps, on the same validation episodes.
-        first_step: The first rung.
+        first_step: The first rung; of a longer training the last one of the shorter.
         gained: Recall since that rung, paired by scene.
         undertrained: Whether it keeps too little of the teacher, and more steps would probably help.
     """
@@ -160,6 +160,11 @@ class StudentProgress(Figures):
     first_step: int
     gained: Interval
     undertrained: bool
+
+    @property
+    def may_gain(self) -> bool:
+        """Whether it is surely below the teacher, and has risen or not read all texts."""
+        return self.kept.high < 1 and (self.gained.low > 0 or self.texts_read < self.texts)
 
 
 class StudentRow(Figures):
@@ -174,6 +179,8 @@ class StudentRow(Figures):
         params: Its hyperparameters.
         reason: The pruner's.
         training: How far its training has come; None unless it finished beside a teacher with a recall.
+        extends: The trial whose student it is, trained for more steps on texts; None for a student of its own.
+        embed_steps: These steps.
         front: Whether no other student is at least as good in recall, latency and size and better in one.
         taken: Whether it is the one that is exported.
     """
@@ -186,6 +193,8 @@ class StudentRow(Figures):
     params: Settings
     reason: str | None
     training: StudentProgress | None = None
+    extends: int | None = None
+    embed_steps: int | None = None
     front: bool
     taken: bool
 

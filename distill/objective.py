@@ -80,6 +80,7 @@ class Distillation:
         folder: Path,
         report: Callable[[RungReport], None],
         progress: Callable[[int], None] | None = None,
+        embed_steps: int | None = None,
     ) -> float:
         """Distil one student and return its validation recall, NaN where training diverged.
 
@@ -91,15 +92,20 @@ class Distillation:
             folder: Where the trial's checkpoints are kept.
             report: Called at each rung, after its checkpoint was written; raises to end the trial.
             progress: Called with the number of steps done, after each.
+            embed_steps: Steps on texts; those of the study if left out.
 
         Raises:
             OutOfMemory: There is too little memory for this student.
             ArtifactsUnavailable: A checkpoint cannot be written or uploaded.
         """
-        return self._run(hyperparameters, self.problem.spec.distill, folder, report, progress)
+        return self._run(hyperparameters, self.problem.spec.distill.of_steps(embed_steps), folder, report, progress)
 
     def train_without_teacher(
-        self, hyperparameters: StudentHyperparameters, folder: Path, progress: Callable[[int, int], None]
+        self,
+        hyperparameters: StudentHyperparameters,
+        folder: Path,
+        progress: Callable[[int, int], None],
+        embed_steps: int | None = None,
     ) -> Student:
         """Train a student from the same start on labels alone, for as many steps; return the best on validation.
 
@@ -109,8 +115,9 @@ class Distillation:
             hyperparameters: The distilled student's.
             folder: Where the checkpoints are kept; what is there already is not trained again.
             progress: Called with (steps done, steps in all).
+            embed_steps: The distilled student's steps on texts; those of the study if left out.
         """
-        section, found = self.problem.spec.distill.without_teacher, dict[Path, float]()
+        section, found = self.problem.spec.distill.of_steps(embed_steps).without_teacher, dict[Path, float]()
         for number, part in enumerate(RATES):
             values = replace(hyperparameters.labels_alone(), lr=part * hyperparameters.lr)
             done, own = number * section.steps, folder / f"rate-{number}"

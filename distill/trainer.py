@@ -29,6 +29,8 @@ from studies.training.outer_loop import ScheduledAdamW, load_weights
 WEIGHT_DECAY = 0.01
 # The head is the trained teacher's, while the encoder has lost most of its layers: the head's rate over the encoder's.
 HEAD_RATE = 0.1
+# Keeps the draws of ranking steps apart from those of steps on texts.
+_RANKING = 1
 
 
 class Distiller:
@@ -114,7 +116,7 @@ class Distiller:
 
     def ranking_loss(self) -> Tensor:
         """Return the weighted losses of the current step's queries, a scalar; each distinct text is encoded once."""
-        index, rng = draw_episode(self._section.seed, self.step, len(self._episodes))
+        index, rng = draw_episode(self._section.seed, self.step - self._section.embed_steps, len(self._episodes))
         values, (episode, queries, kept) = self.student.hyperparameters, self._draw(self._episodes[index], rng)
         items, count = episode.items, episode.encoded
         # Targets stand in for the vectors of histories only where the student's vectors are drawn to them.
@@ -157,10 +159,13 @@ def encode(tower: TokenTower, items: Tensor) -> Tensor:
 
 def rank_episodes(section: DistillSection, count: int) -> set[int]:
     """Return the episodes, out of `count`, that the ranking steps of a distillation read."""
-    return {draw_episode(section.seed, step, count)[0] for step in range(section.embed_steps, section.steps)}
+    return {draw_episode(section.seed, step, count)[0] for step in range(section.rank_steps)}
 
 
 def draw_episode(seed: int, step: int, count: int) -> tuple[int, np.random.Generator]:
-    """Return the episode of a ranking step, out of `count`, and the generator of what else is random in the step."""
-    rng = np.random.default_rng([seed, step])
+    """Return the episode of a ranking step, out of `count`, and the generator of what else is random in the step.
+
+    Ranking steps count from 0: a student that is trained longer on texts reads the same episodes.
+    """
+    rng = np.random.default_rng([seed, step, _RANKING])
     return int(rng.integers(count)), rng

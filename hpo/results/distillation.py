@@ -30,7 +30,15 @@ from hpo.dashboard.page import Page
 from hpo.ownership import OwnedStudy, owned_distillation, owned_search
 from hpo.pruning.rules import Decision
 from hpo.results.evaluation import Distilled, Winners, text_free_recalls
-from hpo.results.students import TRAINING, choose_student, student_rows
+from hpo.results.students import (
+    EMBED_STEPS,
+    EXTENDS,
+    TRAINING,
+    choose_student,
+    extension,
+    student_rows,
+    students_wanted,
+)
 from hpo.results.undertraining import student_progress
 from hpo.search.budget import Budget
 from hpo.search.finalists import FinalistEvaluator, Recalls, searched_recalls
@@ -47,6 +55,7 @@ from storage.database.postgres import Database
 from storage.database.records import Records
 from storage.errors import InputError, StudyStopped
 from storage.home import cache_folder
+from studies.config.distill_section import DistillSection
 from studies.config.spec import StudySpec
 from studies.learners.registry import LEARNERS
 from studies.training.objective import load_teacher
@@ -99,7 +108,7 @@ def distil(
     student = load_student(problem, work.owned.trial_folder(chosen.number))
     best = min(teachers, key=lambda teacher: (-teacher.recall, teacher.trial))
     before = untrained(problem, best, student.hyperparameters)
-    alone = work.without_teacher(student) if spec.distill.labels_alone else None
+    alone = work.without_teacher(student, chosen) if spec.distill.labels_alone else None
     return Distilled(student, chosen.number, before, alone)
 
 
@@ -117,7 +126,8 @@ def distil_study(database: Database, spec: StudySpec, console: Console) -> tuple
 def _distil_study(database: Database, spec: StudySpec, console: Console) -> tuple[StudentRow, ...]:
     if Records(database.engine).stage_result(spec.name, EVALUATION) is not None:
         study = open_distillation(database, spec)
-        if len(study.get_trials(deepcopy=False)) < spec.distill.trials:
+        trials = study.get_trials(deepcopy=False)
+        if len(trials) < students_wanted(spec.distill, trials):
             raise InputError(
                 f"the test split of study {spec.name!r} was scored with one of its students, and it is scored once; "
                 "give the study a new name to try more students"
@@ -168,13 +178,6 @@ class _Work:
         self._queue = TrialQueue(database, self.study, spec.name, spec.search.retries, timed=False)
         self._page = Page(database, spec)
         section, pruner = spec.distill, spec.pruner
-        self._reporter = RungReporter(
-            self._queue,
-            database.storage,
-            section.steps,
-            lambda: "the study was stopped" if self._queue.stop_requested() else None,
-            intermediate_values=len(section.objectives) == 1,
-        )
         self._pruner = None
         # A front has a cheap end, which pruning by recall alone would cut off.
         if pruner.kind == "recall" and len(section.objectives) == 1:
@@ -194,49 +197,82 @@ class _Work:
         Raises:
             StudyStopped: The study was stopped.
         """
-        for _ in run_all(self._queue, Budget(self._spec.distill.trials), self._objective):
-            self._page.write_when_due()
-        self._page.write()
-        if self._queue.stop_requested():
-            raise StudyStopped(f"study {self._spec.name!r} was stopped; hpo run with its study file resumes it")
+        more = True
+        while more:
+            wanted = students_wanted(self._spec.distill, self.study.get_trials(deepcopy=False))
+            for _ in run_all(self._queue, Budget(wanted), self._objective):
+                self._page.write_when_due()
+            self._page.write()
+            if self._queue.stop_requested():
+                raise StudyStopped(f"study {self._spec.name!r} was stopped; hpo run with its study file resumes it")
+            more = self._extend()
 
-    def without_teacher(self, student: Student) -> Student:
+    def _extend(self) -> bool:
+        """Queue a longer training of the chosen student if that may help; return whether it may."""
+        with Records(self._database.engine).exclusive(self.owned.name):
+            if (found := extension(self.study, self._spec)) is None:
+                return False
+            student = self.study.get_trials(deepcopy=False)[found[EXTENDS]]
+            self.study.enqueue_trial(student.params, user_attrs=found)
+        steps = f"{found[EMBED_STEPS]:,} steps on texts"
+        self._console.note(f"student {found[EXTENDS]} is below its teacher: training it again, for {steps}")
+        return True
+
+    def without_teacher(self, student: Student, chosen: FrozenTrial) -> Student:
         """Return the same student trained on labels alone; what was trained already is not trained again."""
+        folder, steps = self.owned.folder / f"without-teacher-{chosen.number}", chosen.user_attrs.get(EMBED_STEPS)
         with self._console.progress("training the student without a teacher") as progress:
-            folder = self.owned.folder / "without-teacher"
-            return self._distillation.train_without_teacher(student.hyperparameters, folder, progress)
+            return self._distillation.train_without_teacher(student.hyperparameters, folder, progress, steps)
 
     def _objective(self, trial: optuna.Trial) -> float | list[float]:
         """Distil the trial's student, reporting each rung to Optuna; return its value for each objective."""
-        section, shared = self._spec.distill, self._distillation
+        embed_steps = trial.user_attrs.get(EMBED_STEPS)
+        section = self._spec.distill.of_steps(embed_steps)
         values = suggest_student(trial, section)
-        folder = self.owned.trial_folder(trial.number)
-        with self._console.progress(f"distilling, trial {trial.number + 1} of {section.trials}") as progress:
+        folder, reporter = (
+            self.owned.trial_folder(trial.number),
+            self._reporter(section, extends=EXTENDS in trial.user_attrs),
+        )
+        wanted = students_wanted(section, self.study.get_trials(deepcopy=False))
+        with self._console.progress(f"distilling, trial {trial.number + 1} of {wanted}") as progress:
 
             def advance(step: int) -> None:
                 progress(step, section.steps)
                 self._queue.report_progress(step / section.steps)
 
             def report(reached: RungReport) -> None:
-                self._reporter.report(
-                    trial, reached, reached.step, chain=trial.number, decide=lambda: self._decide(trial)
-                )
+                reporter.report(trial, reached, reached.step, chain=trial.number, decide=lambda: self._decide(trial))
 
-            recall = shared.run_trial(values, folder, report, advance)
+            recall = self._distillation.run_trial(values, folder, report, advance, embed_steps)
         if not math.isfinite(recall):
             return recall
-        self._record_training(trial, values, folder)
+        self._record_training(trial, values, folder, section)
         student = load_student(self._problem, folder)
         figures = {"recall": recall, "latency": latency(self._problem, student), "size": size(self._problem, student)}
         for name in ("latency", "size"):
             trial.set_user_attr(name, round(figures[name], 4))
         return [figures[name] for name in section.objectives]
 
-    def _record_training(self, trial: optuna.Trial, values: StudentHyperparameters, folder: Path) -> None:
-        """Keep with the trial how far its training has come."""
-        texts = len(self._distillation.targets.items)
-        read = self._spec.distill.embed_steps * min(values.batch_size, texts)
-        found = student_progress(validation_recalls(folder), self._teacher_recalls, self._baseline_recalls, read, texts)
+    def _reporter(self, section: DistillSection, *, extends: bool) -> RungReporter:
+        # The steps of an extension's rungs are other stages of a training: it is compared with no other student there.
+        return RungReporter(
+            self._queue,
+            self._database.storage,
+            section.steps,
+            lambda: "the study was stopped" if self._queue.stop_requested() else None,
+            intermediate_values=len(section.objectives) == 1 and not extends,
+        )
+
+    def _record_training(
+        self, trial: optuna.Trial, values: StudentHyperparameters, folder: Path, section: DistillSection
+    ) -> None:
+        """Keep with the trial how far its training has come, an extension's beside the shorter training."""
+        texts, recalls = len(self._distillation.targets.items), validation_recalls(folder)
+        read = section.embed_steps * min(values.batch_size, texts)
+        if (extended := trial.user_attrs.get(EXTENDS)) is not None:
+            shorter = validation_recalls(self.owned.trial_folder(extended))
+            recalls = {max(each): each[max(each)] for each in (shorter, recalls)}
+        found = student_progress(recalls, self._teacher_recalls, self._baseline_recalls, read, texts)
         if found is not None:
             trial.set_user_attr(TRAINING, found.to_json())
 
@@ -253,8 +289,10 @@ class _Work:
         return text_free_recalls(self._problem)
 
     def _decide(self, trial: optuna.Trial) -> Decision | None:
-        """Return the pruner's decision on a trial that has just reported; None without a pruner."""
-        return None if self._pruner is None else self._pruner.decision(self.study, trial._cached_frozen_trial)
+        """Return the pruner's decision on a trial that has just reported; None of an extension, or without a pruner."""
+        if self._pruner is None or EXTENDS in trial.user_attrs:
+            return None
+        return self._pruner.decision(self.study, trial._cached_frozen_trial)
 
 
 def _sampler(seed: int) -> optuna.samplers.BaseSampler:

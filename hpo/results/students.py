@@ -1,4 +1,4 @@
-"""What a distillation found: its students side by side, the front of them, and the one that is exported."""
+"""What a distillation found: its students, the front of them, the one to export, and whether that trains longer."""
 
 from __future__ import annotations
 
@@ -9,13 +9,16 @@ from typing import NamedTuple
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from distill.evaluation import StudentRow
+from distill.evaluation import StudentProgress, StudentRow
 from hpo.search.trial_chains import REASON
 from storage.errors import InputError
+from studies.config.distill_section import EXTENSION, DistillSection
 from studies.config.spec import StudySpec
 
 # Attribute of a finished trial: the figures of `StudentProgress`.
 TRAINING = "training"
+# Attributes of an extension: the trial whose student is trained again, and for how many steps on texts.
+EXTENDS, EMBED_STEPS = "extends", "embed_steps"
 
 
 class Objectives(NamedTuple):
@@ -47,6 +50,30 @@ def choose_student(study: optuna.Study, spec: StudySpec) -> FrozenTrial:
     return min(enough, key=lambda trial: (trial.values[1], -trial.values[0], trial.number))
 
 
+def students_wanted(section: DistillSection, trials: Sequence[FrozenTrial]) -> int:
+    """Return how many trials a distillation runs, extensions included."""
+    return section.trials + sum(EXTENDS in trial.user_attrs for trial in trials)
+
+
+def extension(study: optuna.Study, spec: StudySpec) -> dict[str, int] | None:
+    """Return the attributes of the trial that trains the chosen student for longer; None where there is none to run.
+
+    It is for a student that is surely below its teacher and was not extended yet: one whose extension was no better
+    stays the chosen one.
+
+    Raises:
+        InputError: No student has finished.
+    """
+    section, chosen = spec.distill, choose_student(study, spec)
+    extended = [trial.user_attrs[EXTENDS] for trial in study.get_trials(deepcopy=False) if EXTENDS in trial.user_attrs]
+    training = chosen.user_attrs.get(TRAINING)
+    if training is None or not StudentProgress.model_validate(training).may_gain:
+        return None
+    if chosen.number in extended or len(extended) >= section.extensions:
+        return None
+    return {EXTENDS: chosen.number, EMBED_STEPS: EXTENSION * chosen.user_attrs.get(EMBED_STEPS, section.embed_steps)}
+
+
 def student_rows(study: optuna.Study, spec: StudySpec) -> tuple[StudentRow, ...]:
     """Return every trial of a distillation, by number."""
     trials = study.get_trials(deepcopy=False)
@@ -62,6 +89,8 @@ def student_rows(study: optuna.Study, spec: StudySpec) -> tuple[StudentRow, ...]
             params=trial.params,
             reason=trial.user_attrs.get(REASON),
             training=trial.user_attrs.get(TRAINING),
+            extends=trial.user_attrs.get(EXTENDS),
+            embed_steps=trial.user_attrs.get(EMBED_STEPS),
             front=_on_front(finished.get(trial.number), list(finished.values())),
             taken=trial.number == chosen,
         )

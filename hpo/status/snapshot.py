@@ -11,6 +11,7 @@ from optuna.trial import FrozenTrial
 
 from hpo.ownership import TrialsMissing, distillation_of, load_record, search_of
 from hpo.pruning.rung_history import RungHistory
+from hpo.results.students import students_wanted
 from hpo.search.loop import ended_by, search_budget
 from hpo.search.pruner import recorded_history
 from hpo.search.trial_chains import chains, cost, spends_budget
@@ -159,10 +160,11 @@ class Observer:
             self._students = self._students or self._distillation.open()
         except TrialsMissing:
             return None
-        states = [trial.state.name.lower() for trial in self._students.get_trials(deepcopy=False)]
+        trials = self._students.get_trials(deepcopy=False)
+        states = [trial.state.name.lower() for trial in trials]
         progresses = [lease.progress for lease in Leases(self._database.engine, self._distillation.name).all().values()]
         return Students(
-            budget=self._spec.distill.trials,
+            budget=students_wanted(self._spec.distill, trials),
             states={state: states.count(state) for state in set(states)},
             progress=next((progress for progress in progresses if progress is not None), None),
             evaluated=Records(self._database.engine).stage_result(self._spec.name, EVALUATION) is not None,

@@ -24,6 +24,9 @@ from studies.config.search_domains import (
 
 Objective = Literal["recall", "latency", "size"]
 
+# Two extensions reach nine times the steps; doubling would train a student twice as often for as much.
+EXTENSION = 3
+
 # What each parameter of `[distill.space]` may be, but for those of the losses.
 STUDENT: Parameters = {
     "layers": Numbers(int, 1, True),
@@ -74,6 +77,8 @@ class DistillSection(Section):
         trials: Students to try.
         embed_steps: Steps of a student on texts.
         rank_steps: Steps of a student on rankings and texts together, after those on texts.
+        extensions: How often the chosen student may be trained again, each time for three times the steps on texts: as
+            long as it is surely below its teacher and each time was better than the one before.
         objectives: What is searched for: validation recall alone, by which students are pruned, or with "latency" and
             "size" the Pareto front of all.
         retain: Of the front, the fastest student is taken that keeps this fraction of the best one's recall.
@@ -86,6 +91,7 @@ class DistillSection(Section):
     trials: PositiveInt = 4
     embed_steps: PositiveInt = 300
     rank_steps: Annotated[int, Field(ge=0)] = 60
+    extensions: Annotated[int, Field(ge=0)] = 2
     objectives: Annotated[list[Objective], Field(min_length=1)] = _RECALL
     retain: Annotated[int | float, Field(gt=0, le=1)] = 0.99
     labels_alone: bool = True
@@ -138,6 +144,10 @@ class DistillSection(Section):
         """Steps after which a student is evaluated and compared with the others; the last one ends a trial."""
         texts = {max(1, self.embed_steps // 3), self.embed_steps} if self.embed_steps else set[int]()
         return sorted(texts | {self.steps})
+
+    def of_steps(self, embed_steps: int | None) -> DistillSection:
+        """Return the section with another number of steps on texts; its own where it is None."""
+        return self if embed_steps is None else self.model_copy(update={"embed_steps": embed_steps})
 
     @property
     def without_teacher(self) -> DistillSection:

@@ -8,16 +8,30 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
+from distill.evaluation import StudentProgress
+from distill.student_training import validation_recalls
 from hpo.ownership import owned_distillation, owned_search
 from hpo.registry import register
+from hpo.results import distillation
 from hpo.results.distillation import choose, create_distillation, distil, distil_study, open_distillation
 from hpo.results.evaluation import text_free_recalls
-from hpo.results.students import Objectives, choose_student, dominates, student_rows
+from hpo.results.students import (
+    EMBED_STEPS,
+    EXTENDS,
+    TRAINING,
+    Objectives,
+    choose_student,
+    dominates,
+    extension,
+    student_rows,
+    students_wanted,
+)
 from hpo.search.loop import Search
 from hpo.stages import EVALUATION
 from hpo.status.console import Console
 from storage.database.records import Records
 from storage.errors import InputError
+from studies.evaluation.intervals import Interval
 from studies.training.objective import run_trial
 from studies.training.prepare import prepare
 from tests.synthetic import planted_dataset, tiny_encoder, tiny_spec
@@ -177,6 +191,63 @@ def test_of_students_of_equal_recall_the_smallest_is_taken(database, tmp_path):
         found.add_trial(optuna.trial.create_trial(value=recall, user_attrs={"latency": 0.3, "size": size}))
     assert choose_student(found, spec).number == 1
     assert [row.taken for row in student_rows(found, spec)] == [False, True, False, False]
+
+
+def progress(kept):
+    """How far a student that still rises has come."""
+    kept, gained = Interval(mean=kept, low=kept - 0.1, high=kept + 0.1), Interval(mean=0.1, low=0.05, high=0.15)
+    figures = {"texts": 100, "texts_read": 200, "measure": "lift", "first_step": 1}
+    return StudentProgress(kept=kept, gained=gained, undertrained=kept.high < 0.95, **figures)
+
+
+def test_a_student_below_its_teacher_is_extended_until_it_is_not_or_gains_nothing(database, tmp_path):
+    """A shop's first student kept 48 % of its teacher where one of more steps keeps 93 %."""
+    spec, _ = study(database, tmp_path, search=0, trials=2)
+    found = create_distillation(database, spec)
+
+    def add(recall, kept, attributes=None):
+        attributes = {TRAINING: progress(kept).to_json(), "latency": 0.3, "size": 0.2} | (attributes or {})
+        found.add_trial(optuna.trial.create_trial(value=recall, user_attrs=attributes))
+
+    add(0.2, 0.3)
+    add(0.3, 0.5)
+    first = extension(found, spec)
+    assert first == {EXTENDS: 1, EMBED_STEPS: 3 * spec.distill.embed_steps}
+    add(0.4, 0.88, first)
+    second = extension(found, spec)
+    assert second == {EXTENDS: 2, EMBED_STEPS: 9 * spec.distill.embed_steps}
+    assert students_wanted(spec.distill, found.get_trials()) == 3
+    once = spec.model_copy(update={"distill": spec.distill.model_copy(update={"extensions": 1})})
+    assert extension(found, once) is None
+    add(0.39, 0.8, second)
+    more = spec.model_copy(update={"distill": spec.distill.model_copy(update={"extensions": 9})})
+    assert extension(found, more) is None, "the longest training was no better"
+    add(0.5, 0.91)
+    assert extension(found, more) is None, "the chosen student is within the noise of its teacher"
+    rows = student_rows(found, spec)
+    assert [(row.extends, row.embed_steps) for row in rows[2:4]] == [(1, 12), (2, 36)]
+
+
+@pytest.mark.slow
+def test_an_extension_trains_the_chosen_student_for_more_steps_and_is_chosen_if_better(database, tmp_path, monkeypatch):
+    """The control on labels alone gets as many steps; one of an earlier choice is not taken for it."""
+    spec, problem = study(database, tmp_path, trials=1, labels_alone=True, extensions=1, space={"lr": 1e-3})
+    monkeypatch.setattr(distillation, "student_progress", lambda *given: recorded.append(given) or undertrained)
+    recorded, undertrained = [], progress(0.5)
+    _, number = run(database, spec, problem)
+    trials = open_distillation(database, spec).get_trials()
+    assert [trial.state for trial in trials] == [TrialState.COMPLETE] * 2
+    assert trials[0].params == trials[1].params
+    assert trials[1].user_attrs[EXTENDS] == 0
+    assert number == (1 if trials[1].value > trials[0].value else 0)
+    steps = [max(recalls) for recalls, *_ in recorded]
+    assert steps == [4 + 2, 12 + 2]
+    assert min(recorded[1][0]) == steps[0], "compared with the shorter training"
+    assert [read for *_, read, _ in recorded][1] == 3 * recorded[0][-2]
+    folder = owned_distillation(database, spec.name).folder / f"without-teacher-{number}" / "rate-0"
+    assert max(validation_recalls(folder)) == steps[number]
+    assert run(database, spec, problem)[1] == number
+    assert len(open_distillation(database, spec).get_trials()) == 2
 
 
 def test_a_student_dominates_when_it_is_nowhere_worse_and_somewhere_better():

@@ -7,7 +7,7 @@ from distill.export.card import retention_sentence as retention_of_the_card
 from hpo.reporting.renderers.terminal import print_blocks
 from hpo.reporting.sections.background import retention_sentence
 from hpo.reporting.sections.outcome import distillation_outcome, job_outcome
-from hpo.reporting.sections.students import undertrained_sentences
+from hpo.reporting.sections.students import students_table, undertrained_sentences
 from hpo.reporting.task_words import RANKING
 from hpo.results.outcome import JobResult
 from hpo.results.summary import Scored, retention
@@ -155,6 +155,11 @@ def test_a_teacher_without_recall_says_nothing_of_a_students_training():
     assert student_progress({5: one, 9: one}, one, one, 10, 20) is None, "one scene"
 
 
+def shown_table(rows, capsys):
+    print_blocks([students_table("Students", rows, "recall@10")], Console())
+    return capsys.readouterr().out
+
+
 def test_an_undertrained_student_is_told_of_with_the_remedy(capsys):
     """A user who reads 48 % takes distillation for useless, where steps are missing."""
     found = progress((0.3, 0.3, 0.3, 0.2), (0.45, 0.4, 0.34, 0.3))
@@ -169,6 +174,9 @@ def test_an_undertrained_student_is_told_of_with_the_remedy(capsys):
     assert "Student 3 was trained too little: it keeps 49% [48%, 50%] of the best teacher's lift over what" in shown
     assert "still gained +0.098 [+0.055, +0.138] recall after step 20" in shown
     assert "Its steps read 2,240 texts, of 19,312 that it could read: raise distill.embed_steps." in shown
+    longer = StudentRow(trial=4, front=False, taken=False, extends=3, embed_steps=600, **row)
+    assert undertrained_sentences([taken, longer], "recall@10", RANKING)[0].endswith("give it more layers or width.")
+    assert "embed_steps = 600" in shown_table([taken, longer], capsys)
     enough = taken.model_copy(update={"training": found.model_copy(update={"undertrained": False})})
     assert undertrained_sentences([enough], "recall@10", RANKING) == []
     whole = result(0.01, 0.09, 0.9)

@@ -67,7 +67,10 @@ def students_table(caption: str, rows: Sequence[StudentRow], metric: str, *, rea
         place = "chosen" if row.taken else "on the front" if row.front else row.state
         ratios = (Cell(None if value is None else f"{value:.2f}×") for value in (row.latency, row.size))
         reason = [row.reason or ""] if reasons else []
-        shown.append([str(row.trial), figure(row.recall, "{:.4f}"), *ratios, place, *reason, settings(row.params)])
+        longer = {"embed_steps": row.embed_steps} if row.embed_steps else {}
+        shown.append(
+            [str(row.trial), figure(row.recall, "{:.4f}"), *ratios, place, *reason, settings({**row.params, **longer})]
+        )
     columns = ["trial", metric, "time", "parameters", "state", *(["reason"] if reasons else []), "settings"]
     return Table(caption, columns, shown)
 
@@ -82,7 +85,7 @@ def varied_students(rows: Sequence[StudentRow]) -> list[StudentRow]:
 
 
 def undertrained_sentences(rows: Sequence[StudentRow], metric: str, words: TaskWords) -> list[str]:
-    """Return what says that the chosen student was trained too little, and what to do; nothing where it was not."""
+    """Return what says that the chosen student keeps too little, why, and what to do; nothing where it keeps enough."""
     chosen = next((row for row in rows if row.taken), None)
     if chosen is None or (found := chosen.training) is None or not found.undertrained:
         return []
@@ -90,6 +93,8 @@ def undertrained_sentences(rows: Sequence[StudentRow], metric: str, words: TaskW
     kept = f"keeps {spelled(found.kept, '{:.0%}')} of the best teacher's {lift if found.measure == 'lift' else metric}"
     if found.gained.low > 0:
         kept += f", and still gained {spelled(found.gained, SIGNED)} recall after step {found.first_step}"
+    if any(row.extends == chosen.trial for row in rows):
+        return [f"Student {chosen.trial} {kept}. Longer training was no better: give it more layers or width."]
     read = f"{plural(found.texts_read, 'text')}, of {found.texts:,} that it could read"
     return [
         f"Student {chosen.trial} was trained too little: it {kept}. Its steps read {read}: raise distill.embed_steps."
@@ -98,8 +103,10 @@ def undertrained_sentences(rows: Sequence[StudentRow], metric: str, words: TaskW
 
 def _sentence(rows: Sequence[StudentRow], teacher: float, metric: str) -> str:
     chosen = next((row for row in rows if row.taken), None)
-    pruned = sum(row.state == "pruned" for row in rows)
-    said = f"{plural(len(rows), 'student')} were distilled, of which {pruned} stopped early."
+    pruned, longer = sum(row.state == "pruned" for row in rows), sum(row.extends is not None for row in rows)
+    said = f"{plural(len(rows) - longer, 'student')} were distilled, of which {pruned} stopped early."
+    if longer:
+        said += f" {plural(longer, 'longer training')} followed, of the chosen one."
     if chosen is None or not chosen.recall:
         return said
     kept = f", {chosen.recall / teacher:.1%} of the best teacher's {metric}" if teacher else ""
