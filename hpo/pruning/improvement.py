@@ -25,6 +25,8 @@ from hpo.pruning.rung_history import RungHistory
 
 # Trials that have reached the first rung before any is judged.
 FIRST = 4
+# Optuna has no other state than "pruned" for a trial that waits.
+_LATER = ", and this one may be promoted later"
 # Costs after the first rung are at least so much of those before.
 LEAST = 1e-9
 
@@ -45,7 +47,7 @@ class Improvement:
         standing = _standing(history, trial, rung, metric)
         if history.reached(0) < FIRST:
             known = f"{history.reached(0)} of the {FIRST} trials that a forecast needs have reached the first rung"
-            return Verdict(not self._resumes, f"{standing}; {known}")
+            return Verdict(not self._resumes, f"{standing}; {known}{_LATER if self._resumes else ''}")
         chances = Chances(history)
         chance = chances.of(history.recall(trial, rung), rung)
         reason = f"{standing}; {_words(chance, chances)}"
@@ -55,7 +57,7 @@ class Improvement:
         assert first is not None  # the trial itself waits
         if first.trial == trial:
             return Verdict(True, reason)
-        return Verdict(False, f"{reason}; trial {first.trial} comes first")
+        return Verdict(False, f"{reason}; trial {first.trial} comes first{_LATER}")
 
     def promotion(self, history: RungHistory, pruned: Collection[int], metric: str) -> Promotion | None:
         """Return the pruned trial whose seconds are worth most, if they are worth a new trial's; see `Rule`."""

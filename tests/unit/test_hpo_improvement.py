@@ -87,7 +87,8 @@ def test_the_first_trials_wait_for_each_other_and_the_best_of_them_is_promoted()
     made = history(*([recall] for recall in [0.1, 0.3, 0.2]))
     waits = decide(RESUMES, made, 1, 0)
     assert (waits.prune, waits.by_rule) == (True, True)
-    assert waits.reason.endswith("3 of the 4 trials that a forecast needs have reached the first rung")
+    known = "3 of the 4 trials that a forecast needs have reached the first rung"
+    assert waits.reason.endswith(f"{known}, and this one may be promoted later")
     assert RESUMES.promotion(made, {0, 1, 2}, "recall") is None
     made.add(3, 0, 0.15)
     found = RESUMES.promotion(made, {0, 1, 2, 3}, "recall")
@@ -111,7 +112,7 @@ def test_a_trial_waits_while_a_better_one_does():
     made = history(*([recall] for recall in [0.30, 0.31, 0.305, 0.30, 0.309]))
     later = decide(RESUMES, made, 4, 0)
     assert later.prune
-    assert later.reason.endswith("; trial 1 comes first")
+    assert later.reason.endswith("; trial 1 comes first, and this one may be promoted later")
     assert RESUMES.promotion(made, {0, 4}, "recall").trial == 4
 
 
