@@ -229,10 +229,8 @@ class _Work:
         embed_steps = trial.user_attrs.get(EMBED_STEPS)
         section = self._spec.distill.of_steps(embed_steps)
         values = suggest_student(trial, section)
-        folder, reporter = (
-            self.owned.trial_folder(trial.number),
-            self._reporter(section, extends=EXTENDS in trial.user_attrs),
-        )
+        folder = self.owned.trial_folder(trial.number)
+        reporter = self._reporter(section, extends=embed_steps is not None)
         wanted = students_wanted(section, self.study.get_trials(deepcopy=False))
         with self._console.progress(f"distilling, trial {trial.number + 1} of {wanted}") as progress:
 

@@ -24,7 +24,7 @@ from studies.config.search_domains import (
 
 Objective = Literal["recall", "latency", "size"]
 
-# Two extensions reach nine times the steps; doubling would train a student twice as often for as much.
+# Two extensions reach nine times the steps; by doubling, three would reach eight.
 EXTENSION = 3
 
 # What each parameter of `[distill.space]` may be, but for those of the losses.

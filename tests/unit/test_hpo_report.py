@@ -172,7 +172,7 @@ def test_an_undertrained_student_is_told_of_with_the_remedy(capsys):
     )
     shown = " ".join(capsys.readouterr().out.split())
     assert "Student 3 was trained too little: it keeps 49% [48%, 50%] of the best teacher's lift over what" in shown
-    assert "still gained +0.098 [+0.055, +0.138] recall after step 20" in shown
+    assert "still gained +0.098 [+0.055, +0.138] recall beyond 20 steps" in shown
     assert "Its steps read 2,240 texts, of 19,312 that it could read: raise distill.embed_steps." in shown
     longer = StudentRow(trial=4, front=False, taken=False, extends=3, embed_steps=600, **row)
     assert undertrained_sentences([taken, longer], "recall@10", RANKING)[0].endswith("give it more layers or width.")

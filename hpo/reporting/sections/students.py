@@ -92,7 +92,7 @@ def undertrained_sentences(rows: Sequence[StudentRow], metric: str, words: TaskW
     lift = f"lift over {words.floor}, on validation {words.scene}s"
     kept = f"keeps {spelled(found.kept, '{:.0%}')} of the best teacher's {lift if found.measure == 'lift' else metric}"
     if found.gained.low > 0:
-        kept += f", and still gained {spelled(found.gained, SIGNED)} recall after step {found.first_step}"
+        kept += f", and still gained {spelled(found.gained, SIGNED)} recall beyond {found.first_step} steps"
     if any(row.extends == chosen.trial for row in rows):
         return [f"Student {chosen.trial} {kept}. Longer training was no better: give it more layers or width."]
     read = f"{plural(found.texts_read, 'text')}, of {found.texts:,} that it could read"
