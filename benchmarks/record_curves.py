@@ -1,7 +1,7 @@
 """Records what the pruner is judged on: configurations of a wide search space, trained to the end without pruning.
 
-    python benchmarks/record_curves.py [--study studies/products.toml] [--quick] [--configurations N] [--part I/N]
-        [--out FILE] [--so-far]
+    python benchmarks/record_curves.py [--study studies/products.toml] [--trained] [--quick] [--configurations N]
+        [--part I/N] [--out FILE] [--so-far]
 
 Configurations are drawn at random, by number. Each is trained by the production path,
 `studies.training.objective.run_trial`, to every rung. What it costs is measured there, in CPU seconds, so that other
@@ -9,7 +9,8 @@ work on the machine counts as little as it can.
 
 - studies/completejourney.toml: its own space, with the encoder frozen (`trainable_layers = 0`: seconds a trial instead
   of an hour) and without the number of products per text (`protocol.products = false`: with it most configurations lie
-  within noise, docs/decisions.md).
+  within noise, docs/decisions.md). With --trained one or two layers of the encoder train, on the scenes of
+  studies/quickstart.toml and for a third of the updates, since a configuration takes minutes.
 - studies/products.toml: the default space of classification, which a study file without `[search.space]` has: all
   learners, none to all layers of the encoder, rates over four decades.
 
@@ -54,7 +55,7 @@ from studies.training.objective import load_teacher, run_trial
 from studies.training.prepare import prepare
 from studies.training.rungs import RungReport
 
-RUNGS = {"ranking": [6, 18, 54, 162], "classification": [3, 6, 12, 24, 48]}
+RUNGS = {"ranking": [6, 18, 54, 162], "ranking, trained": [2, 6, 18, 54], "classification": [3, 6, 12, 24, 48]}
 SEED = 20261125
 COSTLY = ("maml", "metasgd", "reptile")
 MOST_LAYERS = 24
@@ -75,21 +76,25 @@ class Row:
     scene_recalls: list[float]
 
 
-def recipe(path: Path, quick: bool) -> StudySpec:
+def recipe(path: Path, quick: bool, trained: bool) -> StudySpec:
     """The study whose configurations are recorded."""
     shipped = load_spec(path)
     if shipped.task == "classification":
         return classification_recipe(shipped, quick)
-    spec = load_spec(Path("studies/quickstart.toml")) if quick else shipped
-    space = {name: domain for name, domain in shipped.search.space.items() if name not in ENCODER}
+    spec = load_spec(Path("studies/quickstart.toml")) if quick or trained else shipped
+    space = {name: domain for name, domain in shipped.search.space.items() if trained or name not in ENCODER}
     search = SearchSection(
-        space=space | {"trainable_layers": 0}, learners=shipped.search.learners, trials=1, seed=SEED % 1000
+        space=space | {"trainable_layers": [1, 2] if trained else 0},
+        learners=shipped.search.learners,
+        trials=1,
+        seed=SEED % 1000,
     )
+    rungs = RUNGS["ranking, trained" if trained else "ranking"]
     return spec.model_copy(
         update={
             "search": search,
             "protocol": spec.protocol.model_copy(update={"products": False}),
-            "pruner": spec.pruner.model_copy(update={"rungs": [1, 3] if quick else RUNGS["ranking"]}),
+            "pruner": spec.pruner.model_copy(update={"rungs": [1, 3] if quick else rungs}),
         }
     )
 
@@ -170,7 +175,7 @@ class Recorder:
         return rows
 
 
-def write(spec: StudySpec, study: Path, parts: list[dict[str, Any]], out: Path) -> None:
+def write(spec: StudySpec, options: str, parts: list[dict[str, Any]], out: Path) -> None:
     """Configurations as one parquet, with its recipe."""
     rows = [row for part in parts for row in part["rows"]]
     table = pa.table({name: [row[name] for row in rows] for name in Row.__dataclass_fields__})
@@ -181,7 +186,7 @@ def write(spec: StudySpec, study: Path, parts: list[dict[str, Any]], out: Path) 
         "scenes": parts[0]["scenes"],
         "spec": spec.model_dump(mode="json"),
         "seed": SEED,
-        "command": f"python benchmarks/record_curves.py --study {study}",
+        "command": f"python benchmarks/record_curves.py {options}",
         "recorded": datetime.now(UTC).date().isoformat(),
         "hardware": f"{platform.machine()}, {torch.get_num_threads()} thread(s) per process",
         "torch": torch.__version__,
@@ -217,6 +222,7 @@ def main() -> None:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--study", type=Path, default=Path("studies/completejourney.toml"), metavar="FILE")
+    parser.add_argument("--trained", action="store_true", help="of ranking: layers of the encoder train")
     parser.add_argument("--quick", action="store_true", help="four configurations, few updates, fewer scenes")
     parser.add_argument("--configurations", type=int, default=200, metavar="N")
     parser.add_argument("--part", default="1/1", metavar="I/N", help="record the I-th of N shares")
@@ -227,8 +233,9 @@ def main() -> None:
     torch.set_num_threads(max(1, torch.get_num_threads() // shares))
     count = 4 if arguments.quick else arguments.configurations
     folder = Path("build" if arguments.quick else "benchmarks", "curves")
-    out = arguments.out or folder / f"{arguments.study.stem}.parquet"
-    spec, drafts = recipe(arguments.study, arguments.quick), drafts_of(out)
+    kind = "-trained" if arguments.trained else ""
+    out = arguments.out or folder / f"{arguments.study.stem}{kind}.parquet"
+    spec, drafts = recipe(arguments.study, arguments.quick, arguments.trained), drafts_of(out)
     drafts.mkdir(parents=True, exist_ok=True)
     if out.exists():
         unpack(out)
@@ -236,7 +243,8 @@ def main() -> None:
         record(spec, drafts, range(share - 1, count, shares))
     found = sorted(drafts.glob("*.json"), key=lambda path: int(path.stem))
     if arguments.so_far or len(found) == count:
-        write(spec, arguments.study, [json.loads(path.read_text()) for path in found], out)
+        options = f"--study {arguments.study}" + (" --trained" if arguments.trained else "")
+        write(spec, options, [json.loads(path.read_text()) for path in found], out)
     if len(found) == count:
         shutil.rmtree(drafts)
 
