@@ -136,6 +136,8 @@ def _student(trial, recall, latency, size, *, front=False, taken=False, reason=N
         "params": {"layers": 1, "lr": 0.001},
         "reason": reason,
         "training": None,
+        "extends": None,
+        "embed_steps": None,
         "front": front,
         "taken": taken,
     }
