@@ -15,11 +15,11 @@ from hpo.export import check_export, export, is_finished, record_export
 from hpo.ownership import load_record
 from hpo.registry import check_launch, register
 from hpo.reporting.study_report import check_report_folder, default_folder, report_folder, search_figures, write_report
-from hpo.results.distillation import choose, distil, open_distillation
+from hpo.results.distillation import choose, distil
 from hpo.results.evaluation import check_rankings, evaluate_all
 from hpo.results.outcome import JobResult
 from hpo.results.search_start import search_start
-from hpo.results.students import student_rows
+from hpo.results.students import open_distillation, student_rows
 from hpo.stages import EVALUATION, check_evaluated, parse_evaluation
 from hpo.status.console import Console
 from hpo.status.snapshot import snapshot

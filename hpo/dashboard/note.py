@@ -101,7 +101,7 @@ def _students(facts: StudyFacts) -> Section:
     if finished:
         best = sorted(finished, key=lambda row: -(row.recall or 0.0))[:TOP]
         blocks.append(students_table("", best, facts.metric))
-        blocks += map(Text, undertrained_sentences(finished, facts.metric, _words(facts)))
+        blocks += map(Text, undertrained_sentences(facts.students, facts.metric, _words(facts)))
         for chosen in (row.trial for row in finished if row.taken):
             where = Code(str(facts.students_owned.trial_folder(chosen)))
             link = _link("download", facts.student_checkpoints.get(chosen))

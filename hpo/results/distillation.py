@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import optuna
-from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial
 
 from distill.evaluation import Finalists, StudentRow
@@ -32,10 +31,11 @@ from hpo.pruning.rules import Decision
 from hpo.results.evaluation import Distilled, Winners, text_free_recalls
 from hpo.results.students import (
     EMBED_STEPS,
-    EXTENDS,
     TRAINING,
     choose_student,
+    create_distillation,
     extension,
+    open_distillation,
     student_rows,
     students_wanted,
 )
@@ -44,8 +44,8 @@ from hpo.search.budget import Budget
 from hpo.search.finalists import FinalistEvaluator, Recalls, searched_recalls
 from hpo.search.loop import ranked, winners
 from hpo.search.pruner import RecallPruner
-from hpo.search.space import SeededByTrial, student_start, suggest_student
-from hpo.search.trial_chains import chain_of
+from hpo.search.space import student_start, suggest_student
+from hpo.search.trial_chains import EXTENDS, chain_of
 from hpo.search.trial_queue import TrialQueue
 from hpo.search.trial_run import RungReporter, run_all
 from hpo.stages import EVALUATION
@@ -139,30 +139,6 @@ def _distil_study(database: Database, spec: StudySpec, console: Console) -> tupl
     return student_rows(open_distillation(database, spec), spec)
 
 
-def open_distillation(database: Database, spec: StudySpec) -> optuna.Study:
-    """Return the Optuna study of a search's students.
-
-    Raises:
-        TrialsMissing: It has not begun, or is gone.
-    """
-    return owned_distillation(database, spec.name).open(sampler=SeededByTrial(_sampler, spec.distill.seed))
-
-
-def create_distillation(database: Database, spec: StudySpec) -> optuna.Study:
-    """Return the Optuna study of a search's students, created if it is new; only while holding its lock.
-
-    Raises:
-        InputError: An Optuna study that was not made here has its name.
-    """
-    maximise, minimise = StudyDirection.MAXIMIZE, StudyDirection.MINIMIZE
-    objectives = spec.distill.objectives
-    owned_distillation(database, spec.name).create([maximise if name == "recall" else minimise for name in objectives])
-    study = open_distillation(database, spec)
-    study.set_user_attr("search study", spec.name)
-    study.set_metric_names([spec.metric, *objectives[1:]])
-    return study
-
-
 class _Work:
     """One process's work on a distillation."""
 
@@ -245,11 +221,24 @@ class _Work:
         if not math.isfinite(recall):
             return recall
         self._record_training(trial, values, folder, section)
-        student = load_student(self._problem, folder)
-        figures = {"recall": recall, "latency": latency(self._problem, student), "size": size(self._problem, student)}
-        for name in ("latency", "size"):
-            trial.set_user_attr(name, round(figures[name], 4))
+        figures = {"recall": recall, **self._cost(trial, folder)}
         return [figures[name] for name in section.objectives]
+
+    def _cost(self, trial: optuna.Trial, folder: Path) -> dict[str, float]:
+        """Return a student's latency and size, kept with its trial; an extension has those of the student it extends.
+
+        Measured again, the noise of latency would choose between the two.
+        """
+        if (extended := trial.user_attrs.get(EXTENDS)) is not None:
+            known = self.study.get_trials(deepcopy=False)[extended].user_attrs
+            figures = {name: known[name] for name in ("latency", "size")}
+        else:
+            student = load_student(self._problem, folder)
+            measured = {"latency": latency(self._problem, student), "size": size(self._problem, student)}
+            figures = {name: round(value, 4) for name, value in measured.items()}
+        for name, value in figures.items():
+            trial.set_user_attr(name, value)
+        return figures
 
     def _reporter(self, section: DistillSection, *, extends: bool) -> RungReporter:
         # The steps of an extension's rungs are other stages of a training: it is compared with no other student there.
@@ -291,7 +280,3 @@ class _Work:
         if self._pruner is None or EXTENDS in trial.user_attrs:
             return None
         return self._pruner.decision(self.study, trial._cached_frozen_trial)
-
-
-def _sampler(seed: int) -> optuna.samplers.BaseSampler:
-    return optuna.samplers.TPESampler(seed=seed, n_startup_trials=3)

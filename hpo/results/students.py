@@ -1,4 +1,4 @@
-"""What a distillation found: its students, the front of them, the one to export, and whether that trains longer."""
+"""The Optuna study of a distillation: its students, the front of them, the one to export, and who trains longer."""
 
 from __future__ import annotations
 
@@ -7,18 +7,22 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import optuna
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from distill.evaluation import StudentProgress, StudentRow
-from hpo.search.trial_chains import REASON
+from hpo.ownership import owned_distillation
+from hpo.search.space import SeededByTrial
+from hpo.search.trial_chains import EXTENDS, REASON
+from storage.database.postgres import Database
 from storage.errors import InputError
 from studies.config.distill_section import EXTENSION, DistillSection
 from studies.config.spec import StudySpec
 
 # Attribute of a finished trial: the figures of `StudentProgress`.
 TRAINING = "training"
-# Attributes of an extension: the trial whose student is trained again, and for how many steps on texts.
-EXTENDS, EMBED_STEPS = "extends", "embed_steps"
+# Attribute of an extension (`EXTENDS`): for how many steps on texts it trains.
+EMBED_STEPS = "embed_steps"
 
 
 class Objectives(NamedTuple):
@@ -27,6 +31,30 @@ class Objectives(NamedTuple):
     recall: float
     latency: float
     size: float
+
+
+def open_distillation(database: Database, spec: StudySpec) -> optuna.Study:
+    """Return the Optuna study of a search's students.
+
+    Raises:
+        TrialsMissing: It has not begun, or is gone.
+    """
+    return owned_distillation(database, spec.name).open(sampler=SeededByTrial(_sampler, spec.distill.seed))
+
+
+def create_distillation(database: Database, spec: StudySpec) -> optuna.Study:
+    """Return the Optuna study of a search's students, created if it is new; only while holding its lock.
+
+    Raises:
+        InputError: An Optuna study that was not made here has its name.
+    """
+    maximise, minimise = StudyDirection.MAXIMIZE, StudyDirection.MINIMIZE
+    objectives = spec.distill.objectives
+    owned_distillation(database, spec.name).create([maximise if name == "recall" else minimise for name in objectives])
+    study = open_distillation(database, spec)
+    study.set_user_attr("search study", spec.name)
+    study.set_metric_names([spec.metric, *objectives[1:]])
+    return study
 
 
 def choose_student(study: optuna.Study, spec: StudySpec) -> FrozenTrial:
@@ -120,3 +148,7 @@ def _objectives(trial: FrozenTrial) -> Objectives | None:
 
 def _on_front(student: Objectives | None, others: Sequence[Objectives]) -> bool:
     return student is not None and not any(dominates(other, student) for other in others)
+
+
+def _sampler(seed: int) -> optuna.samplers.BaseSampler:
+    return optuna.samplers.TPESampler(seed=seed, n_startup_trials=3)

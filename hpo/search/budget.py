@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from optuna.trial import FrozenTrial, TrialState
 
-from hpo.search.trial_chains import CONTINUES, chains, cost, spends_budget
+from hpo.search.trial_chains import CONTINUES, EXTENDS, chains, cost, spends_budget
 
 
 @dataclass(frozen=True)
@@ -34,11 +34,14 @@ class Budget:
     def spent(self, trials: Sequence[FrozenTrial]) -> str | None:
         """Return why no new trial may start; None where one may.
 
-        A waiting continuation may start in any case: it spends cost, but is not a new trial.
+        A waiting continuation or extension may start in any case: it spends cost, but is not a new trial.
         """
         if (reason := self.exhausted(trials)) is not None:
             return reason
-        continues = any(trial.state == TrialState.WAITING and CONTINUES in trial.user_attrs for trial in trials)
+        continues = any(
+            trial.state == TrialState.WAITING and not {CONTINUES, EXTENDS}.isdisjoint(trial.user_attrs)
+            for trial in trials
+        )
         if not continues and sum(map(spends_budget, chains(trials).values())) >= self.trials:
             return f"{self.trials} trials"
         return None

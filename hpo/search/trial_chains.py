@@ -20,6 +20,8 @@ LOST = "workers lost"
 # Attributes of a continuation: the first trial of its chain, and the last rung that the chain had reached.
 CONTINUES = "continues trial"
 FROM_RUNG = "continues from rung"
+# Attribute of a student that is trained again for more steps: the trial whose student it is.
+EXTENDS = "extends"
 # Attribute of the trial of the default configuration.
 DEFAULT = "default configuration"
 # Attribute of a trial of the no-prune control group: the last rung at which the rule would have pruned it.

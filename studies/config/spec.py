@@ -43,7 +43,7 @@ class StudySpec(StudyDefinition):
             del spec["search"][changeable]
         if self.teacher.encoder.startswith((".", "/", "~")):
             spec["teacher"]["encoder"] = "a folder"
-        del spec["distill"]["trials"], spec["export"]
+        del spec["distill"]["trials"], spec["distill"]["extensions"], spec["export"]
         return spec
 
 

@@ -22,7 +22,7 @@ from hpo.dashboard.guard import READS, Guard
 from hpo.dashboard.page import Page
 from hpo.dashboard.study_facts import Gatherer
 from hpo.ownership import owned_distillation, owned_search
-from hpo.results.distillation import create_distillation
+from hpo.results.students import create_distillation
 from hpo.status.console import Console
 from storage.database.embedded import EmbeddedPostgres
 from storage.database.postgres import connect

@@ -13,20 +13,23 @@ from distill.student_training import validation_recalls
 from hpo.ownership import owned_distillation, owned_search
 from hpo.registry import register
 from hpo.results import distillation
-from hpo.results.distillation import choose, create_distillation, distil, distil_study, open_distillation
+from hpo.results.distillation import choose, distil, distil_study
 from hpo.results.evaluation import text_free_recalls
 from hpo.results.students import (
     EMBED_STEPS,
-    EXTENDS,
     TRAINING,
     Objectives,
     choose_student,
+    create_distillation,
     dominates,
     extension,
+    open_distillation,
     student_rows,
     students_wanted,
 )
+from hpo.search.budget import Budget
 from hpo.search.loop import Search
+from hpo.search.trial_chains import EXTENDS
 from hpo.stages import EVALUATION
 from hpo.status.console import Console
 from storage.database.records import Records
@@ -228,6 +231,19 @@ def test_a_student_below_its_teacher_is_extended_until_it_is_not_or_gains_nothin
     assert [(row.extends, row.embed_steps) for row in rows[2:4]] == [(1, 12), (2, 36)]
 
 
+def test_a_waiting_extension_runs_though_more_students_ran_than_are_wanted_now(database, tmp_path):
+    """Never run, it would leave a student that is said to have been trained longer in vain."""
+    spec, _ = study(database, tmp_path, search=0, trials=2)
+    found = create_distillation(database, spec)
+    while found.get_trials(states=[TrialState.WAITING]):
+        found.tell(found.ask(), 0.1)
+    for _ in range(3):
+        found.add_trial(optuna.trial.create_trial(value=0.2))
+    assert Budget(2).spent(found.get_trials()) == "2 trials"
+    found.enqueue_trial({}, user_attrs={EXTENDS: 1})
+    assert Budget(2).spent(found.get_trials()) is None
+
+
 @pytest.mark.slow
 def test_an_extension_trains_the_chosen_student_for_more_steps_and_is_chosen_if_better(database, tmp_path, monkeypatch):
     """The control on labels alone gets as many steps; one of an earlier choice is not taken for it."""
@@ -239,6 +255,7 @@ def test_an_extension_trains_the_chosen_student_for_more_steps_and_is_chosen_if_
     assert [trial.state for trial in trials] == [TrialState.COMPLETE] * 2
     assert trials[0].params == trials[1].params
     assert trials[1].user_attrs[EXTENDS] == 0
+    assert trials[1].user_attrs["latency"] == trials[0].user_attrs["latency"], "noise would choose between them"
     assert number == (1 if trials[1].value > trials[0].value else 0)
     steps = [max(recalls) for recalls, *_ in recorded]
     assert steps == [4 + 2, 12 + 2]

@@ -13,7 +13,7 @@ from hpo.dashboard.downloads import Artifacts
 from hpo.ownership import copy_files, owned_distillation, owned_search
 from hpo.registry import load_runnable_spec_of, register
 from hpo.reporting.study_report import report_folder
-from hpo.results.distillation import create_distillation
+from hpo.results.students import create_distillation
 from hpo.search.trial_chains import chains
 from hpo.stages import EVALUATION
 from hpo.status.console import Console

@@ -177,6 +177,10 @@ def test_an_undertrained_student_is_told_of_with_the_remedy(capsys):
     longer = StudentRow(trial=4, front=False, taken=False, extends=3, embed_steps=600, **row)
     assert undertrained_sentences([taken, longer], "recall@10", RANKING)[0].endswith("give it more layers or width.")
     assert "embed_steps = 600" in shown_table([taken, longer], capsys)
+    running = longer.model_copy(update={"state": "running"})
+    assert undertrained_sentences([taken, running], "recall@10", RANKING) == []
+    failed = longer.model_copy(update={"state": "fail"})
+    assert undertrained_sentences([taken, failed], "recall@10", RANKING)[0].endswith("raise distill.embed_steps.")
     enough = taken.model_copy(update={"training": found.model_copy(update={"undertrained": False})})
     assert undertrained_sentences([enough], "recall@10", RANKING) == []
     whole = result(0.01, 0.09, 0.9)

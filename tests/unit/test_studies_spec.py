@@ -297,6 +297,7 @@ def test_a_spec_survives_the_database(sections: dict[str, Any]) -> None:
         {"search": {"timeout_minutes": 5}},
         {"search": {"workers": 7}},
         {"distill": {"trials": 9}},
+        {"distill": {"extensions": 0}},
         {"export": {"folder": "elsewhere"}},
     ],
 )

@@ -85,15 +85,21 @@ def varied_students(rows: Sequence[StudentRow]) -> list[StudentRow]:
 
 
 def undertrained_sentences(rows: Sequence[StudentRow], metric: str, words: TaskWords) -> list[str]:
-    """Return what says that the chosen student keeps too little, why, and what to do; nothing where it keeps enough."""
+    """Return what says that the chosen student keeps too little, why, and what to do.
+
+    Nothing where it keeps enough, or while it is trained again.
+    """
     chosen = next((row for row in rows if row.taken), None)
     if chosen is None or (found := chosen.training) is None or not found.undertrained:
+        return []
+    longer = next((row.state for row in rows if row.extends == chosen.trial), None)
+    if longer in ("waiting", "running"):
         return []
     lift = f"lift over {words.floor}, on validation {words.scene}s"
     kept = f"keeps {spelled(found.kept, '{:.0%}')} of the best teacher's {lift if found.measure == 'lift' else metric}"
     if found.gained.low > 0:
         kept += f", and still gained {spelled(found.gained, SIGNED)} recall beyond {found.first_step} steps"
-    if any(row.extends == chosen.trial for row in rows):
+    if longer == "complete":
         return [f"Student {chosen.trial} {kept}. Longer training was no better: give it more layers or width."]
     read = f"{plural(found.texts_read, 'text')}, of {found.texts:,} that it could read"
     return [
@@ -103,10 +109,11 @@ def undertrained_sentences(rows: Sequence[StudentRow], metric: str, words: TaskW
 
 def _sentence(rows: Sequence[StudentRow], teacher: float, metric: str) -> str:
     chosen = next((row for row in rows if row.taken), None)
-    pruned, longer = sum(row.state == "pruned" for row in rows), sum(row.extends is not None for row in rows)
-    said = f"{plural(len(rows) - longer, 'student')} were distilled, of which {pruned} stopped early."
+    students, longer = ([row for row in rows if (row.extends is not None) is longer] for longer in (False, True))
+    pruned = sum(row.state == "pruned" for row in students)
+    said = f"{plural(len(students), 'student')} were distilled, of which {pruned} stopped early."
     if longer:
-        said += f" {plural(longer, 'longer training')} followed, of the chosen one."
+        said += f" {plural(len(longer), 'longer training')} followed."
     if chosen is None or not chosen.recall:
         return said
     kept = f", {chosen.recall / teacher:.1%} of the best teacher's {metric}" if teacher else ""
