@@ -187,6 +187,7 @@ def test_a_killed_server_is_started_again_by_the_process_that_asked_for_it(
     records = Records(opened.engine)
     records.save_study("kept", {}, "f")
     os.kill(postmaster(server), signal.SIGKILL)
+    wait_until_gone(server)  # until then the open connection may be answered
     assert records.study_names() == ["kept"]
     opened.engine.dispose()
 
