@@ -9,7 +9,7 @@ import optuna
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 
-from hpo.search.trial_chains import ERROR, LOST
+from hpo.search.trial_chains import COST, ERROR, LOST
 from storage.database.leases import Leases, Worker
 
 log = logging.getLogger(__name__)
@@ -59,14 +59,16 @@ def requeue(storage: RDBStorage, trial_id: int) -> None:
 
 
 def _retry_or_fail(storage: RDBStorage, trial: FrozenTrial, retries: int) -> None:
-    rung = len(trial.intermediate_values)
-    lost = [*trial.user_attrs.get(LOST, []), rung]
+    # The cost grows with every rung. Intermediate values do not: a student that is trained again reports none.
+    reached = float(trial.user_attrs.get(COST, 0.0))
+    lost = [*trial.user_attrs.get(LOST, []), reached]
     with contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError):
         storage.set_trial_user_attr(trial._trial_id, LOST, lost)
-        if lost.count(rung) <= retries:
+        if lost.count(reached) <= retries:
             log.warning("trial %d: its worker was lost; requeued from its last checkpoint", trial.number)
             requeue(storage, trial._trial_id)
             return
-        reason = f"its worker was lost {lost.count(rung)} times before rung {rung + 1}: killed, or out of memory?"
+        place = f"after the rung at {reached:g} s of cost" if reached else "before its first rung"
+        reason = f"its worker was lost {lost.count(reached)} times {place}: killed, or out of memory?"
         storage.set_trial_user_attr(trial._trial_id, ERROR, reason)
         storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)

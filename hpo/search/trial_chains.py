@@ -15,7 +15,7 @@ REASON = "reason"
 COST = "cost_seconds"
 # Attribute of a trial for which memory did not suffice as planned: most episodes trained on at a time.
 MICRO_BATCH_SIZE = "episodes at once"
-# Attribute of a trial whose worker was lost: how many rungs it had reached, each time.
+# Attribute of a trial whose worker was lost: the cost at the rung that it had reached, each time.
 LOST = "workers lost"
 # Attributes of a continuation: the first trial of its chain, and the last rung that the chain had reached.
 CONTINUES = "continues trial"

@@ -132,7 +132,12 @@ class EmbeddedPostgres:
             self._stopped.touch(mode=0o600)
             account = Account.of(self._data)
             command = ["stop", "-D", "data", "-m", "fast", "-w", "-t", str(_TIMEOUT_SECONDS)]
-            self._run([server_programs(account) / "pg_ctl", *command], account)
+            try:
+                self._run([server_programs(account) / "pg_ctl", *command], account)
+            except EmbeddedServerError:
+                time.sleep(2)  # one that was killed ends a moment after pg_ctl finds it gone
+                if self.running():
+                    raise
             while self.running():
                 time.sleep(_POLL_SECONDS)
             with suppress(OSError):
@@ -238,16 +243,11 @@ class EmbeddedPostgres:
             **account.arguments,
         )
         if done.returncode != 0:
+            tail = self.log.read_text(errors="replace").splitlines() if self.log.exists() else []
             raise EmbeddedServerError(
                 f"{Path(command[0]).name} of the embedded PostgreSQL failed; its log is {self.log}:\n"
-                + "\n".join([*done.stdout.splitlines()[-_LOG_LINES:], *self._log_tail()])
+                + "\n".join([*done.stdout.splitlines()[-_LOG_LINES:], *tail[-_LOG_LINES:]])
             )
-
-    def _log_tail(self) -> list[str]:
-        try:
-            return self.log.read_text(errors="replace").splitlines()[-_LOG_LINES:]
-        except FileNotFoundError:
-            return []
 
     def _answers(self) -> bool:
         # Here and below, for connecting alone: `hpo db` and `hpo --help` start without it.

@@ -261,8 +261,21 @@ def test_a_trial_that_kills_its_workers_fails_in_the_end_and_says_so(database, s
     assert queue.ask(Budget(1)) is None
     (trial,) = study.trials
     assert trial.state == TrialState.FAIL
-    assert "its worker was lost 4 times before rung 1" in trial.user_attrs[ERROR]
+    assert "its worker was lost 4 times before its first rung" in trial.user_attrs[ERROR]
     assert trial.user_attrs[LOST] == [0, 0, 0, 0]
+
+
+def test_each_rung_has_its_own_retries_also_where_no_recall_is_reported_to_optuna(database, study, queue):
+    """A student that is trained again, and those of several objectives, report no intermediate values."""
+    for cost in (0.0, 2.5, 2.5, 2.5, 2.5):
+        trial = queue.ask(Budget(1))
+        if cost:
+            trial.set_user_attr(COST, cost)
+        lose_workers(database)
+    assert queue.ask(Budget(1)) is None
+    (trial,) = study.trials
+    assert trial.user_attrs[LOST] == [0, 2.5, 2.5, 2.5, 2.5]
+    assert "its worker was lost 4 times after the rung at 2.5 s of cost" in trial.user_attrs[ERROR]
 
 
 def cut_all(database):

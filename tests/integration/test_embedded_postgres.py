@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 from pathlib import Path
+from threading import Timer
 
 import psutil
 import psycopg2
@@ -175,6 +176,20 @@ def test_committed_rows_and_url_survive_a_killed_server(server: EmbeddedPostgres
     os.kill(postmaster(server), signal.SIGKILL)
     assert server.start() == url
     assert tables(server) == [("kept",)]
+
+
+def test_stop_of_a_server_that_is_being_killed_waits_for_its_end(server: EmbeddedPostgres) -> None:
+    """Its processes end a moment after the first one, for which pg_ctl looks in vain."""
+    server.start()
+    first = psutil.Process(postmaster(server))
+    last = first.children()[0]
+    last.suspend()
+    first.kill()
+    resumed = Timer(0.5, last.resume)
+    resumed.start()
+    assert server.stop()
+    resumed.join()
+    assert not server.running()
 
 
 def test_a_killed_server_is_started_again_by_the_process_that_asked_for_it(
