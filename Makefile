@@ -33,7 +33,7 @@ bench: $(READY)
 	$(BIN)/python benchmarks/meta_training.py --quick
 	$(BIN)/python benchmarks/trial_cost.py --quick
 	$(BIN)/python benchmarks/learners.py --quick
-	$(BIN)/python benchmarks/record_curves.py --quick
+	$(BIN)/python benchmarks/record_curves.py --quick --study studies/quickstart.toml
 	$(BIN)/python benchmarks/pruning.py --quick
 	$(BIN)/python benchmarks/pruner_speed.py --quick
 	$(BIN)/python benchmarks/chaos.py --quick

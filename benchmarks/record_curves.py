@@ -7,12 +7,12 @@ Configurations are drawn at random, by number. Each is trained by the production
 `studies.training.objective.run_trial`, to every rung. What it costs is measured there, in CPU seconds, so that other
 work on the machine counts as little as it can.
 
-- studies/completejourney.toml: its own space, with the encoder frozen (`trainable_layers = 0`: seconds a trial instead
-  of an hour) and without the number of products per text (`protocol.products = false`: with it most configurations lie
-  within noise, docs/decisions.md). With --trained one or two layers of the encoder train, on the scenes of
-  studies/quickstart.toml and for a third of the updates, since a configuration takes minutes.
-- studies/products.toml: the default space of classification, which a study file without `[search.space]` has: all
-  learners, none to all layers of the encoder, rates over four decades.
+- Ranking: the space of studies/completejourney.toml, whatever the study, with the encoder frozen (`trainable_layers =
+  0`: seconds a trial instead of an hour) and without the number of products per text (`protocol.products = false`: with
+  it most configurations lie within noise, docs/decisions.md). With --trained one or two layers of the encoder train,
+  for a third of the updates, since a configuration takes minutes: recorded on the scenes of studies/quickstart.toml.
+- Classification: the default space, which a study file without `[search.space]` has: all learners, none to all layers
+  of the encoder, rates over four decades.
 
 Left out are configurations that take many minutes each (`too_costly`).
 
@@ -57,6 +57,8 @@ from studies.training.rungs import RungReport
 
 RUNGS = {"ranking": [6, 18, 54, 162], "ranking, trained": [2, 6, 18, 54], "classification": [3, 6, 12, 24, 48]}
 SEED = 20261125
+# Whose search space ranking configurations are drawn from, whatever the study.
+WIDE = Path("studies/completejourney.toml")
 COSTLY = ("maml", "metasgd", "reptile")
 MOST_LAYERS = 24
 
@@ -81,20 +83,20 @@ def recipe(path: Path, quick: bool, trained: bool) -> StudySpec:
     shipped = load_spec(path)
     if shipped.task == "classification":
         return classification_recipe(shipped, quick)
-    spec = load_spec(Path("studies/quickstart.toml")) if quick or trained else shipped
-    space = {name: domain for name, domain in shipped.search.space.items() if trained or name not in ENCODER}
+    wide = load_spec(WIDE).search
+    space = {name: domain for name, domain in wide.space.items() if trained or name not in ENCODER}
     search = SearchSection(
         space=space | {"trainable_layers": [1, 2] if trained else 0},
-        learners=shipped.search.learners,
+        learners=wide.learners,
         trials=1,
         seed=SEED % 1000,
     )
     rungs = RUNGS["ranking, trained" if trained else "ranking"]
-    return spec.model_copy(
+    return shipped.model_copy(
         update={
             "search": search,
-            "protocol": spec.protocol.model_copy(update={"products": False}),
-            "pruner": spec.pruner.model_copy(update={"rungs": [1, 3] if quick else rungs}),
+            "protocol": shipped.protocol.model_copy(update={"products": False}),
+            "pruner": shipped.pruner.model_copy(update={"rungs": [1, 3] if quick else rungs}),
         }
     )
 
@@ -109,20 +111,22 @@ def classification_recipe(shipped: StudySpec, quick: bool) -> StudySpec:
     return parse_spec(raw)
 
 
-def too_costly(values: Hyperparameters) -> bool:
+def too_costly(values: Hyperparameters, task: str) -> bool:
     """Whether a configuration takes many minutes, which a recording of hundreds cannot spend."""
     if values.learner in COSTLY and values.meta_batch_size == 16:
         return True
+    if task == "ranking" and values.trainable_layers and values.entry.adapts_encoder:
+        return True  # every opening of every scene adapts the encoder anew, and encodes the scene's items
     # Layers that train, in every episode of an update; where episodes adapt them, for every step, in evaluations too.
     steps = 4 * (values.inner_steps or 0) if values.entry.adapts_encoder else 0
     second = 2 if values.entry.needs_eager_attention else 1
     return second * values.trainable_layers * max(values.meta_batch_size, steps) > MOST_LAYERS
 
 
-def configuration(search: SearchSection, number: int) -> Hyperparameters:
+def configuration(spec: StudySpec, number: int) -> Hyperparameters:
     """The configuration of a number, the same in every process: the first of its draws that is not too costly."""
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=SEED + number))
-    while too_costly(values := suggest(study.ask(), search)):
+    while too_costly(values := suggest(study.ask(), spec.search), spec.task):
         pass
     return values
 
@@ -141,12 +145,12 @@ class Recorder:
         parts = {"validation": self._problem.validation} | self._at_the_end
         self.scenes = {part: sorted({name(episode) for episode in episodes}) for part, episodes in parts.items()}
         # What only the first configuration would pay for.
-        self._problem.evaluate(self._problem.learner(configuration(spec.search, 0)), self._problem.validation[:8])
+        self._problem.evaluate(self._problem.learner(configuration(spec, 0)), self._problem.validation[:8])
         len(self._problem.train)
 
     def record(self, number: int) -> list[Row]:
         """The rows of one configuration."""
-        values = configuration(self._problem.spec.search, number)
+        values = configuration(self._problem.spec, number)
         row = partial(Row, number, values.learner, json.dumps(values.to_dict()))
         rows: list[Row] = []
         training = evaluating = wall = 0.0
@@ -223,7 +227,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--study", type=Path, default=Path("studies/completejourney.toml"), metavar="FILE")
     parser.add_argument("--trained", action="store_true", help="of ranking: layers of the encoder train")
-    parser.add_argument("--quick", action="store_true", help="four configurations, few updates, fewer scenes")
+    parser.add_argument("--quick", action="store_true", help="four configurations, few updates")
     parser.add_argument("--configurations", type=int, default=200, metavar="N")
     parser.add_argument("--part", default="1/1", metavar="I/N", help="record the I-th of N shares")
     parser.add_argument("--out", type=Path, metavar="FILE", help="by default benchmarks/curves/<study>.parquet")
