@@ -11,8 +11,9 @@ workers than half of these are left out: their first configurations would be the
 evaluated, and pays, at the end of a trial alone. The bound is told at the first rung which configurations will be as
 good as that search's best, and evaluates as ours. `reach` is the cost at which a search has a finished trial as good as
 the best of the search without pruning, over that search's whole cost: below 1 it is cheaper. The median over seeds
-stands with a bootstrap interval; `not` counts the seeds where it is not reached. The synthetic families are replayed
-beside the default curves. Last, what would have been chosen on one half of the table is judged on the other. A full run
+stands with a bootstrap interval; `not` counts the seeds where it is not reached. "after an older study" are searches of
+the configurations that 40 others, which a study has searched before, leave. The synthetic families are replayed beside
+the default curves. Last, what would have been chosen on one half of the table is judged on the other. A full run
 leaves a dated table in benchmarks/results/.
 """
 
@@ -35,12 +36,13 @@ import numpy as np
 import optuna
 from replay import syne
 from replay.clock import replay
-from replay.curves import Curves, late_bloomers, noisy, recorded
+from replay.curves import Curves, after_an_older_study, late_bloomers, noisy, recorded
 from replay.finalists import finalists_table
 from replay.freeze_thaw import FreezeThaw
 from replay.nested import nested
 from replay.outcomes import SHARES, Outcome, budget_of, median, outcome, trials_of
-from replay.schedulers import NOTHING, OURS, SEEN, Factory, Told, ablations, compared_on, systems
+from replay.schedulers import NOTHING, OURS, Factory, Told, ablations, compared_on, seen_by, systems
+from replay.warm import warm_systems
 from rich.console import Console
 from rich.table import Table
 from scipy.stats import spearmanr
@@ -50,7 +52,8 @@ from storage.files.atomic import atomic_write
 CURVES = Path("benchmarks/curves/completejourney.parquet")
 SYNE, THAW = "Syne Tune ASHA", "freeze-thaw process"
 BOUND = "told at the first rung who wins"
-FAMILIES = ("recorded", "noise", "late bloomers")
+AFTER = "after an older study"
+FAMILIES = ("recorded", "noise", "late bloomers", AFTER)
 PARTS = (*FAMILIES, "finalists", "halves")
 # Systems that propose by themselves.
 PROPOSING = (SYNE, THAW)
@@ -71,7 +74,21 @@ def factories() -> dict[str, Factory]:
     if syne.available():
         found[SYNE] = lambda curves, _, seed: syne.SynePromotion(SYNE, curves, seed)
     found[THAW] = lambda curves, _, seed: FreezeThaw(THAW, curves, seed)
-    return found | ablations()
+    return found | ablations() | warm_systems()
+
+
+def names_of(setting: Setting, names: Sequence[str]) -> list[str]:
+    """The systems that a setting compares."""
+    if setting.family == AFTER:
+        return [name for name in names if name in (NOTHING, OURS, *warm_systems())]
+    found = [name for name in names if name not in warm_systems()]
+    if setting.sampler != "random":
+        found = [name for name in found if name not in PROPOSING]
+    if setting.family != "recorded":
+        found = [name for name in found if name != THAW]  # there are no parameters to model
+    if (setting.sampler, setting.workers) != ("random", 4):
+        found = [name for name in found if name not in ablations()]
+    return found
 
 
 def curves_of(family: str, seed: int, path: Path) -> Curves:
@@ -80,6 +97,7 @@ def curves_of(family: str, seed: int, path: Path) -> Curves:
         "recorded": lambda: recorded(path),
         "noise": lambda: noisy(seed),
         "late bloomers": lambda: late_bloomers(seed),
+        AFTER: lambda: after_an_older_study(recorded(path), seed),
     }[family]()
 
 
@@ -90,10 +108,10 @@ def search_all(seed: int, setting: Setting, path: Path, names: Sequence[str]) ->
     budget = budget_of(curves)
     traces = {}
     for name in names:
-        seen = SEEN.get(name, Curves.shipped)(curves)
+        seen = seen_by(name, curves)
         traces[name] = replay(seen, made[name](seen, setting.sampler, seed), setting.workers, budget)
     wanted = max((curves.final[each.row] for each in traces[NOTHING].finished), default=0.0)
-    seen = SEEN[OURS](curves)
+    seen = seen_by(OURS, curves)
     told = Told(BOUND, seen, setting.sampler, seed, wanted)
     traces[BOUND] = replay(seen, told, setting.workers, budget)
     return {name: outcome(curves, trace, wanted, budget) for name, trace in traces.items()}
@@ -198,15 +216,20 @@ def main() -> None:
     arguments = parser.parse_args()
     seeds = arguments.seeds or (6 if arguments.quick else 30)
     curves, shipped = recorded(arguments.curves), arguments.curves == CURVES
-    families = [name for name in FAMILIES if name in arguments.parts and (shipped or name == "recorded")]
+    families = [name for name in FAMILIES if name in arguments.parts and (shipped or name in ("recorded", AFTER))]
     settings = [Setting(family, "random", workers) for family in families for workers in (1, 4, 16)]
-    if "recorded" in families:
-        settings += [Setting("recorded", "tpe", workers) for workers in (1, 4, 16)]
+    settings += [
+        Setting(family, "tpe", workers)
+        for family in ("recorded", AFTER)
+        if family in families
+        for workers in (1, 4, 16)
+    ]
     if arguments.quick:
         settings = [setting for setting in settings if (setting.sampler, setting.workers) == ("random", 4)]
     if trials_of(curves) < 2 * min((setting.workers for setting in settings), default=1):
         parser.error(f"{arguments.curves} holds {len(curves.test)} configurations: too few for a search")
-    settings = [each for each in settings if each.family != "recorded" or 2 * each.workers <= trials_of(curves)]
+    sizes = {family: trials_of(curves_of(family, 0, arguments.curves)) for family in families}
+    settings = [each for each in settings if 2 * each.workers <= sizes[each.family]]
     console, rows = Console(width=150, record=True), []
     for family in families:
         console.print(correlations(curves_of(family, 0, arguments.curves)), "")
@@ -215,18 +238,14 @@ def main() -> None:
         names = [name for name in names if name in (NOTHING, OURS, *arguments.systems)]
     with multiprocessing.get_context("spawn").Pool(len(os.sched_getaffinity(0))) as pool:
         for setting in settings:
-            compared = [name for name in names if setting.sampler == "random" or name not in PROPOSING]
-            if setting.family != "recorded":
-                compared = [name for name in compared if name != THAW]  # there are no parameters to model
-            if (setting.sampler, setting.workers) != ("random", 4):
-                compared = [name for name in compared if name not in ablations()]
+            compared = names_of(setting, names)
             search = partial(search_all, setting=setting, path=arguments.curves, names=compared)
             found = pool.map(search, range(seeds), chunksize=1)
             outcomes = {name: [each[name] for each in found] for name in [*compared, BOUND]}
             console.print(table_of(setting, outcomes), "")
             rows += rows_of(setting, outcomes)
     if "finalists" in arguments.parts:
-        console.print(finalists_table(SEEN[OURS](curves), seeds, budget_of(curves)), "")
+        console.print(finalists_table(seen_by(OURS, curves), seeds, budget_of(curves)), "")
     if "halves" in arguments.parts:
         console.print(nested(curves, factories(), 4 if arguments.quick else 10))
     if not (arguments.quick or arguments.systems or arguments.parts != PARTS):

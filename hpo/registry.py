@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from optuna.study import StudyDirection
-from optuna.trial import FrozenTrial
 
 from hpo.ownership import OwnedStudy, check_free, distillation_name, load_record, owned_search, search_of
 from hpo.search.loop import ended_by, ranked
 from hpo.search.pruner import recorded_history
 from hpo.search.space import grid
-from hpo.search.start_points import enqueue
+from hpo.search.start_points import WARM_START, WarmPoint, enqueue
+from hpo.search.warm_start import proposals
 from hpo.stages import EVALUATION
 from storage.database.control import Control
 from storage.database.postgres import Database
@@ -42,7 +42,7 @@ def register(database: Database, spec: StudySpec, fingerprint: str, encoder: str
         InputError: `check_launch` refuses the study file, or a study of that name was started on other data or with
             another encoder.
     """
-    records, best, spec = Records(database.engine), _warm_start(database, spec), _counted(spec)
+    records, warm, spec = Records(database.engine), _warm_start(database, spec), _counted(spec)
     with records.exclusive(spec.name):
         check_launch(database, spec)
         records.save_study(spec.name, spec.model_dump(mode="json"), fingerprint, encoder)
@@ -55,7 +55,7 @@ def register(database: Database, spec: StudySpec, fingerprint: str, encoder: str
         if _scored(records, spec.name):
             return spec  # no trial may start: none is queued, and no deadline set
         study.set_metric_names([spec.metric])
-        enqueue(study, spec.search, _points(spec), best)
+        enqueue(study, spec.search, _points(spec), warm)
     minutes = spec.search.timeout_minutes
     Control(database.engine, spec.name).start(version(), None if minutes is None else 60 * minutes)
     return spec
@@ -157,23 +157,37 @@ def _has_results(records: Records, name: str) -> bool:
     return bool(records.stage_results(name) or records.rung_results(name))
 
 
-def _warm_start(database: Database, spec: StudySpec) -> list[FrozenTrial]:
-    """Return the best trials of the study that `search.warm_start` names; none where it names none.
+def _warm_start(database: Database, spec: StudySpec) -> list[WarmPoint]:
+    """Return what the study that `search.warm_start` names proposes; nothing where it names none.
 
     Raises:
-        InputError: There is no such study, it has no finished trial, or it is this one.
+        InputError: There is no such study, it is of another task, no trial of it has finished, or it is this one.
     """
     other = spec.search.warm_start
     if other is None:
         return []
     if other == spec.name:
         raise InputError(f"search.warm_start = {other!r} is the study itself; name another, or leave it out")
-    best = ranked(owned_search(database, other).open())[: spec.search.warm_start_trials]
-    if not best:
+    records = Records(database.engine)
+    if records.load_study(other) is None and _is_warm(database, records.load_study(spec.name)):
+        return []  # deleted since: what it proposed is queued
+    older, its_spec = owned_search(database, other).open(), load_spec_of(database, other)
+    if its_spec.task != spec.task:
+        raise InputError(
+            f"search.warm_start = {other!r}: that study is of {its_spec.task}, this one of {spec.task}; name another, "
+            "or leave it out"
+        )
+    if not ranked(older):
         raise InputError(
             f"search.warm_start = {other!r}: that study has no finished trial; leave it out, or name another"
         )
-    return best
+    return proposals(spec.search, older, recorded_history(records, its_spec))
+
+
+def _is_warm(database: Database, stored: StudyRecord | None) -> bool:
+    if stored is None or not (owned := search_of(stored, database)).exists():
+        return False
+    return any(WARM_START in trial.user_attrs for trial in owned.open().get_trials(deepcopy=False))
 
 
 def version() -> str:

@@ -33,6 +33,7 @@ class Curves:
         test: (N,) final recall on the test scenes.
         parameters: (N,) configurations; empty where a sampler has nothing to learn from them.
         spec: the study file, where there are parameters.
+        earlier: those that an older study searched, where there is one.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Curves:
     test: Floats
     parameters: list[dict[str, Any]]
     spec: dict[str, Any]
+    earlier: Curves | None = None
 
     @property
     def means(self) -> Floats:
@@ -101,6 +103,12 @@ class Curves:
         """The configurations of these rows."""
         arrays = {name: getattr(self, name)[rows] for name in ("recalls", "training", "evaluation", "redrawn", "test")}
         return replace(self, parameters=[self.parameters[row] for row in rows if self.parameters], **arrays)
+
+
+def after_an_older_study(whole: Curves, seed: int, older: int = 40) -> Curves:
+    """A table whose first `older` configurations, in an order of the seed, an older study has searched."""
+    rows = np.random.default_rng(10_000 + seed).permutation(len(whole.test))
+    return replace(whole.some(rows[older:]), name="after an older study", earlier=whole.some(rows[:older]))
 
 
 def recorded(path: Path) -> Curves:

@@ -10,7 +10,7 @@ from rich.table import Table
 from replay.clock import replay
 from replay.curves import Curves
 from replay.outcomes import budget_of, median, outcome, trials_of
-from replay.schedulers import ASHA, EARLIER, NOTHING, OURS, SEEN, Factory, ablations, compared_on
+from replay.schedulers import ASHA, EARLIER, NOTHING, OURS, Factory, ablations, compared_on, seen_by
 
 REPEATS = 3
 WORKERS = 4
@@ -51,7 +51,7 @@ def _workers(half: Curves) -> int:
 
 def _measure(curves: Curves, made: Mapping[str, Factory], name: str, seeds: int) -> tuple[float, float]:
     """Mean cost to reach and mean regret at the whole cost."""
-    budget, workers, seen = budget_of(curves), _workers(curves), SEEN.get(name, Curves.shipped)(curves)
+    budget, workers, seen = budget_of(curves), _workers(curves), seen_by(name, curves)
     reaches, regrets = [], []
     for seed in range(seeds):
         unpruned = replay(curves, made[NOTHING](curves, "random", seed), workers, budget)

@@ -124,6 +124,7 @@ class Ours:
         keep: fraction of trials that no rule stops.
         promote: whether stopped trials are taken up again.
         rungs: gives the positions of the rungs that are evaluated; all by default.
+        first: gives the rows that are tried first; none by default.
     """
 
     def __init__(
@@ -138,24 +139,26 @@ class Ours:
         keep: float = 0.0,
         promote: bool = True,
         rungs: Callable[[Curves], Sequence[int]] | None = None,
+        first: Callable[[Curves, int], Sequence[int]] | None = None,
     ) -> None:
         self.name, self.rungs = name, tuple(rungs(curves) if rungs else range(len(curves.updates)))
         self._curves, self._seed, self._keep, self._promote = curves, seed, keep, promote
         self._rule = rule_of(rule, eta, resumes=promote)
-        self._proposals = Proposals(curves, sampler, seed, optuna.pruners.NopPruner())
-        self._history = RungHistory([curves.updates[rung] for rung in self.rungs])
+        rows = first(curves, seed) if first else ()
+        self._proposals = Proposals(curves, sampler, seed, optuna.pruners.NopPruner(), rows)
+        self.history = RungHistory([curves.updates[rung] for rung in self.rungs])
         self._paused: set[int] = set()
         self._going: set[int] = set()
 
     def next(self) -> Run | None:
         """A stopped configuration that the rule promotes, else a new one, else one to finish with."""
-        if self._promote and (found := self._rule.promotion(self._history, self._paused, "recall")):
+        if self._promote and (found := self._rule.promotion(self.history, self._paused, "recall")):
             return self._resume(found)
         asked = self._proposals.ask()
         if asked is not None:
             self._going.add(asked.row)
             return asked
-        found = completion(self._history, self._paused, finished=len(self._going), wanted=WANTED)
+        found = completion(self.history, self._paused, finished=len(self._going), wanted=WANTED)
         return self._resume(found) if found and self._promote else None
 
     def _resume(self, found: Promotion) -> Run:
@@ -169,10 +172,10 @@ class Ours:
         curves, rung = self._curves, self.rungs.index(run.rung)
         value = float(curves.means[run.row, run.rung])
         evaluations = curves.evaluation[run.row, list(self.rungs[: rung + 1])].sum()
-        self._history.add(run.row, rung, value, float(curves.training[run.row, run.rung] + evaluations))
+        self.history.add(run.row, rung, value, float(curves.training[run.row, run.rung] + evaluations))
         self._proposals.trials[run.row].report(value, curves.updates[run.rung])
         control = in_control_group(run.row, self._keep, self._seed)
-        decision = decide(self._rule, self._history, run.row, rung, control=control)
+        decision = decide(self._rule, self.history, run.row, rung, control=control)
         if decision.prune:
             self._proposals.stop(run.row)
             self._going.discard(run.row)
@@ -282,15 +285,19 @@ def ablations() -> dict[str, Factory]:
     return found | {EARLIER: ours(EARLIER)}
 
 
-# What those see that do not see the shipped rungs with all scenes.
+# What those see that are not known by their names.
 SEEN: dict[str, Seen] = {
-    **dict.fromkeys((OURS, *ablations()), shipped_scenes),
     f"ours, {ALL_SCENES}": Curves.shipped,
     EARLIER: lambda curves: curves,
     f"ours, {FIFTH}": fifth,
-    HALVING_OTHER: Curves.shipped,
     HALVING_FIFTH: fifth,
 }
+
+
+def seen_by(name: str, curves: Curves) -> Curves:
+    """What a system sees: ours the scenes of the shipped study, others all scenes at the shipped rungs."""
+    seen = SEEN.get(name, shipped_scenes if name.startswith(OURS) else Curves.shipped)
+    return seen(curves)
 
 
 def compared_on(curves: Curves, names: Iterable[str]) -> list[str]:

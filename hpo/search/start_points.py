@@ -1,20 +1,30 @@
-"""What a search tries first: the default configuration, then those of the study file and of an older study."""
+"""What a search tries first: the default configuration, then those of the study file and of a warm start."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import optuna
 
-from hpo.search.trial_chains import DEFAULT, chain_of
-from storage.errors import InputError
+from hpo.search.trial_chains import DEFAULT
 from studies.config.search_section import SearchSection
+
+# Attribute of a trial that an older study proposed: how.
+WARM_START = "warm start"
+
+
+class WarmPoint(NamedTuple):
+    """A configuration that an older study proposes, complete or partial, and how, in words for the user."""
+
+    point: dict[str, Any]
+    reason: str
 
 
 def enqueue(
-    study: optuna.Study, search: SearchSection, points: list[dict[str, Any]], best: list[optuna.trial.FrozenTrial]
+    study: optuna.Study, search: SearchSection, points: list[dict[str, Any]], warm: Sequence[WarmPoint]
 ) -> None:
-    """Queue the default configuration, a grid, the study file's starting points, and an older study's that fit.
+    """Queue the default configuration, a grid, the study file's starting points, and those of a warm start.
 
     The default configuration is what searching is compared with. It is queued once for a study, before all others; it
     takes no trial from starting points where the budget has none to spare.
@@ -23,38 +33,14 @@ def enqueue(
         study: The study of the search.
         search: The study file's `[search]`.
         points: Of a grid; empty for other samplers.
-        best: Best trials of the older study; empty without one.
-
-    Raises:
-        InputError: None of `best` lies in the search's space.
+        warm: Of the older study; empty without one. Those that an earlier launch has queued are left out.
     """
-    translated = {chain_of(trial): _translated(trial, search) for trial in best}
-    if translated and not any(translated.values()):
-        raise InputError(
-            f"search.warm_start = {search.warm_start!r}: none of that study's best {len(translated)} trials lies in "
-            "this one's space; widen [search.space], or leave warm_start out"
-        )
     starts = [search.point(values) for values in search.start]
-    wanted = len(starts) + sum(point is not None for point in translated.values())
-    known = any(DEFAULT in trial.user_attrs for trial in study.get_trials(deepcopy=False))
-    if not known and search.trials > wanted:
+    trials = study.get_trials(deepcopy=False)
+    known = any(DEFAULT in trial.user_attrs for trial in trials)
+    if not known and search.trials > len(starts) + bool(warm):
         study.enqueue_trial(search.default_point(), {DEFAULT: True})
     for point in (*points, *starts):
         study.enqueue_trial(point, skip_if_exists=True)
-    for number, found in translated.items():
-        if found:
-            attributes = {"warm start": f"trial {number} of {search.warm_start}"}
-            study.enqueue_trial(found, attributes, skip_if_exists=True)
-
-
-def _translated(trial: optuna.trial.FrozenTrial, search: SearchSection) -> dict[str, object] | None:
-    """Return another study's configuration under this one's names; None where it lies outside this one's space.
-
-    Parameters that only the other study searches are left out; those that only this one searches are sampled.
-    """
-    learner = str(trial.params.get("learner"))
-    values = {name.removeprefix(f"{learner}."): value for name, value in trial.params.items()}
-    try:
-        return search.point({name: value for name, value in values.items() if name in search.space})
-    except ValueError:
-        return None
+    for point, reason in warm[sum(WARM_START in trial.user_attrs for trial in trials) :]:
+        study.enqueue_trial(point, {WARM_START: reason}, skip_if_exists=True)

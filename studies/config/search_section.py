@@ -36,7 +36,8 @@ class SearchSection(Section):
         patience: Trials that start after the best one and end without improving on it, until the search ends.
         retries: How often a trial whose worker was lost is resumed from the same rung before it fails.
         start: Configurations to try early, complete or partial, such as `[{ learner = "anil", inner_lr = 0.1 }]`.
-        warm_start: Name of a study whose best configurations are tried first, where they lie in this space.
+        warm_start: Name of an older study: its best configuration is tried first, then those of which its trials
+            promise most.
         warm_start_trials: How many of them.
         workers: Workers of a launch. Without it, one per core.
         worker_cpus: CPUs that a worker reserves on a Ray cluster. Without it, 1.
@@ -56,7 +57,7 @@ class SearchSection(Section):
     retries: Annotated[int, Field(ge=0)] = 3
     start: list[dict[str, Any]] = Field(default_factory=list)
     warm_start: str | None = None
-    warm_start_trials: PositiveInt = 3
+    warm_start_trials: PositiveInt = 10
     workers: PositiveInt | None = None
     worker_cpus: PositiveInt | None = None
     worker_gpus: Annotated[int | float, Field(ge=0)] | None = None

@@ -13,11 +13,12 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from hpo.lifecycle import check_startable
+from hpo.lifecycle import check_startable, delete
 from hpo.ownership import owned_search
 from hpo.registry import register
 from hpo.search.loop import Search
 from hpo.search.pruner import RecallPruner
+from hpo.search.start_points import WARM_START
 from hpo.search.trial_chains import CONTINUES, CONTROL_GROUP, DEFAULT, ERROR, REASON, chain_of, chains
 from hpo.status.snapshot import snapshot
 from storage.database.control import Control
@@ -25,6 +26,7 @@ from storage.database.embedded import EmbeddedPostgres
 from storage.database.postgres import connect
 from storage.database.records import Records, RungResult
 from storage.errors import InputError
+from studies.config.search_domains import Range
 from studies.config.spec import parse_spec
 from studies.training.rungs import RungReport
 
@@ -302,16 +304,46 @@ def test_a_start_outside_the_space_is_refused(start, message):
         changed(spec(), start=[start])
 
 
-def test_a_warm_start_tries_another_studys_best_early(database):
-    """Last month's study on the same catalogue is the best guess there is."""
-    older = spec(trials=6, kind="none").model_copy(update={"name": "older"})
-    for _ in search(database, older).run_all():
-        pass
-    found = optuna.load_study(storage=database.storage, study_name="older").trials
-    best = sorted((trial.params["outer_lr"] for trial in found), reverse=True)[:2]
-    trials = run(database, changed(spec(trials=4, kind="none"), warm_start="older", warm_start_trials=2))
-    assert [trial.params["outer_lr"] for trial in trials][1:3] == best
-    assert trials[1].user_attrs["warm start"].endswith(" of older")
+def older(database, **changes):
+    """Run a study to start others from; it prunes most of its trials."""
+    return run(database, changed(spec(trials=16), **changes).model_copy(update={"name": "older"}))
+
+
+def test_a_warm_start_tries_another_studys_best_first_and_then_what_its_trials_promise(database):
+    """Last month's study on the same catalogue is the best guess there is, and says more than its best trials."""
+    rates = sorted(trial.params["outer_lr"] for trial in older(database))
+    study = changed(spec(trials=8, kind="none"), warm_start="older", warm_start_trials=5, seed=3)
+    trials = run(database, study)
+    assert DEFAULT in trials[0].user_attrs
+    best, *promising, rest, _ = trials[1:]
+    assert best.params["outer_lr"] == rates[-1]
+    assert best.user_attrs[WARM_START].startswith("the best trial of older, ")
+    assert all(trial.params["outer_lr"] > rates[-5] for trial in promising)
+    assert {trial.user_attrs[WARM_START] for trial in promising} == {"the most promising of 64, by 16 trials of older"}
+    assert WARM_START not in rest.user_attrs
+    register(database, changed(study, trials=12, warm_start_trials=6), "fingerprint")
+    waiting = owned_search(database, "s").open().get_trials(states=(TrialState.WAITING,))
+    assert len(waiting) == 1, "a further launch queues what it asks for in addition"
+    delete(database, "older")
+    register(database, changed(study, trials=12), "fingerprint")
+    with pytest.raises(InputError, match="there is no study 'older'"):
+        register(database, study.model_copy(update={"name": "late"}), "fingerprint")
+    assert "late" not in Records(database.engine).study_names()
+
+
+def test_a_warm_start_learns_from_a_space_that_differs(database):
+    """Its best configuration may not be allowed any more, and others may be searched in addition."""
+    rates = [trial.params["outer_lr"] for trial in older(database)]
+    space = spec().search.space | {
+        "outer_lr": Range(low=1e-4, high=min(max(rates), 9e-4) - 1e-5),
+        "head": ["scalars", "all"],
+    }
+    trials = run(database, changed(spec(trials=5, kind="none"), space=space, warm_start="older", warm_start_trials=3))
+    started = [trial for trial in trials if WARM_START in trial.user_attrs]
+    assert len(started) == 3
+    assert all("most promising" in trial.user_attrs[WARM_START] for trial in started)
+    assert all(trial.params["outer_lr"] > 7e-4 for trial in started)
+    assert all(trial.params["head"] in ("scalars", "all") for trial in started)
 
 
 def test_a_warm_start_that_cannot_help_is_refused(database):
@@ -320,6 +352,13 @@ def test_a_warm_start_that_cannot_help_is_refused(database):
         register(database, changed(spec(), warm_start="unknown"), "f")
     with pytest.raises(InputError, match="is the study itself"):
         register(database, changed(spec(), warm_start="s"), "f")
+    labels = {"task": "classification", "name": "labels", "data": {"source": "completejourney"}}
+    register(database, parse_spec(labels), "f")
+    with pytest.raises(InputError, match="that study is of classification, this one of ranking"):
+        register(database, changed(spec(), warm_start="labels"), "f")
+    register(database, spec().model_copy(update={"name": "new"}), "f")
+    with pytest.raises(InputError, match="that study has no finished trial"):
+        register(database, changed(spec(), warm_start="new"), "f")
 
 
 def test_a_worker_on_other_scenes_is_refused_before_its_first_trial(database):
