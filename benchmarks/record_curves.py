@@ -186,9 +186,12 @@ def write(spec: StudySpec, options: str, parts: list[dict[str, Any]], out: Path)
     floats = pa.list_(pa.float32())
     place = table.schema.get_field_index("scene_recalls")
     table = table.set_column(place, "scene_recalls", table["scene_recalls"].cast(floats))
+    raw = spec.model_dump(mode="json")
+    for key in spec.data.paths:  # where they were is nobody's business
+        raw["data"][key] = [Path(path).name for path in raw["data"][key] or []] or None
     about = {
         "scenes": parts[0]["scenes"],
-        "spec": spec.model_dump(mode="json"),
+        "spec": raw,
         "seed": SEED,
         "command": f"python benchmarks/record_curves.py {options}",
         "recorded": datetime.now(UTC).date().isoformat(),
@@ -247,7 +250,8 @@ def main() -> None:
         record(spec, drafts, range(share - 1, count, shares))
     found = sorted(drafts.glob("*.json"), key=lambda path: int(path.stem))
     if arguments.so_far or len(found) == count:
-        options = f"--study {arguments.study}" + (" --trained" if arguments.trained else "")
+        options = f"--study {arguments.study.name if arguments.study.is_absolute() else arguments.study}"
+        options += " --trained" if arguments.trained else ""
         write(spec, options, [json.loads(path.read_text()) for path in found], out)
     if len(found) == count:
         shutil.rmtree(drafts)

@@ -16,8 +16,8 @@ from hpo.ownership import OwnedStudy, check_free, distillation_name, load_record
 from hpo.search.loop import ended_by, ranked
 from hpo.search.pruner import recorded_history
 from hpo.search.space import grid
-from hpo.search.start_points import WARM_START, WarmPoint, enqueue
-from hpo.search.warm_start import proposals
+from hpo.search.start_points import enqueue
+from hpo.search.warm_start import WarmStart
 from hpo.stages import EVALUATION
 from storage.database.control import Control
 from storage.database.postgres import Database
@@ -42,9 +42,9 @@ def register(database: Database, spec: StudySpec, fingerprint: str, encoder: str
         InputError: `check_launch` refuses the study file, or a study of that name was started on other data or with
             another encoder.
     """
-    records, warm, spec = Records(database.engine), _warm_start(database, spec), _counted(spec)
+    records, spec = Records(database.engine), _counted(spec)
     with records.exclusive(spec.name):
-        check_launch(database, spec)
+        warm = check_launch(database, spec)
         records.save_study(spec.name, spec.model_dump(mode="json"), fingerprint, encoder)
         stored = load_record(database, spec.name)
         check_inputs(stored, fingerprint, encoder, "give the study a new name to use the new ones")
@@ -73,20 +73,21 @@ def _counted(spec: StudySpec) -> StudySpec:
     return spec.model_copy(update={"search": spec.search.model_copy(update={"trials": len(points)})})
 
 
-def check_launch(database: Database, spec: StudySpec) -> None:
-    """Refuse, before its data are read, a study file that `register` would refuse.
+def check_launch(database: Database, spec: StudySpec) -> WarmStart | None:
+    """Refuse, before its data are read, a study file that `register` would refuse; return its warm start, if any.
 
     Raises:
         InputError: An Optuna study that was not made here has one of its names; a study of that name exists with
-            another definition, or has results and no trials any more; or it asks for more trials although the test
-            scenes were scored.
+            another definition, or has results and no trials any more; it asks for more trials although the test
+            scenes were scored; or it cannot start from the study that `search.warm_start` names.
     """
     records = Records(database.engine)
     stored = records.load_study(spec.name)
     for name in (spec.name, distillation_name(spec.name)):
         check_free(database, name, None if stored is None else stored.id)
+    warm = _warm_start(database, spec, stored)
     if stored is None:
-        return
+        return warm
     owned = search_of(stored, database)
     if not owned.exists() and _has_results(records, spec.name):
         owned.open()  # raises what is missing, and what to do
@@ -98,6 +99,7 @@ def check_launch(database: Database, spec: StudySpec) -> None:
         )
     if _scored(records, spec.name):
         _check_closed(records, owned, old, _counted(spec))
+    return warm
 
 
 def check_inputs(stored: StudyRecord, fingerprint: str, encoder: str, remedy: str) -> None:
@@ -157,20 +159,21 @@ def _has_results(records: Records, name: str) -> bool:
     return bool(records.stage_results(name) or records.rung_results(name))
 
 
-def _warm_start(database: Database, spec: StudySpec) -> list[WarmPoint]:
-    """Return what the study that `search.warm_start` names proposes; nothing where it names none.
+def _warm_start(database: Database, spec: StudySpec, stored: StudyRecord | None) -> WarmStart | None:
+    """Return the warm start from the study that `search.warm_start` names; None where it names none.
 
     Raises:
-        InputError: There is no such study, it is of another task, no trial of it has finished, or it is this one.
+        InputError: There is no such study, it is of another task or has other learners, no trial of it has finished, or
+            it is this one.
     """
     other = spec.search.warm_start
     if other is None:
-        return []
+        return None
     if other == spec.name:
         raise InputError(f"search.warm_start = {other!r} is the study itself; name another, or leave it out")
     records = Records(database.engine)
-    if records.load_study(other) is None and _is_warm(database, records.load_study(spec.name)):
-        return []  # deleted since: what it proposed is queued
+    if records.load_study(other) is None and stored is not None and stored.spec["search"].get("warm_start") == other:
+        return None  # deleted since the launch that queued what it proposed
     older, its_spec = owned_search(database, other).open(), load_spec_of(database, other)
     if its_spec.task != spec.task:
         raise InputError(
@@ -181,13 +184,7 @@ def _warm_start(database: Database, spec: StudySpec) -> list[WarmPoint]:
         raise InputError(
             f"search.warm_start = {other!r}: that study has no finished trial; leave it out, or name another"
         )
-    return proposals(spec.search, older, recorded_history(records, its_spec))
-
-
-def _is_warm(database: Database, stored: StudyRecord | None) -> bool:
-    if stored is None or not (owned := search_of(stored, database)).exists():
-        return False
-    return any(WARM_START in trial.user_attrs for trial in owned.open().get_trials(deepcopy=False))
+    return WarmStart(spec.search, older, recorded_history(records, its_spec))
 
 
 def version() -> str:

@@ -33,7 +33,7 @@ class Curves:
         test: (N,) final recall on the test scenes.
         parameters: (N,) configurations; empty where a sampler has nothing to learn from them.
         spec: the study file, where there are parameters.
-        earlier: those that an older study searched, where there is one.
+        earlier: rows that an older study has searched, where there is one; they come again only if asked for.
     """
 
     name: str
@@ -45,7 +45,7 @@ class Curves:
     test: Floats
     parameters: list[dict[str, Any]]
     spec: dict[str, Any]
-    earlier: Curves | None = None
+    earlier: tuple[int, ...] = ()
 
     @property
     def means(self) -> Floats:
@@ -106,9 +106,9 @@ class Curves:
 
 
 def after_an_older_study(whole: Curves, seed: int, older: int = 40) -> Curves:
-    """A table whose first `older` configurations, in an order of the seed, an older study has searched."""
-    rows = np.random.default_rng(10_000 + seed).permutation(len(whole.test))
-    return replace(whole.some(rows[older:]), name="after an older study", earlier=whole.some(rows[:older]))
+    """A table of which an older study has searched the first configurations, in an order of the seed."""
+    rows = np.random.default_rng(10_000 + seed).permutation(len(whole.test))[:older]
+    return replace(whole, name="after an older study", earlier=tuple(map(int, rows)))
 
 
 def recorded(path: Path) -> Curves:

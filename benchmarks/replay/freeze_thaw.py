@@ -50,7 +50,7 @@ class FreezeThaw:
         self.name, self.rungs = name, tuple(range(len(curves.updates)))
         self._curves, self._seed = curves, seed
         self._fresh = [int(row) for row in np.random.default_rng(seed).permutation(len(curves.test))]
-        self._places = places(curves, search_of(curves))
+        self._places = places(curves, search_of(curves), far=1.0)
         self._time = np.log(np.array(curves.updates) / curves.updates[-1]) / np.log(curves.updates[0])
         self._reached: dict[int, int] = {}
         self._left = set(self._fresh)  # neither in training nor at its end

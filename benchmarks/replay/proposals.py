@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,9 +12,9 @@ from optuna.trial import TrialState
 
 from hpo.search.space import proposer, suggest
 from hpo.search.trial_chains import continuation
-from hpo.search.warm_start import coordinates
 from replay.clock import Run
 from replay.curves import Curves, Floats
+from studies.config.search_domains import Range
 from studies.config.search_section import SearchSection
 from studies.config.spec import parse_spec
 
@@ -24,13 +25,23 @@ def search_of(curves: Curves) -> SearchSection:
     return parse_spec({name: curves.spec[name] for name in kept if name in curves.spec}).search
 
 
-def places(curves: Curves, search: SearchSection) -> Floats:
+def places(curves: Curves, search: SearchSection, far: float = 10.0) -> Floats:
     """(N, D) coordinates of the configurations."""
-    return np.array([coordinates(search, values) for values in curves.parameters])
+    return np.array([place(values, search, far) for values in curves.parameters])
 
 
-# Beside parameters, whose distances are at most 1 for a range and 2 for a choice.
-FAR = 18.0
+def place(values: dict[str, Any], search: SearchSection, far: float = 10.0) -> list[float]:
+    """A configuration's coordinates: ranges on [0, 1] in their own scale, choices 1 apart, learners `far`."""
+    found: list[float] = []
+    for name, shared in search.space.items():
+        value = values.get(name)
+        domain = search.domain(name, values["learner"])[1] if name != "learner" else shared
+        if isinstance(domain, Range) and not isinstance(value, str):
+            low, high, here = (math.log(v) if domain.log else v for v in (domain.low, domain.high, value or domain.low))
+            found.append((here - low) / (high - low))
+        elif isinstance(domain, list):
+            found += [(far if name == "learner" else 1.0) * (value == choice) for choice in domain]
+    return found
 
 
 class Proposals:
@@ -48,7 +59,8 @@ class Proposals:
         self, curves: Curves, sampler: str, seed: int, pruner: optuna.pruners.BasePruner, first: Sequence[int] = ()
     ) -> None:
         self._curves, self._first = curves, list(first)
-        self._order: list[int] = np.random.default_rng(seed).permutation(len(curves.test)).tolist()
+        order = np.random.default_rng(seed).permutation(len(curves.test)).tolist()
+        self._order: list[int] = [row for row in order if row not in {*curves.earlier, *first}]
         self._search: SearchSection | None = None
         made: optuna.samplers.BaseSampler = optuna.samplers.RandomSampler(seed)
         if sampler == "tpe":
@@ -64,7 +76,6 @@ class Proposals:
         if not self._order:
             return None
         row = self._next(self._search)
-        self._order.remove(row)
         self.trials[row] = self.study.ask()
         if self._search is not None:
             suggest(self.trials[row], self._search)
@@ -87,7 +98,7 @@ class Proposals:
     def _next(self, search: SearchSection | None) -> int:
         """The next row, queued as the study's next trial where a sampler is to learn from it."""
         if search is None:
-            return self._first.pop(0) if self._first else self._order[0]
+            return self._first.pop(0) if self._first else self._order.pop(0)
         row = self._first.pop(0) if self._first else self._nearest(search)
         self.study.enqueue_trial(self._named(row))
         return row
@@ -95,12 +106,12 @@ class Proposals:
     def _nearest(self, search: SearchSection) -> int:
         """The row nearest to the sampler's proposal."""
         drawn = self.study.ask()
-        values = suggest(drawn, search)
-        wanted = np.array(coordinates(search, values.to_dict()))
+        wanted = np.array(place(suggest(drawn, search).to_dict(), search))
         self.study.tell(drawn, state=TrialState.FAIL)  # neither samplers nor pruners look at failed trials
         left = np.array(self._order)
-        other = np.array([self._curves.parameters[row]["learner"] != values.learner for row in left])
-        return int(left[(np.abs(self._places[left] - wanted).sum(1) + FAR * other).argmin()])
+        row = int(left[np.abs(self._places[left] - wanted).sum(1).argmin()])
+        self._order.remove(row)
+        return row
 
     def _named(self, row: int) -> dict[str, Any]:
         """A configuration under the names that its parameters have in the study."""

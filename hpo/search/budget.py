@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from optuna.trial import FrozenTrial, TrialState
 
-from hpo.search.trial_chains import CONTINUES, EXTENDS, chains, cost, spends_budget
+from hpo.search.trial_chains import chains, cost, resumes, spends_budget
 
 
 @dataclass(frozen=True)
@@ -38,11 +38,7 @@ class Budget:
         """
         if (reason := self.exhausted(trials)) is not None:
             return reason
-        continues = any(
-            trial.state == TrialState.WAITING and not {CONTINUES, EXTENDS}.isdisjoint(trial.user_attrs)
-            for trial in trials
-        )
-        if not continues and sum(map(spends_budget, chains(trials).values())) >= self.trials:
+        if not any(map(resumes, trials)) and sum(map(spends_budget, chains(trials).values())) >= self.trials:
             return f"{self.trials} trials"
         return None
 

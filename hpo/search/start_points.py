@@ -2,45 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterable
+from typing import Any
 
 import optuna
+from optuna.trial import FrozenTrial
 
-from hpo.search.trial_chains import DEFAULT
+from hpo.search.trial_chains import CONTINUES, DEFAULT, chains
+from hpo.search.warm_start import WarmStart
 from studies.config.search_section import SearchSection
 
-# Attribute of a trial that an older study proposed: how.
+# Attributes of a trial that an older study proposed: why, and the name of that study.
 WARM_START = "warm start"
+OLDER_STUDY = "warm start from"
 
 
-class WarmPoint(NamedTuple):
-    """A configuration that an older study proposes, complete or partial, and how, in words for the user."""
-
-    point: dict[str, Any]
-    reason: str
-
-
-def enqueue(
-    study: optuna.Study, search: SearchSection, points: list[dict[str, Any]], warm: Sequence[WarmPoint]
-) -> None:
+def enqueue(study: optuna.Study, search: SearchSection, points: list[dict[str, Any]], warm: WarmStart | None) -> None:
     """Queue the default configuration, a grid, the study file's starting points, and those of a warm start.
 
     The default configuration is what searching is compared with. It is queued once for a study, before all others; it
-    takes no trial from starting points where the budget has none to spare.
+    takes no trial from starting points where the budget has none to spare. A warm start has what the budget leaves, and
+    queues those of its points that no earlier launch has queued.
 
     Args:
         study: The study of the search.
         search: The study file's `[search]`.
         points: Of a grid; empty for other samplers.
-        warm: Of the older study; empty without one. Those that an earlier launch has queued are left out.
+        warm: Of the older study; None without one.
     """
     starts = [search.point(values) for values in search.start]
     trials = study.get_trials(deepcopy=False)
     known = any(DEFAULT in trial.user_attrs for trial in trials)
-    if not known and search.trials > len(starts) + bool(warm):
+    if not known and search.trials > len(starts) + (warm is not None):
         study.enqueue_trial(search.default_point(), {DEFAULT: True})
     for point in (*points, *starts):
         study.enqueue_trial(point, skip_if_exists=True)
-    for point, reason in warm[sum(WARM_START in trial.user_attrs for trial in trials) :]:
-        study.enqueue_trial(point, {WARM_START: reason}, skip_if_exists=True)
+    if warm is None:
+        return
+    left = search.trials - len(chains(study.get_trials(deepcopy=False)))
+    queued = started_by(trials, warm.name)
+    for values, reason in warm.points(queued, min(search.warm_start_trials, queued + left)):
+        study.enqueue_trial(values, {WARM_START: reason, OLDER_STUDY: warm.name})
+
+
+def started_by(trials: Iterable[FrozenTrial], older: str) -> int:
+    """Return how many of a study's trials an older study has proposed, each counted once however often it continues."""
+    return sum(trial.user_attrs.get(OLDER_STUDY) == older and CONTINUES not in trial.user_attrs for trial in trials)

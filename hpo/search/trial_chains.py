@@ -64,6 +64,11 @@ def continuation(pruned: FrozenTrial, rung: int, reason: str) -> FrozenTrial:
     )
 
 
+def resumes(trial: FrozenTrial) -> bool:
+    """Tell whether a trial waits that continues or extends another: it is no new one, whatever the budget."""
+    return trial.state == TrialState.WAITING and not {CONTINUES, EXTENDS}.isdisjoint(trial.user_attrs)
+
+
 def spends_budget(chain: Iterable[FrozenTrial]) -> bool:
     """Tell whether a chain counts against a budget of trials: all do except those that only wait."""
     return any(trial.state != TrialState.WAITING for trial in chain)

@@ -17,6 +17,7 @@ from optuna.trial import FrozenTrial, TrialState
 from hpo.search.budget import Budget
 from hpo.search.heartbeat import Heartbeat
 from hpo.search.stale_trials import requeue, requeue_stale
+from hpo.search.trial_chains import resumes
 from storage.database.control import Control
 from storage.database.leases import Leases, Worker
 from storage.database.postgres import Database
@@ -74,7 +75,7 @@ class TrialQueue:
                     promoted = promote is not None and not budget.exhausted(trials) and promote(trials)
                     if not promoted and budget.spent(trials):
                         return None
-                    trial = self.study.ask()
+                    trial = self._resumed(trials, promoted) or self.study.ask()
                     if self._leases.acquire(trial.number, self._worker) and self._is_running(trial):
                         return trial
             except LockLost:
@@ -149,6 +150,15 @@ class TrialQueue:
             if not held:
                 raise LeaseLost(f"trial {trial.number} was given to another worker")
             write()
+
+    def _resumed(self, trials: Sequence[FrozenTrial], promoted: bool) -> optuna.Trial | None:
+        """Return a waiting trial that is no new one, before any starting point that waits; None where there is none."""
+        if not promoted and not any(map(resumes, trials)):
+            return None
+        for waiting in filter(resumes, self.study.get_trials(deepcopy=False, states=(TrialState.WAITING,))):
+            if self._storage.set_trial_state_values(waiting._trial_id, TrialState.RUNNING):
+                return optuna.Trial(self.study, waiting._trial_id)
+        return None
 
     def _is_running(self, trial: optuna.Trial) -> bool:
         return self._storage.get_trial(trial._trial_id).state == TrialState.RUNNING

@@ -9,25 +9,28 @@ from __future__ import annotations
 
 import contextlib
 import math
+import random
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import optuna
-from optuna.trial import FrozenTrial
 
 from hpo.pruning.forecast import Forecast
 from hpo.pruning.rung_history import Floats, RungHistory
 from hpo.search.loop import ranked
 from hpo.search.space import suggest
-from hpo.search.start_points import WarmPoint
 from hpo.search.trial_chains import chain_of, chains
-from studies.config.search_domains import Range
+from storage.errors import InputError
+from studies.config.hyperparameters import applies
+from studies.config.search_domains import Range, Words, values_of
 from studies.config.search_section import SearchSection
 
 # Random configurations that each point is chosen from.
 CANDIDATES = 64
 TREES = 300
+# Fewer trials promise nothing.
+FEWEST = 4
 
 
 class Known(NamedTuple):
@@ -37,16 +40,63 @@ class Known(NamedTuple):
     recall: float
 
 
-def known(trials: Iterable[FrozenTrial], history: RungHistory) -> list[Known]:
-    """Return the configurations of a study that have reached a rung.
+class WarmPoint(NamedTuple):
+    """A configuration to try, complete or partial, by its parameters' names in the study, and where it comes from."""
+
+    values: dict[str, Any]
+    reason: str
+
+
+class WarmStart:
+    """What an older study proposes for a new one: its best configuration, then those that its trials promise most of.
 
     Args:
-        trials: All trials of its search.
-        history: What they reached.
+        search: The new study's search.
+        older: The older study, of which a trial has finished.
+        history: What its trials reached.
+
+    Attributes:
+        name: Name of the older study.
+
+    Raises:
+        InputError: None of its learners is searched in the new study.
     """
-    found = chains(trials)
-    recalls = ends(history, found)
-    return [Known(plain(found[number][0].params), recall) for number, recall in recalls.items()]
+
+    def __init__(self, search: SearchSection, older: optuna.Study, history: RungHistory) -> None:
+        self.name, self._search = older.study_name, search
+        learners = values_of(search.space["learner"])
+        found = chains(older.get_trials(deepcopy=False))
+        of_learners = {number for number, chain in found.items() if chain[0].params.get("learner") in learners}
+        if not of_learners:
+            raise InputError(
+                f"search.warm_start = {self.name!r}: that study searched none of this one's learners, "
+                f"{', '.join(learners)}; add one of its learners to [search.space], or leave warm_start out"
+            )
+        recalls = ends(history, sorted(of_learners))
+        self._known = [Known(plain(found[number][0].params), recall) for number, recall in recalls.items()]
+        best = ranked(older)[0]
+        self._best: list[WarmPoint] = []
+        values = {name: value for name, value in plain(best.params).items() if name in search.space}
+        with contextlib.suppress(ValueError):  # it lies outside the new space
+            self._best.append(WarmPoint(search.point(values), f"the best trial of {self.name}, {chain_of(best)}"))
+
+    def points(self, first: int, count: int) -> list[WarmPoint]:
+        """Return those of the first `count` points that come after `first` ones; each depends on its place alone."""
+        found = self._best[first:count]
+        places = range(max(first, len(self._best)), count if len(self._known) >= FEWEST else 0)
+        if places:
+            forest = Forest(self._search, self._known, self._search.seed)
+            reason = f"the most promising of {CANDIDATES}, by {len(self._known)} trials of {self.name}"
+            found += [WarmPoint(self._drawn(forest, place), reason) for place in places]
+        return found
+
+    def _drawn(self, forest: Forest, place: int) -> dict[str, Any]:
+        """Return the configuration of which the forest expects most, of random ones that no other place draws."""
+        seed = random.Random(f"{self._search.seed} {self.name} {place}").getrandbits(32)
+        study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed))
+        drawn = [study.ask() for _ in range(CANDIDATES)]
+        values = [suggest(trial, self._search).to_dict() for trial in drawn]
+        return drawn[int(forest.expected(values).argmax())].params
 
 
 def ends(history: RungHistory, trials: Iterable[int]) -> dict[int, float]:
@@ -63,26 +113,6 @@ def ends(history: RungHistory, trials: Iterable[int]) -> dict[int, float]:
         known_end = forecast.ends(np.array([recall]), rung)[0] if forecast and math.isfinite(recall) else [0.0]
         found[trial] = float(known_end[0])
     return found
-
-
-def proposals(search: SearchSection, older: optuna.Study, history: RungHistory) -> list[WarmPoint]:
-    """Return what an older study proposes: its best configuration, then those of which its trials promise most.
-
-    Args:
-        search: The new study's search.
-        older: The older study, of which a trial has finished.
-        history: What its trials reached.
-    """
-    name, best = older.study_name, ranked(older)[0]
-    trials = known(older.get_trials(deepcopy=False), history)
-    found = []
-    # One that lies outside the new space cannot be tried.
-    with contextlib.suppress(ValueError):
-        values = {name: value for name, value in plain(best.params).items() if name in search.space}
-        found.append(WarmPoint(search.point(values), f"the best trial of {name}, {chain_of(best)}"))
-    reason = f"the most promising of {CANDIDATES}, by {len(trials)} trials of {name}"
-    more = points(search, trials, search.warm_start_trials - len(found))
-    return found + [WarmPoint(point, reason) for point in more]
 
 
 def plain(parameters: Mapping[str, Any]) -> dict[str, Any]:
@@ -104,55 +134,48 @@ class Forest:
         # Here alone: importing it takes longer than all other work of a launch.
         from sklearn.ensemble import ExtraTreesRegressor
 
-        self._search = search
-        places = [coordinates(search, trial.values) for trial in trials]
+        self._columns = Columns(search)
+        places = [self._columns.of(trial.values) for trial in trials]
         self._forest = ExtraTreesRegressor(TREES, random_state=seed).fit(places, [trial.recall for trial in trials])
 
     def expected(self, configurations: Iterable[Mapping[str, Any]]) -> Floats:
         """Return the expected recall of each configuration, (N,)."""
-        recalls: Floats = self._forest.predict([coordinates(self._search, values) for values in configurations])
+        recalls: Floats = self._forest.predict([self._columns.of(values) for values in configurations])
         return recalls
 
 
-def points(search: SearchSection, trials: Sequence[Known], count: int) -> list[dict[str, Any]]:
-    """Return the configurations to try first, by the names of their parameters in the study.
+class Columns:
+    """Configurations as numbers: a column for each word of a parameter that is a choice of words, one for each number.
+
+    A number stands between the lowest and the highest value that any searched learner's domain has, from 0 to 1, by its
+    logarithm in a `log` range. One that lies outside stands at the nearer end, one that is missing at 0.
 
     Args:
-        search: The new study's search; its seed draws the configurations.
-        trials: Those of the older study, at least one.
-        count: How many to return. The first ones do not depend on it.
+        search: The space.
     """
-    forest = Forest(search, trials, search.seed)
-    drawing = optuna.create_study(sampler=optuna.samplers.RandomSampler(search.seed))
-    found = []
-    for _ in range(count):
-        drawn = [drawing.ask() for _ in range(CANDIDATES)]
-        values = [suggest(trial, search).to_dict() for trial in drawn]
-        found.append(drawn[int(forest.expected(values).argmax())].params)
-    return found
+
+    def __init__(self, search: SearchSection) -> None:
+        self._words: dict[str, list[str]] = {}
+        self._scales: dict[str, Range] = {}
+        learners = values_of(search.space["learner"])
+        for name in search.space:
+            domains = [search.domain(name, learner)[1] for learner in learners if applies(name, learner, 1)]
+            values = {value for domain in domains for value in values_of(domain)}
+            if isinstance(search.parameters()[name], Words):
+                self._words[name] = sorted(values)
+            else:
+                log = any(isinstance(domain, Range) and domain.log for domain in domains) and min(values) > 0
+                self._scales[name] = Range(low=min(values), high=max(values), log=log)
+
+    def of(self, values: Mapping[str, Any]) -> list[float]:
+        """Return the columns of a configuration, maybe of another space."""
+        words = [float(values.get(name) == word) for name, known in self._words.items() for word in known]
+        return words + [_position(scale, values.get(name, scale.low)) for name, scale in self._scales.items()]
 
 
-def coordinates(search: SearchSection, values: Mapping[str, Any]) -> list[float]:
-    """Return a configuration's coordinates: ranges on [0, 1] in their own scale, a column for each choice.
-
-    A parameter that the configuration lacks, or whose value is no number of a range, has coordinate 0.
-    """
-    learner = str(values["learner"])
-    found: list[float] = []
-    for name, shared in search.space.items():
-        value = values.get(name)
-        domain = shared if name == "learner" else search.domain(name, learner)[1]
-        if isinstance(domain, Range):
-            found.append(_position(domain, value) if isinstance(value, int | float) else 0.0)
-        elif isinstance(domain, list):
-            found += [float(value == choice) for choice in domain]
-    return found
-
-
-def _position(domain: Range, value: float) -> float:
-    """Return where a value stands in a range, from 0 to 1; one that lies outside stands at the nearer end."""
-    if domain.low == domain.high:
+def _position(scale: Range, value: float) -> float:
+    if scale.low == scale.high:
         return 0.0
-    inside = min(max(value, domain.low), domain.high)
-    low, high, here = (math.log(each) if domain.log else each for each in (domain.low, domain.high, inside))
+    inside = min(max(value, scale.low), scale.high)
+    low, high, here = (math.log(each) if scale.log else each for each in (scale.low, scale.high, inside))
     return (here - low) / (high - low)

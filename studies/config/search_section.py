@@ -38,7 +38,7 @@ class SearchSection(Section):
         start: Configurations to try early, complete or partial, such as `[{ learner = "anil", inner_lr = 0.1 }]`.
         warm_start: Name of an older study: its best configuration is tried first, then those of which its trials
             promise most.
-        warm_start_trials: How many of them.
+        warm_start_trials: How many of them, as far as the budget goes.
         workers: Workers of a launch. Without it, one per core.
         worker_cpus: CPUs that a worker reserves on a Ray cluster. Without it, 1.
         worker_gpus: GPUs that a worker reserves on a Ray cluster. Without it, 0.

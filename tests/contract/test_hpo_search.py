@@ -15,11 +15,11 @@ from optuna.trial import TrialState
 
 from hpo.lifecycle import check_startable, delete
 from hpo.ownership import owned_search
-from hpo.registry import register
+from hpo.registry import check_launch, register
 from hpo.search.loop import Search
 from hpo.search.pruner import RecallPruner
 from hpo.search.start_points import WARM_START
-from hpo.search.trial_chains import CONTINUES, CONTROL_GROUP, DEFAULT, ERROR, REASON, chain_of, chains
+from hpo.search.trial_chains import CONTINUES, CONTROL_GROUP, DEFAULT, ERROR, REASON, chain_of, chains, spends_budget
 from hpo.status.snapshot import snapshot
 from storage.database.control import Control
 from storage.database.embedded import EmbeddedPostgres
@@ -309,41 +309,80 @@ def older(database, **changes):
     return run(database, changed(spec(trials=16), **changes).model_copy(update={"name": "older"}))
 
 
+def started(trials):
+    """Return the trials that an older study proposed, once each."""
+    return [trial for trial in trials if WARM_START in trial.user_attrs and CONTINUES not in trial.user_attrs]
+
+
 def test_a_warm_start_tries_another_studys_best_first_and_then_what_its_trials_promise(database):
     """Last month's study on the same catalogue is the best guess there is, and says more than its best trials."""
     rates = sorted(trial.params["outer_lr"] for trial in older(database))
-    study = changed(spec(trials=8, kind="none"), warm_start="older", warm_start_trials=5, seed=3)
-    trials = run(database, study)
+    trials = run(database, changed(spec(trials=8), warm_start="older", warm_start_trials=5, seed=3))
     assert DEFAULT in trials[0].user_attrs
-    best, *promising, rest, _ = trials[1:]
+    best, *promising = started(trials)
+    assert best.number == 1
     assert best.params["outer_lr"] == rates[-1]
     assert best.user_attrs[WARM_START].startswith("the best trial of older, ")
+    assert len(promising) == 4
     assert all(trial.params["outer_lr"] > rates[-5] for trial in promising)
     assert {trial.user_attrs[WARM_START] for trial in promising} == {"the most promising of 64, by 16 trials of older"}
-    assert WARM_START not in rest.user_attrs
-    register(database, changed(study, trials=12, warm_start_trials=6), "fingerprint")
-    waiting = owned_search(database, "s").open().get_trials(states=(TrialState.WAITING,))
-    assert len(waiting) == 1, "a further launch queues what it asks for in addition"
+    assert len(chains(trials)) == 8
+
+
+def test_a_further_launch_queues_what_it_asks_for_in_addition(database):
+    """Promoted trials are the same trials, and an older study that is gone has said what it had to say."""
+    older(database)
+    study = changed(spec(trials=7), warm_start="older", warm_start_trials=5)
+    trials = run(database, study)
+    assert any(CONTINUES in trial.user_attrs and WARM_START in trial.user_attrs for trial in trials)
+    more = changed(study, trials=12, warm_start_trials=7)
+    again = run(database, more)
+    assert len(started(again)) == 7
+    assert [trial.params for trial in started(again)[:5]] == [trial.params for trial in started(trials)]
     delete(database, "older")
-    register(database, changed(study, trials=12), "fingerprint")
-    with pytest.raises(InputError, match="there is no study 'older'"):
-        register(database, study.model_copy(update={"name": "late"}), "fingerprint")
+    register(database, changed(more, trials=14), "fingerprint")
+    for name in ("older", "never"):
+        late = changed(study, warm_start=name).model_copy(update={"name": "late"})
+        with pytest.raises(InputError, match=f"there is no study '{name}'"):
+            register(database, late, "fingerprint")
     assert "late" not in Records(database.engine).study_names()
+
+
+def test_studies_that_start_from_each_other_try_other_configurations(database):
+    """On the same data, the same configuration is the same training."""
+    older(database)
+    second = changed(spec(trials=8), warm_start="older").model_copy(update={"name": "second"})
+    tried = {trial.params["outer_lr"] for trial in started(run(database, second))[1:]}
+    third = changed(spec(trials=8), warm_start="second").model_copy(update={"name": "third"})
+    again = {trial.params["outer_lr"] for trial in started(run(database, third))[1:]}
+    assert tried
+    assert again
+    assert not tried & again
+
+
+@pytest.mark.parametrize("trials", [1, 3, 6])
+def test_a_warm_start_and_starting_points_spend_no_more_than_the_budget(database, trials):
+    """Pruned trials that are promoted at its end make room for no new one."""
+    older(database)
+    starts = [{"outer_lr": rate / 1e4} for rate in range(1, 9)]
+    for name, changes in (("warm", {"warm_start": "older"}), ("starts", {"start": starts})):
+        study = changed(spec(trials=trials), **changes).model_copy(update={"name": name})
+        found = chains(run(database, study)).values()
+        assert sum(map(spends_budget, found)) == trials, name
+        assert sum(chain[-1].state == TrialState.COMPLETE for chain in found) >= min(trials, 2), name
 
 
 def test_a_warm_start_learns_from_a_space_that_differs(database):
     """Its best configuration may not be allowed any more, and others may be searched in addition."""
     rates = [trial.params["outer_lr"] for trial in older(database)]
-    space = spec().search.space | {
-        "outer_lr": Range(low=1e-4, high=min(max(rates), 9e-4) - 1e-5),
-        "head": ["scalars", "all"],
-    }
-    trials = run(database, changed(spec(trials=5, kind="none"), space=space, warm_start="older", warm_start_trials=3))
-    started = [trial for trial in trials if WARM_START in trial.user_attrs]
-    assert len(started) == 3
-    assert all("most promising" in trial.user_attrs[WARM_START] for trial in started)
-    assert all(trial.params["outer_lr"] > 7e-4 for trial in started)
-    assert all(trial.params["head"] in ("scalars", "all") for trial in started)
+    lower = Range(low=1e-4, high=min(max(rates), 9e-4) - 1e-5)
+    space = spec().search.space | {"outer_lr": lower, "head": ["scalars", "all"]}
+    study = changed(spec(trials=5), space=space, warm_start="older", warm_start_trials=3)
+    found = started(run(database, study))
+    assert len(found) == 3
+    assert all("most promising" in trial.user_attrs[WARM_START] for trial in found)
+    assert all(trial.params["outer_lr"] > 7e-4 for trial in found)
+    assert all(trial.params["head"] in ("scalars", "all") for trial in found)
 
 
 def test_a_warm_start_that_cannot_help_is_refused(database):
@@ -359,6 +398,10 @@ def test_a_warm_start_that_cannot_help_is_refused(database):
     register(database, spec().model_copy(update={"name": "new"}), "f")
     with pytest.raises(InputError, match="that study has no finished trial"):
         register(database, changed(spec(), warm_start="new"), "f")
+    older(database)
+    others = changed(spec(), space=spec().search.space | {"learner": "anil"}, warm_start="older")
+    with pytest.raises(InputError, match="searched none of this one's learners, anil; add one"):
+        check_launch(database, others)
 
 
 def test_a_worker_on_other_scenes_is_refused_before_its_first_trial(database):

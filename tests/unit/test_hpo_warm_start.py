@@ -2,13 +2,10 @@
 
 import math
 
-import optuna
 import pytest
-from optuna.trial import TrialState, create_trial
 
 from hpo.pruning.rung_history import RungHistory
-from hpo.search.trial_chains import CONTINUES
-from hpo.search.warm_start import Known, coordinates, known, points
+from hpo.search.warm_start import Columns, Forest, Known, ends, plain
 from studies.config.spec import parse_spec
 
 SPACE = {
@@ -22,6 +19,11 @@ SPACE = {
     "support_batch_size": 5,
     "encoder_lr": {"low": 1e-5, "high": 1e-3, "log": True},
 }
+# Of their columns: words first, in order, then numbers.
+NAMES = [
+    "maml", "protonet", "scalars", "outer_lr", "meta_batch_size", "weight_decay", "trainable_layers", "inner_lr",
+    "inner_steps", "support_batch_size", "encoder_lr", "train_candidates", "dropout",
+]  # fmt: skip
 
 
 @pytest.fixture
@@ -30,32 +32,44 @@ def search():
     return parse_spec({"name": "s", "data": {"source": "completejourney"}, "search": section}).search
 
 
-def test_coordinates_are_positions_in_ranges_and_a_column_for_each_choice(search):
+def test_words_have_a_column_each_and_numbers_stand_in_their_range(search):
     """Trees split at them: a rate's logarithm, not the rate, and no order among learners."""
+    columns = Columns(search)
     first = {"learner": "maml", "outer_lr": 1e-3, "weight_decay": 0.125, "trainable_layers": 0, "inner_steps": 2}
-    assert coordinates(search, first) == pytest.approx([0, 1, 0.5, 0.25, 1, 0, 0.25, 0])
-    other = {"learner": "protonet", "outer_lr": 1e-2, "weight_decay": 0.0, "trainable_layers": 2, "encoder_lr": 1e-4}
-    assert coordinates(search, other) == pytest.approx([1, 0, 1, 0, 0, 1, 0, 0.5])
+    named = dict(zip(NAMES, columns.of(first), strict=True))
+    assert (named["maml"], named["protonet"], named["scalars"]) == (1, 0, 0)
+    assert named["outer_lr"] == pytest.approx(0.5)
+    assert named["weight_decay"] == pytest.approx(0.25)
+    assert named["inner_steps"] == pytest.approx(0.25)
+    assert named["trainable_layers"] == 0
+    other = {"learner": "protonet", "head": "scalars", "trainable_layers": 1, "encoder_lr": 1e-4}
+    named = dict(zip(NAMES, columns.of(other), strict=True))
+    assert (named["maml"], named["protonet"], named["scalars"]) == (0, 1, 1)
+    assert (named["trainable_layers"], named["encoder_lr"]) == pytest.approx((0.5, 0.5))
 
 
-def test_configurations_of_another_space_have_coordinates_too(search):
-    """An older study had other learners, wider ranges, words where this one has numbers, or less to search."""
-    assert coordinates(search, {"learner": "anil", "outer_lr": 1.0, "weight_decay": "learned"}) == pytest.approx(
-        [0, 0, 1, 0, 0, 0, 0, 0]
+def test_configurations_of_another_space_have_the_same_columns(search):
+    """An older study had other learners, wider ranges, or less to search."""
+    found = dict(zip(NAMES, Columns(search).of({"learner": "anil", "outer_lr": 1.0, "weight_decay": -1}), strict=True))
+    assert {name for name, value in found.items() if value} == {"outer_lr"}
+    assert found["outer_lr"] == 1
+
+
+@pytest.mark.parametrize("own", [[20, 30], 20, {"low": 20, "high": 30}, {"low": 1, "high": 30, "log": True}])
+def test_learners_may_have_domains_of_other_kinds(own):
+    """As in the example of the docs: their values stand in one range, so that all configurations can be compared."""
+    space = SPACE | {"learner": ["anil", "maml"], "inner_steps": [1, 2]}
+    section = {"trials": 4, "space": space, "learners": {"maml": {"inner_steps": own}}}
+    search = parse_spec({"name": "s", "data": {"source": "completejourney"}, "search": section}).search
+    columns = Columns(search)
+    low, high = (
+        columns.of({"learner": name, "inner_steps": steps})[NAMES.index("inner_steps")]
+        for name, steps in (("anil", 1), ("maml", 20))
     )
-
-
-def trial(number, learner="protonet", **attributes):
-    rate = optuna.distributions.FloatDistribution(0, 1)
-    return create_trial(
-        state=TrialState.PRUNED,
-        params={"learner": learner, f"{learner}.inner_lr": number / 10},
-        distributions={
-            "learner": optuna.distributions.CategoricalDistribution(["protonet", "maml"]),
-            f"{learner}.inner_lr": rate,
-        },
-        user_attrs=attributes,
-    )
+    assert low == 0
+    assert high > 0.6
+    trials = [Known({"learner": name, "inner_steps": 1}, recall) for name, recall in (("anil", 0.1), ("maml", 0.2))]
+    Forest(search, trials, 0).expected([{"learner": "maml", "inner_steps": 20}])
 
 
 def test_a_pruned_trial_counts_as_what_it_was_forecast_to_reach():
@@ -65,30 +79,17 @@ def test_a_pruned_trial_counts_as_what_it_was_forecast_to_reach():
         history.add(number, 0, first)
         if last is not None:
             history.add(number, 1, last)
-    trials = [trial(number, "maml") for number in range(6)]
-    for number, each in enumerate(trials):
-        each.number = number
-    continued = trial(6, "maml", **{CONTINUES: 2})
-    continued.number = 6
-    found = known([*trials, continued], history)
-    assert [each.values for each in found] == [{"learner": "maml", "inner_lr": number / 10} for number in range(5)]
-    assert [each.recall for each in found[:3]] == pytest.approx([0.4, 0.5, 0.6])
-    assert 0.55 < found[3].recall < 0.75
-    assert found[4].recall == 0
+    found = ends(history, range(6))
+    assert list(found) == [0, 1, 2, 3, 4]
+    assert [found[number] for number in range(3)] == pytest.approx([0.4, 0.5, 0.6])
+    assert 0.55 < found[3] < 0.75
+    assert found[4] == 0
 
 
-def test_points_are_the_promising_ones_and_more_of_them_begin_with_the_same(search):
-    """A launch that asks for more must not queue other ones in place of those that were tried."""
-    rates = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
-    good, poor = ("maml", 0.4), ("protonet", 0.2)
-    trials = [
-        Known({"learner": learner, "outer_lr": rate, "weight_decay": 0.1, "trainable_layers": 0}, level + 10 * rate)
-        for learner, level in (good, poor)
-        for rate in rates
-    ]
-    found = points(search, trials, 5)
-    assert [point["learner"] for point in found] == ["maml"] * 5
-    assert all(point["outer_lr"] > 3e-3 for point in found)
-    assert all("maml.inner_steps" in point for point in found), "by the names that they have in the study"
-    assert len({point["outer_lr"] for point in found}) == 5
-    assert points(search, trials, 2) == found[:2]
+def test_a_parameter_has_its_own_name_whatever_the_learner():
+    """`maml.inner_steps` of one study is `inner_steps` of another, which has one range for all learners."""
+    assert plain({"learner": "maml", "maml.inner_lr": 0.1, "head": "all"}) == {
+        "learner": "maml",
+        "inner_lr": 0.1,
+        "head": "all",
+    }
