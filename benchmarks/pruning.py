@@ -42,7 +42,7 @@ from replay.freeze_thaw import FreezeThaw
 from replay.nested import nested
 from replay.outcomes import SHARES, Outcome, budget_of, median, outcome, trials_of
 from replay.schedulers import NOTHING, OURS, Factory, Told, ablations, compared_on, seen_by, systems
-from replay.warm import warm_systems
+from replay.warm import recorded_systems, warm_systems
 from rich.console import Console
 from rich.table import Table
 from scipy.stats import spearmanr
@@ -68,13 +68,13 @@ class Setting:
     workers: int
 
 
-def factories() -> dict[str, Factory]:
+def factories(curves: Curves) -> dict[str, Factory]:
     """Every system, ours and its ablations last."""
     found = systems()
     if syne.available():
         found[SYNE] = lambda curves, _, seed: syne.SynePromotion(SYNE, curves, seed)
     found[THAW] = lambda curves, _, seed: FreezeThaw(THAW, curves, seed)
-    return found | ablations() | warm_systems()
+    return found | recorded_systems(curves) | ablations() | warm_systems()
 
 
 def names_of(setting: Setting, names: Sequence[str]) -> list[str]:
@@ -104,7 +104,8 @@ def curves_of(family: str, seed: int, path: Path) -> Curves:
 def search_all(seed: int, setting: Setting, path: Path, names: Sequence[str]) -> dict[str, Outcome]:
     """Every system's search of one seed."""
     _quiet()
-    curves, made = curves_of(setting.family, seed, path), factories()
+    curves = curves_of(setting.family, seed, path)
+    made = factories(curves)
     budget = budget_of(curves)
     traces = {}
     for name in names:
@@ -233,7 +234,7 @@ def main() -> None:
     console, rows = Console(width=150, record=True), []
     for family in families:
         console.print(correlations(curves_of(family, 0, arguments.curves)), "")
-    names = compared_on(curves, factories())
+    names = compared_on(curves, factories(curves))
     if arguments.systems:
         names = [name for name in names if name in (NOTHING, OURS, *arguments.systems)]
     with multiprocessing.get_context("spawn").Pool(len(os.sched_getaffinity(0))) as pool:
@@ -247,7 +248,7 @@ def main() -> None:
     if "finalists" in arguments.parts:
         console.print(finalists_table(seen_by(OURS, curves), seeds, budget_of(curves)), "")
     if "halves" in arguments.parts:
-        console.print(nested(curves, factories(), 4 if arguments.quick else 10))
+        console.print(nested(curves, factories(curves), 4 if arguments.quick else 10))
     if not (arguments.quick or arguments.systems or arguments.parts != PARTS):
         stem, option = ("", "") if shipped else (f"{arguments.curves.stem}-", f" --curves {arguments.curves}")
         result = Path(f"benchmarks/results/pruning-{stem}{datetime.now(UTC).date()}.md")

@@ -17,7 +17,7 @@ from hpo.search.loop import ended_by, ranked
 from hpo.search.pruner import recorded_history
 from hpo.search.space import grid
 from hpo.search.start_points import enqueue
-from hpo.search.warm_start import WarmStart
+from hpo.search.warm_start import WarmStart, from_recorded, from_study
 from hpo.stages import EVALUATION
 from storage.database.control import Control
 from storage.database.postgres import Database
@@ -160,7 +160,7 @@ def _has_results(records: Records, name: str) -> bool:
 
 
 def _warm_start(database: Database, spec: StudySpec, stored: StudyRecord | None) -> WarmStart | None:
-    """Return the warm start from the study that `search.warm_start` names; None where it names none.
+    """Return the warm start from the study that `search.warm_start` names, or from recorded trials; None without both.
 
     Raises:
         InputError: There is no such study, it is of another task or has other learners, no trial of it has finished, or
@@ -168,7 +168,7 @@ def _warm_start(database: Database, spec: StudySpec, stored: StudyRecord | None)
     """
     other = spec.search.warm_start
     if other is None:
-        return None
+        return from_recorded(spec)
     if other == spec.name:
         raise InputError(f"search.warm_start = {other!r} is the study itself; name another, or leave it out")
     records = Records(database.engine)
@@ -184,7 +184,7 @@ def _warm_start(database: Database, spec: StudySpec, stored: StudyRecord | None)
         raise InputError(
             f"search.warm_start = {other!r}: that study has no finished trial; leave it out, or name another"
         )
-    return WarmStart(spec.search, older, recorded_history(records, its_spec))
+    return from_study(spec.search, older, recorded_history(records, its_spec))
 
 
 def version() -> str:

@@ -28,21 +28,23 @@ def enqueue(study: optuna.Study, search: SearchSection, points: list[dict[str, A
         study: The study of the search.
         search: The study file's `[search]`.
         points: Of a grid; empty for other samplers.
-        warm: Of the older study; None without one.
+        warm: The warm start; None without one.
     """
     starts = [search.point(values) for values in search.start]
     trials = study.get_trials(deepcopy=False)
     known = any(DEFAULT in trial.user_attrs for trial in trials)
-    if not known and search.trials > len(starts) + (warm is not None):
+    if not known and search.trials > len(starts) + bool(warm and not warm.recorded):
         study.enqueue_trial(search.default_point(), {DEFAULT: True})
     for point in (*points, *starts):
         study.enqueue_trial(point, skip_if_exists=True)
     if warm is None:
         return
-    left = search.trials - len(chains(study.get_trials(deepcopy=False)))
     queued = started_by(trials, warm.name)
-    for values, reason in warm.points(queued, min(search.warm_start_trials, queued + left)):
-        study.enqueue_trial(values, {WARM_START: reason, OLDER_STUDY: warm.name})
+    if warm.recorded and trials and not queued:
+        return  # it has begun without
+    left = search.trials - len(chains(study.get_trials(deepcopy=False)))
+    for values, reason in warm.points(queued, min(warm.most, queued + left)):
+        study.enqueue_trial(values, {WARM_START: reason, OLDER_STUDY: warm.name}, skip_if_exists=True)
 
 
 def started_by(trials: Iterable[FrozenTrial], older: str) -> int:

@@ -1,16 +1,18 @@
-"""Warm start: what a study tries first, by the trials of an older one.
+"""Warm start: what a study tries first, by the trials of an older one, or by recorded ones.
 
 A forest of randomised trees (Geurts, Ernst and Wehenkel, "Extremely randomized trees", Machine Learning 2006) learns
-from the older study's trials what a configuration reaches. Each point is the one of many random configurations of which
-it expects most. Only their order counts, so the older study may be on other data.
+from those trials what a configuration reaches. Each point is the one of many random configurations of which it expects
+most. Only their order counts, so the older study may be on other data.
 """
 
 from __future__ import annotations
 
 import contextlib
+import json
 import math
 import random
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,12 +27,16 @@ from storage.errors import InputError
 from studies.config.hyperparameters import applies
 from studies.config.search_domains import Range, Words, values_of
 from studies.config.search_section import SearchSection
+from studies.config.spec import StudySpec
 
 # Random configurations that each point is chosen from.
 CANDIDATES = 64
-TREES = 300
+TREES = 100
 # Fewer trials promise nothing.
 FEWEST = 4
+# By kind of protocol, configurations and recalls that `benchmarks/recorded_trials.py` wrote; and what stands for the
+# name of a study, which has no spaces.
+RECORDED, RECORDED_NAME = Path(__file__).with_name("recorded_trials.json"), "recorded trials"
 
 
 class Known(NamedTuple):
@@ -48,37 +54,30 @@ class WarmPoint(NamedTuple):
 
 
 class WarmStart:
-    """What an older study proposes for a new one: its best configuration, then those that its trials promise most of.
+    """What known configurations propose for a new study.
 
     Args:
         search: The new study's search.
-        older: The older study, of which a trial has finished.
-        history: What its trials reached.
+        name: Name of the older study, or `RECORDED_NAME`.
+        known: The configurations.
+        best: The one to try first, if any.
 
     Attributes:
-        name: Name of the older study.
-
-    Raises:
-        InputError: None of its learners is searched in the new study.
+        name: As given.
+        most: How many points it may have in all.
     """
 
-    def __init__(self, search: SearchSection, older: optuna.Study, history: RungHistory) -> None:
-        self.name, self._search = older.study_name, search
-        learners = values_of(search.space["learner"])
-        found = chains(older.get_trials(deepcopy=False))
-        of_learners = {number for number, chain in found.items() if chain[0].params.get("learner") in learners}
-        if not of_learners:
-            raise InputError(
-                f"search.warm_start = {self.name!r}: that study searched none of this one's learners, "
-                f"{', '.join(learners)}; add one of its learners to [search.space], or leave warm_start out"
-            )
-        recalls = ends(history, sorted(of_learners))
-        self._known = [Known(plain(found[number][0].params), recall) for number, recall in recalls.items()]
-        best = ranked(older)[0]
-        self._best: list[WarmPoint] = []
-        values = {name: value for name, value in plain(best.params).items() if name in search.space}
-        with contextlib.suppress(ValueError):  # it lies outside the new space
-            self._best.append(WarmPoint(search.point(values), f"the best trial of {self.name}, {chain_of(best)}"))
+    def __init__(self, search: SearchSection, name: str, known: Sequence[Known], best: WarmPoint | None) -> None:
+        self.name, self._search, self._known = name, search, known
+        self._best = [] if best is None else [best]
+        self.most = search.warm_start_trials
+        if self.recorded:
+            self.most = min(self.most, search.trials // 2)
+
+    @property
+    def recorded(self) -> bool:
+        """Whether no older study is named, so that recorded trials stand for one."""
+        return self.name == RECORDED_NAME
 
     def points(self, first: int, count: int) -> list[WarmPoint]:
         """Return those of the first `count` points that come after `first` ones; each depends on its place alone."""
@@ -86,7 +85,8 @@ class WarmStart:
         places = range(max(first, len(self._best)), count if len(self._known) >= FEWEST else 0)
         if places:
             forest = Forest(self._search, self._known, self._search.seed)
-            reason = f"the most promising of {CANDIDATES}, by {len(self._known)} trials of {self.name}"
+            source = RECORDED_NAME if self.recorded else f"trials of {self.name}"
+            reason = f"the most promising of {CANDIDATES}, by {len(self._known)} {source}"
             found += [WarmPoint(self._drawn(forest, place), reason) for place in places]
         return found
 
@@ -97,6 +97,43 @@ class WarmStart:
         drawn = [study.ask() for _ in range(CANDIDATES)]
         values = [suggest(trial, self._search).to_dict() for trial in drawn]
         return drawn[int(forest.expected(values).argmax())].params
+
+
+def from_study(search: SearchSection, older: optuna.Study, history: RungHistory) -> WarmStart:
+    """Return the warm start from an older study: its best configuration, then those that its trials promise most of.
+
+    Args:
+        search: The new study's search.
+        older: The older study, of which a trial has finished.
+        history: What its trials reached.
+
+    Raises:
+        InputError: None of its learners is searched in the new study.
+    """
+    name, learners = older.study_name, values_of(search.space["learner"])
+    found = chains(older.get_trials(deepcopy=False))
+    of_learners = {number for number, chain in found.items() if chain[0].params.get("learner") in learners}
+    if not of_learners:
+        raise InputError(
+            f"search.warm_start = {name!r}: that study searched none of this one's learners, "
+            f"{', '.join(learners)}; add one of its learners to [search.space], or leave warm_start out"
+        )
+    recalls = ends(history, sorted(of_learners))
+    known = [Known(plain(found[number][0].params), recall) for number, recall in recalls.items()]
+    best, first = ranked(older)[0], None
+    values = {name: value for name, value in plain(best.params).items() if name in search.space}
+    with contextlib.suppress(ValueError):  # it lies outside the new space
+        first = WarmPoint(search.point(values), f"the best trial of {name}, {chain_of(best)}")
+    return WarmStart(search, name, known, first)
+
+
+def from_recorded(spec: StudySpec) -> WarmStart | None:
+    """Return the warm start of a study that names no older one; None where no trials of its kind are recorded."""
+    if spec.search.sampler == "grid" or not (rows := json.loads(RECORDED.read_text()).get(spec.protocol.kind)):
+        return None
+    learners = values_of(spec.search.space["learner"])
+    known = [Known(values, recall) for values, recall in rows if values["learner"] in learners]
+    return WarmStart(spec.search, RECORDED_NAME, known, None)
 
 
 def ends(history: RungHistory, trials: Iterable[int]) -> dict[int, float]:

@@ -37,8 +37,8 @@ class SearchSection(Section):
         retries: How often a trial whose worker was lost is resumed from the same rung before it fails.
         start: Configurations to try early, complete or partial, such as `[{ learner = "anil", inner_lr = 0.1 }]`.
         warm_start: Name of an older study: its best configuration is tried first, then those of which its trials
-            promise most.
-        warm_start_trials: How many of them, as far as the budget goes.
+            promise most. Without it, classification of new classes starts from recorded trials.
+        warm_start_trials: How many of them, as far as the budget goes; of recorded trials at most half of it.
         workers: Workers of a launch. Without it, one per core.
         worker_cpus: CPUs that a worker reserves on a Ray cluster. Without it, 1.
         worker_gpus: GPUs that a worker reserves on a Ray cluster. Without it, 0.
@@ -57,7 +57,7 @@ class SearchSection(Section):
     retries: Annotated[int, Field(ge=0)] = 3
     start: list[dict[str, Any]] = Field(default_factory=list)
     warm_start: str | None = None
-    warm_start_trials: PositiveInt = 10
+    warm_start_trials: Annotated[int, Field(ge=0)] = 10
     workers: PositiveInt | None = None
     worker_cpus: PositiveInt | None = None
     worker_gpus: Annotated[int | float, Field(ge=0)] | None = None

@@ -372,6 +372,42 @@ def test_a_warm_start_and_starting_points_spend_no_more_than_the_budget(database
         assert sum(chain[-1].state == TrialState.COMPLETE for chain in found) >= min(trials, 2), name
 
 
+def test_new_classes_are_searched_from_recorded_trials_where_no_older_study_is_named(database):
+    """What is good for one catalogue is mostly good for another; half of the budget is left to find out."""
+    labels = parse_spec(
+        {"name": "s", "task": "classification", "data": {"source": "completejourney"}, "search": {"trials": 9}}
+    )
+
+    def queued(study):
+        register(database, study, "f")
+        return owned_search(database, study.name).open().get_trials()
+
+    first, *promising = queued(labels)
+    assert DEFAULT in first.user_attrs
+    assert len(promising) == 4
+    assert {trial.user_attrs[WARM_START] for trial in promising} == {"the most promising of 64, by 200 recorded trials"}
+    points = [trial.system_attrs["fixed_params"] for trial in promising]
+    assert all(point["class_names"] == "read" and point["trainable_layers"] > 0 for point in points)
+    assert len({point["outer_lr"] for point in points}) == 4
+    for name, changes in (
+        ("none", {"warm_start_trials": 0}),
+        ("other", {"space": {"learner": "reptile"}, "trials": 3}),
+    ):
+        study = labels.model_dump(mode="json") | {"name": name}
+        study["search"] = {"trials": 9} | changes
+        assert len(queued(parse_spec(study))) == 1 + bool(changes.get("space"))
+    known = {"name": "known", "protocol": {"classes": "known"}, "search": {"trials": 9}}
+    assert len(queued(parse_spec(labels.model_dump(mode="json", exclude={"protocol", "search"}) | known))) == 1
+
+
+def test_a_study_that_began_before_there_were_recorded_trials_goes_on_as_it_began(database):
+    """A resumed search is the same search."""
+    raw = {"name": "s", "task": "classification", "data": {"source": "completejourney"}}
+    register(database, parse_spec(raw | {"search": {"trials": 9, "warm_start_trials": 0}}), "f")
+    register(database, parse_spec(raw | {"search": {"trials": 9}}), "f")
+    assert len(owned_search(database, "s").open().get_trials()) == 1
+
+
 def test_a_warm_start_learns_from_a_space_that_differs(database):
     """Its best configuration may not be allowed any more, and others may be searched in addition."""
     rates = [trial.params["outer_lr"] for trial in older(database)]

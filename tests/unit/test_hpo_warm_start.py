@@ -1,11 +1,12 @@
 """What an older study's trials say of a new one's configurations."""
 
+import json
 import math
 
 import pytest
 
 from hpo.pruning.rung_history import RungHistory
-from hpo.search.warm_start import Columns, Forest, Known, ends, plain
+from hpo.search.warm_start import RECORDED, Columns, Forest, Known, ends, plain
 from studies.config.spec import parse_spec
 
 SPACE = {
@@ -93,3 +94,14 @@ def test_a_parameter_has_its_own_name_whatever_the_learner():
         "inner_lr": 0.1,
         "head": "all",
     }
+
+
+def test_recorded_trials_lie_in_the_space_that_a_study_has_by_default():
+    """They were recorded in it; a parameter that is renamed or narrowed later would make them useless unnoticed."""
+    rows = json.loads(RECORDED.read_text())
+    assert rows.keys() == {"new classes"}
+    default = parse_spec({"name": "s", "task": "classification", "data": {"source": "completejourney"}}).search
+    assert len(rows["new classes"]) == 200
+    for values, recall in rows["new classes"]:
+        assert 0 <= recall <= 1
+        default.point(values)
