@@ -29,10 +29,9 @@ from studies.evaluation.evaluate import ItemVectors
 from studies.evaluation.figures import DataFacts
 from studies.evaluation.metrics import Evaluation
 from studies.learners.base import Learner
-from studies.model.device import device, free_memory
+from studies.model.device import device
 from studies.model.encoder import Encoder
 from studies.progress import SILENT, Progress, ProgressReporter
-from studies.training.memory import refuse_too_large
 from studies.training.problem import PartFacts, Problem
 
 
@@ -74,18 +73,10 @@ class ClassificationProblem(Problem):
         """Return the name of an episode: each is a few-shot problem of its own."""
         return episode.name
 
-    def refuse_too_large(self, workers: int) -> None:
-        """Refuse a search whose largest trial does not fit into the memory of one of `workers` workers.
-
-        Raises:
-            InputError: A trial needs more; the message names its learner and what to lower.
-        """
-        search, lengths = self.spec.search, self.tokens.lengths
-
-        def needed(values: Hyperparameters) -> int:
-            return trial_bytes(values, self.train, lengths, self.encoder, search.episodes_at_once)
-
-        refuse_too_large(search, needed, free_memory() // workers)
+    def trial_bytes(self, hyperparameters: Hyperparameters) -> int:
+        """Return an upper bound of the memory that a trial's meta-update needs, in bytes."""
+        at_once = self.spec.search.episodes_at_once
+        return trial_bytes(hyperparameters, self.train, self.tokens.lengths, self.encoder, at_once)
 
     def evaluate(
         self,

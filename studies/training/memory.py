@@ -1,4 +1,4 @@
-"""The memory that a trial takes, by formula, so that one which cannot fit is refused before it starts.
+"""The memory that a trial takes, by formula: it holds as many episodes together as fit, or is refused beforehand.
 
 Elements of four bytes that are held between a forward and its backward pass, for an episode of M items of which C are
 candidates and H in a history, Q query users, T padded tokens of candidates of at most L each; vectors of size W, a head
@@ -19,7 +19,7 @@ checked against the tensors that autograd really holds (tests/unit/test_studies_
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
@@ -130,7 +130,7 @@ def _head(items: int, held: int, candidates: int, users: int, width: int) -> int
 
 
 def refuse_too_large(search: SearchSection, bytes_of: Callable[[Hyperparameters], int], available: int) -> None:
-    """Refuse a search space whose largest trial does not fit into memory.
+    """Refuse a search space of which a trial does not fit into memory, even with one episode of a meta-batch at a time.
 
     Args:
         search: The study file's section.
@@ -141,15 +141,29 @@ def refuse_too_large(search: SearchSection, bytes_of: Callable[[Hyperparameters]
         InputError: A trial needs more; the message names the learner, both amounts, and what to lower.
     """
     for learner in values_of(search.space["learner"]):
-        values = _largest_values(search, learner)
+        values = replace(_largest_values(search, learner), meta_batch_size=1)
         if (needed := bytes_of(values)) > available:
             steps = f", inner_steps = {values.inner_steps}" if values.inner_steps else ""
             raise InputError(
-                f"{learner} with trainable_layers = {values.trainable_layers}{steps}, meta_batch_size = "
-                f"{values.meta_batch_size} needs up to {needed / GIB:.1f} GiB of memory per worker, of which there are "
-                f"{available / GIB:.1f}; lower these in [search.space] or [search.learners.{learner}], lower "
+                f"{learner} with trainable_layers = {values.trainable_layers}{steps} needs up to {needed / GIB:.1f} "
+                f"GiB of memory per worker for one episode, of which there are {available / GIB:.1f}; lower these in "
+                f"[search.space] or [search.learners.{learner}], lower "
                 f"{'train_candidates or ' if values.train_candidates else ''}search.workers, or take the learner out"
             )
+
+
+def fitting(values: Hyperparameters, bytes_of: Callable[[Hyperparameters], int], available: int) -> int | None:
+    """Return how many episodes of a meta-batch fit into memory together: half of them, or half of these; None for all.
+
+    Args:
+        values: The trial's values.
+        bytes_of: Returns the bytes that a trial with some values needs.
+        available: Bytes for one worker.
+    """
+    count = values.meta_batch_size
+    while count > 1 and bytes_of(replace(values, meta_batch_size=count)) > available:
+        count = (count + 1) // 2
+    return None if count == values.meta_batch_size else count
 
 
 def _largest_values(search: SearchSection, learner: str) -> Hyperparameters:

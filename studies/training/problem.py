@@ -28,11 +28,12 @@ from studies.learners.base import Learner
 from studies.model import encoder as encoders
 from studies.model.activation_cache import ActivationCache
 from studies.model.bf16_speed import share_choice
-from studies.model.device import device
+from studies.model.device import device, free_memory
 from studies.model.encoder import Encoder, Ragged
 from studies.model.text_coverage import measure
 from studies.model.towers import attention_for, build_tower
 from studies.progress import SILENT, Progress, ProgressReporter
+from studies.training.memory import fitting, refuse_too_large
 
 
 class TaskData(Protocol):
@@ -106,6 +107,7 @@ class Problem(ABC):
             reporter.note(f"warning: {loss}")
         share_choice(folder)  # before the first question: what is cached and trained depends on the answer
         self.cache = ActivationCache(folder, encoder, self.tokens)
+        self._memory: int | None = None
         self._episodes: dict[SplitName, list[Any]] = {}
         self._by_shots: dict[SplitName, dict[int, list[Any]]] = {}
 
@@ -160,8 +162,10 @@ class Problem(ABC):
 
         Args:
             hyperparameters: The trial's values.
-            micro_batch_size: Most episodes of a meta-batch held together; all if left out.
+            micro_batch_size: Most episodes of a meta-batch held together; as many as fit if left out.
         """
+        if micro_batch_size is None and self._memory is not None:
+            micro_batch_size = fitting(hyperparameters, self.trial_bytes, self._memory)
         torch.manual_seed(self.spec.search.seed)
         attention = attention_for(self.spec.teacher.attention, hyperparameters.learner)
         compiled = self.spec.teacher.compile and not hyperparameters.adapts_encoder
@@ -258,13 +262,20 @@ class Problem(ABC):
     def data_facts(self) -> DataFacts:
         """Return what is known of the data; `source` is the study file's."""
 
-    @abstractmethod
     def refuse_too_large(self, workers: int) -> None:
         """Refuse a search whose largest trial does not fit into the memory of one of `workers` workers.
 
+        Learners that are built afterwards hold as many episodes of a meta-batch together as fit.
+
         Raises:
-            InputError: A trial needs more; the message names its learner and what to lower.
+            InputError: A trial needs more, one episode at a time; the message names its learner and what to lower.
         """
+        self._memory = free_memory() // workers
+        refuse_too_large(self.spec.search, self.trial_bytes, self._memory)
+
+    @abstractmethod
+    def trial_bytes(self, hyperparameters: Hyperparameters) -> int:
+        """Return an upper bound of the memory that a trial's meta-update needs, in bytes."""
 
     @abstractmethod
     def head(self, hyperparameters: Hyperparameters) -> nn.Module:

@@ -35,12 +35,12 @@ from studies.evaluation.trec import TrecDump
 from studies.learners.base import Learner
 from studies.learners.tasks.scene_head import scene_head
 from studies.learners.tasks.scene_tasks import scene_learner
-from studies.model.device import device, free_memory
+from studies.model.device import device
 from studies.model.encoder import Encoder
 from studies.model.recommender import Head, Recommender
 from studies.progress import SILENT, Progress, ProgressReporter
 from studies.training.encoder_setup import cache_activations, load_encoder
-from studies.training.memory import largest, refuse_too_large, trial_bytes
+from studies.training.memory import Shape, largest, trial_bytes
 from studies.training.problem import PartFacts, Problem
 
 
@@ -62,6 +62,7 @@ class RankingProblem(Problem):
     ) -> None:
         super().__init__(spec, data, encoder, folder, reporter)
         self.split = parts
+        self._largest: dict[int | None, Shape] = {}
         with reporter.progress("counting the texts' words") as progress:
             self._sampler = EpisodeSampler(data, parts, spec.protocol, progress, reselect=reselect)
 
@@ -94,19 +95,12 @@ class RankingProblem(Problem):
         """Return the name of an episode's scene."""
         return self.data.scenes[episode.scene]
 
-    def refuse_too_large(self, workers: int) -> None:
-        """Refuse a search whose largest trial does not fit into the memory of one of `workers` workers.
-
-        Raises:
-            InputError: A trial needs more; the message names its learner and what to lower.
-        """
-        search, lengths = self.spec.search, self.tokens.lengths
-
-        def needed(values: Hyperparameters) -> int:
-            shape = largest(self.train, lengths, values.train_candidates)
-            return trial_bytes(values, shape, self.encoder, search.episodes_at_once)
-
-        refuse_too_large(search, needed, free_memory() // workers)
+    def trial_bytes(self, hyperparameters: Hyperparameters) -> int:
+        """Return an upper bound of the memory that a trial's meta-update needs, in bytes."""
+        candidates = hyperparameters.train_candidates
+        if candidates not in self._largest:
+            self._largest[candidates] = largest(self.train, self.tokens.lengths, candidates)
+        return trial_bytes(hyperparameters, self._largest[candidates], self.encoder, self.spec.search.episodes_at_once)
 
     def evaluate(
         self,

@@ -1,6 +1,7 @@
 """The memory formula against what autograd really holds, and the refusal that rests on it."""
 
 import weakref
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from types import TracebackType
@@ -13,7 +14,7 @@ from storage.errors import InputError
 from studies.config.hyperparameters import Hyperparameters
 from studies.config.search_section import SearchSection
 from studies.model.device import free_memory
-from studies.training.memory import Shape, largest, refuse_too_large, trial_bytes
+from studies.training.memory import Shape, fitting, largest, refuse_too_large, trial_bytes
 from studies.training.outer_loop import Trainer
 from studies.training.prepare import prepare
 from studies.training.problem import Problem
@@ -127,9 +128,30 @@ def test_a_search_whose_largest_trial_cannot_fit_is_refused_with_what_to_lower(p
         return trial_bytes(values, shape, problem.encoder)
 
     refuse_too_large(search, needed, available=2**40)
-    said = r"maml with trainable_layers = 2, inner_steps = 5, .* needs up to .* GiB of memory .* lower"
+    said = r"maml with trainable_layers = 2, inner_steps = 5 needs up to .* GiB of memory .* for one episode, .* lower"
     with pytest.raises(InputError, match=said):
         refuse_too_large(search, needed, available=2**22)
+
+
+def test_a_trial_holds_as_many_episodes_together_as_fit(problem: Problem, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A search that could not begin for its largest trial would leave out all the others, which fit."""
+    largest_one = replace(values("maml", 2, 4), meta_batch_size=8)
+    whole, one = (problem.trial_bytes(replace(largest_one, meta_batch_size=count)) for count in (8, 1))
+    assert one < whole / 2
+    assert fitting(largest_one, problem.trial_bytes, whole) is None
+    assert fitting(largest_one, problem.trial_bytes, whole - 1) == 4
+    assert fitting(largest_one, problem.trial_bytes, one) == 1
+
+    monkeypatch.setattr(problem, "_memory", whole // 2)
+    batch = [*problem.train, *problem.train][:8]
+    learner = problem.learner(largest_one)
+    with Held() as now:
+        loss = learner.meta_step(batch)
+    monkeypatch.setattr(problem, "_memory", None)
+    together = problem.learner(largest_one)
+    with Held() as all_together:
+        assert together.meta_step(batch) == pytest.approx(loss, rel=1e-4)
+    assert now.most < all_together.most / 1.5
 
 
 def test_free_memory_is_that_of_a_machine() -> None:
