@@ -278,7 +278,7 @@ def test_a_dead_workers_trial_is_continued_from_its_checkpoint_by_the_next_launc
     (trial,) = trials_of(database_url)
     assert trial.state == TrialState.COMPLETE
     assert trial.intermediate_values.keys() == {2, 200}
-    assert trial.user_attrs[LOST] == [first.cost_seconds]
+    assert trial.user_attrs[LOST] == [round(first.cost_seconds, 2)]
     rungs = records.rung_results("mini")
     assert [(r.trial, r.rung) for r in rungs] == [(0, 0), (0, 1)]
     assert rungs[0].cost_seconds == first.cost_seconds
