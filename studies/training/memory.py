@@ -141,7 +141,7 @@ def refuse_too_large(search: SearchSection, bytes_of: Callable[[Hyperparameters]
         InputError: A trial needs more; the message names the learner, both amounts, and what to lower.
     """
     for learner in values_of(search.space["learner"]):
-        values = replace(_largest_values(search, learner), meta_batch_size=1)
+        values = _largest_values(search, learner)
         if (needed := bytes_of(values)) > available:
             steps = f", inner_steps = {values.inner_steps}" if values.inner_steps else ""
             raise InputError(
@@ -152,16 +152,16 @@ def refuse_too_large(search: SearchSection, bytes_of: Callable[[Hyperparameters]
             )
 
 
-def fitting(values: Hyperparameters, bytes_of: Callable[[Hyperparameters], int], available: int) -> int | None:
+def fitting(values: Hyperparameters, bytes_of: Callable[[Hyperparameters], int], available: int | None) -> int | None:
     """Return how many episodes of a meta-batch fit into memory together: half of them, or half of these; None for all.
 
     Args:
         values: The trial's values.
         bytes_of: Returns the bytes that a trial with some values needs.
-        available: Bytes for one worker.
+        available: Bytes for one worker; None where they are not known, and all are held.
     """
     count = values.meta_batch_size
-    while count > 1 and bytes_of(replace(values, meta_batch_size=count)) > available:
+    while available is not None and count > 1 and bytes_of(replace(values, meta_batch_size=count)) > available:
         count = (count + 1) // 2
     return None if count == values.meta_batch_size else count
 
@@ -173,7 +173,7 @@ def _largest_values(search: SearchSection, learner: str) -> Hyperparameters:
     layers = max(values_of(search.space["trainable_layers"]))
     return Hyperparameters(
         learner=learner,
-        meta_batch_size=most("meta_batch_size"),
+        meta_batch_size=1,
         trainable_layers=layers,
         inner_steps=most("inner_steps")
         if "inner_steps" in search.space and LEARNERS[learner].takes_gradient_steps

@@ -88,6 +88,7 @@ class Problem(ABC):
         reporter: Receives the progress of long steps.
         tokens: The texts, in the encoder's vocabulary.
         cache: The activations of the encoder's frozen layers.
+        memory: Bytes for one worker, once `refuse_too_large` has asked for them.
     """
 
     def __init__(
@@ -107,7 +108,7 @@ class Problem(ABC):
             reporter.note(f"warning: {loss}")
         share_choice(folder)  # before the first question: what is cached and trained depends on the answer
         self.cache = ActivationCache(folder, encoder, self.tokens)
-        self._memory: int | None = None
+        self.memory: int | None = None
         self._episodes: dict[SplitName, list[Any]] = {}
         self._by_shots: dict[SplitName, dict[int, list[Any]]] = {}
 
@@ -164,8 +165,7 @@ class Problem(ABC):
             hyperparameters: The trial's values.
             micro_batch_size: Most episodes of a meta-batch held together; as many as fit if left out.
         """
-        if micro_batch_size is None and self._memory is not None:
-            micro_batch_size = fitting(hyperparameters, self.trial_bytes, self._memory)
+        micro_batch_size = micro_batch_size or fitting(hyperparameters, self.trial_bytes, self.memory)
         torch.manual_seed(self.spec.search.seed)
         attention = attention_for(self.spec.teacher.attention, hyperparameters.learner)
         compiled = self.spec.teacher.compile and not hyperparameters.adapts_encoder
@@ -270,8 +270,8 @@ class Problem(ABC):
         Raises:
             InputError: A trial needs more, one episode at a time; the message names its learner and what to lower.
         """
-        self._memory = free_memory() // workers
-        refuse_too_large(self.spec.search, self.trial_bytes, self._memory)
+        self.memory = free_memory() // workers
+        refuse_too_large(self.spec.search, self.trial_bytes, self.memory)
 
     @abstractmethod
     def trial_bytes(self, hyperparameters: Hyperparameters) -> int:

@@ -12,6 +12,7 @@ from studies.config.hyperparameters import Hyperparameters
 from studies.config.search_domains import show
 from studies.evaluation.metrics import Evaluation
 from studies.training.cost_model import rung_updates
+from studies.training.memory import fitting
 from studies.training.out_of_memory import halved, recognised
 from studies.training.outer_loop import Trainer
 from studies.training.problem import Problem
@@ -93,7 +94,8 @@ class Trial:
                 shortage = str(error)
             self._trainer = None
             most = min(self._hyperparameters.meta_batch_size, len(self._problem.train))
-            planned = min(self._problem.spec.search.episodes_at_once or most, most)
+            fit = fitting(self._hyperparameters, self._problem.trial_bytes, self._problem.memory)
+            planned = min(self._problem.spec.search.episodes_at_once or most, fit or most, most)
             self.micro_batch_size = halved(self.micro_batch_size or planned, shortage)
 
     def _running(self) -> Trainer:

@@ -142,12 +142,12 @@ def test_a_trial_holds_as_many_episodes_together_as_fit(problem: Problem, monkey
     assert fitting(largest_one, problem.trial_bytes, whole - 1) == 4
     assert fitting(largest_one, problem.trial_bytes, one) == 1
 
-    monkeypatch.setattr(problem, "_memory", whole // 2)
+    monkeypatch.setattr(problem, "memory", whole // 2)
     batch = [*problem.train, *problem.train][:8]
     learner = problem.learner(largest_one)
     with Held() as now:
         loss = learner.meta_step(batch)
-    monkeypatch.setattr(problem, "_memory", None)
+    monkeypatch.setattr(problem, "memory", None)
     together = problem.learner(largest_one)
     with Held() as all_together:
         assert together.meta_step(batch) == pytest.approx(loss, rel=1e-4)

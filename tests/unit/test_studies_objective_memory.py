@@ -231,3 +231,17 @@ def test_gradients_are_the_same_however_many_episodes_are_held_together(
         again, parts = gradients(micro_batch_size)
         assert again == pytest.approx(loss)
         torch.testing.assert_close(parts, whole, rtol=1e-3, atol=1e-6)
+
+
+def test_memory_that_runs_out_all_the_same_halves_what_was_planned(
+    problem: Problem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Half of the meta-batch would be as many as had just been too many."""
+    half = problem.trial_bytes(replace(ANIL, meta_batch_size=2))
+    assert half < problem.trial_bytes(ANIL)
+    monkeypatch.setattr(problem, "memory", half)
+    held = limit(monkeypatch, most=1)
+    reports, _ = heard(problem, tmp_path)
+    assert held[:2] == [2, 1]
+    assert set(held[1:]) == {1}
+    assert reports[-1].micro_batch_size == 1
